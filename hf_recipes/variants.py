@@ -1,0 +1,139 @@
+"""The dataset folder: one config per arm, as parquet files that `load_dataset` reads offline, and a card.
+
+load_dataset("studies/tweets-demo/dataset", "llm-entropy-replace")
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .annotate import load_annotations
+from .arms import Pool, build_pool, training_labels
+from .data import Rows, load_rows
+from .study import Study, hash_ids, make_key, read_json, versions, whole_folder, write_json
+
+TEMPLATE = Path(__file__).parent / "templates" / "dataset_card.md"
+SEED = 0  # of the published random control; each training run draws its own
+
+
+def write_variants(study: Study) -> None:
+    """Writes `dataset/` if it is not there already for these labels.
+
+    A config holds the whole pool: an arm that ranks or draws does so over the pool here, whereas a training run ranks
+    and draws within its own subset.
+
+    Args:
+        study (`Study`):
+            An annotated study.
+
+    Raises:
+        UserError: the study is not annotated.
+    """
+    recipe = study.recipe
+    rows, test = load_rows(study)
+    annotations = load_annotations(study, rows)
+    pool = build_pool(rows, annotations, recipe.annotate.calibration)
+    content = hash_ids(f"{i} {p.tolist()} {g}" for i, p, g in zip(pool.ids, pool.probs, pool.gold, strict=True))
+    key = make_key(
+        annotations=annotations.key,
+        content=content,
+        test=hash_ids(test.ids),
+        arms=recipe.grid.arms,
+        share=recipe.grid.replace_share,
+        template=TEMPLATE.read_text(encoding="utf-8"),
+        versions=versions("datasets", "pyarrow", "huggingface_hub"),
+    )
+    manifest = read_json(study.dataset_manifest)
+    if manifest and manifest["key"] == key and study.dataset.exists():
+        return
+    with study.lock():
+        with whole_folder(study.dataset) as folder:
+            for arm in recipe.grid.arms:
+                _write_split(folder / "data" / arm, "train", _train_columns(arm, pool, recipe.grid.replace_share))
+            _write_split(folder / "data" / "test", "test", _test_columns(test))
+            _write_card(folder, study, pool, test, annotations.key)
+        write_json(study.dataset_manifest, {"key": key})
+
+
+def _write_split(folder: Path, split: str, columns: tuple[dict[str, Any], Any]) -> None:
+    from datasets import Dataset, disable_progress_bars
+
+    disable_progress_bars()
+    folder.mkdir(parents=True)
+    values, features = columns
+    Dataset.from_dict(values, features=features).to_parquet(folder / f"{split}-00000-of-00001.parquet")
+
+
+def _train_columns(arm: str, pool: Pool, share: float) -> tuple[dict[str, Any], Any]:
+    from datasets import ClassLabel, Features, List, Value
+
+    labels = training_labels(arm, pool, np.arange(len(pool.ids)), share, SEED)
+    classes = ClassLabel(names=pool.label_names)
+    values = {
+        "id": pool.ids,
+        "text": pool.texts,
+        "label": labels.labels,
+        "label_source": np.where(labels.from_gold, "gold", "llm"),
+        "gold": pool.gold,
+        "llm_label": pool.llm,
+        "llm_probs": list(pool.probs),
+        "entropy": pool.entropy,
+        "covered": pool.covered,
+    }
+    features = Features(
+        {
+            "id": Value("string"),
+            "text": Value("string"),
+            "label": classes,
+            "label_source": Value("string"),
+            "gold": classes,
+            "llm_label": classes,
+            "llm_probs": List(Value("float64"), length=len(pool.label_names)),
+            "entropy": Value("float64"),
+            "covered": Value("float64"),
+        }
+    )
+    return values, features
+
+
+def _test_columns(test: Rows) -> tuple[dict[str, Any], Any]:
+    from datasets import ClassLabel, Features, Value
+
+    features = Features({"id": Value("string"), "text": Value("string"), "label": ClassLabel(names=test.label_names)})
+    return {"id": test.ids, "text": test.texts, "label": test.gold}, features
+
+
+def _write_card(folder: Path, study: Study, pool: Pool, test: Rows, annotations_key: str) -> None:
+    from huggingface_hub import DatasetCard, DatasetCardData
+
+    recipe = study.recipe
+    manifest = read_json(study.annotations(annotations_key) / "manifest.json")
+    data = DatasetCardData(
+        task_categories=["text-classification"],
+        annotations_creators=["machine-generated"],
+        tags=["hf-recipes", "llm-labels"],
+        configs=[
+            {
+                "config_name": arm,
+                "data_files": [
+                    {"split": "train", "path": f"data/{arm}/train-*.parquet"},
+                    {"split": "test", "path": "data/test/test-*.parquet"},
+                ],
+                **({"default": True} if arm == "llm" else {}),
+            }
+            for arm in recipe.grid.arms
+        ],
+    )
+    card = DatasetCard.from_template(
+        data,
+        template_path=str(TEMPLATE),
+        recipe=recipe,
+        manifest=manifest,
+        pool_size=len(pool.ids),
+        test_size=len(test),
+        accuracy=float((pool.llm == pool.gold).mean()),
+        covered=float(pool.covered.mean()),
+        prompt=manifest["prompt"].replace("```", "` ` `"),
+    )
+    card.save(folder / "README.md")

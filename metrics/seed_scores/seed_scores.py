@@ -1,0 +1,161 @@
+"""Accuracy and macro-F1 over training runs: mean, spread with its interval, failed runs.
+
+evaluate.load("metrics/seed_scores").compute(predictions=[[0, 1, 1], [0, 1, 0]], references=[0, 1, 1])
+"""
+
+import datasets
+import evaluate
+import numpy as np
+from scipy import stats
+
+_CITATION = """\
+@inproceedings{reimers2017reporting, title={Reporting Score Distributions Makes a Difference},
+  author={Reimers, Nils and Gurevych, Iryna}, booktitle={EMNLP}, year={2017}}
+@inproceedings{mosbach2021stability, title={On the Stability of Fine-tuning BERT},
+  author={Mosbach, Marius and Andriushchenko, Maksym and Klakow, Dietrich}, booktitle={ICLR}, year={2021}}
+"""
+
+_DESCRIPTION = """\
+Accuracy and macro-F1 of several training runs on one test set: mean, standard deviation, range and failed runs.
+"""
+
+_KWARGS_DESCRIPTION = """
+Args:
+    predictions (`list` of R lists of n `int`):
+        One list of class indices per run, all over the same items in the same order. R is at least 2.
+    references (`list` of n `int`, or of R such lists):
+        Gold labels.
+    num_classes (`int`, *optional*):
+        The number of classes; by default one more than the largest reference. Macro-F1 averages over the classes that
+        the references hold; a class never predicted counts 0.
+    return_items (`bool`, *optional*, defaults to `False`):
+        Also return `accuracy_influence` and `macro_f1_influence`: how far each item moves the mean over runs, n figures
+        that sum to zero. The difference of two arms' influences gives the item variance of their paired difference.
+    confidence_level (`float`, *optional*, defaults to 0.95):
+        Of all intervals.
+
+Returns:
+    `dict`: for each `score` of `accuracy` and `macro_f1`, all in [0, 1]
+    - **{score}_mean** (`float`), **{score}_mean_interval** (`list` of 2 `float`): over runs and items together.
+    - **{score}_sd** (`float`): over runs, ddof = 1; **{score}_sd_interval** (`list` of 2 `float`): chi-square.
+    - **{score}_min**, **{score}_max** (`float`): the range grows with R: compare it at equal R only.
+    - **{score}_runs** (`list` of R `float`)
+
+    and
+    - **failed_runs** (`int`): runs whose accuracy is not above that of always giving the commonest class (Mosbach et
+      al. 2021), **majority_accuracy** (`float`): that accuracy.
+    - **single_class_runs** (`int`): runs that predict one class throughout.
+    - **ddof** (`int`), **R** (`int`), **n** (`int`), **confidence_level** (`float`)
+"""
+
+
+@evaluate.utils.file_utils.add_start_docstrings(_DESCRIPTION, _KWARGS_DESCRIPTION)
+class SeedScores(evaluate.Metric):
+    def _info(self):
+        per_run = datasets.Sequence(datasets.Value("int64"))
+        return evaluate.MetricInfo(
+            description=_DESCRIPTION,
+            citation=_CITATION,
+            inputs_description=_KWARGS_DESCRIPTION,
+            features=datasets.Features({"predictions": per_run, "references": per_run}),
+        )
+
+    def add_batch(self, *, predictions=None, references=None, **kwargs):
+        predictions = whole_numbers("predictions", predictions)
+        if references is None:
+            raise ValueError("references: scores need gold labels")
+        references = whole_numbers("references", np.atleast_2d(references))
+        if references.shape[1] != predictions.shape[1]:
+            raise ValueError(f"references have {references.shape[1]} items, predictions {predictions.shape[1]}")
+        references = np.broadcast_to(references, predictions.shape)
+        super().add_batch(predictions=predictions, references=references, **kwargs)
+
+    def _compute(self, predictions, references, num_classes=None, return_items=False, confidence_level=0.95):
+        return seed_scores(np.array(predictions), np.array(references[0]), num_classes, return_items, confidence_level)
+
+
+def whole_numbers(name, values):
+    """The values as an (R, n) array of integers; evaluate itself would cast 0.7 to 0 without a word."""
+    try:
+        array = np.array(values)
+    except ValueError:
+        raise ValueError(f"{name}: runs differ in length; each needs one label per item") from None
+    if array.ndim != 2 or array.size == 0:
+        raise ValueError(f"{name}: expected R runs x n items, got shape {array.shape}")
+    if array.dtype.kind not in "iu" and not (array.dtype.kind == "f" and np.all(array == np.floor(array))):
+        raise ValueError(f"{name}: expected class indices (whole numbers), got {array.dtype}")
+    if array.min() < 0:
+        raise ValueError(f"{name}: class indices start at 0, got {array.min()}")
+    return array.astype(np.int64)
+
+
+def seed_scores(predictions, references, num_classes=None, return_items=False, confidence_level=0.95):
+    """See `_KWARGS_DESCRIPTION`; predictions of shape (R, n), references of shape (n,)."""
+    runs, items = predictions.shape
+    if runs < 2:
+        raise ValueError(f"a spread over seeds needs at least 2 runs, got {runs}")
+    classes = num_classes or int(references.max()) + 1
+    if max(predictions.max(), references.max()) >= classes:
+        raise ValueError(f"a label is {max(predictions.max(), references.max())}, but there are {classes} classes")
+    gold_counts = np.bincount(references, minlength=classes)
+    correct = predictions == references
+    accuracy = correct.mean(axis=1)
+    f1, f1_influence = _macro_f1(predictions, references, gold_counts)
+    majority = gold_counts.max() / items
+    result = {
+        **_summary("accuracy", accuracy, (correct - accuracy[:, None]).mean(axis=0), confidence_level),
+        **_summary("macro_f1", f1, f1_influence, confidence_level),
+        "failed_runs": int((accuracy <= majority).sum()),
+        "majority_accuracy": float(majority),
+        "single_class_runs": int((predictions == predictions[:, :1]).all(axis=1).sum()),
+        "ddof": 1,
+        "R": runs,
+        "n": items,
+        "confidence_level": confidence_level,
+    }
+    if return_items:
+        result["accuracy_influence"] = ((correct - accuracy[:, None]).mean(axis=0) / items).tolist()
+        result["macro_f1_influence"] = (f1_influence / items).tolist()
+    return result
+
+
+def _macro_f1(predictions, references, gold_counts):
+    """Macro-F1 of each run over the classes that occur in gold, and the items' influence on the mean over runs.
+
+    With TP, P, G the weighted counts of class k, F1 = 2 TP / (P + G), and an item that adds weight w changes it by
+    w (2 [hit] - F1 ([predicted k] + [gold k])) / (P + G): the infinitesimal jackknife (Efron 1982). Scaled by n.
+    """
+    runs, items = predictions.shape
+    present = np.flatnonzero(gold_counts)
+    scores, influence = np.zeros(runs), np.zeros(items)
+    for k in present:
+        is_gold, is_predicted = references == k, predictions == k
+        hits = is_predicted & is_gold
+        sizes = is_predicted.sum(axis=1) + gold_counts[k]
+        f1 = 2 * hits.sum(axis=1) / sizes
+        scores += f1 / len(present)
+        moves = (2 * hits - f1[:, None] * (is_predicted.astype(float) + is_gold)) / sizes[:, None]
+        influence += moves.mean(axis=0) * items / len(present)
+    return scores, influence
+
+
+def _summary(name, scores, influence, level):
+    """`influence` is scaled by n: its variance over items, divided by n, is that of the mean score."""
+    runs, items = len(scores), len(influence)
+    mean, sd = scores.mean(), scores.std(ddof=1)
+    over_runs, over_items = sd**2 / runs, (influence**2).sum() / items / max(items - 1, 1)
+    variance = over_runs + over_items
+    half = 0.0
+    if variance > 0:
+        freedom = variance**2 / (over_runs**2 / (runs - 1) + over_items**2 / max(items - 1, 1))
+        half = stats.t.ppf(0.5 + level / 2, freedom) * np.sqrt(variance)
+    high, low = stats.chi2.ppf([0.5 + level / 2, 0.5 - level / 2], runs - 1)
+    return {
+        f"{name}_mean": float(mean),
+        f"{name}_mean_interval": [float(max(mean - half, 0)), float(min(mean + half, 1))],
+        f"{name}_sd": float(sd),
+        f"{name}_sd_interval": [float(sd * np.sqrt((runs - 1) / high)), float(sd * np.sqrt((runs - 1) / low))],
+        f"{name}_min": float(scores.min()),
+        f"{name}_max": float(scores.max()),
+        f"{name}_runs": scores.tolist(),
+    }
