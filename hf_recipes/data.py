@@ -161,16 +161,20 @@ def _read_split(data: Data, identity: dict[str, Any], split: str, size: int | No
     names = data.label_names or (label_kind.names if isinstance(label_kind, ClassLabel) else None)
     texts: list[str | None] = []
     labels: list[Any] = []
-    for batch in stream.select_columns([data.text_column, data.label_column]).with_format("arrow").iter(10_000):
-        texts.extend(batch[data.text_column].to_pylist())
-        labels.extend(batch[data.label_column].to_pylist())
+    try:
+        for batch in stream.select_columns([data.text_column, data.label_column]).with_format("arrow").iter(10_000):
+            texts.extend(batch[data.text_column].to_pylist())
+            labels.extend(batch[data.label_column].to_pylist())
+    except Exception as error:  # a damaged file, and with some builders an empty one
+        reason = " ".join(str(error).split())
+        raise UserError(f"data: split '{split}' of {data.path} is damaged or has no rows ({reason})") from None
     if not texts:
         raise UserError(f"data: split '{split}' of {data.path} has no rows")
     if names is None:
         found = sorted({str(label) for label in labels if label is not None})[:20]
         raise UserError(
             f"data.label_names: '{data.label_column}' in {data.path} is not a ClassLabel; name the classes, "
-            f"for example [{', '.join(found)}]"
+            f"for example {found}"
         )
     gold = np.array([_class_index(label, names, data, row) for row, label in enumerate(labels)], dtype=np.int64)
     rows = Rows(row_ids(split, texts), texts, gold, list(names))

@@ -23,7 +23,7 @@ def set_up(be_verbose: bool = False) -> None:
         warnings.simplefilter("ignore")
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
         os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-        os.environ.setdefault("DATASETS_VERBOSITY", "error")
+        os.environ.setdefault("DATASETS_VERBOSITY", "critical")
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
         os.environ.setdefault("TQDM_MININTERVAL", "1")
 

@@ -173,7 +173,7 @@ def _compare(arms: list[dict[str, Any]]) -> Any:
                 over_items = np.square(np.subtract(a[f"{score}_influence"], b[f"{score}_influence"])).sum()
                 yield {
                     **{"size": size, "arm": one, "against": other, "figure": score, "R": runs, "n": items},
-                    **_difference(per_run.mean(), per_run.var(ddof=1) / runs, over_items, runs, items),
+                    **_difference(per_run.mean(), per_run.var(ddof=1) / runs, over_items, runs),
                 }
             per_item = np.subtract(a["item_disagreement"], b["item_disagreement"])
             without = np.subtract(a["leave_one_out"], b["leave_one_out"])
@@ -191,13 +191,12 @@ def _compare(arms: list[dict[str, Any]]) -> Any:
                     (runs - 1) / runs * np.square(without - without.mean()).sum(),
                     per_item.var(ddof=1) / items,
                     runs,
-                    items,
                 ),
             }
 
 
-def _difference(mean: float, over_runs: float, over_items: float, runs: int, items: int) -> dict[str, Any]:
-    """A paired difference with its t interval, runs and items both resampled (variances added, Satterthwaite df).
+def _difference(mean: float, over_runs: float, over_items: float, runs: int) -> dict[str, Any]:
+    """A paired difference with its t interval over runs and items: their variances added, as in `seed_scores`.
 
     The runs' part of a score is the variance of its paired differences over R; that of the disagreement a jackknife
     over seeds. `verdict` is `higher` or `lower` if the interval leaves out 0, else `cannot tell`.
@@ -207,7 +206,7 @@ def _difference(mean: float, over_runs: float, over_items: float, runs: int, ite
         return {"difference": float(mean), "interval": None, "verdict": "cannot tell"}
     half = 0.0
     if variance > 0:
-        freedom = variance**2 / (over_runs**2 / (runs - 1) + over_items**2 / (items - 1))
+        freedom = (runs - 1) * variance / over_runs if over_runs else np.inf
         half = float(stats.t.ppf(0.5 + LEVEL / 2, freedom) * np.sqrt(variance))
     low, high = float(mean) - half, float(mean) + half
     verdict = "higher" if low > 0 else "lower" if high < 0 else "cannot tell"

@@ -192,4 +192,6 @@ def _explain(error: Any) -> str:
         hint = f"; did you mean '{near[0]}'?" if near else ""
         return f"'{key}' is '{error['input']}' but must be {error['ctx']['expected']}{hint}"
     message = error["msg"].removeprefix("Value error, ")
+    if error["type"] == "string_type" and isinstance(error["input"], bool):
+        message += "; quote it, as YAML takes words like yes, no, on and off for true and false"
     return f"'{key}' is {error['input']!r}: {message[0].lower()}{message[1:]}"

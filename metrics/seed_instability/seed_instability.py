@@ -61,6 +61,7 @@ class SeedInstability(evaluate.Metric):
         )
 
     def add_batch(self, *, predictions=None, references=None, **kwargs):
+        """Adds runs; references may be given once for all of them."""
         predictions = whole_numbers("predictions", predictions)
         if references is None:
             references = np.empty((len(predictions), 0), dtype=np.int64)
@@ -162,7 +163,7 @@ def _interval(estimate, influence, leave_one_out, level, bounds):
         return [float("nan"), float("nan")]
     if variance == 0:
         return [float(estimate), float(estimate)]
-    freedom = variance**2 / (over_items**2 / max(items - 1, 1) + over_runs**2 / (runs - 1))
+    freedom = (runs - 1) * variance / over_runs if over_runs else np.inf  # wider than Satterthwaite's: see the card
     half = stats.t.ppf(0.5 + level / 2, freedom) * np.sqrt(variance)
     return [float(max(estimate - half, bounds[0])), float(min(estimate + half, bounds[1]))]
 

@@ -61,6 +61,7 @@ class SeedScores(evaluate.Metric):
         )
 
     def add_batch(self, *, predictions=None, references=None, **kwargs):
+        """Adds runs; references may be given once for all of them."""
         predictions = whole_numbers("predictions", predictions)
         if references is None:
             raise ValueError("references: scores need gold labels")
@@ -147,7 +148,7 @@ def _summary(name, scores, influence, level):
     variance = over_runs + over_items
     half = 0.0
     if variance > 0:
-        freedom = variance**2 / (over_runs**2 / (runs - 1) + over_items**2 / max(items - 1, 1))
+        freedom = (runs - 1) * variance / over_runs if over_runs else np.inf  # wider than Satterthwaite's: see the card
         half = stats.t.ppf(0.5 + level / 2, freedom) * np.sqrt(variance)
     high, low = stats.chi2.ppf([0.5 + level / 2, 0.5 - level / 2], runs - 1)
     return {

@@ -1,0 +1,80 @@
+"""Each test has its own HF_HOME and working copies; nothing is written outside pytest's temporary folders."""
+
+import os
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+# before anything of Hugging Face is imported: these are read at import
+_HOME = tempfile.TemporaryDirectory(prefix="hf-recipes-tests-")
+os.environ.update(
+    HF_HOME=_HOME.name,
+    HF_HUB_OFFLINE="1",
+    HF_HUB_DISABLE_TELEMETRY="1",
+    HYPOTHESIS_STORAGE_DIRECTORY=f"{_HOME.name}/hypothesis",
+    MPLCONFIGDIR=f"{_HOME.name}/matplotlib",
+)
+
+import pytest  # noqa: E402
+from hypothesis import settings  # noqa: E402
+
+settings.register_profile("tests", database=None, deadline=None, max_examples=60, derandomize=True)
+settings.load_profile("tests")
+
+SAMPLE = ROOT / "hf_recipes" / "sample" / "vader_tweets"
+ENCODER = ROOT / "models" / "all-MiniLM-L6-v2"
+LLM = ROOT / "models" / "SmolLM2-135M-Instruct"
+DEMO = ROOT / "hf_recipes" / "recipes" / "tweets-demo.yaml"
+
+
+@pytest.fixture(autouse=True)
+def own_home(tmp_path_factory, monkeypatch):
+    """A Hugging Face home of the test's own, also for the processes it starts, and no verbosity left over."""
+    monkeypatch.setenv("HF_HOME", str(tmp_path_factory.mktemp("hf_home")))
+    monkeypatch.delenv("HF_RECIPES_VERBOSITY", raising=False)
+    monkeypatch.chdir(ROOT)
+
+
+@pytest.fixture(autouse=True)
+def own_caches(own_home, monkeypatch):
+    """Libraries that were imported by an earlier test have read HF_HOME already: point them to this test's home."""
+    import sys
+
+    home = Path(os.environ["HF_HOME"])
+    if "datasets" in sys.modules:
+        monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", home / "datasets")
+        monkeypatch.setattr("datasets.config.HF_MODULES_CACHE", home / "modules")
+    if "evaluate" in sys.modules:
+        monkeypatch.setattr("evaluate.config.HF_METRICS_CACHE", home / "metrics")
+
+
+@pytest.fixture
+def command(monkeypatch, capfd):
+    """Calls the command line in this process; returns exit code, standard output and standard error."""
+    from hf_recipes import cli
+
+    def call(*arguments):
+        monkeypatch.setattr("sys.argv", ["hf-recipes", *map(str, arguments)])
+        try:
+            cli.main()
+            code = 0
+        except SystemExit as end:
+            code = end.code or 0
+        output, errors = capfd.readouterr()
+        return code, output, errors
+
+    return call
+
+
+@pytest.fixture
+def make_study(tmp_path):
+    """A study of the demo recipe in a folder of the test's own, with dotted settings replaced."""
+    from hf_recipes.recipe import load_recipe
+    from hf_recipes.study import Study
+
+    def make(*overrides, folder="study"):
+        study = Study(load_recipe(DEMO, [f"--output_dir={tmp_path / folder}", *overrides]))
+        study.open(accept_changes=True)
+        return study
+
+    return make

@@ -1,0 +1,97 @@
+"""Arms: same rows, same budgets, and the right labels replaced."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hf_recipes.annotate import Annotations
+from hf_recipes.arms import FROM_GOLD, Pool, build_pool, calibrate, entropy, training_labels
+from hf_recipes.data import NO_GOLD, Rows, row_ids
+from hf_recipes.grid import Run, check_sizes, subset
+from hf_recipes.recipe import UserError
+
+
+def make_pool(n=60, classes=3, seed=0):
+    rng = np.random.default_rng(seed)
+    texts = [f"text {i}" for i in range(n)]
+    probs = rng.dirichlet(np.ones(classes), n)
+    return Pool(row_ids("train", texts), texts, list("abc")[:classes], rng.integers(classes, size=n), probs, np.ones(n))
+
+
+@given(st.integers(2, 60), st.integers(0, 5), st.floats(0.05, 0.95))
+def test_all_arms_train_on_the_same_rows_and_mitigation_and_control_spend_the_same_gold(size, seed, share):
+    pool = make_pool()
+    rows = subset(pool, size, seed)
+    labels = {arm: training_labels(arm, pool, rows, share, seed) for arm in FROM_GOLD}
+    assert labels["gold"].labels.tolist() == pool.gold[rows].tolist()
+    assert labels["llm"].labels.tolist() == pool.llm[rows].tolist()
+    budget = round(share * size)
+    for arm in ("llm-entropy-replace", "llm-random-replace"):
+        taken = labels[arm].from_gold
+        assert taken.sum() == budget
+        assert (labels[arm].labels[taken] == pool.gold[rows][taken]).all()
+        assert (labels[arm].labels[~taken] == pool.llm[rows][~taken]).all()
+    uncertain = labels["llm-entropy-replace"].from_gold
+    if 0 < budget < size:
+        assert pool.entropy[rows][uncertain].min() >= pool.entropy[rows][~uncertain].max()
+
+
+@given(st.integers(0, 20))
+def test_subsets_are_nested_and_differ_by_seed(seed):
+    pool = make_pool()
+    small, large = subset(pool, 15, seed), subset(pool, 30, seed)
+    assert large[:15].tolist() == small.tolist()
+    assert len(set(large.tolist())) == 30
+    assert set(large.tolist()) != set(subset(pool, 30, seed + 1).tolist())
+
+
+def test_the_random_control_is_drawn_anew_for_each_seed_and_knows_nothing_of_entropy():
+    pool = make_pool(400)
+    rows = np.arange(400)
+    draws = [training_labels("llm-random-replace", pool, rows, 0.25, seed).from_gold for seed in range(30)]
+    assert len({draw.tobytes() for draw in draws}) == 30
+    shift = np.mean([pool.entropy[draw].mean() for draw in draws]) - pool.entropy.mean()
+    assert abs(shift) < 4 * pool.entropy.std() / np.sqrt(100 * 30)
+
+
+def test_contextual_calibration_makes_content_free_inputs_uniform():
+    free = np.log([[0.7, 0.1, 0.05], [0.6, 0.2, 0.05]])
+    balanced = calibrate(free.mean(axis=0, keepdims=True), free, "contextual")
+    assert balanced == pytest.approx(np.full((1, 3), 1 / 3))
+    raw = np.log([[0.5, 0.2, 0.1]])
+    assert calibrate(raw, free, "none") == pytest.approx(np.array([[0.5, 0.2, 0.1]]) / 0.8)
+    by_hand = np.array([0.5, 0.2, 0.1]) / np.exp(free.mean(axis=0))
+    assert calibrate(raw, free, "contextual") == pytest.approx((by_hand / by_hand.sum())[None])
+
+
+def test_entropy_agrees_with_scipy():
+    from scipy.stats import entropy as oracle
+
+    probs = np.array([[1.0, 0.0, 0.0], [0.2, 0.3, 0.5], [1 / 3, 1 / 3, 1 / 3]])
+    assert entropy(probs) == pytest.approx(oracle(probs, axis=1))
+
+
+def test_the_pool_leaves_out_errors_demonstrations_and_rows_without_gold():
+    rows = Rows(list("abcd"), ["one", "", "three", "four"], np.array([0, 1, NO_GOLD, 1]), ["x", "y"])
+    logprobs = np.log([[0.4, 0.1], [np.nan, np.nan], [0.3, 0.3], [np.nan, np.nan]])
+    annotations = Annotations(
+        "k", logprobs, ["ok", "empty_text", "ok", "demonstration"], np.zeros(4, bool), logprobs[:1]
+    )
+    pool = build_pool(rows, annotations, "none")
+    assert (pool.ids, pool.texts) == (["a"], ["one"])
+    assert pool.covered == pytest.approx([0.5])
+    assert pool.probs == pytest.approx(np.array([[0.8, 0.2]]))
+
+
+def test_sizes_against_the_pool(make_study):
+    recipe = make_study("--grid.sizes=[10, 40]").recipe
+    assert check_sizes(recipe, make_pool(80)) == []
+    assert "more than half of the 60 usable rows" in check_sizes(recipe, make_pool(60))[0]
+    with pytest.raises(UserError, match="grid.sizes: 40 asked for, but only 30"):
+        check_sizes(recipe, make_pool(30))
+
+
+def test_a_run_keeps_its_three_seeds_apart():
+    run = Run("llm", 10, 3)
+    assert (run.subset_seed, run.init_seed, run.order_seed, str(run)) == (3, 3, 3, "llm/n10/3")

@@ -1,0 +1,67 @@
+"""The command line: light to start, quiet, and honest about what is missing."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+from conftest import DEMO, ROOT
+
+HEAVY = ("torch", "vllm", "transformers", "datasets", "evaluate", "matplotlib", "pandas", "sklearn", "scipy", "pyarrow")
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["version"]])
+def test_help_imports_nothing_heavy(arguments):
+    code = (
+        f"import sys; sys.argv = ['hf-recipes', *{arguments}]\n"
+        "from hf_recipes.cli import main\n"
+        "try: main()\n"
+        f"finally: print('HEAVY', sorted(set({HEAVY}) & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=ROOT)
+    assert done.stdout.strip().endswith("HEAVY []"), done.stdout + done.stderr
+
+
+def test_importing_the_steps_needs_no_vllm():
+    code = (
+        "import sys; sys.modules['vllm'] = None\n"
+        "import hf_recipes.annotate, hf_recipes.train, hf_recipes.measure, hf_recipes.report, hf_recipes.variants\n"
+        "import hf_recipes.engines.server_engine, hf_recipes.engines.vllm_engine\n"
+        "assert 'torch' not in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
+def test_without_vllm_the_way_out_is_named(command, tmp_path, monkeypatch):
+    monkeypatch.setattr("hf_recipes.engines.vllm_engine.versions", lambda *names: {})
+    code, _, errors = command("annotate", DEMO, f"--output_dir={tmp_path / 'study'}", "--data.pool_size=40")
+    assert code == 2
+    assert errors.count("\n") == 1
+    assert "vLLM is not installed; pip install 'hf-recipes[vllm]'" in errors
+    assert "annotate.engine to server" in errors
+
+
+def test_too_little_memory_for_the_engine_is_one_line(tmp_path):
+    """The real engine, asked for more memory than the machine has."""
+    settings = [f"--output_dir={tmp_path / 'study'}", "--data.pool_size=40", "--annotate.prompt.shots_per_class=1"]
+    done = subprocess.run(
+        [sys.executable, "-m", "hf_recipes.cli", "annotate", DEMO, *settings],
+        env={**os.environ, "VLLM_CPU_KVCACHE_SPACE": "4000"},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2, done.stderr
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("error: annotate: vLLM could not load models/SmolLM2-135M-Instruct: ")
+    assert "Traceback" not in done.stderr
+    assert not list(tmp_path.glob("study/annotations/*/part-*"))
+
+
+@pytest.mark.parametrize("step", ["variants", "train", "measure", "report"])
+def test_a_step_before_its_turn_names_the_one_to_run(step, command, tmp_path):
+    code, _, errors = command(step, DEMO, f"--output_dir={tmp_path / 'study'}", "--data.pool_size=40")
+    assert code == 2
+    assert errors.count("\n") == 1
+    assert "run hf-recipes annotate first" in errors

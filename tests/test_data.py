@@ -1,0 +1,159 @@
+"""Rows: ids by content, every kind of source, and what is said about bad ones."""
+
+import json
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from conftest import DEMO, SAMPLE
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hf_recipes.data import NO_GOLD, hash_order, load_rows, row_ids
+from hf_recipes.recipe import UserError
+
+TEXTS = st.lists(
+    st.one_of(st.none(), st.text(max_size=6), st.sampled_from(["a", "a", "None", "null", ""])), max_size=12
+)
+
+
+@given(TEXTS, st.randoms())
+def test_ids_come_from_content_not_position(texts, random):
+    ids = row_ids("train", texts)
+    assert len(set(ids)) == len(texts)
+    shuffled = random.sample(texts, len(texts))
+    assert sorted(row_ids("train", shuffled)) == sorted(ids)
+    assert not set(ids) & set(row_ids("test", texts))
+
+
+@given(st.sets(st.text("abc", min_size=1, max_size=4), max_size=30), st.integers(0, 3))
+def test_a_draw_does_not_change_when_rows_come_or_go(names, salt):
+    ids = sorted(names)
+    order = [ids[i] for i in hash_order(ids, str(salt))]
+    assert sorted(order) == ids
+    fewer = ids[::2]
+    assert [i for i in order if i in set(fewer)] == [fewer[i] for i in hash_order(fewer, str(salt))]
+
+
+ROWS = {"text": ["good", "bad", "fine", "good"], "label": ["yes", "no", "yes", "no"]}
+
+
+def write_source(folder, kind, rows=ROWS):
+    """A source of the kind, with a train and a test split where it can have them; returns the settings for it."""
+    folder.mkdir(exist_ok=True)
+    names = "--data.label_names=['no', 'yes']"
+    if kind == "parquet folder":
+        for split in ("train", "test"):
+            pq.write_table(pa.table(rows), folder / f"{split}-00000-of-00001.parquet")
+        return [f"--data.path={folder}", names]
+    file = folder / {"csv": "rows.csv", "jsonl": "rows.jsonl", "parquet": "rows.parquet"}[kind]
+    if kind == "csv":
+        lines = [",".join(rows), *(",".join(map(str, values)) for values in zip(*rows.values(), strict=True))]
+        file.write_text("\n".join(lines) + "\n")
+    elif kind == "jsonl":
+        records = [dict(zip(rows, values, strict=True)) for values in zip(*rows.values(), strict=True)]
+        file.write_text("\n".join(map(json.dumps, records)) + "\n")
+    else:
+        pq.write_table(pa.table(rows), file)
+    return [f"--data.path={file}", names, "--data.test_split=train"]
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet", "parquet folder"])
+def test_every_kind_of_source_gives_the_same_rows(kind, make_study, tmp_path):
+    pool, _ = load_rows(make_study(*write_source(tmp_path / "source", kind), "--data.pool_size=null"))
+    assert pool.texts == ROWS["text"]
+    assert pool.gold.tolist() == [1, 0, 1, 0]
+    assert pool.ids == row_ids("train", ROWS["text"])
+    again, _ = load_rows(make_study(*write_source(tmp_path / "source", kind), "--data.pool_size=null"))
+    assert again.ids == pool.ids
+
+
+def test_a_source_that_changed_is_read_anew(make_study, tmp_path):
+    settings = write_source(tmp_path / "source", "parquet folder")
+    assert load_rows(make_study(*settings))[0].texts == ROWS["text"]
+    write_source(tmp_path / "source", "parquet folder", {"text": ["new", "newer"], "label": ["no", "yes"]})
+    assert load_rows(make_study(*settings))[0].texts == ["new", "newer"]
+
+
+def test_the_sample_with_its_class_names(make_study):
+    pool, test = load_rows(make_study("--data.pool_size=50", "--data.test_size=20"))
+    assert (len(pool), len(test), pool.label_names) == (50, 20, ["negative", "neutral", "positive"])
+    wider, _ = load_rows(make_study("--data.pool_size=80", folder="wider"))
+    assert set(pool.ids) < set(wider.ids)
+    table = pq.read_table(SAMPLE / "data" / "train-00000-of-00001.parquet").to_pydict()
+    gold = dict(zip(table["text"], table["label"], strict=True))
+    assert [gold[text] for text in pool.texts] == pool.gold.tolist()
+
+
+def test_missing_gold_is_kept_in_the_pool_and_refused_in_the_test_split(make_study, tmp_path):
+    rows = {"text": ["a", "b", "c"], "label": ["yes", None, "no"]}
+    settings = write_source(tmp_path / "source", "parquet", rows)
+    with pytest.raises(UserError, match="1 rows of 'train' lack a text or a gold label"):
+        load_rows(make_study(*settings))
+    folder = write_source(tmp_path / "folder", "parquet folder")
+    pq.write_table(pa.table(rows), tmp_path / "folder" / "train-00000-of-00001.parquet")
+    assert load_rows(make_study(*folder, folder="other"))[0].gold.tolist() == [1, NO_GOLD, 0]
+
+
+BAD_DATA = {
+    "missing column": ({"tweet": ["a"], "label": ["yes"]}, "data.text_column: no column 'text'", "it has tweet, label"),
+    "missing labels": ({"text": ["a"], "klass": ["yes"]}, "data.label_column: no column 'label'", "it has text, klass"),
+    "unknown label": ({"text": ["a", "b"], "label": ["yes", "maybe"]}, "row 1 has the label 'maybe'", "no, yes"),
+    "no text": ({"text": [1.5], "label": ["yes"]}, "data.text_column: 'text'", "not text"),
+    "no rows": (
+        {"text": pa.array([], pa.string()), "label": pa.array([], pa.string())},
+        "split 'train'",
+        "has no rows",
+    ),
+}
+
+
+@pytest.mark.parametrize(("rows", "part", "mend"), BAD_DATA.values(), ids=BAD_DATA)
+def test_bad_data_is_one_line_and_leaves_no_study(rows, part, mend, command, tmp_path):
+    settings = write_source(tmp_path / "source", "parquet folder", rows)
+    for step in ("plan", "run"):
+        code, _, errors = command(step, DEMO, f"--output_dir={tmp_path / 'study'}", *settings)
+        assert code == 2
+        assert errors.count("\n") == 1
+        assert part in errors
+        assert mend in errors
+    assert not list(tmp_path.glob("study/rows*"))
+
+
+@pytest.mark.parametrize(
+    ("settings", "parts"),
+    [
+        (["--data.label_names=null"], ["data.label_names", "for example ['no', 'yes']"]),
+        (["--data.train_split=dev"], ["dev"]),
+        (["--data.path=no/such/folder/here"], ["data.path: 'no/such/folder/here' is neither a local"]),
+        (["--data.path=LICENSE"], ["data.path: LICENSE is not a folder, .parquet, .csv or .jsonl file"]),
+        (["--data.path=nobody/nothing"], ["data.path: 'nobody/nothing' is not a local path"]),
+        (["--annotate.model=models/nothing"], ["annotate.model: 'models/nothing' is no local folder"]),
+        (["--train.encoder=tests"], ["train.encoder: tests has no .safetensors file"]),
+        (
+            ["--train.accelerate_config=tpu"],
+            ["train.accelerate_config: 'tpu' is neither a file nor one of cpu, one-gpu"],
+        ),
+    ],
+)
+def test_what_a_recipe_names_must_exist(settings, parts, command, tmp_path):
+    source = write_source(tmp_path / "source", "parquet folder")
+    shots = "--annotate.prompt.shots_per_class=1"
+    code, _, errors = command("plan", DEMO, f"--output_dir={tmp_path / 'study'}", shots, *source, *settings)
+    assert code == 2
+    assert errors.count("\n") == 1
+    for part in parts:
+        assert part in errors
+
+
+def test_plan_writes_nothing(command, tmp_path):
+    code, output, _ = command("plan", DEMO, f"--output_dir={tmp_path / 'study'}")
+    assert code == 0
+    assert "500 texts" in output
+    assert "24 runs" in output
+    assert not (tmp_path / "study").exists()
+
+
+def test_gold_is_an_integer_array(make_study):
+    assert load_rows(make_study("--data.pool_size=5"))[0].gold.dtype == np.int64

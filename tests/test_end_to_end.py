@@ -1,0 +1,328 @@
+"""The main job on real parts: vLLM, SmolLM2-135M, tweets, MiniLM, accelerate; undisturbed, killed, and by a server."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import yaml
+from conftest import DEMO, LLM, ROOT
+
+from hf_recipes.recipe import load_recipe
+from hf_recipes.study import Study, read_json
+
+SMALL = [
+    "--data.pool_size=300",
+    "--data.test_size=80",
+    "--annotate.prompt.shots_per_class=2",
+    "--annotate.max_model_len=384",
+    "--grid.sizes=[24, 48]",
+    "--grid.seeds=[0, 1]",
+    "--train.epochs=1",
+]
+CLI = [sys.executable, "-m", "hf_recipes.cli"]
+
+
+def call(step, study_folder, home, *overrides):
+    return [*CLI, step, str(DEMO), f"--output_dir={study_folder}", *SMALL, *overrides], {
+        "cwd": ROOT,
+        "env": {**os.environ, "HF_HOME": str(home)},
+        "stdout": subprocess.PIPE,
+        "stderr": subprocess.STDOUT,
+        "text": True,
+    }
+
+
+def run(step, study_folder, home, *overrides):
+    command, options = call(step, study_folder, home, *overrides)
+    return subprocess.run(command, check=False, **options)
+
+
+def open_study(folder, *overrides):
+    return Study(load_recipe(DEMO, [f"--output_dir={folder}", *SMALL, *overrides]))
+
+
+def annotation_rows(study):
+    folder = study.annotations(read_json(study.annotations_root / "current.json")["key"])
+    return [row for part in sorted(folder.glob("part-*.parquet")) for row in pq.read_table(part).to_pylist()]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A study that ran without a disturbance, and what the command printed."""
+    folder = tmp_path_factory.mktemp("finished")
+    done = run("run", folder / "study", folder / "home")
+    assert done.returncode == 0, done.stdout
+    return open_study(folder / "study"), done.stdout, folder / "home"
+
+
+def test_the_study_is_complete_and_speaks(finished):
+    study, output, _ = finished
+    rows = annotation_rows(study)
+    assert len(rows) == len({row["id"] for row in rows}) == 300
+    for row in rows:
+        if row["status"] == "ok":
+            assert 0 < np.exp(row["logprobs"]).sum() <= 1 + 1e-6
+            assert row["n_tokens"] > 0
+        else:
+            assert row["status"] == "demonstration"
+            assert row["logprobs"] is None
+    assert sum(row["status"] == "demonstration" for row in rows) == 6
+    results = read_json(study.results_file)
+    assert (results["R"], results["n"], len(results["arms"])) == (2, 80, 8)
+    report = (study.report / "report.md").read_text()
+    assert report in (study.report / "report.md").read_text()
+    assert "**What they cost.** With 48 training texts" in report
+    assert "R = 2 runs an arm" in report
+    assert "llm-entropy-replace" in output
+    assert str(study.report / "report.html") in output
+    html = (study.report / "report.html").read_text()
+    assert html.count("data:image/png;base64,") == 3
+    assert "http" not in html.replace("http-equiv", "")
+    assert not list(study.root.rglob(".tmp-*"))
+    assert yaml.safe_load(study.recipe_file.read_text())["recipe"]["train"]["weight_decay"] == 0.01
+
+
+def test_every_config_loads_offline_and_says_where_its_labels_come_from(finished):
+    from datasets import load_dataset
+
+    study, _, _ = finished
+    for arm in study.recipe.grid.arms:
+        data = load_dataset(str(study.dataset), arm)
+        assert data["train"].features["label"].names == ["negative", "neutral", "positive"]
+        assert len(data["test"]) == 80
+        train = data["train"].to_pandas()
+        assert len(train) == 294
+        taken = train["label_source"] == "gold"
+        assert (train["label"][taken] == train["gold"][taken]).all()
+        assert (train["label"][~taken] == train["llm_label"][~taken]).all()
+        share = {"gold": 1, "llm": 0}.get(arm, 0.25)
+        assert taken.sum() == round(share * 294)
+        assert np.allclose(np.stack(train["llm_probs"]).sum(axis=1), 1)
+        if arm == "llm-entropy-replace":
+            assert train["entropy"][taken].min() >= train["entropy"][~taken].max()
+    assert (
+        load_dataset(str(study.dataset), split="train")["label"]
+        == load_dataset(str(study.dataset), "llm")["train"]["label"]
+    )
+    card = (study.dataset / "README.md").read_text()
+    assert "Is each tweet positive, neutral or negative?" in card
+    assert "machine-generated" in card
+
+
+def test_metric_tables_follow_from_the_stored_predictions_alone(finished):
+    from sklearn.metrics import accuracy_score, f1_score
+
+    study, _, _ = finished
+    for arm in read_json(study.results_file)["arms"]:
+        labels = []
+        for seed in (0, 1):
+            table = pq.read_table(study.run(arm["arm"], arm["size"], seed) / "predictions.parquet").to_pydict()
+            probs = np.array(table["probs"])
+            assert np.allclose(probs.sum(axis=1), 1)
+            labels.append(probs.argmax(axis=1))
+        gold = table["gold"]
+        assert arm["accuracy_runs"] == pytest.approx([accuracy_score(gold, run) for run in labels])
+        assert arm["macro_f1_runs"] == pytest.approx([f1_score(gold, run, average="macro") for run in labels])
+        assert arm["pairwise_disagreement"] == pytest.approx(np.mean(labels[0] != labels[1]))
+
+
+def test_log_probabilities_are_those_of_transformers(finished):
+    """The engine's numbers against a plain forward pass of the same model in the same dtype, on the stored prompts."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    study, _, _ = finished
+    pool = pq.read_table(study.rows / "train.parquet").to_pydict()
+    texts = dict(zip(pool["id"], pool["text"], strict=True))
+    manifest = read_json(study.annotations(read_json(study.annotations_root / "current.json")["key"]) / "manifest.json")
+    tokenizer = AutoTokenizer.from_pretrained(LLM)
+    model = AutoModelForCausalLM.from_pretrained(LLM, dtype=torch.float32)
+    labels = list(manifest["ingredients"]["labels"].values())
+    for row in [row for row in annotation_rows(study) if row["status"] == "ok"][:6]:
+        ids = tokenizer(manifest["prompt"].replace("{text}", " ".join(texts[row["id"]].split())))["input_ids"]
+        with torch.inference_mode():
+            expected = model(torch.tensor([ids])).logits[0, -1].double().log_softmax(-1)[labels]
+        assert len(ids) == row["n_tokens"]
+        assert row["logprobs"] == pytest.approx(expected.tolist(), abs=2e-3)
+
+
+def test_a_second_run_finds_everything_done(finished):
+    study, _, home = finished
+    before = {
+        path: path.stat().st_mtime_ns for path in study.root.rglob("*") if path.is_file() and path.name != ".lock"
+    }
+    again = run("run", study.root, home)
+    assert again.returncode == 0, again.stdout
+    assert "annotate:" not in again.stdout
+    assert "train:" not in again.stdout
+    untouched = {p: t for p, t in before.items() if p.parent != study.report or p.name == "results.json"}
+    assert {path: path.stat().st_mtime_ns for path in untouched} == untouched
+
+
+def kill_when(command, options, condition, seconds=240):
+    """Starts a command, kills its whole process group once the condition holds; False if it ended first."""
+    child = subprocess.Popen(command, start_new_session=True, **options)
+    end = time.monotonic() + seconds
+    while not condition():
+        if child.poll() is not None:
+            return False
+        assert time.monotonic() < end, "the moment to kill never came"
+        time.sleep(0.002)
+    os.killpg(child.pid, signal.SIGKILL)
+    child.wait()
+    return True
+
+
+def test_killed_in_every_step_it_finishes_with_the_same_tables_and_redoes_nothing(finished, tmp_path):
+    undisturbed, _, _ = finished
+    study = open_study(tmp_path / "study")
+    home = tmp_path / "home"
+
+    def kill(step, pattern, count=1):
+        command, options = call(step, study.root, home)
+        return kill_when(command, options, lambda: len(list(study.root.glob(pattern))) >= count)
+
+    def finish(step, kept):
+        before = {path: path.stat().st_mtime_ns for path in study.root.glob(kept)}
+        done = run(step, study.root, home)
+        assert done.returncode == 0, done.stdout
+        assert {path: path.stat().st_mtime_ns for path in before} == before
+        return len(before)
+
+    assert kill("annotate", "annotations/*/content_free.parquet")  # the engine is up, nothing is labelled
+    assert kill("annotate", "annotations/*/part-*.parquet", 2)  # two parts of three are there
+    assert not list(study.annotations_root.glob("*/manifest.json"))
+    assert finish("annotate", "annotations/*/part-*.parquet") == 2
+    ours, theirs = annotation_rows(study), annotation_rows(undisturbed)
+    assert [(r["id"], r["status"], r["prompt_id"]) for r in ours] == [
+        (r["id"], r["status"], r["prompt_id"]) for r in theirs
+    ]
+    for one, other in zip(ours, theirs, strict=True):
+        assert one["logprobs"] == pytest.approx(other["logprobs"], abs=1e-4)
+
+    kill("variants", ".tmp-dataset/data/*")
+    finish("variants", "rows/*")
+    for arm in study.recipe.grid.arms:
+        tables = [
+            pq.read_table(s.dataset / "data" / arm / "train-00000-of-00001.parquet") for s in (study, undisturbed)
+        ]
+        for column in ("id", "text", "label", "label_source", "gold", "llm_label"):
+            assert tables[0][column].equals(tables[1][column])
+
+    assert kill("train", "runs/*/*/*/run.json", 5)
+    assert 5 <= finish("train", "runs/*/*/*/*") / 2 < 16
+    for path in undisturbed.root.glob("runs/*/*/*/predictions.parquet"):
+        assert pq.read_table(study.root / path.relative_to(undisturbed.root)).equals(pq.read_table(path))
+
+    kill("measure", "report")
+    finish("measure", "runs/*/*/*/*")
+    kill("report", "report/*.png")
+    finish("report", "runs/*/*/*/*")
+    mine, others = read_json(study.results_file), read_json(undisturbed.results_file)
+    assert mine["arms"] == others["arms"]
+    assert mine["comparisons"] == others["comparisons"]
+    assert (study.report / "report.md").read_text() == (undisturbed.report / "report.md").read_text()
+    assert not [path for path in study.root.rglob(".tmp-*") if path.is_dir()]
+
+
+def test_a_running_vllm_server_gives_the_same_labels(finished, tmp_path):
+    """The real server; this side's process is kept from importing vllm."""
+    undisturbed, _, _ = finished
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    serve = [
+        sys.executable,
+        "-m",
+        "vllm.entrypoints.openai.api_server",
+        "--model",
+        str(LLM),
+        "--served-model-name",
+        "smol",
+    ]
+    settings = ["--dtype", "float32", "--enforce-eager", "--block-size", "32", "--max-model-len", "384"]
+    environment = {
+        **os.environ,
+        "VLLM_CPU_KVCACHE_SPACE": "1",
+        "VLLM_CPU_OMP_THREADS_BIND": ",".join(map(str, sorted(os.sched_getaffinity(0)))),
+        "TORCH_COMPILE_DISABLE": "1",
+        "VLLM_NO_USAGE_STATS": "1",
+    }
+    log = (tmp_path / "server.log").open("w")
+    server = subprocess.Popen(
+        [*serve, *settings, "--host", "127.0.0.1", "--port", str(port)],
+        env=environment,
+        stdout=log,
+        stderr=log,
+        start_new_session=True,
+    )
+    try:
+        for _ in range(240):
+            try:
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=2).close()
+                break
+            except OSError:
+                assert server.poll() is None, (tmp_path / "server.log").read_text()[-2000:]
+                time.sleep(1)
+        (tmp_path / "vllm").mkdir()
+        (tmp_path / "vllm" / "__init__.py").write_text("raise ImportError('this side needs no vllm')")
+        settings = ["--annotate.engine=server", f"--annotate.base_url=http://127.0.0.1:{port}"]
+        command, options = call("annotate", tmp_path / "study", tmp_path / "home", *settings)
+        options["env"]["PYTHONPATH"] = str(tmp_path)
+        done = subprocess.run(command, check=False, **options)
+        assert done.returncode == 0, done.stdout
+    finally:
+        os.killpg(server.pid, signal.SIGKILL)
+        server.wait()
+        log.close()
+    rows = {row["id"]: row for row in annotation_rows(open_study(tmp_path / "study", *settings))}
+    for row in annotation_rows(undisturbed):
+        assert rows[row["id"]]["status"] == row["status"]
+        if row["status"] == "ok":
+            assert rows[row["id"]]["logprobs"] == pytest.approx(row["logprobs"], abs=1e-3)
+
+
+def test_no_server_is_one_line(tmp_path):
+    settings = ["--annotate.engine=server", "--annotate.base_url=http://127.0.0.1:9"]
+    failed = run("annotate", tmp_path / "study", tmp_path / "home", *settings)
+    assert failed.returncode == 2
+    assert failed.stdout.startswith("error: annotate.base_url: no vLLM server answers at http://127.0.0.1:9/version")
+    assert failed.stdout.count("\n") == 1
+
+
+def test_texts_that_are_null_empty_or_too_long_are_rows_too(tmp_path):
+    """Real engine: bad texts are kept and counted, long ones cut and flagged, and a repeated text is asked once."""
+    import pyarrow as pa
+
+    good = [f"I {verb} this {thing}!" for verb in ("love", "hate", "own") for thing in ("cat", "car", "day", "song")]
+    texts = [*good, None, "", " \n", "so good " * 2000, "I love this cat!", "null"]
+    labels = [{"love": "positive", "hate": "negative"}.get(t.split()[1], "neutral") for t in good] + ["neutral"] * 6
+    (tmp_path / "source").mkdir()
+    table = pa.table({"text": texts, "label": labels})
+    pq.write_table(table, tmp_path / "source" / "train.parquet")
+    pq.write_table(table.slice(0, 6), tmp_path / "source" / "test.parquet")
+    settings = [f"--data.path={tmp_path / 'source'}", "--data.label_names=[negative, neutral, positive]"]
+    settings += ["--annotate.prompt.shots_per_class=1", "--grid.sizes=[4, 8]"]
+    done = run("run", tmp_path / "study", tmp_path / "home", *settings)
+    assert done.returncode == 0, done.stdout
+    study = open_study(tmp_path / "study", *settings)
+    rows = annotation_rows(study)
+    assert len(rows) == len(texts)
+    by_text = dict(zip(pq.read_table(study.rows / "train.parquet")["id"].to_pylist(), texts, strict=True))
+    status = {by_text[row["id"]]: row["status"] for row in rows}
+    assert (status[None], status[""], status[" \n"], status["null"]) == ("null_text", "empty_text", "empty_text", "ok")
+    assert [by_text[row["id"]] for row in rows if row["truncated"]] == ["so good " * 2000]
+    assert max(row["n_tokens"] for row in rows if row["n_tokens"]) <= 383
+    report = (study.report / "report.md").read_text()
+    assert "null_text 1" in report
+    assert "empty_text 2" in report
+    assert "texts cut to fit: 1" in report
+    assert "more than half of the" in report
+    assert "stand both in the training pool and in the test split" in report

@@ -1,0 +1,76 @@
+"""Recipes, and how bad ones are answered: one line, exit code 2, nothing half-written."""
+
+import pytest
+import yaml
+from conftest import DEMO
+
+from hf_recipes.recipe import UserError, load_recipe
+
+BAD_SETTINGS = {
+    "--train.epoch=3": ["unknown key 'train.epoch'", "did you mean 'epochs'?"],
+    "--trian.epochs=3": ["unknown key 'trian'", "did you mean 'train'?"],
+    "--annotate.prompt.shots=3": ["unknown key 'annotate.prompt.shots'", "did you mean 'shots_per_class'?"],
+    "--train.epochs=0": ["'train.epochs' is 0", "greater than 0"],
+    "--train.epochs=many": ["'train.epochs' is 'many'", "integer"],
+    "--grid.arms=[gold, lm]": ["'grid.arms' is 'lm'", "did you mean 'llm'?"],
+    "--grid.arms=[llm]": ["'grid'", "must name 'gold'"],
+    "--grid.seeds=[1]": ["'grid.seeds' is [1]", "at least 2"],
+    "--grid.seeds=[1, 1]": ["'grid.seeds' is [1, 1]", "twice"],
+    "--annotate.engine=vlm": ["'annotate.engine' is 'vlm'", "did you mean 'vllm'?"],
+    "--data.label_names=[only]": ["data.label_names", "at least 2"],
+    "--grid.replace_share=1.5": ["'grid.replace_share' is 1.5", "less than 1"],
+    "--data.label_names=[no, maybe]": ["'data.label_names' is False", "quote it, as YAML takes words like yes, no"],
+    "--name=a/b": ["'name' is 'a/b'"],
+    "--data.path.x=1": ["'path' is a value, not a section"],
+    "epochs=3": ["epochs=3: settings look like --train.epochs=1"],
+    "--train.epochs=[": ["'[' is not a YAML value"],
+}
+
+
+@pytest.mark.parametrize(("setting", "parts"), BAD_SETTINGS.items())
+def test_a_bad_setting_is_one_line_that_names_the_key_and_the_mend(setting, parts, command, tmp_path):
+    code, output, errors = command("run", DEMO, f"--output_dir={tmp_path / 'study'}", setting)
+    assert (code, output, errors.count("\n")) == (2, "", 1)
+    assert errors.startswith("error: ")
+    for part in parts:
+        assert part in errors
+    assert not (tmp_path / "study").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "part"),
+    [
+        ("- a\n- b\n", "a recipe is a YAML mapping"),
+        ("name: [", "not a YAML file"),
+        ("", "a recipe is a YAML mapping"),
+        ("name: x\n", "'data' is missing"),
+    ],
+)
+def test_a_file_that_is_no_recipe(text, part, command, tmp_path):
+    (tmp_path / "recipe.yaml").write_text(text)
+    code, _, errors = command("plan", tmp_path / "recipe.yaml")
+    assert code == 2
+    assert part in errors
+    assert errors.count("\n") == 1
+
+
+def test_no_such_file(command, tmp_path):
+    code, _, errors = command("plan", tmp_path / "none.yaml")
+    assert code == 2
+    assert "no such recipe" in errors
+
+
+def test_overrides_and_defaults():
+    recipe = load_recipe(DEMO, ["--train.epochs=7", "--grid.seeds=[5, 6]", "--data.revision=main"])
+    assert (recipe.train.epochs, recipe.grid.seeds, recipe.data.revision) == (7, [5, 6], "main")
+    assert recipe.folder.as_posix() == "studies/tweets-demo"
+    assert load_recipe(DEMO, ["--grid.sizes=[300, 150]"]).grid.sizes == [150, 300]
+
+
+def test_a_section_can_be_made_on_the_command_line(tmp_path):
+    content = yaml.safe_load(DEMO.read_text())
+    del content["train"]
+    (tmp_path / "r.yaml").write_text(yaml.safe_dump(content))
+    with pytest.raises(UserError, match="'train' is missing"):
+        load_recipe(tmp_path / "r.yaml")
+    assert load_recipe(tmp_path / "r.yaml", ["--train.encoder=x"]).train.encoder == "x"

@@ -1,0 +1,132 @@
+"""The report: what it says follows from the numbers, and it shows hostile names as text."""
+
+import numpy as np
+import pytest
+
+from hf_recipes.measure import _difference
+from hf_recipes.report import describe, interval, number, write_report
+
+ARMS = ("gold", "llm", "llm-entropy-replace", "llm-random-replace")
+
+
+def make_results(cost=-0.2, cost_interval=(-0.25, -0.15), churn=0.05, churn_interval=(-0.02, 0.12), failed=0, name="a"):
+    def verdict(bounds):
+        return "higher" if bounds[0] > 0 else "lower" if bounds[1] < 0 else "cannot tell"
+
+    arms = [
+        {
+            **{"arm": arm, "size": size, "R": 3, "n": 100, "gold_labels": [5, 5, 5], "train_label_accuracy": [0.7] * 3},
+            **{"accuracy_mean": 0.7, "accuracy_mean_interval": [0.6, 0.8], "majority_accuracy": 0.5},
+            **{"macro_f1_mean": 0.6, "macro_f1_mean_interval": [0.5, 0.7], "macro_f1_runs": [0.5, 0.6, 0.7]},
+            **{"macro_f1_sd": 0.1, "macro_f1_sd_interval": [0.05, 0.6], "failed_runs": failed if arm == "llm" else 0},
+            **{"pairwise_disagreement": 0.2, "pairwise_disagreement_interval": [0.1, 0.3]},
+            **{"krippendorff_alpha": None, "krippendorff_alpha_interval": [None, None]},
+            **{"unanimity": 0.7, "unanimity_interval": [0.6, 0.8]},
+            **{"per_class_disagreement": {name: 0.2, "b": 0.1}, "per_class_n": {name: 50, "b": 50}},
+        }
+        for size in (10, 20)
+        for arm in ARMS
+    ]
+    pairs = [("llm", "gold"), ("llm-entropy-replace", "llm"), ("llm-random-replace", "llm"), (ARMS[2], ARMS[3])]
+    comparisons = []
+    for size in (10, 20):
+        for arm, against in pairs:
+            for figure, value, bounds in (
+                ("macro_f1", cost, cost_interval),
+                ("pairwise_disagreement", churn, churn_interval),
+            ):
+                comparisons.append(
+                    {
+                        **{"size": size, "arm": arm, "against": against, "figure": figure, "R": 3, "n": 100},
+                        **{"difference": value, "interval": list(bounds), "verdict": verdict(bounds)},
+                    }
+                )
+    annotator = {
+        **{"model": "some/model", "calibration": "none", "n": 40, "accuracy": 0.6, "accuracy_interval": [0.5, 0.7]},
+        **{"macro_f1": 0.5, "recall": {name: 0.5, "b": 0.6}, "gold_share": {name: 0.5, "b": 0.5}},
+        **{
+            "llm_share": {name: 0.5, "b": 0.5},
+            "entropy_auroc": 0.7,
+            "covered": 0.9,
+            "status": {"ok": 40},
+            "truncated": 0,
+        },
+    }
+    return {
+        **{"key": "k", "study": "s", "label_names": [name, "b"], "seeds": [0, 1, 2], "R": 3, "n": 100},
+        **{
+            "confidence_level": 0.95,
+            "annotator": annotator,
+            "arms": arms,
+            "comparisons": comparisons,
+            "notes": ["A note."],
+        },
+    }
+
+
+def test_a_clear_cost_and_an_unclear_stability_are_said_so():
+    said = describe(make_results())
+    text = " ".join(said["findings"])
+    assert "a difference of -.200 [-.250, -.150], a difference that R = 3 and n = 100 suffice to see" in text
+    assert "a difference of +.050 [-.020, .120], which cannot be told from zero with R = 3" in text
+    assert "less stable" not in text
+    assert "Failed runs" not in text
+    limits = " ".join(said["limits"])
+    assert "factor of 12" in limits
+    assert "fewer than 10 runs" in limits
+    assert "A note." in limits
+
+
+def test_stability_is_named_only_when_its_interval_leaves_out_zero():
+    assert "was less stable here" in " ".join(describe(make_results(churn_interval=(0.01, 0.09)))["findings"])
+    assert "was more stable here" in " ".join(describe(make_results(churn_interval=(-0.09, -0.01)))["findings"])
+
+
+def test_failed_runs_are_never_called_stable():
+    text = " ".join(describe(make_results(failed=2))["findings"])
+    assert "2 of 3 with llm" in text
+    assert "no stability" in text
+
+
+def test_hostile_names_are_shown_as_text(make_study):
+    study = make_study()
+    study.report.mkdir()
+    hostile = "<script>alert(1)</script>|x"
+    write_report(study, make_results(name=hostile))
+    html = (study.report / "report.html").read_text()
+    assert "<script" not in html
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;|x" in html
+    markdown = (study.report / "report.md").read_text()
+    assert "<script" not in markdown
+    assert "&lt;script>alert(1)&lt;/script>\\|x" in markdown
+    for line in markdown.splitlines():
+        if line.startswith("| 10 | gold"):
+            assert line.replace("\\|", "").count("|") == 5  # two names, two more cells
+    first = (study.report / "scores.png").read_bytes()
+    write_report(study, make_results(name=hostile))
+    assert (study.report / "scores.png").read_bytes() == first
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [(0.1234, ".123"), (-0.05, "-.050"), (1.0, "1.000"), (0, ".000"), (None, "-"), (12.34, "12.340")],
+)
+def test_numbers(value, shown):
+    assert number(value) == shown
+
+
+def test_intervals():
+    assert interval([0.1, 1.0]) == "[.100, 1.000]"
+    assert interval(None) == interval([None, None]) == "[not defined]"
+
+
+def test_a_difference_without_item_noise_is_the_paired_t_interval():
+    from scipy import stats
+
+    differences = np.array([0.10, 0.16, 0.07, 0.12])
+    ours = _difference(differences.mean(), differences.var(ddof=1) / 4, 0.0, 4)
+    oracle = stats.ttest_1samp(differences, 0).confidence_interval(0.95)
+    assert ours["interval"] == pytest.approx([oracle.low, oracle.high])
+    assert ours["verdict"] == "higher"
+    assert _difference(0.1, np.nan, 0.1, 2)["verdict"] == "cannot tell"
+    assert _difference(0.0, 0.0, 0.0, 3) == {"difference": 0.0, "interval": [0.0, 0.0], "verdict": "cannot tell"}
