@@ -1,6 +1,5 @@
 """The command line: `hf-recipes STEP RECIPE [--section.key=value ...]`. Each command is one function of the library."""
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -155,7 +154,7 @@ def main() -> None:
         if logs.verbose():
             raise
         typer.echo(f"error: {error}", err=True)
-        os._exit(2) if "vllm" in sys.modules else sys.exit(2)
+        sys.exit(2)
 
 
 if __name__ == "__main__":

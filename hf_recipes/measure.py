@@ -55,6 +55,7 @@ def measure(study: Study) -> dict[str, Any]:
     pool, test = load_rows(study)
     annotations = load_annotations(study, pool)
     key = make_key(
+        study=study.recipe.name,
         runs={str(run): work.key(run) for run in runs},
         annotations=annotations.key,
         calibration=study.recipe.annotate.calibration,

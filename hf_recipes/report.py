@@ -6,7 +6,7 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader
 
-from .study import Study, write_text
+from .study import Study, hash_files, make_key, write_text
 
 TEMPLATES = Path(__file__).parent / "templates"
 COLOURS = {  # Okabe & Ito: told apart by the colour-blind
@@ -23,7 +23,7 @@ FIGURES = {
 
 
 def write_report(study: Study, results: dict[str, Any]) -> None:
-    """Writes report.md, report.html (self-contained) and the figures beside results.json.
+    """Writes report.md, report.html (self-contained) and the figures beside results.json, unless they are there.
 
     Args:
         study (`Study`):
@@ -31,15 +31,19 @@ def write_report(study: Study, results: dict[str, Any]) -> None:
         results (`dict`):
             What `measure` returned.
     """
+    key = make_key(results=results, name=study.recipe.name, code=[hash_files(Path(__file__)), hash_files(TEMPLATES)])
+    page = study.report / "report.html"  # written last
+    if page.exists() and f'content="{key}"' in page.read_text(encoding="utf-8"):
+        return
     with study.lock():
         _draw(results, study.report)
-        context = {"results": results, "recipe": study.recipe, "figures": FIGURES, **describe(results)}
+        context = {"results": results, "recipe": study.recipe, "figures": FIGURES, "key": key, **describe(results)}
         html = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True, lstrip_blocks=True)
         html.filters |= {"number": number, "interval": interval, "cell": cell}
         markdown = html.overlay(autoescape=False)  # `cell` escapes what comes from the data
         images = {name: base64.b64encode((study.report / f"{name}.png").read_bytes()).decode() for name in FIGURES}
         write_text(study.report / "report.md", markdown.get_template("report.md").render(context))
-        write_text(study.report / "report.html", html.get_template("report.html").render(context, images=images))
+        write_text(page, html.get_template("report.html").render(context, images=images))
 
 
 def number(value: float | None) -> str:
@@ -198,11 +202,18 @@ def _draw(results: dict[str, Any], folder: Path) -> None:
     save(figure, "instability")
 
     figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
-    for name in names:
+    for place, name in enumerate(names):
+        aside = 1.015 ** (place - (len(names) - 1) / 2)  # so that no point hides another
         curve = [arm for arm in results["arms"] if arm["arm"] == name]
-        axes.plot([a["size"] for a in curve], [a["macro_f1_mean"] for a in curve], "-", color=COLOURS[name], label=name)
+        axes.plot(
+            [a["size"] * aside for a in curve],
+            [a["macro_f1_mean"] for a in curve],
+            "-",
+            color=COLOURS[name],
+            label=name,
+        )
         for arm in curve:
-            axes.plot([arm["size"]] * arm["R"], arm["macro_f1_runs"], "o", ms=4, color=COLOURS[name], alpha=0.6)
+            axes.plot([arm["size"] * aside] * arm["R"], arm["macro_f1_runs"], "o", ms=4, color=COLOURS[name])
     axes.set_xscale("log", base=2)
     axes.set_xticks(sizes, [f"{size:,}" for size in sizes])
     axes.minorticks_off()
