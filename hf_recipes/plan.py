@@ -34,6 +34,8 @@ def make_plan(study: Study) -> list[dict[str, Any]]:
         UserError: whatever is wrong with the recipe or its data, before anything has run.
     """
     recipe = study.recipe
+    if study.recipe_file.exists():
+        study.open()  # is it this recipe's? what exists is not written
     pool, test = load_rows(study, keep=False)
     resolve_model("annotate.model", recipe.annotate.model, recipe.annotate.revision)
     resolve_model("train.encoder", recipe.train.encoder, recipe.train.revision)

@@ -115,8 +115,8 @@ def describe(results: dict[str, Any]) -> dict[str, Any]:
         )
     spread = llm["macro_f1_sd_interval"]
     limits = [
-        f"R = {runs} runs an arm. A standard deviation over {runs} runs is known to within a factor of "
-        f"{spread[1] / spread[0]:.0f}, at best: nothing is concluded here from standard deviations."
+        f"R = {runs} runs an arm. The interval of a standard deviation over {runs} runs spans a factor of "
+        f"{spread[1] / spread[0]:.0f}: nothing is concluded here from standard deviations."
         if spread[0]
         else f"R = {runs} runs an arm: too few to conclude anything from standard deviations.",
         *(

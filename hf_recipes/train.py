@@ -57,7 +57,7 @@ class Work:
             "versions": versions("torch", "transformers", "accelerate"),
             "cpu": self.accelerate["use_cpu"],
             "threads": cpu_threads(),
-            "mixed_precision": self.accelerate.get("mixed_precision", "no"),
+            "mixed_precision": self.accelerate["mixed_precision"],
         }
 
     def rows(self, run: Run) -> np.ndarray:
@@ -102,7 +102,12 @@ def read_accelerate_config(recipe: Recipe) -> dict[str, Any]:
     if not path.is_file():
         known = ", ".join(sorted(p.stem for p in folder.glob("*.yaml")))
         raise UserError(f"train.accelerate_config: '{name}' is neither a file nor one of {known}")
-    return {"use_cpu": False, **yaml.safe_load(path.read_text(encoding="utf-8")), "path": str(path)}
+    return {
+        "use_cpu": False,
+        "mixed_precision": "no",
+        **yaml.safe_load(path.read_text(encoding="utf-8")),
+        "path": str(path),
+    }
 
 
 def train(study: Study) -> None:
@@ -136,6 +141,11 @@ def _train(study: Study, accelerator: Any) -> None:
             f"train.accelerate_config: {work.accelerate['path']} asks for "
             f"{'the CPU' if work.accelerate['use_cpu'] else 'a GPU'}, but accelerate runs on {accelerator.device}; "
             "launch with that file, or name another"
+        )
+    if accelerator.mixed_precision != work.accelerate["mixed_precision"]:
+        raise UserError(
+            f"train.accelerate_config: {work.accelerate['path']} says mixed_precision {work.accelerate['mixed_precision']}, "
+            f"but accelerate runs with {accelerator.mixed_precision}; launch with that file"
         )
     tokenizer = AutoTokenizer.from_pretrained(work.encoder.folder)
     limit = study.recipe.train.max_length

@@ -36,6 +36,8 @@ def write_variants(study: Study) -> None:
     pool = build_pool(rows, annotations, recipe.annotate.calibration)
     content = hash_ids(f"{i} {p.tolist()} {g}" for i, p, g in zip(pool.ids, pool.probs, pool.gold, strict=True))
     key = make_key(
+        name=recipe.name,
+        data=recipe.data.model_dump(mode="json"),
         annotations=annotations.key,
         content=content,
         test=hash_ids(test.ids),
