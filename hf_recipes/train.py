@@ -136,16 +136,12 @@ def _train(study: Study, accelerator: Any) -> None:
     from transformers import AutoTokenizer
 
     work = Work(study)
-    if work.accelerate["use_cpu"] != (accelerator.device.type == "cpu"):
+    wanted = (work.accelerate["use_cpu"], work.accelerate["mixed_precision"])
+    if wanted != (accelerator.device.type == "cpu", accelerator.mixed_precision):
         raise UserError(
-            f"train.accelerate_config: {work.accelerate['path']} asks for "
-            f"{'the CPU' if work.accelerate['use_cpu'] else 'a GPU'}, but accelerate runs on {accelerator.device}; "
-            "launch with that file, or name another"
-        )
-    if accelerator.mixed_precision != work.accelerate["mixed_precision"]:
-        raise UserError(
-            f"train.accelerate_config: {work.accelerate['path']} says mixed_precision {work.accelerate['mixed_precision']}, "
-            f"but accelerate runs with {accelerator.mixed_precision}; launch with that file"
+            f"train.accelerate_config: accelerate runs on {accelerator.device} with mixed precision "
+            f"{accelerator.mixed_precision}, which is not what {work.accelerate['path']} says; launch with that file, or "
+            "name another"
         )
     tokenizer = AutoTokenizer.from_pretrained(work.encoder.folder)
     limit = study.recipe.train.max_length
