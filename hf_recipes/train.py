@@ -140,8 +140,7 @@ def _train(study: Study, accelerator: Any) -> None:
     if wanted != (accelerator.device.type == "cpu", accelerator.mixed_precision):
         raise UserError(
             f"train.accelerate_config: accelerate runs on {accelerator.device} with mixed precision "
-            f"{accelerator.mixed_precision}, which is not what {work.accelerate['path']} says; launch with that file, or "
-            "name another"
+            f"{accelerator.mixed_precision}, unlike {work.accelerate['path']}; launch with that file, or name another"
         )
     tokenizer = AutoTokenizer.from_pretrained(work.encoder.folder)
     limit = study.recipe.train.max_length
