@@ -38,4 +38,4 @@ models/fetched: dataset_scripts/fetch_demo_models.py | .venv/installed
 	@touch $@
 
 clean:
-	rm -rf studies build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache
+	rm -rf build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache

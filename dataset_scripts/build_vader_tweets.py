@@ -1,6 +1,6 @@
 # /// script
 # requires-python = ">=3.11"
-# dependencies = ["datasets==5.2.0", "pyarrow==26.0.1", "scikit-learn==1.9.1", "scipy==1.17.1"]
+# dependencies = ["datasets==5.2.0", "pyarrow==26.0.1", "scikit-learn==1.9.1", "scipy==1.17.1", "pip"]
 # ///
 """Builds the embedded sample, `hf_recipes/sample/vader_tweets`, from the pinned source package.
 

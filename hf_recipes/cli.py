@@ -28,9 +28,7 @@ SETTINGS = {"allow_extra_args": True, "ignore_unknown_options": True}
 
 def _open(context: typer.Context, recipe: Path, accept: bool, verbose: bool) -> Study:
     logs.set_up(verbose)
-    study = Study(load_recipe(recipe, context.args))
-    study.open(accept)
-    return study
+    return Study(load_recipe(recipe, context.args), accept)
 
 
 @app.command(context_settings=SETTINGS)
@@ -38,13 +36,18 @@ def run(context: typer.Context, recipe: RecipeFile, accept_changes: Accept = Fal
     """All steps in turn; what is done is not redone."""
     study = _open(context, recipe, accept_changes, verbose)
     from .annotate import rows_left
-    from .data import load_rows
+    from .data import load_rows, usable_at_most
+    from .grid import check_sizes
     from .measure import measure
     from .report import print_summary, write_report
-    from .train import runs_left
+    from .train import check_training, runs_left
     from .variants import write_variants
 
-    if rows_left(study, load_rows(study)[0]):  # in a process of its own: the engine's memory is free again when it ends
+    pool, _ = load_rows(study)
+    check_training(study)  # before hours of annotation
+    for note in check_sizes(study.recipe, usable_at_most(study.recipe, pool)):
+        typer.echo(note, err=True)
+    if rows_left(study, pool):  # in a process of its own: the engine's memory is free again when it ends
         _call([sys.executable, "-m", "hf_recipes.cli", "annotate", str(recipe), *context.args])
     write_variants(study)
     if runs_left(study):

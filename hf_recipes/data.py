@@ -4,13 +4,13 @@ import hashlib
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from .recipe import Data, UserError
+from .recipe import Data, Recipe, UserError, first_line
 from .study import Study, hash_files, make_key, read_json, whole_folder, write_json
 
 NO_GOLD = -1
@@ -41,6 +41,14 @@ class Rows:
         )
 
 
+def usable_at_most(recipe: Recipe, pool: Rows) -> int:
+    """How many rows can be trained on if all goes well: those with gold and a text, less the demonstrations."""
+    able = sum(
+        gold != NO_GOLD and bool(text and text.strip()) for gold, text in zip(pool.gold, pool.texts, strict=True)
+    )
+    return int(able) - recipe.annotate.prompt.shots_per_class * len(pool.label_names)
+
+
 def row_ids(split: str, texts: list[str | None]) -> list[str]:
     """Ids by content: the same text twice is two rows, told apart by their occurrence; no id depends on a position."""
     seen: Counter[str | None] = Counter()
@@ -65,47 +73,83 @@ def hash_order(ids: list[str], salt: str) -> np.ndarray:
 def load_rows(study: Study, keep: bool = True) -> tuple[Rows, Rows]:
     """The pool (of the training split) and the test rows, read once from the source and kept in the study folder.
 
+    A single file, or a recipe whose two splits are the same, has no test split: `data.test_size` rows are drawn for it,
+    and neither they nor rows with the same text are in the pool.
+
     Args:
         study (`Study`):
             The study.
         keep (`bool`, *optional*, defaults to `True`):
-            Write what was read into the study folder.
+            Write recipe and rows into the study folder.
 
     Returns:
         `tuple[Rows, Rows]`: pool and test rows; rows beyond `data.pool_size` / `data.test_size` are left out by a
         seeded draw.
 
     Raises:
-        UserError: no such data set, split or column; an empty split; a text or label that is none; a test row without
-            gold.
+        UserError: the folder is another recipe's; no such data set, split or column; an empty split; a text or label
+            that is none; a test row without gold.
     """
+    study.check()
     data = study.recipe.data
+    manifest = read_json(study.rows / "manifest.json")
     identity: dict[str, Any]
     if Path(data.path).exists():
         identity = {"sha256": hash_files(Path(data.path))}
     else:
-        known = (read_json(study.rows / "manifest.json") or {}).get("source", {})
+        known = (manifest or {}).get("source", {})
         asked = {"path": data.path, "asked": data.revision}
         identity = known if known.items() >= asked.items() else {**asked, "sha": _hub_sha(data)}
     key = make_key(source=identity, **data.model_dump(mode="json", exclude={"path", "revision"}))
-    manifest = read_json(study.rows / "manifest.json")
     if manifest is not None and manifest["key"] == key:
         names = manifest["label_names"]
-        return _stored(study.rows / "train.parquet", names), _stored(study.rows / "test.parquet", names)
-    pool = _read_split(data, identity, data.train_split, data.pool_size)
-    test = _read_split(data, identity, data.test_split, data.test_size)
-    if missing := [i for i in range(len(test)) if test.gold[i] == NO_GOLD or test.texts[i] is None]:
-        raise UserError(
-            f"{data.path}: {len(missing)} rows of '{data.test_split}' lack a text or a gold label (the first: "
-            f"{test.texts[missing[0]]!r:.60}); every test row needs both"
-        )
+        pool, test = _stored(study.rows / "train.parquet", names), _stored(study.rows / "test.parquet", names)
+        if keep:
+            study.claim()
+        return pool, test
+    pool, test = _read_source(data, identity)
     if keep:
-        with whole_folder(study.rows) as folder:
+        study.claim()
+        with study.lock(), whole_folder(study.rows) as folder:
             for name, rows in (("train", pool), ("test", test)):
                 table = pa.table({"id": rows.ids, "text": pa.array(rows.texts, pa.string()), "gold": rows.gold})
                 pq.write_table(table, folder / f"{name}.parquet")
             write_json(folder / "manifest.json", {"key": key, "source": identity, "label_names": pool.label_names})
     return pool, test
+
+
+def _read_source(data: Data, identity: dict[str, Any]) -> tuple[Rows, Rows]:
+    pool = _read_split(data, identity, data.train_split)
+    if Path(data.path).is_file() or data.train_split == data.test_split:
+        if data.test_size is None:
+            raise UserError(
+                f"data.test_size: {data.path} has no test split of its own; say how many rows to draw for it"
+            )
+        able = np.array(
+            [i for i in range(len(pool)) if pool.gold[i] != NO_GOLD and pool.texts[i] is not None], np.int64
+        )
+        if len(able) <= data.test_size:
+            raise UserError(
+                f"data.test_size: {data.test_size} asked for, but {data.path} has {len(able)} gold rows in all"
+            )
+        drawn = able[hash_order([pool.ids[i] for i in able], f"test:{data.seed}")[: data.test_size]]
+        test = pool.take(np.sort(drawn))
+        taken = set(test.texts)
+        pool = pool.take(np.array([i for i in range(len(pool)) if pool.texts[i] not in taken], np.int64))
+    else:
+        test = _draw(_read_split(data, identity, data.test_split), data.test_size, data.seed)
+    if missing := [i for i in range(len(test)) if test.gold[i] == NO_GOLD or test.texts[i] is None]:
+        raise UserError(
+            f"{data.path}: {len(missing)} rows of '{data.test_split}' lack a text or a gold label (the first: "
+            f"{test.texts[missing[0]]!r:.60}); every test row needs both"
+        )
+    return _draw(pool, data.pool_size, data.seed), test
+
+
+def _draw(rows: Rows, size: int | None, seed: int) -> Rows:
+    if size is None or size >= len(rows):
+        return rows
+    return rows.take(np.sort(hash_order(rows.ids, f"draw:{seed}")[:size]))
 
 
 def _stored(path: Path, label_names: list[str]) -> Rows:
@@ -115,38 +159,34 @@ def _stored(path: Path, label_names: list[str]) -> Rows:
 
 def _hub_sha(data: Data) -> str:
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+    from huggingface_hub.errors import HFValidationError
 
     try:
         return str(HfApi().dataset_info(data.path, revision=data.revision).sha)
     except HFValidationError:
         raise UserError(f"data.path: '{data.path}' is neither a local file or folder nor a Hub id") from None
-    except (HfHubHTTPError, OSError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise UserError(f"data.path: '{data.path}' is not a local path, and the Hub says: {reason}") from None
+    except Exception as error:  # the Hub's own errors, and all that a network can do
+        raise UserError(
+            f"data.path: '{data.path}' is not a local path, and the Hub says: {first_line(error)}"
+        ) from None
 
 
-def _read_split(data: Data, identity: dict[str, Any], split: str, size: int | None) -> Rows:
+def _read_split(data: Data, identity: dict[str, Any], split: str) -> Rows:
     """One split, streamed: a local folder's cache in `datasets` may return old rows, a stream never does."""
-    from datasets import ClassLabel, DownloadMode, Value, load_dataset
+    from datasets import ClassLabel, Value, load_dataset
 
-    path, options = data.path, {}
+    path = data.path
+    options: dict[str, Any] = {}
     if Path(path).is_file():
         builders = {".csv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
         if Path(path).suffix not in builders:
             raise UserError(f"data.path: {path} is not a folder, .parquet, .csv or .jsonl file")
-        options = {"data_files": {split: path}}
+        options["data_files"] = {split: path}
         path = builders[Path(path).suffix]
+        if path == "csv":
+            options["keep_default_na"] = False  # a tweet may say "null"
     try:
-        stream = load_dataset(
-            path,
-            data.name,
-            split=split,
-            revision=identity.get("sha"),
-            streaming=True,
-            download_mode=DownloadMode.REUSE_DATASET_IF_EXISTS,
-            **options,
-        )
+        stream = load_dataset(path, data.name, split=split, revision=identity.get("sha"), streaming=True, **options)
         if stream.features is None:
             stream = stream._resolve_features()
     except Exception as error:  # datasets raises many kinds; each names what it did not find
@@ -158,7 +198,6 @@ def _read_split(data: Data, identity: dict[str, Any], split: str, size: int | No
     kind, label_kind = columns[data.text_column], columns[data.label_column]
     if not (isinstance(kind, Value) and kind.dtype in ("string", "large_string", "null")):
         raise UserError(f"data.text_column: '{data.text_column}' in {data.path} is {kind}, not text")
-    names = data.label_names or (label_kind.names if isinstance(label_kind, ClassLabel) else None)
     texts: list[str | None] = []
     labels: list[Any] = []
     try:
@@ -170,25 +209,31 @@ def _read_split(data: Data, identity: dict[str, Any], split: str, size: int | No
         raise UserError(f"data: split '{split}' of {data.path} is damaged or has no rows ({reason})") from None
     if not texts:
         raise UserError(f"data: split '{split}' of {data.path} has no rows")
-    if names is None:
-        found = sorted({str(label) for label in labels if label is not None})[:20]
-        raise UserError(
-            f"data.label_names: '{data.label_column}' in {data.path} is not a ClassLabel; name the classes, "
-            f"for example {found}"
-        )
+    if isinstance(label_kind, ClassLabel):
+        labels = [None if label is None or label == -1 else label_kind.names[label] for label in labels]
+    names = data.label_names or (
+        label_kind.names if isinstance(label_kind, ClassLabel) else _ask_for_names(data, labels)
+    )
     gold = np.array([_class_index(label, names, data, row) for row, label in enumerate(labels)], dtype=np.int64)
-    rows = Rows(row_ids(split, texts), texts, gold, list(names))
-    if size is not None and size < len(rows):
-        rows = rows.take(np.sort(hash_order(rows.ids, f"draw:{data.seed}")[:size]))
-    return rows
+    return Rows(row_ids(split, texts), texts, gold, list(names))
+
+
+def _ask_for_names(data: Data, labels: list[Any]) -> NoReturn:
+    found = sorted({str(label) for label in labels if label is not None})[:20]
+    raise UserError(
+        f"data.label_names: '{data.label_column}' in {data.path} is not a ClassLabel; name the classes, "
+        f"for example {found}"
+    )
 
 
 def _class_index(label: Any, names: list[str], data: Data, row: int) -> int:
-    if label is None or label == -1:  # ClassLabel's own sign for "no label"
+    """The class by its name; integers that are no names are indices."""
+    if label is None or label == "":
         return NO_GOLD
     if str(label) in names:
         return names.index(str(label))
-    if isinstance(label, int) and not isinstance(label, bool) and 0 <= label < len(names):
+    numbered = any(name.lstrip("-").isdigit() for name in names)  # then an integer can only be a name
+    if isinstance(label, int) and not isinstance(label, bool) and 0 <= label < len(names) and not numbered:
         return label
     raise UserError(
         f"{data.path}: row {row} has the label {label!r}, which is not in the label list ({', '.join(names)}); "

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .arms import Pool
 from .data import hash_order
 from .recipe import Recipe, UserError
 
@@ -48,22 +47,30 @@ def all_runs(recipe: Recipe) -> list[Run]:
     return [Run(arm, size, seed) for size in grid.sizes for seed in grid.seeds for arm in grid.arms]
 
 
-def subset(pool: Pool, size: int, subset_seed: int) -> np.ndarray:
-    """Indices of a run's rows: the first `size` of the seed's one permutation, hence nested, and the same in all arms.
+def permutation(ids: list[str], subset_seed: int) -> np.ndarray:
+    """The order in which a subset seed takes the pool's rows: a run trains on the first `size`, in every arm.
+
+    Subsets of one seed are nested.
 
     Returns:
-        `np.ndarray` of shape `(size,)`
+        `np.ndarray` of shape `(len(ids),)`: indices into `ids`.
     """
-    return hash_order(pool.ids, f"subset:{subset_seed}")[:size]
+    return hash_order(ids, f"subset:{subset_seed}")
 
 
-def check_sizes(recipe: Recipe, pool: Pool) -> list[str]:
+def check_sizes(recipe: Recipe, available: int) -> list[str]:
     """What is doubtful about the sizes, as sentences for the user and the report.
 
+    Args:
+        recipe (`Recipe`):
+            The recipe.
+        available (`int`):
+            The usable rows of the pool, or as many as there can be at most before they are annotated.
+
     Raises:
-        UserError: a size is larger than the pool of usable rows.
+        UserError: a size is larger than that.
     """
-    top, available = recipe.grid.sizes[-1], len(pool.ids)
+    top = recipe.grid.sizes[-1]
     if top > available:
         raise UserError(
             f"grid.sizes: {top} asked for, but only {available} rows of the pool have a gold label and an annotation; "

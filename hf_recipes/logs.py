@@ -30,7 +30,7 @@ def set_up(be_verbose: bool = False) -> None:
 
 @contextmanager
 def hush() -> Iterator[None]:
-    """Hides what native code and libraries print while the block runs; shows it all if the block fails in debug mode.
+    """Hides what native code and libraries print while the block runs, unless all is to be shown.
 
     Works on the file descriptors, as C++ code does not go through `sys.stderr`.
     """

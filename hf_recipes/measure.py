@@ -7,11 +7,10 @@ import numpy as np
 import pyarrow.parquet as pq
 from scipy import stats
 
-from .annotate import load_annotations
-from .data import Rows, load_rows
+from .data import Rows
 from .grid import all_runs
 from .recipe import UserError
-from .study import Study, hash_files, make_key, read_json, write_json
+from .study import Study, hash_files, hash_ids, make_key, read_json, write_json
 from .train import Work
 
 LEVEL = 0.95
@@ -52,38 +51,47 @@ def measure(study: Study) -> dict[str, Any]:
             f"{study.root}: {len(missing)} of {len(runs)} runs are not trained (the first: {missing[0]}); "
             "run hf-recipes train first"
         )
-    pool, test = load_rows(study)
-    annotations = load_annotations(study, pool)
-    key = make_key(
-        study=study.recipe.name,
-        runs={str(run): work.key(run) for run in runs},
-        annotations=annotations.key,
-        calibration=study.recipe.annotate.calibration,
-        metrics=[hash_files(metrics_folder() / name, ("*.py",)) for name in ("seed_scores", "seed_instability")],
-        code=hash_files(Path(__file__)),
-    )
-    results = read_json(study.results_file)
-    if results and results["key"] == key:
-        return results
-    arms = _measure_arms(study, test)
-    results = {
-        "key": key,
-        "study": study.recipe.name,
-        "label_names": test.label_names,
-        "seeds": study.recipe.grid.seeds,
-        "R": len(study.recipe.grid.seeds),
-        "n": len(test),
-        "confidence_level": LEVEL,
-        "annotator": _measure_annotator(study, work, annotations.status, annotations.truncated),
-        "arms": [{k: v for k, v in arm.items() if k not in _ITEMS} for arm in arms],
-        "comparisons": list(_compare(arms)),
-        "notes": work.notes + _notes(pool, test),
-    }
-    results = _without_nan(results)
     with study.lock():
+        results = read_json(study.results_file)
+        if results and results["key"] == _results_key(study, work):
+            return results
+        arms = _measure_arms(study, work.test)
+        results = {
+            "key": _results_key(study, work),
+            "study": study.recipe.name,
+            "label_names": work.test.label_names,
+            "seeds": study.recipe.grid.seeds,
+            "R": len(study.recipe.grid.seeds),
+            "n": len(work.test),
+            "confidence_level": LEVEL,
+            "annotator": _measure_annotator(study, work),
+            "arms": [{k: v for k, v in arm.items() if k not in _ITEMS} for arm in arms],
+            "comparisons": list(_compare(arms)),
+            "notes": _notes(work),
+        }
         study.report.mkdir(parents=True, exist_ok=True)
-        write_json(study.results_file, results)
-    return results
+        write_json(study.results_file, _without_nan(results))
+    return read_json(study.results_file)
+
+
+def is_measured(study: Study) -> bool:
+    """Whether the results of a trained study are there and up to date."""
+    results = read_json(study.results_file)
+    return results is not None and results["key"] == _results_key(study, Work(study))
+
+
+def _results_key(study: Study, work: Work) -> str:
+    pool = zip(work.pool.ids, work.pool.gold, work.pool.llm, strict=True)
+    return make_key(
+        study=study.recipe.name,
+        runs={str(run): work.key(run) for run in all_runs(study.recipe)},
+        pool=hash_ids(f"{i} {gold} {llm}" for i, gold, llm in pool),
+        annotations=work.annotations.key,
+        calibration=study.recipe.annotate.calibration,
+        status=work.annotations.status,
+        notes=_notes(work),
+        code=[hash_files(metrics_folder(), ("*.py",)), hash_files(Path(__file__))],
+    )
 
 
 _ITEMS = ("accuracy_influence", "macro_f1_influence", "item_disagreement")
@@ -96,6 +104,7 @@ def _measure_arms(study: Study, test: Rows) -> list[dict[str, Any]]:
     scores = evaluate.load(str(metrics_folder() / "seed_scores"), keep_in_memory=True)
     instability = evaluate.load(str(metrics_folder() / "seed_instability"), keep_in_memory=True)
     names, grid = test.label_names, study.recipe.grid
+    demonstrations = study.recipe.annotate.prompt.shots_per_class * len(names)
     measured = []
     for size in grid.sizes:
         for arm in grid.arms:
@@ -109,7 +118,8 @@ def _measure_arms(study: Study, test: Rows) -> list[dict[str, Any]]:
                 {
                     "arm": arm,
                     "size": size,
-                    "gold_labels": [record["gold_labels"] for record in records],
+                    "gold_train_labels": [record["gold_train_labels"] for record in records],
+                    "gold_prompt_labels": 0 if arm == "gold" else demonstrations,
                     "train_label_accuracy": [record["train_label_accuracy"] for record in records],
                     **scores.compute(
                         predictions=predictions, references=test.gold, num_classes=len(names), return_items=True
@@ -129,11 +139,11 @@ def _read_predictions(folder: Path, test: Rows) -> np.ndarray:
     return np.array(table["probs"].to_pylist()).argmax(axis=1)
 
 
-def _measure_annotator(study: Study, work: Work, status: list[str], truncated: np.ndarray) -> dict[str, Any]:
+def _measure_annotator(study: Study, work: Work) -> dict[str, Any]:
     """The LLM against gold on the pool, and whether its entropy points at its errors."""
     from sklearn.metrics import f1_score, recall_score, roc_auc_score
 
-    pool = work.pool
+    pool, status = work.pool, work.annotations.status
     wrong = pool.llm != pool.gold
     right = stats.binomtest(int((~wrong).sum()), len(wrong))
     interval = right.proportion_ci(LEVEL, method="wilson")
@@ -156,7 +166,7 @@ def _measure_annotator(study: Study, work: Work, status: list[str], truncated: n
         "entropy_auroc": float(roc_auc_score(wrong, pool.entropy)) if 0 < wrong.sum() < len(wrong) else None,
         "covered": float(pool.covered.mean()),
         "status": {name: status.count(name) for name in sorted(set(status))},
-        "truncated": int(truncated.sum()),
+        "truncated": int(work.annotations.truncated.sum()),
     }
 
 
@@ -223,8 +233,11 @@ def _without_nan(value: Any) -> Any:
     return None if isinstance(value, float) and np.isnan(value) else value
 
 
-def _notes(pool: Rows, test: Rows) -> list[str]:
-    shared = len(set(pool.texts) & set(test.texts))
+def _notes(work: Work) -> list[str]:
+    shared = len(set(work.pool.texts) & set(work.test.texts))
     if not shared:
-        return []
-    return [f"{shared} texts stand both in the training pool and in the test split: scores may be too good."]
+        return work.notes
+    return [
+        *work.notes,
+        f"{shared} texts stand both in the training pool and in the test split: scores may be too good.",
+    ]

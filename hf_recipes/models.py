@@ -2,11 +2,13 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from .recipe import UserError
-from .study import hash_files
+from .recipe import UserError, first_line
+from .study import Study, hash_files, read_json, write_json
 
-FILES = ("*.safetensors", "*.safetensors.index.json", "*.json", "*.txt", "*.model", "*.jinja")
+WEIGHTS = ("*.safetensors",)
+SETTINGS = ("*.json", "*.txt", "*.model", "*.jinja")
 
 
 @dataclass(frozen=True)
@@ -18,35 +20,55 @@ class Model:
     identity: str
 
 
-def resolve_model(key: str, name: str, revision: str | None) -> Model:
-    """Finds a model, downloading it if it is on the Hub and not in the cache.
+def resolve_model(study: Study, key: str, weights: bool = True) -> Model:
+    """Finds a model of the recipe, downloading what is on the Hub and not in the cache.
+
+    A branch or tag on the Hub is resolved once in a study; the sha is kept in `revisions.json` and used from then on.
 
     Args:
+        study (`Study`):
+            The study.
         key (`str`):
-            The recipe key that names it, for messages.
-        name (`str`):
-            A local folder, or a Hub id.
-        revision (`str`, *optional*):
-            A branch, tag or sha on the Hub.
+            The recipe key that names it: `annotate.model` or `train.encoder`.
+        weights (`bool`, *optional*, defaults to `True`):
+            Whether the weights are wanted, or only tokenizer and configuration.
 
     Raises:
         UserError: no such model, or one without safetensors.
     """
+    section, field = key.split(".")
+    settings = getattr(study.recipe, section)
+    name, revision = getattr(settings, field), settings.revision
     folder = Path(name)
     if folder.is_dir():
-        identity = f"sha256:{hash_files(folder, FILES)}"
+        identity = f"sha256:{hash_files(folder, WEIGHTS + SETTINGS)}"
     else:
         from huggingface_hub import snapshot_download
-        from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
+        asked = f"{name}@{revision or 'main'}"
+        pinned = read_json(study.revisions_file) or {}
+        patterns = [*SETTINGS, *(WEIGHTS if weights else ())]
         try:
-            folder = Path(snapshot_download(name, revision=revision, allow_patterns=list(FILES)))
-        except (HFValidationError, LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
-            reason = str(error).strip().splitlines()[0]
-            raise UserError(
-                f"{key}: '{name}' is no local folder, and the Hub does not have it for us: {reason}"
-            ) from None
+            folder = Path(snapshot_download(name, revision=pinned.get(asked, revision), allow_patterns=patterns))
+        except Exception as error:  # a name that is no Hub id, the Hub's own errors, and all that a network can do
+            raise UserError(f"{key}: '{name}' is no local folder, and the Hub says: {first_line(error)}") from None
         identity = folder.name
-    if not any(folder.glob("*.safetensors")):
+        if asked not in pinned and study.recipe_file.exists():
+            write_json(study.revisions_file, {**pinned, asked: identity})
+    if (weights or Path(name).is_dir()) and not any(folder.glob("*.safetensors")):
         raise UserError(f"{key}: {name} has no .safetensors file; other formats are not loaded")
     return Model(name, folder, identity)
+
+
+def load_tokenizer(key: str, model: Model) -> Any:
+    """The model's tokenizer.
+
+    Raises:
+        UserError: it has none that loads.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(model.folder)
+    except Exception as error:  # transformers raises many kinds
+        raise UserError(f"{key}: no tokenizer of {model.name} loads ({first_line(error)})") from None

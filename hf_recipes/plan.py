@@ -3,14 +3,13 @@
 from pathlib import Path
 from typing import Any
 
-from .annotate import load_annotations, rows_left
-from .arms import build_pool
-from .data import load_rows
+from .annotate import rows_left
+from .data import load_rows, usable_at_most
 from .grid import Run, all_runs, check_sizes
-from .models import resolve_model
-from .recipe import UserError
+from .measure import is_measured
 from .study import Study, read_json
-from .train import read_accelerate_config, runs_left
+from .train import check_training, runs_left
+from .variants import is_written
 
 # Rates of the demo's models on two cores without a GPU; a study's own replace them as soon as it has any.
 TEXTS_ANNOTATED_PER_SECOND = 15.0
@@ -19,7 +18,7 @@ TEXTS_TESTED_PER_SECOND = 500.0
 START_SECONDS = {"annotate": 30, "train": 20, "report": 20}
 
 
-def make_plan(study: Study) -> list[dict[str, Any]]:
+def make_plan(study: Study) -> tuple[list[dict[str, Any]], list[str]]:
     """The steps with what is left of them.
 
     Args:
@@ -27,32 +26,26 @@ def make_plan(study: Study) -> list[dict[str, Any]]:
             The study; its folder need not exist.
 
     Returns:
-        `list[dict]`, a step each: `step`, `done`, `total`, `unit`, `seconds` (an estimate for what is left), and
-        `measured` (whether the estimate rests on this study's own rates).
+        `tuple[list[dict], list[str]]`: the steps, and doubts about the sizes in words. A step has `step`, `done`,
+        `total`, `unit`, `seconds` (an estimate for what is left), and `measured` (whether that rests on this study's
+        own rates).
 
     Raises:
         UserError: whatever is wrong with the recipe or its data, before anything has run.
     """
     recipe = study.recipe
-    if study.recipe_file.exists():
-        study.open()  # is it this recipe's? what exists is not written
     pool, test = load_rows(study, keep=False)
-    resolve_model("annotate.model", recipe.annotate.model, recipe.annotate.revision)
-    resolve_model("train.encoder", recipe.train.encoder, recipe.train.revision)
-    read_accelerate_config(recipe)
+    check_training(study, weights=False)
+    notes = check_sizes(recipe, usable_at_most(recipe, pool))
     texts = rows_left(study, pool)
     runs = all_runs(recipe)
-    try:
-        annotations = load_annotations(study, pool)
-    except UserError:
-        todo = runs
-    else:
-        check_sizes(recipe, build_pool(pool, annotations, recipe.annotate.calibration))
-        todo = runs_left(study)
-    reported = not texts and not todo and (study.report / "report.html").exists()
+    todo, variants, reported = runs, False, False
+    if not texts:
+        todo, variants = runs_left(study), is_written(study)
+        reported = not todo and is_measured(study) and (study.report / "report.html").exists()
     text_rate, text_measured = _annotation_rate(study)
     run_seconds, run_measured = _run_seconds(study, todo, len(test))
-    return [
+    steps = [
         {
             **{"step": "annotate", "done": len(pool) - texts, "total": len(pool), "unit": "texts"},
             **{"seconds": texts / text_rate + START_SECONDS["annotate"] if texts else 0, "measured": text_measured},
@@ -60,7 +53,7 @@ def make_plan(study: Study) -> list[dict[str, Any]]:
         {
             **{
                 "step": "variants",
-                "done": len(recipe.grid.arms) * study.dataset.exists(),
+                "done": len(recipe.grid.arms) * variants,
                 "total": len(recipe.grid.arms),
             },
             **{"unit": "configs", "seconds": 0, "measured": True},
@@ -74,6 +67,7 @@ def make_plan(study: Study) -> list[dict[str, Any]]:
             **{"seconds": 0 if reported else START_SECONDS["report"], "measured": False},
         },
     ]
+    return steps, notes
 
 
 def _annotation_rate(study: Study) -> tuple[float, bool]:
@@ -98,7 +92,7 @@ def print_plan(study: Study) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    steps = make_plan(study)
+    steps, notes = make_plan(study)
     recipe = study.recipe
     table = Table(title=f"{recipe.name} in {study.root}")
     for column in ("step", "done", "left", "about"):
@@ -114,4 +108,6 @@ def print_plan(study: Study) -> None:
         f"{len(grid.arms)} arms ({', '.join(grid.arms)}) x sizes {grid.sizes} x seeds {grid.seeds}; "
         f"{recipe.annotate.model} labels, {recipe.train.encoder} learns."
     )
+    for note in notes:
+        console.print(note)
     console.print("Times with ? are guesses from the demo's models on two cores, not measured in this study.")

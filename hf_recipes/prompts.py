@@ -4,11 +4,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from jinja2 import TemplateError
+from jinja2 import StrictUndefined
 from jinja2.sandbox import SandboxedEnvironment
 
 from .data import NO_GOLD, Rows, hash_order
-from .recipe import Prompt, UserError
+from .recipe import Prompt, UserError, first_line
 
 _TEXT = "\x00text\x00"  # stands for the text while the frame is rendered; no text can hold it once on one line
 
@@ -65,20 +65,19 @@ class Frame:
             `tuple[list[int], bool]`: token ids, and whether the text was cut.
         """
         text = one_line(text)
-        ids = tokenizer(self.head + text + self.tail)["input_ids"]
+        ids = _tokenize(tokenizer, self.head + text + self.tail)
         if len(ids) <= max_tokens:
             return ids, False
-        ends = [
-            end for _, end in tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
-        ]
+        if (bare := len(_tokenize(tokenizer, self.head + self.tail))) > max_tokens:
+            raise UserError(
+                f"annotate.max_model_len: the prompt without any text takes {bare} tokens, one more is for the answer; "
+                "raise it or use fewer shots_per_class"
+            )
+        plain = tokenizer(text, add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True)
+        ends = [end for _, end in plain["offset_mapping"]]
         keep = len(ends) - (len(ids) - max_tokens)
         while len(ids) > max_tokens:  # tokens may merge differently at the cut: a second round is rare
-            if keep < 1:
-                raise UserError(
-                    f"annotate.max_model_len: the prompt without any text takes {len(ids)} tokens of "
-                    f"{max_tokens}; raise it or use fewer shots_per_class"
-                )
-            ids = tokenizer(self.head + text[: ends[keep - 1]] + self.tail)["input_ids"]
+            ids = _tokenize(tokenizer, self.head + (text[: ends[keep - 1]] if keep > 0 else "") + self.tail)
             keep -= 1
         return ids, True
 
@@ -107,18 +106,17 @@ def build_frame(prompt: Prompt, demonstrations: Rows, tokenizer: Any) -> Frame:
         if gold != NO_GOLD
     ]
     try:
-        template = SandboxedEnvironment(keep_trailing_newline=True).from_string(prompt.template)
+        template = SandboxedEnvironment(undefined=StrictUndefined).from_string(prompt.template.rstrip())
         rendered = template.render(instruction=prompt.instruction, labels=names, demonstrations=shown, text=_TEXT)
-    except TemplateError as error:
-        raise UserError(f"annotate.prompt.template: {error}") from None
+    except Exception as error:  # a template is a program and can fail in any way
+        raise UserError(f"annotate.prompt.template: {first_line(error)}") from None
     if rendered.count(_TEXT) != 1:
         raise UserError("annotate.prompt.template: it must hold {{ text }} once, after the demonstrations")
     head, tail = rendered.split(_TEXT)
-    blank = "" if rendered[-1:].isspace() else " "
-    before = tokenizer(tail, add_special_tokens=False)["input_ids"]
+    before = _tokenize(tokenizer, tail, add_special_tokens=False)
     label_ids = []
     for name in names:
-        tokens = tokenizer(tail + blank + name, add_special_tokens=False)["input_ids"]
+        tokens = _tokenize(tokenizer, f"{tail} {name}", add_special_tokens=False)
         if len(tokens) != len(before) + 1 or tokens[:-1] != before:
             raise UserError(
                 f"data.label_names: '{name}' is not a single token after the prompt's last line for this model; "
@@ -128,3 +126,8 @@ def build_frame(prompt: Prompt, demonstrations: Rows, tokenizer: Any) -> Frame:
     if len(set(label_ids)) < len(label_ids):
         raise UserError(f"data.label_names: two of {', '.join(names)} are the same token for this model")
     return Frame(head, tail, label_ids)
+
+
+def _tokenize(tokenizer: Any, text: str, add_special_tokens: bool = True) -> list[int]:
+    """Token ids of plain text: what looks like a control token (`<|im_end|>` in a tweet) stays text."""
+    return tokenizer(text, add_special_tokens=add_special_tokens, split_special_tokens=True)["input_ids"]

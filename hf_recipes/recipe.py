@@ -19,6 +19,12 @@ class UserError(ValueError):
     """Something only the user can mend. Its one line names the key, file or row, and what to do; no traceback."""
 
 
+def first_line(error: BaseException) -> str:
+    """What an error of another library says, in a line; its kind if it says nothing."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
 class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -37,12 +43,14 @@ class Data(Section):
         None, description="needed where the label column is not a ClassLabel"
     )
     pool_size: int | None = Field(None, gt=0, description="rows of the training split to use; all by default")
-    test_size: int | None = Field(None, gt=0, description="rows of the test split to use; all by default")
+    test_size: int | None = Field(
+        None, gt=0, description="rows of the test split to use, all by default; needed if there is one split only"
+    )
     seed: int = Field(0, description="draws the pool and the test rows")
 
 
 class Prompt(Section):
-    """How the LLM is asked. `template` is jinja2 over `instruction`, `demonstrations` and, last, `text`."""
+    """How the LLM is asked. `template` is jinja2 over `instruction`, `labels`, `demonstrations` and, last, `text`."""
 
     instruction: str
     template: str = (
@@ -75,7 +83,7 @@ class Grid(Section):
 
     arms: list[ArmName] = Field(list(get_args(ArmName)), min_length=1)
     sizes: Annotated[list[Annotated[int, Field(gt=1)]], Field(min_length=1)]
-    seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=2)]
+    seeds: Annotated[list[Annotated[int, Field(ge=0, lt=2**32)]], Field(min_length=2)]
     replace_share: float = Field(0.25, gt=0, lt=1, description="share of labels that the replacing arms take from gold")
 
     @field_validator("arms", "sizes", "seeds")
@@ -95,6 +103,8 @@ class Grid(Section):
         for arm in ("gold", "llm"):
             if arm not in self.arms:
                 raise ValueError(f"arms must name '{arm}': every other arm is compared with gold and llm")
+        if ("llm-entropy-replace" in self.arms) != ("llm-random-replace" in self.arms):
+            raise ValueError("arms must name llm-entropy-replace and llm-random-replace, its control, or neither")
         return self
 
 

@@ -1,6 +1,8 @@
 """The report: what was found in words, then figures, limits and tables. Everything in it is from results.json."""
 
 import base64
+import html
+import re
 from pathlib import Path
 from typing import Any
 
@@ -38,12 +40,14 @@ def write_report(study: Study, results: dict[str, Any]) -> None:
     with study.lock():
         _draw(results, study.report)
         context = {"results": results, "recipe": study.recipe, "figures": FIGURES, "key": key, **describe(results)}
-        html = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True, lstrip_blocks=True)
-        html.filters |= {"number": number, "interval": interval, "cell": cell}
-        markdown = html.overlay(autoescape=False)  # `cell` escapes what comes from the data
+        page_style = Environment(
+            loader=FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True, lstrip_blocks=True
+        )
+        page_style.filters |= {"number": number, "interval": interval, "cell": cell, "gold_labels": gold_labels}
+        markdown = page_style.overlay(autoescape=False)  # `cell` escapes what comes from the data
         images = {name: base64.b64encode((study.report / f"{name}.png").read_bytes()).decode() for name in FIGURES}
         write_text(study.report / "report.md", markdown.get_template("report.md").render(context))
-        write_text(page, html.get_template("report.html").render(context, images=images))
+        write_text(page, page_style.get_template("report.html").render(context, images=images))
 
 
 def number(value: float | None) -> str:
@@ -58,8 +62,13 @@ def interval(bounds: list[float] | None) -> str:
 
 
 def cell(text: str) -> str:
-    """Text made safe for a Markdown table."""
-    return str(text).replace("|", "\\|").replace("<", "&lt;").replace("\n", " ")
+    """Text made safe for Markdown, tables included: no markup, no link, no image."""
+    return re.sub(r"([\\`*_\[\]!|~#])", r"\\\1", html.escape(" ".join(str(text).split()), quote=False))
+
+
+def gold_labels(arm: dict[str, Any]) -> int:
+    """All gold labels that a run of the arm consumed: training labels and demonstrations."""
+    return int(arm["gold_train_labels"][0] + arm["gold_prompt_labels"])
 
 
 def describe(results: dict[str, Any]) -> dict[str, Any]:
@@ -70,7 +79,7 @@ def describe(results: dict[str, Any]) -> dict[str, Any]:
             What `measure` returned.
 
     Returns:
-        `dict` with `findings` and `limits`, two lists of `str`.
+        `dict` with `findings`, a list of pairs of title and text, and `limits`, a list of `str`.
     """
     arms = {(arm["arm"], arm["size"]): arm for arm in results["arms"]}
     differences = {(c["arm"], c["against"], c["figure"], c["size"]): c for c in results["comparisons"]}
@@ -79,40 +88,55 @@ def describe(results: dict[str, Any]) -> dict[str, Any]:
     gold, llm, annotator = arms["gold", top], arms["llm", top], results["annotator"]
     cost = differences["llm", "gold", "macro_f1", top]
     churn = differences["llm", "gold", "pairwise_disagreement", top]
-    findings = [
-        f"**The labels.** {annotator['model']} gives {annotator['n']:,} training texts the gold label in "
+    ranks = annotator["entropy_auroc"]
+    failures = [
+        f"{arms[name, size]['failed_runs']} of {runs} with {name}"
+        for name, size in arms
+        if size == top and arms[name, size]["failed_runs"]
+    ]
+    labels = (
+        f"{annotator['model']} gives {annotator['n']:,} training texts the gold label in "
         f"{number(annotator['accuracy'])} of the cases {interval(annotator['accuracy_interval'])}, macro-F1 "
         f"{number(annotator['macro_f1'])}."
-        + (
-            f" Its entropy ranks a wrong label above a right one with probability {number(annotator['entropy_auroc'])} "
-            "(.5 is chance)."
-            if annotator["entropy_auroc"] is not None
-            else ""
+    )
+    if ranks is not None:
+        labels += f" Its entropy ranks a wrong label above a right one with probability {number(ranks)} (.5 is chance)."
+    disagreement = {
+        name: f"{number(arms[name, top]['pairwise_disagreement'])} "
+        f"{interval(arms[name, top]['pairwise_disagreement_interval'])}"
+        for name in ("llm", "gold")
+    }
+    findings = [
+        ("The labels.", labels),
+        (
+            "What they cost.",
+            f"With {top:,} training texts, classifiers reach macro-F1 {number(llm['macro_f1_mean'])} "
+            f"{interval(llm['macro_f1_mean_interval'])} on LLM labels and {number(gold['macro_f1_mean'])} "
+            f"{interval(gold['macro_f1_mean_interval'])} on gold labels: a difference of {_signed(cost)}, "
+            f"{_judge(cost)}.",
         ),
-        f"**What they cost.** With {top:,} training texts, classifiers reach macro-F1 {number(llm['macro_f1_mean'])} "
-        f"{interval(llm['macro_f1_mean_interval'])} on LLM labels and {number(gold['macro_f1_mean'])} "
-        f"{interval(gold['macro_f1_mean_interval'])} on gold labels: " + _cost(cost),
-        f"**Stability.** Two runs that differ in their seeds disagree on {number(llm['pairwise_disagreement'])} "
-        f"{interval(llm['pairwise_disagreement_interval'])} of the test texts with LLM labels and on "
-        f"{number(gold['pairwise_disagreement'])} {interval(gold['pairwise_disagreement_interval'])} with gold labels: "
-        + _stability(churn),
+        (
+            "Stability.",
+            f"Two runs that differ in their seeds disagree on {disagreement['llm']} of the test texts with LLM labels "
+            f"and on {disagreement['gold']} with gold labels: a difference of {_signed(churn)}, {_judge(churn)}"
+            f"{_stability(churn, llm['failed_runs'] + gold['failed_runs'])}.",
+        ),
     ]
-    if failed := {name: arms[name, top]["failed_runs"] for name, size in arms if size == top}:
-        failures = [f"{count} of {runs} with {name}" for name, count in failed.items() if count]
-        if failures:
-            findings.append(
-                f"**Failed runs.** No better than always giving the commonest class (accuracy "
-                f"{number(gold['majority_accuracy'])}): {', '.join(failures)}. Agreement among such runs is no "
-                "stability."
-            )
-    if (pair := ("llm-entropy-replace", "llm-random-replace", "macro_f1", top)) in differences:
-        share = round(sum(arms["llm-entropy-replace", top]["gold_labels"]) / runs)
-        findings.append(
-            f"**The mitigation.** Gold labels for the {share} most uncertain of {top:,} texts change macro-F1 by "
-            f"{_signed(differences['llm-entropy-replace', 'llm', 'macro_f1', top])} against LLM labels alone; as many "
-            f"at random by {_signed(differences['llm-random-replace', 'llm', 'macro_f1', top])}. Choosing by entropy "
-            f"rather than at random: {_signed(differences[pair])}, {_judge(differences[pair])}."
+    if failures:
+        text = (
+            f"No better than always giving the commonest class (accuracy {number(gold['majority_accuracy'])}): "
+            f"{', '.join(failures)}. Agreement among such runs is no stability."
         )
+        findings.append(("Failed runs.", text))
+    if (pair := ("llm-entropy-replace", "llm-random-replace", "macro_f1", top)) in differences:
+        replaced = arms["llm-entropy-replace", top]["gold_train_labels"][0]
+        text = (
+            f"Gold labels for the {replaced} most uncertain of {top:,} texts change macro-F1 by "
+            f"{_signed(differences['llm-entropy-replace', 'llm', 'macro_f1', top])} against LLM labels alone; as "
+            f"many at random by {_signed(differences['llm-random-replace', 'llm', 'macro_f1', top])}. Choosing by "
+            f"entropy rather than at random: {_signed(differences[pair])}, {_judge(differences[pair])}."
+        )
+        findings.append(("The mitigation.", text))
     spread = llm["macro_f1_sd_interval"]
     limits = [
         f"R = {runs} runs an arm. The interval of a standard deviation over {runs} runs spans a factor of "
@@ -148,14 +172,10 @@ def _judge(comparison: dict[str, Any]) -> str:
     return f"a difference that R = {comparison['R']} and n = {comparison['n']:,} suffice to see"
 
 
-def _cost(comparison: dict[str, Any]) -> str:
-    return f"a difference of {_signed(comparison)}, {_judge(comparison)}."
-
-
-def _stability(comparison: dict[str, Any]) -> str:
+def _stability(comparison: dict[str, Any], failed_runs: int) -> str:
+    """What a difference in disagreement means; nothing where it is not seen, or where runs failed."""
     word = {"higher": "less stable", "lower": "more stable"}.get(comparison["verdict"])
-    end = f", so training on LLM labels was {word} here." if word else "."
-    return f"a difference of {_signed(comparison)}, {_judge(comparison)}{end}"
+    return f", so training on LLM labels was {word} here" if word and not failed_runs else ""
 
 
 def _draw(results: dict[str, Any], folder: Path) -> None:
@@ -164,7 +184,7 @@ def _draw(results: dict[str, Any], folder: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    plt.rcParams.update({"font.size": 10, "axes.spines.top": False, "axes.spines.right": False, "svg.hashsalt": "0"})
+    plt.rcParams.update({"font.size": 10, "axes.spines.top": False, "axes.spines.right": False})
     sizes = sorted({arm["size"] for arm in results["arms"]})
     top = [arm for arm in results["arms"] if arm["size"] == sizes[-1]]
     places = range(len(top))[::-1]
@@ -235,14 +255,14 @@ def print_summary(study: Study, results: dict[str, Any]) -> None:
         table.add_row(
             arm["arm"],
             f"{arm['size']:,}",
-            f"{sum(arm['gold_labels']) / arm['R']:,.0f}",
+            f"{gold_labels(arm):,}",
             f"{number(arm['macro_f1_mean'])} {interval(arm['macro_f1_mean_interval'])}",
             f"{number(arm['accuracy_mean'])} {interval(arm['accuracy_mean_interval'])}",
             f"{number(arm['pairwise_disagreement'])} {interval(arm['pairwise_disagreement_interval'])}",
         )
     console = Console(width=None if Console().is_terminal else 120, markup=False, highlight=False)
     console.print(table)
-    for finding in describe(results)["findings"]:
-        console.print(finding.replace("**", ""))
+    for title, text in describe(results)["findings"]:
+        console.print(f"{title} {text}")
     console.print(f"\nReport: {study.report / 'report.html'}", soft_wrap=True)
     console.print(f"Dataset with a config per arm: {study.dataset}", soft_wrap=True)

@@ -1,7 +1,9 @@
 """The study folder: the only module that knows its paths, and how anything is written into it.
 
     recipe.yaml                       the recipe with every default filled in
-    rows/                             train.parquet, test.parquet, demonstrations.parquet, manifest.json
+    revisions.json                    the shas that branches and tags on the Hub stood for at first use
+    rows/                             train.parquet, test.parquet, manifest.json
+    annotations/current.json          which of the following the later steps read
     annotations/<key>/                part-*.parquet (append-only), content_free.parquet, manifest.json (last)
     dataset/  dataset.json            what the Hub gets, and the key it was made under
     runs/<arm>/n<size>/<seed>/        predictions.parquet, run.json
@@ -38,18 +40,24 @@ class Study:
     Args:
         recipe (`Recipe`):
             The study's recipe.
+        accept_changes (`bool`, *optional*, defaults to `False`):
+            Take over a folder whose recipe differs. Nothing stale can be read: every result is kept under a key of all
+            that made it, so what the change touches is made again and the rest stays.
     """
 
-    def __init__(self, recipe: Recipe):
+    def __init__(self, recipe: Recipe, accept_changes: bool = False):
         self.recipe = recipe
+        self.accept_changes = accept_changes
         self.root = recipe.folder
         self.recipe_file = self.root / "recipe.yaml"
+        self.revisions_file = self.root / "revisions.json"
         self.rows = self.root / "rows"
         self.annotations_root = self.root / "annotations"
         self.dataset = self.root / "dataset"
         self.dataset_manifest = self.root / "dataset.json"
         self.report = self.root / "report"
         self.results_file = self.report / "results.json"
+        self._lock = FileLock(self.root / ".lock")
 
     def annotations(self, key: str) -> Path:
         return self.annotations_root / key
@@ -57,47 +65,51 @@ class Study:
     def run(self, arm: str, size: int, seed: int) -> Path:
         return self.root / "runs" / arm / f"n{size}" / str(seed)
 
-    def open(self, accept_changes: bool = False) -> None:
-        """Makes the folder, or checks that it belongs to this recipe.
-
-        Args:
-            accept_changes (`bool`, *optional*, defaults to `False`):
-                Take over a folder whose recipe differs. Nothing stale can be read: every result is kept under a key of
-                all that made it, so what the change touches is made again and the rest stays.
+    def check(self) -> bool:
+        """Whether the folder holds this very recipe already.
 
         Raises:
-            UserError: the folder was made by another recipe.
+            UserError: the folder was made by another recipe, or is none of ours.
         """
-        ours = self.recipe.model_dump(mode="json")
-        if self.recipe_file.exists():
-            theirs = yaml.safe_load(self.recipe_file.read_text(encoding="utf-8"))
-            if theirs.get("format") != FORMAT:
-                raise UserError(f"{self.root}: made by another version of hf-recipes; choose another output_dir")
-            changed = sorted(_differences(theirs["recipe"], ours))
-            if not changed:
-                return
-            if not accept_changes:
-                raise UserError(
-                    f"{self.root}: made by another recipe (differs in {', '.join(changed)}); "
-                    "choose another --output_dir=, or pass --accept-changes to redo what the change touches"
-                )
-        self.root.mkdir(parents=True, exist_ok=True)
-        text = yaml.safe_dump({"format": FORMAT, "recipe": ours}, sort_keys=False, allow_unicode=True)
-        write_text(self.recipe_file, text)
+        if not self.recipe_file.exists():
+            if self.root.exists() and any(not entry.name.startswith(".") for entry in self.root.iterdir()):
+                raise UserError(f"{self.root}: holds other files and is no study; choose another --output_dir=")
+            return False
+        theirs = yaml.safe_load(self.recipe_file.read_text(encoding="utf-8"))
+        if theirs.get("format") != FORMAT:
+            raise UserError(f"{self.root}: made by another version of hf-recipes; choose another --output_dir=")
+        changed = sorted(_differences(theirs["recipe"], self._recipe_as_kept()))
+        if changed and not self.accept_changes:
+            raise UserError(
+                f"{self.root}: made by another recipe (differs in {', '.join(changed)}); "
+                "choose another --output_dir=, or pass --accept-changes to redo what the change touches"
+            )
+        return not changed
+
+    def claim(self) -> None:
+        """Writes the recipe into the folder, making it if need be; called once the recipe's data have been read."""
+        with self.lock():
+            if not self.check():
+                content = {"format": FORMAT, "recipe": self._recipe_as_kept()}
+                write_text(self.recipe_file, yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
+
+    def _recipe_as_kept(self) -> dict[str, Any]:
+        """The recipe without what may differ from place to place: where the folder lies, where a server listens."""
+        return self.recipe.model_dump(mode="json", exclude={"output_dir": True, "annotate": {"base_url"}})
 
     @contextmanager
     def lock(self) -> Iterator[None]:
         """One process at a time writes into a study; others wait. A killed process leaves no lock behind."""
-        lock = FileLock(self.root / ".lock")
+        self.root.mkdir(parents=True, exist_ok=True)
         try:
-            lock.acquire(timeout=0)
+            self._lock.acquire(timeout=0)
         except Timeout:
             logger.warning("%s: another hf-recipes process is at work here; waiting for it", self.root)
-            lock.acquire()
+            self._lock.acquire()
         try:
             yield
         finally:
-            lock.release()
+            self._lock.release()
 
 
 def _differences(one: Any, other: Any, prefix: str = "") -> Iterator[str]:
@@ -142,13 +154,13 @@ def versions(*packages: str) -> dict[str, str]:
 
 
 def cpu_threads() -> int:
-    """The threads that torch and vLLM use on the CPU here: `OMP_NUM_THREADS`, else the cores this process may use.
+    """The threads that torch and vLLM use on the CPU here: the cores that this process may use.
 
-    Sums depend on it, so it is part of every key.
+    Sums depend on it, so it is part of the keys of what is computed on a CPU. `LOKY_MAX_CPU_COUNT` lowers it.
     """
     from joblib import cpu_count
 
-    return int(os.environ.get("OMP_NUM_THREADS") or cpu_count())
+    return int(cpu_count())
 
 
 def write_text(path: Path, text: str) -> None:

@@ -2,9 +2,10 @@
 
     accelerate launch --config_file hf_recipes/recipes/accelerate/cpu.yaml -m hf_recipes.train RECIPE [--key=value ...]
 
-`hf-recipes train RECIPE` launches just that. Several processes share the grid, a run each at a time.
+`hf-recipes train RECIPE` launches just that. With several processes each takes its share of the runs.
 """
 
+import logging
 import sys
 import time
 from collections.abc import Iterator
@@ -17,13 +18,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
-from .annotate import load_annotations
+from .annotate import Annotations, load_annotations
 from .arms import Labels, Pool, build_pool, training_labels
 from .data import load_rows
-from .grid import Run, all_runs, check_sizes, subset
-from .models import Model, resolve_model
-from .recipe import Recipe, UserError, load_recipe
+from .grid import Run, all_runs, check_sizes, permutation
+from .models import Model, load_tokenizer, resolve_model
+from .recipe import Recipe, UserError, first_line, load_recipe
 from .study import Study, cpu_threads, hash_ids, make_key, read_json, versions, whole_folder, write_json
+
+logger = logging.getLogger(__name__)
 
 MEGABATCH = 32  # batches among which texts are sorted by length: little padding, and still a random order
 
@@ -36,48 +39,64 @@ class Work:
             An annotated study.
 
     Attributes:
-        pool (`Pool`), test (`Rows`), encoder (`Model`)
+        rows (`Rows`), annotations (`Annotations`): the whole pool, as it was read and annotated.
+        pool (`Pool`): its usable rows.
+        test (`Rows`), encoder (`Model`)
+        notes (`list[str]`): doubts about the sizes.
     """
 
     def __init__(self, study: Study):
         recipe = study.recipe
-        rows, self.test = load_rows(study)
-        self.pool: Pool = build_pool(rows, load_annotations(study, rows), recipe.annotate.calibration)
-        self.notes = check_sizes(recipe, self.pool)
-        self.encoder: Model = resolve_model("train.encoder", recipe.train.encoder, recipe.train.revision)
-        self.accelerate = read_accelerate_config(recipe)
+        self.rows, self.test = load_rows(study)
+        self.annotations: Annotations = load_annotations(study, self.rows)
+        self.pool: Pool = build_pool(self.rows, self.annotations, recipe.annotate.calibration)
+        self.notes = check_sizes(recipe, len(self.pool.ids))
+        self.encoder, self.accelerate = check_training(study)
         self._study = study
-        test_content = "\n".join(f"{i} {g}" for i, g in zip(self.test.ids, self.test.gold, strict=True))
+        self._orders = {seed: permutation(self.pool.ids, seed) for seed in recipe.grid.seeds}
         settings = recipe.train.model_dump(mode="json", exclude={"encoder", "revision", "accelerate_config"})
         self._common = {
             "encoder": self.encoder.identity,
             "train": settings,
-            "test": hash_ids([test_content]),
+            "test": hash_ids(f"{i} {g}" for i, g in zip(self.test.ids, self.test.gold, strict=True)),
             "label_names": self.test.label_names,
             "versions": versions("torch", "transformers", "accelerate"),
-            "cpu": self.accelerate["use_cpu"],
-            "threads": cpu_threads(),
+            "threads": cpu_threads() if self.accelerate["use_cpu"] else None,
             "mixed_precision": self.accelerate["mixed_precision"],
         }
 
-    def rows(self, run: Run) -> np.ndarray:
-        return subset(self.pool, run.size, run.subset_seed)
+    def subset(self, run: Run) -> np.ndarray:
+        """Indices of the run's rows in the pool, of shape `(size,)`, in the order all arms share."""
+        return self._orders[run.subset_seed][: run.size]
 
     def labels(self, run: Run) -> Labels:
-        """The run's training labels, in the order of `rows(run)`."""
+        """The run's training labels, in the order of `subset(run)`."""
         share = self._study.recipe.grid.replace_share
-        return training_labels(run.arm, self.pool, self.rows(run), share, run.subset_seed)
+        return training_labels(run.arm, self.pool, self.subset(run), share, run.subset_seed)
 
     def key(self, run: Run) -> str:
         """The run's key: of the very rows and labels it trains on, and of everything else that changes its outcome."""
         labels = self.labels(run).labels
-        content = "\n".join(f"{self.pool.ids[i]} {label}" for i, label in zip(self.rows(run), labels, strict=True))
-        seeds = {"init": run.init_seed, "order": run.order_seed}
-        return make_key(content=hash_ids([content]), seeds=seeds, **self._common)
+        content = hash_ids(f"{self.pool.ids[i]} {label}" for i, label in zip(self.subset(run), labels, strict=True))
+        return make_key(content=content, seeds={"init": run.init_seed, "order": run.order_seed}, **self._common)
 
     def is_done(self, run: Run) -> bool:
         record = read_json(self._study.run(run.arm, run.size, run.seed) / "run.json")
         return record is not None and record["key"] == self.key(run)
+
+
+def check_training(study: Study, weights: bool = True) -> tuple[Model, dict[str, Any]]:
+    """The encoder and the accelerate configuration, as far as they can be checked without a run.
+
+    Raises:
+        UserError: no such encoder or configuration, one that cannot be used, texts longer than the encoder takes.
+    """
+    train = study.recipe.train
+    encoder = resolve_model(study, "train.encoder", weights)
+    longest = (read_json(encoder.folder / "config.json") or {}).get("max_position_embeddings")
+    if longest is not None and train.max_length > longest:
+        raise UserError(f"train.max_length: {train.max_length} tokens, but {encoder.name} takes {longest} at most")
+    return encoder, read_accelerate_config(study.recipe)
 
 
 def runs_left(study: Study) -> list[Run]:
@@ -94,7 +113,7 @@ def read_accelerate_config(recipe: Recipe) -> dict[str, Any]:
     """The accelerate configuration that the recipe names, with its `path`.
 
     Raises:
-        UserError: there is no such file.
+        UserError: there is no such file, or it is none.
     """
     name = recipe.train.accelerate_config
     folder = Path(__file__).parent / "recipes" / "accelerate"
@@ -102,12 +121,20 @@ def read_accelerate_config(recipe: Recipe) -> dict[str, Any]:
     if not path.is_file():
         known = ", ".join(sorted(p.stem for p in folder.glob("*.yaml")))
         raise UserError(f"train.accelerate_config: '{name}' is neither a file nor one of {known}")
-    return {
-        "use_cpu": False,
-        "mixed_precision": "no",
-        **yaml.safe_load(path.read_text(encoding="utf-8")),
-        "path": str(path),
-    }
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError):
+        content = None
+    if not isinstance(content, dict):
+        raise UserError(
+            f"train.accelerate_config: {path} is no accelerate configuration; make one with accelerate config"
+        )
+    config = {"use_cpu": False, "mixed_precision": "no", **content, "path": str(path)}
+    if config["mixed_precision"] not in ("no", "bf16"):
+        raise UserError(
+            f"train.accelerate_config: {path}: mixed_precision must be 'no' or bf16 (fp16 wants loss scaling)"
+        )
+    return config
 
 
 def train(study: Study) -> None:
@@ -132,8 +159,9 @@ def train(study: Study) -> None:
 
 
 def _train(study: Study, accelerator: Any) -> None:
+    import torch
+    from accelerate.utils import broadcast_object_list
     from tqdm import tqdm
-    from transformers import AutoTokenizer
 
     work = Work(study)
     wanted = (work.accelerate["use_cpu"], work.accelerate["mixed_precision"])
@@ -142,7 +170,10 @@ def _train(study: Study, accelerator: Any) -> None:
             f"train.accelerate_config: accelerate runs on {accelerator.device} with mixed precision "
             f"{accelerator.mixed_precision}, unlike {work.accelerate['path']}; launch with that file, or name another"
         )
-    tokenizer = AutoTokenizer.from_pretrained(work.encoder.folder)
+    if accelerator.is_main_process:
+        for note in work.notes:
+            logger.warning(note)
+    tokenizer = load_tokenizer("train.encoder", work.encoder)
     limit = study.recipe.train.max_length
 
     def tokenize(texts: list[str]) -> list[list[int]]:
@@ -150,28 +181,32 @@ def _train(study: Study, accelerator: Any) -> None:
 
     runs = all_runs(study.recipe)
     todo = [run for run in runs if not work.is_done(run)]
-    needed = np.unique(np.concatenate([work.rows(run) for run in todo] or [np.array([], np.int64)]))
+    todo = broadcast_object_list([todo])[0]  # the main process's: others may look when a run more is done
+    mine = todo[accelerator.process_index :: accelerator.num_processes]
+    needed = np.unique(np.concatenate([work.subset(run) for run in mine] or [np.array([], np.int64)]))
     encoded = dict(zip(needed.tolist(), tokenize([work.pool.texts[i] for i in needed]), strict=True))
     test_encoded = tokenize([str(text) for text in work.test.texts])
-    with accelerator.split_between_processes(todo) as mine:
-        bar = tqdm(
-            total=len(runs),
-            initial=len(runs) - len(todo),
-            desc="train",
-            unit=" runs",
-            disable=not accelerator.is_main_process,
-        )
-        for run in mine:
-            bar.set_postfix_str(str(run))
-            labels = work.labels(run)
-            start = time.monotonic()
-            inputs = [encoded[i] for i in work.rows(run).tolist()]
+    bar = tqdm(
+        total=len(runs),
+        initial=len(runs) - len(todo),
+        desc="train",
+        unit=" runs",
+        disable=not accelerator.is_main_process,
+    )
+    for run in mine:
+        bar.set_postfix_str(str(run))
+        labels = work.labels(run)
+        start = time.monotonic()
+        inputs = [encoded[i] for i in work.subset(run).tolist()]
+        try:
             probs, losses = _fit(accelerator, tokenizer, work, study.recipe, run, inputs, labels.labels, test_encoded)
-            seconds = time.monotonic() - start
-            with whole_folder(study.run(run.arm, run.size, run.seed)) as folder:
-                _write_run(folder, run, work, labels, probs, losses, seconds)
-            bar.update(1)
-        bar.close()
+        except torch.OutOfMemoryError:
+            raise UserError(f"train: {run} does not fit into the GPU's memory; lower train.batch_size") from None
+        seconds = time.monotonic() - start
+        with whole_folder(study.run(run.arm, run.size, run.seed)) as folder:
+            _write_run(folder, run, work, labels, probs, losses, seconds)
+        bar.update(accelerator.num_processes)
+    bar.close()
 
 
 def _fit(
@@ -191,9 +226,12 @@ def _fit(
 
     settings = recipe.train
     set_seed(run.init_seed)  # before the model is made: its head is drawn from it
-    model = AutoModelForSequenceClassification.from_pretrained(
-        work.encoder.folder, num_labels=len(work.pool.label_names), use_safetensors=True
-    ).to(accelerator.device)
+    try:
+        model = AutoModelForSequenceClassification.from_pretrained(
+            work.encoder.folder, num_labels=len(work.pool.label_names), use_safetensors=True, dtype=torch.float32
+        ).to(accelerator.device)
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"train.encoder: {work.encoder.name} is no sequence classifier ({first_line(error)})") from None
     decayed = [p for p in model.parameters() if p.ndim > 1]
     others = [p for p in model.parameters() if p.ndim <= 1]  # biases and norms
     optimizer = torch.optim.AdamW(
@@ -287,8 +325,8 @@ def _write_run(
             "size": run.size,
             "seed": run.seed,
             "seeds": {"subset": run.subset_seed, "init": run.init_seed, "order": run.order_seed},
-            "gold_labels": int(labels.from_gold.sum()),
-            "train_label_accuracy": float((labels.labels == work.pool.gold[work.rows(run)]).mean()),
+            "gold_train_labels": int(labels.from_gold.sum()),
+            "train_label_accuracy": float((labels.labels == work.pool.gold[work.subset(run)]).mean()),
             "losses": losses,
             "encoder": work.encoder.identity,
             "versions": versions("torch", "transformers", "accelerate"),
@@ -303,11 +341,13 @@ def main() -> None:
     from . import logs
 
     logs.set_up()
-    arguments = sys.argv[1:]
     try:
-        train(Study(load_recipe(arguments[0], arguments[1:])))
-    except UserError as error:
-        sys.exit(f"error: {error}")
+        if len(sys.argv) < 2:
+            raise UserError("which recipe? accelerate launch ... -m hf_recipes.train RECIPE [--key=value ...]")
+        train(Study(load_recipe(sys.argv[1], sys.argv[2:])))
+    except (UserError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
 
 
 if __name__ == "__main__":

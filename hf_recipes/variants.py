@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 
+from . import arms
 from .annotate import load_annotations
 from .arms import Pool, build_pool, training_labels
 from .data import Rows, load_rows
-from .study import Study, hash_ids, make_key, read_json, versions, whole_folder, write_json
+from .study import Study, hash_files, hash_ids, make_key, read_json, versions, whole_folder, write_json
 
 TEMPLATE = Path(__file__).parent / "templates" / "dataset_card.md"
 SEED = 0  # of the published random control; each training run draws its own
@@ -30,32 +31,47 @@ def write_variants(study: Study) -> None:
     Raises:
         UserError: the study is not annotated.
     """
-    recipe = study.recipe
-    rows, test = load_rows(study)
-    annotations = load_annotations(study, rows)
-    pool = build_pool(rows, annotations, recipe.annotate.calibration)
-    content = hash_ids(f"{i} {p.tolist()} {g}" for i, p, g in zip(pool.ids, pool.probs, pool.gold, strict=True))
-    key = make_key(
-        name=recipe.name,
-        data=recipe.data.model_dump(mode="json"),
-        annotations=annotations.key,
-        content=content,
-        test=hash_ids(test.ids),
-        arms=recipe.grid.arms,
-        share=recipe.grid.replace_share,
-        template=TEMPLATE.read_text(encoding="utf-8"),
-        versions=versions("datasets", "pyarrow", "huggingface_hub"),
-    )
-    manifest = read_json(study.dataset_manifest)
-    if manifest and manifest["key"] == key and study.dataset.exists():
-        return
+    content = _Content(study)
     with study.lock():
+        if content.is_written():
+            return
         with whole_folder(study.dataset) as folder:
-            for arm in recipe.grid.arms:
-                _write_split(folder / "data" / arm, "train", _train_columns(arm, pool, recipe.grid.replace_share))
-            _write_split(folder / "data" / "test", "test", _test_columns(test))
-            _write_card(folder, study, pool, test, annotations.key)
-        write_json(study.dataset_manifest, {"key": key})
+            for arm in study.recipe.grid.arms:
+                columns = _train_columns(arm, content.pool, study.recipe.grid.replace_share)
+                _write_split(folder / "data" / arm, "train", columns)
+            _write_split(folder / "data" / "test", "test", _test_columns(content.test))
+            _write_card(folder, study, content)
+        write_json(study.dataset_manifest, {"key": content.key})
+
+
+def is_written(study: Study) -> bool:
+    """Whether the dataset folder of an annotated study is there and up to date."""
+    return _Content(study).is_written()
+
+
+class _Content:
+    """What the dataset folder is made from, and the key of it."""
+
+    def __init__(self, study: Study):
+        recipe = study.recipe
+        self._study = study
+        rows, self.test = load_rows(study)
+        self.annotations = load_annotations(study, rows)
+        self.pool = build_pool(rows, self.annotations, recipe.annotate.calibration)
+        pool, test = self.pool, self.test
+        self.key = make_key(
+            recipe={"name": recipe.name, "data": recipe.data.model_dump(mode="json"), "arms": recipe.grid.arms},
+            share=recipe.grid.replace_share,
+            annotations=self.annotations.key,
+            pool=hash_ids(f"{i} {p.tolist()} {g}" for i, p, g in zip(pool.ids, pool.probs, pool.gold, strict=True)),
+            test=hash_ids(f"{i} {g}" for i, g in zip(test.ids, test.gold, strict=True)),
+            code=[hash_files(path) for path in (TEMPLATE, Path(__file__), Path(arms.__file__))],
+            versions=versions("datasets", "pyarrow", "huggingface_hub"),
+        )
+
+    def is_written(self) -> bool:
+        manifest = read_json(self._study.dataset_manifest)
+        return manifest is not None and manifest["key"] == self.key and self._study.dataset.exists()
 
 
 def _write_split(folder: Path, split: str, columns: tuple[dict[str, Any], Any]) -> None:
@@ -106,12 +122,15 @@ def _test_columns(test: Rows) -> tuple[dict[str, Any], Any]:
     return {"id": test.ids, "text": test.texts, "label": test.gold}, features
 
 
-def _write_card(folder: Path, study: Study, pool: Pool, test: Rows, annotations_key: str) -> None:
+def _write_card(folder: Path, study: Study, content: _Content) -> None:
     from huggingface_hub import DatasetCard, DatasetCardData
 
-    recipe = study.recipe
-    manifest = read_json(study.annotations(annotations_key) / "manifest.json")
+    recipe, pool, test = study.recipe, content.pool, content.test
+    manifest = read_json(study.annotations(content.annotations.key) / "manifest.json")
+    source_card = Path(recipe.data.path) / "README.md"
+    licence = DatasetCard.load(source_card).data.get("license") if source_card.is_file() else None
     data = DatasetCardData(
+        license=licence,
         task_categories=["text-classification"],
         annotations_creators=["machine-generated"],
         tags=["hf-recipes", "llm-labels"],
@@ -130,6 +149,9 @@ def _write_card(folder: Path, study: Study, pool: Pool, test: Rows, annotations_
     card = DatasetCard.from_template(
         data,
         template_path=str(TEMPLATE),
+        key=content.key,
+        licence=licence,
+        source=read_json(study.rows / "manifest.json")["source"],
         recipe=recipe,
         manifest=manifest,
         pool_size=len(pool.ids),

@@ -73,8 +73,6 @@ def make_study(tmp_path):
     from hf_recipes.study import Study
 
     def make(*overrides, folder="study"):
-        study = Study(load_recipe(DEMO, [f"--output_dir={tmp_path / folder}", *overrides]))
-        study.open(accept_changes=True)
-        return study
+        return Study(load_recipe(DEMO, [f"--output_dir={tmp_path / folder}", *overrides]), accept_changes=True)
 
     return make

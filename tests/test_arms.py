@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hf_recipes.annotate import Annotations
 from hf_recipes.arms import FROM_GOLD, Pool, build_pool, calibrate, entropy, training_labels
 from hf_recipes.data import NO_GOLD, Rows, row_ids
-from hf_recipes.grid import Run, check_sizes, subset
+from hf_recipes.grid import Run, check_sizes, permutation
 from hf_recipes.recipe import UserError
 
 
@@ -22,7 +22,7 @@ def make_pool(n=60, classes=3, seed=0):
 @given(st.integers(2, 60), st.integers(0, 5), st.floats(0.05, 0.95))
 def test_all_arms_train_on_the_same_rows_and_mitigation_and_control_spend_the_same_gold(size, seed, share):
     pool = make_pool()
-    rows = subset(pool, size, seed)
+    rows = permutation(pool.ids, seed)[:size]
     labels = {arm: training_labels(arm, pool, rows, share, seed) for arm in FROM_GOLD}
     assert labels["gold"].labels.tolist() == pool.gold[rows].tolist()
     assert labels["llm"].labels.tolist() == pool.llm[rows].tolist()
@@ -38,12 +38,13 @@ def test_all_arms_train_on_the_same_rows_and_mitigation_and_control_spend_the_sa
 
 
 @given(st.integers(0, 20))
-def test_subsets_are_nested_and_differ_by_seed(seed):
+def test_subsets_differ_by_seed_and_survive_rows_that_go(seed):
     pool = make_pool()
-    small, large = subset(pool, 15, seed), subset(pool, 30, seed)
-    assert large[:15].tolist() == small.tolist()
-    assert len(set(large.tolist())) == 30
-    assert set(large.tolist()) != set(subset(pool, 30, seed + 1).tolist())
+    order = permutation(pool.ids, seed).tolist()
+    assert sorted(order) == list(range(60))
+    assert set(order[:30]) != set(permutation(pool.ids, seed + 1)[:30].tolist())
+    fewer = permutation(pool.ids[:40], seed).tolist()
+    assert [i for i in order if i < 40] == fewer
 
 
 def test_the_random_control_is_drawn_anew_for_each_seed_and_knows_nothing_of_entropy():
@@ -86,10 +87,10 @@ def test_the_pool_leaves_out_errors_demonstrations_and_rows_without_gold():
 
 def test_sizes_against_the_pool(make_study):
     recipe = make_study("--grid.sizes=[10, 40]").recipe
-    assert check_sizes(recipe, make_pool(80)) == []
-    assert "more than half of the 60 usable rows" in check_sizes(recipe, make_pool(60))[0]
+    assert check_sizes(recipe, 80) == []
+    assert "more than half of the 60 usable rows" in check_sizes(recipe, 60)[0]
     with pytest.raises(UserError, match="grid.sizes: 40 asked for, but only 30"):
-        check_sizes(recipe, make_pool(30))
+        check_sizes(recipe, 30)
 
 
 def test_a_run_keeps_its_three_seeds_apart():

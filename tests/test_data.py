@@ -10,8 +10,8 @@ from conftest import DEMO, SAMPLE
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hf_recipes.data import NO_GOLD, hash_order, load_rows, row_ids
-from hf_recipes.recipe import UserError
+from hf_recipes.data import NO_GOLD, _class_index, hash_order, load_rows, row_ids
+from hf_recipes.recipe import Data, UserError
 
 TEXTS = st.lists(
     st.one_of(st.none(), st.text(max_size=6), st.sampled_from(["a", "a", "None", "null", ""])), max_size=12
@@ -56,17 +56,67 @@ def write_source(folder, kind, rows=ROWS):
         file.write_text("\n".join(map(json.dumps, records)) + "\n")
     else:
         pq.write_table(pa.table(rows), file)
-    return [f"--data.path={file}", names, "--data.test_split=train"]
+    return [f"--data.path={file}", names, "--data.test_size=1"]
 
 
 @pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet", "parquet folder"])
 def test_every_kind_of_source_gives_the_same_rows(kind, make_study, tmp_path):
-    pool, _ = load_rows(make_study(*write_source(tmp_path / "source", kind), "--data.pool_size=null"))
-    assert pool.texts == ROWS["text"]
-    assert pool.gold.tolist() == [1, 0, 1, 0]
-    assert pool.ids == row_ids("train", ROWS["text"])
+    pool, test = load_rows(make_study(*write_source(tmp_path / "source", kind), "--data.pool_size=null"))
+    expected = dict(zip(row_ids("train", ROWS["text"]), zip(ROWS["text"], [1, 0, 1, 0], strict=True), strict=True))
+    if kind == "parquet folder":
+        assert pool.ids == list(expected)
+    else:  # one file: a test row is drawn, and no row of the pool has its text
+        assert len(test) == 1
+        assert not set(test.texts) & set(pool.texts)
+        assert [i for i, (text, _) in expected.items() if text not in test.texts] == pool.ids
+    for i, text, gold in zip(pool.ids, pool.texts, pool.gold, strict=True):
+        assert expected[i] == (text, gold)
     again, _ = load_rows(make_study(*write_source(tmp_path / "source", kind), "--data.pool_size=null"))
     assert again.ids == pool.ids
+
+
+@pytest.mark.parametrize(
+    ("labels", "names", "expected"),
+    [
+        ([1, 3, 5], ["1", "2", "3", "4", "5"], [0, 2, 4]),
+        ([0, 1, 2], ["a", "b", "c"], [0, 1, 2]),
+        ([-1, 0, 1], ["-1", "0", "1"], [0, 1, 2]),
+        ([True, False], ["True", "False"], [0, 1]),
+        (["b", None, "a", ""], ["a", "b"], [1, NO_GOLD, 0, NO_GOLD]),
+        ([-1, 0], ["a", "b"], "row 0 has the label -1"),
+        ([0, 1], ["1", "2"], "row 0 has the label 0"),
+        ([2], ["a", "b"], "row 0 has the label 2"),
+    ],
+)
+def test_labels_are_names_first_and_indices_only_where_names_are_no_numbers(labels, names, expected):
+    data = Data(path="x", label_names=names)
+    if isinstance(expected, str):
+        with pytest.raises(UserError, match=expected):
+            [_class_index(label, names, data, row) for row, label in enumerate(labels)]
+    else:
+        assert [_class_index(label, names, data, row) for row, label in enumerate(labels)] == expected
+
+
+@pytest.mark.parametrize("names", [None, ["b", "a"], ["3", "1", "2"]])
+def test_a_class_label_goes_by_its_names(names, make_study, tmp_path):
+    from datasets import ClassLabel, Dataset, Features, Value
+
+    own = ["1", "2", "3"] if names and "3" in names else ["a", "b"]
+    features = Features({"text": Value("string"), "label": ClassLabel(names=own)})
+    values = {"text": ["x", "y", "z"], "label": [0, 1, len(own) - 1]}
+    for split in ("train", "test"):
+        (tmp_path / "source").mkdir(exist_ok=True)
+        Dataset.from_dict(values, features=features).to_parquet(tmp_path / "source" / f"{split}.parquet")
+    setting = f"--data.label_names={names}" if names else "--data.label_names=null"
+    pool, _ = load_rows(make_study(f"--data.path={tmp_path / 'source'}", setting))
+    assert [pool.label_names[k] for k in pool.gold] == [own[k] for k in values["label"]]
+
+
+def test_a_csv_may_say_null(make_study, tmp_path):
+    (tmp_path / "rows.csv").write_text("text,label\nnull,None\nN/A,b\nok,None\nfine,b\n")
+    settings = [f"--data.path={tmp_path / 'rows.csv'}", "--data.label_names=['None', 'b']", "--data.test_size=1"]
+    pool, test = load_rows(make_study(*settings))
+    assert {*pool.texts, *test.texts} == {"null", "N/A", "ok", "fine"}
 
 
 def test_a_source_that_changed_is_read_anew(make_study, tmp_path):
@@ -88,10 +138,10 @@ def test_the_sample_with_its_class_names(make_study):
 
 def test_missing_gold_is_kept_in_the_pool_and_refused_in_the_test_split(make_study, tmp_path):
     rows = {"text": ["a", "b", "c"], "label": ["yes", None, "no"]}
-    settings = write_source(tmp_path / "source", "parquet", rows)
-    with pytest.raises(UserError, match="1 rows of 'train' lack a text or a gold label"):
-        load_rows(make_study(*settings))
-    folder = write_source(tmp_path / "folder", "parquet folder")
+    folder = write_source(tmp_path / "folder", "parquet folder", rows)
+    with pytest.raises(UserError, match="1 rows of 'test' lack a text or a gold label"):
+        load_rows(make_study(*folder))
+    write_source(tmp_path / "folder", "parquet folder")
     pq.write_table(pa.table(rows), tmp_path / "folder" / "train-00000-of-00001.parquet")
     assert load_rows(make_study(*folder, folder="other"))[0].gold.tolist() == [1, NO_GOLD, 0]
 
@@ -118,7 +168,7 @@ def test_bad_data_is_one_line_and_leaves_no_study(rows, part, mend, command, tmp
         assert errors.count("\n") == 1
         assert part in errors
         assert mend in errors
-    assert not list(tmp_path.glob("study/rows*"))
+    assert not (tmp_path / "study").exists()
 
 
 @pytest.mark.parametrize(
@@ -132,6 +182,14 @@ def test_bad_data_is_one_line_and_leaves_no_study(rows, part, mend, command, tmp
         (["--annotate.model=models/nothing"], ["annotate.model: 'models/nothing' is no local folder"]),
         (["--train.encoder=tests"], ["train.encoder: tests has no .safetensors file"]),
         (
+            ["--train.accelerate_config=README.md"],
+            ["train.accelerate_config: README.md is no accelerate configuration"],
+        ),
+        (["--train.max_length=600"], ["train.max_length: 600 tokens, but models/all-MiniLM-L6-v2 takes 512"]),
+        (["--grid.sizes=[1000]"], ["grid.sizes: 1000 asked for, but only 2 rows"]),
+        (["--data.test_split=train"], ["data.test_size: ", "has no test split of its own"]),
+        (["--annotate.prompt.template='{{ text }}{{ x }}'"], ["annotate.prompt.template: 'x' is undefined"]),
+        (
             ["--train.accelerate_config=tpu"],
             ["train.accelerate_config: 'tpu' is neither a file nor one of cpu, one-gpu"],
         ),
@@ -139,8 +197,8 @@ def test_bad_data_is_one_line_and_leaves_no_study(rows, part, mend, command, tmp
 )
 def test_what_a_recipe_names_must_exist(settings, parts, command, tmp_path):
     source = write_source(tmp_path / "source", "parquet folder")
-    shots = "--annotate.prompt.shots_per_class=1"
-    code, _, errors = command("plan", DEMO, f"--output_dir={tmp_path / 'study'}", shots, *source, *settings)
+    small = ["--annotate.prompt.shots_per_class=1", "--grid.sizes=[2]", "--data.test_size=null"]
+    code, _, errors = command("plan", DEMO, f"--output_dir={tmp_path / 'study'}", *small, *source, *settings)
     assert code == 2
     assert errors.count("\n") == 1
     for part in parts:

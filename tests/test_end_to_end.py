@@ -73,7 +73,10 @@ def test_the_study_is_complete_and_speaks(finished):
         else:
             assert row["status"] == "demonstration"
             assert row["logprobs"] is None
-    assert sum(row["status"] == "demonstration" for row in rows) == 6
+    pool = pq.read_table(study.rows / "train.parquet").to_pydict()
+    texts = dict(zip(pool["id"], pool["text"], strict=True))
+    shown = [row["id"] for row in rows if row["status"] == "demonstration"]
+    assert len(shown) == len({texts[i] for i in shown}) == 6
     results = read_json(study.results_file)
     assert (results["R"], results["n"], len(results["arms"])) == (2, 80, 8)
     report = (study.report / "report.md").read_text()

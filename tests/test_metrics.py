@@ -160,8 +160,12 @@ def test_references_once_or_per_run_and_batches_by_run_give_the_same(instability
     for module in (instability, scores):
         once = module.compute(predictions=predictions, references=references)
         per_run = module.compute(predictions=predictions.tolist(), references=[references.tolist()] * 4)
-        for run in predictions:
+        for run in predictions[:2]:
             module.add_batch(predictions=[run], references=references)
+        for run in predictions[2:]:
+            module.add(prediction=run, reference=references)
+        with pytest.raises(ValueError, match="expected class indices"):
+            module.add(prediction=[0.5] * 20, reference=references)
         assert module.compute() == once == per_run
     without = instability.compute(predictions=predictions)
     assert "per_class_disagreement" not in without
@@ -181,6 +185,7 @@ def test_references_once_or_per_run_and_batches_by_run_give_the_same(instability
         ([[0, 1]], [0, 1], "at least 2 runs"),
         ([[0, 1], [1, 1]], [0, 1, 1], "references have 3 items, predictions 2"),
         ([["a", "b"], ["a", "a"]], [0, 1], "expected class indices"),
+        ([[0, 1], [1, 1]], [[0, 1], [1, 1]], "references differ between runs"),
     ],
 )
 def test_bad_input_is_named(name, predictions, references, part):

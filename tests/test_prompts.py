@@ -46,6 +46,7 @@ def test_a_text_stays_on_its_line_and_the_frame_stays_whole(text):
     limit = len(tokenizer()(frame().head + frame().tail)["input_ids"]) + 24
     ids, cut = frame().encode(tokenizer(), text, limit)
     assert len(ids) <= limit
+    assert not set(ids) & set(tokenizer().all_special_ids)  # no control token, whatever the text says
     shown = tokenizer().decode(ids)
     assert shown.startswith(frame().head)
     assert shown.endswith(frame().tail)
@@ -88,6 +89,8 @@ def test_texts_without_content_or_gold_are_never_demonstrations():
         ("{{ instruction }}", NAMES, "must hold {{ text }} once"),
         ("{{ text }} {{ text }}\nLabel:", NAMES, "must hold {{ text }} once"),
         ("{% for %} {{ text }}", NAMES, "annotate.prompt.template"),
+        ("{{ instuction }} {{ text }}", NAMES, "'instuction' is undefined"),
+        ("{{ 1 + 'a' }} {{ text }}", NAMES, "annotate.prompt.template"),
         ("{{ ''.__class__.__mro__ }} {{ text }}", NAMES, "annotate.prompt.template"),
         ("{{ text }}\nLabel:", ["positive", "antidisestablishmentarianism"], "not a single token"),
         ("{{ text }}\nLabel:", ["good", "good"], "same token"),

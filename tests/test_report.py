@@ -15,7 +15,8 @@ def make_results(cost=-0.2, cost_interval=(-0.25, -0.15), churn=0.05, churn_inte
 
     arms = [
         {
-            **{"arm": arm, "size": size, "R": 3, "n": 100, "gold_labels": [5, 5, 5], "train_label_accuracy": [0.7] * 3},
+            **{"arm": arm, "size": size, "R": 3, "n": 100, "gold_train_labels": [5, 5, 5], "gold_prompt_labels": 6},
+            **{"train_label_accuracy": [0.7] * 3},
             **{"accuracy_mean": 0.7, "accuracy_mean_interval": [0.6, 0.8], "majority_accuracy": 0.5},
             **{"macro_f1_mean": 0.6, "macro_f1_mean_interval": [0.5, 0.7], "macro_f1_runs": [0.5, 0.6, 0.7]},
             **{"macro_f1_sd": 0.1, "macro_f1_sd_interval": [0.05, 0.6], "failed_runs": failed if arm == "llm" else 0},
@@ -64,9 +65,13 @@ def make_results(cost=-0.2, cost_interval=(-0.25, -0.15), churn=0.05, churn_inte
     }
 
 
+def findings(said):
+    return " ".join(f"{title} {text}" for title, text in said["findings"])
+
+
 def test_a_clear_cost_and_an_unclear_stability_are_said_so():
     said = describe(make_results())
-    text = " ".join(said["findings"])
+    text = findings(said)
     assert "a difference of -.200 [-.250, -.150], a difference that R = 3 and n = 100 suffice to see" in text
     assert "a difference of +.050 [-.020, .120], which cannot be told from zero with R = 3" in text
     assert "less stable" not in text
@@ -78,27 +83,31 @@ def test_a_clear_cost_and_an_unclear_stability_are_said_so():
 
 
 def test_stability_is_named_only_when_its_interval_leaves_out_zero():
-    assert "was less stable here" in " ".join(describe(make_results(churn_interval=(0.01, 0.09)))["findings"])
-    assert "was more stable here" in " ".join(describe(make_results(churn_interval=(-0.09, -0.01)))["findings"])
+    assert "was less stable here" in findings(describe(make_results(churn_interval=(0.01, 0.09))))
+    assert "was more stable here" in findings(describe(make_results(churn_interval=(-0.09, -0.01))))
 
 
 def test_failed_runs_are_never_called_stable():
-    text = " ".join(describe(make_results(failed=2))["findings"])
-    assert "2 of 3 with llm" in text
-    assert "no stability" in text
+    for bounds in ((-0.09, -0.01), (0.01, 0.09)):
+        text = findings(describe(make_results(failed=2, churn_interval=bounds)))
+        assert "2 of 3 with llm" in text
+        assert "is no stability" in text
+        assert "more stable" not in text
+        assert "less stable" not in text
 
 
 def test_hostile_names_are_shown_as_text(make_study):
     study = make_study()
-    study.report.mkdir()
-    hostile = "<script>alert(1)</script>|x"
+    study.report.mkdir(parents=True)
+    hostile = "<script>alert(1)</script>|x ![i](http://e.vil/x.png) `c`"
     write_report(study, make_results(name=hostile))
     html = (study.report / "report.html").read_text()
     assert "<script" not in html
     assert "&lt;script&gt;alert(1)&lt;/script&gt;|x" in html
+    assert "<img" not in html.replace('<img alt="', "")
     markdown = (study.report / "report.md").read_text()
     assert "<script" not in markdown
-    assert "&lt;script>alert(1)&lt;/script>\\|x" in markdown
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;\\|x \\!\\[i\\](http://e.vil/x.png) \\`c\\`" in markdown
     for line in markdown.splitlines():
         if line.startswith("| 10 | gold"):
             assert line.replace("\\|", "").count("|") == 5  # two names, two more cells

@@ -95,6 +95,7 @@ def test_a_writer_killed_at_any_moment_leaves_old_or_new_never_a_mixture(tmp_pat
 
 def test_a_study_made_by_another_recipe_is_refused_unless_told(command, make_study, tmp_path):
     study = make_study()
+    study.claim()
     before = study.recipe_file.read_text()
     changed = ["annotate", DEMO, f"--output_dir={study.root}", "--annotate.model=models/none", "--train.epochs=9"]
     code, _, errors = command(*changed)
@@ -105,6 +106,22 @@ def test_a_study_made_by_another_recipe_is_refused_unless_told(command, make_stu
     code, _, errors = command(*changed, "--accept-changes")
     assert "'models/none' is no local folder" in errors
     assert "models/none" in study.recipe_file.read_text()
+
+
+def test_where_a_study_lies_and_where_a_server_listens_is_no_change(make_study, tmp_path):
+    make_study().claim()
+    (tmp_path / "study").rename(tmp_path / "moved")
+    assert make_study("--annotate.base_url=http://127.0.0.1:1", folder="moved").check()
+    assert not make_study("--train.epochs=9", folder="moved").check()
+
+
+def test_a_folder_with_other_files_is_never_taken(command, tmp_path):
+    (tmp_path / "rows").mkdir()
+    (tmp_path / "rows" / "precious.txt").write_text("mine")
+    code, _, errors = command("run", DEMO, f"--output_dir={tmp_path}")
+    assert code == 2
+    assert "holds other files and is no study" in errors
+    assert [p.name for p in tmp_path.rglob("*")] == ["rows", "precious.txt"]
 
 
 def test_a_second_process_waits_for_the_first(make_study, caplog):

@@ -65,7 +65,7 @@ def test_the_same_key_gives_the_same_bits_whatever_ran_before(annotated):
     assert predictions(grid, "llm", 20, 0) != predictions(grid, "llm", 20, 1)
     assert predictions(grid, "llm", 20, 0) != predictions(grid, "gold", 20, 0)
     records = {arm: read_json(grid.run(arm, 20, 0) / "run.json") for arm in grid.recipe.grid.arms}
-    assert {arm: record["gold_labels"] for arm, record in records.items()} == {
+    assert {arm: record["gold_train_labels"] for arm, record in records.items()} == {
         "gold": 20,
         "llm": 0,
         "llm-entropy-replace": 5,
@@ -97,9 +97,11 @@ def test_every_ingredient_of_a_run_is_in_its_key(annotated, monkeypatch):
     keys["seed"] = Work(annotated()).key(Run("llm", 10, 1))
     keys["size"] = Work(annotated()).key(Run("llm", 20, 0))
     keys["arm"] = Work(annotated()).key(Run("gold", 10, 0))
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    keys["threads"] = Work(annotated()).key(run)
-    monkeypatch.undo()
+    study = annotated()
+    monkeypatch.setattr("hf_recipes.train.cpu_threads", lambda: 99)
+    keys["threads"] = Work(study).key(run)
+    monkeypatch.setattr("hf_recipes.train.versions", lambda *names: {"torch": "0"})
+    keys["versions"] = Work(study).key(run)
     assert len({base, *keys.values()}) == len(keys) + 1
 
 

@@ -20,9 +20,12 @@ def identity(annotate: Annotate) -> dict[str, Any]:
     Raises:
         UserError: no server answers at `annotate.base_url`.
     """
-    version = _call(annotate, "GET", "/version")["version"]
-    served = _call(annotate, "GET", "/v1/models")["data"][0]["id"]
-    return {"engine": "server", "vllm": version, "served_model": served}
+    version = _call(annotate, "GET", "/version").get("version")
+    served = _call(annotate, "GET", "/v1/models").get("data") or [{}]
+    model = next((entry for entry in served if entry.get("id") == annotate.model), served[0])
+    if not version or "id" not in model:
+        raise UserError(f"annotate.base_url: what answers at {annotate.base_url} is no vLLM server")
+    return {"engine": "server", "vllm": version, **{name: model.get(name) for name in ("id", "root", "max_model_len")}}
 
 
 def _call(annotate: Annotate, method: str, route: str, body: dict[str, Any] | None = None) -> Any:
@@ -30,12 +33,12 @@ def _call(annotate: Annotate, method: str, route: str, body: dict[str, Any] | No
     try:
         response = httpx.request(method, url, json=body, timeout=600)
         response.raise_for_status()
-        return response.json()
+        return dict(response.json())
     except httpx.HTTPStatusError as error:
         raise UserError(
             f"annotate.base_url: {url} answered {error.response.status_code}: {error.response.text:.200}"
         ) from None
-    except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
+    except (httpx.HTTPError, httpx.InvalidURL, ValueError, TypeError) as error:
         raise UserError(
             f"annotate.base_url: no vLLM server answers at {url} ({error}); start one, or use engine: vllm"
         ) from None
@@ -53,7 +56,7 @@ class Engine:
 
     def __init__(self, annotate: Annotate, model_folder: Path):
         self._annotate = annotate
-        self._model = identity(annotate)["served_model"]
+        self._model = identity(annotate)["id"]
 
     def score(self, prompts: list[list[int]], label_ids: list[int]) -> np.ndarray:
         """Log-probabilities of the labels as the next token, of shape `(len(prompts), len(label_ids))`."""
@@ -71,5 +74,10 @@ class Engine:
             choices = _call(self._annotate, "POST", "/v1/completions", body)["choices"]
             for choice in sorted(choices, key=lambda c: c["index"]):
                 found = choice["logprobs"]["top_logprobs"][0]
+                if missing := [i for i in label_ids if f"token_id:{i}" not in found]:
+                    raise UserError(
+                        f"annotate.base_url: the server gives no log-probability for the label tokens {missing}; it "
+                        "needs vLLM 0.32 or newer, which knows logprob_token_ids"
+                    )
                 rows.append([found[f"token_id:{i}"] for i in label_ids])
         return np.array(rows)

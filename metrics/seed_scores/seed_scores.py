@@ -68,8 +68,14 @@ class SeedScores(evaluate.Metric):
         references = whole_numbers("references", np.atleast_2d(references))
         if references.shape[1] != predictions.shape[1]:
             raise ValueError(f"references have {references.shape[1]} items, predictions {predictions.shape[1]}")
-        references = np.broadcast_to(references, predictions.shape)
+        if len(references) > 1 and (references != references[0]).any():
+            raise ValueError("references differ between runs; all runs must be over the same items")
+        references = np.broadcast_to(references[0], predictions.shape)
         super().add_batch(predictions=predictions, references=references, **kwargs)
+
+    def add(self, *, prediction=None, reference=None, **kwargs):
+        """Adds one run."""
+        self.add_batch(predictions=[prediction], references=reference, **kwargs)
 
     def _compute(self, predictions, references, num_classes=None, return_items=False, confidence_level=0.95):
         return seed_scores(np.array(predictions), np.array(references[0]), num_classes, return_items, confidence_level)
