@@ -9,6 +9,7 @@ ROOT = Path(__file__).parent.parent
 _HOME = tempfile.TemporaryDirectory(prefix="hf-recipes-tests-")
 os.environ.update(
     HF_HOME=_HOME.name,
+    TMPDIR=_HOME.name,  # for the processes that tests start: vLLM leaves folders there when it is killed
     HF_HUB_OFFLINE="1",
     HF_HUB_DISABLE_TELEMETRY="1",
     HYPOTHESIS_STORAGE_DIRECTORY=f"{_HOME.name}/hypothesis",

@@ -208,7 +208,7 @@ def test_what_a_recipe_names_must_exist(settings, parts, command, tmp_path):
 def test_plan_writes_nothing(command, tmp_path):
     code, output, _ = command("plan", DEMO, f"--output_dir={tmp_path / 'study'}")
     assert code == 0
-    assert "500 texts" in output
+    assert "420 texts" in output
     assert "24 runs" in output
     assert not (tmp_path / "study").exists()
 
