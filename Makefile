@@ -23,7 +23,7 @@ lint: .venv/installed-dev
 # pip finds the CPU build of torch where it is at hand as a file; uv knows where to find it anywhere else.
 .venv/installed: requirements/cpu.txt setup.py
 	$(PYTHON) -m venv .venv
-	@echo "installing the pinned packages into .venv: 2-3 minutes, 2.8 GB"
+	@echo "installing the pinned packages into .venv: 2-3 minutes, 3.3 GB"
 	$(PIP) --no-deps -r requirements/cpu.txt || { \
 	  $(PIP) uv && $(BIN)/uv pip install -q --python $(BIN)/python --torch-backend=cpu --no-deps -r requirements/cpu.txt; }
 	$(PIP) --no-deps --no-build-isolation -e .

@@ -133,20 +133,34 @@ def version() -> None:
     typer.echo(__version__)
 
 
+#: accelerate's launcher, with the exit code of what it launched and without tracebacks of its own.
+LAUNCHER = """
+import subprocess, sys
+from accelerate.commands.launch import main
+try:
+    main()
+except KeyboardInterrupt:
+    sys.exit(130)
+except subprocess.CalledProcessError as ended:
+    sys.exit(ended.returncode)
+"""
+
+
 def _launch_training(study: Study, recipe: Path, overrides: list[str]) -> None:
     from .train import read_accelerate_config
 
     config = read_accelerate_config(study.recipe)["path"]
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--quiet", "--config_file", config]
-    threads = ["--num_cpu_threads_per_process", str(cpu_threads())]
-    _call([*launch, *threads, "-m", "hf_recipes.train", str(recipe), *overrides])
+    launch = [sys.executable, "-c", LAUNCHER, "--config_file", config, "--num_cpu_threads_per_process"]
+    _call([*launch, str(cpu_threads()), "-m", "hf_recipes.train", str(recipe), *overrides])
 
 
 def _call(command: list[str]) -> None:
-    """Runs a child that speaks for itself; its failure is ours."""
+    """Runs a child that says itself what the user can mend (code 2); its failure is ours."""
     code = subprocess.run(command, check=False).returncode
+    if code not in (0, 2, 130):
+        typer.echo(f"error: a step ended with code {code}; what is done is kept, run again to go on", err=True)
     if code:
-        raise SystemExit(code if code > 0 else 128 - code)
+        raise SystemExit(code if 0 < code < 256 else 1)
 
 
 def main() -> None:

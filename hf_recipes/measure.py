@@ -14,6 +14,7 @@ from .study import Study, hash_files, hash_ids, make_key, read_json, write_json
 from .train import Work
 
 LEVEL = 0.95
+MIN_RUNS = 3  # with two runs the interval leaves out a true zero more often than it says
 SCORES = ("accuracy", "macro_f1")
 #: Which arm is set against which: the cost of LLM labels, what each mitigation buys, and whether more than its control.
 PAIRS = (
@@ -155,6 +156,7 @@ def _measure_annotator(study: Study, work: Work) -> dict[str, Any]:
         "n": len(pool.ids),
         "accuracy": float(right.statistic),
         "accuracy_interval": [float(interval.low), float(interval.high)],
+        "majority_accuracy": float(np.bincount(pool.gold).max() / len(wrong)),
         "macro_f1": float(f1_score(pool.gold, pool.llm, labels=classes, average="macro", zero_division=0)),
         "recall": dict(zip(pool.label_names, recall.tolist(), strict=True)),
         "gold_share": dict(
@@ -213,13 +215,13 @@ def _difference(mean: float, over_runs: float, over_items: float, runs: int) -> 
     over seeds. `verdict` is `higher` or `lower` if the interval leaves out 0, else `cannot tell`.
     """
     variance = over_runs + over_items
-    if not np.isfinite(variance):
+    if runs < MIN_RUNS or not np.isfinite(variance):
         return {"difference": float(mean), "interval": None, "verdict": "cannot tell"}
     half = 0.0
     if variance > 0:
         freedom = (runs - 1) * variance / over_runs if over_runs else np.inf
         half = float(stats.t.ppf(0.5 + LEVEL / 2, freedom) * np.sqrt(variance))
-    low, high = float(mean) - half, float(mean) + half
+    low, high = max(float(mean) - half, -1.0), min(float(mean) + half, 1.0)
     verdict = "higher" if low > 0 else "lower" if high < 0 else "cannot tell"
     return {"difference": float(mean), "interval": [low, high], "verdict": verdict}
 

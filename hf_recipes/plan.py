@@ -110,4 +110,5 @@ def print_plan(study: Study) -> None:
     )
     for note in notes:
         console.print(note)
-    console.print("Times with ? are guesses from the demo's models on two cores, not measured in this study.")
+    if any(step["seconds"] and not step["measured"] for step in steps):
+        console.print("Times with ? are guesses from the demo's models on two cores, not measured in this study.")

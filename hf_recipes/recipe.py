@@ -165,7 +165,7 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     for override in overrides:
         key, equals, value = override.removeprefix("--").partition("=")
         if not override.startswith("--") or not equals:
-            raise UserError(f"{override}: settings look like --train.epochs=1")
+            raise UserError(f"{override}: settings look like --train.epochs=1, with the = sign")
         *sections, last = key.split(".")
         target = content
         for section in sections:
@@ -191,7 +191,11 @@ def _explain(error: Any) -> str:
         for part in location[:-1]:
             section = section.model_fields[part].annotation
         near = difflib.get_close_matches(location[-1], section.model_fields, n=1, cutoff=0.5)
-        mend = f"did you mean '{near[0]}'?" if near else f"known keys: {', '.join(section.model_fields)}"
+        mend = (
+            f"did you mean '{'.'.join([*location[:-1], near[0]])}'?"
+            if near
+            else f"known keys: {', '.join(section.model_fields)}"
+        )
         return f"unknown key '{key}'; {mend}"
     if error["type"] == "missing":
         return f"'{key}' is missing; add it"
@@ -204,4 +208,5 @@ def _explain(error: Any) -> str:
     message = error["msg"].removeprefix("Value error, ")
     if error["type"] == "string_type" and isinstance(error["input"], bool):
         message += "; quote it, as YAML takes words like yes, no, on and off for true and false"
-    return f"'{key}' is {error['input']!r}: {message[0].lower()}{message[1:]}"
+    given = "" if isinstance(error["input"], dict) else f" is {error['input']!r}"
+    return f"'{key}'{given}: {message[0].lower()}{message[1:]}"

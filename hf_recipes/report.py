@@ -17,9 +17,11 @@ COLOURS = {  # Okabe & Ito: told apart by the colour-blind
     "llm-entropy-replace": "#0072B2",
     "llm-random-replace": "#009E73",
 }
+ONE_SIDED = 0.9  # share of one class above which an annotator hardly tells texts apart
 FIGURES = {
     "scores": "Macro-F1 of every run at the largest size; bars are means with their intervals",
-    "instability": "Share of test texts on which two runs that differ only in their seeds disagree, with its interval",
+    "instability": "Share of test texts on which two runs disagree that differ in their seeds (and so in their "
+    "training texts, first weights and batches), with its interval",
     "sizes": "Macro-F1 against the number of training texts; points are runs, lines their means",
 }
 
@@ -97,9 +99,13 @@ def describe(results: dict[str, Any]) -> dict[str, Any]:
     labels = (
         f"{annotator['model']} gives {annotator['n']:,} training texts the gold label in "
         f"{number(annotator['accuracy'])} of the cases {interval(annotator['accuracy_interval'])}, macro-F1 "
-        f"{number(annotator['macro_f1'])}."
+        f"{number(annotator['macro_f1'])}; always giving the commonest class would be right in "
+        f"{number(annotator['majority_accuracy'])}."
     )
-    if ranks is not None:
+    favourite, share = max(annotator["llm_share"].items(), key=lambda pair: pair[1])
+    if share > ONE_SIDED:
+        labels += f" {share:.0%} of its labels are '{favourite}': it hardly tells these texts apart."
+    elif ranks is not None:
         labels += f" Its entropy ranks a wrong label above a right one with probability {number(ranks)} (.5 is chance)."
     disagreement = {
         name: f"{number(arms[name, top]['pairwise_disagreement'])} "
@@ -113,11 +119,17 @@ def describe(results: dict[str, Any]) -> dict[str, Any]:
             f"With {top:,} training texts, classifiers reach macro-F1 {number(llm['macro_f1_mean'])} "
             f"{interval(llm['macro_f1_mean_interval'])} on LLM labels and {number(gold['macro_f1_mean'])} "
             f"{interval(gold['macro_f1_mean_interval'])} on gold labels: a difference of {_signed(cost)}, "
-            f"{_judge(cost)}.",
+            f"{_judge(cost)}."
+            + (
+                " But gold labels were not learnt in every run: the cost cannot be judged."
+                if gold["failed_runs"]
+                else ""
+            ),
         ),
         (
             "Stability.",
-            f"Two runs that differ in their seeds disagree on {disagreement['llm']} of the test texts with LLM labels "
+            f"Two runs that differ in their seeds, and so in their training texts, disagree on "
+            f"{disagreement['llm']} of the test texts with LLM labels "
             f"and on {disagreement['gold']} with gold labels: a difference of {_signed(churn)}, {_judge(churn)}"
             f"{_stability(churn, llm['failed_runs'] + gold['failed_runs'])}.",
         ),
@@ -145,16 +157,16 @@ def describe(results: dict[str, Any]) -> dict[str, Any]:
         else f"R = {runs} runs an arm: too few to conclude anything from standard deviations.",
         *(
             [
-                "With fewer than 10 runs an arm, a difference in stability has to be very large to be seen; raise "
-                "`grid.seeds`."
+                "With fewer than 10 runs an arm, a difference in stability has to be very large to be seen; add "
+                "seeds to grid.seeds."
             ]
             if runs < 10
             else []
         ),
         "All of this is for one prompt with one draw of demonstrations; another draw gives other labels.",
         f"Intervals are {results['confidence_level']:.0%} each, over runs and the {results['n']:,} test texts "
-        "together, by t forms with variances added; they are not corrected for the number of comparisons, so that "
-        "one in twenty would exclude zero by chance alone.",
+        "together, by t forms with variances added; they are not corrected for the number of comparisons: of the "
+        "differences that are truly zero, about one in twenty is shown as different.",
         "Nothing is claimed for other models, encoders, data or sizes than these.",
         *results["notes"],
     ]
@@ -167,9 +179,11 @@ def _signed(comparison: dict[str, Any]) -> str:
 
 
 def _judge(comparison: dict[str, Any]) -> str:
+    if comparison["interval"] is None:
+        return f"of which R = {comparison['R']} runs do not say how sure it is"
     if comparison["verdict"] == "cannot tell":
         return f"which cannot be told from zero with R = {comparison['R']}"
-    return f"a difference that R = {comparison['R']} and n = {comparison['n']:,} suffice to see"
+    return f"clearly {'above' if comparison['verdict'] == 'higher' else 'below'} zero"
 
 
 def _stability(comparison: dict[str, Any], failed_runs: int) -> str:
@@ -248,16 +262,15 @@ def print_summary(study: Study, results: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title=f"{study.recipe.name}: {results['R']} seeds, {results['n']:,} test texts; 95% intervals")
-    for column in ("arm", "train texts", "gold labels", "macro-F1", "accuracy", "seeds disagree"):
-        table.add_column(column, justify="left" if column == "arm" else "right")
+    table = Table(title=f"{study.recipe.name}: {results['R']} seeds, {results['n']:,} test texts, 95% intervals")
+    for column in ("arm", "texts", "gold", "macro-F1", "seeds disagree"):
+        table.add_column(column, justify="left" if column == "arm" else "right", no_wrap=True)
     for arm in results["arms"]:
         table.add_row(
             arm["arm"],
             f"{arm['size']:,}",
             f"{gold_labels(arm):,}",
             f"{number(arm['macro_f1_mean'])} {interval(arm['macro_f1_mean_interval'])}",
-            f"{number(arm['accuracy_mean'])} {interval(arm['accuracy_mean_interval'])}",
             f"{number(arm['pairwise_disagreement'])} {interval(arm['pairwise_disagreement_interval'])}",
         )
     console = Console(width=None if Console().is_terminal else 120, markup=False, highlight=False)

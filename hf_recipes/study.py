@@ -66,7 +66,7 @@ class Study:
         return self.root / "runs" / arm / f"n{size}" / str(seed)
 
     def check(self) -> bool:
-        """Whether the folder holds this very recipe already.
+        """Whether the folder holds this very recipe already. Arms, sizes and seeds may come and go: runs stay valid.
 
         Raises:
             UserError: the folder was made by another recipe, or is none of ours.
@@ -79,9 +79,10 @@ class Study:
         if theirs.get("format") != FORMAT:
             raise UserError(f"{self.root}: made by another version of hf-recipes; choose another --output_dir=")
         changed = sorted(_differences(theirs["recipe"], self._recipe_as_kept()))
-        if changed and not self.accept_changes:
+        foreign = [key for key in changed if key not in ("grid.arms", "grid.sizes", "grid.seeds")]
+        if foreign and not self.accept_changes:
             raise UserError(
-                f"{self.root}: made by another recipe (differs in {', '.join(changed)}); "
+                f"{self.root}: made by another recipe (differs in {', '.join(foreign)}); "
                 "choose another --output_dir=, or pass --accept-changes to redo what the change touches"
             )
         return not changed

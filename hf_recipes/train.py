@@ -96,7 +96,13 @@ def check_training(study: Study, weights: bool = True) -> tuple[Model, dict[str,
     longest = (read_json(encoder.folder / "config.json") or {}).get("max_position_embeddings")
     if longest is not None and train.max_length > longest:
         raise UserError(f"train.max_length: {train.max_length} tokens, but {encoder.name} takes {longest} at most")
-    return encoder, read_accelerate_config(study.recipe)
+    config = read_accelerate_config(study.recipe)
+    if not config["use_cpu"]:
+        import torch
+
+        if not torch.accelerator.is_available():
+            raise UserError(f"train.accelerate_config: {config['path']} wants a GPU, and there is none; use cpu")
+    return encoder, config
 
 
 def runs_left(study: Study) -> list[Run]:
@@ -345,6 +351,8 @@ def main() -> None:
         if len(sys.argv) < 2:
             raise UserError("which recipe? accelerate launch ... -m hf_recipes.train RECIPE [--key=value ...]")
         train(Study(load_recipe(sys.argv[1], sys.argv[2:])))
+    except KeyboardInterrupt:
+        sys.exit(130)
     except (UserError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

@@ -185,6 +185,7 @@ def test_bad_data_is_one_line_and_leaves_no_study(rows, part, mend, command, tmp
             ["--train.accelerate_config=README.md"],
             ["train.accelerate_config: README.md is no accelerate configuration"],
         ),
+        (["--train.accelerate_config=one-gpu"], ["one-gpu.yaml wants a GPU, and there is none; use cpu"]),
         (["--train.max_length=600"], ["train.max_length: 600 tokens, but models/all-MiniLM-L6-v2 takes 512"]),
         (["--grid.sizes=[1000]"], ["grid.sizes: 1000 asked for, but only 2 rows"]),
         (["--data.test_split=train"], ["data.test_size: ", "has no test split of its own"]),

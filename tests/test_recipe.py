@@ -7,9 +7,12 @@ from conftest import DEMO
 from hf_recipes.recipe import UserError, load_recipe
 
 BAD_SETTINGS = {
-    "--train.epoch=3": ["unknown key 'train.epoch'", "did you mean 'epochs'?"],
+    "--train.epoch=3": ["unknown key 'train.epoch'", "did you mean 'train.epochs'?"],
     "--trian.epochs=3": ["unknown key 'trian'", "did you mean 'train'?"],
-    "--annotate.prompt.shots=3": ["unknown key 'annotate.prompt.shots'", "did you mean 'shots_per_class'?"],
+    "--annotate.prompt.shots=3": [
+        "unknown key 'annotate.prompt.shots'",
+        "did you mean 'annotate.prompt.shots_per_class'?",
+    ],
     "--train.epochs=0": ["'train.epochs' is 0", "greater than 0"],
     "--train.epochs=many": ["'train.epochs' is 'many'", "integer"],
     "--grid.arms=[gold, lm]": ["'grid.arms' is 'lm'", "did you mean 'llm'?"],

@@ -44,7 +44,12 @@ def make_results(cost=-0.2, cost_interval=(-0.25, -0.15), churn=0.05, churn_inte
                 )
     annotator = {
         **{"model": "some/model", "calibration": "none", "n": 40, "accuracy": 0.6, "accuracy_interval": [0.5, 0.7]},
-        **{"macro_f1": 0.5, "recall": {name: 0.5, "b": 0.6}, "gold_share": {name: 0.5, "b": 0.5}},
+        **{
+            "majority_accuracy": 0.5,
+            "macro_f1": 0.5,
+            "recall": {name: 0.5, "b": 0.6},
+            "gold_share": {name: 0.5, "b": 0.5},
+        },
         **{
             "llm_share": {name: 0.5, "b": 0.5},
             "entropy_auroc": 0.7,
@@ -72,7 +77,7 @@ def findings(said):
 def test_a_clear_cost_and_an_unclear_stability_are_said_so():
     said = describe(make_results())
     text = findings(said)
-    assert "a difference of -.200 [-.250, -.150], a difference that R = 3 and n = 100 suffice to see" in text
+    assert "a difference of -.200 [-.250, -.150], clearly below zero" in text
     assert "a difference of +.050 [-.020, .120], which cannot be told from zero with R = 3" in text
     assert "less stable" not in text
     assert "Failed runs" not in text
@@ -80,6 +85,20 @@ def test_a_clear_cost_and_an_unclear_stability_are_said_so():
     assert "factor of 12" in limits
     assert "fewer than 10 runs" in limits
     assert "A note." in limits
+
+
+def test_two_runs_an_untaught_gold_arm_and_a_one_sided_annotator_are_said_so():
+    results = make_results()
+    for comparison in results["comparisons"]:
+        comparison |= {"interval": None, "verdict": "cannot tell"}
+    assert "R = 3 runs do not say how sure it is" in findings(describe(results))
+    for arm in results["arms"]:
+        arm["failed_runs"] = 1 if arm["arm"] == "gold" else 0
+    results["annotator"]["llm_share"] = {"a": 0.02, "b": 0.98}
+    text = findings(describe(results))
+    assert "the cost cannot be judged" in text
+    assert "98% of its labels are 'b'" in text
+    assert "ranks a wrong label" not in text
 
 
 def test_stability_is_named_only_when_its_interval_leaves_out_zero():
@@ -137,5 +156,7 @@ def test_a_difference_without_item_noise_is_the_paired_t_interval():
     oracle = stats.ttest_1samp(differences, 0).confidence_interval(0.95)
     assert ours["interval"] == pytest.approx([oracle.low, oracle.high])
     assert ours["verdict"] == "higher"
-    assert _difference(0.1, np.nan, 0.1, 2)["verdict"] == "cannot tell"
+    assert _difference(0.1, np.nan, 0.1, 5)["verdict"] == "cannot tell"
+    assert _difference(0.1, 1e-9, 1e-9, 2) == {"difference": 0.1, "interval": None, "verdict": "cannot tell"}
+    assert _difference(0.9, 1.0, 0.0, 3)["interval"] == [-1.0, 1.0]
     assert _difference(0.0, 0.0, 0.0, 3) == {"difference": 0.0, "interval": [0.0, 0.0], "verdict": "cannot tell"}

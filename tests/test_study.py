@@ -115,6 +115,17 @@ def test_where_a_study_lies_and_where_a_server_listens_is_no_change(make_study, 
     assert not make_study("--train.epochs=9", folder="moved").check()
 
 
+def test_a_grid_may_grow_without_being_another_recipe(make_study, command):
+    study = make_study()
+    study.claim()
+    code, output, _ = command("plan", DEMO, f"--output_dir={study.root}", "--grid.seeds=[0, 1, 2, 3]")
+    assert code == 0
+    assert "32 runs" in output
+    code, _, errors = command("plan", DEMO, f"--output_dir={study.root}", "--train.epochs=9")
+    assert code == 2
+    assert "differs in train.epochs" in errors
+
+
 def test_a_folder_with_other_files_is_never_taken(command, tmp_path):
     (tmp_path / "rows").mkdir()
     (tmp_path / "rows" / "precious.txt").write_text("mine")

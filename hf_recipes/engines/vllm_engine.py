@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from ..logs import hush
-from ..recipe import Annotate, UserError, first_line
+from ..recipe import Annotate, UserError
 from ..study import cpu_threads, versions
 
 ON_CPU = {
@@ -80,7 +80,7 @@ class Engine:
                 self._llm = LLM(**arguments)
             except Exception as error:  # vLLM raises many kinds: bad arguments, too little memory, unknown models
                 raise UserError(
-                    f"annotate: vLLM could not load {annotate.model}: {first_line(error)} (for the whole story "
+                    f"annotate: vLLM could not load {annotate.model}: {_reason(error)} (for the whole story "
                     "run with --verbose; if memory is short, lower annotate.max_model_len or set "
                     "annotate.engine_args.gpu_memory_utilization)"
                 ) from error
@@ -95,7 +95,11 @@ class Engine:
             outputs: Any = self._llm.generate(inputs, parameters, use_tqdm=False)
         except Exception as error:  # the engine is dead, whatever it died of
             raise UserError(
-                f"annotate: vLLM's engine died ({first_line(error)}); run again, what is labelled stays. If memory is "
+                f"annotate: vLLM's engine died ({_reason(error)}); run again, what is labelled stays. If memory is "
                 "short, lower annotate.max_model_len or set annotate.engine_args.max_num_seqs"
             ) from error
         return np.array([[o.outputs[0].logprobs[0][i].logprob for i in label_ids] for o in outputs])
+
+
+def _reason(error: Exception) -> str:
+    return " ".join(str(error).split())[:300] or type(error).__name__
