@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
-from .data import Rows, load_rows
+from .data import Rows, keep_rows, load_rows
 from .engines import engine_module
 from .models import Model, load_tokenizer, resolve_model
 from .prompts import Frame, build_frame, draw_demonstrations, one_line
@@ -70,9 +70,10 @@ def annotate(study: Study) -> Annotations:
     Raises:
         UserError: see `load_rows`, `resolve_model`, `build_frame` and the engines.
     """
+    pool, test = load_rows(study)
+    plan = _plan(study, pool)  # what is wrong with prompt or model is said before anything is written
     with study.lock():
-        pool, _ = load_rows(study)
-        plan = _plan(study, pool)
+        keep_rows(study, pool, test)
         folder = study.annotations(plan.key)
         if not _is_complete(study, plan.key, pool):
             folder.mkdir(parents=True, exist_ok=True)

@@ -70,17 +70,15 @@ def hash_order(ids: list[str], salt: str) -> np.ndarray:
     return np.array(sorted(range(len(ids)), key=keys.__getitem__), dtype=np.int64)
 
 
-def load_rows(study: Study, keep: bool = True) -> tuple[Rows, Rows]:
-    """The pool (of the training split) and the test rows, read once from the source and kept in the study folder.
+def load_rows(study: Study) -> tuple[Rows, Rows]:
+    """The pool (of the training split) and the test rows: as kept in the study folder, or else from the source.
 
     A single file, or a recipe whose two splits are the same, has no test split: `data.test_size` rows are drawn for it,
     and neither they nor rows with the same text are in the pool.
 
     Args:
         study (`Study`):
-            The study.
-        keep (`bool`, *optional*, defaults to `True`):
-            Write recipe and rows into the study folder.
+            The study; nothing is written.
 
     Returns:
         `tuple[Rows, Rows]`: pool and test rows; rows beyond `data.pool_size` / `data.test_size` are left out by a
@@ -91,31 +89,38 @@ def load_rows(study: Study, keep: bool = True) -> tuple[Rows, Rows]:
             that is none; a test row without gold.
     """
     study.check()
-    data = study.recipe.data
+    identity, key = _source(study)
     manifest = read_json(study.rows / "manifest.json")
-    identity: dict[str, Any]
-    if Path(data.path).exists():
-        identity = {"sha256": hash_files(Path(data.path))}
-    else:
-        known = (manifest or {}).get("source", {})
-        asked = {"path": data.path, "asked": data.revision}
-        identity = known if known.items() >= asked.items() else {**asked, "sha": _hub_sha(data)}
-    key = make_key(source=identity, **data.model_dump(mode="json", exclude={"path", "revision"}))
-    if manifest is not None and manifest["key"] == key:
-        names = manifest["label_names"]
-        pool, test = _stored(study.rows / "train.parquet", names), _stored(study.rows / "test.parquet", names)
-        if keep:
-            study.claim()
-        return pool, test
-    pool, test = _read_source(data, identity)
-    if keep:
-        study.claim()
-        with study.lock(), whole_folder(study.rows) as folder:
+    if manifest is None or manifest["key"] != key:
+        return _read_source(study.recipe.data, identity)
+    names = manifest["label_names"]
+    return _stored(study.rows / "train.parquet", names), _stored(study.rows / "test.parquet", names)
+
+
+def keep_rows(study: Study, pool: Rows, test: Rows) -> None:
+    """Writes what `load_rows` returned into the study folder, unless it is there."""
+    identity, key = _source(study)
+    with study.lock():
+        if (read_json(study.rows / "manifest.json") or {}).get("key") == key:
+            return
+        with whole_folder(study.rows) as folder:
             for name, rows in (("train", pool), ("test", test)):
                 table = pa.table({"id": rows.ids, "text": pa.array(rows.texts, pa.string()), "gold": rows.gold})
                 pq.write_table(table, folder / f"{name}.parquet")
             write_json(folder / "manifest.json", {"key": key, "source": identity, "label_names": pool.label_names})
-    return pool, test
+
+
+def _source(study: Study) -> tuple[dict[str, Any], str]:
+    """The source's identity, and the key of the rows; on the Hub a branch is resolved once in a study."""
+    data = study.recipe.data
+    identity: dict[str, Any]
+    if Path(data.path).exists():
+        identity = {"sha256": hash_files(Path(data.path))}
+    else:
+        known = (read_json(study.rows / "manifest.json") or {}).get("source", {})
+        asked = {"path": data.path, "asked": data.revision}
+        identity = known if known.items() >= asked.items() else {**asked, "sha": _hub_sha(data)}
+    return identity, make_key(source=identity, **data.model_dump(mode="json", exclude={"path", "revision"}))
 
 
 def _read_source(data: Data, identity: dict[str, Any]) -> tuple[Rows, Rows]:

@@ -34,7 +34,7 @@ def make_plan(study: Study) -> tuple[list[dict[str, Any]], list[str]]:
         UserError: whatever is wrong with the recipe or its data, before anything has run.
     """
     recipe = study.recipe
-    pool, test = load_rows(study, keep=False)
+    pool, test = load_rows(study)
     check_training(study, weights=False)
     notes = check_sizes(recipe, usable_at_most(recipe, pool))
     texts = rows_left(study, pool)

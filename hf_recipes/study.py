@@ -87,20 +87,20 @@ class Study:
             )
         return not changed
 
-    def claim(self) -> None:
-        """Writes the recipe into the folder, making it if need be; called once the recipe's data have been read."""
-        with self.lock():
-            if not self.check():
-                content = {"format": FORMAT, "recipe": self._recipe_as_kept()}
-                write_text(self.recipe_file, yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
-
     def _recipe_as_kept(self) -> dict[str, Any]:
         """The recipe without what may differ from place to place: where the folder lies, where a server listens."""
         return self.recipe.model_dump(mode="json", exclude={"output_dir": True, "annotate": {"base_url"}})
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """One process at a time writes into a study; others wait. A killed process leaves no lock behind."""
+        """Whoever writes into the study holds this; others wait. A killed process leaves no lock behind.
+
+        The folder becomes this recipe's: `recipe.yaml` is written if it is not there or the grid has grown.
+
+        Raises:
+            UserError: see `check`.
+        """
+        self.check()
         self.root.mkdir(parents=True, exist_ok=True)
         try:
             self._lock.acquire(timeout=0)
@@ -108,6 +108,9 @@ class Study:
             logger.warning("%s: another hf-recipes process is at work here; waiting for it", self.root)
             self._lock.acquire()
         try:
+            if not self.check():
+                content = {"format": FORMAT, "recipe": self._recipe_as_kept()}
+                write_text(self.recipe_file, yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
             yield
         finally:
             self._lock.release()

@@ -10,7 +10,7 @@ from conftest import DEMO, SAMPLE
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hf_recipes.data import NO_GOLD, _class_index, hash_order, load_rows, row_ids
+from hf_recipes.data import NO_GOLD, _class_index, hash_order, keep_rows, load_rows, row_ids
 from hf_recipes.recipe import Data, UserError
 
 TEXTS = st.lists(
@@ -121,7 +121,9 @@ def test_a_csv_may_say_null(make_study, tmp_path):
 
 def test_a_source_that_changed_is_read_anew(make_study, tmp_path):
     settings = write_source(tmp_path / "source", "parquet folder")
-    assert load_rows(make_study(*settings))[0].texts == ROWS["text"]
+    study = make_study(*settings)
+    keep_rows(study, *load_rows(study))
+    assert load_rows(study)[0].texts == ROWS["text"]
     write_source(tmp_path / "source", "parquet folder", {"text": ["new", "newer"], "label": ["no", "yes"]})
     assert load_rows(make_study(*settings))[0].texts == ["new", "newer"]
 
@@ -169,6 +171,16 @@ def test_bad_data_is_one_line_and_leaves_no_study(rows, part, mend, command, tmp
         assert part in errors
         assert mend in errors
     assert not (tmp_path / "study").exists()
+
+
+@pytest.mark.parametrize(
+    "setting", ["--train.encoder=models/none", "--grid.sizes=[450]", "--annotate.prompt.template=x"]
+)
+def test_a_mended_recipe_is_not_refused(setting, command, make_study, tmp_path):
+    for step in ("run", "annotate") if "annotate" in setting else ("run",):
+        code, _, errors = command(step, DEMO, f"--output_dir={tmp_path / 'study'}", setting)
+        assert code == 2, errors
+        assert not (tmp_path / "study").exists()
 
 
 @pytest.mark.parametrize(

@@ -95,7 +95,8 @@ def test_a_writer_killed_at_any_moment_leaves_old_or_new_never_a_mixture(tmp_pat
 
 def test_a_study_made_by_another_recipe_is_refused_unless_told(command, make_study, tmp_path):
     study = make_study()
-    study.claim()
+    with study.lock():
+        pass
     before = study.recipe_file.read_text()
     changed = ["annotate", DEMO, f"--output_dir={study.root}", "--annotate.model=models/none", "--train.epochs=9"]
     code, _, errors = command(*changed)
@@ -109,7 +110,8 @@ def test_a_study_made_by_another_recipe_is_refused_unless_told(command, make_stu
 
 
 def test_where_a_study_lies_and_where_a_server_listens_is_no_change(make_study, tmp_path):
-    make_study().claim()
+    with make_study().lock():
+        pass
     (tmp_path / "study").rename(tmp_path / "moved")
     assert make_study("--annotate.base_url=http://127.0.0.1:1", folder="moved").check()
     assert not make_study("--train.epochs=9", folder="moved").check()
@@ -117,7 +119,8 @@ def test_where_a_study_lies_and_where_a_server_listens_is_no_change(make_study, 
 
 def test_a_grid_may_grow_without_being_another_recipe(make_study, command):
     study = make_study()
-    study.claim()
+    with study.lock():
+        pass
     code, output, _ = command("plan", DEMO, f"--output_dir={study.root}", "--grid.seeds=[0, 1, 2, 3]")
     assert code == 0
     assert "32 runs" in output
