@@ -117,7 +117,8 @@ def test_failed_runs_are_never_called_stable():
 
 def test_hostile_names_are_shown_as_text(make_study):
     study = make_study()
-    study.report.mkdir(parents=True)
+    with study.lock():
+        study.report.mkdir()
     hostile = "<script>alert(1)</script>|x ![i](http://e.vil/x.png) `c`"
     write_report(study, make_results(name=hostile))
     html = (study.report / "report.html").read_text()

@@ -106,7 +106,9 @@ def test_a_study_made_by_another_recipe_is_refused_unless_told(command, make_stu
     assert study.recipe_file.read_text() == before
     code, _, errors = command(*changed, "--accept-changes")
     assert "'models/none' is no local folder" in errors
-    assert "models/none" in study.recipe_file.read_text()
+    assert study.recipe_file.read_text() == before  # a recipe that stops with an error takes nothing over
+    with make_study("--train.epochs=9").lock():
+        assert "epochs: 9" in study.recipe_file.read_text()
 
 
 def test_where_a_study_lies_and_where_a_server_listens_is_no_change(make_study, tmp_path):
