@@ -174,13 +174,18 @@ def test_bad_data_is_one_line_and_leaves_no_study(rows, part, mend, command, tmp
 
 
 @pytest.mark.parametrize(
-    "setting", ["--train.encoder=models/none", "--grid.sizes=[450]", "--annotate.prompt.template=x"]
+    ("step", "setting"),
+    [
+        ("run", "--train.encoder=models/none"),
+        ("run", "--grid.sizes=[450]"),
+        ("run", "--annotate.prompt.template=x"),
+        ("annotate", "--annotate.prompt.template=x"),
+    ],
 )
-def test_a_mended_recipe_is_not_refused(setting, command, make_study, tmp_path):
-    for step in ("run", "annotate") if "annotate" in setting else ("run",):
-        code, _, errors = command(step, DEMO, f"--output_dir={tmp_path / 'study'}", setting)
-        assert code == 2, errors
-        assert not (tmp_path / "study").exists()
+def test_a_recipe_that_stops_with_an_error_leaves_no_study_to_refuse_the_mended_one(step, setting, command, tmp_path):
+    code, _, errors = command(step, DEMO, f"--output_dir={tmp_path / 'study'}", setting)
+    assert code == 2, errors
+    assert not (tmp_path / "study").exists()
 
 
 @pytest.mark.parametrize(

@@ -93,7 +93,7 @@ def test_a_writer_killed_at_any_moment_leaves_old_or_new_never_a_mixture(tmp_pat
             assert len(parts[0]) == 50_000
 
 
-def test_a_study_made_by_another_recipe_is_refused_unless_told(command, make_study, tmp_path):
+def test_a_study_made_by_another_recipe_is_refused_unless_told(command, make_study):
     study = make_study()
     with study.lock():
         pass
