@@ -1,33 +1,43 @@
 """Annotations: for every text the LLM's log-probability of every label, raw, in append-only parts.
 
-hf-recipes annotate RECIPE
+    python -m hf_recipes.annotate RECIPE [--key=value ...]
+
+`hf-recipes annotate RECIPE` runs just that in a process of its own, and starts another when the engine dies.
 """
 
+import gc
 import hashlib
+import sys
 import time
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
-from .data import Rows, keep_rows, load_rows
-from .engines import engine_module
+from .data import RowFiles, Rows, keep_rows, open_rows, text_id
+from .engines import EngineError, engine_module
 from .models import Model, load_tokenizer, resolve_model
-from .prompts import Frame, build_frame, draw_demonstrations, one_line
-from .recipe import UserError
-from .study import Study, hash_ids, make_key, read_json, write_json
+from .prompts import Demonstrations, Prompter, draw_demonstrations
+from .recipe import Annotate, UserError, load_recipe
+from .study import Study, make_key, read_json, write_json
 
-CHUNK = 128  # texts between two parts: what a kill can cost, some seconds on a CPU
+CHUNK_SECONDS = 20.0  # of work between two parts: what a kill can cost
+CHUNK_SIZES = (128, 16_384)  # texts in a part, at least and at most
 CONTENT_FREE_FILE = "content_free.parquet"
 CONTENT_FREE = ["N/A", "", "[MASK]"]  # Zhao et al. 2021, section 5
+STATUSES = ["ok", "null_text", "empty_text", "demonstration", "no_label", "engine_error"]
+FAILED = "engine_error"  # the one status that is asked about again
+ENGINE_DIED = 75  # the exit code that says: start another process and go on
 SCHEMA = pa.schema(
     {
         "id": pa.string(),
-        "pass": pa.int32(),
         "prompt_id": pa.string(),
         "logprobs": pa.list_(pa.float64()),
         "n_tokens": pa.int32(),
@@ -44,224 +54,473 @@ class Annotations:
 
     Attributes:
         key (`str`): the folder they lie in.
-        logprobs (`np.ndarray` of shape `(n, K)`): natural log over the full vocabulary; nan where there is no label.
-        status (`list[str]`): `ok`, `null_text`, `empty_text` or `demonstration`.
+        section (`Annotate`): how they were made.
+        logprobs (`np.ndarray` of shape `(n, K)`): natural log over the full vocabulary (of votes and guided answers: of
+            their shares, -inf where there is none); nan where there is no label.
+        status (`list[str]`): `ok`, `null_text`, `empty_text`, `demonstration`, `no_label` or `engine_error`.
         truncated (`np.ndarray` of shape `(n,)`, bool): the text was cut to fit.
-        content_free (`np.ndarray` of shape `(3, K)`): the log-probabilities for inputs without content.
+        content_free (`np.ndarray` of shape `(3, K)`): the log-probabilities for inputs without content; empty for votes
+            and guided answers.
     """
 
     key: str
+    section: Annotate
     logprobs: np.ndarray
     status: list[str]
     truncated: np.ndarray
     content_free: np.ndarray
 
 
-def annotate(study: Study) -> Annotations:
-    """Annotates what is not annotated yet.
+@dataclass(frozen=True)
+class Pass:
+    """One pass, ready to be made: `key` is the hash of `ingredients`, all that changes an answer."""
+
+    section: Annotate
+    key: str
+    ingredients: dict[str, Any]
+    model: Model
+    prompter: Prompter
+    demonstrations: Demonstrations
+
+
+def annotate(study: Study) -> list[str]:
+    """Annotates what is not annotated yet, and asks again where the engine failed.
 
     Args:
         study (`Study`):
-            The study; its `annotations/<key>/` gains parts, and a manifest once every row is there.
+            The study; `annotations/<key>/` of each pass gains parts, and a manifest once every row is there.
 
     Returns:
-        `Annotations`
+        `list[str]`: the keys of the passes.
 
     Raises:
-        UserError: see `load_rows`, `resolve_model`, `build_frame` and the engines.
+        UserError: see `open_rows`, `resolve_model`, `Prompter` and the engines.
+        EngineError: the engine died; what is labelled stays.
     """
-    pool, test = load_rows(study)
-    plan = _plan(study, pool)  # what is wrong with prompt or model is said before anything is written
+    files = open_rows(study)
+    passes = plan_passes(study, files)  # what is wrong with prompt or model is said before anything is written
     with study.lock():
-        keep_rows(study, pool, test)
-        folder = study.annotations(plan.key)
-        if not _is_complete(study, plan.key, pool):
-            folder.mkdir(parents=True, exist_ok=True)
-            start = time.monotonic()
-            scored = _score_rows(study, pool, plan, _read_parts(study, plan.key))
-            rows = _read_parts(study, plan.key)
-            statuses = [rows[row_id, 0]["status"] for row_id in pool.ids]
-            write_json(
-                folder / "manifest.json",
-                {
-                    "key": plan.key,
-                    "rows": hash_ids(pool.ids),
-                    "ingredients": plan.ingredients,
-                    "label_names": pool.label_names,
-                    "model": study.recipe.annotate.model,
-                    "prompt": plan.frame.head + "{text}" + plan.frame.tail,
-                    "demonstrations": [pool.ids[i] for i in plan.demonstrations],
-                    "status": {status: statuses.count(status) for status in sorted(set(statuses))},
-                    "last_session": {"texts": scored, "seconds": round(time.monotonic() - start, 1)},
-                },
+        files = keep_rows(study, files)
+        engine, running = None, None
+        for number, one in enumerate(passes):
+            wanted = (one.model, one.ingredients["engine"], one.section.max_model_len, one.section.base_url)
+            if rows_left_of(study, files, one):
+                if running != wanted:
+                    engine = None
+                    gc.collect()  # the memory of the model before
+                engine, running = _make_pass(study, files, one, engine, number), wanted
+        write_json(study.annotations_root / "current.json", {"asked": _asked(study), "keys": [p.key for p in passes]})
+    return [one.key for one in passes]
+
+
+def plan_passes(study: Study, files: RowFiles) -> list[Pass]:
+    """All passes of the recipe; starts nothing.
+
+    Raises:
+        UserError: what is wrong with prompt, labels, model or engine.
+    """
+    data = study.recipe.data
+    passes = []
+    for section in study.recipe.annotate.all_passes():
+        engine = engine_module(section.engine).identity(section)
+        model = resolve_model(study, "annotate.model", section.model, section.revision, weights=False)
+        demonstrations = draw_demonstrations(files, section.prompt)
+        prompter = Prompter(section, data, files.label_names, demonstrations, load_tokenizer("annotate.model", model))
+        ingredients = {
+            "model": model.identity,
+            "engine": engine,
+            "max_model_len": section.max_model_len,
+            "scoring": section.scoring,
+            "labels": files.label_names,
+            "answers": dict(zip(prompter.answers, prompter.answer_ids, strict=True)),
+            "frame": [prompter.frame.before, prompter.frame.head, prompter.frame.tail, prompter.frame.after],
+            "shown": sorted(text_id(text).hex() for text in demonstrations.texts),
+        }
+        if section.scoring == "votes":
+            ingredients["votes"] = section.model_dump(
+                include={"samples", "temperature", "max_tokens", "seed", "thinking"}
             )
-        write_json(study.annotations_root / "current.json", {"key": plan.key})
-    return load_annotations(study, pool)
+        if section.prompt.per_text:
+            bank = list(zip(demonstrations.texts, demonstrations.gold, strict=True))
+            prompt = section.prompt.model_dump(mode="json")
+            ingredients["per_text"] = {"prompt": prompt, "bank": bank, "descriptions": data.descriptions}
+        passes.append(Pass(section, make_key(**ingredients), ingredients, model, prompter, demonstrations))
+    return passes
 
 
-def rows_left(study: Study, pool: Rows) -> int:
-    """How many rows of the pool are still to be annotated; 0 if `annotate` has nothing to do."""
-    key = _plan(study, pool).key
+def rows_left(study: Study, files: RowFiles) -> int:
+    """How many rows of the pool are still to be annotated, over all passes; 0 if `annotate` has nothing to do."""
+    passes = plan_passes(study, files)
+    left = sum(rows_left_of(study, files, one) for one in passes)
     current = read_json(study.annotations_root / "current.json") or {}
-    if _is_complete(study, key, pool) and current.get("key") == key:
-        return 0
-    return max(1, len(pool) - len(_read_parts(study, key)))
+    return left or int(current != {"asked": _asked(study), "keys": [one.key for one in passes]})
 
 
-def _is_complete(study: Study, key: str, pool: Rows) -> bool:
-    """Whether the manifest is of these rows, and the parts still hold them."""
-    manifest = read_json(study.annotations(key) / "manifest.json")
-    if manifest is None or manifest["rows"] != hash_ids(pool.ids):
-        return False
-    held = _read_parts(study, key)
-    return all((row_id, 0) in held for row_id in pool.ids) and (study.annotations(key) / CONTENT_FREE_FILE).exists()
+def rows_left_of(study: Study, files: RowFiles, one: Pass) -> int:
+    """The same of one pass."""
+    folder = study.annotations(one.key)
+    statuses = _Parts(folder).statuses(files.column("id"))
+    left = int(np.sum((statuses < 0) | (statuses == STATUSES.index(FAILED))))
+    manifest = read_json(folder / "manifest.json") or {}
+    whole = manifest.get("rows") == files.manifest["key"] and (folder / CONTENT_FREE_FILE).exists()
+    return left or int(not whole)
 
 
-def load_annotations(study: Study, pool: Rows) -> Annotations:
-    """The finished annotations of a study; needs neither the LLM nor vLLM.
+def status(study: Study) -> list[dict[str, Any]]:
+    """What is done, failed and left, by pass.
+
+    Returns:
+        `list[dict]`: for each pass `key`, `model`, `rows`, `left`, `status` (the count of each) and `reasons` (why rows
+        failed, each with its count).
+    """
+    files = open_rows(study)
+    ids = files.column("id")
+    found = []
+    for one in plan_passes(study, files):
+        parts = _Parts(study.annotations(one.key))
+        counts = _count(parts.statuses(ids))
+        found.append(
+            {
+                **{"key": one.key, "model": one.section.model, "rows": len(files)},
+                **{"left": len(files) - sum(counts.values()), "status": counts, "reasons": parts.reasons(ids)},
+            }
+        )
+    return found
+
+
+def _count(codes: np.ndarray) -> dict[str, int]:
+    counts = np.bincount(codes[codes >= 0], minlength=len(STATUSES)).tolist()
+    return {name: count for name, count in zip(STATUSES, counts, strict=True) if count}
+
+
+def rows_in_parts(study: Study) -> int:
+    """How many rows all parts hold: what a process has got done shows here."""
+    parts = study.annotations_root.glob("*/part-*.parquet")
+    return sum(int(pq.read_metadata(part).num_rows) for part in parts)
+
+
+def load_annotations(study: Study, pool: Rows) -> list[Annotations]:
+    """The finished annotations of a study, pass by pass; needs neither the LLM nor vLLM.
 
     Raises:
         UserError: there are none yet for these rows.
     """
-    current = read_json(study.annotations_root / "current.json")
-    if (
-        current is None
-        or not _is_complete(study, current["key"], pool)
-        or read_json(study.annotations(current["key"]) / "manifest.json")["ingredients"]["asked"] != _asked(study)
-    ):
-        raise UserError(f"{study.root}: no finished annotations for this recipe; run hf-recipes annotate first")
-    rows = _read_parts(study, current["key"])
-    ordered = [rows[row_id, 0] for row_id in pool.ids]
-    nothing = [np.nan] * len(pool.label_names)
-    return Annotations(
-        current["key"],
-        np.array([row["logprobs"] or nothing for row in ordered]),
-        [row["status"] for row in ordered],
-        np.array([bool(row["truncated"]) for row in ordered]),
-        np.array([row["logprobs"] for row in _read_table(study.annotations(current["key"]) / CONTENT_FREE_FILE)]),
-    )
+    current = read_json(study.annotations_root / "current.json") or {}
+    if current.get("asked") != _asked(study):
+        raise _not_finished(study)
+    ids = pa.array(pool.ids, pa.string())
+    passes = zip(current["keys"], study.recipe.annotate.all_passes(), strict=True)
+    return [_load_pass(study, key, section, ids, len(pool.label_names)) for key, section in passes]
 
 
-@dataclass(frozen=True)
-class _Plan:
-    key: str
-    ingredients: dict[str, Any]
-    model: Model
-    tokenizer: Any
-    frame: Frame
-    demonstrations: np.ndarray
+def _load_pass(study: Study, key: str, section: Annotate, ids: pa.Array, classes: int) -> Annotations:
+    folder = study.annotations(key)
+    parts = _Parts(folder)
+    statuses = parts.statuses(ids)
+    if (statuses < 0).any() or not (folder / CONTENT_FREE_FILE).exists():
+        raise _not_finished(study)
+    truncated = np.zeros(len(ids), dtype=bool)
+    logprobs = np.full((len(ids), classes), np.nan)
+    for table, rows in parts.by_row(ids, "logprobs", "truncated"):
+        logprobs[rows] = _matrix(table["logprobs"], classes)
+        truncated[rows] = table["truncated"].fill_null(False).to_numpy()
+    content_free = _matrix(_read(folder / CONTENT_FREE_FILE, ["logprobs"])["logprobs"], classes)
+    return Annotations(key, section, logprobs, [STATUSES[code] for code in statuses], truncated, content_free)
 
 
-def _asked(study: Study) -> dict[str, Any]:
-    """What the recipe says of the annotator. Calibration is derived later and changes no annotation."""
-    return study.recipe.annotate.model_dump(mode="json", exclude={"calibration", "base_url"})
+def _not_finished(study: Study) -> UserError:
+    return UserError(f"{study.root}: no finished annotations for this recipe; run hf-recipes annotate first")
 
 
-def _plan(study: Study, pool: Rows) -> _Plan:
-    section = study.recipe.annotate
-    engine = engine_module(section.engine).identity(section)
-    model = resolve_model(study, "annotate.model", weights=False)
-    tokenizer = load_tokenizer("annotate.model", model)
-    demonstrations = draw_demonstrations(pool, section.prompt)
-    frame = build_frame(section.prompt, pool.take(demonstrations), tokenizer)
-    ingredients = {
-        "asked": _asked(study),
-        "model": model.identity,
-        "engine": engine,
-        "head": frame.head,
-        "tail": frame.tail,
-        "labels": dict(zip(pool.label_names, frame.label_ids, strict=True)),
-        "demonstrations": [pool.ids[i] for i in demonstrations],
-    }
-    return _Plan(make_key(**ingredients), ingredients, model, tokenizer, frame, demonstrations)
+def _asked(study: Study) -> str:
+    """The recipe's annotator. Calibration is derived later and changes no annotation."""
+    apart = {"calibration": True, "calibration_rows": True, "base_url": True, "passes": True}
+    sections = study.recipe.annotate.all_passes()
+    return make_key(passes=[section.model_dump(mode="json", exclude=apart) for section in sections])
 
 
-def _read_parts(study: Study, key: str) -> dict[tuple[str, int], dict[str, Any]]:
-    """All rows of all parts by id and pass; a later part overrides an earlier one."""
-    parts = sorted(study.annotations(key).glob("part-*.parquet"))
-    return {(row["id"], row["pass"]): row for part in parts for row in _read_table(part)}
+class _Parts:
+    """The parts of a pass on disk. A later part overrides an earlier one."""
+
+    def __init__(self, folder: Path):
+        self._files = sorted(folder.glob("part-*.parquet"))
+
+    def by_row(self, ids: pa.Array, *columns: str) -> Iterator[tuple[pa.Table, np.ndarray]]:
+        """Each part's rows that are among `ids`, and where in `ids` they stand."""
+        if not self._files:
+            return
+        held = pa.chunked_array([_read(file, ["id"])["id"].combine_chunks() for file in self._files])
+        places = pc.index_in(held, value_set=ids)
+        start = 0
+        for file in self._files:
+            table = _read(file, list(columns))
+            rows = places.slice(start, len(table))
+            start += len(table)
+            known = rows.is_valid()
+            yield table.filter(known), rows.drop_null().to_numpy()
+
+    def statuses(self, ids: pa.Array) -> np.ndarray:
+        """The status of each id as an index into `STATUSES`, an int8 array; -1 where there is no row yet."""
+        found = np.full(len(ids), -1, dtype=np.int8)
+        for table, rows in self.by_row(ids, "status"):
+            found[rows] = pc.index_in(table["status"], value_set=pa.array(STATUSES)).to_numpy()
+        return found
+
+    def reasons(self, ids: pa.Array) -> dict[str, int]:
+        """Why rows failed: each reason with the number of rows."""
+        found = np.full(len(ids), None, dtype=object)
+        for table, rows in self.by_row(ids, "error"):
+            found[rows] = table["error"].to_numpy()
+        return dict(Counter(reason for reason in found if reason).most_common())
 
 
-def _read_table(path: Path) -> list[dict[str, Any]]:
+def _read(path: Path, columns: list[str]) -> pa.Table:
     try:
-        return pq.read_table(path).to_pylist()
+        return pq.read_table(path, columns=columns)
     except (pa.ArrowInvalid, OSError):
         raise UserError(f"{path}: damaged; delete it and run hf-recipes annotate again") from None
 
 
-def _score_rows(study: Study, pool: Rows, plan: _Plan, done: dict[tuple[str, int], dict[str, Any]]) -> int:
-    """Scores the rows not done yet, in chunks of which each becomes a part; equal inputs are scored once."""
-    section = study.recipe.annotate
-    folder = study.annotations(plan.key)
-    limit = section.max_model_len - 1  # one token is generated
-    next_part = 1 + max((int(part.stem.removeprefix("part-")) for part in folder.glob("part-*.parquet")), default=-1)
-    shown = {one_line(str(pool.texts[i])) for i in plan.demonstrations}
-    left = [i for i, row_id in enumerate(pool.ids) if (row_id, 0) not in done]
-    scores = {row["prompt_id"]: row["logprobs"] for row in done.values() if row["status"] == "ok"}
-    scored, engine = 0, None
-    with tqdm(total=len(pool), initial=len(pool) - len(left), desc="annotate", unit=" texts") as bar:
-        for start in range(0, len(left), CHUNK):
-            chunk = left[start : start + CHUNK]
-            rows: list[dict[str, Any]] = []
-            inputs: dict[str, list[int]] = {}
-            for i in chunk:
-                status = _row_status(pool.texts[i], shown)
-                row: dict[str, Any] = {"id": pool.ids[i], "pass": 0, "status": status}
-                if status == "ok":
-                    ids, cut = plan.frame.encode(plan.tokenizer, str(pool.texts[i]), limit)
-                    prompt_id = _prompt_id(ids)
-                    row |= {"prompt_id": prompt_id, "n_tokens": len(ids), "truncated": cut}
-                    if prompt_id not in scores:
-                        inputs[prompt_id] = ids
-                rows.append(row)
-            if inputs:
-                if engine is None:
-                    engine = _start_engine(study, plan, bar)
-                by_length = sorted(inputs, key=lambda prompt_id: len(inputs[prompt_id]))
-                answers = engine.score([inputs[prompt_id] for prompt_id in by_length], plan.frame.label_ids)
-                scores.update(zip(by_length, answers.tolist(), strict=True))
-                scored += len(inputs)
-            for row in rows:
-                row["logprobs"] = scores.get(row.get("prompt_id"))
-            _write_rows(folder / f"part-{next_part:05d}.parquet", rows)
-            next_part += 1
-            bar.update(len(chunk))
-        if not (folder / CONTENT_FREE_FILE).exists():
-            _start_engine(study, plan, bar)
-    return scored
+def _matrix(lists: pa.ChunkedArray, classes: int) -> np.ndarray:
+    """Lists of K numbers as an array of shape `(n, K)`; nan for null."""
+    matrix = np.full((len(lists), classes), np.nan)
+    valid = lists.is_valid().to_numpy()
+    matrix[valid] = lists.drop_null().combine_chunks().flatten().to_numpy(False).reshape(-1, classes)
+    return matrix
 
 
-def _start_engine(study: Study, plan: _Plan, bar: tqdm) -> Any:
-    """The running engine; the inputs without content are scored first, as everything else is calibrated by them."""
-    section = study.recipe.annotate
-    weights = resolve_model(study, "annotate.model", weights=section.engine == "vllm")
-    bar.set_postfix_str("starting the engine")
-    engine = engine_module(section.engine).Engine(section, weights.folder)
-    _score_content_free(study.annotations(plan.key), plan, engine, section.max_model_len - 1)
-    bar.set_postfix_str("")
-    bar.unpause()
-    return engine
+def _make_pass(study: Study, files: RowFiles, one: Pass, engine: Any, number: int) -> Any:
+    """Scores what is left of a pass and writes its manifest; returns the running engine, if one was needed."""
+    folder = study.annotations(one.key)
+    folder.mkdir(parents=True, exist_ok=True)
+    start = time.monotonic()
+    work = _Scoring(study, files, one, engine)
+    work.run(f"annotate, pass {number}" if study.recipe.annotate.passes else "annotate")
+    statuses = _Parts(folder).statuses(files.column("id"))
+    prompter = one.prompter
+    write_json(
+        folder / "manifest.json",
+        {
+            "key": one.key,
+            "rows": files.manifest["key"],
+            "ingredients": one.ingredients,
+            "label_names": files.label_names,
+            "model": one.section.model,
+            "prompt": str(prompter.frame),
+            "answers": prompter.answers,
+            "demonstrations": one.demonstrations.ids,
+            "status": _count(statuses),
+            "last_session": {"texts": work.scored, "seconds": round(time.monotonic() - start, 1)},
+        },
+    )
+    return work.engine
 
 
-def _score_content_free(folder: Path, plan: _Plan, engine: Any, limit: int) -> None:
-    if (folder / CONTENT_FREE_FILE).exists():
-        return
-    inputs = [plan.frame.encode(plan.tokenizer, text, limit)[0] for text in CONTENT_FREE]
-    answers = engine.score(inputs, plan.frame.label_ids).tolist()
-    rows = [
-        {"id": text, "pass": 0, "prompt_id": _prompt_id(ids), "logprobs": answer, "n_tokens": len(ids), "status": "ok"}
-        for text, ids, answer in zip(CONTENT_FREE, inputs, answers, strict=True)
-    ]
-    _write_rows(folder / CONTENT_FREE_FILE, rows)
+class _Scoring:
+    """One pass at work: what is known of every row of the pool, in arrays of a few bytes a row.
+
+    Attributes:
+        engine: the running engine, started when the first text needs it.
+        scored (`int`): model inputs scored so far.
+    """
+
+    def __init__(self, study: Study, files: RowFiles, one: Pass, engine: Any):
+        self._study, self._files, self._pass = study, files, one
+        self.engine, self.scored = engine, 0
+        self._folder = study.annotations(one.key)
+        self._classes = len(files.label_names)
+        texts = files.column("text_id")
+        shown = pa.array([text_id(text) for text in one.demonstrations.texts], texts.type)
+        self._shown = pc.is_in(texts, value_set=shown).to_numpy(False) & texts.is_valid().to_numpy(False)
+        self._slots = _slots(texts)
+        self._answers = np.full((int(self._slots.max(initial=-1)) + 1, self._classes), np.nan)
+        self._resume()
+
+    def _resume(self) -> None:
+        """What earlier sessions left: which rows are settled, and the answers to texts that come again."""
+        ids = self._files.column("id")
+        self._settled = np.zeros(len(ids), dtype=bool)
+        parts = _Parts(self._folder)
+        for table, rows in parts.by_row(ids, "status", "logprobs"):
+            self._settled[rows] = pc.not_equal(table["status"], FAILED).to_numpy()
+            again = (self._slots[rows] >= 0) & table["logprobs"].is_valid().to_numpy()
+            self._answers[self._slots[rows[again]]] = _matrix(table["logprobs"].filter(again), self._classes)
+        names = [int(part.stem.removeprefix("part-")) for part in self._folder.glob("part-*.parquet")]
+        self._next_part = 1 + max(names, default=-1)
+
+    def run(self, title: str) -> None:
+        """Scores what is left, chunk by chunk; each chunk becomes a part."""
+        size = CHUNK_SIZES[0]
+        done = int(self._settled.sum())
+        with tqdm(total=len(self._settled), initial=done, desc=title, unit=" texts") as self._bar:
+            if not (self._folder / CONTENT_FREE_FILE).exists():
+                self._score_content_free()
+            waiting: list[tuple[int, str, str | None]] = []
+            for rows in self._rows_left():
+                waiting += rows
+                while len(waiting) >= size:
+                    chunk, waiting = waiting[:size], waiting[size:]
+                    start = time.monotonic()
+                    self._score(chunk)
+                    fitting = size * CHUNK_SECONDS / (time.monotonic() - start)
+                    size = int(np.clip(fitting, CHUNK_SIZES[0], min(2 * size, CHUNK_SIZES[1])))
+            if waiting:
+                self._score(waiting)
+
+    def _rows_left(self) -> Iterator[list[tuple[int, str, str | None]]]:
+        """Position, id and text of the rows to be scored, some at a time."""
+        start = 0
+        for batch in self._files.batches("id", "text"):
+            left = np.flatnonzero(~self._settled[start : start + len(batch)])
+            some = batch.take(pa.array(left))
+            places = (left + start).tolist()
+            yield list(zip(places, some["id"].to_pylist(), some["text"].to_pylist(), strict=True))
+            start += len(batch)
+
+    def _score(self, chunk: list[tuple[int, str, str | None]]) -> None:
+        """Asks about the texts of a chunk that have no answer yet, equal ones once, and writes a part."""
+        rows = [{"id": row_id, "status": self._status(place, text)} for place, row_id, text in chunk]
+        asked = [i for i, row in enumerate(rows) if row["status"] == "ok"]
+        encoded = self._pass.prompter.encode([str(chunk[i][2]) for i in asked])
+        inputs: dict[str, list[int]] = {}
+        answers: dict[str, np.ndarray] = {}
+        for i, (ids, cut) in zip(asked, encoded, strict=True):
+            prompt_id = _prompt_id(ids)
+            rows[i] |= {"prompt_id": prompt_id, "n_tokens": len(ids), "truncated": cut}
+            slot = self._slots[chunk[i][0]]
+            if slot >= 0 and not np.isnan(self._answers[slot, 0]):
+                answers[prompt_id] = self._answers[slot]
+            else:
+                inputs[prompt_id] = ids
+        found, refused = self._ask(inputs) if inputs else ({}, {})
+        answers |= found
+        for i in asked:
+            row, slot = rows[i], self._slots[chunk[i][0]]
+            answer = answers.get(row["prompt_id"])
+            if answer is None:
+                row |= refused[row["prompt_id"]]
+                continue
+            row["logprobs"] = answer.tolist()
+            if slot >= 0:
+                self._answers[slot] = answer
+        _write_rows(self._folder / f"part-{self._next_part:05d}.parquet", rows)
+        self._next_part += 1
+        self._bar.update(len(chunk))
+
+    def _status(self, place: int, text: str | None) -> str:
+        """A text that is among the demonstrations, in whatever row, has its answer in the prompt and is not asked about."""
+        if text is None:
+            return "null_text"
+        if text_id(text) is None:
+            return "empty_text"
+        return "demonstration" if self._shown[place] else "ok"
+
+    def _ask(self, inputs: dict[str, list[int]]) -> tuple[dict[str, np.ndarray], dict[str, dict[str, str]]]:
+        """The answers to model inputs by prompt id, and for those without one what stands in their rows instead."""
+        section, prompter, engine = self._pass.section, self._pass.prompter, self._running_engine()
+        by_length = sorted(inputs, key=lambda prompt_id: len(inputs[prompt_id]))
+        prompts = [inputs[prompt_id] for prompt_id in by_length]
+        self.scored += len(prompts)
+        if section.scoring == "distribution":
+            logprobs, errors = score_answers(engine, prompts, prompter.answer_ids)
+        else:
+            logprobs, errors = _shares(engine, section, prompter, by_length, prompts)
+        found, refused = {}, {}
+        for i, prompt_id in enumerate(by_length):
+            if i in errors:
+                refused[prompt_id] = {"status": FAILED, "error": errors[i]}
+            elif np.isnan(logprobs[i]).any():
+                refused[prompt_id] = {"status": FAILED, "error": "a log-probability is not a number"}
+            elif np.isneginf(logprobs[i]).all():
+                refused[prompt_id] = {"status": "no_label", "error": "no answer named a label"}
+            else:
+                found[prompt_id] = logprobs[i]
+        return found, refused
+
+    def _running_engine(self) -> Any:
+        if self.engine is None:
+            section = self._pass.section
+            self._bar.set_postfix_str("starting the engine")
+            local = section.engine == "vllm"
+            model = resolve_model(self._study, "annotate.model", section.model, section.revision, weights=local)
+            self.engine = engine_module(section.engine).Engine(section, model.folder)
+            self._bar.set_postfix_str("")
+            self._bar.unpause()
+        return self.engine
+
+    def _score_content_free(self) -> None:
+        """The inputs without content are scored first, as everything else is calibrated by them."""
+        rows = []
+        if self._pass.section.scoring == "distribution":
+            inputs = [ids for ids, _ in self._pass.prompter.encode(CONTENT_FREE)]
+            answers, errors = score_answers(self._running_engine(), inputs, self._pass.prompter.answer_ids)
+            if errors:
+                raise EngineError(f"annotate: the engine refused an input without content ({errors.popitem()[1]})")
+            rows = [
+                {"id": text, "prompt_id": _prompt_id(ids), "logprobs": answer, "n_tokens": len(ids), "status": "ok"}
+                for text, ids, answer in zip(CONTENT_FREE, inputs, answers.tolist(), strict=True)
+            ]
+        _write_rows(self._folder / CONTENT_FREE_FILE, rows)
 
 
-def _row_status(text: str | None, shown: set[str]) -> str:
-    """A text that is among the demonstrations, in whatever row, has its answer in the prompt and is not asked about."""
-    if text is None:
-        return "null_text"
-    if not one_line(text):
-        return "empty_text"
-    return "demonstration" if one_line(text) in shown else "ok"
+def _slots(texts: pa.Array) -> np.ndarray:
+    """For each row a number that equal texts share, or -1 where the text comes once."""
+    groups = texts.dictionary_encode().indices
+    codes = groups.fill_null(-1).to_numpy(False)
+    counts = np.bincount(codes[codes >= 0])
+    repeated = np.where(counts > 1, np.cumsum(counts > 1) - 1, -1).astype(np.int32)
+    return np.where(codes >= 0, np.append(repeated, np.int32(-1))[codes], np.int32(-1))
+
+
+def score_answers(engine: Any, prompts: list[list[int]], answers: list[list[int]]) -> tuple[np.ndarray, dict[int, str]]:
+    """The log-probability of each answer, a sequence of tokens, after each prompt: the sum over its tokens.
+
+    Answers of one token take one call. Longer ones take a call for each beginning that they share or have alone, of one
+    token more each, which the engine's prefix cache makes cheap; there is no normalising by length.
+
+    Args:
+        engine (`Engine`):
+            See `hf_recipes.engines`.
+        prompts (`list[list[int]]`), answers (`list[list[int]]`):
+            Token ids; no answer begins with another one.
+
+    Returns:
+        `tuple[np.ndarray, dict[int, str]]`: an array of shape `(n, K)`, and why prompts were refused, by their index.
+    """
+    following: dict[tuple[int, ...], list[int]] = {}
+    for answer in answers:
+        for length, token in enumerate(answer):
+            after = following.setdefault(tuple(answer[:length]), [])
+            if token not in after:
+                after.append(token)
+    total, errors = np.zeros((len(prompts), len(answers))), {}
+    for start, tokens in following.items():
+        logprobs, refused = engine.score([[*prompt, *start] for prompt in prompts], tokens)
+        errors |= refused
+        for k, answer in enumerate(answers):
+            if tuple(answer[: len(start)]) == start and len(answer) > len(start):
+                total[:, k] += logprobs[:, tokens.index(answer[len(start)])]
+    return total, errors
+
+
+def _shares(
+    engine: Any, section: Annotate, prompter: Prompter, prompt_ids: list[str], prompts: list[list[int]]
+) -> tuple[np.ndarray, dict[int, str]]:
+    """The log of each label's share among the sampled answers (or of the one constrained answer)."""
+    guided = section.scoring == "guided"
+    samples, temperature = (1, 0.0) if guided else (section.samples, section.temperature)
+    longest = 1 + max(len(ids) for ids in prompter.answer_ids) if guided else section.max_tokens
+    seeds = [int(hashlib.sha256(f"{section.seed}\0{name}".encode()).hexdigest()[:7], 16) for name in prompt_ids]
+    choices = prompter.choices if guided else None
+    answers, errors = engine.sample(prompts, samples, temperature, longest, seeds, choices)
+    counts = np.zeros((len(prompts), len(prompter.answers)))
+    for i, texts in enumerate(answers):
+        for text in texts:
+            label = prompter.read(text)
+            if label is not None:
+                counts[i, label] += 1
+    with np.errstate(divide="ignore"):
+        return np.log(counts / samples), errors
 
 
 def _prompt_id(token_ids: list[int]) -> str:
@@ -274,3 +533,27 @@ def _write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
     temporary = path.with_name(f".tmp-{path.name}")
     pq.write_table(pa.table(columns, schema=SCHEMA), temporary)
     temporary.replace(path)
+
+
+def main() -> None:
+    """What `hf-recipes annotate` runs in a process of its own."""
+    from . import logs
+
+    logs.set_up()
+    try:
+        annotate(Study(load_recipe(sys.argv[1], sys.argv[2:])))
+    except KeyboardInterrupt:
+        print("interrupted; what is labelled stays, run again to go on", file=sys.stderr)
+        sys.exit(130)
+    except EngineError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(ENGINE_DIED)
+    except (UserError, OSError) as error:
+        if logs.verbose():
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

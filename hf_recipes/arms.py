@@ -7,21 +7,28 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import logsumexp, softmax
+from scipy.special import logsumexp
 
 from .annotate import Annotations
+from .calibrate import ON_GOLD, Calibration, calibrate
 from .data import NO_GOLD, Rows, hash_order
+from .recipe import Annotate, UserError
+from .votes import NO_VOTE
 
 
 @dataclass(frozen=True)
 class Pool:
-    """The usable rows: those with a gold label and an annotation.
+    """The usable rows: those with an annotation and, to train on, a gold label.
 
     Attributes:
         ids (`list[str]`), texts (`list[str]`), label_names (`list[str]`)
         gold (`np.ndarray` of shape `(n,)`): class indices.
         probs (`np.ndarray` of shape `(n, K)`): the LLM's calibrated probabilities over the labels; rows sum to one.
-        covered (`np.ndarray` of shape `(n,)`): the raw probability mass on the labels, before renormalising, in [0, 1].
+        covered (`np.ndarray` of shape `(n,)`): the raw probability mass on the labels, before renormalising, in [0, 1];
+            of votes the share that named a label; 1 where answers are guided, which cannot know it.
+        votes (`np.ndarray` of shape `(n, P)`): the label of each pass, `NO_VOTE` where it gave none.
+        calibrations (`list[Calibration]`): of each pass.
+        calibration_gold (`int`): gold rows that went into them.
     """
 
     ids: list[str]
@@ -30,6 +37,9 @@ class Pool:
     gold: np.ndarray
     probs: np.ndarray
     covered: np.ndarray
+    votes: np.ndarray
+    calibrations: list[Calibration]
+    calibration_gold: int
 
     @property
     def llm(self) -> np.ndarray:
@@ -60,40 +70,61 @@ def entropy(probs: np.ndarray) -> np.ndarray:
     return -(probs * np.log(np.clip(probs, 1e-300, None))).sum(axis=-1)
 
 
-def calibrate(logprobs: np.ndarray, content_free: np.ndarray, calibration: str) -> np.ndarray:
-    """Label probabilities from raw log-probabilities.
+def build_pool(rows: Rows, passes: list[Annotations], with_gold: bool = True) -> Pool:
+    """The rows to train on, or to look at: those that the first pass gave a label.
+
+    Rows that any pass shows as a demonstration, and the gold rows that a calibration was fitted on, are left out.
 
     Args:
-        logprobs (`np.ndarray` of shape `(n, K)`):
-            Raw, over the full vocabulary.
-        content_free (`np.ndarray` of shape `(m, K)`):
-            The same for inputs without content.
-        calibration (`str`):
-            `none`: renormalise over the labels. `contextual`: first subtract the mean of the content-free
-            log-probabilities, which takes away the preference for a label that the prompt alone creates (Zhao et al.
-            2021, "Calibrate Before Use", section 5, with the mean taken over log-probabilities). It needs no gold.
+        rows (`Rows`):
+            The whole pool.
+        passes (`list[Annotations]`):
+            One or more passes over it; the first one's labels are the LLM's.
+        with_gold (`bool`, *optional*, defaults to `True`):
+            Leave out rows without a gold label.
 
-    Returns:
-        `np.ndarray` of shape `(n, K)`; rows sum to one.
+    Raises:
+        UserError: a calibration wants more gold rows than there are.
     """
-    if calibration == "contextual":
-        logprobs = logprobs - content_free.mean(axis=0)
-    return softmax(logprobs, axis=1)
-
-
-def build_pool(rows: Rows, annotations: Annotations, calibration: str) -> Pool:
-    """Keeps the rows with both a gold label and an annotation; demonstrations and error rows are left out."""
-    usable = np.array([status == "ok" for status in annotations.status]) & (rows.gold != NO_GOLD)
-    kept = rows.take(np.flatnonzero(usable))
-    logprobs = annotations.logprobs[usable]
+    usable = np.array([status == "ok" for status in passes[0].status])
+    for one in passes:
+        usable &= np.array([status != "demonstration" for status in one.status])
+    spent = np.zeros(len(rows), dtype=bool)
+    calibrated = []
+    for one in passes:
+        section, gold_rows = one.section, None
+        if section.calibration in ON_GOLD:
+            labelled = usable & (rows.gold != NO_GOLD) & ~np.isnan(one.logprobs[:, 0])
+            gold_rows = _calibration_rows(rows, np.flatnonzero(labelled), section)
+            spent[gold_rows] = True
+        calibrated.append(calibrate(one.logprobs, one.content_free, section.calibration, rows.gold, gold_rows))
+    probs = [found for found, _ in calibrated]
+    votes = [np.where(np.isnan(p[:, 0]), NO_VOTE, np.nan_to_num(p).argmax(axis=1)) for p in probs]
+    kept = np.flatnonzero(usable & ~spent & ((rows.gold != NO_GOLD) | (not with_gold)))
+    some = rows.take(kept)
     return Pool(
-        kept.ids,
-        [str(text) for text in kept.texts],
-        kept.label_names,
-        kept.gold,
-        calibrate(logprobs, annotations.content_free, calibration),
-        np.exp(logsumexp(logprobs, axis=1)) if len(logprobs) else np.zeros(0),
+        some.ids,
+        [str(text) for text in some.texts],
+        some.label_names,
+        some.gold,
+        probs[0][kept],
+        np.exp(logsumexp(passes[0].logprobs[kept], axis=1)) if len(kept) else np.zeros(0),
+        np.stack(votes, axis=1)[kept],
+        [made for _, made in calibrated],
+        int(spent.sum()),
     )
+
+
+def _calibration_rows(rows: Rows, labelled: np.ndarray, section: Annotate) -> np.ndarray:
+    """The gold rows that a calibration may look at: the first of a seeded order, the same for all passes."""
+    wanted = section.calibration_rows
+    if len(labelled) <= wanted:
+        raise UserError(
+            f"annotate.calibration: {section.calibration} is fitted on {wanted} gold rows, and there are "
+            f"{len(labelled)}; lower annotate.calibration_rows, or set it to contextual, batch or none"
+        )
+    order = hash_order((rows.ids[i] for i in labelled), "calibration")
+    return np.sort(labelled[order[:wanted]])
 
 
 def _gold(pool: Pool, rows: np.ndarray, share: float, seed: int) -> np.ndarray:

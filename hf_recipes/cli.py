@@ -1,15 +1,20 @@
 """The command line: `hf-recipes STEP RECIPE [--section.key=value ...]`. Each command is one function of the library."""
 
+import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from . import __version__, logs
 from .recipe import UserError, load_recipe
 from .study import Study, cpu_threads
+
+if TYPE_CHECKING:
+    from .data import RowFiles
 
 app = typer.Typer(
     help="Label text with an open-weight LLM, train encoders on the labels, and measure what that costs. Any setting "
@@ -23,6 +28,8 @@ Accept = Annotated[
     bool, typer.Option("--accept-changes", help="Use the study folder although its recipe differs: redo what changed.")
 ]
 Verbose = Annotated[bool, typer.Option("--verbose", help="Show what vLLM, transformers and the rest have to say.")]
+DEATHS = [-signal.SIGKILL, -signal.SIGSEGV, -signal.SIGABRT, -signal.SIGBUS]  # memory ran out, or a crash
+MAX_DEATHS = 3  # in a row, without a text labelled between them
 SETTINGS = {"allow_extra_args": True, "ignore_unknown_options": True}
 
 
@@ -35,21 +42,29 @@ def _open(context: typer.Context, recipe: Path, accept: bool, verbose: bool) -> 
 def run(context: typer.Context, recipe: RecipeFile, accept_changes: Accept = False, verbose: Verbose = False) -> None:
     """All steps in turn; what is done is not redone."""
     study = _open(context, recipe, accept_changes, verbose)
-    from .annotate import rows_left
-    from .data import load_rows, usable_at_most
-    from .grid import check_sizes
-    from .measure import measure
-    from .report import print_summary, write_report
-    from .train import check_training, runs_left
+    from .data import open_rows, usable_at_most
+    from .quality import print_labels, write_labels
     from .variants import write_variants
 
-    pool, _ = load_rows(study)
-    check_training(study)  # before hours of annotation
-    for note in check_sizes(study.recipe, usable_at_most(study.recipe, pool)):
-        typer.echo(note, err=True)
-    if rows_left(study, pool):  # in a process of its own: the engine's memory is free again when it ends
-        _call([sys.executable, "-m", "hf_recipes.cli", "annotate", str(recipe), *context.args])
+    files = open_rows(study)
+    if study.recipe.grid:
+        from .grid import check_sizes
+        from .train import check_training
+
+        check_training(study)  # before hours of annotation
+        for note in check_sizes(study.recipe.grid, usable_at_most(study.recipe, files)):
+            typer.echo(note, err=True)
+    _annotate(study, files, recipe, context.args)
     write_variants(study)
+    labels = write_labels(study)
+    if not study.recipe.grid:
+        print_labels(study, labels)
+        typer.echo(f"Dataset with the LLM's labels: {study.dataset}")
+        return
+    from .measure import measure
+    from .report import print_summary, write_report
+    from .train import runs_left
+
     if runs_left(study):
         _launch_training(study, recipe, context.args)
     results = measure(study)
@@ -68,14 +83,22 @@ def plan(context: typer.Context, recipe: RecipeFile, verbose: Verbose = False) -
 
 @app.command(context_settings=SETTINGS)
 def annotate(
-    context: typer.Context, recipe: RecipeFile, accept_changes: Accept = False, verbose: Verbose = False
+    context: typer.Context,
+    recipe: RecipeFile,
+    accept_changes: Accept = False,
+    verbose: Verbose = False,
+    status: Annotated[bool, typer.Option("--status", help="Say what is done, failed and left; start nothing.")] = False,
 ) -> None:
-    """The LLM's label distribution for every text of the pool."""
+    """The LLM's label distribution for every text of the pool, and how good the labels are."""
     study = _open(context, recipe, accept_changes, verbose)
-    from .annotate import annotate as step
+    from .data import open_rows
+    from .quality import print_labels, print_status, write_labels
 
-    step(study)
-    typer.echo(f"annotations: {study.annotations_root}")
+    if status:
+        print_status(study)
+        return
+    _annotate(study, open_rows(study), recipe, context.args)
+    print_labels(study, write_labels(study))
 
 
 @app.command(context_settings=SETTINGS)
@@ -128,6 +151,16 @@ def report(
 
 
 @app.command()
+def doctor() -> None:
+    """What this machine can run, and why not."""
+    logs.set_up()
+    from .doctor import print_doctor
+
+    if not print_doctor():
+        raise SystemExit(1)
+
+
+@app.command()
 def version() -> None:
     """The version of hf-recipes."""
     typer.echo(__version__)
@@ -154,9 +187,43 @@ def _launch_training(study: Study, recipe: Path, overrides: list[str]) -> None:
     _call([*launch, str(cpu_threads()), "-m", "hf_recipes.train", str(recipe), *overrides])
 
 
+def _annotate(study: Study, files: "RowFiles", recipe: Path, overrides: list[str]) -> None:
+    """Annotates in a process of its own: its memory is free when it ends, and another one goes on where it died."""
+    from .annotate import ENGINE_DIED, rows_in_parts, rows_left
+    from .data import keep_rows
+
+    if not rows_left(study, files):
+        return
+    keep_rows(study, files)
+    deaths = 0
+    while True:
+        before = rows_in_parts(study)
+        code = _run([sys.executable, "-m", "hf_recipes.annotate", str(recipe), *overrides])
+        if code != ENGINE_DIED and code not in DEATHS:
+            return _check(code)
+        deaths = 1 if rows_in_parts(study) > before else deaths + 1
+        if deaths == MAX_DEATHS:
+            raise UserError(
+                f"the engine died {MAX_DEATHS} times without labelling anything (code {code}); what is labelled stays. "
+                "If memory is short, lower annotate.max_model_len or annotate.engine_args.max_num_seqs"
+            )
+        typer.echo(f"the engine died (code {code}); starting another one, what is labelled stays", err=True)
+
+
+def _run(command: list[str]) -> int:
+    """Runs a child to its end. Ctrl-C reaches it too, and it stops in its own way."""
+    with subprocess.Popen(command) as child:
+        while True:
+            with suppress(KeyboardInterrupt):
+                return child.wait()
+
+
 def _call(command: list[str]) -> None:
     """Runs a child that says itself what the user can mend (code 2); its failure is ours."""
-    code = subprocess.run(command, check=False).returncode
+    _check(_run(command))
+
+
+def _check(code: int) -> None:
     if code not in (0, 2, 130):
         typer.echo(f"error: a step ended with code {code}; what is done is kept, run again to go on", err=True)
     if code:

@@ -1,19 +1,32 @@
-"""Rows: the texts of a data set with their gold labels, each under an id made from its content."""
+"""Rows: the texts of a data set with their gold labels, each under an id made from its content.
+
+A source of any size is streamed into two parquet files, the pool and the test rows; what reads them decides whether it
+wants them whole or batch by batch.
+"""
 
 import hashlib
-from collections import Counter
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from jinja2 import StrictUndefined, TemplateError, meta
+from jinja2.sandbox import SandboxedEnvironment
+from tqdm import tqdm
 
 from .recipe import Data, Recipe, UserError, first_line
 from .study import Study, hash_files, make_key, read_json, whole_folder, write_json
 
 NO_GOLD = -1
+BATCH = 10_000  # rows in memory at a time
+ID_BYTES = 12
+SCHEMA = pa.schema({"id": pa.string(), "text": pa.string(), "text_id": pa.binary(ID_BYTES), "gold": pa.int64()})
 
 
 @dataclass(frozen=True)
@@ -41,48 +54,146 @@ class Rows:
         )
 
 
-def usable_at_most(recipe: Recipe, pool: Rows) -> int:
-    """How many rows can be trained on if all goes well: those with gold and a text, less the demonstrations."""
-    able = sum(
-        gold != NO_GOLD and bool(text and text.strip()) for gold, text in zip(pool.gold, pool.texts, strict=True)
+@dataclass(frozen=True)
+class RowFiles:
+    """The rows of a study as files: `train.parquet`, the pool, and `test.parquet`, empty where nothing is trained.
+
+    Attributes:
+        folder (`Path`): the study's `rows/`, or a temporary folder until `keep_rows`.
+        manifest (`dict`): `key`, `source` (identity), `label_names`, `rows` (count by file).
+        temporary (`TemporaryDirectory`, *optional*): goes when nobody holds it any more.
+    """
+
+    folder: Path
+    manifest: dict[str, Any]
+    temporary: Any = None
+
+    @property
+    def label_names(self) -> list[str]:
+        return list(self.manifest["label_names"])
+
+    def __len__(self) -> int:
+        """Rows in the pool."""
+        return int(self.manifest["rows"]["train"])
+
+    def load(self, name: str) -> Rows:
+        """All rows of `train` or `test`, in memory."""
+        table = pq.read_table(self.folder / f"{name}.parquet", columns=["id", "text", "gold"])
+        return Rows(table["id"].to_pylist(), table["text"].to_pylist(), table["gold"].to_numpy(), self.label_names)
+
+    def column(self, name: str) -> pa.Array:
+        """One column of the pool."""
+        return pq.read_table(self.folder / "train.parquet", columns=[name])[name].combine_chunks()
+
+    def batches(self, *columns: str) -> Iterator[pa.RecordBatch]:
+        """The pool, `BATCH` rows at a time."""
+        yield from pq.ParquetFile(self.folder / "train.parquet").iter_batches(BATCH, columns=list(columns))
+
+    def texts(self, indices: np.ndarray) -> list[str]:
+        """The texts of some rows of the pool, in the order of `indices`."""
+        found: dict[int, str] = {}
+        start = 0
+        for batch in self.batches("text"):
+            inside = indices[(start <= indices) & (indices < start + len(batch))]
+            found.update(zip(inside.tolist(), batch["text"].take(pa.array(inside - start)).to_pylist(), strict=True))
+            start += len(batch)
+        return [found[i] for i in indices.tolist()]
+
+
+def one_line(text: str) -> str:
+    """White space and control characters folded to blanks: a text cannot open a line of its own in the prompt."""
+    if not text.isprintable():
+        text = "".join(c if c.isprintable() or c == "\u200d" else " " for c in text)
+    return " ".join(text.split())
+
+
+def text_id(text: str | None) -> bytes | None:
+    """Equal for texts that the LLM sees alike; None where there is nothing to see."""
+    line = one_line(text or "")
+    return hashlib.blake2b(line.encode(), digest_size=ID_BYTES).digest() if line else None
+
+
+def usable_at_most(recipe: Recipe, files: RowFiles) -> int:
+    """How many rows can be trained on if all goes well: those with gold and a text, less what the prompt takes."""
+    prompt, classes = recipe.annotate.prompt, len(files.label_names)
+    able = int(
+        np.sum((files.column("gold").to_numpy() != NO_GOLD) & files.column("text_id").is_valid().to_numpy(False))
     )
-    return int(able) - recipe.annotate.prompt.shots_per_class * len(pool.label_names)
+    if prompt.per_text:
+        return able - prompt.bank_size
+    if prompt.examples is not None or prompt.random_shots is not None:
+        return able - (prompt.random_shots or 0)
+    return able - (1 if prompt.shots_per_class is None else prompt.shots_per_class) * classes
 
 
 def row_ids(split: str, texts: list[str | None]) -> list[str]:
     """Ids by content: the same text twice is two rows, told apart by their occurrence; no id depends on a position."""
-    seen: Counter[str | None] = Counter()
-    ids = []
+    return list(_numbered(b"".join(_first_ids(split, texts))).to_pylist())
+
+
+def _first_ids(split: str, texts: Iterable[str | None]) -> Iterator[bytes]:
+    """The id of each text's first occurrence."""
     for text in texts:
-        content = f"{split}\0{seen[text]}\0{'null' if text is None else 'text'}\0{text}"
-        seen[text] += 1
-        ids.append(hashlib.blake2b(content.encode("utf-8", "surrogatepass"), digest_size=12).hexdigest())
-    return ids
+        content = f"{split}\0{0}\0{'null' if text is None else 'text'}\0{text}"
+        yield hashlib.blake2b(content.encode("utf-8", "surrogatepass"), digest_size=ID_BYTES).digest()
 
 
-def hash_order(ids: list[str], salt: str) -> np.ndarray:
+def _numbered(digests: bytes | bytearray) -> pa.Array:
+    """First ids as strings of hex digits; one that has come before is hashed with the number of times it has."""
+    keys = np.frombuffer(digests, dtype=[("high", ">u8"), ("low", ">u4")])
+    order = np.lexsort((keys["low"], keys["high"]))  # stable: equal ids stay in their order
+    fresh = np.ones(len(keys), dtype=bool)
+    fresh[1:] = keys[order][1:] != keys[order][:-1]
+    positions = np.arange(len(keys))
+    occurrences = positions - np.maximum.accumulate(np.where(fresh, positions, 0))
+    width = 2 * ID_BYTES
+    text = bytearray(digests.hex().encode())
+    for position in np.flatnonzero(occurrences):
+        here = slice(order[position] * width, (order[position] + 1) * width)
+        again = text[here] + f"\0{occurrences[position]}".encode()
+        text[here] = hashlib.blake2b(again, digest_size=ID_BYTES).hexdigest().encode()
+    ends = np.arange(len(keys) + 1, dtype=np.int64) * width
+    return pa.LargeStringArray.from_buffers(len(keys), pa.py_buffer(ends), pa.py_buffer(text))
+
+
+def strings(array: pa.Array, rows: np.ndarray | None = None) -> Iterator[Any]:
+    """The values of an Arrow array, or of some of its rows, as Python objects that need not all be in memory."""
+    for start in range(0, len(array) if rows is None else len(rows), BATCH):
+        some = array.slice(start, BATCH) if rows is None else array.take(pa.array(rows[start : start + BATCH]))
+        yield from some.to_pylist()
+
+
+def hash_order(ids: Iterable[str], salt: str) -> np.ndarray:
     """The one way rows are drawn: a permutation by the hash of salt and id.
 
     It is the same for a row whatever other rows there are, so that its first n are nested subsets and survive rows
     that come or go.
     """
-    keys = [hashlib.blake2b(f"{salt}\0{i}".encode(), digest_size=12).digest() for i in ids]
-    return np.array(sorted(range(len(ids)), key=keys.__getitem__), dtype=np.int64)
+    keys = bytearray()
+    for i in ids:
+        keys += hashlib.blake2b(f"{salt}\0{i}".encode(), digest_size=ID_BYTES).digest()
+    words = np.frombuffer(keys, dtype=[("high", ">u8"), ("low", ">u4")])
+    return np.lexsort((words["low"], words["high"]))
 
 
 def load_rows(study: Study) -> tuple[Rows, Rows]:
+    """The pool and the test rows in memory; see `open_rows`."""
+    files = open_rows(study)
+    return files.load("train"), files.load("test")
+
+
+def open_rows(study: Study) -> RowFiles:
     """The pool (of the training split) and the test rows: as kept in the study folder, or else from the source.
 
     A single file, or a recipe whose two splits are the same, has no test split: `data.test_size` rows are drawn for it,
-    and neither they nor rows with the same text are in the pool.
+    and neither they nor rows with the same text are in the pool. A recipe without a grid needs no test rows.
 
     Args:
         study (`Study`):
-            The study; nothing is written.
+            The study; nothing is written into it. A source is streamed into a temporary folder (`TMPDIR`).
 
     Returns:
-        `tuple[Rows, Rows]`: pool and test rows; rows beyond `data.pool_size` / `data.test_size` are left out by a
-        seeded draw.
+        `RowFiles`: rows beyond `data.pool_size` / `data.test_size` are left out by a seeded draw.
 
     Raises:
         UserError: the folder is another recipe's; no such data set, split or column; an empty split; a text or label
@@ -91,23 +202,23 @@ def load_rows(study: Study) -> tuple[Rows, Rows]:
     study.check()
     identity, key = _source(study)
     manifest = read_json(study.rows / "manifest.json")
-    if manifest is None or manifest["key"] != key:
-        return _read_source(study.recipe.data, identity)
-    names = manifest["label_names"]
-    return _stored(study.rows / "train.parquet", names), _stored(study.rows / "test.parquet", names)
+    if manifest is not None and manifest["key"] == key:
+        return RowFiles(study.rows, manifest)
+    temporary = tempfile.TemporaryDirectory(prefix="hf-recipes-")
+    folder, data = Path(temporary.name), study.recipe.data
+    names, counts = _read_source(data, identity, folder, with_test=study.recipe.grid is not None)
+    return RowFiles(folder, {"key": key, "source": identity, "label_names": names, "rows": counts}, temporary)
 
 
-def keep_rows(study: Study, pool: Rows, test: Rows) -> None:
-    """Writes what `load_rows` returned into the study folder, unless it is there."""
-    identity, key = _source(study)
+def keep_rows(study: Study, files: RowFiles) -> RowFiles:
+    """Copies what `open_rows` returned into the study folder, unless it is there."""
     with study.lock():
-        if (read_json(study.rows / "manifest.json") or {}).get("key") == key:
-            return
-        with whole_folder(study.rows) as folder:
-            for name, rows in (("train", pool), ("test", test)):
-                table = pa.table({"id": rows.ids, "text": pa.array(rows.texts, pa.string()), "gold": rows.gold})
-                pq.write_table(table, folder / f"{name}.parquet")
-            write_json(folder / "manifest.json", {"key": key, "source": identity, "label_names": pool.label_names})
+        if (read_json(study.rows / "manifest.json") or {}).get("key") != files.manifest["key"]:
+            with whole_folder(study.rows) as folder:
+                for name in ("train", "test"):
+                    shutil.copyfile(files.folder / f"{name}.parquet", folder / f"{name}.parquet")
+                write_json(folder / "manifest.json", files.manifest)
+    return RowFiles(study.rows, files.manifest)
 
 
 def _source(study: Study) -> tuple[dict[str, Any], str]:
@@ -120,46 +231,8 @@ def _source(study: Study) -> tuple[dict[str, Any], str]:
         known = (read_json(study.rows / "manifest.json") or {}).get("source", {})
         asked = {"path": data.path, "asked": data.revision}
         identity = known if known.items() >= asked.items() else {**asked, "sha": _hub_sha(data)}
-    return identity, make_key(source=identity, **data.model_dump(mode="json", exclude={"path", "revision"}))
-
-
-def _read_source(data: Data, identity: dict[str, Any]) -> tuple[Rows, Rows]:
-    pool = _read_split(data, identity, data.train_split)
-    if Path(data.path).is_file() or data.train_split == data.test_split:
-        if data.test_size is None:
-            raise UserError(
-                f"data.test_size: {data.path} has no test split of its own; say how many rows to draw for it"
-            )
-        able = np.array(
-            [i for i in range(len(pool)) if pool.gold[i] != NO_GOLD and pool.texts[i] is not None], np.int64
-        )
-        if len(able) <= data.test_size:
-            raise UserError(
-                f"data.test_size: {data.test_size} asked for, but {data.path} has {len(able)} gold rows in all"
-            )
-        drawn = able[hash_order([pool.ids[i] for i in able], f"test:{data.seed}")[: data.test_size]]
-        test = pool.take(np.sort(drawn))
-        taken = set(test.texts)
-        pool = pool.take(np.array([i for i in range(len(pool)) if pool.texts[i] not in taken], np.int64))
-    else:
-        test = _draw(_read_split(data, identity, data.test_split), data.test_size, data.seed)
-    if missing := [i for i in range(len(test)) if test.gold[i] == NO_GOLD or test.texts[i] is None]:
-        raise UserError(
-            f"{data.path}: {len(missing)} rows of '{data.test_split}' lack a text or a gold label (the first: "
-            f"{test.texts[missing[0]]!r:.60}); every test row needs both"
-        )
-    return _draw(pool, data.pool_size, data.seed), test
-
-
-def _draw(rows: Rows, size: int | None, seed: int) -> Rows:
-    if size is None or size >= len(rows):
-        return rows
-    return rows.take(np.sort(hash_order(rows.ids, f"draw:{seed}")[:size]))
-
-
-def _stored(path: Path, label_names: list[str]) -> Rows:
-    table = pq.read_table(path)
-    return Rows(table["id"].to_pylist(), table["text"].to_pylist(), table["gold"].to_numpy(), label_names)
+    settings = {**data.model_dump(mode="json"), "label_names": data.label_names and list(data.label_names)}
+    return identity, make_key(source=identity, data=settings, test=study.recipe.grid is not None)
 
 
 def _hub_sha(data: Data) -> str:
@@ -176,9 +249,159 @@ def _hub_sha(data: Data) -> str:
         ) from None
 
 
-def _read_split(data: Data, identity: dict[str, Any], split: str) -> Rows:
-    """One split, streamed: a local folder's cache in `datasets` may return old rows, a stream never does."""
-    from datasets import ClassLabel, Value, load_dataset
+def _read_source(
+    data: Data, identity: dict[str, Any], folder: Path, with_test: bool
+) -> tuple[list[str], dict[str, int]]:
+    """Streams the splits into `folder`; returns the classes and the number of rows in each file."""
+    pool = _Split(data, identity, data.train_split, folder / "source-train.parquet")
+    chosen = np.arange(len(pool.ids))
+    if not with_test:
+        _write(folder / "test.parquet", [])
+        tested = 0
+    elif Path(data.path).is_file() or data.train_split == data.test_split:
+        if data.test_size is None:
+            raise UserError(
+                f"data.test_size: {data.path} has no test split of its own; say how many rows to draw for it"
+            )
+        able = np.flatnonzero((pool.gold != NO_GOLD) & pool.has_text)
+        if len(able) <= data.test_size:
+            raise UserError(
+                f"data.test_size: {data.test_size} asked for, but {data.path} has {len(able)} gold rows in all"
+            )
+        order = hash_order(strings(pool.ids, able), f"test:{data.seed}")
+        drawn = np.sort(able[order[: data.test_size]])
+        pool.write(folder / "test.parquet", drawn)
+        tested, text_ids = len(drawn), pool.text_ids
+        chosen = np.flatnonzero(~pc.is_in(text_ids, value_set=text_ids.take(pa.array(drawn))).to_numpy(False))
+    else:
+        test = _Split(data, identity, data.test_split, folder / "source-test.parquet")
+        drawn = _draw(test.ids, np.arange(len(test.ids)), data.test_size, data.seed)
+        missing = drawn[(test.gold[drawn] == NO_GOLD) | ~test.has_text[drawn]]
+        if len(missing):
+            raise UserError(
+                f"{data.path}: {len(missing)} rows of '{data.test_split}' lack a text or a gold label (the first: row "
+                f"{missing[0]}); every test row needs both"
+            )
+        if test.label_names != pool.label_names:
+            raise UserError(
+                f"{data.path}: '{data.test_split}' has the classes {', '.join(test.label_names)}, but "
+                f"'{data.train_split}' {', '.join(pool.label_names)}; name them in data.label_names"
+            )
+        test.write(folder / "test.parquet", drawn)
+        tested = len(drawn)
+    chosen = _draw(pool.ids, chosen, data.pool_size, data.seed)
+    pool.write(folder / "train.parquet", chosen)
+    for source in folder.glob("source-*.parquet"):
+        source.unlink()
+    return pool.label_names, {"train": len(chosen), "test": tested}
+
+
+def _draw(ids: pa.Array, rows: np.ndarray, size: int | None, seed: int) -> np.ndarray:
+    if size is None or size >= len(rows):
+        return rows
+    return np.sort(rows[hash_order(strings(ids, rows), f"draw:{seed}")[:size]])
+
+
+def _write(path: Path, batches: Iterable[pa.RecordBatch]) -> None:
+    with pq.ParquetWriter(path, SCHEMA, compression="zstd") as writer:
+        for batch in batches:
+            writer.write_batch(batch)
+
+
+class _Split:
+    """One split of the source: streamed into a file, with what a draw has to know of every row in memory.
+
+    Attributes:
+        ids (`pa.Array`), gold (`np.ndarray`), has_text (`np.ndarray`, bool): of every row.
+        label_names (`list[str]`)
+    """
+
+    def __init__(self, data: Data, identity: dict[str, Any], split: str, path: Path):
+        self._data, self._split, self._path = data, split, path
+        self._digests, self._gold, self._has_text = bytearray(), [], []
+        self._known: dict[str | None, int] = {}
+        self.label_names: list[str] = []
+        with tqdm(desc=f"read {split}", unit=" texts", delay=2) as self._bar:
+            _write(path, self._read(identity))
+        if not self._digests:
+            raise UserError(f"data: split '{split}' of {data.path} has no rows")
+        self.ids = _numbered(self._digests)
+        self.gold, self.has_text = np.concatenate(self._gold), np.concatenate(self._has_text)
+
+    @property
+    def text_ids(self) -> pa.Array:
+        return pq.read_table(self._path, columns=["text_id"])["text_id"].combine_chunks()
+
+    def write(self, path: Path, rows: np.ndarray) -> None:
+        """Writes some of the rows, in their order, under their ids."""
+        wanted = np.zeros(len(self.ids), dtype=bool)
+        wanted[rows] = True
+
+        def batches() -> Iterator[pa.RecordBatch]:
+            start = 0
+            for batch in pq.ParquetFile(self._path).iter_batches(BATCH):
+                here = slice(start, start + len(batch))
+                ids = self.ids.slice(start, len(batch)).cast(pa.string())
+                yield batch.set_column(0, "id", ids).filter(pa.array(wanted[here]))
+                start += len(batch)
+
+        _write(path, batches())
+
+    def _read(self, identity: dict[str, Any]) -> Iterator[pa.RecordBatch]:
+        data = self._data
+        stream, columns, label_kind = _open_stream(data, identity, self._split)
+        template = _text_template(data)
+        try:
+            for batch in stream.select_columns(columns).with_format("arrow").iter(BATCH):
+                texts = (
+                    batch[data.text_column].to_pylist()
+                    if template is None
+                    else [template.render(row) for row in batch.to_pylist()]
+                )
+                labels = batch[data.label_column].to_pylist() if data.label_column else [None] * len(texts)
+                yield self._batch(texts, labels, label_kind)
+        except (UserError, KeyboardInterrupt):
+            raise
+        except TemplateError as error:
+            raise UserError(f"data.text_template: {first_line(error)}") from None
+        except Exception as error:  # a damaged file, and with some builders an empty one
+            reason = " ".join(str(error).split())
+            raise UserError(
+                f"data: split '{self._split}' of {data.path} is damaged or has no rows ({reason})"
+            ) from None
+
+    def _batch(self, texts: list[str | None], labels: list[Any], label_kind: Any) -> pa.RecordBatch:
+        from datasets import ClassLabel
+
+        data, start = self._data, len(self._digests) // ID_BYTES
+        if isinstance(label_kind, ClassLabel):
+            labels = [None if label is None or label == -1 else label_kind.names[label] for label in labels]
+        if not self.label_names:
+            own = label_kind.names if isinstance(label_kind, ClassLabel) else None
+            self.label_names = list(data.label_names or own or _ask_for_names(data, labels))
+        names = [None if label is None else str(label) for label in labels]
+        for row, name in enumerate(names):
+            if name not in self._known:
+                self._known[name] = _class_index(labels[row], self.label_names, data, start + row)
+        gold = np.array([self._known[name] for name in names], dtype=np.int64)
+        ids = [text_id(text) for text in texts]
+        for digest in _first_ids(self._split, texts):
+            self._digests += digest
+        self._gold.append(gold)
+        self._has_text.append(np.array([i is not None for i in ids]))
+        self._bar.update(len(texts))
+        nothing = pa.nulls(len(texts), pa.string())  # ids are known when all rows have been seen
+        return pa.record_batch(
+            [nothing, pa.array(texts, pa.string()), pa.array(ids, pa.binary(ID_BYTES)), gold], SCHEMA
+        )
+
+
+def _open_stream(data: Data, identity: dict[str, Any], split: str) -> tuple[Any, list[str], Any]:
+    """A stream of one split, the columns wanted, and the label column's feature.
+
+    A stream, as a local folder's cache in `datasets` may return old rows.
+    """
+    from datasets import Value, load_dataset
 
     path = data.path
     options: dict[str, Any] = {}
@@ -196,31 +419,39 @@ def _read_split(data: Data, identity: dict[str, Any], split: str) -> Rows:
             stream = stream._resolve_features()
     except Exception as error:  # datasets raises many kinds; each names what it did not find
         raise UserError(f"data: {data.path}: {' '.join(str(error).split())}") from None
-    columns = stream.features
-    for key, column in (("text_column", data.text_column), ("label_column", data.label_column)):
-        if column not in columns:
-            raise UserError(f"data.{key}: no column '{column}' in {data.path}; it has {', '.join(columns)}")
-    kind, label_kind = columns[data.text_column], columns[data.label_column]
-    if not (isinstance(kind, Value) and kind.dtype in ("string", "large_string", "null")):
-        raise UserError(f"data.text_column: '{data.text_column}' in {data.path} is {kind}, not text")
-    texts: list[str | None] = []
-    labels: list[Any] = []
+    found = stream.features
+    asked = {"text_column": [data.text_column], "label_column": [data.label_column] if data.label_column else []}
+    if data.text_template:
+        asked = {"text_template": _template_columns(data), "label_column": asked["label_column"]}
+    for key, columns in asked.items():
+        for column in columns:
+            if column not in found:
+                raise UserError(f"data.{key}: no column '{column}' in {data.path}; it has {', '.join(found)}")
+    if not data.text_template:
+        kind = found[data.text_column]
+        if not (isinstance(kind, Value) and kind.dtype in ("string", "large_string", "null")):
+            raise UserError(f"data.text_column: '{data.text_column}' in {data.path} is {kind}, not text")
+    wanted = dict.fromkeys(column for columns in asked.values() for column in columns)
+    return stream, list(wanted), found[data.label_column] if data.label_column else None
+
+
+def _text_template(data: Data) -> Any:
+    """The compiled template that makes a text of a row's columns; a null column leaves nothing."""
+    if data.text_template is None:
+        return None
+    environment = SandboxedEnvironment(undefined=StrictUndefined, finalize=lambda value: "" if value is None else value)
     try:
-        for batch in stream.select_columns([data.text_column, data.label_column]).with_format("arrow").iter(10_000):
-            texts.extend(batch[data.text_column].to_pylist())
-            labels.extend(batch[data.label_column].to_pylist())
-    except Exception as error:  # a damaged file, and with some builders an empty one
-        reason = " ".join(str(error).split())
-        raise UserError(f"data: split '{split}' of {data.path} is damaged or has no rows ({reason})") from None
-    if not texts:
-        raise UserError(f"data: split '{split}' of {data.path} has no rows")
-    if isinstance(label_kind, ClassLabel):
-        labels = [None if label is None or label == -1 else label_kind.names[label] for label in labels]
-    names = data.label_names or (
-        label_kind.names if isinstance(label_kind, ClassLabel) else _ask_for_names(data, labels)
-    )
-    gold = np.array([_class_index(label, names, data, row) for row, label in enumerate(labels)], dtype=np.int64)
-    return Rows(row_ids(split, texts), texts, gold, list(names))
+        return environment.from_string(data.text_template)
+    except TemplateError as error:
+        raise UserError(f"data.text_template: {first_line(error)}") from None
+
+
+def _template_columns(data: Data) -> list[str]:
+    _text_template(data)
+    columns = meta.find_undeclared_variables(SandboxedEnvironment().parse(str(data.text_template)))
+    if not columns:
+        raise UserError("data.text_template: it names no column; write for example '{{ title }}: {{ body }}'")
+    return sorted(columns)
 
 
 def _ask_for_names(data: Data, labels: list[Any]) -> NoReturn:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from .data import hash_order
-from .recipe import Recipe, UserError
+from .recipe import Grid, UserError
 
 
 @dataclass(frozen=True)
@@ -41,9 +41,8 @@ class Run:
         return f"{self.arm}/n{self.size}/{self.seed}"
 
 
-def all_runs(recipe: Recipe) -> list[Run]:
-    """The recipe's runs; small sizes first, and all arms of a seed together, so that a cut grid is a paired one."""
-    grid = recipe.grid
+def all_runs(grid: Grid) -> list[Run]:
+    """The grid's runs; small sizes first, and all arms of a seed together, so that a cut grid is a paired one."""
     return [Run(arm, size, seed) for size in grid.sizes for seed in grid.seeds for arm in grid.arms]
 
 
@@ -58,19 +57,19 @@ def permutation(ids: list[str], subset_seed: int) -> np.ndarray:
     return hash_order(ids, f"subset:{subset_seed}")
 
 
-def check_sizes(recipe: Recipe, available: int) -> list[str]:
+def check_sizes(grid: Grid, available: int) -> list[str]:
     """What is doubtful about the sizes, as sentences for the user and the report.
 
     Args:
-        recipe (`Recipe`):
-            The recipe.
+        grid (`Grid`):
+            The recipe's grid.
         available (`int`):
             The usable rows of the pool, or as many as there can be at most before they are annotated.
 
     Raises:
         UserError: a size is larger than that.
     """
-    top = recipe.grid.sizes[-1]
+    top = grid.sizes[-1]
     if top > available:
         raise UserError(
             f"grid.sizes: {top} asked for, but only {available} rows of the pool have a gold label and an annotation; "

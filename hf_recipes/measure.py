@@ -45,7 +45,7 @@ def measure(study: Study) -> dict[str, Any]:
         UserError: runs are missing.
     """
     work = Work(study)
-    runs = all_runs(study.recipe)
+    runs = all_runs(study.grid)
     missing = [run for run in runs if not work.is_done(run)]
     if missing:
         raise UserError(
@@ -56,13 +56,13 @@ def measure(study: Study) -> dict[str, Any]:
         results = read_json(study.results_file)
         if results and results["key"] == _results_key(study, work):
             return results
-        arms = _measure_arms(study, work.test)
+        arms = _measure_arms(study, work)
         results = {
             "key": _results_key(study, work),
             "study": study.recipe.name,
             "label_names": work.test.label_names,
-            "seeds": study.recipe.grid.seeds,
-            "R": len(study.recipe.grid.seeds),
+            "seeds": study.grid.seeds,
+            "R": len(study.grid.seeds),
             "n": len(work.test),
             "confidence_level": LEVEL,
             "annotator": _measure_annotator(study, work),
@@ -85,11 +85,11 @@ def _results_key(study: Study, work: Work) -> str:
     pool = zip(work.pool.ids, work.pool.gold, work.pool.llm, strict=True)
     return make_key(
         study=study.recipe.name,
-        runs={str(run): work.key(run) for run in all_runs(study.recipe)},
+        runs={str(run): work.key(run) for run in all_runs(study.grid)},
         pool=hash_ids(f"{i} {gold} {llm}" for i, gold, llm in pool),
-        annotations=work.annotations.key,
-        calibration=study.recipe.annotate.calibration,
-        status=work.annotations.status,
+        annotations=[one.key for one in work.annotations],
+        calibration=[one.section.calibration for one in work.annotations],
+        status=work.annotations[0].status,
         notes=_notes(work),
         code=[hash_files(metrics_folder(), ("*.py",)), hash_files(Path(__file__))],
     )
@@ -98,14 +98,15 @@ def _results_key(study: Study, work: Work) -> str:
 _ITEMS = ("accuracy_influence", "macro_f1_influence", "item_disagreement")
 
 
-def _measure_arms(study: Study, test: Rows) -> list[dict[str, Any]]:
+def _measure_arms(study: Study, work: Work) -> list[dict[str, Any]]:
     """Scores and instability of each arm at each size, with the per-item figures that comparisons need."""
     import evaluate
 
     scores = evaluate.load(str(metrics_folder() / "seed_scores"), keep_in_memory=True)
     instability = evaluate.load(str(metrics_folder() / "seed_instability"), keep_in_memory=True)
-    names, grid = test.label_names, study.recipe.grid
-    demonstrations = study.recipe.annotate.prompt.shots_per_class * len(names)
+    test, grid = work.test, study.grid
+    names = test.label_names
+    spent = _demonstrations(study, work) + work.pool.calibration_gold
     measured = []
     for size in grid.sizes:
         for arm in grid.arms:
@@ -120,7 +121,7 @@ def _measure_arms(study: Study, test: Rows) -> list[dict[str, Any]]:
                     "arm": arm,
                     "size": size,
                     "gold_train_labels": [record["gold_train_labels"] for record in records],
-                    "gold_prompt_labels": 0 if arm == "gold" else demonstrations,
+                    "gold_prompt_labels": 0 if arm == "gold" else spent,
                     "train_label_accuracy": [record["train_label_accuracy"] for record in records],
                     **scores.compute(
                         predictions=predictions, references=test.gold, num_classes=len(names), return_items=True
@@ -129,6 +130,12 @@ def _measure_arms(study: Study, test: Rows) -> list[dict[str, Any]]:
                 }
             )
     return measured
+
+
+def _demonstrations(study: Study, work: Work) -> int:
+    """How many texts were shown with their labels."""
+    manifest = read_json(study.annotations(work.annotations[0].key) / "manifest.json")
+    return len(manifest["ingredients"]["shown"])
 
 
 def _read_predictions(folder: Path, test: Rows) -> np.ndarray:
@@ -144,7 +151,7 @@ def _measure_annotator(study: Study, work: Work) -> dict[str, Any]:
     """The LLM against gold on the pool, and whether its entropy points at its errors."""
     from sklearn.metrics import f1_score, recall_score, roc_auc_score
 
-    pool, status = work.pool, work.annotations.status
+    pool, status = work.pool, work.annotations[0].status
     wrong = pool.llm != pool.gold
     right = stats.binomtest(int((~wrong).sum()), len(wrong))
     interval = right.proportion_ci(LEVEL, method="wilson")
@@ -152,7 +159,9 @@ def _measure_annotator(study: Study, work: Work) -> dict[str, Any]:
     recall = recall_score(pool.gold, pool.llm, labels=classes, average=None, zero_division=0)
     return {
         "model": study.recipe.annotate.model,
-        "calibration": study.recipe.annotate.calibration,
+        "calibration": pool.calibrations[0].method,
+        "demonstrations": _demonstrations(study, work),
+        "calibration_gold": pool.calibration_gold,
         "n": len(pool.ids),
         "accuracy": float(right.statistic),
         "accuracy_interval": [float(interval.low), float(interval.high)],
@@ -168,7 +177,7 @@ def _measure_annotator(study: Study, work: Work) -> dict[str, Any]:
         "entropy_auroc": float(roc_auc_score(wrong, pool.entropy)) if 0 < wrong.sum() < len(wrong) else None,
         "covered": float(pool.covered.mean()),
         "status": {name: status.count(name) for name in sorted(set(status))},
-        "truncated": int(work.annotations.truncated.sum()),
+        "truncated": int(work.annotations[0].truncated.sum()),
     }
 
 

@@ -20,7 +20,7 @@ class Model:
     identity: str
 
 
-def resolve_model(study: Study, key: str, weights: bool = True) -> Model:
+def resolve_model(study: Study, key: str, name: str, revision: str | None, weights: bool = True) -> Model:
     """Finds a model of the recipe, downloading what is on the Hub and not in the cache.
 
     A branch or tag on the Hub is resolved once in a study; the sha is kept in `revisions.json` and used from then on.
@@ -29,16 +29,15 @@ def resolve_model(study: Study, key: str, weights: bool = True) -> Model:
         study (`Study`):
             The study.
         key (`str`):
-            The recipe key that names it: `annotate.model` or `train.encoder`.
+            The recipe key that names it, for errors: `annotate.model` or `train.encoder`.
+        name (`str`), revision (`str`, *optional*):
+            As in the recipe.
         weights (`bool`, *optional*, defaults to `True`):
             Whether the weights are wanted, or only tokenizer and configuration.
 
     Raises:
         UserError: no such model, or one without safetensors.
     """
-    section, field = key.split(".")
-    settings = getattr(study.recipe, section)
-    name, revision = getattr(settings, field), settings.revision
     folder = Path(name)
     if folder.is_dir():
         identity = f"sha256:{hash_files(folder, WEIGHTS + SETTINGS)}"

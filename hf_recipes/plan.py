@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from .annotate import rows_left
-from .data import load_rows, usable_at_most
+from .data import RowFiles, open_rows, usable_at_most
 from .grid import Run, all_runs, check_sizes
 from .measure import is_measured
 from .study import Study, read_json
@@ -34,30 +34,36 @@ def make_plan(study: Study) -> tuple[list[dict[str, Any]], list[str]]:
         UserError: whatever is wrong with the recipe or its data, before anything has run.
     """
     recipe = study.recipe
-    pool, test = load_rows(study)
-    check_training(study, weights=False)
-    notes = check_sizes(recipe, usable_at_most(recipe, pool))
-    texts = rows_left(study, pool)
-    runs = all_runs(recipe)
-    todo, variants, reported = runs, False, False
-    if not texts:
-        todo, variants = runs_left(study), is_written(study)
-        reported = not todo and is_measured(study) and (study.report / "report.html").exists()
+    files = open_rows(study)
+    notes = []
+    if recipe.grid:
+        check_training(study, weights=False)
+        notes = check_sizes(recipe.grid, usable_at_most(recipe, files))
+    texts, total = rows_left(study, files), len(files) * len(recipe.annotate.all_passes())
+    variants = bool(not texts and is_written(study))
     text_rate, text_measured = _annotation_rate(study)
-    run_seconds, run_measured = _run_seconds(study, todo, len(test))
+    arms = len(recipe.grid.arms) if recipe.grid else 1
     steps = [
         {
-            **{"step": "annotate", "done": len(pool) - texts, "total": len(pool), "unit": "texts"},
+            **{"step": "annotate", "done": total - texts, "total": total, "unit": "texts"},
             **{"seconds": texts / text_rate + START_SECONDS["annotate"] if texts else 0, "measured": text_measured},
         },
         {
-            **{
-                "step": "variants",
-                "done": len(recipe.grid.arms) * variants,
-                "total": len(recipe.grid.arms),
-            },
-            **{"unit": "configs", "seconds": 0, "measured": True},
+            **{"step": "variants", "done": arms * variants, "total": arms, "unit": "configs"},
+            **{"seconds": 0, "measured": True},
         },
+    ]
+    return (steps + _training_steps(study, bool(texts), files) if recipe.grid else steps), notes
+
+
+def _training_steps(study: Study, unlabelled: bool, files: RowFiles) -> list[dict[str, Any]]:
+    runs = all_runs(study.grid)
+    todo, reported = runs, False
+    if not unlabelled:
+        todo = runs_left(study)
+        reported = not todo and is_measured(study) and (study.report / "report.html").exists()
+    run_seconds, run_measured = _run_seconds(study, todo, files.manifest["rows"]["test"])
+    return [
         {
             **{"step": "train", "done": len(runs) - len(todo), "total": len(runs), "unit": "runs"},
             **{"seconds": run_seconds + START_SECONDS["train"] if todo else 0, "measured": run_measured},
@@ -67,7 +73,6 @@ def make_plan(study: Study) -> tuple[list[dict[str, Any]], list[str]]:
             **{"seconds": 0 if reported else START_SECONDS["report"], "measured": False},
         },
     ]
-    return steps, notes
 
 
 def _annotation_rate(study: Study) -> tuple[float, bool]:
@@ -77,7 +82,7 @@ def _annotation_rate(study: Study) -> tuple[float, bool]:
 
 
 def _run_seconds(study: Study, todo: list[Run], test_size: int) -> tuple[float, bool]:
-    epochs = study.recipe.train.epochs
+    epochs = study.training.epochs
 
     def guess(size: int) -> float:
         return size * epochs / TEXTS_TRAINED_PER_SECOND + test_size / TEXTS_TESTED_PER_SECOND
@@ -103,11 +108,12 @@ def print_plan(study: Study) -> None:
         table.add_row(step["step"], f"{step['done']:,}", f"{left:,} {step['unit']}", about)
     console = Console(highlight=False, markup=False)
     console.print(table)
-    grid = recipe.grid
-    console.print(
-        f"{len(grid.arms)} arms ({', '.join(grid.arms)}) x sizes {grid.sizes} x seeds {grid.seeds}; "
-        f"{recipe.annotate.model} labels, {recipe.train.encoder} learns."
-    )
+    if recipe.grid and recipe.train:
+        grid = recipe.grid
+        console.print(
+            f"{len(grid.arms)} arms ({', '.join(grid.arms)}) x sizes {grid.sizes} x seeds {grid.seeds}; "
+            f"{recipe.annotate.model} labels, {recipe.train.encoder} learns."
+        )
     for note in notes:
         console.print(note)
     if any(step["seconds"] and not step["measured"] for step in steps):

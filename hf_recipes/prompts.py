@@ -1,133 +1,402 @@
-"""Prompts: a frame that all texts of a study share, with the text last so that the engine can reuse the prefix."""
+"""Prompts: a frame that all texts of a pass share, with the text last so that the engine can reuse the prefix."""
 
+import hashlib
+import random
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 from jinja2 import StrictUndefined
 from jinja2.sandbox import SandboxedEnvironment
 
-from .data import NO_GOLD, Rows, hash_order
-from .recipe import Prompt, UserError, first_line
+from .data import NO_GOLD, RowFiles, hash_order, one_line, strings
+from .recipe import Annotate, Data, Prompt, UserError, first_line
 
-_TEXT = "\x00text\x00"  # stands for the text while the frame is rendered; no text can hold it once on one line
+_TEXT = "\x00text\x00"  # stands for the text while a frame is rendered; no text can hold it once on one line
+_PROMPT = "\x00prompt\x00"  # stands for the whole prompt while the chat template is rendered
+_THOUGHTS_END = "</think>"
+_END = "\n"  # what ends an answer, where one label begins like another
+
+#: What a text may begin with; if the tokens of none of these flow into the frame before it, no text's do (tested).
+_PROBES = (
+    "",
+    *(chr(code) for code in range(33, 127)),
+    *(
+        "word",
+        "Word",
+        "1999",
+        "'s",
+        "...",
+        "--",
+        "\u2019",
+        "\u201c",
+        "\u00e9t\u00e9",
+        "\u00df",
+        "\u4e2d\u6587",
+        "\u3042",
+        "\ud55c",
+        "\u0645\u0631\u062d\u0628\u0627",
+    ),
+    *(
+        "\U0001f600",
+        "\U0001f468\u200d\U0001f469",
+        "\u200dx",
+        "\u0301a",
+        "\u0915\u094d\u0937",
+        "\u0e01\u0e33",
+        "<|im_start|>",
+        "<bos>",
+        "</s>",
+        "[INST]",
+    ),
+)
 
 
-def one_line(text: str) -> str:
-    """White space and control characters folded to blanks: a text cannot open a line of its own in the frame."""
-    return " ".join("".join(c if c.isprintable() or c == "\u200d" else " " for c in text).split())
+@dataclass(frozen=True)
+class Label:
+    """A class as a template sees it; it prints as its name.
+
+    Attributes: `name` and `description` as in the recipe, `answer`: what the LLM has to write for it.
+    """
+
+    name: str
+    description: str
+    answer: str
+
+    def __str__(self) -> str:
+        return self.name
 
 
-def draw_demonstrations(pool: Rows, prompt: Prompt) -> np.ndarray:
-    """Indices of the pool's rows that serve as demonstrations, `shots_per_class` of each class in a seeded order.
+@dataclass(frozen=True)
+class Demonstrations:
+    """What may be shown with its label: all of it in every prompt, or a draw for each text.
+
+    Attributes:
+        rows (`np.ndarray` of shape `(m,)`): where they lie in the pool; empty if the recipe brings them along.
+        ids (`list[str]`), texts (`list[str]`), gold (`list[int]`)
+    """
+
+    rows: np.ndarray
+    ids: list[str]
+    texts: list[str]
+    gold: list[int]
+
+
+def draw_demonstrations(files: RowFiles, prompt: Prompt) -> Demonstrations:
+    """The rows of the pool that serve as demonstrations, in a seeded order.
 
     Raises:
-        UserError: a class has fewer gold rows than asked for.
+        UserError: fewer gold rows than asked for, or an example with an unknown label.
     """
-    order = hash_order(pool.ids, f"demonstrations:{prompt.seed}")
-    chosen: list[int] = []
-    for k, name in enumerate(pool.label_names):
-        rows = [i for i in order if pool.gold[i] == k and pool.texts[i] and one_line(pool.texts[i])]
-        if len(rows) < prompt.shots_per_class:
+    names = files.label_names
+    if prompt.examples is not None:
+        for example in prompt.examples:
+            if example.label not in names:
+                raise UserError(f"annotate.prompt.examples: '{example.label}' is none of {', '.join(names)}")
+        shown = [names.index(example.label) for example in prompt.examples]
+        return Demonstrations(np.zeros(0, np.int64), [], [one_line(e.text) for e in prompt.examples], shown)
+    gold = files.column("gold").to_numpy()
+    able = np.flatnonzero((gold != NO_GOLD) & files.column("text_id").is_valid().to_numpy(False))
+    per_class = prompt.shots_per_class
+    if per_class is None:
+        per_class = 1 if len(able) and prompt.random_shots is None else 0
+    ids = files.column("id")
+    order = able[hash_order(strings(ids, able), f"demonstrations:{prompt.seed}")]
+    if prompt.per_text:
+        each = -(-prompt.bank_size // len(names))
+        if max(per_class, -(-(prompt.random_shots or 0) // len(names))) > each:
+            raise UserError(f"annotate.prompt.bank_size: {prompt.bank_size} rows are fewer than a prompt shows")
+        chosen = _per_class(order, gold, names, each, "bank_size")
+    elif prompt.random_shots is not None:
+        if len(order) < prompt.random_shots:
+            raise UserError(f"annotate.prompt.random_shots: {prompt.random_shots} asked for of {len(order)} gold rows")
+        chosen = order[: prompt.random_shots]
+    else:
+        chosen = _per_class(order, gold, names, per_class, "shots_per_class")
+    texts = [one_line(text) for text in files.texts(chosen)]
+    return Demonstrations(chosen, list(strings(ids, chosen)), texts, gold[chosen].tolist())
+
+
+def _per_class(order: np.ndarray, gold: np.ndarray, names: list[str], count: int, key: str) -> np.ndarray:
+    chosen = np.zeros(len(order), dtype=bool)
+    for k, name in enumerate(names):
+        rows = np.flatnonzero(gold[order] == k)
+        if len(rows) < count:
             raise UserError(
-                f"annotate.prompt.shots_per_class: {prompt.shots_per_class} asked for, but class '{name}' has "
-                f"{len(rows)} gold rows in the pool"
+                f"annotate.prompt.{key}: {count} asked for, but class '{name}' has {len(rows)} gold rows in the pool"
             )
-        chosen += rows[: prompt.shots_per_class]
-    return np.array([i for i in order if i in set(chosen)], dtype=np.int64)
+        chosen[rows[:count]] = True
+    return order[chosen]
 
 
 @dataclass(frozen=True)
 class Frame:
-    """The rendered prompt around the text, and the tokens that stand for the labels.
+    """The prompt around the text: `before` and `after` are the chat template's, `head` and `tail` the recipe's.
 
-    Attributes:
-        head (`str`), tail (`str`): what stands before and after the text.
-        label_ids (`list[int]`): the token with which each label begins after `tail`, one per class, all distinct.
+    Only `before` and `after` may hold control tokens; in the rest, what looks like one is text.
     """
 
+    before: str
     head: str
     tail: str
-    label_ids: list[int]
+    after: str
 
-    def encode(self, tokenizer: Any, text: str, max_tokens: int) -> tuple[list[int], bool]:
-        """The model input for a text.
-
-        Args:
-            tokenizer (`PreTrainedTokenizerFast`):
-                The model's tokenizer.
-            text (`str`):
-                Any text; it is put on one line.
-            max_tokens (`int`):
-                The longest input allowed. A longer text loses its last tokens, never the frame.
-
-        Returns:
-            `tuple[list[int], bool]`: token ids, and whether the text was cut.
-        """
-        text = one_line(text)
-        ids = _tokenize(tokenizer, self.head + text + self.tail)
-        if len(ids) <= max_tokens:
-            return ids, False
-        if (bare := len(_tokenize(tokenizer, self.head + self.tail))) > max_tokens:
-            raise UserError(
-                f"annotate.max_model_len: the prompt without any text takes {bare} tokens, one more is for the answer; "
-                "raise it or use fewer shots_per_class"
-            )
-        plain = tokenizer(text, add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True)
-        ends = [end for _, end in plain["offset_mapping"]]
-        keep = len(ends) - (len(ids) - max_tokens)
-        while len(ids) > max_tokens:  # tokens may merge differently at the cut: a second round is rare
-            ids = _tokenize(tokenizer, self.head + (text[: ends[keep - 1]] if keep > 0 else "") + self.tail)
-            keep -= 1
-        return ids, True
+    def __str__(self) -> str:
+        return f"{self.before}{self.head}{{text}}{self.tail}{self.after}"
 
 
-def build_frame(prompt: Prompt, demonstrations: Rows, tokenizer: Any) -> Frame:
-    """Renders the template.
+class Prompter:
+    """Turns texts into model inputs for one pass, and label sequences into what the engine is asked about.
 
     Args:
-        prompt (`Prompt`):
-            The recipe's prompt.
-        demonstrations (`Rows`):
-            The rows shown with their gold labels.
+        section (`Annotate`):
+            The pass.
+        data (`Data`):
+            Where the labels' descriptions stand.
+        names (`list[str]`):
+            The classes.
+        demonstrations (`Demonstrations`):
+            What may be shown.
         tokenizer (`PreTrainedTokenizerFast`):
-            The model's tokenizer, which says what tokens the labels are.
+            The model's.
 
-    Returns:
-        `Frame`
+    Attributes:
+        answers (`list[str]`): what the LLM has to write for each class.
+        answer_ids (`list[list[int]]`): its tokens after the prompt; no sequence begins another.
+        choices (`list[str]`): what constrained decoding may write: the answers, with a blank before them if needed.
+        frame (`Frame`): of the demonstrations in their order (of the first text, if each text has its own).
 
     Raises:
-        UserError: a template that does not render or lacks `{{ text }}`; labels that are not distinct single tokens.
+        UserError: a template that does not render, lacks `{{ text }}` or hides what an answer means; labels that no
+            rule can tell apart; no chat template.
     """
-    names = demonstrations.label_names
-    shown = [
-        {"text": one_line(str(text)), "label": names[gold]}
-        for text, gold in zip(demonstrations.texts, demonstrations.gold, strict=True)
-        if gold != NO_GOLD
-    ]
-    try:
-        template = SandboxedEnvironment(undefined=StrictUndefined).from_string(prompt.template.rstrip())
-        rendered = template.render(instruction=prompt.instruction, labels=names, demonstrations=shown, text=_TEXT)
-    except Exception as error:  # a template is a program and can fail in any way
-        raise UserError(f"annotate.prompt.template: {first_line(error)}") from None
-    if rendered.count(_TEXT) != 1:
-        raise UserError("annotate.prompt.template: it must hold {{ text }} once, after the demonstrations")
-    head, tail = rendered.split(_TEXT)
-    before = _tokenize(tokenizer, tail, add_special_tokens=False)
-    label_ids = []
-    for name in names:
-        tokens = _tokenize(tokenizer, f"{tail} {name}", add_special_tokens=False)
-        if len(tokens) != len(before) + 1 or tokens[:-1] != before:
+
+    def __init__(self, section: Annotate, data: Data, names: list[str], demonstrations: Demonstrations, tokenizer: Any):
+        self._section, self._tokenizer, self._demonstrations = section, tokenizer, demonstrations
+        self._names, self._descriptions = names, data.descriptions
+        self.answers, self._joint, self.answer_ids = self._choose_answers()
+        self.frame = self._render(self._shown(""), self.answers, self._joint)
+        longest = max(len(ids) for ids in self.answer_ids)
+        last = self.frame.after if section.prompt.chat else self.frame.tail
+        self.choices = [_blank(last) + answer for answer in self.answers]
+        room = {"distribution": longest, "guided": longest + 1, "votes": section.max_tokens}
+        self._limit = section.max_model_len - room[section.scoring]
+
+    def encode(self, texts: Sequence[str]) -> list[tuple[list[int], bool]]:
+        """The model inputs for texts: token ids, and whether the text was cut to fit; never the frame.
+
+        Texts are put on one line. The frame's tokens are taken from one tokenisation where that is the same.
+        """
+        lines = [one_line(text) for text in texts]
+        if self._section.prompt.per_text:
+            return [
+                self._encode_one(self._render(self._shown(line), self.answers, self._joint), line) for line in lines
+            ]
+        if self._prefix is None:
+            return [self._encode_one(self.frame, line) for line in lines]
+        prefix, rest, suffix = self._prefix
+        short = [line if len(line) <= self._longest_text else "" for line in lines]
+        tails = self._tokenizer(
+            [rest + line + self.frame.tail for line in short], add_special_tokens=False, split_special_tokens=True
+        )["input_ids"]
+        encoded = []
+        for line, tail in zip(lines, tails, strict=True):
+            ids = prefix + tail + suffix
+            fits = len(ids) <= self._limit and len(line) <= self._longest_text
+            encoded.append((ids, False) if fits else self._encode_one(self.frame, line))
+        return encoded
+
+    def read(self, answer: str) -> int | None:
+        """The class that a sampled answer names at its beginning, after its thoughts; None if it names none."""
+        if self._section.thinking:
+            if _THOUGHTS_END not in answer:
+                return None
+            answer = answer.rpartition(_THOUGHTS_END)[2]
+        first, *_ = answer.strip().splitlines() or [""]
+        for k, words in enumerate(zip(self.answers, self._names, strict=True)):
+            for word in words:
+                if re.match(rf"\W*{re.escape(word)}(\W*$|\s*[.,:;)])", first, re.IGNORECASE):
+                    return k
+        return None
+
+    @cached_property
+    def _longest_text(self) -> int:
+        """No text of more characters fits: what a whole prompt of the vocabulary's longest tokens holds."""
+        return self._limit * max(len(token) for token in self._tokenizer.get_vocab())
+
+    @cached_property
+    def _prefix(self) -> tuple[list[int], str, list[int]] | None:
+        """The tokens of all before the last blank of the head, the head's rest, and the tokens after the tail.
+
+        None where some text's tokens would flow into them, so that every prompt has to be tokenised whole.
+        """
+        frame = self.frame
+        cut = len(frame.head.rstrip(" ")) if frame.head.endswith(" ") else len(frame.head)
+        shared, rest = frame.head[:cut], frame.head[cut:]
+        prefix, suffix = self._special(frame.before) + self._plain(shared), self._special(frame.after, start=False)
+        for probe in _PROBES:
+            whole = self._plain(frame.head + probe + frame.tail)
+            if self._plain(shared) + self._plain(rest + probe + frame.tail) != whole:
+                return None
+        return prefix, rest, suffix
+
+    def _encode_one(self, frame: Frame, line: str) -> tuple[list[int], bool]:
+        line_, cut = line[: self._longest_text], len(line) > self._longest_text
+        before, after = self._special(frame.before), self._special(frame.after, start=False)
+        limit = self._limit - len(before) - len(after)
+        ids = self._plain(frame.head + line_ + frame.tail)
+        if len(ids) <= limit:
+            return before + ids + after, cut
+        if (bare := len(self._plain(frame.head + frame.tail))) > limit:
             raise UserError(
-                f"data.label_names: '{name}' is not a single token after the prompt's last line for this model; "
-                "use short words of which each is one token"
+                f"annotate.max_model_len: the prompt without any text takes {bare + len(before) + len(after)} tokens, "
+                f"but {self._limit} is the most; raise it or show fewer demonstrations"
             )
-        label_ids.append(tokens[-1])
-    if len(set(label_ids)) < len(label_ids):
-        raise UserError(f"data.label_names: two of {', '.join(names)} are the same token for this model")
-    return Frame(head, tail, label_ids)
+        plain = self._tokenizer(line_, add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True)
+        ends = [end for _, end in plain["offset_mapping"]]
+        keep = len(ends) - (len(ids) - limit)
+        while len(ids) > limit:  # tokens may merge differently at the cut: a second round is rare
+            ids = self._plain(frame.head + (line_[: ends[keep - 1]] if keep > 0 else "") + frame.tail)
+            keep -= 1
+        return before + ids + after, True
+
+    def _plain(self, text: str) -> list[int]:
+        """Token ids of text in which what looks like a control token (`<|im_end|>` in a tweet) stays text."""
+        return list(self._tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"])
+
+    def _special(self, text: str, start: bool = True) -> list[int]:
+        """Token ids of what the chat template wrote; without one, what the model wants at the start of a text."""
+        if self._section.prompt.chat:
+            return list(self._tokenizer(text, add_special_tokens=False)["input_ids"])
+        return self._start if start else []
+
+    @cached_property
+    def _start(self) -> list[int]:
+        ids = list(self._tokenizer("a")["input_ids"])
+        bare = self._plain("a")
+        return ids[: next((i for i in range(len(ids)) if ids[i : i + len(bare)] == bare), 0)]
+
+    def _shown(self, line: str) -> list[int]:
+        """Which demonstrations a text gets: the same for the same text, whatever other texts there are."""
+        prompt, bank = self._section.prompt, self._demonstrations
+        if not prompt.per_text:
+            return list(range(len(bank.texts)))
+        chance = random.Random(hashlib.sha256(f"{prompt.seed}\0{line}".encode()).digest())  # noqa: S311
+        if prompt.random_shots is not None:
+            return chance.sample(range(len(bank.texts)), prompt.random_shots)
+        count = 1 if prompt.shots_per_class is None else prompt.shots_per_class
+        by_class = [[i for i, gold in enumerate(bank.gold) if gold == k] for k in range(len(self._names))]
+        drawn = [i for members in by_class for i in chance.sample(members, count)]
+        chance.shuffle(drawn)
+        return drawn
+
+    def _render(self, shown: list[int], answers: list[str], joint: str) -> Frame:
+        prompt, bank = self._section.prompt, self._demonstrations
+        labels = [
+            Label(name, self._descriptions.get(name, ""), answer)
+            for name, answer in zip(self._names, answers, strict=True)
+        ]
+        try:
+            rendered = self._template.render(
+                instruction=prompt.instruction,
+                labels=labels,
+                show_labels=answers != self._names or bool(self._descriptions),
+                demonstrations=[{"text": bank.texts[i], "label": answers[bank.gold[i]]} for i in shown],
+                text=_TEXT,
+            )
+        except Exception as error:  # a template is a program and can fail in any way
+            raise UserError(f"annotate.prompt.template: {first_line(error)}") from None
+        if rendered.count(_TEXT) != 1:
+            raise UserError("annotate.prompt.template: it must hold {{ text }} once, after the demonstrations")
+        head, tail = rendered.split(_TEXT)
+        before, after = self._chat
+        return Frame(before, head, tail, after + joint) if prompt.chat else Frame(before, head, tail + joint, after)
+
+    @cached_property
+    def _template(self) -> Any:
+        try:
+            environment = SandboxedEnvironment(undefined=StrictUndefined)
+            return environment.from_string(self._section.prompt.template.rstrip())
+        except Exception as error:
+            raise UserError(f"annotate.prompt.template: {first_line(error)}") from None
+
+    @cached_property
+    def _chat(self) -> tuple[str, str]:
+        """What the model's chat template puts before and after the user's message."""
+        if not self._section.prompt.chat:
+            return "", ""
+        if not self._tokenizer.chat_template:
+            raise UserError(f"annotate.prompt.chat: {self._section.model} has no chat template; set it to false")
+        try:
+            rendered = self._tokenizer.apply_chat_template(
+                [{"role": "user", "content": _PROMPT}],
+                tokenize=False,
+                add_generation_prompt=True,
+                enable_thinking=self._section.thinking,
+            )
+            before, after = rendered.split(_PROMPT)
+        except Exception as error:
+            raise UserError(
+                f"annotate.prompt.chat: {self._section.model}'s template fails: {first_line(error)}"
+            ) from None
+        return before, after
+
+    def _choose_answers(self) -> tuple[list[str], str, list[list[int]]]:
+        """The first rule that gives each class one token of its own, else whole names: answers, joint and tokens.
+
+        The joint is a blank that the prompt has to end with for some tokenizers, which do not join it to a digit.
+        """
+        names, rule = self._names, self._section.prompt.answers
+        rules = {
+            "names": names,
+            "integers": [str(i) for i in range(len(names))],
+            "letters": [chr(ord("A") + i) for i in range(len(names))] if len(names) <= 26 else [],
+        }
+        for name, answers in rules.items():
+            if rule not in ("auto", name) or not answers:
+                continue
+            for joint in ("", " "):
+                frame = self._render(self._shown(""), answers, joint)
+                hidden = self._hidden(answers) if answers != names else []
+                ids = self._continuations(frame, answers)
+                if hidden and rule != "auto":
+                    raise UserError(
+                        f"annotate.prompt.template: the model is to answer {' or '.join(answers)}, but the prompt does "
+                        f"not say which is '{hidden[0]}'; loop over labels and show label.answer and label.name"
+                    )
+                if not hidden and all(len(i) == 1 for i in ids) and len({i[0] for i in ids}) == len(names):
+                    return answers, joint, ids
+        if rule not in ("auto", "sequences"):
+            raise UserError(
+                f"annotate.prompt.answers: {rule} for {', '.join(names)} are not {len(names)} distinct tokens after "
+                "the prompt's last line for this model; set it to auto"
+            )
+        frame = self._render(self._shown(""), names, "")
+        for end in ("", _END):
+            ids = self._continuations(frame, [name + end for name in names])
+            others = [(one, other) for i, one in enumerate(ids) for j, other in enumerate(ids) if i != j]
+            if all(ids) and not any(one == other[: len(one)] for one, other in others):
+                return names, "", ids
+        raise UserError(f"data.label_names: two of {', '.join(names)} are the same for this model")
+
+    def _hidden(self, answers: list[str]) -> list[str]:
+        """The classes of which the prompt, demonstrations apart, does not say what stands for them."""
+        frame = self._render([], answers, "")
+        said = set(re.findall(r"\w+", frame.head + frame.tail))
+        pairs = zip(self._names, answers, strict=True)
+        return [name for name, answer in pairs if name not in frame.head + frame.tail or answer not in said]
+
+    def _continuations(self, frame: Frame, answers: list[str]) -> list[list[int]]:
+        """The tokens of each answer as the model goes on after the prompt; empty where they flow into its last line."""
+        tokens, last = (self._special, frame.after) if self._section.prompt.chat else (self._plain, frame.tail)
+        before = tokens(last)
+        both = [tokens(last + _blank(last) + answer) for answer in answers]
+        return [ids[len(before) :] if ids[: len(before)] == before else [] for ids in both]
 
 
-def _tokenize(tokenizer: Any, text: str, add_special_tokens: bool = True) -> list[int]:
-    """Token ids of plain text: what looks like a control token (`<|im_end|>` in a tweet) stays text."""
-    return tokenizer(text, add_special_tokens=add_special_tokens, split_special_tokens=True)["input_ids"]
+def _blank(last: str) -> str:
+    """What stands between the end of a prompt and its answer."""
+    return "" if not last or last[-1].isspace() else " "

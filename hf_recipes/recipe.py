@@ -38,9 +38,12 @@ class Data(Section):
     train_split: str = "train"
     test_split: str = "test"
     text_column: str = "text"
-    label_column: str = "label"
-    label_names: Annotated[list[str], Field(min_length=2)] | None = Field(
-        None, description="needed where the label column is not a ClassLabel"
+    text_template: str | None = Field(
+        None, description="jinja2 over the columns, where a text is made of several: '{{ title }}: {{ body }}'"
+    )
+    label_column: str | None = Field("label", description="null: the texts have no gold labels")
+    label_names: Annotated[list[str], Field(min_length=2)] | Annotated[dict[str, str], Field(min_length=2)] | None = (
+        Field(None, description="the classes, or a mapping of each to its description, which the prompt shows")
     )
     pool_size: int | None = Field(None, gt=0, description="rows of the training split to use; all by default")
     test_size: int | None = Field(
@@ -48,34 +51,125 @@ class Data(Section):
     )
     seed: int = Field(0, description="draws the pool and the test rows")
 
+    @model_validator(mode="after")
+    def named(self) -> "Data":
+        if self.label_column is None and self.label_names is None:
+            raise ValueError("label_names must name the classes where label_column is null")
+        return self
+
+    @property
+    def descriptions(self) -> dict[str, str]:
+        """What the recipe says of each class; empty where it says nothing."""
+        return self.label_names if isinstance(self.label_names, dict) else {}
+
+
+class Example(Section):
+    """A demonstration that the recipe brings along."""
+
+    text: str
+    label: str
+
 
 class Prompt(Section):
-    """How the LLM is asked. `template` is jinja2 over `instruction`, `labels`, `demonstrations` and, last, `text`."""
+    """How the LLM is asked. `template` is jinja2 over `instruction`, `labels`, `demonstrations` and, last, `text`.
+
+    A label has `name`, `description` and `answer` (what the LLM has to write), and prints as its name; a demonstration
+    has `text` and `label` (its answer). Demonstrations are `examples` from here, or else drawn from the gold rows of the
+    training split: `random_shots` of all, or `shots_per_class` of each class (1 by default, 0 without gold).
+    """
 
     instruction: str
     template: str = (
         "{{ instruction }}\n\n"
+        "{% if show_labels %}"
+        "{% for label in labels %}"
+        "{{ label.answer }}"
+        "{% if label.answer != label.name %}: {{ label.name }}{% endif %}"
+        "{% if label.description %}: {{ label.description }}{% endif %}\n"
+        "{% endfor %}\n"
+        "{% endif %}"
         "{% for demonstration in demonstrations %}"
         "Text: {{ demonstration.text }}\nLabel: {{ demonstration.label }}\n\n"
         "{% endfor %}"
         "Text: {{ text }}\nLabel:"
     )
-    shots_per_class: int = Field(1, ge=0)
+    chat: bool = Field(False, description="put the prompt into the model's chat template as the user's message")
+    answers: Literal["auto", "names", "integers", "letters", "sequences"] = Field(
+        "auto",
+        description="what stands for a label: its name if each is one token, else a number, else a letter, else the "
+        "whole name, token by token",
+    )
+    examples: list[Example] | None = Field(None, description="demonstrations written here, in place of drawn ones")
+    shots_per_class: int | None = Field(None, ge=0)
+    random_shots: int | None = Field(None, ge=0, description="drawn whatever their class, as Lu & Smith 2025 do (3)")
+    per_text: bool = Field(False, description="draw anew for each text, from a bank of gold rows; slower by far")
+    bank_size: int = Field(32, gt=0, description="gold rows in the bank; they are labels spent, and leave the pool")
     seed: int = Field(0, description="draws the demonstrations")
+
+    @model_validator(mode="after")
+    def one_way(self) -> "Prompt":
+        if sum(way is not None for way in (self.examples, self.shots_per_class, self.random_shots)) > 1:
+            raise ValueError("set one of examples, shots_per_class and random_shots")
+        if self.per_text and self.examples is not None:
+            raise ValueError("per_text draws from gold rows; leave out examples")
+        return self
 
 
 class Annotate(Section):
-    """The LLM. `vllm` runs it in this process; `server` asks a running vLLM server at `base_url`."""
+    """The LLM. `vllm` runs it in this process; `server` asks running vLLM servers at `base_url`."""
 
     model: str
     revision: str | None = None
     engine: Literal["vllm", "server"] = "vllm"
-    base_url: str = "http://127.0.0.1:8000"
+    base_url: str | list[str] = Field("http://127.0.0.1:8000", description="one server, or several with the same model")
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
     max_model_len: int = Field(1024, ge=64, description="tokens; a longer text is cut to fit, and flagged")
     engine_args: dict[str, Any] = Field({}, description="passed to vllm.LLM as they are")
+    scoring: Literal["distribution", "guided", "votes"] = Field(
+        "distribution", description="the label tokens' probabilities; or one constrained answer; or sampled answers"
+    )
+    samples: int = Field(5, gt=1, description="of votes: answers sampled for each text")
+    temperature: float = Field(1.0, gt=0, description="of votes")
+    max_tokens: int = Field(16, gt=0, description="of votes: the longest answer")
+    seed: int = Field(0, description="of votes: each text has a seed of its own, made of this one and its prompt")
+    thinking: bool = Field(False, description="let a model that can think before it answers do so; wants votes")
     prompt: Prompt
-    calibration: Literal["contextual", "none"] = "contextual"
+    calibration: Literal["none", "contextual", "batch", "temperature", "auto"] = "contextual"
+    calibration_rows: int = Field(
+        50, gt=1, description="of temperature and auto: the gold rows they are fitted on; they leave the pool"
+    )
+    passes: list[dict[str, Any]] = Field(
+        [], description="further passes over the same rows: what each changes in this section"
+    )
+
+    @model_validator(mode="after")
+    def fitting(self) -> "Annotate":
+        if self.thinking and not (self.prompt.chat and self.scoring == "votes"):
+            raise ValueError("thinking wants prompt.chat: true and scoring: votes: the label comes after the thoughts")
+        if self.scoring != "distribution" and self.calibration != "none":
+            raise ValueError(f"scoring: {self.scoring} gives no probabilities to calibrate; set calibration: none")
+        for change in self.passes:
+            if named := {"passes", "calibration_rows"} & change.keys():
+                raise ValueError(f"a pass cannot change {named.pop()}")
+        if self.passes:
+            self.all_passes()
+        return self
+
+    def all_passes(self) -> list["Annotate"]:
+        """This section as it stands, then each of `passes` merged into it; none of them has further passes."""
+        first = self.model_dump(exclude={"passes"}, exclude_unset=True)
+        try:
+            return [Annotate.model_validate(_merged(first, change)) for change in ({}, *self.passes)]
+        except ValidationError as errors:
+            raise ValueError(f"passes: {_explain(errors.errors()[0], Annotate)}") from None
+
+
+def _merged(base: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
+    both = {
+        name: _merged(base[name], value) if isinstance(base.get(name), dict) and isinstance(value, dict) else value
+        for name, value in change.items()
+    }
+    return {**base, **both}
 
 
 class Grid(Section):
@@ -131,8 +225,18 @@ class Recipe(Section):
     output_dir: str = Field("", description="the study folder; studies/<name> by default")
     data: Data
     annotate: Annotate
-    grid: Grid
-    train: Train
+    grid: Grid | None = Field(None, description="with `train`; without them the texts are labelled and no more")
+    train: Train | None = None
+
+    @model_validator(mode="after")
+    def whole(self) -> "Recipe":
+        if (self.grid is None) != (self.train is None):
+            raise ValueError("grid and train go together: add the other one, or leave out both to label texts only")
+        if self.grid and self.data.label_column is None:
+            raise ValueError(
+                "data.label_column is null, and without gold there is nothing to compare with; leave out grid and train"
+            )
+        return self
 
     @property
     def folder(self) -> Path:
@@ -179,17 +283,19 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     try:
         return Recipe.model_validate(content)
     except ValidationError as errors:
-        raise UserError(f"{path}: {_explain(errors.errors()[0])}") from None
+        raise UserError(f"{path}: {_explain(errors.errors()[0], Recipe)}") from None
 
 
-def _explain(error: Any) -> str:
+def _explain(error: Any, root: type[Section]) -> str:
     """One pydantic error as a sentence that names the recipe key and the mend."""
-    location = [part for part in error["loc"] if isinstance(part, str)]
+    location = [part for part in error["loc"] if isinstance(part, str) and "[" not in part]
     key = ".".join(location)
     if error["type"] == "extra_forbidden":
-        section: Any = Recipe
+        section: Any = root
         for part in location[:-1]:
-            section = section.model_fields[part].annotation
+            kinds = [section.model_fields[part].annotation, *get_args(section.model_fields[part].annotation)]
+            kinds += [inner for kind in kinds for inner in get_args(kind)]
+            section = next(kind for kind in kinds if isinstance(kind, type) and issubclass(kind, Section))
         near = difflib.get_close_matches(location[-1], section.model_fields, n=1, cutoff=0.5)
         mend = (
             f"did you mean '{'.'.join([*location[:-1], near[0]])}'?"
@@ -209,4 +315,4 @@ def _explain(error: Any) -> str:
     if error["type"] == "string_type" and isinstance(error["input"], bool):
         message += "; quote it, as YAML takes words like yes, no, on and off for true and false"
     given = "" if isinstance(error["input"], dict) else f" is {error['input']!r}"
-    return f"'{key}'{given}: {message[0].lower()}{message[1:]}"
+    return f"'{key}'{given}: {message[0].lower()}{message[1:]}" if key else message

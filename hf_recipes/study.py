@@ -27,7 +27,7 @@ from typing import Any
 import yaml
 from filelock import FileLock, Timeout
 
-from .recipe import Recipe, UserError
+from .recipe import Grid, Recipe, Train, UserError
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +57,26 @@ class Study:
         self.dataset_manifest = self.root / "dataset.json"
         self.report = self.root / "report"
         self.results_file = self.report / "results.json"
+        self.labels_file = self.report / "labels.json"
         self._lock = FileLock(self.root / ".lock")
+
+    @property
+    def grid(self) -> Grid:
+        """The recipe's grid.
+
+        Raises:
+            UserError: the recipe only labels texts.
+        """
+        if self.recipe.grid is None:
+            raise UserError(f"{self.recipe.name}: the recipe has no grid of runs; add the sections grid and train")
+        return self.recipe.grid
+
+    @property
+    def training(self) -> Train:
+        """The recipe's `train` section; raises like `grid`."""
+        if self.recipe.train is None:
+            raise UserError(f"{self.recipe.name}: the recipe has no training; add the sections grid and train")
+        return self.recipe.train
 
     def annotations(self, key: str) -> Path:
         return self.annotations_root / key

@@ -23,7 +23,7 @@ from .arms import Labels, Pool, build_pool, training_labels
 from .data import load_rows
 from .grid import Run, all_runs, check_sizes, permutation
 from .models import Model, load_tokenizer, resolve_model
-from .recipe import Recipe, UserError, first_line, load_recipe
+from .recipe import Train, UserError, first_line, load_recipe
 from .study import Study, cpu_threads, hash_ids, make_key, read_json, versions, whole_folder, write_json
 
 logger = logging.getLogger(__name__)
@@ -39,22 +39,21 @@ class Work:
             An annotated study.
 
     Attributes:
-        rows (`Rows`), annotations (`Annotations`): the whole pool, as it was read and annotated.
+        rows (`Rows`), annotations (`list[Annotations]`): the whole pool, as it was read and annotated, pass by pass.
         pool (`Pool`): its usable rows.
         test (`Rows`), encoder (`Model`)
         notes (`list[str]`): doubts about the sizes.
     """
 
     def __init__(self, study: Study):
-        recipe = study.recipe
         self.rows, self.test = load_rows(study)
-        self.annotations: Annotations = load_annotations(study, self.rows)
-        self.pool: Pool = build_pool(self.rows, self.annotations, recipe.annotate.calibration)
-        self.notes = check_sizes(recipe, len(self.pool.ids))
+        self.annotations: list[Annotations] = load_annotations(study, self.rows)
+        self.pool: Pool = build_pool(self.rows, self.annotations)
+        self.notes = check_sizes(study.grid, len(self.pool.ids))
         self.encoder, self.accelerate = check_training(study)
         self._study = study
-        self._orders = {seed: permutation(self.pool.ids, seed) for seed in recipe.grid.seeds}
-        settings = recipe.train.model_dump(mode="json", exclude={"encoder", "revision", "accelerate_config"})
+        self._orders = {seed: permutation(self.pool.ids, seed) for seed in study.grid.seeds}
+        settings = study.training.model_dump(mode="json", exclude={"encoder", "revision", "accelerate_config"})
         self._common = {
             "encoder": self.encoder.identity,
             "train": settings,
@@ -71,7 +70,7 @@ class Work:
 
     def labels(self, run: Run) -> Labels:
         """The run's training labels, in the order of `subset(run)`."""
-        share = self._study.recipe.grid.replace_share
+        share = self._study.grid.replace_share
         return training_labels(run.arm, self.pool, self.subset(run), share, run.subset_seed)
 
     def key(self, run: Run) -> str:
@@ -91,12 +90,12 @@ def check_training(study: Study, weights: bool = True) -> tuple[Model, dict[str,
     Raises:
         UserError: no such encoder or configuration, one that cannot be used, texts longer than the encoder takes.
     """
-    train = study.recipe.train
-    encoder = resolve_model(study, "train.encoder", weights)
+    train = study.training
+    encoder = resolve_model(study, "train.encoder", train.encoder, train.revision, weights)
     longest = (read_json(encoder.folder / "config.json") or {}).get("max_position_embeddings")
     if longest is not None and train.max_length > longest:
         raise UserError(f"train.max_length: {train.max_length} tokens, but {encoder.name} takes {longest} at most")
-    config = read_accelerate_config(study.recipe)
+    config = read_accelerate_config(train)
     if not config["use_cpu"]:
         import torch
 
@@ -112,16 +111,16 @@ def runs_left(study: Study) -> list[Run]:
         UserError: what is wrong with the input, before anything is launched.
     """
     work = Work(study)
-    return [run for run in all_runs(study.recipe) if not work.is_done(run)]
+    return [run for run in all_runs(study.grid) if not work.is_done(run)]
 
 
-def read_accelerate_config(recipe: Recipe) -> dict[str, Any]:
+def read_accelerate_config(train: Train) -> dict[str, Any]:
     """The accelerate configuration that the recipe names, with its `path`.
 
     Raises:
         UserError: there is no such file, or it is none.
     """
-    name = recipe.train.accelerate_config
+    name = train.accelerate_config
     folder = Path(__file__).parent / "recipes" / "accelerate"
     path = folder / f"{name}.yaml" if (folder / f"{name}.yaml").exists() else Path(name)
     if not path.is_file():
@@ -180,12 +179,12 @@ def _train(study: Study, accelerator: Any) -> None:
         for note in work.notes:
             logger.warning(note)
     tokenizer = load_tokenizer("train.encoder", work.encoder)
-    limit = study.recipe.train.max_length
+    limit = study.training.max_length
 
     def tokenize(texts: list[str]) -> list[list[int]]:
         return tokenizer(texts, truncation=True, max_length=limit)["input_ids"] if texts else []
 
-    runs = all_runs(study.recipe)
+    runs = all_runs(study.grid)
     todo = [run for run in runs if not work.is_done(run)]
     todo = broadcast_object_list([todo])[0]  # the main process's: others may look when a run more is done
     mine = todo[accelerator.process_index :: accelerator.num_processes]
@@ -205,7 +204,7 @@ def _train(study: Study, accelerator: Any) -> None:
         start = time.monotonic()
         inputs = [encoded[i] for i in work.subset(run).tolist()]
         try:
-            probs, losses = _fit(accelerator, tokenizer, work, study.recipe, run, inputs, labels.labels, test_encoded)
+            probs, losses = _fit(accelerator, tokenizer, work, study.training, run, inputs, labels.labels, test_encoded)
         except torch.OutOfMemoryError:
             raise UserError(f"train: {run} does not fit into the GPU's memory; lower train.batch_size") from None
         seconds = time.monotonic() - start
@@ -219,7 +218,7 @@ def _fit(
     accelerator: Any,
     tokenizer: Any,
     work: Work,
-    recipe: Recipe,
+    settings: Train,
     run: Run,
     inputs: list[list[int]],
     labels: np.ndarray,
@@ -230,7 +229,6 @@ def _fit(
     from accelerate.utils import set_seed
     from transformers import AutoModelForSequenceClassification, get_linear_schedule_with_warmup
 
-    settings = recipe.train
     set_seed(run.init_seed)  # before the model is made: its head is drawn from it
     try:
         model = AutoModelForSequenceClassification.from_pretrained(

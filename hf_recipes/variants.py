@@ -10,9 +10,10 @@ import numpy as np
 
 from . import arms
 from .annotate import load_annotations
-from .arms import Pool, build_pool, training_labels
-from .data import Rows, load_rows
+from .arms import build_pool, training_labels
+from .data import NO_GOLD, Rows, load_rows
 from .study import Study, hash_files, hash_ids, make_key, read_json, versions, whole_folder, write_json
+from .votes import flipped
 
 TEMPLATE = Path(__file__).parent / "templates" / "dataset_card.md"
 SEED = 0  # of the published random control; each training run draws its own
@@ -36,10 +37,10 @@ def write_variants(study: Study) -> None:
         if content.is_written():
             return
         with whole_folder(study.dataset) as folder:
-            for arm in study.recipe.grid.arms:
-                columns = _train_columns(arm, content.pool, study.recipe.grid.replace_share)
-                _write_split(folder / "data" / arm, "train", columns)
-            _write_split(folder / "data" / "test", "test", _test_columns(content.test))
+            for arm in content.arms:
+                _write_split(folder / "data" / arm, "train", _train_columns(arm, content))
+            if len(content.test):
+                _write_split(folder / "data" / "test", "test", _test_columns(content.test))
             _write_card(folder, study, content)
         write_json(study.dataset_manifest, {"key": content.key})
 
@@ -57,13 +58,18 @@ class _Content:
         self._study = study
         rows, self.test = load_rows(study)
         self.annotations = load_annotations(study, rows)
-        self.pool = build_pool(rows, self.annotations, recipe.annotate.calibration)
+        self.pool = build_pool(rows, self.annotations, with_gold=recipe.grid is not None)
+        self.arms: list[str] = list(recipe.grid.arms) if recipe.grid else ["llm"]
+        self.share = recipe.grid.replace_share if recipe.grid else 0.0
         pool, test = self.pool, self.test
         self.key = make_key(
-            recipe={"name": recipe.name, "data": recipe.data.model_dump(mode="json"), "arms": recipe.grid.arms},
-            share=recipe.grid.replace_share,
-            annotations=self.annotations.key,
-            pool=hash_ids(f"{i} {p.tolist()} {g}" for i, p, g in zip(pool.ids, pool.probs, pool.gold, strict=True)),
+            recipe={"name": recipe.name, "data": recipe.data.model_dump(mode="json"), "arms": self.arms},
+            share=self.share,
+            annotations=[one.key for one in self.annotations],
+            pool=hash_ids(
+                f"{i} {p.tolist()} {g} {v.tolist()}"
+                for i, p, g, v in zip(pool.ids, pool.probs, pool.gold, pool.votes, strict=True)
+            ),
             test=hash_ids(f"{i} {g}" for i, g in zip(test.ids, test.gold, strict=True)),
             code=[hash_files(path) for path in (TEMPLATE, Path(__file__), Path(arms.__file__))],
             versions=versions("datasets", "pyarrow", "huggingface_hub"),
@@ -83,10 +89,11 @@ def _write_split(folder: Path, split: str, columns: tuple[dict[str, Any], Any]) 
     Dataset.from_dict(values, features=features).to_parquet(folder / f"{split}-00000-of-00001.parquet")
 
 
-def _train_columns(arm: str, pool: Pool, share: float) -> tuple[dict[str, Any], Any]:
+def _train_columns(arm: str, content: _Content) -> tuple[dict[str, Any], Any]:
     from datasets import ClassLabel, Features, List, Value
 
-    labels = training_labels(arm, pool, np.arange(len(pool.ids)), share, SEED)
+    pool = content.pool
+    labels = training_labels(arm, pool, np.arange(len(pool.ids)), content.share, SEED)
     classes = ClassLabel(names=pool.label_names)
     values = {
         "id": pool.ids,
@@ -112,6 +119,9 @@ def _train_columns(arm: str, pool: Pool, share: float) -> tuple[dict[str, Any], 
             "covered": Value("float64"),
         }
     )
+    if pool.votes.shape[1] > 1:
+        values |= {"votes": list(pool.votes), "flipped": flipped(pool.votes)}
+        features |= {"votes": List(classes, length=pool.votes.shape[1]), "flipped": Value("bool")}
     return values, features
 
 
@@ -126,7 +136,7 @@ def _write_card(folder: Path, study: Study, content: _Content) -> None:
     from huggingface_hub import DatasetCard, DatasetCardData
 
     recipe, pool, test = study.recipe, content.pool, content.test
-    manifest = read_json(study.annotations(content.annotations.key) / "manifest.json")
+    manifest = read_json(study.annotations(content.annotations[0].key) / "manifest.json")
     source_card = Path(recipe.data.path) / "README.md"
     licence = DatasetCard.load(source_card).data.get("license") if source_card.is_file() else None
     data = DatasetCardData(
@@ -139,11 +149,11 @@ def _write_card(folder: Path, study: Study, content: _Content) -> None:
                 "config_name": arm,
                 "data_files": [
                     {"split": "train", "path": f"data/{arm}/train-*.parquet"},
-                    {"split": "test", "path": "data/test/test-*.parquet"},
+                    *([{"split": "test", "path": "data/test/test-*.parquet"}] if len(test) else []),
                 ],
                 **({"default": True} if arm == "llm" else {}),
             }
-            for arm in recipe.grid.arms
+            for arm in content.arms
         ],
     )
     card = DatasetCard.from_template(
@@ -156,7 +166,11 @@ def _write_card(folder: Path, study: Study, content: _Content) -> None:
         manifest=manifest,
         pool_size=len(pool.ids),
         test_size=len(test),
-        accuracy=float((pool.llm == pool.gold).mean()),
+        arms=content.arms,
+        share=content.share,
+        calibration=pool.calibrations[0],
+        accuracy=float((pool.llm == pool.gold)[pool.gold != NO_GOLD].mean()) if (pool.gold != NO_GOLD).any() else None,
+        passes=pool.votes.shape[1],
         covered=float(pool.covered.mean()),
         prompt=manifest["prompt"].replace("```", "` ` `"),
     )

@@ -10,7 +10,7 @@ from conftest import DEMO, SAMPLE
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hf_recipes.data import NO_GOLD, _class_index, hash_order, keep_rows, load_rows, row_ids
+from hf_recipes.data import NO_GOLD, _class_index, hash_order, keep_rows, load_rows, open_rows, row_ids
 from hf_recipes.recipe import Data, UserError
 
 TEXTS = st.lists(
@@ -122,7 +122,7 @@ def test_a_csv_may_say_null(make_study, tmp_path):
 def test_a_source_that_changed_is_read_anew(make_study, tmp_path):
     settings = write_source(tmp_path / "source", "parquet folder")
     study = make_study(*settings)
-    keep_rows(study, *load_rows(study))
+    keep_rows(study, open_rows(study))
     assert load_rows(study)[0].texts == ROWS["text"]
     write_source(tmp_path / "source", "parquet folder", {"text": ["new", "newer"], "label": ["no", "yes"]})
     assert load_rows(make_study(*settings))[0].texts == ["new", "newer"]

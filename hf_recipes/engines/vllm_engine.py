@@ -9,6 +9,9 @@ import numpy as np
 from ..logs import hush
 from ..recipe import Annotate, UserError
 from ..study import cpu_threads, versions
+from . import EngineError
+
+MAX_TOKEN_IDS = 128  # of one request: vLLM's limit
 
 ON_CPU = {
     "enforce_eager": True,  # compiling takes minutes and pays off for millions of texts only
@@ -85,20 +88,53 @@ class Engine:
                     "annotate.engine_args.gpu_memory_utilization)"
                 ) from error
 
-    def score(self, prompts: list[list[int]], label_ids: list[int]) -> np.ndarray:
-        """Log-probabilities of the labels as the next token, of shape `(len(prompts), len(label_ids))`."""
+    def score(self, prompts: list[list[int]], token_ids: list[int]) -> tuple[np.ndarray, dict[int, str]]:
+        """Log-probabilities of tokens as the next one, of shape `(len(prompts), len(token_ids))`; no prompt is refused.
+
+        Raises:
+            EngineError: the engine died.
+        """
         from vllm import SamplingParams
 
-        parameters = SamplingParams(max_tokens=1, temperature=0, logprob_token_ids=label_ids, detokenize=False)
+        blocks = []
+        for start in range(0, len(token_ids), MAX_TOKEN_IDS):
+            ids = token_ids[start : start + MAX_TOKEN_IDS]
+            parameters = SamplingParams(max_tokens=1, temperature=0, logprob_token_ids=ids, detokenize=False)
+            found = [output.outputs[0].logprobs[0] for output in self._generate(prompts, parameters)]
+            blocks.append(np.array([[logprobs[i].logprob for i in ids] for logprobs in found]))
+        return np.concatenate(blocks, axis=1), {}
+
+    def sample(
+        self,
+        prompts: list[list[int]],
+        samples: int,
+        temperature: float,
+        max_tokens: int,
+        seeds: list[int],
+        choices: list[str] | None = None,
+    ) -> tuple[list[list[str]], dict[int, str]]:
+        """Sampled answers, `samples` for each prompt, each prompt with a seed of its own; no prompt is refused.
+
+        Raises:
+            EngineError: the engine died.
+        """
+        from vllm import SamplingParams
+        from vllm.sampling_params import StructuredOutputsParams
+
+        only = StructuredOutputsParams(choice=choices) if choices else None
+        common: Any = {"n": samples, "temperature": temperature, "max_tokens": max_tokens, "structured_outputs": only}
+        outputs = self._generate(prompts, [SamplingParams(seed=seed, **common) for seed in seeds])
+        return [[answer.text for answer in output.outputs] for output in outputs], {}
+
+    def _generate(self, prompts: list[list[int]], parameters: Any) -> list[Any]:
         inputs: Any = [{"prompt_token_ids": prompt} for prompt in prompts]
         try:
-            outputs: Any = self._llm.generate(inputs, parameters, use_tqdm=False)
+            return list(self._llm.generate(inputs, parameters, use_tqdm=False))
         except Exception as error:  # the engine is dead, whatever it died of
-            raise UserError(
-                f"annotate: vLLM's engine died ({_reason(error)}); run again, what is labelled stays. If memory is "
-                "short, lower annotate.max_model_len or set annotate.engine_args.max_num_seqs"
+            raise EngineError(
+                f"annotate: vLLM's engine died ({_reason(error)}). If memory is short, lower annotate.max_model_len or "
+                "set annotate.engine_args.max_num_seqs"
             ) from error
-        return np.array([[o.outputs[0].logprobs[0][i].logprob for i in label_ids] for o in outputs])
 
 
 def _reason(error: Exception) -> str:

@@ -1,0 +1,539 @@
+"""The server engine: against scripted servers that misbehave on command, and once against the real one."""
+
+import json
+import logging
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from collections import Counter
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import LLM, ROOT
+
+from hf_recipes.engines import EngineError, server_engine
+from hf_recipes.recipe import Annotate, UserError
+
+MODEL = "models/SmolLM2-135M-Instruct"
+OVERLOADED = {"status": 503, "body": {"error": {"message": "overloaded"}}}
+
+
+def logprob(prompt, token):
+    return -((sum(prompt) * 31 + token * 7) % 97 + 1) / 10
+
+
+def expected(prompts, token_ids):
+    return np.array([[logprob(prompt, token) for token in token_ids] for prompt in prompts])
+
+
+class ScriptedServer:
+    """Answers as vLLM would, unless `misbehave(body, number)` says what to do: a dict with `status`, `body`, `headers`,
+    `sleep`, `drop`, or `change`, a function of the right answer."""
+
+    def __init__(self, misbehave=lambda body, number: {}, version="0.32.0", name=MODEL, length=1024):
+        self.misbehave, self.version, self.name, self.length = misbehave, version, name, length
+        self.bodies, self.headers, self.times = [], [], []
+        self.now = self.most = 0
+        self._lock = threading.Lock()
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def log_message(self, *_):
+                pass
+
+            def do_GET(self):
+                outer.headers.append(dict(self.headers))
+                answers = {
+                    "/version": {"version": outer.version},
+                    "/v1/models": {
+                        "data": [{"id": outer.name, "root": f"/data/{outer.name}", "max_model_len": outer.length}]
+                    },
+                }
+                self.reply({"body": answers[self.path]} | outer.misbehave(None, self.path))
+
+            def do_POST(self):
+                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                with outer._lock:
+                    outer.bodies.append(body)
+                    outer.headers.append(dict(self.headers))
+                    outer.times.append(time.monotonic())
+                    number = len(outer.bodies)
+                    outer.now += 1
+                    outer.most = max(outer.most, outer.now)
+                right = outer.completion(body)
+                how = outer.misbehave(body, number)
+                time.sleep(how.get("sleep", 0.005))
+                with outer._lock:
+                    outer.now -= 1
+                self.reply({"body": how.get("change", lambda answer: answer)(right)} | how)
+
+            def reply(self, how):
+                if how.get("drop"):
+                    self.connection.shutdown(socket.SHUT_RDWR)
+                    self.close_connection = True
+                    return
+                body = how["body"]
+                content = body.encode() if isinstance(body, str) else json.dumps(body).encode()
+                self.send_response(how.get("status", 200))
+                for header, value in {"Content-Length": len(content), **how.get("headers", {})}.items():
+                    self.send_header(header, str(value))
+                self.end_headers()
+                self.wfile.write(content)
+
+        class Listener(ThreadingHTTPServer):
+            request_queue_size = 200
+
+            def handle_error(self, *_):  # a client that went away
+                pass
+
+        self._server = Listener(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
+        threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
+
+    @staticmethod
+    def completion(body):
+        """In an order of its own: a client has to go by the index."""
+        choices = []
+        for prompt in body["prompt"]:
+            for k in range(body.get("n", 1)):
+                choice = {"index": len(choices), "text": f"{sum(prompt)}/{body.get('seed')}/{k}"}
+                if ids := body.get("logprob_token_ids"):
+                    found = {f"token_id:{token}": logprob(prompt, token) for token in [*ids, 99999]}
+                    choice["logprobs"] = {"top_logprobs": [found]}
+                if only := body.get("structured_outputs"):
+                    choice["text"] = only["choice"][sum(prompt) % len(only["choice"])]
+                choices.append(choice)
+        random.Random(sum(map(sum, body["prompt"]))).shuffle(choices)
+        return {"choices": choices}
+
+    def close(self):
+        self._server.shutdown()
+        self._server.server_close()
+
+
+@pytest.fixture(autouse=True)
+def short_waits(monkeypatch):
+    monkeypatch.setattr(server_engine, "FIRST_WAIT", 0.005)
+    monkeypatch.delenv("VLLM_API_KEY", raising=False)
+
+
+@pytest.fixture
+def serve():
+    servers = []
+
+    def start(*arguments, **settings):
+        servers.append(ScriptedServer(*arguments, **settings))
+        return servers[-1]
+
+    yield start
+    for server in servers:
+        server.close()
+
+
+def section(*servers, **settings):
+    urls = [server if isinstance(server, str) else server.url for server in servers]
+    settings = {"model": MODEL, "engine": "server", "max_model_len": 256, "prompt": {"instruction": "?"}, **settings}
+    return Annotate(base_url=urls if len(urls) > 1 else urls[0], **settings)
+
+
+def connect(*servers, **settings):
+    return server_engine.Engine(section(*servers, **settings), Path())
+
+
+def make_prompts(n):
+    return [[i + 1, *range(i % 7)] for i in range(n)]
+
+
+def first_times(*numbers, how):
+    """Misbehaves in the requests with these numbers."""
+    return lambda body, number: how if number in numbers else {}
+
+
+def test_answers_are_in_the_order_of_the_prompts_whatever_the_delays(serve):
+    delays = random.Random(0)
+    server = serve(lambda body, number: {"sleep": delays.uniform(0, 0.05)} if body else {})
+    prompts = make_prompts(700)
+    scores, refused = connect(server).score(prompts, [5, 3, 9])
+    assert np.array_equal(scores, expected(prompts, [5, 3, 9]))
+    assert refused == {}
+    assert max(len(body["prompt"]) for body in server.bodies) == 32
+    assert 1 < server.most <= 8
+
+
+def test_few_prompts_are_spread_and_none_are_no_request(serve):
+    servers = [serve(lambda body, number: {"sleep": 0.2} if body else {}) for _ in range(2)]
+    engine = connect(*servers)
+    scores, _ = engine.score(make_prompts(64), [1])
+    assert np.array_equal(scores, expected(make_prompts(64), [1]))
+    assert all(1 < server.most <= 8 for server in servers)
+    before = sum(len(server.bodies) for server in servers)
+    scores, refused = engine.score([], [1, 2])
+    assert (scores.shape, refused) == ((0, 2), {})
+    assert engine.sample([], 3, 1.0, 4, [], None) == ([], {})
+    assert sum(len(server.bodies) for server in servers) == before
+
+
+def test_more_label_tokens_than_a_request_may_have(serve):
+    server = serve()
+    tokens = list(range(1000, 1300))
+    scores, _ = connect(server).score(make_prompts(5), tokens)
+    assert np.array_equal(scores, expected(make_prompts(5), tokens))
+    assert {len(body["logprob_token_ids"]) for body in server.bodies} == {128, 44}
+    assert all(body["logprobs"] is not None and body["return_tokens_as_token_ids"] for body in server.bodies)
+
+
+def test_the_models_own_generation_settings_are_overruled(serve):
+    server = serve()
+    connect(server).sample(make_prompts(2), 1, 1.0, 4, [1, 2], None)
+    assert all((body["top_p"], body["top_k"], body["repetition_penalty"]) == (1, 0, 1) for body in server.bodies)
+
+
+def test_every_sampled_prompt_has_its_own_seed(serve):
+    server = serve(lambda body, number: {"sleep": 0.02} if body else {})
+    prompts, seeds = make_prompts(200), [7 * i + 1 for i in range(200)]
+    texts, refused = connect(server).sample(prompts, 3, 0.7, 5, seeds, None)
+    assert texts == [[f"{sum(p)}/{seed}/{k}" for k in range(3)] for p, seed in zip(prompts, seeds, strict=True)]
+    assert refused == {}
+    assert {tuple(body["prompt"][0]): body["seed"] for body in server.bodies} == dict(
+        zip(map(tuple, prompts), seeds, strict=True)
+    )
+    assert all((body["n"], body["temperature"], body["max_tokens"]) == (3, 0.7, 5) for body in server.bodies)
+    assert 8 < server.most <= 64
+
+
+def test_guided_answers_are_choices_and_many_prompts_go_into_a_request(serve):
+    server = serve()
+    prompts = make_prompts(300)
+    texts, _ = connect(server).sample(prompts, 1, 0, 8, [0] * 300, ["bad", "good", "so so"])
+    assert texts == [[["bad", "good", "so so"][sum(prompt) % 3]] for prompt in prompts]
+    assert len(server.bodies) < 20
+    assert all("guided_choice" not in body and "seed" not in body for body in server.bodies)
+
+
+@pytest.mark.parametrize(
+    "how",
+    [OVERLOADED, {"status": 500, "body": "oops"}, {"status": 429, "body": ""}, {"drop": True}],
+    ids=["503", "500", "429", "dropped"],
+)
+def test_what_passes_is_tried_again(serve, how, caplog):
+    server = serve(first_times(1, 2, 4, how=how))
+    prompts = make_prompts(40)
+    with caplog.at_level(logging.WARNING):
+        scores, refused = connect(server).score(prompts, [4, 2])
+    assert np.array_equal(scores, expected(prompts, [4, 2]))
+    assert refused == {}
+    assert caplog.text.count("trying again") == 1
+
+
+def test_a_slow_answer_is_asked_for_again(serve, monkeypatch):
+    monkeypatch.setattr(server_engine, "TIMEOUT", 0.2)
+    server = serve(first_times(1, how={"sleep": 0.6}))
+    scores, _ = connect(server).score(make_prompts(3), [4])
+    assert np.array_equal(scores, expected(make_prompts(3), [4]))
+    assert len(server.bodies) == 4
+
+
+def test_retry_after_is_respected_but_not_without_bound(serve, monkeypatch):
+    server = serve(first_times(1, how={**OVERLOADED, "headers": {"Retry-After": "0.4"}}))
+    connect(server).score([[1]], [4])
+    assert server.times[1] - server.times[0] >= 0.4
+    monkeypatch.setattr(server_engine, "LONGEST_WAIT", 0.1)
+    server = serve(first_times(1, how={**OVERLOADED, "headers": {"Retry-After": "3600"}}))
+    connect(server).score([[1]], [4])
+    assert 0.1 <= server.times[1] - server.times[0] < 5
+    server = serve(first_times(1, how={**OVERLOADED, "headers": {"Retry-After": "Fri, 31 Dec 1999 23:59:59 GMT"}}))
+    assert connect(server).score([[1]], [4])[0].shape == (1, 1)
+
+
+def test_the_guilty_prompt_is_found_and_the_others_are_answered(serve):
+    def refuse(body, number):
+        if body and [666] in body["prompt"]:
+            return {"status": 400, "body": {"error": {"message": "This prompt is\ntoo long", "code": 400}}}
+        return {}
+
+    server = serve(refuse)
+    prompts = make_prompts(500)
+    prompts[123] = prompts[380] = [666]
+    engine = connect(server)
+    scores, refused = engine.score(prompts, [4, 2])
+    assert refused == {123: "400 This prompt is too long", 380: "400 This prompt is too long"}
+    assert np.isnan(scores[[123, 380]]).all()
+    others = [i for i in range(500) if i not in refused]
+    assert np.array_equal(scores[others], expected([prompts[i] for i in others], [4, 2]))
+    assert len(server.bodies) < 16 + 2 * 12 + 4
+    texts, refused = engine.sample(prompts[100:130], 2, 1.0, 4, list(range(30)), None)
+    assert list(refused) == [23]
+    assert [len(answers) for answers in texts] == [0 if i == 23 else 2 for i in range(30)]
+
+
+def test_the_work_of_a_dead_server_goes_to_the_other(serve, caplog):
+    bad, good = serve(lambda body, number: {"status": 500, "body": "broken"} if body else {}), serve()
+    prompts = make_prompts(600)
+    engine = connect(bad, good)
+    with caplog.at_level(logging.WARNING):
+        scores, refused = engine.score(prompts, [1, 2])
+    assert np.array_equal(scores, expected(prompts, [1, 2]))
+    assert refused == {}
+    assert caplog.text.count("goes to the others") == 1
+    assert bad.url in caplog.text
+    asked = len(bad.bodies)
+    assert asked <= 8 * server_engine.ATTEMPTS
+    engine.score(prompts, [1, 2])  # and it is not asked again
+    assert len(bad.bodies) == asked
+
+
+def test_a_slow_server_gets_less_of_the_work(serve):
+    slow, fast = (serve(lambda body, number, s=s: {"sleep": s} if body else {}) for s in (1, 0.01))
+    scores, _ = connect(slow, fast).score(make_prompts(2000), [1])
+    assert np.array_equal(scores, expected(make_prompts(2000), [1]))
+    assert len(slow.bodies) * 2 < len(fast.bodies)
+
+
+def test_all_servers_dead_is_an_engine_error_that_names_them(serve):
+    dead = [serve(lambda body, number: OVERLOADED if body else {}), serve(first_times(*range(1, 999), how={"drop": 1}))]
+    engine = connect(*dead)
+    for _ in range(2):
+        with pytest.raises(EngineError, match="no server answers any more") as raised:
+            engine.score(make_prompts(100), [1])
+        assert all(server.url in str(raised.value) for server in dead)
+        assert "503 overloaded" in str(raised.value)
+        assert "\n" not in str(raised.value)
+
+
+def test_identity_names_version_and_model_and_servers_must_agree(serve):
+    one = serve()
+    assert server_engine.identity(section(one)) == {
+        "engine": "server",
+        "vllm": "0.32.0",
+        "id": MODEL,
+        "root": f"/data/{MODEL}",
+    }
+    assert server_engine.identity(section(one, serve())) == server_engine.identity(section(f"{one.url}/v1/"))
+    for other, differs in ((serve(version="0.33.0"), "vllm=0.33.0"), (serve(name="gemma"), "id=gemma")):
+        with pytest.raises(UserError, match=differs) as raised:
+            server_engine.identity(section(one, other))
+        assert one.url in str(raised.value)
+        assert other.url in str(raised.value)
+
+
+def test_a_server_that_is_down_at_the_start_is_done_without(serve, caplog):
+    with caplog.at_level(logging.WARNING):
+        engine = connect("http://127.0.0.1:9", serve())
+    assert "http://127.0.0.1:9 does not answer" in caplog.text
+    assert engine.score([[1]], [4])[0].tolist() == [[logprob([1], 4)]]
+    with pytest.raises(UserError, match="no vLLM server answers at http://127.0.0.1:9"):
+        connect("http://127.0.0.1:9")
+
+
+def test_the_server_must_take_prompts_as_long_as_the_recipes(serve):
+    with pytest.raises(UserError, match=r"max_model_len is 256, but http.* takes 128 tokens"):
+        server_engine.identity(section(serve(length=128)))
+
+
+def test_another_models_name_is_warned_of_and_several_are_a_question(serve, caplog):
+    with caplog.at_level(logging.WARNING):
+        connect(serve(), model="elsewhere/SmolLM2-135M-Instruct")
+        assert caplog.text == ""
+        engine = connect(serve(name="gemma"))
+    assert "the server serves gemma" in caplog.text
+    assert engine.score([[1]], [4])[0].tolist() == [[logprob([1], 4)]]
+    both = {"body": {"data": [{"id": "gemma"}, {"id": "qwen"}]}}
+    server = serve(lambda body, number: both if number == "/v1/models" else {})
+    with pytest.raises(UserError, match="serves gemma, qwen; set annotate.model"):
+        connect(server)
+
+
+@pytest.mark.parametrize(
+    ("how", "says"),
+    [
+        ({"body": "<html><body>It works!</body></html>"}, "no vLLM server.*It works!"),
+        ({"body": '{"version": '}, "no vLLM server"),
+        ({"body": {"hello": "world"}}, "no vLLM server"),
+        ({"body": ["0.32.0"]}, "no vLLM server"),
+        ({"status": 404, "body": "nothing here"}, "404: nothing here"),
+        ({"status": 301, "body": "", "headers": {"Location": "http://example.org"}}, "301"),
+        ({"status": 401, "body": ""}, "wants a key.*VLLM_API_KEY"),
+        ({"status": 418, "body": "teapot"}, "no vLLM server: it answered 418 teapot"),
+        (OVERLOADED, "no vLLM server answers.*503 overloaded"),
+        ({"drop": True}, "no vLLM server answers.*disconnected"),
+    ],
+)
+def test_what_is_no_vllm_server_is_said_in_a_line(serve, how, says):
+    server = serve(lambda body, number: how)
+    with pytest.raises(UserError, match=says) as raised:
+        server_engine.identity(section(server))
+    assert server.url in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+def edit(**changes):
+    """Changes every choice of an answer."""
+    return {"change": lambda answer: {"choices": [choice | changes for choice in answer["choices"]]}}
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        edit(logprobs=None),
+        edit(logprobs={"top_logprobs": None}),
+        edit(logprobs={"top_logprobs": [{"token_id:4": None}]}),
+        edit(logprobs={"top_logprobs": [{" good": -1.0}]}),
+        {"change": lambda answer: {"choices": answer["choices"][1:]}},
+        {"change": lambda answer: {"message": "hello"}},
+    ],
+    ids=["null", "null tops", "null value", "other tokens", "too few", "no choices"],
+)
+def test_answers_without_log_probabilities_are_said_in_a_line(serve, how):
+    server = serve(lambda body, number: how if body else {})
+    with pytest.raises(UserError, match="answered without what was asked for") as raised:
+        connect(server).score(make_prompts(4), [4])
+    assert server.url in str(raised.value)
+
+
+def test_a_model_that_went_away_is_the_users_to_mend(serve):
+    gone = {"status": 404, "body": {"error": {"message": "The model `smol` does not exist."}}}
+    server = serve(lambda body, number: gone if body else {})
+    with pytest.raises(UserError, match="The model `smol` does not exist"):
+        connect(server).score(make_prompts(300), [4])
+
+
+def test_the_key_goes_into_the_header_and_nowhere_else(serve, monkeypatch, caplog):
+    monkeypatch.setenv("VLLM_API_KEY", "s3cret-key\n")
+    server = serve(first_times(1, how=OVERLOADED))
+    with caplog.at_level(logging.DEBUG):
+        connect(server).score([[1]], [4])
+    assert {headers["Authorization"] for headers in server.headers} == {"Bearer s3cret-key"}
+    with pytest.raises(UserError, match="does not take the key in VLLM_API_KEY") as raised:
+        connect(serve(lambda body, number: {"status": 401, "body": {"error": "Unauthorized"}}))
+    said = caplog.text + str(raised.value)
+    monkeypatch.setenv("VLLM_API_KEY", "s3cret\nkey")
+    with pytest.raises(UserError, match="VLLM_API_KEY") as raised:
+        connect(server)
+    assert "s3cret" not in said + str(raised.value)
+
+
+@pytest.mark.parametrize("url", ["127.0.0.1:8000", "localhost", "", "ftp://host", "http://", "http://[::1", "//host"])
+def test_bad_addresses_are_named(url):
+    with pytest.raises(UserError, match=r"annotate.base_url: .* is no address of a server; write one like http"):
+        server_engine.identity(section(url))
+
+
+def test_passwords_in_addresses_are_turned_down_and_not_repeated():
+    with pytest.raises(UserError, match="leave user and password out of the address of example.org") as raised:
+        server_engine.identity(section("http://me:hunter2@example.org:8000"))
+    assert "hunter2" not in str(raised.value)
+
+
+ASK = """
+import json, sys
+from pathlib import Path
+from hf_recipes import logs
+from hf_recipes.engines import engine_module
+from hf_recipes.recipe import Annotate
+
+def ask(settings, prompts, tokens, choices):
+    engine = engine_module(settings["engine"]).Engine(Annotate(**settings), Path(settings["model"]))
+    scores, refused = engine.score(prompts, tokens)
+    assert refused == {}
+    guided, _ = engine.sample(prompts, 1, 0.0, 16, [0] * len(prompts), choices)
+    votes, _ = engine.sample(prompts, 3, 1.0, 4, list(range(len(prompts))), None)
+    return {"scores": scores.tolist(), "guided": guided, "votes": votes}
+
+if __name__ == "__main__":
+    logs.set_up()
+    arguments = json.loads(sys.stdin.read())
+    answers = [ask(settings, *arguments["questions"]) for settings in arguments["engines"]]
+    Path(sys.argv[1]).write_text(json.dumps(answers))
+"""
+
+
+@pytest.fixture
+def real_server(tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    serve = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(LLM)]
+    settings = ["--dtype", "float32", "--enforce-eager", "--block-size", "32", "--max-model-len", "256"]
+    settings += ["--no-enable-chunked-prefill", "--max-num-batched-tokens", "4096", "--max-num-seqs", "64"]
+    environment = {
+        **os.environ,
+        "VLLM_CPU_KVCACHE_SPACE": "1",
+        "VLLM_CPU_OMP_THREADS_BIND": ",".join(map(str, sorted(os.sched_getaffinity(0)))),
+        "TORCH_COMPILE_DISABLE": "1",
+        "VLLM_NO_USAGE_STATS": "1",
+        "DO_NOT_TRACK": "1",
+        "VLLM_API_KEY": "k3y",
+    }
+    with (tmp_path / "server.log").open("w") as log:
+        server = subprocess.Popen(
+            [*serve, *settings, "--host", "127.0.0.1", "--port", str(port)],
+            env=environment,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+    url = f"http://127.0.0.1:{port}"
+    try:
+        for _ in range(240):
+            try:
+                urllib.request.urlopen(f"{url}/health", timeout=2).close()
+                break
+            except OSError:
+                assert server.poll() is None, (tmp_path / "server.log").read_text()[-2000:]
+                time.sleep(1)
+        yield url
+    finally:
+        os.killpg(server.pid, signal.SIGKILL)
+        server.wait()
+
+
+def test_the_real_server_and_the_engine_in_this_process_agree(real_server, tmp_path, monkeypatch):
+    from transformers import AutoTokenizer
+
+    monkeypatch.setenv("VLLM_API_KEY", "k3y")
+    tokenizer = AutoTokenizer.from_pretrained(LLM)
+    texts = ["What a lovely day", "I hate waiting", "The bus leaves at nine", "meh", "so good " * 15, "Why??"]
+    prompts = [tokenizer(f"Is it positive, neutral or negative?\nText: {t}\nLabel:")["input_ids"] for t in texts * 3]
+    labels = [tokenizer.encode(word)[0] for word in (" positive", " neutral", " negative")]
+    tokens = [*labels, *range(1000, 1130)]
+    choices = ["positive", "neutral", "negative", "none of these"]
+    common = {"model": MODEL, "dtype": "float32", "max_model_len": 256, "prompt": {"instruction": "?"}}
+    engines = [{**common, "engine": "server", "base_url": real_server}, {**common, "engine": "vllm"}]
+    (tmp_path / "ask.py").write_text(ASK)
+    done = subprocess.run(
+        [sys.executable, str(tmp_path / "ask.py"), str(tmp_path / "answers.json")],
+        input=json.dumps({"engines": engines, "questions": [prompts, tokens, choices]}),
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    server, local = json.loads((tmp_path / "answers.json").read_text())
+    assert np.shape(server["scores"]) == (len(prompts), len(tokens))
+    np.testing.assert_allclose(server["scores"], local["scores"], atol=1e-4)
+    assert (np.exp(local["scores"]).sum(axis=1) < 1).all()
+    assert server["guided"] == local["guided"]
+    assert all(len(answer) == 1 and answer[0] in choices for answer in server["guided"])
+    assert all(len(answers) == 3 for answers in server["votes"] + local["votes"])
+    assert Counter(map(tuple, server["votes"])).most_common(1)[0][1] < len(prompts) / 2
+    assert not any("<|" in text for answers in server["votes"] for text in answers)
+
+    too_long = section(real_server, max_model_len=256)
+    scores, refused = server_engine.Engine(too_long, Path()).score([prompts[0], [5] * 400, prompts[1]], labels)
+    assert list(refused) == [1]
+    assert "256" in refused[1]
+    np.testing.assert_allclose(scores[[0, 2]], np.array(server["scores"])[[0, 1], :3], atol=1e-4)
+    monkeypatch.setenv("VLLM_API_KEY", "wrong")
+    with pytest.raises(UserError, match="does not take the key"):
+        server_engine.identity(section(real_server))
