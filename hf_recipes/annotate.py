@@ -134,7 +134,7 @@ def plan_passes(study: Study, files: RowFiles) -> list[Pass]:
             "labels": files.label_names,
             "answers": dict(zip(prompter.answers, prompter.answer_ids, strict=True)),
             "frame": [prompter.frame.before, prompter.frame.head, prompter.frame.tail, prompter.frame.after],
-            "shown": sorted(text_id(text).hex() for text in demonstrations.texts),
+            "shown": sorted(set(demonstrations.texts)),
         }
         if section.scoring == "votes":
             ingredients["votes"] = section.model_dump(
@@ -379,7 +379,9 @@ class _Scoring:
 
     def _score(self, chunk: list[tuple[int, str, str | None]]) -> None:
         """Asks about the texts of a chunk that have no answer yet, equal ones once, and writes a part."""
-        rows = [{"id": row_id, "status": self._status(place, text)} for place, row_id, text in chunk]
+        rows: list[dict[str, Any]] = [
+            {"id": row_id, "status": self._status(place, text)} for place, row_id, text in chunk
+        ]
         asked = [i for i, row in enumerate(rows) if row["status"] == "ok"]
         encoded = self._pass.prompter.encode([str(chunk[i][2]) for i in asked])
         inputs: dict[str, list[int]] = {}
@@ -408,7 +410,7 @@ class _Scoring:
         self._bar.update(len(chunk))
 
     def _status(self, place: int, text: str | None) -> str:
-        """A text that is among the demonstrations, in whatever row, has its answer in the prompt and is not asked about."""
+        """A text among the demonstrations, in whatever row, has its answer in the prompt and is not asked about."""
         if text is None:
             return "null_text"
         if text_id(text) is None:
@@ -493,7 +495,8 @@ def score_answers(engine: Any, prompts: list[list[int]], answers: list[list[int]
             after = following.setdefault(tuple(answer[:length]), [])
             if token not in after:
                 after.append(token)
-    total, errors = np.zeros((len(prompts), len(answers))), {}
+    total = np.zeros((len(prompts), len(answers)))
+    errors: dict[int, str] = {}
     for start, tokens in following.items():
         logprobs, refused = engine.score([[*prompt, *start] for prompt in prompts], tokens)
         errors |= refused

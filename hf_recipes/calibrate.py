@@ -1,12 +1,14 @@
-"""Calibration: label probabilities from the raw log-probabilities that annotations hold; trying one costs no annotation.
+"""Calibration: label probabilities from raw log-probabilities, as annotations hold them; it costs no annotation.
 
-| method | what is done to the log-probabilities | gold |
-|---|---|---|
-| `none` | renormalised over the labels | no |
-| `contextual` | less their mean for inputs without content: takes away the preference that the prompt alone creates (Zhao et al. 2021, "Calibrate Before Use", section 5, with the mean taken over log-probabilities) | no |
-| `batch` | less the log of the mean label probabilities over all texts (Zhou et al. 2024, "Batch Calibration"); supposes that the texts are not nearly all of one class | no |
-| `temperature` | divided by the temperature of least log-loss on gold (Guo et al. 2017, section 4.2); changes no label | yes |
-| `auto` | of the first three the one with the least log-loss on gold, each at its best temperature | yes |
+* `none`: renormalised over the labels.
+* `contextual`: less their mean for inputs without content: takes away the preference that the prompt creates (Zhao
+  et al. 2021, "Calibrate Before Use", section 5, with the mean taken over log-probabilities).
+* `batch`: less the log of the mean label probabilities over all texts (Zhou et al. 2024, "Batch Calibration"); supposes
+  that the texts are not nearly all of one class.
+* `temperature`: divided by the temperature of least log-loss on gold (Guo et al. 2017, section 4.2); changes no label.
+* `auto`: of the first three the one with the least log-loss on gold, each at its best temperature.
+
+The last two consume gold labels, which are counted.
 """
 
 from dataclasses import dataclass
@@ -26,7 +28,7 @@ class Calibration:
     Attributes:
         method (`str`): one of `GOLD_FREE`.
         temperature (`float`): by which log-probabilities were divided; 1 if none was fitted.
-        log_loss (`dict[str, float]`): of each method tried on gold, in nats at its best temperature; empty without gold.
+        log_loss (`dict[str, float]`): of each method tried on gold, in nats at its best temperature.
         gold_rows (`np.ndarray`): the rows whose gold labels were consumed.
     """
 

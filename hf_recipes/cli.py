@@ -182,7 +182,7 @@ except subprocess.CalledProcessError as ended:
 def _launch_training(study: Study, recipe: Path, overrides: list[str]) -> None:
     from .train import read_accelerate_config
 
-    config = read_accelerate_config(study.recipe)["path"]
+    config = read_accelerate_config(study.training)["path"]
     launch = [sys.executable, "-c", LAUNCHER, "--config_file", config, "--num_cpu_threads_per_process"]
     _call([*launch, str(cpu_threads()), "-m", "hf_recipes.train", str(recipe), *overrides])
 

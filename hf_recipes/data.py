@@ -318,7 +318,9 @@ class _Split:
 
     def __init__(self, data: Data, identity: dict[str, Any], split: str, path: Path):
         self._data, self._split, self._path = data, split, path
-        self._digests, self._gold, self._has_text = bytearray(), [], []
+        self._digests = bytearray()
+        self._gold: list[np.ndarray] = []
+        self._has_text: list[np.ndarray] = []
         self._known: dict[str | None, int] = {}
         self.label_names: list[str] = []
         with tqdm(desc=f"read {split}", unit=" texts", delay=2) as self._bar:

@@ -19,15 +19,17 @@ from .recipe import first_line
 from .study import cpu_threads, versions
 
 PACKAGES = ("datasets", "evaluate", "transformers", "accelerate", "huggingface_hub", "torch")
+NVIDIA_DRIVER = Path("/proc/driver/nvidia/version")
 CPU_INFO = Path("/proc/cpuinfo")
 CGROUPS = Path("/sys/fs/cgroup")
+OWN_CGROUPS = Path("/proc/self/cgroup")
 GB = 10**9
 NEEDED_MEMORY = 4 * GB  # of the embedded default: vLLM with a small model, on a CPU
 NEEDED_DISK = 1 * GB
 ENGINE_MEMORY = 2 * GB  # of vLLM beside the weights
 
 #: Where a 'no' keeps the embedded default from running.
-NEEDED = ("Python", "packages", "torch", "torchvision", "vLLM", "memory", "disk: HF_HOME", "disk: here")
+NEEDED = ("packages", "torch", "torchvision", "vLLM", "memory", "disk: HF_HOME", "disk: here")
 
 TORCH = """
 import json, torch
@@ -100,17 +102,18 @@ def print_doctor() -> bool:
 
 def diagnose() -> list[Check]:
     """All checks; the slow ones are processes side by side, which a broken build can crash without harm."""
+    from huggingface_hub import constants
+
     with ThreadPoolExecutor() as pool:
         vllm, torch = pool.submit(_probe, VLLM), pool.submit(_probe, TORCH)
         torchvision, hub = pool.submit(_check_torchvision), pool.submit(_check_hub)
-        home = Path(os.environ.get("HF_HOME", "~/.cache/huggingface")).expanduser()
         free, memory = _check_memory()
         here = [
-            _check_python(),
+            Check("Python", "ok", f"{platform.python_version()} ({platform.system()} {platform.machine()})"),
             _check_packages(),
             _check_cores(),
             memory,
-            _check_disk("disk: HF_HOME", home),
+            _check_disk("disk: HF_HOME", Path(constants.HF_HOME)),
             _check_disk("disk: here", Path.cwd()),
             _check_cpu(),
         ]
@@ -128,11 +131,11 @@ def diagnose() -> list[Check]:
 
 
 def _probe(code: str) -> tuple[dict[str, Any], str]:
-    """What a child process prints as JSON in its last line, or else the last line of its error."""
+    """What a child process prints as JSON, in a line, or else the last line of its error."""
     try:
-        child = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True, timeout=120)
+        child = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True, timeout=300)
     except subprocess.TimeoutExpired:
-        return {}, "took more than two minutes"
+        return {}, "took more than five minutes"
     if child.returncode < 0:
         name = signal.Signals(-child.returncode).name
         return {}, f"crashed with {name}" + (
@@ -140,23 +143,14 @@ def _probe(code: str) -> tuple[dict[str, Any], str]:
         )
     if child.returncode:
         return {}, (child.stderr.strip().splitlines() or [f"ended with code {child.returncode}"])[-1]
-    return json.loads(child.stdout.strip().splitlines()[-1]), ""
-
-
-def _check_python() -> Check:
-    found = f"{platform.python_version()} ({platform.system()} {platform.machine()})"
-    if sys.version_info < (3, 11):
-        return Check("Python", "no", found, "install Python 3.11 or newer")
-    return Check("Python", "ok", found)
+    return json.loads(next(line for line in reversed(child.stdout.splitlines()) if line.startswith("{"))), ""
 
 
 def _check_packages() -> Check:
     found = versions(*PACKAGES)
     detail = ", ".join(f"{name} {version}" for name, version in found.items())
     if missing := [name for name in PACKAGES if name not in found]:
-        return Check(
-            "packages", "no", f"{detail}; not installed: {', '.join(missing)}".lstrip("; "), "pip install -e ."
-        )
+        return Check("packages", "no", f"not installed: {', '.join(missing)}; {detail}", "pip install -e .")
     return Check("packages", "ok", detail)
 
 
@@ -187,24 +181,39 @@ def _check_memory() -> tuple[int, Check]:
 def _cgroup_limits() -> list[tuple[int, int]]:
     """Limit and use in bytes of every control group that this process is in and that has a limit."""
     try:
-        lines = Path("/proc/self/cgroup").read_text(encoding="utf-8").splitlines()
-    except OSError:
+        groups = [line.split(":", 2) for line in OWN_CGROUPS.read_text(encoding="utf-8").splitlines()]
+    except OSError:  # no Linux
         return []
     limits = []
-    for line in lines:
-        _, controllers, path = line.split(":", 2)
-        root = CGROUPS / controllers if controllers else CGROUPS
+    for _, controllers, path in groups:
+        if controllers not in ("", "memory"):
+            continue
+        root = CGROUPS / controllers
         own = root / path.lstrip("/")
         for folder in (own, *own.parents):
-            for limit, use in (("memory.max", "memory.current"), ("memory.limit_in_bytes", "memory.usage_in_bytes")):
-                try:
-                    found = int((folder / limit).read_text()), int((folder / use).read_text())
-                except (OSError, ValueError):  # no such file here, or "max"
-                    continue
-                limits.append(found)
+            limit = _number(folder / "memory.max") or _number(folder / "memory.limit_in_bytes")
+            use = _number(folder / "memory.current") or _number(folder / "memory.usage_in_bytes")
+            if limit:
+                limits.append((limit, max(0, use - _file_cache(folder))))
             if folder == root:
                 break
     return limits
+
+
+def _number(file: Path) -> int:
+    try:
+        return int(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # no such file here, or "max"
+        return 0
+
+
+def _file_cache(cgroup: Path) -> int:
+    """Bytes of files that were read and can be dropped at any time."""
+    try:
+        stat = dict(line.split() for line in (cgroup / "memory.stat").read_text(encoding="utf-8").splitlines())
+    except OSError:
+        return 0
+    return int(stat.get("total_inactive_file", stat.get("inactive_file", 0)))
 
 
 def _check_disk(name: str, folder: Path) -> Check:
@@ -225,7 +234,8 @@ def _check_cpu() -> Check:
         lines = CPU_INFO.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         return Check("CPU", "warn", f"{platform.machine()}; its instructions are unknown", "use dtype: float32 on it")
-    info = dict(map(str.strip, line.split(":", 1)) for line in reversed(lines) if ":" in line)
+    pairs = [line.split(":", 1) for line in reversed(lines) if ":" in line]
+    info = {key.strip(): value.strip() for key, value in pairs}
     flags = set((info.get("flags") or info.get("Features") or "").split())  # the latter on ARM
     wanted = {"avx2", "avx512f", "avx512_bf16", "amx_bf16", "asimd", "bf16"}
     detail = f"{info.get('model name', platform.machine())}: {' '.join(sorted(flags & wanted)) or 'no vector units'}"
@@ -239,9 +249,7 @@ def _check_cpu() -> Check:
 
 def _check_torch(built: dict[str, Any], error: str) -> Check:
     if error:
-        return Check(
-            "torch", "no", error, "install it again: pip install --force-reinstall torch, of a build for this CPU"
-        )
+        return Check("torch", "no", error, "install a build for this machine; make demo does on a CPU")
     build = f"CUDA {built['cuda']}" if built["cuda"] else f"ROCm {built['hip']}" if built["hip"] else "no CUDA"
     return Check("torch", "ok", f"{built['version']} ({build})")
 
@@ -257,29 +265,28 @@ def _check_torchvision() -> Check:
 
 
 def _check_gpu(built: dict[str, Any]) -> Check:
-    driver = Path("/proc/driver/nvidia/version").exists() or shutil.which("nvidia-smi") is not None
     if not built:
         return Check("GPU", "no", "not known, as torch does not load", "see torch")
-    if built["error"]:
-        mend = "update the driver, or install a torch built for its CUDA version" if driver else "install the driver"
-        return Check("GPU", "no", built["error"].strip().splitlines()[0], mend)
+    driver = NVIDIA_DRIVER.exists() or shutil.which("nvidia-smi") is not None
     if built["devices"]:
-        described = [
+        detail = "; ".join(
             f"{device['name']}, {device['free'] / GB:.0f} GB free of {device['total'] / GB:.0f} GB, compute capability "
             + ".".join(map(str, device["capability"]))
             for device in built["devices"]
-        ]
-        if not built["bf16"]:
-            return Check("GPU", "warn", "; ".join(described), "it has no bfloat16: use dtype: float16")
-        return Check("GPU", "ok", "; ".join(described) + "; use dtype: bfloat16")
-    if "accelerator" in built:
-        return Check("GPU", "warn", built["accelerator"], "training can use it; vLLM wants its own build for it")
-    if driver and not built["cuda"]:
+        )
+        if built["bf16"]:
+            return Check("GPU", "ok", f"{detail}; use dtype: bfloat16")
+        return Check("GPU", "warn", f"{detail}; no bfloat16", "use dtype: float16")
+    if built["error"]:
+        detail = first_line(RuntimeError(built["error"]))
+        mend = "update the driver, or install a torch built for its CUDA version" if driver else "install the driver"
+    elif driver:
+        detail = "an NVIDIA driver is there, but torch is built without CUDA"
         mend = "pip install 'hf-recipes[vllm]' into a new environment: it brings torch for CUDA"
-        return Check("GPU", "warn", "there is an NVIDIA driver, but torch is built without CUDA", mend)
-    return Check(
-        "GPU", "no", "none", "models of more than some billion parameters want one, here or behind engine: server"
-    )
+    else:
+        detail = f"no CUDA or ROCm GPU ({built.get('accelerator', 'nor another accelerator')})"
+        mend = "models of more than some billion parameters want one, here or behind engine: server"
+    return Check("GPU", "no", detail, mend)
 
 
 def _check_vllm(engine: dict[str, Any], error: str, built: dict[str, Any]) -> Check:
@@ -292,11 +299,9 @@ def _check_vllm(engine: dict[str, Any], error: str, built: dict[str, Any]) -> Ch
     if error:
         mend = "it is installed but does not load: install the build for this machine, or use engine: server"
         return Check("vLLM", "no", error, mend)
-    detail = f"{engine['version']}, platform {engine['platform'] or 'unknown'}"
+    detail = f"{engine['version']} for {engine['platform'] or 'a device that is not here'}"
     if not engine["platform"]:
-        return Check(
-            "vLLM", "no", detail, "it finds no device it was built for: requirements/cpu.txt has the CPU build"
-        )
+        return Check("vLLM", "no", detail, "requirements/cpu.txt has its CPU build; or use engine: server")
     if engine["platform"] == "cpu" and built.get("devices"):
         return Check("vLLM", "warn", detail, "it does not use the GPU: pip install 'hf-recipes[vllm]' instead")
     return Check("vLLM", "ok", detail)
@@ -304,15 +309,14 @@ def _check_vllm(engine: dict[str, Any], error: str, built: dict[str, Any]) -> Ch
 
 def _check_size(free: int, built: dict[str, Any]) -> Check:
     """A rule of thumb: nine tenths of what is free, less what vLLM takes beside the weights, over bytes a parameter."""
-    devices = built.get("devices", [])
-    places = {"the CPU": (free, {"float32": 4, "bfloat16": 2})}
-    if devices:
-        places = {"the GPU": (max(device["free"] for device in devices), {"bfloat16 or float16": 2, "8 bits": 1})}
+    if devices := built.get("devices"):
+        place, memory, widths = "GPU", max(device["free"] for device in devices), {"bfloat16": 2, "8 bits": 1}
+    else:
+        place, memory, widths = "CPU", free, {"float32": 4, "bfloat16": 2}
+    weights = max(0.0, 0.9 * memory - ENGINE_MEMORY)
+    sizes = " or ".join(f"{weights / width / GB:.1f} billion in {dtype}" for dtype, width in widths.items())
     rule = f"rule of thumb: parameters x bytes = 90% of the free memory less {ENGINE_MEMORY / GB:.0f} GB"
-    for place, (memory, widths) in places.items():
-        weights = max(0.0, 0.9 * memory - ENGINE_MEMORY)
-        sizes = ", ".join(f"{weights / width / GB:.1f} billion in {dtype}" for dtype, width in widths.items())
-    return Check("biggest model", "ok" if weights else "warn", f"on {place} about {sizes} parameters", rule)
+    return Check("biggest model", "ok" if weights else "warn", f"on the {place}, parameters: about {sizes}", rule)
 
 
 def _check_hub() -> Check:
@@ -326,7 +330,7 @@ def _check_hub() -> Check:
     try:
         status = httpx.head(constants.ENDPOINT, timeout=5).status_code
         trouble = "" if status < 500 else f"answered {status}"
-    except (httpx.HTTPError, httpx.InvalidURL) as error:
+    except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:  # the last: of a proxy's address
         trouble = first_line(error)
     if trouble:
         mend = "models and data in local folders work without; else look at the network, HF_ENDPOINT and proxies"

@@ -71,7 +71,7 @@ def measure(study: Study) -> dict[str, Any]:
             "notes": _notes(work),
         }
         study.report.mkdir(parents=True, exist_ok=True)
-        write_json(study.results_file, _without_nan(results))
+        write_json(study.results_file, without_nan(results))
     return read_json(study.results_file)
 
 
@@ -235,13 +235,13 @@ def _difference(mean: float, over_runs: float, over_items: float, runs: int) -> 
     return {"difference": float(mean), "interval": [low, high], "verdict": verdict}
 
 
-def _without_nan(value: Any) -> Any:
-    """JSON has no nan: what is not defined becomes null."""
+def without_nan(value: Any) -> Any:
+    """JSON has neither nan nor infinity: what is not defined becomes null."""
     if isinstance(value, dict):
-        return {key: _without_nan(entry) for key, entry in value.items()}
+        return {key: without_nan(entry) for key, entry in value.items()}
     if isinstance(value, list):
-        return [_without_nan(entry) for entry in value]
-    return None if isinstance(value, float) and np.isnan(value) else value
+        return [without_nan(entry) for entry in value]
+    return None if isinstance(value, float) and not np.isfinite(value) else value
 
 
 def _notes(work: Work) -> list[str]:

@@ -1,6 +1,7 @@
 """Models by name: a local folder, or a Hub id resolved to a sha; safetensors only."""
 
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,7 @@ def resolve_model(study: Study, key: str, name: str, revision: str | None, weigh
     return Model(name, folder, identity)
 
 
+@cache
 def load_tokenizer(key: str, model: Model) -> Any:
     """The model's tokenizer.
 

@@ -191,6 +191,8 @@ class Prompter:
         Texts are put on one line. The frame's tokens are taken from one tokenisation where that is the same.
         """
         lines = [one_line(text) for text in texts]
+        if not lines:
+            return []
         if self._section.prompt.per_text:
             return [
                 self._encode_one(self._render(self._shown(line), self.answers, self._joint), line) for line in lines
@@ -380,7 +382,7 @@ class Prompter:
             others = [(one, other) for i, one in enumerate(ids) for j, other in enumerate(ids) if i != j]
             if all(ids) and not any(one == other[: len(one)] for one, other in others):
                 return names, "", ids
-        raise UserError(f"data.label_names: two of {', '.join(names)} are the same for this model")
+        raise UserError(f"data.label_names: two of {', '.join(names)} are the same tokens for this model; rename them")
 
     def _hidden(self, answers: list[str]) -> list[str]:
         """The classes of which the prompt, demonstrations apart, does not say what stands for them."""
@@ -390,11 +392,15 @@ class Prompter:
         return [name for name, answer in pairs if name not in frame.head + frame.tail or answer not in said]
 
     def _continuations(self, frame: Frame, answers: list[str]) -> list[list[int]]:
-        """The tokens of each answer as the model goes on after the prompt; empty where they flow into its last line."""
+        """The tokens of each answer as the model goes on after the prompt; alone where they flow into it."""
         tokens, last = (self._special, frame.after) if self._section.prompt.chat else (self._plain, frame.tail)
         before = tokens(last)
-        both = [tokens(last + _blank(last) + answer) for answer in answers]
-        return [ids[len(before) :] if ids[: len(before)] == before else [] for ids in both]
+        found = []
+        for answer in answers:
+            ids = tokens(last + _blank(last) + answer)
+            alone = ids[: len(before)] != before
+            found.append(self._plain(_blank(last) + answer) if alone else ids[len(before) :])
+        return found
 
 
 def _blank(last: str) -> str:

@@ -74,8 +74,8 @@ class Prompt(Section):
     """How the LLM is asked. `template` is jinja2 over `instruction`, `labels`, `demonstrations` and, last, `text`.
 
     A label has `name`, `description` and `answer` (what the LLM has to write), and prints as its name; a demonstration
-    has `text` and `label` (its answer). Demonstrations are `examples` from here, or else drawn from the gold rows of the
-    training split: `random_shots` of all, or `shots_per_class` of each class (1 by default, 0 without gold).
+    has `text` and `label` (its answer). Demonstrations are `examples` from here, or else drawn from the gold rows of
+    the training split: `random_shots` of all, or `shots_per_class` of each class (1 by default, 0 without gold).
     """
 
     instruction: str

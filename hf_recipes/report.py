@@ -204,12 +204,6 @@ def _draw(results: dict[str, Any], folder: Path) -> None:
     places = range(len(top))[::-1]
     names = [arm["arm"] for arm in top]
 
-    def save(figure: Any, name: str) -> None:
-        temporary = folder / f".tmp-{name}.png"
-        figure.savefig(temporary, dpi=140, metadata={"Software": None})
-        plt.close(figure)
-        temporary.replace(folder / f"{name}.png")
-
     figure, axes = plt.subplots(figsize=(7, 1 + 0.55 * len(top)), layout="constrained")
     for place, arm in zip(places, top, strict=True):
         low, high = arm["macro_f1_mean_interval"]
@@ -220,7 +214,7 @@ def _draw(results: dict[str, Any], folder: Path) -> None:
     axes.set_xlabel(
         f"macro-F1 on {results['n']:,} test texts, {sizes[-1]:,} training texts (points: {results['R']} seeds)"
     )
-    save(figure, "scores")
+    save_figure(figure, folder, "scores")
 
     figure, axes = plt.subplots(figsize=(7, 1 + 0.55 * len(top)), layout="constrained")
     for place, arm in zip(places, top, strict=True):
@@ -233,7 +227,7 @@ def _draw(results: dict[str, Any], folder: Path) -> None:
     axes.set_xlabel(
         f"share of test texts on which two seeds disagree ({sizes[-1]:,} training texts, R = {results['R']})"
     )
-    save(figure, "instability")
+    save_figure(figure, folder, "instability")
 
     figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
     for place, name in enumerate(names):
@@ -254,7 +248,17 @@ def _draw(results: dict[str, Any], folder: Path) -> None:
     axes.set_xlabel("training texts")
     axes.set_ylabel("macro-F1")
     axes.legend(frameon=False)
-    save(figure, "sizes")
+    save_figure(figure, folder, "sizes")
+
+
+def save_figure(figure: Any, folder: Path, name: str) -> None:
+    """Writes `<name>.png` whole or not at all, the same bytes for the same figure."""
+    from matplotlib import pyplot as plt
+
+    temporary = folder / f".tmp-{name}.png"
+    figure.savefig(temporary, dpi=140, metadata={"Software": None})
+    plt.close(figure)
+    temporary.replace(folder / f"{name}.png")
 
 
 def print_summary(study: Study, results: dict[str, Any]) -> None:

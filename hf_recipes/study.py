@@ -32,6 +32,7 @@ from .recipe import Grid, Recipe, Train, UserError
 logger = logging.getLogger(__name__)
 
 FORMAT = 1  # the version of the study folder's contract
+GROWS = ("grid.arms", "grid.sizes", "grid.seeds", "annotate.passes")  # what is there stays valid
 
 
 class Study:
@@ -85,7 +86,7 @@ class Study:
         return self.root / "runs" / arm / f"n{size}" / str(seed)
 
     def check(self) -> bool:
-        """Whether the folder holds this very recipe already. Arms, sizes and seeds may come and go: runs stay valid.
+        """Whether the folder holds this very recipe already. Arms, sizes, seeds and passes may come and go.
 
         Raises:
             UserError: the folder was made by another recipe, or is none of ours.
@@ -98,7 +99,7 @@ class Study:
         if theirs.get("format") != FORMAT:
             raise UserError(f"{self.root}: made by another version of hf-recipes; choose another --output_dir=")
         changed = sorted(_differences(theirs["recipe"], self._recipe_as_kept()))
-        foreign = [key for key in changed if key not in ("grid.arms", "grid.sizes", "grid.seeds")]
+        foreign = [key for key in changed if key not in GROWS]
         if foreign and not self.accept_changes:
             raise UserError(
                 f"{self.root}: made by another recipe (differs in {', '.join(foreign)}); "

@@ -23,7 +23,7 @@ def vote_shares(votes: np.ndarray, classes: int) -> np.ndarray:
 
 
 def majority(votes: np.ndarray, classes: int) -> np.ndarray:
-    """The class with most votes, of shape `(n,)`; a tie goes to the earliest pass among the tied, `NO_VOTE` if none voted."""
+    """The class with most votes, of shape `(n,)`; of tied ones the earliest pass's, `NO_VOTE` where no pass voted."""
     shares = np.nan_to_num(vote_shares(votes, classes))
     tied = np.take_along_axis(shares, np.maximum(votes, 0), axis=1) == shares.max(axis=1, keepdims=True)
     first = (tied & (votes != NO_VOTE)).argmax(axis=1)

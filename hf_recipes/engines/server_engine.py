@@ -78,6 +78,8 @@ def identity(annotate: Annotate) -> dict[str, Any]:
 async def _find(annotate: Annotate) -> tuple[list[_Server], dict[str, Any]]:
     """The servers, those that do not answer marked as such, and what all others run."""
     urls = [annotate.base_url] if isinstance(annotate.base_url, str) else annotate.base_url
+    if not urls:
+        raise UserError("annotate.base_url: lists no server; write one like http://127.0.0.1:8000")
     servers = [_Server(url) for url in dict.fromkeys(map(_root_url, urls))]
     async with _client(timeout=30) as client:
         found = await asyncio.gather(*(_inspect(client, server, annotate) for server in servers))
@@ -101,11 +103,12 @@ async def _find(annotate: Annotate) -> tuple[list[_Server], dict[str, Any]]:
 
 def _root_url(url: str) -> str:
     try:
-        parsed = httpx.URL(url.strip())
+        parsed = httpx.URL("" if " " in url.strip() else url.strip())
     except httpx.InvalidURL:
         parsed = httpx.URL("")
-    if parsed.scheme not in ("http", "https") or not parsed.host:
-        raise UserError(f"annotate.base_url: '{url}' is no address of a server; write one like http://127.0.0.1:8000")
+    if parsed.scheme not in ("http", "https") or not parsed.host or (parsed.port or 0) >= 2**16:
+        shown = url.rpartition("@")[2]  # not a password, if there is one
+        raise UserError(f"annotate.base_url: {shown!r} is no address of a server; write one like http://127.0.0.1:8000")
     if parsed.userinfo:
         raise UserError(
             f"annotate.base_url: leave user and password out of the address of {parsed.host}; a server's key is read "
@@ -165,33 +168,34 @@ async def _send(client: httpx.AsyncClient, url: str, body: dict[str, Any] | None
         response = await (client.get(url) if body is None else client.post(url, json=body))
     except httpx.RequestError as error:
         raise _TroubleError(f"{type(error).__name__} {error}".strip()) from None
-    status, said = response.status_code, _said(response)
+    status = response.status_code
     if status in (408, 429) or status >= 500:
-        raise _TroubleError(f"{status} {said}".strip(), _retry_after(response))
+        raise _TroubleError(_said(response), _retry_after(response))
     if status in (401, 403):
         key = "does not take the key in VLLM_API_KEY" if "Authorization" in client.headers else "wants a key"
         raise UserError(
             f"annotate.base_url: {url} {key} ({status}); set the environment variable VLLM_API_KEY to the server's key"
         )
-    if status == 404 or status < 200 or 300 <= status < 400:
-        raise UserError(f"annotate.base_url: {url} answered {status}: {said}; give the address of a vLLM server")
+    if status in (404, 405) or status < 200 or 300 <= status < 400:
+        raise UserError(f"annotate.base_url: {url} answered {_said(response)}; give the address of a vLLM server")
     if status >= 400:
-        raise _RefusedError(f"{status} {said}".strip())
+        raise _RefusedError(_said(response))
     try:
         content = response.json()
     except ValueError:
         content = None
     if not isinstance(content, dict):
-        raise UserError(f"annotate.base_url: {url} is no vLLM server: it answered {said}")
+        raise UserError(f"annotate.base_url: {url} is no vLLM server: it answered {_said(response)}")
     return content
 
 
 def _said(response: httpx.Response) -> str:
+    """The status and the server's words, in a line."""
     try:
         text = response.json()["error"]["message"]
     except (ValueError, LookupError, TypeError):
         text = response.text
-    return " ".join(str(text).split())[:300]
+    return " ".join([str(response.status_code), *str(text).split()])[:300]
 
 
 def _retry_after(response: httpx.Response) -> float:

@@ -1,0 +1,250 @@
+"""How good the labels are: report/labels.json, labels.md and labels.png, from annotations and what gold there is."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jinja2 import Environment, FileSystemLoader
+
+from . import votes as voting
+from .annotate import load_annotations, status
+from .arms import Pool, build_pool
+from .calibrate import ON_GOLD
+from .data import NO_GOLD, open_rows
+from .measure import metrics_folder, without_nan
+from .report import TEMPLATES, cell, interval, number, save_figure
+from .study import Study, hash_files, hash_ids, make_key, read_json, write_json, write_text
+
+MANY_MODELS = 3  # different models from which a model of their errors can be made
+
+
+def write_labels(study: Study) -> dict[str, Any]:
+    """Computes `report/labels.json` and writes the page and the figure, unless they are there for these labels.
+
+    Args:
+        study (`Study`):
+            An annotated study.
+
+    Returns:
+        `dict`: what docs/CONTRACT.md says of labels.json.
+
+    Raises:
+        UserError: the study is not annotated, or a calibration wants more gold than there is.
+    """
+    rows = open_rows(study).load("train")
+    passes = load_annotations(study, rows)
+    pool = build_pool(rows, passes, with_gold=False)
+    key = make_key(
+        annotations=[one.key for one in passes],
+        calibration=[[one.section.calibration, one.section.calibration_rows] for one in passes],
+        pool=hash_ids(f"{i} {gold}" for i, gold in zip(pool.ids, pool.gold, strict=True)),
+        code=[hash_files(metrics_folder(), ("*.py",)), hash_files(Path(__file__)), hash_files(TEMPLATES)],
+    )
+    known = read_json(study.labels_file)
+    if known and known["key"] == key:
+        return dict(known)
+    labels: dict[str, Any] = {
+        "key": key,
+        "study": study.recipe.name,
+        "label_names": pool.label_names,
+        "status": [{name: one.status.count(name) for name in sorted(set(one.status))} for one in passes],
+        "truncated": int(passes[0].truncated.sum()),
+        "scoring": passes[0].section.scoring,
+        "calibrations": [
+            {"method": c.method, "temperature": c.temperature, "log_loss": c.log_loss, "gold": len(c.gold_rows)}
+            for c in pool.calibrations
+        ],
+        "calibration_chosen_on_gold": passes[0].section.calibration in ON_GOLD,
+        "gold_spent": {
+            "demonstrations": sum(one.status.count("demonstration") for one in passes[:1]),
+            "calibration": pool.calibration_gold,
+        },
+        "annotator": _measure(pool) if pool.ids else None,
+        "passes": _measure_passes(study, pool),
+    }
+    with study.lock():
+        study.report.mkdir(parents=True, exist_ok=True)
+        if pool.ids:
+            _draw(labels["annotator"], study)
+        page = Environment(loader=FileSystemLoader(TEMPLATES), trim_blocks=True, lstrip_blocks=True, autoescape=False)  # noqa: S701
+        page.filters |= {"number": number, "interval": interval, "cell": cell}
+        context = {"labels": without_nan(labels), "recipe": study.recipe, "findings": describe(without_nan(labels))}
+        write_text(study.report / "labels.md", page.get_template("labels.md").render(context))
+        write_json(study.labels_file, without_nan(labels))
+    return dict(read_json(study.labels_file))
+
+
+def _measure(pool: Pool) -> dict[str, Any]:
+    import evaluate
+
+    uncertainty = evaluate.load(str(metrics_folder() / "annotation_uncertainty"), keep_in_memory=True)
+    votes = {"votes": pool.votes} if pool.votes.shape[1] > 1 else {}
+    return dict(uncertainty.compute(predictions=pool.probs, references=pool.gold, covered=pool.covered, **votes))
+
+
+def _measure_passes(study: Study, pool: Pool) -> list[dict[str, Any]]:
+    """Each pass on its own, their majority and, over three or more different models, Dawid-Skene."""
+    classes = len(pool.label_names)
+    sections = study.recipe.annotate.all_passes()
+    if len(sections) == 1:
+        return []
+    told = [(f"pass {i}: {section.model}", pool.votes[:, i]) for i, section in enumerate(sections)]
+    told.append(("majority", voting.majority(pool.votes, classes)))
+    if len({(section.model, section.revision) for section in sections}) >= MANY_MODELS:
+        worth = voting.aggregate(pool.votes, classes)
+        told.append(("Dawid-Skene", np.where(np.isnan(worth[:, 0]), NO_GOLD, np.nan_to_num(worth).argmax(axis=1))))
+    found = []
+    for name, labels in told:
+        known = (labels != voting.NO_VOTE) & (pool.gold != NO_GOLD)
+        share = np.bincount(labels[labels != voting.NO_VOTE], minlength=classes) / max(1, (labels >= 0).sum())
+        found.append({"name": name, "label_share": share.tolist(), **_scores(labels[known], pool.gold[known], classes)})
+    return found
+
+
+def _scores(labels: np.ndarray, gold: np.ndarray, classes: int) -> dict[str, Any]:
+    import evaluate
+
+    if not len(labels):
+        return {"n_gold": 0}
+    uncertainty = evaluate.load(str(metrics_folder() / "annotation_uncertainty"), keep_in_memory=True)
+    found = uncertainty.compute(predictions=np.eye(classes)[labels], references=gold)
+    return {k: found[k] for k in ("n_gold", "accuracy", "accuracy_interval", "macro_f1", "macro_f1_interval")}
+
+
+def describe(labels: dict[str, Any]) -> list[str]:
+    """The findings in words.
+
+    Args:
+        labels (`dict`):
+            The content of labels.json.
+    """
+    found = labels["annotator"]
+    if found is None:
+        return ["No text has a label."]
+    names = labels["label_names"]
+    shares = ", ".join(f"{name} {number(s)}" for name, s in zip(names, found["label_share"], strict=True))
+    said = [f"{found['n']:,} texts have a label: {shares}."]
+    if labels["scoring"] == "distribution":
+        said.append(
+            f"Before renormalising, the labels hold {number(found['covered_mean'])} of the LLM's probability."
+            + (
+                " Most of it lies elsewhere: the prompt does not ask for these labels."
+                if found["covered_mean"] < 0.5
+                else ""
+            )
+        )
+    if "flip_rate" in found:
+        said.append(
+            f"The {found['P']} passes do not all agree on {number(found['flip_rate'])} "
+            f"{interval(found['flip_rate_interval'])} of the texts."
+        )
+    if not found["n_gold"]:
+        said.append("There is no gold: how many labels are wrong is not known, nor could a calibration be chosen.")
+        return said
+    said.append(
+        f"Against {found['n_gold']:,} gold labels: accuracy {number(found['accuracy'])} "
+        f"{interval(found['accuracy_interval'])} (always the commonest class: {number(found['majority_accuracy'])}), "
+        f"macro-F1 {number(found['macro_f1'])} {interval(found['macro_f1_interval'])}, expected calibration error "
+        f"{number(found['ece'])}."
+    )
+    auroc = found["entropy_auroc_interval"]
+    if labels["scoring"] != "guided" and auroc and None not in auroc:
+        at = found["alphas"].index(0.25)
+        verdict = (
+            "entropy points at errors"
+            if auroc[0] > 0.5
+            else "entropy points away from errors"
+            if auroc[1] < 0.5
+            else "whether entropy points at errors cannot be told"
+        )
+        said.append(
+            f"A wrong label has more entropy than a right one with probability {number(found['entropy_auroc'])} "
+            f"{interval(auroc)}: {verdict}. The 25% most uncertain texts hold {number(found['error_capture'][at])} "
+            "of all errors (.250 is chance)."
+        )
+        inside = found["within_class_auroc_interval"]
+        if inside and None not in inside:
+            said.append(
+                f"The gold class alone explains {number(found['class_share'])} of the variance of errors. Among texts "
+                f"of one class entropy ranks errors with {number(found['within_class_auroc'])} {interval(inside)}: "
+                + (
+                    "errors depend on the text, not on its class alone."
+                    if inside[0] > 0.5
+                    else "entropy sees no sign that errors depend on more than the class."
+                )
+            )
+    if "flip_recall" in found:
+        said.append(
+            f"Of texts whose passes differ {number(found['flipped_error_rate'])} "
+            f"{interval(found['flipped_error_rate_interval'])} have a wrong label, of the others "
+            f"{number(found['unflipped_error_rate'])} {interval(found['unflipped_error_rate_interval'])}; flips find "
+            f"{number(found['flip_recall'])} of all errors."
+        )
+    return said
+
+
+def _draw(found: dict[str, Any], study: Study) -> None:
+    """How sure the LLM is; with gold also how often it is right when it is as sure as that, and what may be kept."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 4), layout="constrained")
+    if found["n_gold"]:
+        bins = [b for b in found["reliability"] if b["n"]]
+        left.plot([0, 1], [0, 1], color="#999999", lw=1)
+        for b in bins:
+            left.plot([b["confidence"]] * 2, b["accuracy_interval"], color="#0072B2", lw=2, alpha=0.35)
+        sizes = [12 + 200 * b["n"] / found["n_gold"] for b in bins]
+        left.scatter([b["confidence"] for b in bins], [b["accuracy"] for b in bins], s=sizes, color="#0072B2")
+        left.set(xlim=(0, 1), ylim=(0, 1), xlabel="probability of the label", ylabel="share of right labels")
+        left.set_title(f"reliability, {found['n_gold']:,} gold labels (area: texts)", fontsize=10)
+        right.plot(*zip(*found["risk_coverage"], strict=True), color="#D55E00")
+        right.set(xlim=(0, 1), ylim=(0, None), xlabel="share of texts kept, least entropy first")
+        right.set_ylabel("share of wrong labels among them")
+        right.set_title("risk and coverage", fontsize=10)
+    else:
+        left.bar(range(len(found["label_share"])), found["label_share"], color="#0072B2")
+        left.set(xlabel="label", ylabel="share of texts")
+        right.plot(found["entropy_quantiles"], [5, 25, 50, 75, 95], "o-", color="#D55E00")
+        right.set(xlabel="entropy, nats", ylabel="% of texts below")
+    save_figure(figure, study.report, "labels")
+
+
+def print_labels(study: Study, labels: dict[str, Any]) -> None:
+    """The findings, and where they lie."""
+    from rich.console import Console
+
+    console = Console(width=None if Console().is_terminal else 120, markup=False, highlight=False)
+    for counts in labels["status"]:
+        console.print("Rows: " + ", ".join(f"{name} {count:,}" for name, count in counts.items()))
+    for sentence in describe(labels):
+        console.print(sentence)
+    for one in labels["passes"]:
+        if one["n_gold"]:
+            console.print(f"{one['name']}: accuracy {number(one['accuracy'])} {interval(one['accuracy_interval'])}")
+    console.print(f"\nAnnotations: {study.annotations_root}", soft_wrap=True)
+    console.print(f"Their quality: {study.report / 'labels.md'}", soft_wrap=True)
+
+
+def print_status(study: Study) -> None:
+    """What is done, failed and left of each pass, and why rows failed."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=f"{study.recipe.name}: annotations")
+    for column in ("pass", "model", "rows", "done", "failed", "left"):
+        table.add_column(column, justify="left" if column == "model" else "right")
+    reasons: dict[str, int] = {}
+    for number_, one in enumerate(status(study)):
+        counts = one["status"]
+        failed = counts.pop("engine_error", 0)
+        numbers = (one["rows"], sum(counts.values()), failed, one["left"])
+        table.add_row(str(number_), one["model"], *(f"{count:,}" for count in numbers))
+        reasons |= {f"pass {number_}: {reason}": count for reason, count in one["reasons"].items()}
+        reasons |= {f"pass {number_}: {name}": count for name, count in counts.items() if name != "ok"}
+    console = Console(width=None if Console().is_terminal else 120, markup=False, highlight=False)
+    console.print(table)
+    for reason, count in reasons.items():
+        console.print(f"{count:,} x {reason}")
