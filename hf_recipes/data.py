@@ -5,6 +5,7 @@ wants them whole or batch by batch.
 """
 
 import hashlib
+import re
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -26,6 +27,9 @@ from .study import Study, hash_files, make_key, read_json, whole_folder, write_j
 NO_GOLD = -1
 BATCH = 10_000  # rows in memory at a time
 ID_BYTES = 12
+LONE_SURROGATE = re.compile(
+    rb"\\u[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F])|(?<!\\u[dD][89abAB][0-9a-fA-F]{2})\\u[dD][c-fC-F][0-9a-fA-F]{2}"
+)
 SCHEMA = pa.schema({"id": pa.string(), "text": pa.string(), "text_id": pa.binary(ID_BYTES), "gold": pa.int64()})
 
 
@@ -351,21 +355,19 @@ class _Split:
 
     def _read(self, identity: dict[str, Any]) -> Iterator[pa.RecordBatch]:
         data = self._data
-        stream, columns, label_kind = _open_stream(data, identity, self._split)
+        stream, columns, label_kind = _open_stream(data, identity, self._split, self._path.parent)
         template = _text_template(data)
         try:
             for batch in stream.select_columns(columns).with_format("arrow").iter(BATCH):
                 texts = (
                     batch[data.text_column].to_pylist()
                     if template is None
-                    else [template.render(row) for row in batch.to_pylist()]
+                    else [_fill(template, row) for row in batch.to_pylist()]
                 )
                 labels = batch[data.label_column].to_pylist() if data.label_column else [None] * len(texts)
                 yield self._batch(texts, labels, label_kind)
         except (UserError, KeyboardInterrupt):
             raise
-        except TemplateError as error:
-            raise UserError(f"data.text_template: {first_line(error)}") from None
         except Exception as error:  # a damaged file, and with some builders an empty one
             reason = " ".join(str(error).split())
             raise UserError(
@@ -398,8 +400,8 @@ class _Split:
         )
 
 
-def _open_stream(data: Data, identity: dict[str, Any], split: str) -> tuple[Any, list[str], Any]:
-    """A stream of one split, the columns wanted, and the label column's feature.
+def _open_stream(data: Data, identity: dict[str, Any], split: str, folder: Path) -> tuple[Any, list[str], Any]:
+    """A stream of one split, the columns wanted, and the label column's feature; `folder` takes a mended copy.
 
     A stream, as a local folder's cache in `datasets` may return old rows.
     """
@@ -415,6 +417,8 @@ def _open_stream(data: Data, identity: dict[str, Any], split: str) -> tuple[Any,
         path = builders[Path(path).suffix]
         if path == "csv":
             options["keep_default_na"] = False  # a tweet may say "null"
+        elif path == "json":
+            options["data_files"] = {split: str(_mended(Path(data.path), folder))}
     try:
         stream = load_dataset(path, data.name, split=split, revision=identity.get("sha"), streaming=True, **options)
         if stream.features is None:
@@ -437,6 +441,16 @@ def _open_stream(data: Data, identity: dict[str, Any], split: str) -> tuple[Any,
     return stream, list(wanted), found[data.label_column] if data.label_column else None
 
 
+def _mended(path: Path, folder: Path) -> Path:
+    """The JSON file, or a copy in which halves of surrogate pairs, which no reader takes, are U+FFFD."""
+    with path.open("rb") as lines:
+        if not any(LONE_SURROGATE.search(line) for line in lines):
+            return path
+    with path.open("rb") as lines, (folder / path.name).open("wb") as copy:
+        copy.writelines(LONE_SURROGATE.sub(rb"\\ufffd", line) for line in lines)
+    return folder / path.name
+
+
 def _text_template(data: Data) -> Any:
     """The compiled template that makes a text of a row's columns; a null column leaves nothing."""
     if data.text_template is None:
@@ -446,6 +460,13 @@ def _text_template(data: Data) -> Any:
         return environment.from_string(data.text_template)
     except TemplateError as error:
         raise UserError(f"data.text_template: {first_line(error)}") from None
+
+
+def _fill(template: Any, row: dict[str, Any]) -> str:
+    try:
+        return str(template.render(row))
+    except Exception as error:  # a template is a program and can fail in any way
+        raise UserError(f"data.text_template: {first_line(error)} (in the row {row!r:.80})") from None
 
 
 def _template_columns(data: Data) -> list[str]:

@@ -262,7 +262,8 @@ def test_a_perfect_order_of_errors_is_seen_as_one(module, errors):
     assert result["error_capture"] == pytest.approx([min(1, alpha * n / errors) for alpha in alphas])
     assert result["e_aurc"] == pytest.approx(0, abs=1e-12)
     low, high = result["entropy_auroc_interval"]
-    assert low < 1  # one data set in perfect order does not prove that all are
+    rarer = min(errors, n - errors)
+    assert low < rarer / (rarer + 3)  # no exception in so many does not prove that there is none: the rule of three
     assert high == pytest.approx(1)
 
 
@@ -329,13 +330,15 @@ def test_the_auroc_interval_has_delongs_variance(module):
         assert abs(bound - auroc) == pytest.approx(t * np.sqrt(own))
 
 
-def test_the_macro_f1_interval_is_as_wide_as_the_bootstraps(module):
-    rng = np.random.default_rng(1)
-    probs, gold = sample(800, 5, shares=(0.7, 0.2, 0.1))
-    low, high = module.compute(predictions=probs, references=gold)["macro_f1_interval"]
-    labels = probs.argmax(axis=1)
-    draws = [f1_score(gold[i], labels[i], average="macro") for i in rng.integers(800, size=(400, 800))]
-    assert (high - low) / (2 * 1.96) == pytest.approx(np.std(draws), rel=0.12)
+def test_the_macro_f1_interval_has_the_jackknifes_variance(module):
+    probs, gold = sample(400, 5, shares=(0.7, 0.2, 0.1))
+    result = module.compute(predictions=probs, references=gold)
+    labels, items = probs.argmax(axis=1), np.arange(400)
+    without = [f1_score(gold[items != i], labels[items != i], average="macro") for i in items]
+    variance, f1 = 399 * np.var(without), result["macro_f1"]
+    for bound in result["macro_f1_interval"]:
+        own = variance * bound * (1 - bound) / (f1 * (1 - f1))
+        assert abs(bound - f1) == pytest.approx(stats.norm.ppf(0.975) * np.sqrt(own), rel=0.02)
 
 
 @pytest.mark.parametrize(
@@ -362,7 +365,7 @@ def test_degenerate_input_gives_figures_or_nan(module, probs, gold):
     assert np.isnan(result["flip_recall"])
     for key in ("accuracy_interval", "macro_f1_interval"):
         low, high = result[key]
-        assert 0 <= low < high <= 1, key  # a few rows prove nothing, also if all are right
+        assert 0 <= low < low + 0.3 < high <= 1, key  # a few rows prove little, also if all are right
     assert all(type(leaf) in (int, float) for leaf in leaves(result))
 
 

@@ -6,17 +6,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hf_recipes.annotate import Annotations
-from hf_recipes.arms import FROM_GOLD, Pool, build_pool, calibrate, entropy, training_labels
+from hf_recipes.arms import FROM_GOLD, Pool, build_pool, entropy, training_labels
+from hf_recipes.calibrate import Calibration
 from hf_recipes.data import NO_GOLD, Rows, row_ids
 from hf_recipes.grid import Run, check_sizes, permutation
-from hf_recipes.recipe import UserError
+from hf_recipes.recipe import Annotate, Prompt, UserError
 
 
 def make_pool(n=60, classes=3, seed=0):
     rng = np.random.default_rng(seed)
     texts = [f"text {i}" for i in range(n)]
     probs = rng.dirichlet(np.ones(classes), n)
-    return Pool(row_ids("train", texts), texts, list("abc")[:classes], rng.integers(classes, size=n), probs, np.ones(n))
+    gold, votes = rng.integers(classes, size=n), probs.argmax(axis=1)[:, None]
+    none = Calibration("none", 1.0, {}, np.zeros(0, int))
+    return Pool(row_ids("train", texts), texts, list("abc")[:classes], gold, probs, np.ones(n), votes, [none], 0)
+
+
+SECTION = Annotate(model="m", prompt=Prompt(instruction=""), calibration="none")
 
 
 @given(st.integers(2, 60), st.integers(0, 5), st.floats(0.05, 0.95))
@@ -56,14 +62,17 @@ def test_the_random_control_is_drawn_anew_for_each_seed_and_knows_nothing_of_ent
     assert abs(shift) < 4 * pool.entropy.std() / np.sqrt(100 * 30)
 
 
-def test_contextual_calibration_makes_content_free_inputs_uniform():
-    free = np.log([[0.7, 0.1, 0.05], [0.6, 0.2, 0.05]])
-    balanced = calibrate(free.mean(axis=0, keepdims=True), free, "contextual")
-    assert balanced == pytest.approx(np.full((1, 3), 1 / 3))
-    raw = np.log([[0.5, 0.2, 0.1]])
-    assert calibrate(raw, free, "none") == pytest.approx(np.array([[0.5, 0.2, 0.1]]) / 0.8)
-    by_hand = np.array([0.5, 0.2, 0.1]) / np.exp(free.mean(axis=0))
-    assert calibrate(raw, free, "contextual") == pytest.approx((by_hand / by_hand.sum())[None])
+def test_a_row_with_no_label_in_a_pass_abstains_there_and_a_demonstration_of_any_pass_leaves():
+    rows = Rows(list("abcd"), ["one", "two", "three", "four"], np.array([0, 1, 0, 1]), ["x", "y"])
+    first, second = np.log([[0.4, 0.1]] * 4), np.log([[0.1, 0.4]] * 4)
+    second[1] = np.nan
+    passes = [
+        Annotations("k", SECTION, first, ["ok", "ok", "demonstration", "ok"], np.zeros(4, bool), first[:1]),
+        Annotations("l", SECTION, second, ["ok", "no_label", "ok", "demonstration"], np.zeros(4, bool), first[:1]),
+    ]
+    pool = build_pool(rows, passes)
+    assert pool.ids == ["a", "b"]
+    assert pool.votes.tolist() == [[0, 1], [0, -1]]
 
 
 def test_entropy_agrees_with_scipy():
@@ -76,17 +85,17 @@ def test_entropy_agrees_with_scipy():
 def test_the_pool_leaves_out_errors_demonstrations_and_rows_without_gold():
     rows = Rows(list("abcd"), ["one", "", "three", "four"], np.array([0, 1, NO_GOLD, 1]), ["x", "y"])
     logprobs = np.log([[0.4, 0.1], [np.nan, np.nan], [0.3, 0.3], [np.nan, np.nan]])
-    annotations = Annotations(
-        "k", logprobs, ["ok", "empty_text", "ok", "demonstration"], np.zeros(4, bool), logprobs[:1]
-    )
-    pool = build_pool(rows, annotations, "none")
+    status = ["ok", "empty_text", "ok", "demonstration"]
+    annotations = Annotations("k", SECTION, logprobs, status, np.zeros(4, bool), logprobs[:1])
+    assert build_pool(rows, [annotations], with_gold=False).ids == ["a", "c"]
+    pool = build_pool(rows, [annotations])
     assert (pool.ids, pool.texts) == (["a"], ["one"])
     assert pool.covered == pytest.approx([0.5])
     assert pool.probs == pytest.approx(np.array([[0.8, 0.2]]))
 
 
 def test_sizes_against_the_pool(make_study):
-    recipe = make_study("--grid.sizes=[10, 40]").recipe
+    recipe = make_study("--grid.sizes=[10, 40]").grid
     assert check_sizes(recipe, 80) == []
     assert "more than half of the 60 usable rows" in check_sizes(recipe, 60)[0]
     with pytest.raises(UserError, match="grid.sizes: 40 asked for, but only 30"):

@@ -233,3 +233,70 @@ def test_plan_writes_nothing(command, tmp_path):
 
 def test_gold_is_an_integer_array(make_study):
     assert load_rows(make_study("--data.pool_size=5"))[0].gold.dtype == np.int64
+
+
+def test_a_text_may_be_made_of_several_columns(make_study, tmp_path):
+    rows = {"title": ["a", None, "c"], "stars": [1, 2, 3], "label": ["yes", "no", "yes"]}
+    settings = write_source(tmp_path / "source", "parquet folder", rows)
+    template = "--data.text_template='{{ title }} ({{ stars }} stars)'"
+    pool, test = load_rows(make_study(*settings, template))
+    assert pool.texts == test.texts == ["a (1 stars)", " (2 stars)", "c (3 stars)"]
+    for wrong, part in (
+        ("{{ name }}", "data.text_template: no column 'name' in"),
+        ("{{ title", "data.text_template: "),
+        ("words", "data.text_template: it names no column"),
+        ("{{ stars + title }}", "data.text_template"),
+        ("{{ title.__class__.__mro__ }}", "data.text_template"),
+    ):
+        with pytest.raises(UserError) as error:
+            load_rows(make_study(*settings, f"--data.text_template='{wrong}'"))
+        assert part in str(error.value)
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "parquet"])
+def test_odd_texts_are_rows_too(suffix, make_study, tmp_path):
+    texts = ["bidi \u202e \u2066", "\x00\x1b[2J", "", "\U0001f600", "word " * 250_000, "{{ text }}", None, "fine"]
+    halves = ["half \ud83d of a pair", "\ude00 the other half", "\ud800"] if suffix == "jsonl" else []
+    file = tmp_path / f"rows.{suffix}"
+    if suffix == "jsonl":
+        records = [{"text": text, "label": "yes"} for text in texts + halves]
+        file.write_text("".join(json.dumps(record) + "\n" for record in records))
+    else:
+        pq.write_table(pa.table({"text": texts, "label": ["yes"] * len(texts)}), file)
+    settings = [f"--data.path={file}", "--data.label_names=['no', 'yes']", "--grid=null", "--train=null"]
+    files = open_rows(make_study(*settings, "--data.pool_size=null", "--data.test_size=null"))
+    pool = files.load("train")
+    assert pool.texts == [
+        *texts,
+        *(
+            half.encode("utf-8", "surrogatepass").decode("utf-8", "replace").replace("\ufffd" * 3, "\ufffd")
+            for half in halves
+        ),
+    ]
+    assert len(set(pool.ids)) == len(pool.ids)
+    nothing = [text for text, i in zip(pool.texts, files.column("text_id").to_pylist(), strict=True) if i is None]
+    assert nothing == ["", None]
+
+
+def test_a_recipe_that_only_labels_needs_no_test_rows(make_study, tmp_path):
+    (tmp_path / "rows.csv").write_text("text,label\na,yes\nb,no\n")
+    settings = [f"--data.path={tmp_path / 'rows.csv'}", "--data.label_names=['no', 'yes']", "--data.test_size=null"]
+    pool, test = load_rows(make_study(*settings, "--grid=null", "--train=null"))
+    assert (len(pool), len(test)) == (2, 0)
+    unlabelled = ["--data.label_column=null", "--grid=null", "--train=null"]
+    pool, _ = load_rows(make_study(*settings, *unlabelled, folder="unlabelled"))
+    assert pool.gold.tolist() == [NO_GOLD, NO_GOLD]
+
+
+def test_rows_are_read_in_batches_and_keep_their_order_and_ids(make_study, tmp_path, monkeypatch):
+    texts = [f"text {i % 40}" for i in range(100)]
+    settings = write_source(tmp_path / "source", "parquet folder", {"text": texts, "label": ["yes", "no"] * 50})
+    monkeypatch.setattr("hf_recipes.data.BATCH", 7)
+    pool, _ = load_rows(make_study(*settings, "--data.pool_size=null", "--data.test_size=null"))
+    assert pool.texts == texts
+    assert pool.ids == row_ids("train", texts)
+    drawn, _ = load_rows(make_study(*settings, "--data.pool_size=31", "--data.test_size=null", folder="drawn"))
+    assert set(drawn.ids) < set(pool.ids)
+    assert drawn.ids == [i for i in pool.ids if i in set(drawn.ids)]
+    files = open_rows(make_study(*settings, "--data.pool_size=null", "--data.test_size=null", folder="files"))
+    assert files.texts(np.array([93, 2, 14])) == [texts[93], texts[2], texts[14]]

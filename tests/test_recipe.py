@@ -11,7 +11,7 @@ BAD_SETTINGS = {
     "--trian.epochs=3": ["unknown key 'trian'", "did you mean 'train'?"],
     "--annotate.prompt.shots=3": [
         "unknown key 'annotate.prompt.shots'",
-        "did you mean 'annotate.prompt.shots_per_class'?",
+        "did you mean 'annotate.prompt.random_shots'?",
     ],
     "--train.epochs=0": ["'train.epochs' is 0", "greater than 0"],
     "--train.epochs=many": ["'train.epochs' is 'many'", "integer"],
@@ -72,8 +72,39 @@ def test_overrides_and_defaults():
 
 def test_a_section_can_be_made_on_the_command_line(tmp_path):
     content = yaml.safe_load(DEMO.read_text())
-    del content["train"]
+    del content["train"], content["data"]
     (tmp_path / "r.yaml").write_text(yaml.safe_dump(content))
-    with pytest.raises(UserError, match="'train' is missing"):
+    with pytest.raises(UserError, match="'data' is missing"):
         load_recipe(tmp_path / "r.yaml")
-    assert load_recipe(tmp_path / "r.yaml", ["--train.encoder=x"]).train.encoder == "x"
+    assert load_recipe(tmp_path / "r.yaml", ["--data.path=x", "--train=null", "--grid=null"]).data.path == "x"
+
+
+def test_passes_are_the_section_with_what_each_changes():
+    changes = "[{prompt: {seed: 9}}, {model: other, dtype: auto}]"
+    passes = load_recipe(DEMO, [f"--annotate.passes={changes}"]).annotate.all_passes()
+    assert [(p.model, p.prompt.seed, p.dtype) for p in passes] == [
+        ("models/SmolLM2-135M-Instruct", 1, "float32"),
+        ("models/SmolLM2-135M-Instruct", 9, "float32"),
+        ("other", 1, "auto"),
+    ]
+    assert all(p.prompt.template == passes[0].prompt.template and not p.passes for p in passes)
+
+
+@pytest.mark.parametrize(
+    ("settings", "part"),
+    [
+        (["--annotate.passes=[{prompt: {sed: 2}}]"], "unknown key 'prompt.sed'; did you mean 'prompt.seed'?"),
+        (["--annotate.passes=[{calibration_rows: 9}]"], "a pass cannot change calibration_rows"),
+        (["--annotate.prompt.random_shots=3"], "set one of examples, shots_per_class and random_shots"),
+        (["--annotate.scoring=votes"], "votes gives no probabilities to calibrate; set calibration: none"),
+        (["--annotate.thinking=true"], "thinking wants prompt.chat: true and scoring: votes"),
+        (["--train=null"], "grid and train go together"),
+        (["--data.label_column=null"], "label_names must name the classes"),
+        (["--data.label_column=null", "--data.label_names=[a, b]"], "without gold there is nothing to compare with"),
+    ],
+)
+def test_what_does_not_go_together_is_said(settings, part, command, tmp_path):
+    code, _, errors = command("plan", DEMO, f"--output_dir={tmp_path / 'study'}", *settings)
+    assert code == 2
+    assert part in errors
+    assert errors.count("\n") == 1

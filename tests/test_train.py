@@ -37,12 +37,13 @@ def annotated(make_study, monkeypatch):
         rows, _ = load_rows(study)
         rng = np.random.default_rng(0)
         probs = rng.dirichlet(np.ones(3), len(rows))
-        return Pool(rows.ids, rows.texts, rows.label_names, rows.gold, probs, np.ones(len(rows)))
+        votes = probs.argmax(axis=1)[:, None]
+        return Pool(rows.ids, rows.texts, rows.label_names, rows.gold, probs, np.ones(len(rows)), votes, [], 0)
 
     def make(*overrides, folder="study"):
         study = make_study(*SETTINGS, *overrides, folder=folder)
         monkeypatch.setattr("hf_recipes.train.load_annotations", lambda study, rows: study)
-        monkeypatch.setattr("hf_recipes.train.build_pool", lambda rows, study, calibration: fake(study))
+        monkeypatch.setattr("hf_recipes.train.build_pool", lambda rows, study: fake(study))
         return study
 
     return make
