@@ -9,6 +9,7 @@ import gc
 import hashlib
 import sys
 import time
+from array import array
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -527,7 +528,7 @@ def _shares(
 
 
 def _prompt_id(token_ids: list[int]) -> str:
-    return hashlib.blake2b(np.array(token_ids, np.int64).tobytes(), digest_size=12).hexdigest()
+    return hashlib.blake2b(array("q", token_ids).tobytes(), digest_size=12).hexdigest()
 
 
 def _write_rows(path: Path, rows: list[dict[str, Any]]) -> None:

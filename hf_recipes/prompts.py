@@ -200,15 +200,16 @@ class Prompter:
         if self._prefix is None:
             return [self._encode_one(self.frame, line) for line in lines]
         prefix, rest, suffix = self._prefix
+        tail, limit = self.frame.tail, self._limit - len(prefix) - len(suffix)
         short = [line if len(line) <= self._longest_text else "" for line in lines]
-        tails = self._tokenizer(
-            [rest + line + self.frame.tail for line in short], add_special_tokens=False, split_special_tokens=True
+        found = self._tokenizer(
+            [rest + line + tail for line in short], add_special_tokens=False, split_special_tokens=True
         )["input_ids"]
         encoded = []
-        for line, tail in zip(lines, tails, strict=True):
-            ids = prefix + tail + suffix
-            fits = len(ids) <= self._limit and len(line) <= self._longest_text
-            encoded.append((ids, False) if fits else self._encode_one(self.frame, line))
+        for line, own in zip(lines, found, strict=True):
+            fits = len(own) <= limit and len(line) <= self._longest_text
+            ids, cut = (own, False) if fits else self._fit(rest, line, tail, limit)
+            encoded.append((prefix + ids + suffix, cut))
         return encoded
 
     def read(self, answer: str) -> int | None:
@@ -246,24 +247,29 @@ class Prompter:
         return prefix, rest, suffix
 
     def _encode_one(self, frame: Frame, line: str) -> tuple[list[int], bool]:
-        line_, cut = line[: self._longest_text], len(line) > self._longest_text
         before, after = self._special(frame.before), self._special(frame.after, start=False)
-        limit = self._limit - len(before) - len(after)
-        ids = self._plain(frame.head + line_ + frame.tail)
+        ids, cut = self._fit(frame.head, line, frame.tail, self._limit - len(before) - len(after))
+        return before + ids + after, cut
+
+    def _fit(self, head: str, line: str, tail: str, limit: int) -> tuple[list[int], bool]:
+        """The tokens of all three, of the line as much as fits, and whether it was cut."""
+        cut = len(line) > self._longest_text
+        line = line[: self._longest_text]
+        ids = self._plain(head + line + tail)
         if len(ids) <= limit:
-            return before + ids + after, cut
-        if (bare := len(self._plain(frame.head + frame.tail))) > limit:
+            return ids, cut
+        if (bare := len(self._plain(head + tail))) > limit:
             raise UserError(
-                f"annotate.max_model_len: the prompt without any text takes {bare + len(before) + len(after)} tokens, "
+                f"annotate.max_model_len: the prompt without any text takes {self._limit + bare - limit} tokens, "
                 f"but {self._limit} is the most; raise it or show fewer demonstrations"
             )
-        plain = self._tokenizer(line_, add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True)
+        plain = self._tokenizer(line, add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True)
         ends = [end for _, end in plain["offset_mapping"]]
         keep = len(ends) - (len(ids) - limit)
         while len(ids) > limit:  # tokens may merge differently at the cut: a second round is rare
-            ids = self._plain(frame.head + (line_[: ends[keep - 1]] if keep > 0 else "") + frame.tail)
+            ids = self._plain(head + (line[: ends[keep - 1]] if keep > 0 else "") + tail)
             keep -= 1
-        return before + ids + after, True
+        return ids, True
 
     def _plain(self, text: str) -> list[int]:
         """Token ids of text in which what looks like a control token (`<|im_end|>` in a tweet) stays text."""
