@@ -22,6 +22,7 @@ setup(
     },
     install_requires=[
         "accelerate>=1.15",
+        "crowd-kit>=1.4",
         "datasets>=5.2",
         "evaluate>=0.4.6",
         "filelock",
@@ -31,6 +32,7 @@ setup(
         "joblib",
         "matplotlib>=3.10",
         "numpy>=2",
+        "psutil",
         "pyarrow>=20",
         "pydantic>=2.10",
         "pyyaml",

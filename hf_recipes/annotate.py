@@ -396,6 +396,8 @@ class _Scoring:
             else:
                 inputs[prompt_id] = ids
         found, refused = self._ask(inputs) if inputs else ({}, {})
+        if len(inputs) >= CHUNK_SIZES[0] and all(row["status"] == FAILED for row in refused.values()) and not found:
+            raise UserError(f"annotate: the engine refuses every text: {refused.popitem()[1]['error']}")
         answers |= found
         for i in asked:
             row, slot = rows[i], self._slots[chunk[i][0]]

@@ -31,7 +31,7 @@ from .recipe import Grid, Recipe, Train, UserError
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 1  # the version of the study folder's contract
+FORMAT = 2  # the version of the study folder's contract
 GROWS = ("grid.arms", "grid.sizes", "grid.seeds", "annotate.passes")  # what is there stays valid
 
 

@@ -1,0 +1,324 @@
+"""What labelling costs: the engine beside the other ways to ask an LLM, and the work around the engine.
+
+    .venv/bin/python benchmarks/annotate.py engine [--texts=48] [--repeats=5]
+    .venv/bin/python benchmarks/annotate.py host [--rows=200000] [--resume-rows=1000000]
+
+`engine` takes the prompts that the demo recipe makes of the sample's tweets (tokenised once) and answers them in seven
+ways with the same model in the same precision on the same cores, in one process. A repeat gives every way the same
+texts, other ones than the repeats before, in a random order of the ways; before each of them the prefix cache is
+emptied and then filled with the prefix that all prompts share, so nobody finds a whole prompt in it. What is reported
+of a comparison is the median of the ratios within the repeats, and their range.
+
+`host` lets a whole `annotate` run on one core with an engine that answers at once: what is left is reading, hashing,
+prompting, tokenising and writing. The texts are made of halves of the sample's tweets; no two are equal.
+--rows=5000000 takes about 20 minutes and says whether the memory suffices for it.
+"""
+
+import gc
+import os
+import resource
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import typer
+
+ROOT = Path(__file__).resolve().parent.parent
+DEMO = "hf_recipes/recipes/tweets-demo.yaml"
+SAMPLE = "hf_recipes/sample/vader_tweets/data/train-00000-of-00001.parquet"
+LABELS_ONLY = ["--grid=null", "--train=null", "--data.pool_size=null"]
+WARM_UP = 48  # texts for choosing the batch size, never measured
+
+Prompts = list[list[int]]
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+class StandInEngine:
+    """In place of a language model: answers at once, and keeps the prompts if asked to.
+
+    Attributes:
+        kept (`list` or None): the prompts.
+        label_ids (`list[int]`): as last asked for.
+        stop_after (`int` or None): how many prompts it answers at most before it stops everything, as Ctrl-C would.
+        first_call (`float` or None): when it was first asked.
+    """
+
+    kept: Prompts | None = None
+    label_ids: list[int]
+    stop_after: int | None = None
+    answered = 0
+    first_call: float | None = None
+
+    def __init__(self, *_: Any):
+        pass
+
+    def score(self, prompts: Prompts, label_ids: list[int]) -> tuple[np.ndarray, dict[int, str]]:
+        own = StandInEngine
+        own.first_call = own.first_call or time.perf_counter()
+        if own.stop_after is not None and own.answered + len(prompts) > own.stop_after:
+            raise KeyboardInterrupt
+        own.label_ids = label_ids
+        own.answered += len(prompts)
+        if own.kept is not None:
+            own.kept += prompts
+        return np.full((len(prompts), len(label_ids)), -2.0), {}
+
+
+def annotate_without_model(folder: str, *overrides: str) -> None:
+    """A run of `annotate` on the demo recipe with the engine replaced."""
+    from hf_recipes.annotate import annotate
+    from hf_recipes.engines import vllm_engine
+    from hf_recipes.recipe import load_recipe
+    from hf_recipes.study import Study
+
+    vllm_engine.Engine = StandInEngine
+    annotate(Study(load_recipe(DEMO, [f"--output_dir={folder}/study", *LABELS_ONLY, *overrides])))
+
+
+def in_fresh_process(function: Callable, *arguments: Any) -> Any:
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        return pool.submit(function, *arguments).result()
+
+
+# ---------------------------------------------------------------------------------------------------------- engine
+
+
+def demo_prompts(folder: str) -> tuple[Prompts, list[int]]:
+    """The distinct prompts that the demo recipe makes of all tweets of the training split, and the labels' tokens."""
+    StandInEngine.kept = []
+    annotate_without_model(folder)
+    return [list(prompt) for prompt in dict.fromkeys(map(tuple, StandInEngine.kept))], StandInEngine.label_ids
+
+
+class ByHand:
+    """transformers as one would batch it by hand: sorted by length, padded on the left, the last position's logits."""
+
+    def __init__(self, folder: Path, label_ids: list[int]):
+        import torch
+        from transformers import AutoModelForCausalLM
+
+        self.model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+        self.label_ids = label_ids
+        self.batch_size = 0
+
+    def choose_batch_size(self, prompts: Prompts) -> None:
+        seconds = {}
+        for self.batch_size in (1, 2, 4, 8, 16):
+            self.score(prompts[:2])
+            start = time.perf_counter()
+            self.score(prompts)
+            seconds[self.batch_size] = time.perf_counter() - start
+        self.batch_size = min(seconds, key=seconds.__getitem__)
+
+    def score(self, prompts: Prompts) -> np.ndarray:
+        import torch
+
+        order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+        answers = np.empty((len(prompts), len(self.label_ids)))
+        with torch.inference_mode():
+            for start in range(0, len(order), self.batch_size):
+                rows = order[start : start + self.batch_size]
+                width = len(prompts[rows[-1]])
+                ids = torch.zeros((len(rows), width), dtype=torch.long)
+                mask = torch.zeros_like(ids)
+                for line, row in enumerate(rows):
+                    ids[line, width - len(prompts[row]) :] = torch.tensor(prompts[row])
+                    mask[line, width - len(prompts[row]) :] = 1
+                output = self.model(
+                    input_ids=ids,
+                    attention_mask=mask,
+                    position_ids=(mask.cumsum(-1) - 1).clamp(min=0),
+                    logits_to_keep=1,
+                    use_cache=False,
+                )
+                answers[rows] = output.logits[:, -1].log_softmax(-1)[:, self.label_ids].numpy()
+        return answers
+
+
+@dataclass
+class Way:
+    """One way to ask: the texts of a repeat that it gets, how many times faster we want to be, and how it asks."""
+
+    texts: int
+    target: float | None
+    ask: Callable[[Prompts], Any]
+
+
+def all_ways(engine: Any, by_hand: ByHand, label_ids: list[int], texts: int) -> dict[str, Way]:
+    from vllm import SamplingParams
+    from vllm.sampling_params import StructuredOutputsParams
+
+    llm = engine._llm
+    common: dict[str, Any] = {"temperature": 0, "detokenize": False}
+    label_tokens = SamplingParams(max_tokens=1, logprob_token_ids=label_ids, **common)
+    prompt_tokens = SamplingParams(max_tokens=1, prompt_logprobs=0, **common)
+    choice = StructuredOutputsParams(choice=[llm.get_tokenizer().decode([i]) for i in label_ids])
+    one_choice = SamplingParams(max_tokens=16, temperature=0, structured_outputs=choice)
+
+    def generate(batch: Prompts, parameters: SamplingParams) -> Any:
+        return llm.generate([{"prompt_token_ids": ids} for ids in batch], parameters, use_tqdm=False)
+
+    def request_per_label(batch: Prompts) -> Any:
+        return generate([[*ids, label] for ids in batch for label in label_ids], prompt_tokens)
+
+    return {
+        "ours": Way(texts, None, lambda batch: engine.score(batch, label_ids)[0]),
+        "vLLM alone, the same request": Way(texts, 0.95, lambda batch: generate(batch, label_tokens)),
+        "vLLM, guided decoding": Way(texts, 1.0, lambda batch: generate(batch, one_choice)),
+        "vLLM, one call per text": Way(texts, 2.0, lambda batch: [generate([ids], label_tokens) for ids in batch]),
+        "vLLM, prompt log-probabilities, a request per label": Way(max(1, texts // 6), 4.0, request_per_label),
+        f"transformers, batches of {by_hand.batch_size}": Way(texts, 1.3, by_hand.score),
+    }
+
+
+@app.command(name="engine")
+def measure_engine(texts: int = 48, repeats: int = 5) -> None:
+    """The engine beside other ways to ask the same model; seven minutes."""
+    from hf_recipes.logs import set_up
+    from hf_recipes.recipe import load_recipe
+
+    set_up()
+    os.environ["TQDM_DISABLE"] = "1"
+    section = load_recipe(DEMO).annotate
+    busy = os.getloadavg()[0]
+    with tempfile.TemporaryDirectory() as folder:
+        prompts, label_ids = in_fresh_process(demo_prompts, folder)
+    if (needed := WARM_UP + texts * repeats) > len(prompts):
+        sys.exit(f"{needed} texts asked for, the sample has {len(prompts)}")
+    shared = next(i for i, column in enumerate(zip(*prompts, strict=False)) if len(set(column)) > 1)
+    prompts = [prompts[i] for i in np.random.default_rng(0).permutation(len(prompts))]
+    warm_up, prompts = prompts[:WARM_UP], prompts[WARM_UP:needed]
+
+    from hf_recipes.engines.vllm_engine import Engine
+
+    engine = Engine(section, Path(section.model))
+    by_hand = ByHand(Path(section.model), label_ids)
+    by_hand.choose_batch_size(warm_up)
+    ways = all_ways(engine, by_hand, label_ids, texts)
+    for way in ways.values():  # the first call of each compiles or allocates something
+        way.ask(warm_up[:2])
+
+    rates: dict[str, list[float]] = {name: [] for name in ways}
+    order = np.random.default_rng(1)
+    apart = 0.0
+    for start in range(0, len(prompts), texts):
+        answers = {}
+        for name in order.permutation(list(ways)):
+            way = ways[name]
+            if not engine._llm.reset_prefix_cache():
+                raise RuntimeError("vLLM did not empty its prefix cache")
+            engine.score(warm_up[:1], label_ids)
+            gc.collect()
+            began = time.perf_counter()
+            answers[way.ask] = way.ask(prompts[start : start + way.texts])
+            rates[name].append(way.texts / (time.perf_counter() - began))
+        apart = max(apart, np.abs(answers[ways["ours"].ask] - answers[by_hand.score]).max())
+        print(f"{start + texts} of {len(prompts)} texts: ours {rates['ours'][-1]:.1f} texts/s", file=sys.stderr)
+
+    lengths = [len(ids) for ids in prompts]
+    print(
+        f"{section.model}, {section.dtype}; {len(label_ids)} labels; prompts of {min(lengths)} to {max(lengths)} "
+        f"tokens (mean {np.mean(lengths):.0f}), of which {shared} are shared; {versions()}; "
+        f"{repeats} repeats; load average before: {busy:.1f}\n"
+    )
+    print_ratios(ways, rates)
+    print(f"\nlabel log-probabilities, ours against transformers: at most {apart:.1e} apart ({len(prompts)} texts)")
+
+
+def versions() -> str:
+    import torch
+    import transformers
+    import vllm
+
+    return (
+        f"vLLM {vllm.__version__}, transformers {transformers.__version__}, torch {torch.__version__} with "
+        f"{torch.get_num_threads()} threads"
+    )
+
+
+def print_ratios(ways: dict[str, Way], rates: dict[str, list[float]]) -> None:
+    print("| way | texts per repeat | texts/s, median | ours / this way, median (range) | target |")
+    print("|---|---|---|---|---|")
+    for name, way in ways.items():
+        ratios = np.array(rates["ours"]) / rates[name]
+        compared = f"{np.median(ratios):.2f} ({ratios.min():.2f} to {ratios.max():.2f}) | at least {way.target}"
+        print(f"| {name} | {way.texts} | {np.median(rates[name]):.2f} | {'| ' if way.target is None else compared} |")
+
+
+# ------------------------------------------------------------------------------------------------------------ host
+
+
+def one_core() -> None:
+    """Pins this process; to be called before anything starts threads."""
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+
+
+def write_source(path: str, rows: int) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    tweets = [text.split() for text in pq.read_table(SAMPLE)["text"].to_pylist()]
+    heads = [" ".join(words[: len(words) // 2]) for words in tweets]
+    tails = [" ".join(words[len(words) // 2 :]) for words in tweets]
+    random = np.random.default_rng(0)
+    schema = pa.schema({"text": pa.string(), "label": pa.int64()})
+    with pq.ParquetWriter(path, schema) as writer:
+        for start in range(0, rows, 100_000):
+            count = min(100_000, rows - start)
+            pairs = random.integers(len(tweets), size=(count, 2)).tolist()
+            texts = [f"{heads[one]} {tails[other]} {start + i}" for i, (one, other) in enumerate(pairs)]
+            writer.write_table(pa.table({"text": texts, "label": random.integers(3, size=count)}, schema))
+
+
+def timed_run(folder: str, stop_after: int | None = None) -> dict[str, float]:
+    """One `annotate`: seconds in all and until the engine was first asked, and the process's memory at its peak."""
+    one_core()
+    StandInEngine.stop_after = stop_after
+    start, computing = time.perf_counter(), time.process_time()
+    with suppress(KeyboardInterrupt):
+        annotate_without_model(
+            folder, f"--data.path={folder}/source.parquet", "--data.label_names=[negative, neutral, positive]"
+        )
+    return {
+        "seconds": time.perf_counter() - start,
+        "cpu_seconds": time.process_time() - computing,
+        "first_call": (StandInEngine.first_call or np.nan) - start,
+        "answered": StandInEngine.answered,
+        "gigabytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9,
+    }
+
+
+@app.command(name="host")
+def measure_host(rows: int = 200_000, resume_rows: int = 1_000_000) -> None:
+    """The work around the engine, on one core; 5 minutes. A number of rows that is 0 leaves out its part."""
+    os.environ.update(TOKENIZERS_PARALLELISM="false", RAYON_NUM_THREADS="1", OMP_NUM_THREADS="1", TQDM_DISABLE="1")
+    print("| what | measured | target |")
+    print("|---|---|---|")
+    if rows:
+        with tempfile.TemporaryDirectory() as folder:
+            in_fresh_process(write_source, f"{folder}/source.parquet", rows)
+            run = in_fresh_process(timed_run, folder)
+        print(f"| rows/s from source to parts, {rows:,} rows | {rows / run['seconds']:,.0f} | at least 5,000 |")
+        print(f"| memory at its peak, {rows:,} rows | {run['gigabytes']:.2f} GB | below 1.5 GB (5 million rows) |")
+    if resume_rows:
+        with tempfile.TemporaryDirectory() as folder:
+            in_fresh_process(write_source, f"{folder}/source.parquet", resume_rows)
+            done = in_fresh_process(timed_run, folder, int(resume_rows * 0.99))["answered"]
+            again = in_fresh_process(timed_run, folder, 0)
+        print(
+            f"| seconds until the engine is asked, {done:,.0f} of {resume_rows:,} rows done | "
+            f"{again['first_call']:.1f} | below 10 |"
+        )
+
+
+if __name__ == "__main__":
+    os.chdir(ROOT)
+    app()

@@ -1,0 +1,73 @@
+"""How well small LLMs label: the recipes in hf_recipes/recipes/annotators with two models, under every calibration.
+
+    .venv/bin/python dataset_scripts/fetch_demo_models.py models --gemma
+    .venv/bin/python dataset_scripts/build_sms_spam.py data/sms_spam
+    .venv/bin/python benchmarks/annotators.py [--data manifestos=FILE] [--data toxic=FILE] [--output studies]
+
+Prints the tables of docs/annotators.md. Texts are labelled once; calibrations are derived from what is kept. A set that
+is not at hand is left out.
+"""
+
+import argparse
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+MODELS = {"SmolLM2-135M": "models/SmolLM2-135M-Instruct", "Gemma-3-270M": "models/gemma-3-270m"}
+RECIPES = ["tweets", "sms-spam", "manifestos", "toxic"]
+CALIBRATIONS = ["none", "contextual", "batch", "auto"]
+
+
+def measure(name: str, model: str, folder: str, settings: list[str]) -> list[str]:
+    """One row of the table for each calibration."""
+    from hf_recipes.quality import write_labels
+    from hf_recipes.recipe import load_recipe
+    from hf_recipes.report import interval, number
+    from hf_recipes.study import Study
+
+    recipe = ROOT / "hf_recipes" / "recipes" / "annotators" / f"{name}.yaml"
+    label = f"annotator-{name}-{model}"
+    settings = [f"--annotate.model={MODELS[model]}", f"--name={label}", f"--output_dir={folder}/{label}", *settings]
+    subprocess.run([sys.executable, "-m", "hf_recipes.cli", "annotate", recipe, *settings], check=True, cwd=ROOT)
+    rows = []
+    for calibration in CALIBRATIONS:
+        study = Study(load_recipe(recipe, [*settings, f"--annotate.calibration={calibration}"]), accept_changes=True)
+        labels = write_labels(study)
+        found = labels["annotator"]
+        made = labels["calibrations"][0]
+        how = f"auto: {made['method']}, T = {made['temperature']:.2f}" if calibration == "auto" else calibration
+        at = found["alphas"].index(0.25)
+        figures = [
+            f"{number(found[figure])} {interval(found[f'{figure}_interval'])}"
+            for figure in ("accuracy", "macro_f1", "entropy_auroc", "within_class_auroc")
+        ]
+        rows.append(
+            f"| {name} | {model} | {how} | {found['n_gold']} | {figures[0]} | {figures[1]} | {number(found['ece'])} | "
+            f"{number(found['covered_mean'])} | {figures[2]} | {number(found['error_capture'][at])} | {figures[3]} | "
+            f"{number(found['class_share'])} | {number(found['majority_accuracy'])} |"
+        )
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", action="append", default=[], metavar="NAME=PATH", help="where a recipe's data lie")
+    parser.add_argument("--output", default="studies", help="the folder of the studies")
+    arguments = parser.parse_args()
+    paths = dict(pair.split("=", 1) for pair in arguments.data)
+    columns = ["data", "annotator", "calibration", "n", "accuracy", "macro-F1", "ECE", "on labels", "entropy AUROC"]
+    columns += ["errors in top 25%", "AUROC within classes", "class share of errors", "commonest class"]
+    table = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
+    for name in RECIPES:
+        settings = [f"--data.path={paths[name]}"] if name in paths else []
+        for model in MODELS:
+            try:
+                table += measure(name, model, arguments.output, settings)
+            except subprocess.CalledProcessError:
+                print(f"{name} with {model} left out", file=sys.stderr)
+    print("\n".join(table))
+
+
+if __name__ == "__main__":
+    main()

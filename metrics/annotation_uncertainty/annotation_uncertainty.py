@@ -1,0 +1,349 @@
+"""An LLM annotator's label distributions: how unsure it is, how often it is wrong, and whether the one tells the other.
+
+evaluate.load("metrics/annotation_uncertainty").compute(predictions=[[0.9, 0.1], [0.6, 0.4]], references=[0, 1])
+"""
+
+import datasets
+import evaluate
+import numpy as np
+from scipy import special, stats
+
+_CITATION = """\
+@article{lu2025feeding, title={Feeding LLM Annotations to BERT Classifiers at Your Own Risk},
+  author={Lu, Yucheng and Smith, Kazimier}, journal={arXiv:2504.15432}, year={2025}}
+@article{guo2017calibration, title={On Calibration of Modern Neural Networks}, author={Guo, Chuan and others},
+  journal={ICML}, year={2017}}
+@article{geifman2019bias, title={Bias-Reduced Uncertainty Estimation for Deep Neural Classifiers},
+  author={Geifman, Yonatan and Uziel, Guy and El-Yaniv, Ran}, journal={ICLR}, year={2019}}
+@article{agro2023handling, title={Handling Realistic Label Noise in BERT Text Classification},
+  author={Agro, Maha Tufail and Aldarmaki, Hanan}, journal={ICNLSP}, year={2023}}
+"""
+
+_DESCRIPTION = """\
+Entropy, calibration, errors and flips of an LLM annotator's label distributions, and whether entropy finds the errors.
+"""
+
+_KWARGS_DESCRIPTION = """
+Args:
+    predictions (`list` of n lists of K `float`):
+        The annotator's probabilities over the K >= 2 labels, one list per text. Each sums to 1 within 1e-3 and is
+        renormalised. The label is the most probable class, the first of equals.
+    references (`list` of n `int`, *optional*):
+        Gold classes; -1 where there is none. Rows without gold are left out of the figures that need it.
+    votes (`list` of n lists of P `int`, *optional*):
+        The labels that P passes over the texts gave; -1 where a pass gave none.
+    covered (`list` of n `float`, *optional*):
+        The raw probability mass on the labels, before renormalising.
+    alphas (`list` of `float`, *optional*, defaults to `(0.05, 0.1, 0.25)`):
+        The shares of most uncertain rows of the error capture, in (0, 1].
+    bins (`int`, *optional*, defaults to 10):
+        Of both calibration errors.
+    confidence_level (`float`, *optional*, defaults to 0.95):
+        Of all intervals.
+
+Returns:
+    `dict`: an `_interval` is a `list` of 2 `float`, or of such lists; entropies are in nats; nan is not defined. Always
+    - **n**, **num_classes**, **n_gold** (`int`), **confidence_level** (`float`), **label_share** (`list` of K `float`)
+    - **entropy_mean**, **normalised_entropy_mean** (`float`): the latter H / ln K; **entropy_quantiles** (`list` of 5
+      `float`): at 5, 25, 50, 75 and 95%; **margin_mean** (`float`): the largest probability less the second.
+    - **covered_mean** (`float`): only with covered.
+
+    with votes, over the **n_voted** (`int`) rows that have two or more of the **P** (`int`)
+    - **flip_rate** (`float`), **flip_rate_interval**: the share of rows whose votes do not all agree (Lu & Smith 2025),
+      **vote_entropy_mean** (`float`): both depend on P.
+    - **pairwise_disagreement** (`float`): of two votes of a row; its expectation does not depend on P.
+
+    with gold
+    - **n_errors** (`int`), **accuracy**, **majority_accuracy**, **macro_f1** (`float`), **accuracy_interval**,
+      **macro_f1_interval**: macro-F1 is over the classes that occur in gold.
+    - **confusion** (`list` of K lists of K `int`): a row for each gold class; **per_class_n** (`list` of K `int`)
+    - **per_class_recall**, **per_class_precision** (`list` of K `float`), each with its `_interval`.
+    - **nll** (`float`): the mean of -ln p(gold); inf if a gold class has probability 0; **brier** (`float` in [0, 2]):
+      the sum over classes, as Brier (1950) has it.
+    - **ece** (`float`): of the label's probability, bins of equal width (Guo et al. 2017); **adaptive_ece** (`float`):
+      the same with bins of equal mass (after Nixon et al. 2019, who take every class).
+    - **reliability** (`list` of `dict`): ece's: `lower`, `upper`, `n`, `confidence`, `accuracy`, `accuracy_interval`.
+    - **entropy_auroc** (`float`), **entropy_auroc_interval**: P(a wrong label has more entropy than a right one).
+    - **error_capture** (`list` of `float`), **error_capture_interval**: for each of **alphas** (`list` of `float`), the
+      share of all errors among that share of most uncertain rows; **lift** (`list` of `float`): capture / alpha.
+    - **risk_coverage** (`list` of at most 100 `[coverage, error rate]`): the error rate of the least uncertain share;
+      **aurc** (`float`): the area under it; **e_aurc** (`float`): less a perfect order's (Geifman et al. 2019).
+    - **error_by_class** (`list` of K `float`): of each gold class; **class_share** (`float` in [0, 1]): eta squared,
+      the share of the errors' variance that is between gold classes.
+    - **within_class_auroc** (`float`), **within_class_auroc_interval**: entropy_auroc over pairs of one gold class.
+
+    with gold and votes
+    - **n_flipped**, **n_unflipped** (`int`), **flipped_error_rate**, **unflipped_error_rate** (`float`), each with its
+      `_interval`; **flip_recall** (`float`), **flip_recall_interval**: the share of errors that are flipped.
+"""
+
+
+@evaluate.utils.file_utils.add_start_docstrings(_DESCRIPTION, _KWARGS_DESCRIPTION)
+class AnnotationUncertainty(evaluate.Measurement):
+    def _info(self):
+        return evaluate.MeasurementInfo(
+            description=_DESCRIPTION,
+            citation=_CITATION,
+            inputs_description=_KWARGS_DESCRIPTION,
+            features=datasets.Features(
+                {"predictions": datasets.Sequence(datasets.Value("float64")), "references": datasets.Value("int64")}
+            ),
+        )
+
+    def add_batch(self, *, predictions=None, references=None, **kwargs):
+        """Adds texts; references may be left out."""
+        predictions = distributions(predictions)
+        rows, classes = predictions.shape
+        references = np.full(rows, -1) if references is None else references
+        references = class_indices("references", references, (rows,), classes)
+        super().add_batch(predictions=list(predictions), references=references, **kwargs)
+
+    def add(self, *, prediction=None, reference=None, **kwargs):
+        """Adds one text."""
+        self.add_batch(predictions=[prediction], references=None if reference is None else [reference], **kwargs)
+
+    def _compute(self, predictions, references, **kwargs):
+        return annotation_uncertainty(distributions(predictions), np.array(references), **kwargs)
+
+
+def numbers(name, values):
+    """The values as an array of numbers."""
+    try:
+        array = np.asarray(values)
+    except ValueError:
+        raise ValueError(f"{name}: rows differ in length") from None
+    if array.dtype.kind not in "iuf" or not array.size:
+        raise ValueError(f"{name}: expected numbers, got {array.dtype} of shape {array.shape}")
+    return array
+
+
+def distributions(values):
+    """The values as an (n, K) array of probabilities."""
+    array = numbers("predictions", values).astype(np.float64)
+    if array.ndim != 2 or array.shape[1] < 2:
+        raise ValueError(f"predictions: expected n rows x K >= 2 probabilities, got shape {array.shape}")
+    sums, least = array.sum(axis=1), array.min(axis=1)
+    bad = ~((np.abs(sums - 1) <= 1e-3) & (least >= 0))  # also where nan
+    if bad.any():
+        row = int(bad.argmax())
+        got = f"row {row} with least {least[row]:g} and sum {sums[row]:g}"
+        raise ValueError(f"predictions: expected probabilities that sum to 1, got {got}")
+    return array
+
+
+def class_indices(name, values, shape, classes):
+    """The values as class indices, -1 for none; evaluate itself would cast 0.7 to 0 without a word."""
+    array = numbers(name, values)
+    if array.ndim != len(shape) or len(array) != shape[0]:
+        raise ValueError(f"{name}: expected {' x '.join(map(str, shape))} class indices, got shape {array.shape}")
+    if (parts := array[array != np.floor(array)]).size:
+        raise ValueError(f"{name}: expected class indices (whole numbers), got {parts[0]:g}")
+    if (unknown := array[(array < -1) | (array >= classes)]).size:
+        raise ValueError(f"{name}: a label is {unknown[0]:g}, but there are {classes} classes from 0 on (-1: no label)")
+    return array.astype(np.int64)
+
+
+def annotation_uncertainty(
+    predictions, references, votes=None, covered=None, alphas=(0.05, 0.1, 0.25), bins=10, confidence_level=0.95
+):
+    """See `_KWARGS_DESCRIPTION`; predictions of shape (n, K), references of shape (n,), -1 for none."""
+    items, classes = predictions.shape
+    if not 0 < confidence_level < 1:
+        raise ValueError(f"confidence_level: expected a number between 0 and 1, got {confidence_level}")
+    if bins != int(bins) or bins < 1:
+        raise ValueError(f"bins: expected a whole number from 1 on, got {bins}")
+    alphas = numbers("alphas", alphas).astype(np.float64)
+    if alphas.ndim != 1 or not ((alphas > 0) & (alphas <= 1)).all():
+        raise ValueError(f"alphas: expected shares above 0 and at most 1, got {alphas.tolist()}")
+    z = stats.norm.ppf(0.5 + confidence_level / 2)
+    ranked = np.sort(predictions, axis=1)[:, ::-1]  # sorted, so that one distribution in any order is a tie
+    ranked = (ranked / ranked.sum(axis=1, keepdims=True)).round(12)
+    entropy = np.clip(special.entr(ranked).sum(axis=1), 0, np.log(classes))
+    labels = predictions.argmax(axis=1)
+    known = references >= 0
+    result = {
+        "n": items,
+        "num_classes": classes,
+        "n_gold": int(known.sum()),
+        "label_share": (np.bincount(labels, minlength=classes) / items).tolist(),
+        "entropy_mean": float(entropy.mean()),
+        "normalised_entropy_mean": float(entropy.mean() / np.log(classes)),
+        "entropy_quantiles": np.quantile(entropy, [0.05, 0.25, 0.5, 0.75, 0.95]).tolist(),
+        "margin_mean": float((ranked[:, 0] - ranked[:, 1]).mean()),
+        "confidence_level": confidence_level,
+    }
+    if covered is not None:
+        covered = numbers("covered", covered)
+        if covered.shape != (items,) or not ((covered >= 0) & (covered <= 1 + 1e-3)).all():
+            got = f"shape {covered.shape} from {covered.min():g} to {covered.max():g}"
+            raise ValueError(f"covered: expected {items} shares in [0, 1], got {got}")
+        result["covered_mean"] = float(covered.mean())
+    if votes is not None:
+        flipped, enough, figures = _votes(class_indices("votes", votes, (items, "P"), classes), classes, z)
+        result |= figures
+    if known.any():
+        gold, labels, entropy = references[known], labels[known], entropy[known]
+        wrong = labels != gold
+        confusion = np.bincount(gold * classes + labels, minlength=classes**2).reshape(classes, classes)
+        result |= _scores(confusion, z)
+        result |= _calibration(predictions[known], gold, ranked[known, 0], ~wrong, int(bins), z)
+        result |= _detection(entropy, wrong, alphas, z)
+        result |= _auroc("entropy_auroc", entropy, wrong, np.zeros_like(gold), confidence_level)
+        result |= _auroc("within_class_auroc", entropy, wrong, gold, confidence_level)
+        if votes is not None:
+            result |= _flips(wrong[enough[known]], flipped[known & enough], z)
+    return result
+
+
+def _votes(votes, classes, z):
+    """Which rows are flipped, which have two votes or more, and the figures over the latter."""
+    items, passes = votes.shape
+    cells = votes + np.arange(items)[:, None] * classes
+    counts = np.bincount(cells[votes >= 0], minlength=items * classes).reshape(items, classes)
+    given = counts.sum(axis=1)
+    flipped, enough = counts.max(axis=1) < given, given >= 2
+    counts, given = counts[enough], given[enough]
+    differ = 1 - (counts * (counts - 1)).sum(axis=1) / (given * (given - 1))
+    figures = {
+        "P": passes,
+        "n_voted": len(given),
+        **_rate("flip_rate", flipped[enough].sum(), len(given), z),
+        "vote_entropy_mean": float(_ratio(special.entr(counts / given[:, None]).sum(), len(given))),
+        "pairwise_disagreement": float(_ratio(differ.sum(), len(given))),
+    }
+    return flipped, enough, figures
+
+
+def _flips(wrong, flipped, z):
+    """Of the rows with gold and two votes or more."""
+    both, errors, flips = (wrong & flipped).sum(), wrong.sum(), flipped.sum()
+    return {
+        "n_flipped": int(flips),
+        "n_unflipped": int(len(wrong) - flips),
+        **_rate("flipped_error_rate", both, flips, z),
+        **_rate("unflipped_error_rate", errors - both, len(wrong) - flips, z),
+        **_rate("flip_recall", both, errors, z),
+    }
+
+
+def _scores(confusion, z):
+    """Accuracy, macro-F1 and the noise structure, all of which the confusion (rows gold) determines.
+
+    An item of gold class g that got label p moves F1 = 2 TP / S of class k, S = TP + FN + TP + FP, by
+    (2 [g = p = k] - F1 ([g = k] + [p = k])) / S: the infinitesimal jackknife (Efron 1982).
+    """
+    items, hits = confusion.sum(), confusion.diagonal()
+    gold, given = confusion.sum(axis=1), confusion.sum(axis=0)
+    recall, accuracy, present = _ratio(hits, gold), hits.sum() / items, gold > 0
+    weight = np.where(present, 1 / np.maximum(gold + given, 1), 0) / present.sum()  # of one item in macro-F1
+    f1 = 2 * hits / np.maximum(gold + given, 1)
+    influence = 2 * np.diag(weight) - (weight * f1)[:, None] - weight * f1
+    macro_f1, variance = f1[present].mean(), (confusion * influence**2).sum() * items / max(items - 1, 1)
+    between = (gold[present] * (recall[present] - accuracy) ** 2).sum()
+    return {
+        "n_errors": int(items - hits.sum()),
+        **_rate("accuracy", hits.sum(), items, z),
+        "majority_accuracy": float(gold.max() / items),
+        "macro_f1": float(macro_f1),
+        "macro_f1_interval": _wilson(macro_f1, _worth(macro_f1, variance, gold[present], 1 / present.sum()), z),
+        "confusion": confusion.tolist(),
+        "per_class_n": gold.tolist(),
+        **_rate("per_class_recall", hits, gold, z),
+        **_rate("per_class_precision", hits, given, z),
+        "error_by_class": (1 - recall).tolist(),
+        "class_share": float(min(_ratio(between, items * accuracy * (1 - accuracy)), 1)),
+    }
+
+
+def _calibration(probs, gold, confidence, right, bins, z):
+    """`confidence` is that of the label; the bins of equal mass cut through ties."""
+    items, probs = len(gold), probs / probs.sum(axis=1, keepdims=True)
+    of_gold = probs[np.arange(items), gold]
+    edges = np.linspace(0, 1, bins + 1).round(12)
+    at = np.maximum(np.searchsorted(edges, confidence) - 1, 0)  # bins are open below and closed above
+    n = np.bincount(at, minlength=bins)
+    mean, accuracy = (_ratio(np.bincount(at, values, minlength=bins), n) for values in (confidence, right))
+    gaps = np.diff(_cumulative(confidence, right - confidence, np.linspace(0, items, bins + 1)))
+    names = ("lower", "upper", "n", "confidence", "accuracy", "accuracy_interval")
+    columns = (*(c.tolist() for c in (edges[:-1], edges[1:], n, mean, accuracy)), _wilson(accuracy, n, z))
+    return {
+        "nll": float(special.rel_entr(1, of_gold).mean()),
+        "brier": float(((probs**2).sum(axis=1) - 2 * of_gold + 1).mean()),
+        "ece": float(np.nansum(n * np.abs(accuracy - mean)) / items),
+        "adaptive_ece": float(np.abs(gaps).sum() / items),
+        "reliability": [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)],
+    }
+
+
+def _detection(entropy, wrong, alphas, z):
+    """Error capture and risk-coverage, both read off one curve: the errors among the least uncertain rows."""
+    items, errors = len(wrong), wrong.sum()
+    kept = np.arange(1, items + 1)
+    risk = _cumulative(entropy, wrong, kept) / kept
+    best = np.maximum(kept - (items - errors), 0) / kept  # all errors last
+    captured = errors - _cumulative(entropy, wrong, items * (1 - alphas))
+    shown = np.ceil(np.linspace(0, items, min(items, 100) + 1)[1:]).astype(int)
+    return {
+        "alphas": alphas.tolist(),
+        **_rate("error_capture", captured, errors, z),
+        "lift": _ratio(captured, errors * alphas).tolist(),
+        "risk_coverage": np.stack([shown / items, risk[shown - 1]], axis=1).tolist(),
+        "aurc": float(risk.mean()),
+        "e_aurc": float(risk.mean() - best.mean()),
+    }
+
+
+def _auroc(name, entropy, wrong, group, level):
+    """P(a wrong row has more entropy than a right one of its group), ties half; every pair counts the same.
+
+    The variance is DeLong's (1988); over several groups, that of the ratio of all wins to all pairs.
+    """
+    wins, pairs, sizes = np.zeros(len(wrong)), np.zeros(len(wrong)), []
+    for k in np.unique(group):
+        bad, good = np.flatnonzero((group == k) & wrong), np.flatnonzero((group == k) & ~wrong)
+        both = stats.rankdata(np.concatenate([entropy[bad], entropy[good]]))
+        wins[bad] = both[: len(bad)] - stats.rankdata(entropy[bad])
+        wins[good] = len(bad) - (both[len(bad) :] - stats.rankdata(entropy[good]))
+        pairs[bad], pairs[good] = len(good), len(bad)
+        sizes += [(len(bad), len(good))] * (len(bad) * len(good) > 0)
+    total, sizes = pairs[wrong].sum(), np.array(sizes)
+    if not total:
+        return {name: float("nan"), f"{name}_interval": [float("nan")] * 2}
+    auroc = wins[wrong].sum() / total
+    kind = np.where(wrong, wrong.sum(), (~wrong).sum())  # how many rows are wrong, or right, like this one
+    variance = (((wins - auroc * pairs) / total) ** 2 * kind / np.maximum(kind - 1, 1)).sum()
+    worth = _worth(auroc, variance, sizes.min(axis=1), sizes.prod(axis=1) / total)
+    t = stats.t.ppf(0.5 + level / 2, max(kind.min() - 1, 1))
+    return {name: float(auroc), f"{name}_interval": _wilson(auroc, worth, t)}
+
+
+def _worth(share, variance, sizes, weights):
+    """How many independent trials a share with this variance is worth; if it has none, those of the parts' sizes."""
+    if variance > 1e-15:
+        return share * (1 - share) / variance
+    return 1 / (weights**2 / sizes).sum()
+
+
+def _cumulative(by, values, at):
+    """The sum of values over the first rows by `by`; rows that tie, or are cut by `at`, count with their mean."""
+    _, group, counts = np.unique(by, return_inverse=True, return_counts=True)
+    ends, sums = np.cumsum(counts), np.cumsum(np.bincount(group, values))
+    return np.interp(at, np.append(0, ends), np.append(0, sums))
+
+
+def _wilson(share, trials, z):
+    """Wilson's (1927) score interval; nan without trials."""
+    share, trials = np.clip(share, 0, 1), np.asarray(trials, dtype=float)
+    middle, half = share * trials + z**2 / 2, z * np.sqrt(share * (1 - share) * trials + z**2 / 4)
+    return np.clip(np.stack([middle - half, middle + half], axis=-1) / (trials + z**2)[..., None], 0, 1).tolist()
+
+
+def _rate(name, hits, trials, z):
+    share = _ratio(hits, trials)
+    return {name: share.tolist(), f"{name}_interval": _wilson(share, trials, z)}
+
+
+def _ratio(parts, wholes):
+    """nan where the whole is 0."""
+    parts, wholes = np.broadcast_arrays(parts, wholes)
+    return np.divide(parts, wholes, out=np.full(wholes.shape, np.nan), where=wholes > 0)
