@@ -4,13 +4,17 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check
 RECIPE ?= hf_recipes/recipes/tweets-demo.yaml
 
-.PHONY: demo test lint clean
+.PHONY: demo test test-slow lint clean
 
 demo: .venv/installed models/fetched
 	$(BIN)/hf-recipes run $(RECIPE)
 
 test: .venv/installed-dev models/fetched
 	$(BIN)/python -m pytest
+
+# soaks: half an hour
+test-slow: .venv/installed-dev models/fetched
+	$(BIN)/python -m pytest -m slow
 
 lint: .venv/installed-dev
 	$(BIN)/ruff check .

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from typing import ClassVar
 
 import numpy as np
@@ -375,29 +376,35 @@ def test_texts_without_gold_or_a_grid_are_labelled_and_judged_as_far_as_can_be(
     assert "annotate.calibration: auto is fitted on 50 gold rows" in errors
 
 
-# A stand-in for the engine in processes of their own, which die at random: PYTHONPATH leads to it before they start.
-DYING = """
-import os, random, signal, sys, threading, time
+# A stand-in for the engine in processes of their own: PYTHONPATH leads to it before they start. It dies as often as
+# DIES says, by an error and by a kill in turn: at once, or after the first texts it labelled.
+STAND_IN = """
+import os, signal, sys, time
+from pathlib import Path
 if "hf_recipes.annotate" in " ".join(sys.orig_argv):
     import numpy as np
     from hf_recipes.engines import EngineError, vllm_engine
 
+    asked = Path(os.environ["ASKED"])
+    deaths = asked.with_suffix(".deaths")
+
     class Engine:
+        calls = 0
         def __init__(self, section, folder):
             pass
         def score(self, prompts, token_ids):
-            time.sleep(0.002 * len(prompts))
-            with open(os.environ["ASKED"], "a") as file:
-                file.writelines(",".join(map(str, prompt)) + chr(10) for prompt in prompts)
-            if os.environ.get("DIES") == "engine" and random.random() < 0.3:
+            died = len(deaths.read_bytes()) if deaths.exists() else 0
+            if died < int(os.environ["DIES"]) and Engine.calls >= int(os.environ["AFTER"]):
+                deaths.write_bytes(b"x" * (died + 1))
+                if died % 2:
+                    os.kill(os.getpid(), signal.SIGKILL)
                 raise EngineError("the engine died of a test")
+            Engine.calls += 1
+            time.sleep(0.002 * len(prompts))
+            with asked.open("a") as file:
+                file.writelines(",".join(map(str, prompt)) + chr(10) for prompt in prompts)
             return np.log([[(sum(p) * (i + 3)) % 97 / 1000 + 0.01 for i in token_ids] for p in prompts]), {}
     vllm_engine.Engine = Engine
-    if os.environ.get("DIES") == "process":
-        def kill():
-            time.sleep(random.uniform(0.0, float(os.environ["WITHIN"])))
-            os.kill(os.getpid(), signal.SIGKILL)
-        threading.Thread(target=kill, daemon=True).start()
 """
 
 
@@ -405,13 +412,19 @@ if "hf_recipes.annotate" in " ".join(sys.orig_argv):
 def stand_in(tmp_path):
     """Calls `hf-recipes annotate` with the stand-in; returns the process's result."""
     (tmp_path / "path").mkdir()
-    (tmp_path / "path" / "sitecustomize.py").write_text(DYING)
+    (tmp_path / "path" / "sitecustomize.py").write_text(STAND_IN)
 
-    def call(study, dies="", within=1.0, arguments=SMALL):
+    def call(study, dies=0, after=0, arguments=SMALL, real=False):
+        path = {} if real else {"PYTHONPATH": str(tmp_path / "path")}
         return subprocess.Popen(
             [sys.executable, "-m", "hf_recipes.cli", "annotate", str(DEMO), f"--output_dir={study}", *arguments],
-            env={**os.environ, "PYTHONPATH": str(tmp_path / "path"), "DIES": dies, "WITHIN": str(within)}
-            | {"ASKED": str(tmp_path / f"asked-{study.name}")},
+            env={
+                **os.environ,
+                **path,
+                "DIES": str(dies),
+                "AFTER": str(after),
+                "ASKED": str(tmp_path / f"asked-{study.name}"),
+            },
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -422,20 +435,27 @@ def stand_in(tmp_path):
 
 
 def test_where_the_engine_dies_another_process_goes_on_and_nothing_is_lost(stand_in, tmp_path, make_study):
-    code = {}
-    for dies in ("", "engine"):
-        child = stand_in(tmp_path / f"study{dies}", dies)
-        output, _ = child.communicate(timeout=300)
-        code[dies] = child.returncode, output
-    while code["engine"][0]:  # died three times in a row without a text labelled
-        assert code["engine"][0] == 2, code["engine"]
-        assert "died 3 times without labelling anything" in code["engine"][1]
-        child = stand_in(tmp_path / "studyengine", "engine")
-        code["engine"] = child.communicate(timeout=300)[0] and (child.returncode, "")
-    whole, broken = (load(make_study(*SMALL, folder=f"study{dies}"))[0] for dies in ("", "engine"))
-    assert whole.logprobs == pytest.approx(broken.logprobs, nan_ok=True)
-    ids = [row["id"] for row in all_rows(make_study(*SMALL, folder="studyengine"), broken.key)]
+    alone = stand_in(tmp_path / "alone")
+    alone.communicate(timeout=300)
+    broken = stand_in(tmp_path / "broken", dies=2, after=1)  # before the first part, and before the second
+    output, _ = broken.communicate(timeout=300)
+    assert (alone.returncode, broken.returncode) == (0, 0), output
+    assert output.count("the engine died (code ") == 2
+    assert "error: the engine died of a test" in output
+    assert "code -9" in output
+    (whole,), (found,) = (load(make_study(*SMALL, folder=name)) for name in ("alone", "broken"))
+    assert whole.logprobs == pytest.approx(found.logprobs, nan_ok=True)
+    ids = [row["id"] for row in all_rows(make_study(*SMALL, folder="broken"), found.key)]
     assert len(ids) == len(set(ids)) == 300
+
+
+def test_an_engine_that_only_dies_is_given_up(stand_in, tmp_path):
+    child = stand_in(tmp_path / "study", dies=99)
+    output, _ = child.communicate(timeout=300)
+    assert child.returncode == 2
+    assert output.count("starting another one") == 2
+    last = output.strip().splitlines()[-1]
+    assert last.startswith("error: the engine died 3 times without labelling anything")
 
 
 def test_ctrl_c_ends_with_one_line_and_leaves_nothing_half_written(stand_in, tmp_path, make_study):
@@ -462,25 +482,43 @@ def test_ctrl_c_ends_with_one_line_and_leaves_nothing_half_written(stand_in, tmp
     assert len(asked) - len(set(asked)) <= max(module.CHUNK_SIZES)
 
 
-@pytest.mark.parametrize("kills", [6])
-def test_killed_at_random_moments_no_row_is_lost_or_doubled(kills, stand_in, tmp_path, make_study):
-    settings = [*SMALL, "--data.pool_size=2500"]
-    undisturbed = stand_in(tmp_path / "whole", arguments=settings)
-    undisturbed.communicate(timeout=300)
+SLOW = pytest.mark.slow
+
+
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize(
+    ("kills", "real"), [(5, False), pytest.param(40, False, marks=SLOW), pytest.param(8, True, marks=SLOW)]
+)
+def test_killed_at_random_moments_no_row_is_lost_or_doubled(kills, real, stand_in, tmp_path, make_study):
+    """Studies one after the other, each killed until it is done, each equal to one that was left alone."""
+    settings = [*SMALL, f"--data.pool_size={300 if real else 2500}"]
+    moments = (5, 60) if real else (2, 10)
+
+    def start(name):
+        child = stand_in(tmp_path / name, arguments=settings, real=real)
+        return child, make_study(*settings, folder=name)
+
+    child, alone = start("alone")
+    assert "error: " not in child.communicate(timeout=900)[0]
+    (whole,) = load(alone)
     for number in itertools.count():
-        child = stand_in(tmp_path / "killed", arguments=settings)
-        if number < kills:
-            time.sleep(random.uniform(1, 8))
+        for _ in itertools.count():
+            child, study = start(f"killed-{number}")
+            with suppress(subprocess.TimeoutExpired):
+                child.communicate(timeout=random.uniform(*moments) if kills else 900)
+            if child.poll() is not None:
+                break
             os.killpg(child.pid, signal.SIGKILL)
-        child.communicate(timeout=300)
-        if child.returncode == 0:
+            child.communicate()
+            kills -= 1
+        assert child.returncode == 0
+        (killed,) = load(study)
+        assert whole.logprobs == pytest.approx(killed.logprobs, abs=1e-4, nan_ok=True)
+        assert whole.status == killed.status
+        ids = [row["id"] for row in all_rows(study, killed.key)]
+        assert len(ids) == len(set(ids)) == len(whole.status)
+        if kills <= 0:
             break
-    one, other = (make_study(*settings, folder=name) for name in ("whole", "killed"))
-    (whole,), (killed,) = load(one), load(other)
-    assert whole.logprobs == pytest.approx(killed.logprobs, nan_ok=True)
-    assert whole.status == killed.status
-    ids = [row["id"] for row in all_rows(other, killed.key)]
-    assert len(ids) == len(set(ids)) == 2500
 
 
 def test_the_dataset_folder_follows_what_it_is_made_from(make_study, engine):
