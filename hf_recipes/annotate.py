@@ -33,6 +33,7 @@ CHUNK_SECONDS = 20.0  # of work between two parts: what a kill can cost
 CHUNK_SIZES = (128, 16_384)  # texts in a part, at least and at most
 CONTENT_FREE_FILE = "content_free.parquet"
 CONTENT_FREE = ["N/A", "", "[MASK]"]  # Zhao et al. 2021, section 5
+BLOCK = 262_144  # rows of parts in memory at a time
 STATUSES = ["ok", "null_text", "empty_text", "demonstration", "no_label", "engine_error"]
 FAILED = "engine_error"  # the one status that is asked about again
 ENGINE_DIED = 75  # the exit code that says: start another process and go on
@@ -247,18 +248,19 @@ class _Parts:
         self._files = sorted(folder.glob("part-*.parquet"))
 
     def by_row(self, ids: pa.Array, *columns: str) -> Iterator[tuple[pa.Table, np.ndarray]]:
-        """Each part's rows that are among `ids`, and where in `ids` they stand."""
-        if not self._files:
-            return
-        held = pa.chunked_array([_read(file, ["id"])["id"].combine_chunks() for file in self._files])
-        places = pc.index_in(held, value_set=ids)
-        start = 0
+        """The parts' rows that are among `ids`, some parts at a time, and where in `ids` they stand."""
+        block: list[pa.Table] = []
         for file in self._files:
-            table = _read(file, list(columns))
-            rows = places.slice(start, len(table))
-            start += len(table)
-            known = rows.is_valid()
-            yield table.filter(known), rows.drop_null().to_numpy()
+            block.append(_read(file, ["id", *columns]))
+            if sum(map(len, block)) >= BLOCK or file == self._files[-1]:
+                table = pa.concat_tables(block)
+                block = []
+                held = table["id"].combine_chunks()
+                places = pc.index_in(ids, value_set=held)  # the small set is hashed, not the large one
+                rows = np.full(len(held), -1)
+                rows[places.drop_null().to_numpy()] = np.flatnonzero(places.is_valid().to_numpy(False))
+                rows = rows[pc.index_in(held, value_set=held).to_numpy()]  # an id that comes again stands there too
+                yield table.filter(pa.array(rows >= 0)), rows[rows >= 0]
 
     def statuses(self, ids: pa.Array) -> np.ndarray:
         """The status of each id as an index into `STATUSES`, an int8 array; -1 where there is no row yet."""
@@ -469,12 +471,18 @@ class _Scoring:
 
 
 def _slots(texts: pa.Array) -> np.ndarray:
-    """For each row a number that equal texts share, or -1 where the text comes once."""
-    groups = texts.dictionary_encode().indices
-    codes = groups.fill_null(-1).to_numpy(False)
-    counts = np.bincount(codes[codes >= 0])
-    repeated = np.where(counts > 1, np.cumsum(counts > 1) - 1, -1).astype(np.int32)
-    return np.where(codes >= 0, np.append(repeated, np.int32(-1))[codes], np.int32(-1))
+    """For each row a number that equal texts share, or -1 where the text comes once or there is none."""
+    known = np.flatnonzero(texts.is_valid().to_numpy(False))
+    width = texts.type.byte_width
+    words = np.frombuffer(texts.buffers()[1], dtype=[("high", "<u8"), ("low", "<u4")], offset=texts.offset * width)
+    words = words[known]
+    order = np.lexsort((words["low"], words["high"]))
+    words = words[order]
+    group = np.cumsum(np.append(True, words[1:] != words[:-1])[: len(words)]) - 1
+    often = np.bincount(group) > 1
+    slots = np.full(len(texts), -1, dtype=np.int32)
+    slots[known[order]] = np.where(often, np.cumsum(often) - 1, -1)[group]
+    return slots
 
 
 def score_answers(engine: Any, prompts: list[list[int]], answers: list[list[int]]) -> tuple[np.ndarray, dict[int, str]]:
