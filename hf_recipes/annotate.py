@@ -22,7 +22,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
-from .data import RowFiles, Rows, keep_rows, open_rows, text_id
+from .data import RowFiles, Rows, keep_rows, open_rows, rows_key, text_id
 from .engines import EngineError, engine_module
 from .models import Model, load_tokenizer, resolve_model
 from .prompts import Demonstrations, Prompter, draw_demonstrations
@@ -164,7 +164,9 @@ def rows_left_of(study: Study, files: RowFiles, one: Pass) -> int:
     statuses = _Parts(folder).statuses(files.column("id"))
     left = int(np.sum((statuses < 0) | (statuses == STATUSES.index(FAILED))))
     manifest = read_json(folder / "manifest.json") or {}
-    whole = manifest.get("rows") == files.manifest["key"] and (folder / CONTENT_FREE_FILE).exists()
+    whole = (folder / CONTENT_FREE_FILE).exists() and manifest.get("rows") == files.manifest["key"]
+    if (folder / CONTENT_FREE_FILE).exists():
+        _read(folder / CONTENT_FREE_FILE, ["id"])  # damage is said before anything is started
     return left or int(not whole)
 
 
@@ -235,10 +237,11 @@ def _not_finished(study: Study) -> UserError:
 
 
 def _asked(study: Study) -> str:
-    """The recipe's annotator. Calibration is derived later and changes no annotation."""
+    """The rows, and the recipe's annotator. Calibration is derived later and changes no annotation."""
     apart = {"calibration": True, "calibration_rows": True, "base_url": True, "passes": True}
     sections = study.recipe.annotate.all_passes()
-    return make_key(passes=[section.model_dump(mode="json", exclude=apart) for section in sections])
+    passes = [section.model_dump(mode="json", exclude=apart) for section in sections]
+    return make_key(rows=rows_key(study), descriptions=study.recipe.data.descriptions, passes=passes)
 
 
 class _Parts:

@@ -225,6 +225,11 @@ def keep_rows(study: Study, files: RowFiles) -> RowFiles:
     return RowFiles(study.rows, files.manifest)
 
 
+def rows_key(study: Study) -> str:
+    """The key of the rows as the recipe and its source are now."""
+    return _source(study)[1]
+
+
 def _source(study: Study) -> tuple[dict[str, Any], str]:
     """The source's identity, and the key of the rows; on the Hub a branch is resolved once in a study."""
     data = study.recipe.data

@@ -274,6 +274,16 @@ def test_another_calibration_costs_no_annotation(make_study, engine):
     assert [by_id[i] for i in pools["temperature"].ids] == pools["temperature"].llm.tolist()
 
 
+@pytest.mark.parametrize(
+    "change", ["--data.label_names=[n, p]", "--data.label_names={p: a, n: b}", "--data.pool_size=9"]
+)
+def test_later_steps_refuse_annotations_of_other_classes_or_rows(change, make_study, engine, tmp_path):
+    source = write_source(tmp_path / "source", [f"text {i}" for i in range(12)], ["p", "n"] * 6)
+    annotate(make_study(*SMALL, *source, "--grid.sizes=[2]"))
+    with pytest.raises(UserError, match="no finished annotations for this recipe"):
+        load(make_study(*SMALL, *source, "--grid.sizes=[2]", change))
+
+
 def test_votes_are_shares_with_a_seed_of_its_own_for_each_text(make_study, engine):
     votes = ["--annotate.scoring=votes", "--annotate.calibration=none", "--annotate.samples=8"]
     study = make_study(*SMALL, *votes)
