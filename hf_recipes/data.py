@@ -332,7 +332,7 @@ class _Split:
         self._has_text: list[np.ndarray] = []
         self._known: dict[str | None, int] = {}
         self.label_names: list[str] = []
-        with tqdm(desc=f"read {split}", unit=" texts", delay=2) as self._bar:
+        with tqdm(desc=f"read {split}", unit=" texts", delay=10) as self._bar:
             _write(path, self._read(identity))
         if not self._digests:
             raise UserError(f"data: split '{split}' of {data.path} has no rows")
