@@ -142,6 +142,8 @@ def plan_passes(study: Study, files: RowFiles) -> list[Pass]:
             ingredients["votes"] = section.model_dump(
                 include={"samples", "temperature", "max_tokens", "seed", "thinking"}
             )
+        if section.scoring != "distribution":
+            ingredients["reader"] = 2  # parts keep what Prompter.read made of the answers: a change of it counts up
         if section.prompt.per_text:
             bank = list(zip(demonstrations.texts, demonstrations.gold, strict=True))
             prompt = section.prompt.model_dump(mode="json")
@@ -198,9 +200,9 @@ def _count(codes: np.ndarray) -> dict[str, int]:
 
 
 def rows_in_parts(study: Study) -> int:
-    """How many rows all parts hold: what a process has got done shows here."""
+    """How many rows with an answer all parts hold: what a process has got done shows here, what it only retried not."""
     parts = study.annotations_root.glob("*/part-*.parquet")
-    return sum(int(pq.read_metadata(part).num_rows) for part in parts)
+    return sum(int(np.sum(_read(part, ["status"])["status"].to_numpy() != FAILED)) for part in parts)
 
 
 def load_annotations(study: Study, pool: Rows) -> list[Annotations]:
@@ -248,7 +250,7 @@ class _Parts:
     """The parts of a pass on disk. A later part overrides an earlier one."""
 
     def __init__(self, folder: Path):
-        self._files = sorted(folder.glob("part-*.parquet"))
+        self._files = sorted(folder.glob("part-*.parquet"), key=lambda part: int(part.stem.removeprefix("part-")))
 
     def by_row(self, ids: pa.Array, *columns: str) -> Iterator[tuple[pa.Table, np.ndarray]]:
         """The parts' rows that are among `ids`, some parts at a time, and where in `ids` they stand."""
@@ -346,9 +348,11 @@ class _Scoring:
         """What earlier sessions left: which rows are settled, and the answers to texts that come again."""
         ids = self._files.column("id")
         self._settled = np.zeros(len(ids), dtype=bool)
+        self._answered = False
         parts = _Parts(self._folder)
         for table, rows in parts.by_row(ids, "status", "logprobs"):
             self._settled[rows] = pc.not_equal(table["status"], FAILED).to_numpy()
+            self._answered |= bool(table["logprobs"].is_valid().to_numpy().any())
             again = (self._slots[rows] >= 0) & table["logprobs"].is_valid().to_numpy()
             self._answers[self._slots[rows[again]]] = _matrix(table["logprobs"].filter(again), self._classes)
         names = [int(part.stem.removeprefix("part-")) for part in self._folder.glob("part-*.parquet")]
@@ -401,7 +405,9 @@ class _Scoring:
             else:
                 inputs[prompt_id] = ids
         found, refused = self._ask(inputs) if inputs else ({}, {})
-        if len(inputs) >= CHUNK_SIZES[0] and all(row["status"] == FAILED for row in refused.values()) and not found:
+        self._answered |= bool(found)
+        unfit = len(inputs) >= CHUNK_SIZES[0] and all(row["status"] == FAILED for row in refused.values())
+        if unfit and not self._answered:  # else they are some rows that fail again, in a pass that works
             raise UserError(f"annotate: the engine refuses every text: {refused.popitem()[1]['error']}")
         answers |= found
         for i in asked:

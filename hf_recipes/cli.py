@@ -201,7 +201,7 @@ def _annotate(study: Study, files: "RowFiles", recipe: Path, overrides: list[str
         code = _run([sys.executable, "-m", "hf_recipes.annotate", str(recipe), *overrides])
         if code != ENGINE_DIED and code not in DEATHS:
             return _check(code)
-        deaths = 1 if rows_in_parts(study) > before else deaths + 1
+        deaths = 0 if rows_in_parts(study) > before else deaths + 1
         if deaths == MAX_DEATHS:
             raise UserError(
                 f"the engine died {MAX_DEATHS} times without labelling anything (code {code}); what is labelled stays. "

@@ -219,10 +219,12 @@ class Prompter:
                 return None
             answer = answer.rpartition(_THOUGHTS_END)[2]
         first, *_ = answer.strip().splitlines() or [""]
-        for k, words in enumerate(zip(self.answers, self._names, strict=True)):
-            for word in words:
-                if re.match(rf"\W*{re.escape(word)}(\W*$|\s*[.,:;)])", first, re.IGNORECASE):
-                    return k
+        words = {name: k for k, name in enumerate(self._names)} | {word: k for k, word in enumerate(self.answers)}
+        if first.strip() in words:
+            return words[first.strip()]
+        for word in sorted(words, key=len, reverse=True):  # a longer name may hold a shorter one
+            if re.match(rf"\W*{re.escape(word)}(\W*$|\s*[.,:;)])", first, re.IGNORECASE):
+                return words[word]
         return None
 
     @cached_property

@@ -37,7 +37,11 @@ def write_labels(study: Study) -> dict[str, Any]:
     key = make_key(
         annotations=[one.key for one in passes],
         calibration=[[one.section.calibration, one.section.calibration_rows] for one in passes],
-        pool=hash_ids(f"{i} {gold}" for i, gold in zip(pool.ids, pool.gold, strict=True)),
+        pool=hash_ids(
+            f"{i} {g} {p.tolist()} {v.tolist()}"
+            for i, g, p, v in zip(pool.ids, pool.gold, pool.probs, pool.votes, strict=True)
+        ),
+        status=[one.status for one in passes],
         code=[hash_files(metrics_folder(), ("*.py",)), hash_files(Path(__file__)), hash_files(TEMPLATES)],
     )
     known = read_json(study.labels_file)

@@ -230,6 +230,31 @@ def test_what_the_engine_refuses_is_a_row_with_its_reason_and_a_later_success_he
     assert rows_left(study, open_rows(study)) == 0
 
 
+def test_rows_that_fail_for_good_do_not_stop_a_pass_that_works_and_healing_renews_the_quality_page(make_study, engine):
+    from hf_recipes.quality import write_labels
+
+    study = make_study(*SMALL, "--annotate.passes=[{prompt: {seed: 2}}]")
+    annotate(study)
+    second = annotate(study)[1]
+    asked = engine.asked[-297:]
+    for part in study.annotations(second).glob("part-*.parquet"):
+        part.unlink()
+    engine.refuses = set(asked[:150])
+    annotate(study)
+    before = write_labels(study)
+    annotate(study)  # asks only about those that failed, and all fail again
+    assert load(study)[1].status.count("engine_error") >= 128
+    engine.refuses = set()
+    annotate(study)
+    after = write_labels(study)
+    assert after["annotator"]["n_voted"] > before["annotator"]["n_voted"] + 100
+    engine.refuses = {*engine.asked, *asked}
+    for part in study.annotations(second).glob("part-*.parquet"):
+        part.unlink()
+    with pytest.raises(UserError, match="the engine refuses every text: too odd"):
+        annotate(study)
+
+
 def test_a_pass_more_costs_only_itself_and_one_model_is_started_once(make_study, engine):
     study = make_study(*SMALL)
     annotate(study)

@@ -204,6 +204,21 @@ def test_an_answer_names_a_label_at_its_beginning_or_none(files, answer, label):
     assert make(files).read(answer) == label
 
 
+@pytest.mark.parametrize(
+    ("names", "answers", "said", "labels"),
+    [
+        ([str(i) for i in range(1, 11)], [str(i) for i in range(10)], "0 1 2 3 4 5 6 7 8 9", list(range(10))),
+        (["C", "C++", "C#"], None, "C C++ C# C++.", [0, 1, 2, 1]),
+        (["0", "0.5", "1", "-1"], None, "0 0.5 1 -1", [0, 1, 2, 3]),
+        (["us", "US"], None, "us US", [0, 1]),
+    ],
+)
+def test_an_answer_is_not_taken_for_another_that_looks_like_it(files, names, answers, said, labels):
+    one = make(files)
+    one._names, one.answers = names, answers or names
+    assert [one.read(f" {word}") for word in said.split()] == labels
+
+
 def test_thoughts_are_no_answer(files):
     section = {"scoring": "votes", "calibration": "none", "thinking": True}
     one = make(files, section=section, chat=True)
