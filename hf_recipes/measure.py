@@ -1,5 +1,6 @@
 """Results: every figure of the report, computed from the stored predictions through the modules in `metrics/`."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,9 @@ from .study import Study, hash_files, hash_ids, make_key, read_json, write_json
 from .train import Work
 
 LEVEL = 0.95
-MIN_RUNS = 3  # with two runs the interval leaves out a true zero more often than it says
-SCORES = ("accuracy", "macro_f1")
+DELTA = 0.01  # of macro-F1: the gain that would still be worth doubling the training texts for
+Predictions = dict[tuple[str, int], np.ndarray]  # by arm and size, class indices of shape (R, n)
+FIGURES = ("accuracy", "macro_f1", "pairwise_disagreement")
 #: Which arm is set against which: the cost of LLM labels, what each mitigation buys, and whether more than its control.
 PAIRS = (
     ("llm", "gold"),
@@ -56,7 +58,15 @@ def measure(study: Study) -> dict[str, Any]:
         results = read_json(study.results_file)
         if results and results["key"] == _results_key(study, work):
             return results
-        arms = _measure_arms(study, work)
+        predictions: Predictions = {
+            (arm, size): np.stack(
+                [_read_predictions(study.run(arm, size, seed), work.test) for seed in study.grid.seeds]
+            )
+            for size in study.grid.sizes
+            for arm in study.grid.arms
+        }
+        arms = list(_measure_arms(study, work, predictions))
+        comparisons = list(_compare(predictions, work.test))
         results = {
             "key": _results_key(study, work),
             "study": study.recipe.name,
@@ -66,8 +76,9 @@ def measure(study: Study) -> dict[str, Any]:
             "n": len(work.test),
             "confidence_level": LEVEL,
             "annotator": _measure_annotator(study, work),
-            "arms": [{k: v for k, v in arm.items() if k not in _ITEMS} for arm in arms],
-            "comparisons": list(_compare(arms)),
+            "arms": arms,
+            "comparisons": comparisons,
+            "plateaus": list(_plateaus(arms, predictions, work.test)),
             "notes": _notes(work),
         }
         study.report.mkdir(parents=True, exist_ok=True)
@@ -95,41 +106,36 @@ def _results_key(study: Study, work: Work) -> str:
     )
 
 
-_ITEMS = ("accuracy_influence", "macro_f1_influence", "item_disagreement")
-
-
-def _measure_arms(study: Study, work: Work) -> list[dict[str, Any]]:
-    """Scores and instability of each arm at each size, with the per-item figures that comparisons need."""
+def _load(name: str) -> Any:
     import evaluate
 
-    scores = evaluate.load(str(metrics_folder() / "seed_scores"), keep_in_memory=True)
-    instability = evaluate.load(str(metrics_folder() / "seed_instability"), keep_in_memory=True)
-    test, grid = work.test, study.grid
-    names = test.label_names
+    return evaluate.load(str(metrics_folder() / name), keep_in_memory=True)
+
+
+def _measure_arms(study: Study, work: Work, predictions: Predictions) -> Iterator[dict[str, Any]]:
+    """Scores and instability of each arm at each size."""
+    scores, instability = _load("seed_scores"), _load("seed_instability")
+    names = work.test.label_names
     spent = _demonstrations(study, work) + work.pool.calibration_gold
-    measured = []
-    for size in grid.sizes:
-        for arm in grid.arms:
-            folders = [study.run(arm, size, seed) for seed in grid.seeds]
-            predictions = np.stack([_read_predictions(folder, test) for folder in folders])
-            records = [read_json(folder / "run.json") for folder in folders]
-            stable = instability.compute(predictions=predictions, references=test.gold, return_items=True)
-            for field in ("per_class_disagreement", "per_class_n"):
-                stable[field] = {names[k]: value for k, value in stable[field].items()}
-            measured.append(
-                {
-                    "arm": arm,
-                    "size": size,
-                    "gold_train_labels": [record["gold_train_labels"] for record in records],
-                    "gold_prompt_labels": 0 if arm == "gold" else spent,
-                    "train_label_accuracy": [record["train_label_accuracy"] for record in records],
-                    **scores.compute(
-                        predictions=predictions, references=test.gold, num_classes=len(names), return_items=True
-                    ),
-                    **stable,
-                }
-            )
-    return measured
+    for (arm, size), labels in predictions.items():
+        records = [read_json(study.run(arm, size, seed) / "run.json") for seed in study.grid.seeds]
+        given = {"predictions": labels, "references": work.test.gold, "num_classes": len(names)}
+        stable = instability.compute(**given)
+        by_name = {
+            field: {names[k]: value for k, value in figures.items()}
+            for field, figures in stable.items()
+            if field.startswith("per_class_")
+        }
+        yield {
+            "arm": arm,
+            "size": size,
+            "gold_train_labels": [record["gold_train_labels"] for record in records],
+            "gold_prompt_labels": 0 if arm == "gold" else spent,
+            "train_label_accuracy": [record["train_label_accuracy"] for record in records],
+            **scores.compute(**given),
+            **stable,
+            **by_name,
+        }
 
 
 def _demonstrations(study: Study, work: Work) -> int:
@@ -181,58 +187,62 @@ def _measure_annotator(study: Study, work: Work) -> dict[str, Any]:
     }
 
 
-def _compare(arms: list[dict[str, Any]]) -> Any:
+def _compare(predictions: Predictions, test: Rows) -> Iterator[dict[str, Any]]:
     """Paired differences of two arms at one size: same seeds, same training rows, same test items."""
-    by_name = {(arm["arm"], arm["size"]): arm for arm in arms}
-    for size in dict.fromkeys(arm["size"] for arm in arms):
+    comparison = _load("instability_comparison")
+    for size in dict.fromkeys(size for _, size in predictions):
         for one, other in PAIRS:
-            if (one, size) not in by_name or (other, size) not in by_name:
-                continue
-            a, b = by_name[one, size], by_name[other, size]
-            runs, items = a["R"], a["n"]
-            for score in SCORES:
-                per_run = np.subtract(a[f"{score}_runs"], b[f"{score}_runs"])
-                over_items = np.square(np.subtract(a[f"{score}_influence"], b[f"{score}_influence"])).sum()
-                yield {
-                    **{"size": size, "arm": one, "against": other, "figure": score, "R": runs, "n": items},
-                    **_difference(per_run.mean(), per_run.var(ddof=1) / runs, over_items, runs),
-                }
-            per_item = np.subtract(a["item_disagreement"], b["item_disagreement"])
-            without = np.subtract(a["leave_one_out"], b["leave_one_out"])
-            yield {
-                **{
-                    "size": size,
-                    "arm": one,
-                    "against": other,
-                    "figure": "pairwise_disagreement",
-                    "R": runs,
-                    "n": items,
-                },
-                **_difference(
-                    per_item.mean(),
-                    (runs - 1) / runs * np.square(without - without.mean()).sum(),
-                    per_item.var(ddof=1) / items,
-                    runs,
-                ),
-            }
+            if (one, size) in predictions and (other, size) in predictions:
+                found = comparison.compute(
+                    predictions1=predictions[one, size],
+                    predictions2=predictions[other, size],
+                    references=test.gold,
+                    num_classes=len(test.label_names),
+                )
+                for figure in FIGURES:
+                    yield {
+                        **{"size": size, "arm": one, "against": other, "figure": figure, "R": found["R"]},
+                        **{"n": found["n"], **_difference(found, figure)},
+                    }
 
 
-def _difference(mean: float, over_runs: float, over_items: float, runs: int) -> dict[str, Any]:
-    """A paired difference with its t interval over runs and items: their variances added, as in `seed_scores`.
+def _difference(found: dict[str, Any], figure: str) -> dict[str, Any]:
+    """What the comparison says of one figure; the interval is None where R does not give one."""
+    fields = ("difference", "interval", "p_value", "detectable", "verdict")
+    said = {field: found[f"{figure}_{field}"] for field in fields}
+    return said | ({"interval": None} if np.isnan(said["p_value"]) else {})
 
-    The runs' part of a score is the variance of its paired differences over R; that of the disagreement a jackknife
-    over seeds. `verdict` is `higher` or `lower` if the interval leaves out 0, else `cannot tell`.
+
+def _plateaus(arms: list[dict[str, Any]], predictions: Predictions, test: Rows) -> Iterator[dict[str, Any]]:
+    """What the last doubling of the training texts gains each arm in macro-F1, and whether gold labels gain more.
+
+    Where half the largest size was trained, intervals are over runs and test items, else over runs.
     """
-    variance = over_runs + over_items
-    if runs < MIN_RUNS or not np.isfinite(variance):
-        return {"difference": float(mean), "interval": None, "verdict": "cannot tell"}
-    half = 0.0
-    if variance > 0:
-        freedom = (runs - 1) * variance / over_runs if over_runs else np.inf
-        half = float(stats.t.ppf(0.5 + LEVEL / 2, freedom) * np.sqrt(variance))
-    low, high = max(float(mean) - half, -1.0), min(float(mean) + half, 1.0)
-    verdict = "higher" if low > 0 else "lower" if high < 0 else "cannot tell"
-    return {"difference": float(mean), "interval": [low, high], "verdict": verdict}
+    plateau, comparison = _load("learning_plateau"), _load("instability_comparison")
+    sizes = sorted({size for _, size in predictions})
+    if sizes[-1] < 2 * sizes[0]:
+        return
+    curves = {
+        name: [one["macro_f1_runs"] for s in sizes for one in arms if (one["arm"], one["size"]) == (name, s)]
+        for name in dict.fromkeys(name for name, _ in predictions)
+    }
+    for name, scores in curves.items():
+        item_se = 0.0
+        if sizes[-1] // 2 in sizes and sizes[-1] % 2 == 0:
+            item_se = comparison.compute(
+                predictions1=predictions[name, sizes[-1]],
+                predictions2=predictions[name, sizes[-1] // 2],
+                references=test.gold,
+                num_classes=len(test.label_names),
+            )["macro_f1_item_se"]
+        against = {} if name == "gold" or "gold" not in curves else {"against": curves["gold"]}
+        yield {
+            "arm": name,
+            "figure": "macro_f1",
+            "n": len(test),
+            "item_se": item_se,
+            **plateau.compute(sizes=sizes, scores=scores, delta=DELTA, item_se=item_se, **against),
+        }
 
 
 def without_nan(value: Any) -> Any:

@@ -140,6 +140,9 @@ def describe(results: dict[str, Any]) -> dict[str, Any]:
             f"{', '.join(failures)}. Agreement among such runs is no stability."
         )
         findings.append(("Failed runs.", text))
+    gains = {plateau["arm"]: plateau for plateau in results["plateaus"]}
+    if "llm" in gains and "gold" in gains:
+        findings.append(("More texts.", _more_texts(gains["llm"], gains["gold"])))
     if (pair := ("llm-entropy-replace", "llm-random-replace", "macro_f1", top)) in differences:
         replaced = arms["llm-entropy-replace", top]["gold_train_labels"][0]
         text = (
@@ -190,6 +193,26 @@ def _stability(comparison: dict[str, Any], failed_runs: int) -> str:
     """What a difference in disagreement means; nothing where it is not seen, or where runs failed."""
     word = {"higher": "less stable", "lower": "more stable"}.get(comparison["verdict"])
     return f", so training on LLM labels was {word} here" if word and not failed_runs else ""
+
+
+def _more_texts(llm: dict[str, Any], gold: dict[str, Any]) -> str:
+    """What the last doubling gained, and whether that is a plateau."""
+    said = {
+        "plateau": f"less than {llm['delta']:g} is left to gain by doubling them again",
+        "gains": "they still help",
+        "cannot tell": "whether they still help cannot be told",
+    }
+    first, last = llm["last_doubling"]
+    between = {
+        "yes": " LLM labels stopped helping before gold labels did.",
+        "no": "",
+        "cannot tell": " Whether LLM labels stop helping before gold labels do cannot be told.",
+    }[llm["premature_plateau"]]
+    return (
+        f"From {first:,.0f} to {last:,.0f} training texts macro-F1 changes by {llm['gain']:+.3f} "
+        f"{interval(llm['gain_interval'])} with LLM labels: {said[llm['verdict']]}; with gold labels by "
+        f"{gold['gain']:+.3f} {interval(gold['gain_interval'])}: {said[gold['verdict']]}.{between}"
+    )
 
 
 def _draw(results: dict[str, Any], folder: Path) -> None:

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy import stats
-from sklearn.metrics import accuracy_score, f1_score
+from sklearn.metrics import accuracy_score, cohen_kappa_score, f1_score
 
 
 def load(name):
@@ -34,20 +34,52 @@ PREDICTIONS = st.tuples(st.integers(2, 6), st.integers(1, 12)).flatmap(
 )
 
 
+def consistency(right, pairs):
+    """Geirhos et al. 2020 by scikit-learn, over the pairs for which kappa is defined."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        kappas = [cohen_kappa_score(right[r], right[s], labels=[False, True]) for r, s in pairs]
+    kappas = [kappa for kappa in kappas if np.isfinite(kappa)]
+    return np.mean(kappas) if kappas else np.nan
+
+
 @given(PREDICTIONS, st.randoms(use_true_random=False))
 def test_instability_is_what_pairs_of_runs_say(instability, predictions, random):
     runs, items = predictions.shape
     references = np.array([random.randrange(4) for _ in range(items)])
-    result = instability.compute(predictions=predictions, references=references, return_items=True)
+    at_r = list(range(2, runs + 1))
+    result = instability.compute(
+        predictions=predictions, references=references, num_classes=4, at_r=at_r, return_items=True
+    )
     pairs = list(itertools.combinations(range(runs), 2))
     differ = np.array([predictions[r] != predictions[s] for r, s in pairs])
     assert result["pairwise_disagreement"] == pytest.approx(differ.mean())
     assert result["item_disagreement"] == pytest.approx(differ.mean(axis=0))
     assert result["unanimity"] == pytest.approx((predictions == predictions[0]).all(axis=0).mean())
     assert (result["R"], result["n"]) == (runs, items)
+    for size, value in result["unanimity_at"].items():
+        subsets = [predictions[list(some)] for some in itertools.combinations(range(runs), size)]
+        assert value == pytest.approx(np.mean([(some == some[0]).all(axis=0).mean() for some in subsets]))
+    assert result["unanimity_at"][2] == pytest.approx(1 - result["pairwise_disagreement"])
+    share = np.bincount(predictions.ravel(), minlength=4) / predictions.size
+    chance = (share * (1 - share)).sum() / 3
+    assert result["gwet_ac1"] == pytest.approx((1 - differ.mean() - chance) / (1 - chance))
+    votes = [np.bincount(column, minlength=4) for column in predictions.T]
+    assert result["vote_entropy"] == pytest.approx(np.mean([stats.entropy(each) for each in votes]))
+    assert consistency(predictions == references, pairs) == pytest.approx(result["error_consistency"], nan_ok=True)
     for k, value in result["per_class_disagreement"].items():
-        assert value == pytest.approx(differ[:, references == k].mean())
-        assert result["per_class_n"][k] == (references == k).sum()
+        of_class = references == k
+        assert value == pytest.approx(differ[:, of_class].mean())
+        assert result["per_class_n"][k] == of_class.sum()
+        alone = instability.compute(predictions=predictions[:, of_class], num_classes=4)
+        for figure in ("alpha", "ac1", "unanimity", "vote_entropy"):
+            whole = {"alpha": "krippendorff_alpha", "ac1": "gwet_ac1"}.get(figure, figure)
+            assert result[f"per_class_{figure}"][k] == pytest.approx(alone[whole], nan_ok=True)
+        assert result["per_class_disagreement_interval"][k] == pytest.approx(
+            alone["pairwise_disagreement_interval"], nan_ok=True
+        )
+        kappa = consistency((predictions == references)[:, of_class], pairs)
+        assert result["per_class_error_consistency"][k] == pytest.approx(kappa, nan_ok=True)
     for left_out, value in enumerate(result["leave_one_out"]):
         rest = [d.mean() for d, pair in zip(differ, pairs, strict=True) if left_out not in pair]
         assert value == pytest.approx(np.mean(rest)) if runs > 2 else np.isnan(value)
@@ -62,7 +94,7 @@ def test_instability_is_what_pairs_of_runs_say(instability, predictions, random)
     unanimity = result["unanimity"]
     if runs == 5 and predictions.max() <= 1:  # paper.md's self-test: a split of five binary votes is 4-1 or 3-2
         assert 0.4 * (1 - unanimity) - 1e-9 <= result["pairwise_disagreement"] <= 0.6 * (1 - unanimity) + 1e-9
-    for figure in ("pairwise_disagreement", "krippendorff_alpha", "unanimity"):
+    for figure in ("pairwise_disagreement", "krippendorff_alpha", "gwet_ac1", "unanimity", "error_consistency"):
         low, high = result[f"{figure}_interval"]
         assert np.isnan(low) or low <= result[figure] + 1e-12 <= high + 2e-12
 
@@ -70,7 +102,8 @@ def test_instability_is_what_pairs_of_runs_say(instability, predictions, random)
 @given(PREDICTIONS.filter(lambda p: p.shape[1] > 1), st.randoms(use_true_random=False))
 def test_scores_are_those_of_scikit_learn(scores, predictions, random):
     references = np.array([random.randrange(4) for _ in range(predictions.shape[1])])
-    result = scores.compute(predictions=predictions, references=references, num_classes=4)
+    best_of = list(range(1, len(predictions) + 1))
+    result = scores.compute(predictions=predictions, references=references, num_classes=4, best_of=best_of)
     accuracy = [accuracy_score(references, run) for run in predictions]
     f1 = [
         f1_score(references, run, labels=np.unique(references), average="macro", zero_division=0) for run in predictions
@@ -81,8 +114,13 @@ def test_scores_are_those_of_scikit_learn(scores, predictions, random):
         assert result[f"{name}_mean"] == pytest.approx(np.mean(values))
         assert result[f"{name}_sd"] == pytest.approx(np.std(values, ddof=1))
         assert (result[f"{name}_min"], result[f"{name}_max"]) == pytest.approx((min(values), max(values)))
+        for size, value in result[f"{name}_best_of"].items():
+            assert value == pytest.approx(np.mean([max(some) for some in itertools.combinations(values, size)]))
         low, high = result[f"{name}_mean_interval"]
         assert low <= result[f"{name}_mean"] + 1e-12 <= high + 2e-12
+    wrong, items = predictions != references, len(references)
+    left = np.var(wrong.mean(axis=1), ddof=1) - wrong.var(axis=0, ddof=1).sum() / items**2
+    assert result["accuracy_distribution_variance"] == pytest.approx(items / (items - 1) * left, abs=1e-12)
     majority = np.bincount(references).max() / len(references)
     assert result["failed_runs"] == sum(a <= majority for a in accuracy)
     assert result["single_class_runs"] == sum(len(set(run)) == 1 for run in predictions.tolist())

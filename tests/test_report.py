@@ -1,9 +1,7 @@
 """The report: what it says follows from the numbers, and it shows hostile names as text."""
 
-import numpy as np
 import pytest
 
-from hf_recipes.measure import _difference
 from hf_recipes.report import describe, interval, number, write_report
 
 ARMS = ("gold", "llm", "llm-entropy-replace", "llm-random-replace")
@@ -65,9 +63,15 @@ def make_results(cost=-0.2, cost_interval=(-0.25, -0.15), churn=0.05, churn_inte
             "annotator": annotator,
             "arms": arms,
             "comparisons": comparisons,
+            "plateaus": [plateau("llm", "plateau", "yes"), plateau("gold", "gains")],
             "notes": ["A note."],
         },
     }
+
+
+def plateau(arm, verdict, premature=None):
+    gain = {"last_doubling": [10.0, 20.0], "gain": 0.004, "gain_interval": [-0.002, 0.008], "delta": 0.01}
+    return {"arm": arm, "figure": "macro_f1", "verdict": verdict, **gain, "premature_plateau": premature}
 
 
 def findings(said):
@@ -149,15 +153,14 @@ def test_intervals():
     assert interval(None) == interval([None, None]) == "[not defined]"
 
 
-def test_a_difference_without_item_noise_is_the_paired_t_interval():
-    from scipy import stats
-
-    differences = np.array([0.10, 0.16, 0.07, 0.12])
-    ours = _difference(differences.mean(), differences.var(ddof=1) / 4, 0.0, 4)
-    oracle = stats.ttest_1samp(differences, 0).confidence_interval(0.95)
-    assert ours["interval"] == pytest.approx([oracle.low, oracle.high])
-    assert ours["verdict"] == "higher"
-    assert _difference(0.1, np.nan, 0.1, 5)["verdict"] == "cannot tell"
-    assert _difference(0.1, 1e-9, 1e-9, 2) == {"difference": 0.1, "interval": None, "verdict": "cannot tell"}
-    assert _difference(0.9, 1.0, 0.0, 3)["interval"] == [-1.0, 1.0]
-    assert _difference(0.0, 0.0, 0.0, 3) == {"difference": 0.0, "interval": [0.0, 0.0], "verdict": "cannot tell"}
+def test_what_more_texts_would_bring_is_said_with_its_interval():
+    results = make_results()
+    assert (
+        "From 10 to 20 training texts macro-F1 changes by +0.004 [-.002, .008] with LLM labels: less than 0.01 is left "
+        "to gain by doubling them again; with gold labels by +0.004 [-.002, .008]: they still help. LLM labels stopped "
+        "helping before gold labels did."
+    ) in findings(describe(results))
+    results["plateaus"] = [plateau("llm", "cannot tell", "cannot tell"), plateau("gold", "cannot tell")]
+    assert "Whether LLM labels stop helping before gold labels do cannot be told." in findings(describe(results))
+    results["plateaus"] = []
+    assert "More texts" not in findings(describe(results))

@@ -3,21 +3,28 @@
 evaluate.load("metrics/seed_instability").compute(predictions=[[0, 1, 1], [0, 1, 0]], references=[0, 1, 1])
 """
 
+from dataclasses import dataclass
+
 import datasets
 import evaluate
 import numpy as np
-from scipy import stats
+from scipy import optimize, special, stats
 
 _CITATION = """\
-@article{du2023measuring, title={Measuring the Instability of Fine-Tuning}, author={Du, Yupei and Nguyen, Dong},
-  journal={ACL}, year={2023}}
+@inproceedings{du2023measuring, title={Measuring the Instability of Fine-Tuning}, author={Du, Yupei and Nguyen, Dong},
+  booktitle={ACL}, year={2023}}
 @book{krippendorff2004content, title={Content Analysis}, author={Krippendorff, Klaus}, year={2004}}
+@article{gwet2008computing, title={Computing Inter-Rater Reliability and Its Variance in the Presence of High
+  Agreement}, author={Gwet, Kilem Li}, year={2008},
+  journal={British Journal of Mathematical and Statistical Psychology}}
+@inproceedings{geirhos2020beyond, title={Beyond Accuracy: Quantifying Trial-by-Trial Behaviour of CNNs and Humans by
+  Measuring Error Consistency}, author={Geirhos, Robert and others}, booktitle={NeurIPS}, year={2020}}
 @article{lu2025feeding, title={Feeding LLM Annotations to BERT Classifiers at Your Own Risk},
   author={Lu, Yucheng and Smith, Kazimier}, journal={arXiv:2504.15432}, year={2025}}
 """
 
 _DESCRIPTION = """\
-Pairwise disagreement, Krippendorff's alpha and unanimity of the predictions of several training runs on one test set.
+Disagreement, chance-corrected agreement, unanimity and vote entropy of several training runs' labels on one test set.
 """
 
 _KWARGS_DESCRIPTION = """
@@ -25,27 +32,37 @@ Args:
     predictions (`list` of R lists of n `int`):
         One list of class indices per run, all over the same items in the same order. R is at least 2.
     references (`list` of n `int`, or of R such lists, *optional*):
-        Gold labels, needed for the figures per class.
+        Gold labels, needed for error consistency and for the figures per class.
+    num_classes (`int`, *optional*):
+        The number of classes K, by default one more than the largest reference, or without references the largest
+        prediction. `gwet_ac1` depends on it.
+    at_r (`list` of `int`, *optional*):
+        Numbers of runs, 2 to R each, at which to give unanimity too, so that studies of different R compare.
     return_items (`bool`, *optional*, defaults to `False`):
         Also return `item_disagreement`, one figure per item.
     confidence_level (`float`, *optional*, defaults to 0.95):
         Of all intervals.
 
 Returns:
-    `dict`:
-    - **pairwise_disagreement** (`float` in [0, 1]): the share of items on which two runs differ, averaged over pairs.
-      Its expectation does not depend on R.
-    - **pairwise_disagreement_interval** (`list` of 2 `float`): over runs and items together; see the card.
-    - **krippendorff_alpha** (`float` <= 1): agreement beyond chance, nominal; nan if all predictions are one class.
-    - **krippendorff_alpha_interval** (`list` of 2 `float`)
-    - **unanimity** (`float` in [0, 1]): the share of items on which all runs agree (Lu & Smith's p_uc). It falls as R
-      grows: compare it at equal R only.
-    - **unanimity_interval** (`list` of 2 `float`): over items only, for these very runs.
-    - **per_class_disagreement** (`dict` from class to `float`), **per_class_n** (`dict` from class to `int`): within
-      each gold class; only with references.
+    `dict`: an `_interval` is a `list` of 2 `float`, over runs and items together unless said otherwise; see the card.
+    - **pairwise_disagreement** (`float` in [0, 1]), **pairwise_disagreement_interval**: the share of items on which two
+      runs differ, averaged over pairs. The primary figure: its expectation does not depend on R.
+    - **krippendorff_alpha** (`float` <= 1), **krippendorff_alpha_interval**: agreement beyond chance, nominal; nan if
+      all predictions are one class.
+    - **gwet_ac1** (`float` <= 1), **gwet_ac1_interval**: agreement beyond chance that rare classes do not distort.
+    - **unanimity** (`float` in [0, 1]), **unanimity_interval**: the share of items on which all R runs agree (Lu &
+      Smith's p_uc), its interval over items only, for these very runs. It falls as R grows: compare it at equal R only.
+    - **unanimity_at** (`dict` from R' to `float`): the same of R' runs, averaged over all subsets; only with at_r.
+    - **vote_entropy** (`float` in [0, ln min(K, R)]): of the R labels of an item, in nats, averaged. Biased low by an
+      amount that shrinks with R: compare it at equal R only.
+    - **error_consistency** (`float` <= 1), **error_consistency_interval**: Cohen's kappa of two runs' right and wrong,
+      averaged over pairs for which it is defined; nan if there is none. Only with references.
+    - **per_class_n**, **per_class_disagreement**, **per_class_disagreement_interval**, **per_class_alpha**,
+      **per_class_ac1**, **per_class_unanimity**, **per_class_vote_entropy**, **per_class_error_consistency** (`dict`
+      from class to a figure): within each gold class; only with references.
     - **single_class** (`bool`): all predictions of all runs are one class, so that agreement means nothing.
     - **leave_one_out** (`list` of R `float`): the disagreement without each run in turn (nan at R = 2).
-    - **R** (`int`), **n** (`int`), **confidence_level** (`float`)
+    - **R** (`int`), **n** (`int`), **num_classes** (`int`), **confidence_level** (`float`)
 """
 
 
@@ -60,110 +77,299 @@ class SeedInstability(evaluate.Metric):
             features=datasets.Features({"predictions": per_run, "references": per_run}),
         )
 
+    def compute(self, *, predictions=None, references=None, **kwargs):
+        """Of all runs at once without a detour through evaluate's cache, where casting takes most of the time."""
+        if predictions is None or self.writer is not None or self.num_process > 1:
+            return super().compute(predictions=predictions, references=references, **kwargs)
+        return seed_instability(*runs_and_gold(predictions, references), **kwargs)
+
     def add_batch(self, *, predictions=None, references=None, **kwargs):
         """Adds runs; references may be given once for all of them."""
-        predictions = whole_numbers("predictions", predictions)
-        if references is None:
-            references = np.empty((len(predictions), 0), dtype=np.int64)
-        else:
-            references = whole_numbers("references", np.atleast_2d(references))
-            if references.shape[1] != predictions.shape[1]:
-                raise ValueError(f"references have {references.shape[1]} items, predictions {predictions.shape[1]}")
-            if len(references) > 1 and (references != references[0]).any():
-                raise ValueError("references differ between runs; all runs must be over the same items")
-            references = np.broadcast_to(references[0], predictions.shape)
-        super().add_batch(predictions=predictions, references=references, **kwargs)
+        predictions, gold = runs_and_gold(predictions, references)
+        gold = np.empty(0, dtype=np.int64) if gold is None else gold
+        super().add_batch(predictions=list(predictions), references=[gold] * len(predictions), **kwargs)
 
     def add(self, *, prediction=None, reference=None, **kwargs):
         """Adds one run."""
         self.add_batch(predictions=[prediction], references=reference, **kwargs)
 
-    def _compute(self, predictions, references, return_items=False, confidence_level=0.95):
-        references = np.array(references[0]) if len(references[0]) else None
-        return seed_instability(np.array(predictions), references, return_items, confidence_level)
+    def _compute(self, predictions, references, **kwargs):
+        gold = [run for run in references if len(run)]
+        return seed_instability(*runs_and_gold(predictions, gold or None), **kwargs)
+
+    def published_range(self, unanimity, accuracy, class_shares, runs):
+        """See the function `published_range`."""
+        return published_range(unanimity, accuracy, class_shares, runs)
 
 
-def whole_numbers(name, values):
-    """The values as an (R, n) array of integers; evaluate itself would cast 0.7 to 0 without a word."""
+def runs_and_gold(predictions, references):
+    """Predictions as an (R, n) array of class indices and references as an (n,) one, or None."""
+    predictions = class_indices("predictions", predictions)
+    if references is None:
+        return predictions, None
+    references = class_indices("references", np.atleast_2d(as_array("references", references)))
+    if references.shape[1] != predictions.shape[1]:
+        raise ValueError(f"references have {references.shape[1]} items, predictions {predictions.shape[1]}")
+    if len(references) > 1 and (references != references[0]).any():
+        raise ValueError("references differ between runs; all runs must be over the same items")
+    return predictions, references[0]
+
+
+def as_array(name, values):
     try:
-        array = np.array(values)
+        return np.asarray(values)
     except ValueError:
         raise ValueError(f"{name}: runs differ in length; each needs one label per item") from None
+
+
+def class_indices(name, values):
+    """The values as an (R, n) array of integers; evaluate itself would cast 0.7 to 0 without a word."""
+    array = as_array(name, values)
     if array.ndim != 2 or array.size == 0:
         raise ValueError(f"{name}: expected R runs x n items, got shape {array.shape}")
     if array.dtype.kind not in "iu" and not (array.dtype.kind == "f" and np.all(array == np.floor(array))):
         raise ValueError(f"{name}: expected class indices (whole numbers), got {array.dtype}")
     if array.min() < 0:
         raise ValueError(f"{name}: class indices start at 0, got {array.min()}")
-    return array.astype(np.int64)
+    if array.max() > MOST_CLASSES:
+        raise ValueError(f"{name}: class indices are at most {MOST_CLASSES}, got {array.max()}")
+    return array if array.dtype.kind in "iu" else array.astype(np.int64)
 
 
-def seed_instability(predictions, references=None, return_items=False, confidence_level=0.95):
+MOST_CLASSES = 65_535
+CELLS = 2**20  # of counts, items x classes, in memory at a time
+BLOCK_BYTES = 2**26  # of right and wrong answers in memory at a time
+FOLDS = 20  # of items, left out in turn for the interval of the error consistency
+
+
+def seed_instability(
+    predictions, references=None, num_classes=None, at_r=None, return_items=False, confidence_level=0.95
+):
     """See `_KWARGS_DESCRIPTION`; predictions of shape (R, n), references of shape (n,) or None."""
     runs, items = predictions.shape
     if runs < 2:
         raise ValueError(f"instability needs at least 2 runs, got {runs}")
-    classes = int(predictions.max()) + 1
-    counts = np.stack([(predictions == k).sum(axis=0) for k in range(classes)], axis=1)  # (n, K)
-    item_disagreement = _disagreement(counts, runs)
-    without = [counts - (predictions[r][:, None] == np.arange(classes)) for r in range(runs)]
-    leave_one_out = np.array([_disagreement(c, runs - 1).mean() if runs > 2 else np.nan for c in without])
-    disagreement = item_disagreement.mean()
-    alpha, alpha_influence = _alpha(counts, runs)
-    alpha_without = np.array([_alpha(c, runs - 1)[0] if runs > 2 else np.nan for c in without])
-    unanimous = counts.max(axis=1) == runs
+    if not 0 < confidence_level < 1:
+        raise ValueError(f"confidence_level: expected a number between 0 and 1, got {confidence_level}")
+    largest = int(max(predictions.max(), -1 if references is None else references.max()))
+    known = largest if references is None else int(references.max())
+    classes = known + 1 if num_classes is None else num_classes
+    if largest >= classes:
+        raise ValueError(f"a label is {largest}, but there are {classes} classes; if there are more, set num_classes")
+    if bad := [r for r in at_r or () if r != int(r) or not 2 <= r <= runs]:
+        raise ValueError(f"at_r: expected whole numbers from 2 to R = {runs}, got {bad[0]}")
+    predictions = predictions.astype(np.min_scalar_type(classes))
+    group = np.zeros(items, dtype=np.intp) if references is None else references.astype(np.intp)
+    votes = _count(predictions, group, classes, at_r or ())
+    pooled = votes.labels.sum(axis=(0, 1))
+    disagreement = votes.disagreement.mean()
+    without = _leave_one_out(disagreement * items, votes.company.sum(axis=1), items)
     result = {
         "pairwise_disagreement": float(disagreement),
         "pairwise_disagreement_interval": _interval(
-            disagreement, item_disagreement - disagreement, leave_one_out, confidence_level, (0, 1)
+            disagreement, votes.disagreement - disagreement, without, confidence_level, (0, 1)
         ),
-        "krippendorff_alpha": float(alpha),
-        "krippendorff_alpha_interval": _interval(alpha, alpha_influence, alpha_without, confidence_level, (-1, 1)),
-        "unanimity": float(unanimous.mean()),
-        "unanimity_interval": _wilson(int(unanimous.sum()), items, confidence_level),
-        "single_class": bool((counts > 0).any(axis=0).sum() == 1),
-        "leave_one_out": leave_one_out.tolist(),
+        **_chance_corrected(predictions, votes, pooled, without, confidence_level),
+        "unanimity": float(votes.unanimous.mean()),
+        "unanimity_interval": _wilson(int(votes.unanimous.sum()), items, confidence_level),
+        "vote_entropy": float(votes.entropy.mean()),
+        "single_class": bool((pooled > 0).sum() == 1),
+        "leave_one_out": without.tolist(),
         "R": runs,
         "n": items,
+        "num_classes": classes,
         "confidence_level": confidence_level,
     }
+    if at_r:
+        result["unanimity_at"] = {int(r): float(total / items) for r, total in zip(at_r, votes.at_r, strict=True)}
     if references is not None:
-        present = np.unique(references).tolist()
-        result["per_class_disagreement"] = {k: float(item_disagreement[references == k].mean()) for k in present}
-        result["per_class_n"] = {k: int((references == k).sum()) for k in present}
+        result |= _error_consistency(predictions, group, confidence_level)
+        result |= _per_class(votes, group, confidence_level)
     if return_items:
-        result["item_disagreement"] = item_disagreement.tolist()
+        result["item_disagreement"] = votes.disagreement.tolist()
     return result
 
 
-def _disagreement(counts, runs):
-    """Per item, the share of pairs of runs that differ (Du & Nguyen 2023, pairwise disagreement)."""
-    return 1 - (counts * (counts - 1)).sum(axis=1) / (runs * (runs - 1)) if runs > 1 else np.full(len(counts), np.nan)
+@dataclass
+class _Votes:
+    """What all figures are made of.
+
+    With c the number of runs that give an item a class, a run's *company* on an item is the c of its own label; the
+    sum of (company - 1) over items is what leaving that run out takes away.
+
+    Attributes:
+        disagreement, entropy (`np.ndarray` of shape `(n,)`): the share of pairs of runs that differ; of votes, in nats.
+        unanimous (`np.ndarray` of shape `(n,)`, bool)
+        at_r (`np.ndarray`): for each R', the sum over items of the share of subsets of R' runs that are unanimous.
+        labels (`np.ndarray` of shape `(R, G, K)`): how often each run gives a gold class each label.
+        company (`np.ndarray` of shape `(R, G)`): summed over a gold class.
+    """
+
+    disagreement: np.ndarray
+    entropy: np.ndarray
+    unanimous: np.ndarray
+    at_r: np.ndarray
+    labels: np.ndarray
+    company: np.ndarray
 
 
-def _alpha(counts, runs):
-    """Krippendorff's nominal alpha for complete data, and the influence of each item on it (mean zero)."""
-    total = runs * len(counts)
-    pooled = counts.sum(axis=0)
-    chance = 1 - (pooled * (pooled - 1.0)).sum() / (total * (total - 1.0))
-    observed = _disagreement(counts, runs)
-    if chance == 0 or runs < 2:
-        return np.nan, np.full(len(counts), np.nan)
-    share = pooled / total
-    chance_influence = -2 * ((counts / runs - share) * share).sum(axis=1)
-    mean = observed.mean()
-    return 1 - mean / chance, -(observed - mean) / chance + mean / chance**2 * chance_influence
+def _count(predictions, group, classes, at_r):
+    """Counts all in one walk over the items, a block at a time: linear in R x n, whatever K is."""
+    runs, items = predictions.shape
+    groups = int(group.max()) + 1
+    count = np.arange(runs + 1)
+    entropy_of, subsets_of = special.entr(count / runs), [special.comb(count, r) / special.comb(runs, r) for r in at_r]
+    disagreement, entropy, unanimous = np.empty(items), np.empty(items), np.empty(items, dtype=bool)
+    at_r, company_of = np.zeros(len(subsets_of)), np.zeros((runs, groups))
+    labels = np.zeros((runs, groups * classes))
+    block = max(CELLS // max(classes, runs), 1)
+    for start in range(0, items, block):
+        part = slice(start, min(start + block, items))
+        width = part.stop - start
+        cells = predictions[:, part] + np.arange(0, width * classes, classes)
+        counts = np.bincount(cells.ravel(), minlength=width * classes)
+        company = counts.take(cells)
+        counts = counts.reshape(width, classes)
+        disagreement[part] = 1 - np.einsum("ik,ik->i", counts, counts - 1) / (runs * (runs - 1))
+        entropy[part] = entropy_of[counts].sum(axis=1)
+        unanimous[part] = company[0] == runs
+        at_r += [lookup[counts].sum() for lookup in subsets_of]
+        of_group = group[part] * classes
+        for r in range(runs):
+            company_of[r] += np.bincount(group[part], company[r], minlength=groups)
+            labels[r] += np.bincount(of_group + predictions[r, part], minlength=groups * classes)
+    return _Votes(disagreement, entropy, unanimous, at_r, labels.reshape(runs, groups, classes), company_of)
+
+
+def _leave_one_out(total, company, items):
+    """The mean disagreement of the other runs without each in turn, from the sum over items with all; nan at R = 2."""
+    runs = len(company)
+    if runs == 2:
+        return np.full(2, np.nan)
+    agreeing = runs * (runs - 1) * (items - total) - 2 * (company - items)
+    return 1 - agreeing / (items * (runs - 1) * (runs - 2))
+
+
+def _chance_corrected(predictions, votes, pooled, without, level):
+    """Krippendorff's nominal alpha for complete data and Gwet's AC1, with their intervals."""
+    runs = len(predictions)
+    disagreement, share = votes.disagreement.mean(), pooled / pooled.sum()
+    rest = pooled - votes.labels.sum(axis=1)
+    usual = sum(share[run] for run in predictions) / runs - (share**2).sum()  # how common the labels of an item are
+    result = {}
+    for name, expected, per_usual in (
+        ("krippendorff_alpha", _expected_alpha, -2.0),
+        ("gwet_ac1", _expected_ac1, 2.0 / max(len(pooled) - 1, 1)),
+    ):
+        chance, chance_without = expected(pooled), expected(rest)
+        value = 1 - disagreement / chance
+        influence = (value - 1) * ((votes.disagreement - disagreement) / disagreement if disagreement else 0)
+        influence = influence + (1 - value) / chance * per_usual * usual
+        value_without = 1 - without / chance_without
+        result[name] = float(value)
+        result[f"{name}_interval"] = _interval(value, influence, value_without, level, (-1, 1))
+    return result
+
+
+def _expected_alpha(pooled):
+    """Chance disagreement from the labels of all runs (last axis); nan if they are one class."""
+    total = pooled.sum(axis=-1)
+    chance = 1 - (pooled * (pooled - 1)).sum(axis=-1) / np.maximum(total * (total - 1), 1)
+    return np.where(chance > 0, chance, np.nan)
+
+
+def _expected_ac1(pooled):
+    """1 - sum q(1 - q) / (K - 1) (Gwet 2008); nan if there is one class."""
+    share = pooled / pooled.sum(axis=-1, keepdims=True)
+    classes = pooled.shape[-1]
+    return 1 - (share * (1 - share)).sum(axis=-1) / (classes - 1) if classes > 1 else np.full(share.shape[:-1], np.nan)
+
+
+def _per_class(votes, group, level):
+    result = {name: {} for name in ("n", "disagreement", "disagreement_interval", "alpha", "ac1", "unanimity")}
+    result["vote_entropy"] = {}
+    for k in np.unique(group).tolist():
+        of_class = group == k
+        each, pooled = votes.disagreement[of_class], votes.labels[:, k].sum(axis=0)
+        without = _leave_one_out(each.sum(), votes.company[:, k], len(each))
+        result["n"][k] = len(each)
+        result["disagreement"][k] = float(each.mean())
+        result["disagreement_interval"][k] = _interval(each.mean(), each - each.mean(), without, level, (0, 1))
+        result["alpha"][k] = float(1 - each.mean() / _expected_alpha(pooled))
+        result["ac1"][k] = float(1 - each.mean() / _expected_ac1(pooled))
+        result["unanimity"][k] = float(votes.unanimous[of_class].mean())
+        result["vote_entropy"][k] = float(votes.entropy[of_class].mean())
+    return {f"per_class_{name}": figures for name, figures in result.items()}
+
+
+def _error_consistency(predictions, group, level):
+    """Geirhos et al. 2020, averaged over pairs of runs; the pairs' counts are products of small matrices.
+
+    The interval is a jackknife over runs and over `FOLDS` folds of items.
+    """
+    runs, items = predictions.shape
+    folds, sizes = np.zeros((FOLDS, runs, runs)), np.zeros(FOLDS)
+    of_class = {k: np.zeros((runs, runs)) for k in np.unique(group).tolist()}
+    block = max(BLOCK_BYTES // (4 * runs), 1)
+    for start in range(0, items, block):
+        part = slice(start, start + block)
+        order = np.argsort(group[part], kind="stable")
+        right = np.ascontiguousarray((predictions[:, part] == group[part]).T)[order].astype(np.float32)
+        bounds = np.flatnonzero(np.diff(group[part][order])) + 1
+        for first, last in zip([0, *bounds], [*bounds, len(order)], strict=True):
+            both = np.zeros((FOLDS, runs, runs))
+            for fold in range(min(FOLDS, last - first)):
+                members = right[first + fold : last : FOLDS]
+                both[fold] = members.T @ members
+                sizes[fold] += len(members)
+            folds += both
+            of_class[int(group[part][order[first]])] += both.sum(axis=0)
+    counts = np.bincount(group)
+    per_class = {k: float(_pairs_kappa(both, counts[k])) for k, both in of_class.items()}
+    whole = folds.sum(axis=0)
+    value = _pairs_kappa(whole, items)
+    keep = ~np.eye(runs, dtype=bool)
+    without_run = np.array([_pairs_kappa(whole[np.ix_(k, k)], items) if runs > 2 else np.nan for k in keep])
+    used = np.flatnonzero((sizes > 0) & (sizes < items))
+    without_fold = np.array([_pairs_kappa(whole - folds[fold], items - sizes[fold]) for fold in used])
+    count = max(len(used), 1)
+    over_items = (count - 1) / count * ((without_fold - without_fold.mean()) ** 2).sum() if len(used) > 1 else np.nan
+    return {
+        "error_consistency": float(value),
+        "error_consistency_interval": _t_interval(value, over_items, _jackknife(without_run), runs, level, (-1, 1)),
+        "per_class_error_consistency": per_class,
+    }
+
+
+def _pairs_kappa(both_right, items):
+    """The mean over pairs of Cohen's kappa of right and wrong, from (R, R) counts of items that both get right."""
+    rates = both_right.diagonal() / items
+    upper = np.triu_indices(len(rates), 1)
+    first, second = rates[upper[0]], rates[upper[1]]
+    observed = 1 - first - second + 2 * both_right[upper] / items
+    expected = first * second + (1 - first) * (1 - second)
+    able = expected < 1
+    kappas = (observed[able] - expected[able]) / (1 - expected[able])
+    return kappas.mean() if able.any() else np.nan
 
 
 def _interval(estimate, influence, leave_one_out, level, bounds):
-    """A t interval whose variance is that over items (influence function) plus that over runs (jackknife).
-
-    The items' part holds a share of the runs' part, so the interval errs on the wide side. nan at R = 2, where no run
-    can be left out.
-    """
-    runs, items = len(leave_one_out), len(influence)
+    """A t interval over items (influence function) and over runs (jackknife)."""
+    items = len(influence)
     over_items = (influence**2).sum() / items / max(items - 1, 1)
-    over_runs = (runs - 1) / runs * ((leave_one_out - leave_one_out.mean()) ** 2).sum()
+    return _t_interval(estimate, over_items, _jackknife(leave_one_out), len(leave_one_out), level, bounds)
+
+
+def _jackknife(leave_one_out):
+    runs = len(leave_one_out)
+    return (runs - 1) / runs * ((leave_one_out - leave_one_out.mean()) ** 2).sum()
+
+
+def _t_interval(estimate, over_items, over_runs, runs, level, bounds):
+    """Both variances added; the items' part holds a share of the runs' part, so it errs on the wide side.
+
+    nan at R = 2, where no run can be left out.
+    """
     variance = over_items + over_runs
     if not np.isfinite(variance):
         return [float("nan"), float("nan")]
@@ -177,3 +383,50 @@ def _interval(estimate, influence, leave_one_out, level, bounds):
 def _wilson(successes, trials, level):
     interval = stats.binomtest(successes, trials).proportion_ci(level, method="wilson")
     return [float(interval.low), float(interval.high)]
+
+
+def published_range(unanimity, accuracy, class_shares, runs):
+    """Between which alphas a published one has to lie, given the other figures of its row of a table.
+
+    You would want it to see whether an alpha and a p_uc can be of the same number of runs. The disagreement is bounded
+    by a linear programme over how many runs give an item of each class each label, chance disagreement by what wrong
+    labels can do to the shares of labels; together they are wider than need be, never narrower.
+
+    Args:
+        unanimity (`float`): p_uc, in [0, 1].
+        accuracy (`float`): the mean over runs, in [0, 1].
+        class_shares (`list` of K `float`): of the test set; they sum to 1.
+        runs (`int`): R; the programme has K x binom(R + K - 1, K - 1) unknowns.
+
+    Returns:
+        `list` of 2 `float`: the least and the largest alpha (for many items); two nan if nothing fits all three.
+    """
+    shares = np.asarray(class_shares, dtype=float)
+    if shares.ndim != 1 or len(shares) < 2 or abs(shares.sum() - 1) > 1e-3 or shares.min() < 0:
+        raise ValueError(f"class_shares: expected K >= 2 shares that sum to 1, got {shares.tolist()}")
+    classes = len(shares)
+    splits = np.array([s for s in np.ndindex(*[runs + 1] * classes) if sum(s) == runs])
+    differ = 1 - (splits * (splits - 1)).sum(axis=1) / (runs * (runs - 1))
+    gold = np.repeat(np.eye(classes), len(splits), axis=0)  # the unknowns: a mass for each gold class and split
+    split = np.tile(splits, (classes, 1))
+    equal = np.vstack([gold.T, split.max(axis=1) == runs, (gold * split).sum(axis=1) / runs])
+    targets = np.append(shares, [unanimity, accuracy])
+    found = [optimize.linprog(sign * np.tile(differ, classes), A_eq=equal, b_eq=targets) for sign in (-1, 1)]
+    if not all(one.success for one in found):
+        return [float("nan"), float("nan")]
+    labels = _extreme_shares(np.sort(shares), 1 - accuracy)
+    least = -1 / (runs - 1)  # of any alpha, as disagreement within items is at most R / (R - 1) of that by chance
+    chances = [max(1 - (q**2).sum(), 1e-12) for q in labels]
+    return [float(max(1 - abs(one.fun) / chance, least)) for one, chance in zip(found, chances, strict=True)]
+
+
+def _extreme_shares(shares, moved):
+    """The most and the least uneven shares of labels, if some of this mass goes to other classes; shares ascend."""
+    taken = np.diff(np.minimum(np.cumsum(shares[:-1]), moved), prepend=0)  # from the rarest to the commonest
+    uneven = np.append(shares[:-1] - taken, shares[-1] + taken.sum())
+    mean = 1 / len(shares)
+    if np.maximum(shares - mean, 0).sum() <= moved:
+        return uneven, np.full(len(shares), mean)
+    top = optimize.brentq(lambda level: np.maximum(shares - level, 0).sum() - moved, mean, 1)
+    bottom = optimize.brentq(lambda level: np.maximum(level - shares, 0).sum() - moved, 0, mean)
+    return uneven, np.clip(shares, bottom, top)

@@ -1,4 +1,4 @@
-"""Accuracy and macro-F1 over training runs: mean, spread with its interval, failed runs.
+"""Accuracy and macro-F1 over training runs: mean, spread, what of it is more than the test set's chance, failed runs.
 
 evaluate.load("metrics/seed_scores").compute(predictions=[[0, 1, 1], [0, 1, 0]], references=[0, 1, 1])
 """
@@ -6,13 +6,17 @@ evaluate.load("metrics/seed_scores").compute(predictions=[[0, 1, 1], [0, 1, 0]],
 import datasets
 import evaluate
 import numpy as np
-from scipy import stats
+from scipy import special, stats
 
 _CITATION = """\
 @inproceedings{reimers2017reporting, title={Reporting Score Distributions Makes a Difference},
   author={Reimers, Nils and Gurevych, Iryna}, booktitle={EMNLP}, year={2017}}
 @inproceedings{mosbach2021stability, title={On the Stability of Fine-tuning BERT},
   author={Mosbach, Marius and Andriushchenko, Maksym and Klakow, Dietrich}, booktitle={ICLR}, year={2021}}
+@inproceedings{jordan2024variance, title={On the Variance of Neural Network Training with Respect to Test Sets and
+  Distributions}, author={Jordan, Keller}, booktitle={ICLR}, year={2024}}
+@inproceedings{dodge2019show, title={Show Your Work: Improved Reporting of Experimental Results},
+  author={Dodge, Jesse and others}, booktitle={EMNLP}, year={2019}}
 """
 
 _DESCRIPTION = """\
@@ -28,6 +32,8 @@ Args:
     num_classes (`int`, *optional*):
         The number of classes; by default one more than the largest reference. Macro-F1 averages over the classes that
         the references hold; a class never predicted counts 0.
+    best_of (`list` of `int`, *optional*):
+        Numbers of runs, 1 to R each, of which the best score is to be expected.
     return_items (`bool`, *optional*, defaults to `False`):
         Also return `accuracy_influence` and `macro_f1_influence`: how far each item moves the mean over runs, n figures
         that sum to zero. The difference of two arms' influences gives the item variance of their paired difference.
@@ -39,9 +45,13 @@ Returns:
     - **{score}_mean** (`float`), **{score}_mean_interval** (`list` of 2 `float`): over runs and items together.
     - **{score}_sd** (`float`): over runs, ddof = 1; **{score}_sd_interval** (`list` of 2 `float`): chi-square.
     - **{score}_min**, **{score}_max** (`float`): the range grows with R: compare it at equal R only.
+    - **{score}_best_of** (`dict` from m to `float`): the best of m runs to be expected; only with best_of.
     - **{score}_runs** (`list` of R `float`)
 
     and
+    - **accuracy_distribution_variance** (`float`), **accuracy_distribution_variance_interval**: the accuracy's variance
+      over runs, less what the coin flips of this test set alone make (Jordan 2024, theorem 2). Signed: below zero there
+      is no sign that runs differ in quality. ddof = 1.
     - **failed_runs** (`int`): runs whose accuracy is not above that of always giving the commonest class (Mosbach et
       al. 2021), **majority_accuracy** (`float`): that accuracy.
     - **single_class_runs** (`int`): runs that predict one class throughout.
@@ -60,50 +70,67 @@ class SeedScores(evaluate.Metric):
             features=datasets.Features({"predictions": per_run, "references": per_run}),
         )
 
+    def compute(self, *, predictions=None, references=None, **kwargs):
+        """Of all runs at once without a detour through evaluate's cache, where casting takes most of the time."""
+        if predictions is None or self.writer is not None or self.num_process > 1:
+            return super().compute(predictions=predictions, references=references, **kwargs)
+        return seed_scores(*runs_and_gold(predictions, references), **kwargs)
+
     def add_batch(self, *, predictions=None, references=None, **kwargs):
         """Adds runs; references may be given once for all of them."""
-        predictions = whole_numbers("predictions", predictions)
-        if references is None:
-            raise ValueError("references: scores need gold labels")
-        references = whole_numbers("references", np.atleast_2d(references))
-        if references.shape[1] != predictions.shape[1]:
-            raise ValueError(f"references have {references.shape[1]} items, predictions {predictions.shape[1]}")
-        if len(references) > 1 and (references != references[0]).any():
-            raise ValueError("references differ between runs; all runs must be over the same items")
-        references = np.broadcast_to(references[0], predictions.shape)
-        super().add_batch(predictions=predictions, references=references, **kwargs)
+        predictions, gold = runs_and_gold(predictions, references)
+        super().add_batch(predictions=list(predictions), references=[gold] * len(predictions), **kwargs)
 
     def add(self, *, prediction=None, reference=None, **kwargs):
         """Adds one run."""
         self.add_batch(predictions=[prediction], references=reference, **kwargs)
 
-    def _compute(self, predictions, references, num_classes=None, return_items=False, confidence_level=0.95):
-        return seed_scores(np.array(predictions), np.array(references[0]), num_classes, return_items, confidence_level)
+    def _compute(self, predictions, references, **kwargs):
+        return seed_scores(*runs_and_gold(predictions, references), **kwargs)
 
 
-def whole_numbers(name, values):
-    """The values as an (R, n) array of integers; evaluate itself would cast 0.7 to 0 without a word."""
+def runs_and_gold(predictions, references):
+    """Predictions as an (R, n) array of class indices and references as an (n,) one."""
+    if references is None:
+        raise ValueError("references: scores need gold labels")
+    predictions = class_indices("predictions", predictions)
+    references = class_indices("references", np.atleast_2d(as_array("references", references)))
+    if references.shape[1] != predictions.shape[1]:
+        raise ValueError(f"references have {references.shape[1]} items, predictions {predictions.shape[1]}")
+    if len(references) > 1 and (references != references[0]).any():
+        raise ValueError("references differ between runs; all runs must be over the same items")
+    return predictions, references[0]
+
+
+def as_array(name, values):
     try:
-        array = np.array(values)
+        return np.asarray(values)
     except ValueError:
         raise ValueError(f"{name}: runs differ in length; each needs one label per item") from None
+
+
+def class_indices(name, values):
+    """The values as an (R, n) array of integers; evaluate itself would cast 0.7 to 0 without a word."""
+    array = as_array(name, values)
     if array.ndim != 2 or array.size == 0:
         raise ValueError(f"{name}: expected R runs x n items, got shape {array.shape}")
     if array.dtype.kind not in "iu" and not (array.dtype.kind == "f" and np.all(array == np.floor(array))):
         raise ValueError(f"{name}: expected class indices (whole numbers), got {array.dtype}")
     if array.min() < 0:
         raise ValueError(f"{name}: class indices start at 0, got {array.min()}")
-    return array.astype(np.int64)
+    return array if array.dtype.kind in "iu" else array.astype(np.int64)
 
 
-def seed_scores(predictions, references, num_classes=None, return_items=False, confidence_level=0.95):
+def seed_scores(predictions, references, num_classes=None, best_of=None, return_items=False, confidence_level=0.95):
     """See `_KWARGS_DESCRIPTION`; predictions of shape (R, n), references of shape (n,)."""
     runs, items = predictions.shape
     if runs < 2:
         raise ValueError(f"a spread over seeds needs at least 2 runs, got {runs}")
+    if bad := [m for m in best_of or () if m != int(m) or not 1 <= m <= runs]:
+        raise ValueError(f"best_of: expected whole numbers from 1 to R = {runs}, got {bad[0]}")
     classes = num_classes or int(references.max()) + 1
-    if max(predictions.max(), references.max()) >= classes:
-        raise ValueError(f"a label is {max(predictions.max(), references.max())}, but there are {classes} classes")
+    if (largest := int(max(predictions.max(), references.max()))) >= classes:
+        raise ValueError(f"a label is {largest}, but there are {classes} classes; if there are more, set num_classes")
     gold_counts = np.bincount(references, minlength=classes)
     correct = predictions == references
     accuracy = correct.mean(axis=1)
@@ -112,6 +139,7 @@ def seed_scores(predictions, references, num_classes=None, return_items=False, c
     result = {
         **_summary("accuracy", accuracy, (correct - accuracy[:, None]).mean(axis=0), confidence_level),
         **_summary("macro_f1", f1, f1_influence, confidence_level),
+        **_distribution_variance(accuracy, correct, confidence_level),
         "failed_runs": int((accuracy <= majority).sum()),
         "majority_accuracy": float(majority),
         "single_class_runs": int((predictions == predictions[:, :1]).all(axis=1).sum()),
@@ -120,6 +148,9 @@ def seed_scores(predictions, references, num_classes=None, return_items=False, c
         "n": items,
         "confidence_level": confidence_level,
     }
+    if best_of:
+        result["accuracy_best_of"] = _best_of(accuracy, best_of)
+        result["macro_f1_best_of"] = _best_of(f1, best_of)
     if return_items:
         result["accuracy_influence"] = ((correct - accuracy[:, None]).mean(axis=0) / items).tolist()
         result["macro_f1_influence"] = (f1_influence / items).tolist()
@@ -166,3 +197,30 @@ def _summary(name, scores, influence, level):
         f"{name}_max": float(scores.max()),
         f"{name}_runs": scores.tolist(),
     }
+
+
+def _distribution_variance(accuracy, correct, level):
+    """Jordan 2024, theorem 2: n / (n - 1) [Var_r(accuracy) - sum_i Var_r(correct_i) / n^2], both with ddof = 1.
+
+    The interval is the chi-square one of the first variance; the second is a mean over items and as good as known.
+    """
+    runs, items = correct.shape
+    right = correct.sum(axis=0)
+    flips = (right * (runs - right)).sum() / (runs * (runs - 1)) / items**2
+    unbias = items / (items - 1) if items > 1 else np.nan
+    total = accuracy.var(ddof=1)
+    high, low = stats.chi2.ppf([0.5 + level / 2, 0.5 - level / 2], runs - 1)
+    return {
+        "accuracy_distribution_variance": float(unbias * (total - flips)),
+        "accuracy_distribution_variance_interval": [
+            float(unbias * (total * (runs - 1) / bound - flips)) for bound in (high, low)
+        ],
+    }
+
+
+def _best_of(scores, sizes):
+    """The mean over all subsets of m runs of their best score (Dodge et al. 2019 draw with replacement instead)."""
+    rank = np.arange(1, len(scores) + 1)
+    ordered = np.sort(scores)
+    chance = {int(m): (special.comb(rank, m) - special.comb(rank - 1, m)) / special.comb(len(scores), m) for m in sizes}
+    return {m: float(ordered @ weights) for m, weights in chance.items()}

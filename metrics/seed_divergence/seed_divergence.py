@@ -1,0 +1,252 @@
+"""Divergence of predicted probabilities from seed to seed, calibration run by run, and what averaging the runs gains.
+
+evaluate.load("metrics/seed_divergence").compute(predictions=[[[0.9, 0.1]], [[0.6, 0.4]]], references=[0])
+"""
+
+import datasets
+import evaluate
+import numpy as np
+from scipy import special, stats
+
+_CITATION = """\
+@inproceedings{du2023measuring, title={Measuring the Instability of Fine-Tuning}, author={Du, Yupei and Nguyen, Dong},
+  booktitle={ACL}, year={2023}}
+@inproceedings{lakshminarayanan2017simple, title={Simple and Scalable Predictive Uncertainty Estimation using Deep
+  Ensembles}, author={Lakshminarayanan, Balaji and others}, booktitle={NeurIPS}, year={2017}}
+@inproceedings{guo2017calibration, title={On Calibration of Modern Neural Networks}, author={Guo, Chuan and others},
+  booktitle={ICML}, year={2017}}
+"""
+
+_DESCRIPTION = """\
+Jensen-Shannon divergence, total variation and mutual information of several training runs' probabilities on one test
+set; calibration of each run and of their ensemble, and the ensemble's gain.
+"""
+
+_KWARGS_DESCRIPTION = """
+Args:
+    predictions (`list` of R lists of n lists of K `float`):
+        Probabilities of K >= 2 classes, per run over the same items in the same order. R is at least 2. Each sums to 1
+        within 1e-3 and is renormalised.
+    references (`list` of n `int`, or of R such lists, *optional*):
+        Gold labels, needed for calibration and for the ensemble's gain.
+    bins (`int`, *optional*, defaults to 10):
+        Of both calibration errors.
+    return_items (`bool`, *optional*, defaults to `False`):
+        Also return `item_js_divergence`, one figure per item.
+    confidence_level (`float`, *optional*, defaults to 0.95):
+        Of all intervals.
+
+Returns:
+    `dict`: an `_interval` is a `list` of 2 `float`, over runs and items together; nan at R = 2. Information is in nats.
+    - **js_divergence** (`float` in [0, ln 2]), **js_divergence_interval**: Jensen-Shannon divergence of two runs,
+      averaged over pairs and items. Its expectation does not depend on R, nor does that of
+    - **total_variation** (`float` in [0, 1]), **total_variation_interval**: half the summed differences, likewise.
+    - **mutual_information** (`float` in [0, ln min(K, R)]): entropy of the mean less the mean entropy. It grows with
+      R: compare it at equal R only.
+
+    with references
+    - **accuracy**, **nll**, **brier**, **ece**, **adaptive_ece** (`list` of R `float`): of each run. Brier sums over
+      classes; ece has bins of equal width, adaptive_ece of equal mass.
+    - **ensemble_accuracy**, **ensemble_nll**, **ensemble_brier**, **ensemble_ece**, **ensemble_adaptive_ece**
+      (`float`): of the mean of the runs' probabilities; they depend on R.
+    - **accuracy_gain** (`float`), **accuracy_gain_interval**: the ensemble's less the mean of the runs'; depends on R.
+    - **nll_gain**, **brier_gain** (`float` >= 0): the mean of the runs' less the ensemble's (Jensen's inequality).
+
+    and **R**, **n**, **num_classes** (`int`), **confidence_level** (`float`)
+"""
+
+
+@evaluate.utils.file_utils.add_start_docstrings(_DESCRIPTION, _KWARGS_DESCRIPTION)
+class SeedDivergence(evaluate.Metric):
+    def _info(self):
+        return evaluate.MetricInfo(
+            description=_DESCRIPTION,
+            citation=_CITATION,
+            inputs_description=_KWARGS_DESCRIPTION,
+            features=datasets.Features(
+                {
+                    "predictions": datasets.Sequence(datasets.Sequence(datasets.Value("float64"))),
+                    "references": datasets.Sequence(datasets.Value("int64")),
+                }
+            ),
+        )
+
+    def compute(self, *, predictions=None, references=None, **kwargs):
+        """Of all runs at once without a detour through evaluate's cache, where casting takes most of the time."""
+        if predictions is None or self.writer is not None or self.num_process > 1:
+            return super().compute(predictions=predictions, references=references, **kwargs)
+        return seed_divergence(*runs_and_gold(predictions, references), **kwargs)
+
+    def add_batch(self, *, predictions=None, references=None, **kwargs):
+        """Adds runs; references may be given once for all of them."""
+        predictions, gold = runs_and_gold(predictions, references)
+        gold = np.empty(0, dtype=np.int64) if gold is None else gold
+        super().add_batch(
+            predictions=[list(run) for run in predictions], references=[gold] * len(predictions), **kwargs
+        )
+
+    def add(self, *, prediction=None, reference=None, **kwargs):
+        """Adds one run."""
+        self.add_batch(predictions=[prediction], references=reference, **kwargs)
+
+    def _compute(self, predictions, references, **kwargs):
+        gold = [run for run in references if len(run)]
+        return seed_divergence(*runs_and_gold([np.array(list(run)) for run in predictions], gold or None), **kwargs)
+
+
+def runs_and_gold(predictions, references):
+    """Predictions as an (R, n, K) array of probabilities and references as an (n,) one of classes, or None."""
+    probs = as_array("predictions", predictions)
+    if probs.dtype.kind not in "iuf" or probs.ndim != 3 or not probs.size or probs.shape[2] < 2:
+        raise ValueError(
+            f"predictions: expected R runs x n items x K >= 2 probabilities, got {probs.dtype} of shape {probs.shape}"
+        )
+    probs = probs.astype(np.float64)
+    sums, least = probs.sum(axis=2), probs.min(axis=2)
+    bad = ~((np.abs(sums - 1) <= 1e-3) & (least >= 0))  # also where nan
+    if bad.any():
+        at = np.unravel_index(bad.argmax(), bad.shape)
+        raise ValueError(
+            f"predictions: expected probabilities that sum to 1, got run {at[0]}, item {at[1]} with least "
+            f"{least[at]:g} and sum {sums[at]:g}"
+        )
+    probs /= np.where(np.abs(sums - 1) > 1e-12, sums, 1)[..., None]  # so that a second time changes nothing
+    if references is None:
+        return probs, None
+    gold = np.atleast_2d(as_array("references", references))
+    if gold.ndim != 2 or gold.shape[1] != probs.shape[1]:
+        raise ValueError(f"references have {gold.shape[-1]} items, predictions {probs.shape[1]}")
+    if gold.dtype.kind not in "iu" and not (gold.dtype.kind == "f" and np.all(gold == np.floor(gold))):
+        raise ValueError(f"references: expected class indices (whole numbers), got {gold.dtype}")
+    if (gold != gold[0]).any():
+        raise ValueError("references differ between runs; all runs must be over the same items")
+    if gold.min() < 0 or gold.max() >= probs.shape[2]:
+        raise ValueError(
+            f"references: labels from {gold.min()} to {gold.max()}, but there are {probs.shape[2]} classes"
+        )
+    return probs, gold[0].astype(np.intp)
+
+
+def as_array(name, values):
+    try:
+        return np.asarray(values)
+    except ValueError:
+        raise ValueError(f"{name}: runs or rows differ in length") from None
+
+
+CELLS = 2**20  # probabilities of a run in memory at a time
+
+
+def seed_divergence(predictions, references=None, bins=10, return_items=False, confidence_level=0.95):
+    """See `_KWARGS_DESCRIPTION`; predictions of shape (R, n, K), references of shape (n,) or None."""
+    runs, items, classes = predictions.shape
+    if runs < 2:
+        raise ValueError(f"divergence needs at least 2 runs, got {runs}")
+    if bins != int(bins) or bins < 1:
+        raise ValueError(f"bins: expected a whole number from 1 on, got {bins}")
+    if not 0 < confidence_level < 1:
+        raise ValueError(f"confidence_level: expected a number between 0 and 1, got {confidence_level}")
+    mean = predictions.mean(axis=0)
+    entropy = special.entr(predictions).sum(axis=2)
+    pairs, per_item = np.zeros((2, runs, runs)), np.zeros((2, items))
+    block = max(CELLS // classes, 1)
+    for start in range(0, items, block):  # every pair is looked at: R^2 in time, not in memory
+        part = slice(start, start + block)
+        for r in range(runs):
+            for s in range(r):
+                one, other = predictions[r, part], predictions[s, part]
+                mixed = special.entr((one + other) / 2).sum(axis=1)
+                divergence = np.maximum(mixed - (entropy[r, part] + entropy[s, part]) / 2, 0)
+                variation = np.abs(one - other).sum(axis=1) / 2
+                for which, values in enumerate((divergence, variation)):
+                    pairs[which, r, s] += values.sum()
+                    per_item[which, part] += values
+    pairs, per_item = (pairs + pairs.swapaxes(1, 2)) / items, per_item / (runs * (runs - 1) / 2)
+    result = {}
+    for which, (name, most) in enumerate((("js_divergence", np.log(2)), ("total_variation", 1))):
+        without = _leave_one_out(pairs[which])
+        value = per_item[which].mean()
+        result[name] = float(value)
+        result[f"{name}_interval"] = _interval(
+            value, per_item[which] - value, without, confidence_level, (0, float(most))
+        )
+    result |= {
+        "mutual_information": float(max(special.entr(mean).sum(axis=1).mean() - entropy.mean(), 0)),
+        "R": runs,
+        "n": items,
+        "num_classes": classes,
+        "confidence_level": confidence_level,
+    }
+    if references is not None:
+        each = [_calibration(run, references, int(bins)) for run in predictions]
+        ensemble = _calibration(mean, references, int(bins))
+        result |= {name: [run[name] for run in each] for name in ensemble}
+        result |= {f"ensemble_{name}": value for name, value in ensemble.items()}
+        result |= _accuracy_gain(predictions, mean, references, confidence_level)
+        for name in ("nll", "brier"):
+            result[f"{name}_gain"] = float(np.mean(result[name]) - ensemble[name])
+    if return_items:
+        result["item_js_divergence"] = per_item[0].tolist()
+    return result
+
+
+def _leave_one_out(pairs):
+    """The mean over the pairs that are left without each run in turn; nan at R = 2."""
+    runs = len(pairs)
+    if runs == 2:
+        return np.full(2, np.nan)
+    return (pairs.sum() - 2 * pairs.sum(axis=0)) / ((runs - 1) * (runs - 2))
+
+
+def _accuracy_gain(predictions, mean, references, level):
+    runs = len(predictions)
+    right = (predictions.argmax(axis=2) == references).astype(np.float64)
+    gains = (mean.argmax(axis=1) == references) - right.mean(axis=0)
+    total = predictions.sum(axis=0)
+    without = [
+        ((total - predictions[r]).argmax(axis=1) == references).mean() - np.delete(right, r, axis=0).mean()
+        for r in range(runs)
+    ]
+    without = np.array(without) if runs > 2 else np.full(runs, np.nan)
+    value = gains.mean()
+    return {
+        "accuracy_gain": float(value),
+        "accuracy_gain_interval": _interval(value, gains - value, without, level, (-1, 1)),
+    }
+
+
+def _calibration(probs, gold, bins):
+    """Of one set of probabilities (n, K). The bins of equal mass cut through ties in the order of the items."""
+    items = len(gold)
+    confidence, right = probs.max(axis=1), probs.argmax(axis=1) == gold
+    gap = right - confidence
+    edges = np.linspace(0, 1, bins + 1)[1:-1]
+    by_width = np.bincount(np.searchsorted(edges, confidence), gap, minlength=bins)  # open below, closed above
+    by_mass = [part.sum() for part in np.array_split(gap[np.argsort(confidence, kind="stable")], bins)]
+    of_gold = probs[np.arange(items), gold]
+    return {
+        "accuracy": float(right.mean()),
+        "nll": float(special.rel_entr(1, of_gold).mean()),
+        "brier": float(((probs**2).sum(axis=1) - 2 * of_gold + 1).mean()),
+        "ece": float(np.abs(by_width).sum() / items),
+        "adaptive_ece": float(np.abs(by_mass).sum() / items),
+    }
+
+
+def _interval(estimate, influence, leave_one_out, level, bounds):
+    """A t interval whose variance is that over items (influence function) plus that over runs (jackknife).
+
+    The items' part holds a share of the runs' part, so it errs on the wide side. nan at R = 2, where no run can be left
+    out.
+    """
+    runs, items = len(leave_one_out), len(influence)
+    over_items = (influence**2).sum() / items / max(items - 1, 1)
+    over_runs = (runs - 1) / runs * ((leave_one_out - leave_one_out.mean()) ** 2).sum()
+    variance = over_items + over_runs
+    if not np.isfinite(variance):
+        return [float("nan"), float("nan")]
+    if variance == 0:
+        return [float(estimate), float(estimate)]
+    freedom = (runs - 1) * variance / over_runs if over_runs else np.inf  # wider than Satterthwaite's: see the card
+    half = stats.t.ppf(0.5 + level / 2, freedom) * np.sqrt(variance)
+    return [float(max(estimate - half, bounds[0])), float(min(estimate + half, bounds[1]))]

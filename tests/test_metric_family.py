@@ -1,0 +1,460 @@
+"""The modules for probabilities, learning curves and comparisons, and what all modules share."""
+
+import itertools
+import json
+import subprocess
+import sys
+
+import evaluate
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from conftest import ROOT
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+from scipy.spatial.distance import jensenshannon
+from sklearn.metrics import accuracy_score, brier_score_loss, f1_score, log_loss
+
+#: LlamBERT's IMDb curves of roberta-large (Csanady et al. 2024; Lu & Smith's figure 1): size, mean and error bar.
+SIZES = [200, 400, 800, 1600, 3200, 6400, 12800, 25000]
+GOLD = [94.072, 94.378, 94.764, 95.212, 95.488, 95.864, 96.172, 96.576]
+GOLD_BAR = [0.514, 0.517, 0.288, 0.349, 0.057, 0.098, 0.050, 0.191]
+LLM = [94.032, 94.082, 94.332, 94.440, 94.738, 94.802, 94.846, 94.774]
+LLM_BAR = [0.279, 0.367, 0.447, 0.306, 0.102, 0.069, 0.069, 0.040]
+
+
+def load(name, **kwargs):
+    return evaluate.load(str(ROOT / "metrics" / name), keep_in_memory=True, **kwargs)
+
+
+@pytest.fixture(scope="module")
+def divergence():
+    return load("seed_divergence")
+
+
+@pytest.fixture(scope="module")
+def plateau():
+    return load("learning_plateau")
+
+
+@pytest.fixture(scope="module")
+def comparison():
+    return load("instability_comparison")
+
+
+def runs_of(means, bars, runs=5):
+    """Scores with just these means and standard deviations."""
+    spread = stats.zscore(np.arange(runs), ddof=1)
+    random = np.random.default_rng(0)
+    return [(mean + bar * random.permutation(spread)) / 100 for mean, bar in zip(means, bars, strict=True)]
+
+
+def arms(runs=4, items=300, seed=0, skills=(0.7, 0.6), classes=3):
+    random = np.random.default_rng(seed)
+    gold = random.choice(classes, p=[0.6, 0.3, 0.1], size=items)
+    hard = random.random(items)
+    found = []
+    for skill in skills:
+        right = random.random((runs, items)) < skill + 0.6 * (hard - 0.5)
+        found.append(np.where(right, gold, random.integers(classes, size=(runs, items))))
+    return gold, found
+
+
+# ------------------------------------------------------------------------------------------------ seed_divergence
+
+
+@given(st.integers(2, 5), st.integers(1, 8), st.integers(2, 4), st.integers(0, 99))
+def test_divergence_is_what_scipy_and_scikit_learn_say(divergence, runs, items, classes, seed):
+    random = np.random.default_rng(seed)
+    probs = random.dirichlet(np.full(classes, 0.4), size=(runs, items))
+    gold = random.integers(classes, size=items)
+    result = divergence.compute(predictions=probs, references=gold, return_items=True)
+    pairs = list(itertools.combinations(range(runs), 2))
+    items_js = np.mean([jensenshannon(probs[r], probs[s], axis=1) ** 2 for r, s in pairs], axis=0)
+    assert result["item_js_divergence"] == pytest.approx(items_js, abs=1e-9)
+    assert result["js_divergence"] == pytest.approx(items_js.mean(), abs=1e-9)
+    variation = [0.5 * np.abs(probs[r] - probs[s]).sum(axis=1).mean() for r, s in pairs]
+    assert result["total_variation"] == pytest.approx(np.mean(variation))
+    mean = probs.mean(axis=0)
+    information = stats.entropy(mean, axis=1).mean() - stats.entropy(probs, axis=2).mean()
+    assert result["mutual_information"] == pytest.approx(max(information, 0), abs=1e-9)
+    labels = list(range(classes))
+    each = [log_loss(gold, run, labels=labels) for run in probs]
+    assert result["nll"] == pytest.approx(each)
+    assert result["ensemble_nll"] == pytest.approx(log_loss(gold, mean, labels=labels))
+    assert result["nll_gain"] == pytest.approx(np.mean(each) - log_loss(gold, mean, labels=labels))
+    assert result["nll_gain"] >= -1e-12
+    assert result["ensemble_brier"] == pytest.approx(brier_score_loss(gold, mean, labels=labels, scale_by_half=False))
+    accuracy = [accuracy_score(gold, run.argmax(axis=1)) for run in probs]
+    assert result["accuracy"] == pytest.approx(accuracy)
+    gain = accuracy_score(gold, mean.argmax(axis=1)) - np.mean(accuracy)
+    assert result["accuracy_gain"] == pytest.approx(gain)
+    assert 0 <= result["ensemble_ece"] <= 1
+    if runs == 2:  # two runs' mutual information is their Jensen-Shannon divergence
+        assert result["mutual_information"] == pytest.approx(result["js_divergence"], abs=1e-9)
+
+
+def test_runs_that_agree_do_not_diverge_and_calibration_is_found(divergence):
+    probs = np.tile([[0.75, 0.25]], (3, 400, 1))
+    gold = np.repeat([0, 1], [300, 100])  # right three times in four, as it says
+    result = divergence.compute(predictions=probs, references=gold)
+    assert result["js_divergence"] == result["total_variation"] == result["mutual_information"] == 0
+    assert result["ece"] == pytest.approx([0, 0, 0])
+    assert divergence.compute(predictions=probs, references=1 - gold)["ensemble_ece"] == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize(
+    ("predictions", "references", "part"),
+    [
+        ([[[0.9, 0.3]], [[0.5, 0.5]]], None, "run 0, item 0 with least 0.3 and sum 1.2"),
+        ([[[0.5, 0.5]], [[1.5, -0.5]]], None, "run 1, item 0 with least -0.5"),
+        ([[[0.5, float("nan")]], [[0.5, 0.5]]], None, "run 0, item 0"),
+        ([[[0.5, 0.5]]], None, "at least 2 runs"),
+        ([[[0.5, 0.5]], [[0.5, 0.5], [0.5, 0.5]]], None, "differ in length"),
+        ([[0, 1], [1, 1]], None, "expected R runs x n items x K"),
+        ([[[0.5, 0.5]], [[0.5, 0.5]]], [2], "there are 2 classes"),
+        ([[[0.5, 0.5]], [[0.5, 0.5]]], [0, 1], "references have 2 items"),
+        ([[[0.5, 0.5]], [[0.5, 0.5]]], [0.5], "whole numbers"),
+    ],
+)
+def test_what_is_wrong_with_probabilities_is_named(divergence, predictions, references, part):
+    with pytest.raises(ValueError, match=part):
+        divergence.compute(predictions=predictions, references=references)
+
+
+# ----------------------------------------------------------------------------------------------- learning_plateau
+
+
+def test_llamberts_llm_labels_plateau_early_and_its_gold_labels_do_not(plateau):
+    llm, gold = runs_of(LLM, LLM_BAR), runs_of(GOLD, GOLD_BAR)
+    result = plateau.compute(sizes=SIZES, scores=llm, against=gold, delta=0.002, asymptote=True)
+    assert result["verdict"] == "plateau"
+    assert result["against_verdict"] == "gains"
+    assert result["premature_plateau"] == "yes"
+    assert result["gain_difference_interval"][0] > 0
+    assert result["asymptote_status"] == "identified"
+    low, high = result["asymptote_interval"]
+    assert low < 0.948 < high
+    assert high < 0.96
+    of_gold = plateau.compute(sizes=SIZES, scores=gold, delta=0.002, asymptote=True)
+    assert of_gold["asymptote_status"] == "not identified: the error may go on falling to 0"
+    assert np.isnan(of_gold["asymptote"])
+    other_way = plateau.compute(sizes=SIZES, scores=gold, against=llm, delta=0.002)
+    assert other_way["premature_plateau"] == "no"
+
+
+def test_the_gain_and_its_interval_are_those_of_a_t_test_and_order_does_not_matter(plateau):
+    random = np.random.default_rng(0)
+    scores = random.normal(0.7, 0.02, (4, 6)) + np.arange(4)[:, None] / 100
+    sizes = [100, 250, 500, 1000]
+    result = plateau.compute(sizes=sizes, scores=scores)
+    expected = stats.ttest_rel(scores[3], scores[2]).confidence_interval()
+    assert result["gain_interval"] == pytest.approx(expected)
+    order = [2, 0, 3, 1]
+    assert plateau.compute(sizes=np.array(sizes)[order], scores=scores[order]) == result
+    wider = plateau.compute(sizes=sizes, scores=scores, item_se=0.05)["gain_interval"]
+    assert wider[0] < expected.low
+    assert wider[1] > expected.high
+
+
+def test_half_the_largest_size_is_interpolated_where_it_was_not_run(plateau):
+    line = np.log2([100, 300, 900])[:, None] * 0.01 + np.array([0.5, 0.6, 0.7])
+    result = plateau.compute(sizes=[100, 300, 900], scores=line)
+    assert result["gain"] == pytest.approx(0.01)
+    assert result["last_doubling"] == [450, 900]
+
+
+def test_not_significant_is_no_plateau(plateau):
+    noisy = [[0.60, 0.80, 0.70], [0.80, 0.60, 0.70]]
+    assert plateau.compute(sizes=[100, 200], scores=noisy)["verdict"] == "cannot tell"
+    flat = [[0.700, 0.701, 0.702], [0.701, 0.702, 0.703]]
+    assert plateau.compute(sizes=[100, 200], scores=flat, delta=0.005)["verdict"] == "plateau"
+    two = plateau.compute(sizes=[100, 200], scores=[[0.7, 0.7], [0.7, 0.7]])
+    assert two["verdict"] == "cannot tell"
+    assert np.isnan(two["gain_interval"]).all()
+
+
+@pytest.mark.parametrize(
+    ("sizes", "scores", "kwargs", "part"),
+    [
+        ([100], [[0.1, 0.2]], {}, "two or more different sizes"),
+        ([100, 100], [[0.1, 0.2]] * 2, {}, "two or more different sizes"),
+        ([100, 150], [[0.1, 0.2]] * 2, {}, "no doubling"),
+        ([100, 200], [[0.1, 0.2], [0.1]], {}, "differ in their number of runs"),
+        ([100, 200], [[0.1], [0.2]], {}, "at least 2 runs"),
+        ([100, 200], [[0.1, float("nan")], [0.1, 0.2]], {}, "not a number"),
+        ([100, 200], [[0.1, 0.2]] * 3, {}, "expected 2 sizes x R runs"),
+        ([0, 200], [[0.1, 0.2]] * 2, {}, "whole numbers from 1"),
+        ([100, 200], [[0.1, 0.2]] * 2, {"delta": 0}, "above 0"),
+        ([100, 200], [[0.1, 0.2]] * 2, {"against": [[0.1], [0.1]]}, "against: expected 2 sizes x 2 runs"),
+    ],
+)
+def test_what_is_wrong_with_a_curve_is_named(plateau, sizes, scores, kwargs, part):
+    with pytest.raises(ValueError, match=part):
+        plateau.compute(sizes=sizes, scores=scores, **kwargs)
+
+
+def test_an_asymptote_that_is_there_is_found(plateau):
+    sizes = 125 * 2 ** np.arange(8)
+    random = np.random.default_rng(0)
+    law = 0.88 - 2 * sizes**-0.6
+    scores = law[:, None] + random.normal(0, 0.003, (8, 10))
+    result = plateau.compute(sizes=sizes, scores=scores, asymptote=True)
+    low, high = result["asymptote_interval"]
+    assert low < 0.88 < high
+    assert high - low < 0.05
+    assert plateau.compute(sizes=sizes[:6], scores=scores[:6], asymptote=True)["asymptote_status"].startswith("needs 7")
+    broken = scores.copy()
+    broken[-1] -= 0.2
+    status = plateau.compute(sizes=sizes, scores=broken, asymptote=True)["asymptote_status"]
+    assert status == "the power law fails on the largest size"
+
+
+# ----------------------------------------------------------------------------------------- instability_comparison
+
+
+def test_a_comparison_is_the_difference_of_the_arms_own_figures(comparison):
+    gold, (one, two) = arms()
+    result = comparison.compute(predictions1=one, predictions2=two, references=gold)
+    own = [load("seed_scores").compute(predictions=arm, references=gold, return_items=True) for arm in (one, two)]
+    stable = [load("seed_instability").compute(predictions=arm, references=gold) for arm in (one, two)]
+    for name in ("accuracy", "macro_f1"):
+        assert result[f"{name}_difference"] == pytest.approx(own[0][f"{name}_mean"] - own[1][f"{name}_mean"])
+        per_run = np.subtract(own[0][f"{name}_runs"], own[1][f"{name}_runs"])
+        assert result[f"{name}_seed_se"] == pytest.approx(per_run.std(ddof=1) / 2)
+        moves = np.subtract(own[0][f"{name}_influence"], own[1][f"{name}_influence"])
+        assert result[f"{name}_item_se"] == pytest.approx(np.sqrt((moves**2).sum()), rel=0.01)
+        assert result[f"{name}_spread_ratio"] == pytest.approx(own[0][f"{name}_sd"] / own[1][f"{name}_sd"])
+        brown = stats.levene(own[0][f"{name}_runs"], own[1][f"{name}_runs"], center="median").pvalue
+        assert result[f"{name}_spread_p_value"] == pytest.approx(brown)
+        assert result[f"{name}_spread_verdict"] == "cannot tell"
+    difference = stable[0]["pairwise_disagreement"] - stable[1]["pairwise_disagreement"]
+    assert result["pairwise_disagreement_difference"] == pytest.approx(difference)
+    without = np.subtract(stable[0]["leave_one_out"], stable[1]["leave_one_out"])
+    jackknife = 3 / 4 * ((without - without.mean()) ** 2).sum()
+    assert result["pairwise_disagreement_seed_se"] == pytest.approx(np.sqrt(jackknife))
+    swapped = comparison.compute(predictions1=two, predictions2=one, references=gold)
+    for figure in ("accuracy", "macro_f1", "pairwise_disagreement"):
+        assert swapped[f"{figure}_difference"] == pytest.approx(-result[f"{figure}_difference"])
+        assert swapped[f"{figure}_p_value"] == pytest.approx(result[f"{figure}_p_value"])
+
+
+def test_an_arm_against_itself_is_no_different(comparison):
+    gold, (one, _) = arms()
+    result = comparison.compute(predictions1=one, predictions2=one, references=gold)
+    for figure in ("accuracy", "macro_f1", "pairwise_disagreement"):
+        assert result[f"{figure}_interval"] == [0, 0]
+        assert result[f"{figure}_p_value"] == 1
+        assert result[f"{figure}_verdict"] == "cannot tell"
+
+
+def test_the_multi_bootstrap_is_that_of_drawing_by_hand(comparison):
+    gold, (one, two) = arms(runs=20, items=150)
+    result = comparison.compute(predictions1=one, predictions2=two, references=gold, n_boot=4000)
+    random = np.random.default_rng(1)
+    draws = {"accuracy": [], "macro_f1": []}
+    for _ in range(200):
+        items, seeds = random.integers(150, size=150), random.integers(20, size=20)
+        pair = [[arm[run, items] for run in seeds] for arm in (one, two)]
+        means = [np.mean([accuracy_score(gold[items], run) for run in arm]) for arm in pair]
+        draws["accuracy"].append(means[0] - means[1])
+        means = [
+            np.mean([f1_score(gold[items], r, labels=np.unique(gold[items]), average="macro") for r in arm])
+            for arm in pair
+        ]
+        draws["macro_f1"].append(means[0] - means[1])
+    for name, values in draws.items():
+        low, high = result[f"{name}_bootstrap_interval"]
+        width = np.diff(np.quantile(values, [0.025, 0.975]))[0]
+        assert high - low == pytest.approx(width, rel=0.2)
+        assert low + high == pytest.approx(2 * np.mean(values), abs=0.3 * width)
+    few = comparison.compute(predictions1=one[:19], predictions2=two[:19], references=gold)
+    assert np.isnan(few["accuracy_bootstrap_interval"]).all()
+
+
+def test_at_equal_accuracy_a_weaker_arm_is_set_against_the_same_strength(comparison):
+    gold, (weak, *ladder) = arms(runs=6, items=2000, skills=(0.6, 0.5, 0.7, 0.9))
+    result = comparison.compute(predictions1=weak, predictions2=ladder[2], references=gold, ladder=ladder)
+    assert result["pairwise_disagreement_verdict"] == "higher"  # weaker students disagree more
+    same = result["iso_accuracy"]
+    assert same["status"] == "ok"
+    assert same["sizes"] == [0, 1]
+    assert same["verdict"] == "cannot tell"
+    assert same["accuracy"] == pytest.approx(result["accuracy_1"])
+    figures = [
+        load("seed_instability").compute(predictions=arm)["pairwise_disagreement"] for arm in (ladder[0], ladder[1])
+    ]
+    assert min(figures) <= same["pairwise_disagreement2"] <= max(figures)
+    none = comparison.compute(predictions1=ladder[2], predictions2=weak, references=gold, ladder=[ladder[0], weak])
+    assert none["iso_accuracy"]["status"] == "no overlap"
+
+
+def test_the_iso_interval_is_that_of_a_jackknife_by_hand(comparison):
+    """The part over runs, with every run left out of all arms in turn; many items, so that theirs is small."""
+    gold, (arm, low, high) = arms(runs=5, items=4000, skills=(0.6, 0.5, 0.7))
+    module = sys.modules[type(comparison).__module__]
+
+    def difference(keep):
+        found = module._iso_accuracy(
+            *[module._Arm(arm[keep], gold)], [module._Arm(step[keep], gold) for step in (low, high)], 0.95
+        )
+        return found["difference"]
+
+    every = list(range(5))
+    without = np.array([difference([r for r in every if r != left]) for left in every])
+    spread = 4 / 5 * ((without - without.mean()) ** 2).sum()
+    found = module._iso_accuracy(module._Arm(arm, gold), [module._Arm(step, gold) for step in (low, high)], 0.95)
+    half = (found["interval"][1] - found["interval"][0]) / 2
+    assert half > 1.96 * np.sqrt(spread)
+    assert half < 3 * np.sqrt(spread + 0.004**2)
+
+
+def test_holm_is_holm(comparison):
+    assert comparison.holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert comparison.holm([0.5, 0.9]) == [1.0, 1.0]
+    with_nan = comparison.holm([0.01, float("nan"), 0.02])
+    assert with_nan[::2] == pytest.approx([0.03, 0.04])
+    assert np.isnan(with_nan[1])
+    with pytest.raises(ValueError, match="numbers in"):
+        comparison.holm([0.1, 1.2])
+
+
+def test_runs_needed_find_what_fewer_do_not(comparison):
+    gold, (one, two) = arms(runs=10, items=2000)
+    result = comparison.compute(predictions1=one, predictions2=two, references=gold, delta=0.03)
+    detectable, needed = result["accuracy_detectable"], result["accuracy_runs_needed"]
+    assert (needed <= 10) == (detectable <= 0.03)
+    hopeless = comparison.compute(predictions1=one, predictions2=two, references=gold, delta=1e-6)
+    assert hopeless["accuracy_runs_needed"] is None
+    assert "accuracy_runs_needed" not in comparison.compute(predictions1=one, predictions2=two, references=gold)
+
+
+@pytest.mark.parametrize(
+    ("one", "two", "gold", "kwargs", "part"),
+    [
+        ([[0, 1]], [[0, 1]], [0, 1], {}, "at least 2 runs"),
+        ([[0, 1]] * 2, [[0, 1]] * 3, [0, 1], {}, "paired"),
+        ([[0, 1]] * 2, [[0, 1]] * 2, None, {}, "needs gold"),
+        ([[0, 1]] * 2, [[0, 2]] * 2, [0, 1], {}, "there are 2 classes"),
+        ([[0, 0.5]] * 2, [[0, 1]] * 2, [0, 1], {}, "whole numbers"),
+        ([[0, 1]] * 2, [[0, 1]] * 2, [0, 1], {"ladder": [[[0], [1]]]}, "ladder: a size has shape"),
+        ([[0, 1]] * 2, [[0, 1]] * 2, [0, 1], {"delta": -1}, "above 0"),
+    ],
+)
+def test_what_is_wrong_with_a_comparison_is_named(comparison, one, two, gold, kwargs, part):
+    with pytest.raises(ValueError, match=part):
+        comparison.compute(predictions1=one, predictions2=two, references=gold, **kwargs)
+
+
+# ---------------------------------------------------------------------------------------------------- all modules
+
+
+def inputs(name):
+    gold, (one, two) = arms(items=30)
+    probs = np.random.default_rng(0).dirichlet(np.ones(3), size=(4, 30))
+    return {
+        "seed_instability": {"predictions": one, "references": gold},
+        "seed_scores": {"predictions": one, "references": gold},
+        "seed_divergence": {"predictions": probs, "references": gold},
+        "learning_plateau": {"sizes": np.array([100, 200, 400]), "scores": probs[:3, :5, 0]},
+        "instability_comparison": {"predictions1": one, "predictions2": two, "references": gold},
+        "annotation_uncertainty": {"predictions": probs[0], "references": gold},
+    }[name]
+
+
+NAMES = [
+    "seed_instability",
+    "seed_scores",
+    "seed_divergence",
+    "learning_plateau",
+    "instability_comparison",
+    "annotation_uncertainty",
+]
+
+
+def said(module, **kwargs):
+    return json.dumps(module.compute(**kwargs))  # so that nan equals nan
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_lists_arrays_tensors_and_frames_give_the_same_and_so_do_batches(name):
+    module, given_as = load(name), inputs(name)
+    whole = said(module, **given_as)
+    for convert in (np.ndarray.tolist, torch.tensor):
+        assert said(module, **{key: convert(value) for key, value in given_as.items()}) == whole
+    if all(value.ndim <= 2 for value in given_as.values()):
+        frames = {key: pd.DataFrame(v) if v.ndim == 2 else pd.Series(v) for key, v in given_as.items()}
+        assert said(module, **frames) == whole
+    gold = given_as.pop("references", None)
+    for i in range(len(next(iter(given_as.values())))):
+        batch = {key: value[i : i + 1] for key, value in given_as.items()}
+        if gold is not None:
+            batch["references"] = gold[i : i + 1] if name == "annotation_uncertainty" else gold
+        module.add_batch(**batch)
+    assert said(module) == whole
+
+
+PROCESS = """
+import sys, evaluate, numpy as np
+folder, cache, rank = sys.argv[1], sys.argv[2], int(sys.argv[3])
+module = evaluate.load(folder, num_process=2, process_id=rank, experiment_id="two", cache_dir=cache)
+random = np.random.default_rng(0)
+gold, runs = random.integers(3, size=40), random.integers(3, size=(4, 40))
+for run in runs[2 * rank : 2 * rank + 2]:
+    module.add(prediction=run, reference=gold)
+result = module.compute()
+print(None if result is None else result["pairwise_disagreement"])
+"""
+
+
+def test_two_processes_give_one_result(tmp_path):
+    start = [sys.executable, "-c", PROCESS, str(ROOT / "metrics/seed_instability"), str(tmp_path)]
+    both = [subprocess.Popen([*start, str(rank)], stdout=subprocess.PIPE, text=True) for rank in (0, 1)]
+    said = [process.communicate(timeout=300)[0].split()[-1] for process in both]
+    random = np.random.default_rng(0)
+    random.integers(3, size=40)
+    runs = random.integers(3, size=(4, 40))
+    expected = np.mean([(runs[r] != runs[s]).mean() for r, s in itertools.combinations(range(4), 2)])
+    assert float(said[0]) == pytest.approx(expected)
+    assert said[1] == "None"
+
+
+@pytest.mark.parametrize(
+    ("row", "unanimity", "accuracy", "shares", "alpha", "possible"),
+    [  # Lu & Smith 2025, tables 1 and 2, five runs
+        ("IMDB, ensemble", 0.9472, 0.9346, [0.5, 0.5], 0.8943, False),
+        ("IMDB, gold", 0.90, 0.9384, [0.5, 0.5], 0.906, True),
+        ("IMDB, 7B", 0.8656, 0.9295, [0.5, 0.5], 0.8728, True),
+        ("ECommerce, ensemble", 0.9554, 0.9514, [0.383, 0.2344, 0.2106, 0.172], 0.9387, False),
+        ("ECommerce, entropy", 0.7689, 0.9179, [0.383, 0.2344, 0.2106, 0.172], 0.8309, True),
+    ],
+)
+def test_impossible_cells_of_a_published_table_are_told(row, unanimity, accuracy, shares, alpha, possible):
+    low, high = load("seed_instability").published_range(unanimity, accuracy, shares, runs=5)
+    assert (low <= alpha <= high) == possible, (row, low, high)
+
+
+def test_a_published_range_holds_what_runs_really_give():
+    random = np.random.default_rng(0)
+    module = load("seed_instability")
+    for _ in range(20):
+        runs, classes = int(random.integers(2, 6)), int(random.integers(2, 5))
+        gold = random.choice(classes, p=random.dirichlet(np.full(classes, 3)), size=400)
+        skill = random.uniform(0.3, 0.95)
+        predictions = np.where(random.random((runs, 400)) < skill, gold, random.integers(classes, size=(runs, 400)))
+        result = module.compute(predictions=predictions)
+        shares = np.bincount(gold, minlength=classes) / 400
+        low, high = module.published_range(result["unanimity"], (predictions == gold).mean(), shares, runs)
+        assert low - 1e-3 <= result["krippendorff_alpha"] <= high + 1e-3
+    assert np.isnan(module.published_range(0.0, 1.0, [0.9, 0.1], 5)).all()  # all right, yet never of one mind
+    with pytest.raises(ValueError, match="sum to 1"):
+        module.published_range(0.9, 0.9, [0.5, 0.4], 5)
+
+
+def test_two_runs_unanimity_is_one_less_their_disagreement():
+    """The identity that shows which cells of the paper's tables were of two runs."""
+    _, (one, _) = arms(runs=2)
+    result = load("seed_instability").compute(predictions=one)
+    assert result["unanimity"] == pytest.approx(1 - result["pairwise_disagreement"])

@@ -1,0 +1,87 @@
+"""Each metric's page in a real browser: paste, measure, see numbers and a plot; a bad table is named."""
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+
+import pytest
+from conftest import ROOT
+from playwright.sync_api import expect, sync_playwright
+
+CHROMIUM = shutil.which("chromium") or "/usr/bin/chromium"
+PAGES = {
+    "seed_instability": ("pairwise disagreement", "gold,run 0\npositive,negative\n", "needs at least 2 runs"),
+    "seed_scores": ("accuracy mean", "run 0,run 1\n1,2\n", "No column is named gold"),
+    "seed_divergence": ("js divergence", '{"predictions": [[[0.9, 0.3]], [[0.5, 0.5]]]}', "sum to 1"),
+    "learning_plateau": ("gain", "size,seed 0\n100,0.5\n200,x\n", "expected numbers"),
+    "instability_comparison": ("macro f1", "gold,a,b,c\n1,1,1,1\n", "both arms need the same number"),
+    "annotation_uncertainty": ("accuracy", "gold,a,b\nc,0.5,0.5\n", "c is none of the labels a, b"),
+}
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with sync_playwright() as play:
+        browser = play.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def serve(tmp_path):
+    """Starts a page as its Space would, on a copy of its folder alone; returns its address."""
+    started = []
+
+    def start(name):
+        folder = shutil.copytree(ROOT / "metrics" / name, tmp_path / name)
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        environment = {
+            **os.environ,
+            "GRADIO_SERVER_PORT": str(port),
+            "GRADIO_TEMP_DIR": str(tmp_path / "gradio"),
+            "GRADIO_ANALYTICS_ENABLED": "False",
+        }
+        with (tmp_path / "log").open("w") as log:
+            process = subprocess.Popen(
+                [sys.executable, "app.py"], cwd=folder, env=environment, stdout=log, stderr=subprocess.STDOUT
+            )
+        started.append(process)
+        address = f"http://127.0.0.1:{port}"
+        for _ in range(240):
+            assert process.poll() is None, (tmp_path / "log").read_text()
+            try:
+                with urllib.request.urlopen(f"{address}/config", timeout=5):
+                    return address
+            except OSError:
+                time.sleep(0.25)
+        raise AssertionError((tmp_path / "log").read_text())
+
+    yield start
+    for process in started:
+        process.terminate()
+        process.wait()
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_a_page_measures_what_is_pasted_and_names_what_is_wrong(name, serve, browser):
+    figure, bad, complaint = PAGES[name]
+    page = browser.new_page(viewport={"width": 900, "height": 1000})
+    try:
+        page.goto(serve(name))
+        page.get_by_role("button", name="Measure").click()
+        expect(page.get_by_role("gridcell", name=figure).first).to_be_visible(timeout=30_000)
+        plot = page.locator("img[src*='data:image'], .matplotlib img, img[src*='/file=']").first
+        expect(plot).to_be_visible(timeout=30_000)
+        if folder := os.environ.get("HF_RECIPES_SCREENSHOTS"):
+            page.screenshot(path=f"{folder}/{name}.png", full_page=True)
+        page.get_by_label("Paste").fill(bad)
+        page.get_by_role("button", name="Measure").click()
+        expect(page.get_by_text(complaint).first).to_be_visible(timeout=30_000)
+    finally:
+        page.close()
