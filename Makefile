@@ -9,11 +9,11 @@ RECIPE ?= hf_recipes/recipes/tweets-demo.yaml
 demo: .venv/installed models/fetched
 	$(BIN)/hf-recipes run $(RECIPE)
 
-test: .venv/installed-dev models/fetched
+test: .venv/installed-dev .venv/browser models/fetched
 	$(BIN)/python -m pytest
 
 # soaks: half an hour
-test-slow: .venv/installed-dev models/fetched
+test-slow: .venv/installed-dev .venv/browser models/fetched
 	$(BIN)/python -m pytest -m slow
 
 lint: .venv/installed-dev
@@ -32,6 +32,12 @@ lint: .venv/installed-dev
 
 .venv/installed-dev: .venv/installed requirements/dev.txt
 	$(PIP) --no-deps -r requirements/dev.txt
+	@touch $@
+
+# The metrics' pages are tested in a real browser, with fonts for its screenshots.
+.venv/browser: | .venv/installed
+	@command -v chromium > /dev/null || (apt-get update -qq && apt-get install -y -qq chromium fonts-dejavu-core) || \
+	  { echo "the tests need the command chromium: install it by your system's packages"; exit 1; }
 	@touch $@
 
 models/fetched: dataset_scripts/fetch_demo_models.py | .venv/installed

