@@ -62,7 +62,7 @@ def line(what: str, ours: float, other: str, theirs: float, ratios: np.ndarray, 
 
 
 def alone(repeats: int) -> tuple[float, float, float]:
-    """All of seed_instability on 50 x 1,000,000 x 10, in a process of its own: seconds, seconds by compute, gigabytes."""
+    """All of seed_instability on 50 x 1,000,000 x 10, in a process of its own: seconds, by compute, gigabytes."""
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     module, plain = load("seed_instability")
     predictions, gold = predictions_of(50, 1_000_000, 10)

@@ -1,6 +1,8 @@
 """The metric modules against other libraries, brute force, and their own definitions."""
 
 import itertools
+import subprocess
+import sys
 import warnings
 
 import evaluate
@@ -236,3 +238,27 @@ def test_scores_need_references_and_known_labels(scores):
         load("seed_scores").compute(predictions=[[0, 1], [1, 1]])
     with pytest.raises(ValueError, match="there are 2 classes"):
         scores.compute(predictions=[[0, 2], [1, 1]], references=[0, 1], num_classes=2)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_the_simulations_of_the_docs_say_no_less_than_what_modules_promise():
+    """300 studies a cell: no interval that is given holds the truth less than 93%, no test rejects more than 6%."""
+    command = [sys.executable, "-m", "benchmarks.statistics", "coverage", "--studies=300"]
+    printed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in printed.splitlines() if line[:1] == "|"]
+    checked = 0
+    equal = False
+    for name, *cells in rows:
+        if cells[0].startswith("R ="):
+            equal = name in ("two arms, equal in truth", "an arm against its own ladder")
+        for runs, cell in zip((3, 5, 10, 20, 50), cells, strict=True):
+            if not cell.startswith(("0", "1")):
+                continue
+            value, checked = float(cell), checked + 1
+            refused = "multi-bootstrap" in name and runs < 20
+            if "found" in name or "below" in name:
+                assert not equal or value <= 0.06 + 3 * 0.014, (name, runs, value)
+            elif not refused:
+                assert value >= 0.93 - 3 * 0.015, (name, runs, value)
+    assert checked >= 100
