@@ -9,6 +9,7 @@ import gc
 import hashlib
 import sys
 import time
+import unicodedata
 from array import array
 from collections import Counter
 from collections.abc import Iterator
@@ -27,7 +28,7 @@ from .engines import EngineError, engine_module
 from .models import Model, load_tokenizer, resolve_model
 from .prompts import Demonstrations, Prompter, draw_demonstrations
 from .recipe import Annotate, UserError, load_recipe
-from .study import Study, make_key, read_json, write_json
+from .study import Study, follow_parent, make_key, read_json, versions, write_json
 
 CHUNK_SECONDS = 20.0  # of work between two parts: what a kill can cost
 CHUNK_SIZES = (128, 16_384)  # texts in a part, at least and at most
@@ -36,6 +37,7 @@ CONTENT_FREE = ["N/A", "", "[MASK]"]  # Zhao et al. 2021, section 5
 BLOCK = 262_144  # rows of parts in memory at a time
 STATUSES = ["ok", "null_text", "empty_text", "demonstration", "no_label", "engine_error"]
 FAILED = "engine_error"  # the one status that is asked about again
+NO_LABEL = {"status": "no_label", "error": "no answer named a label"}
 ENGINE_DIED = 75  # the exit code that says: start another process and go on
 SCHEMA = pa.schema(
     {
@@ -130,6 +132,11 @@ def plan_passes(study: Study, files: RowFiles) -> list[Pass]:
         prompter = Prompter(section, data, files.label_names, demonstrations, load_tokenizer("annotate.model", model))
         ingredients = {
             "model": model.identity,
+            "tokenizing": {
+                **versions("transformers", "tokenizers"),
+                "unicode": unicodedata.unidata_version,
+                "rules": 2,
+            },
             "engine": engine,
             "max_model_len": section.max_model_len,
             "scoring": section.scoring,
@@ -143,12 +150,19 @@ def plan_passes(study: Study, files: RowFiles) -> list[Pass]:
                 include={"samples", "temperature", "max_tokens", "seed", "thinking"}
             )
         if section.scoring != "distribution":
-            ingredients["reader"] = 2  # parts keep what Prompter.read made of the answers: a change of it counts up
+            ingredients["reader"] = 3  # parts keep what Prompter.read made of the answers: a change of it counts up
         if section.prompt.per_text:
             bank = list(zip(demonstrations.texts, demonstrations.gold, strict=True))
             prompt = section.prompt.model_dump(mode="json")
             ingredients["per_text"] = {"prompt": prompt, "bank": bank, "descriptions": data.descriptions}
         passes.append(Pass(section, make_key(**ingredients), ingredients, model, prompter, demonstrations))
+    asked = [(one.key, one.section.calibration) for one in passes]
+    for number, one in enumerate(asked):
+        if (first := asked.index(one)) < number:
+            raise UserError(
+                f"annotate.passes: passes {first} and {number} are the same and would vote twice; change the "
+                "prompt, its seed or the model of one (seed, samples and temperature matter to votes alone)"
+            )
     return passes
 
 
@@ -197,6 +211,12 @@ def status(study: Study) -> list[dict[str, Any]]:
 def _count(codes: np.ndarray) -> dict[str, int]:
     counts = np.bincount(codes[codes >= 0], minlength=len(STATUSES)).tolist()
     return {name: count for name, count in zip(STATUSES, counts, strict=True) if count}
+
+
+def shown_rows(study: Study, passes: list[Annotations]) -> int:
+    """How many texts the passes show with their labels: each is a gold label spent."""
+    manifests = [read_json(study.annotations(one.key) / "manifest.json") for one in passes]
+    return len({text for manifest in manifests for text in manifest["ingredients"]["shown"]})
 
 
 def rows_in_parts(study: Study) -> int:
@@ -353,6 +373,8 @@ class _Scoring:
         for table, rows in parts.by_row(ids, "status", "logprobs"):
             self._settled[rows] = pc.not_equal(table["status"], FAILED).to_numpy()
             self._answered |= bool(table["logprobs"].is_valid().to_numpy().any())
+            unread = (self._slots[rows] >= 0) & pc.equal(table["status"], "no_label").to_numpy()
+            self._answers[self._slots[rows[unread]]] = -np.inf
             again = (self._slots[rows] >= 0) & table["logprobs"].is_valid().to_numpy()
             self._answers[self._slots[rows[again]]] = _matrix(table["logprobs"].filter(again), self._classes)
         names = [int(part.stem.removeprefix("part-")) for part in self._folder.glob("part-*.parquet")]
@@ -406,17 +428,25 @@ class _Scoring:
                 inputs[prompt_id] = ids
         found, refused = self._ask(inputs) if inputs else ({}, {})
         self._answered |= bool(found)
-        unfit = len(inputs) >= CHUNK_SIZES[0] and all(row["status"] == FAILED for row in refused.values())
-        if unfit and not self._answered:  # else they are some rows that fail again, in a pass that works
-            raise UserError(f"annotate: the engine refuses every text: {refused.popitem()[1]['error']}")
+        if len(inputs) >= CHUNK_SIZES[0] and not self._answered:  # else some rows fail again in a pass that works
+            _, row = refused.popitem()
+            if row["status"] == FAILED:
+                raise UserError(f"annotate: the engine refuses every text: {row['error']}")
+            raise UserError(
+                f"annotate: none of the first {len(inputs)} texts got an answer that names a label; raise "
+                "annotate.max_tokens, or tell the model in the prompt to answer with a label alone"
+            )
         answers |= found
         for i in asked:
             row, slot = rows[i], self._slots[chunk[i][0]]
             answer = answers.get(row["prompt_id"])
             if answer is None:
                 row |= refused[row["prompt_id"]]
-                continue
-            row["logprobs"] = answer.tolist()
+                answer = np.array(-np.inf if row["status"] == "no_label" else np.nan)
+            elif np.isneginf(answer).all():
+                row |= NO_LABEL
+            else:
+                row["logprobs"] = answer.tolist()
             if slot >= 0:
                 self._answers[slot] = answer
         _write_rows(self._folder / f"part-{self._next_part:05d}.parquet", rows)
@@ -448,7 +478,7 @@ class _Scoring:
             elif np.isnan(logprobs[i]).any():
                 refused[prompt_id] = {"status": FAILED, "error": "a log-probability is not a number"}
             elif np.isneginf(logprobs[i]).all():
-                refused[prompt_id] = {"status": "no_label", "error": "no answer named a label"}
+                refused[prompt_id] = NO_LABEL
             else:
                 found[prompt_id] = logprobs[i]
         return found, refused
@@ -532,7 +562,7 @@ def _shares(
     """The log of each label's share among the sampled answers (or of the one constrained answer)."""
     guided = section.scoring == "guided"
     samples, temperature = (1, 0.0) if guided else (section.samples, section.temperature)
-    longest = 1 + max(len(ids) for ids in prompter.answer_ids) if guided else section.max_tokens
+    longest = prompter.longest_choice if guided else section.max_tokens
     seeds = [int(hashlib.sha256(f"{section.seed}\0{name}".encode()).hexdigest()[:7], 16) for name in prompt_ids]
     choices = prompter.choices if guided else None
     answers, errors = engine.sample(prompts, samples, temperature, longest, seeds, choices)
@@ -563,6 +593,7 @@ def main() -> None:
     from . import logs
 
     logs.set_up()
+    follow_parent()
     try:
         annotate(Study(load_recipe(sys.argv[1], sys.argv[2:])))
     except KeyboardInterrupt:

@@ -169,6 +169,8 @@ def version() -> None:
 #: accelerate's launcher, with the exit code of what it launched and without tracebacks of its own.
 LAUNCHER = """
 import subprocess, sys
+from hf_recipes.study import follow_parent
+follow_parent()
 from accelerate.commands.launch import main
 try:
     main()

@@ -4,6 +4,7 @@ A source of any size is streamed into two parquet files, the pool and the test r
 wants them whole or batch by batch.
 """
 
+import glob
 import hashlib
 import re
 import shutil
@@ -26,9 +27,11 @@ from .study import Study, hash_files, make_key, read_json, whole_folder, write_j
 
 NO_GOLD = -1
 BATCH = 10_000  # rows in memory at a time
+SOURCE_BATCH = 1_000  # the same of a source, whose texts may be books
 ID_BYTES = 12
-LONE_SURROGATE = re.compile(
-    rb"\\u[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F])|(?<!\\u[dD][89abAB][0-9a-fA-F]{2})\\u[dD][c-fC-F][0-9a-fA-F]{2}"
+#: In JSON: an escaped backslash, a pair of surrogates, and in a group of its own half of one alone.
+SURROGATES = re.compile(
+    rb"\\\\|\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(\\u[dD][89a-fA-F][0-9a-fA-F]{2})"
 )
 SCHEMA = pa.schema({"id": pa.string(), "text": pa.string(), "text_id": pa.binary(ID_BYTES), "gold": pa.int64()})
 
@@ -80,10 +83,12 @@ class RowFiles:
         """Rows in the pool."""
         return int(self.manifest["rows"]["train"])
 
-    def load(self, name: str) -> Rows:
-        """All rows of `train` or `test`, in memory."""
-        table = pq.read_table(self.folder / f"{name}.parquet", columns=["id", "text", "gold"])
-        return Rows(table["id"].to_pylist(), table["text"].to_pylist(), table["gold"].to_numpy(), self.label_names)
+    def load(self, name: str, texts: bool = True) -> Rows:
+        """All rows of `train` or `test`, in memory; without `texts`, these are None."""
+        columns = ["id", "gold", "text"] if texts else ["id", "gold"]
+        table = pq.read_table(self.folder / f"{name}.parquet", columns=columns)
+        found = table["text"].to_pylist() if texts else [None] * len(table)
+        return Rows(table["id"].to_pylist(), found, table["gold"].to_numpy(), self.label_names)
 
     def column(self, name: str) -> pa.Array:
         """One column of the pool."""
@@ -363,7 +368,7 @@ class _Split:
         stream, columns, label_kind = _open_stream(data, identity, self._split, self._path.parent)
         template = _text_template(data)
         try:
-            for batch in stream.select_columns(columns).with_format("arrow").iter(BATCH):
+            for batch in stream.select_columns(columns).with_format("arrow").iter(SOURCE_BATCH):
                 texts = (
                     batch[data.text_column].to_pylist()
                     if template is None
@@ -418,12 +423,13 @@ def _open_stream(data: Data, identity: dict[str, Any], split: str, folder: Path)
         builders = {".csv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
         if Path(path).suffix not in builders:
             raise UserError(f"data.path: {path} is not a folder, .parquet, .csv or .jsonl file")
-        options["data_files"] = {split: path}
+        options["data_files"] = {split: glob.escape(path)}
         path = builders[Path(path).suffix]
         if path == "csv":
             options["keep_default_na"] = False  # a tweet may say "null"
+            options["features"] = _all_text(data.path)  # and 007 is not 7
         elif path == "json":
-            options["data_files"] = {split: str(_mended(Path(data.path), folder))}
+            options["data_files"] = {split: glob.escape(str(_mended(Path(data.path), folder)))}
     try:
         stream = load_dataset(path, data.name, split=split, revision=identity.get("sha"), streaming=True, **options)
         if stream.features is None:
@@ -446,13 +452,25 @@ def _open_stream(data: Data, identity: dict[str, Any], split: str, folder: Path)
     return stream, list(wanted), found[data.label_column] if data.label_column else None
 
 
+def _all_text(path: str) -> Any:
+    """The features of a CSV file of which nothing is taken for a number."""
+    import pandas
+    from datasets import Features, Value
+
+    try:
+        names = pandas.read_csv(path, nrows=0).columns
+    except (ValueError, OSError) as error:  # pandas' errors are ValueErrors
+        raise UserError(f"data.path: {path} is not a CSV file that can be read ({first_line(error)})") from None
+    return Features({str(name): Value("string") for name in names})
+
+
 def _mended(path: Path, folder: Path) -> Path:
     """The JSON file, or a copy in which halves of surrogate pairs, which no reader takes, are U+FFFD."""
     with path.open("rb") as lines:
-        if not any(LONE_SURROGATE.search(line) for line in lines):
+        if not any(found[1] for line in lines for found in SURROGATES.finditer(line)):
             return path
     with path.open("rb") as lines, (folder / path.name).open("wb") as copy:
-        copy.writelines(LONE_SURROGATE.sub(rb"\\ufffd", line) for line in lines)
+        copy.writelines(SURROGATES.sub(lambda found: rb"\ufffd" if found[1] else found[0], line) for line in lines)
     return folder / path.name
 
 
@@ -491,11 +509,13 @@ def _ask_for_names(data: Data, labels: list[Any]) -> NoReturn:
 
 
 def _class_index(label: Any, names: list[str], data: Data, row: int) -> int:
-    """The class by its name; integers that are no names are indices."""
+    """The class by its name; integers that are no names are indices, and all that a CSV file holds is text."""
     if label is None or label == "":
         return NO_GOLD
     if str(label) in names:
         return names.index(str(label))
+    if Path(data.path).suffix == ".csv" and re.fullmatch("[0-9]+", label):
+        label = int(label)
     numbered = any(name.lstrip("-").isdigit() for name in names)  # then an integer can only be a name
     if isinstance(label, int) and not isinstance(label, bool) and 0 <= label < len(names) and not numbered:
         return label

@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow.parquet as pq
 from scipy import stats
 
+from .annotate import shown_rows
 from .data import Rows
 from .grid import all_runs
 from .recipe import UserError
@@ -116,7 +117,7 @@ def _measure_arms(study: Study, work: Work, predictions: Predictions) -> Iterato
     """Scores and instability of each arm at each size."""
     scores, instability = _load("seed_scores"), _load("seed_instability")
     names = work.test.label_names
-    spent = _demonstrations(study, work) + work.pool.calibration_gold
+    spent = shown_rows(study, work.annotations) + work.pool.calibration_gold
     for (arm, size), labels in predictions.items():
         records = [read_json(study.run(arm, size, seed) / "run.json") for seed in study.grid.seeds]
         given = {"predictions": labels, "references": work.test.gold, "num_classes": len(names)}
@@ -136,12 +137,6 @@ def _measure_arms(study: Study, work: Work, predictions: Predictions) -> Iterato
             **stable,
             **by_name,
         }
-
-
-def _demonstrations(study: Study, work: Work) -> int:
-    """How many texts were shown with their labels."""
-    manifest = read_json(study.annotations(work.annotations[0].key) / "manifest.json")
-    return len(manifest["ingredients"]["shown"])
 
 
 def _read_predictions(folder: Path, test: Rows) -> np.ndarray:
@@ -166,7 +161,7 @@ def _measure_annotator(study: Study, work: Work) -> dict[str, Any]:
     return {
         "model": study.recipe.annotate.model,
         "calibration": pool.calibrations[0].method,
-        "demonstrations": _demonstrations(study, work),
+        "demonstrations": shown_rows(study, work.annotations),
         "calibration_gold": pool.calibration_gold,
         "n": len(pool.ids),
         "accuracy": float(right.statistic),

@@ -177,13 +177,16 @@ class Prompter:
     def __init__(self, section: Annotate, data: Data, names: list[str], demonstrations: Demonstrations, tokenizer: Any):
         self._section, self._tokenizer, self._demonstrations = section, tokenizer, demonstrations
         self._names, self._descriptions = names, data.descriptions
+        self._examples = self._cut_examples(demonstrations)
         self.answers, self._joint, self.answer_ids = self._choose_answers()
         self.frame = self._render(self._shown(""), self.answers, self._joint)
         longest = max(len(ids) for ids in self.answer_ids)
         last = self.frame.after if section.prompt.chat else self.frame.tail
         self.choices = [_blank(last) + answer for answer in self.answers]
-        room = {"distribution": longest, "guided": longest + 1, "votes": section.max_tokens}
+        self.longest_choice = 1 + max(len(choice.encode()) for choice in self.choices)  # it may write byte by byte
+        room = {"distribution": longest, "guided": self.longest_choice, "votes": section.max_tokens}
         self._limit = section.max_model_len - room[section.scoring]
+        self._encode_one(self.frame, "")  # or there is no room for any text
 
     def encode(self, texts: Sequence[str]) -> list[tuple[list[int], bool]]:
         """The model inputs for texts: token ids, and whether the text was cut to fit; never the frame.
@@ -222,9 +225,10 @@ class Prompter:
         words = {name: k for k, name in enumerate(self._names)} | {word: k for k, word in enumerate(self.answers)}
         if first.strip() in words:
             return words[first.strip()]
-        for word in sorted(words, key=len, reverse=True):  # a longer name may hold a shorter one
-            if re.match(rf"\W*{re.escape(word)}(\W*$|\s*[.,:;)])", first, re.IGNORECASE):
-                return words[word]
+        for flag in (0, re.IGNORECASE):  # two names may differ in nothing but their case
+            for word in sorted(words, key=len, reverse=True):  # a longer name may hold a shorter one
+                if re.match(rf"\W*{re.escape(word)}(\W*$|\s*[.,:;)])", first, flag):
+                    return words[word]
         return None
 
     @cached_property
@@ -289,6 +293,19 @@ class Prompter:
         bare = self._plain("a")
         return ids[: next((i for i in range(len(ids)) if ids[i : i + len(bare)] == bare), 0)]
 
+    def _cut_examples(self, bank: Demonstrations) -> list[str]:
+        """The demonstrations' texts, each cut to its share of half of what the model takes."""
+        count = max(1, len(self._shown("")) if bank.texts else 1)
+        room = self._section.max_model_len // 2 // count
+        found = []
+        for text in bank.texts:
+            tokens = self._tokenizer(
+                text, add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True
+            )
+            ends = [end for _, end in tokens["offset_mapping"]]
+            found.append(text if len(ends) <= room else text[: ends[room - 1]])
+        return found
+
     def _shown(self, line: str) -> list[int]:
         """Which demonstrations a text gets: the same for the same text, whatever other texts there are."""
         prompt, bank = self._section.prompt, self._demonstrations
@@ -314,7 +331,7 @@ class Prompter:
                 instruction=prompt.instruction,
                 labels=labels,
                 show_labels=answers != self._names or bool(self._descriptions),
-                demonstrations=[{"text": bank.texts[i], "label": answers[bank.gold[i]]} for i in shown],
+                demonstrations=[{"text": self._examples[i], "label": answers[bank.gold[i]]} for i in shown],
                 text=_TEXT,
             )
         except Exception as error:  # a template is a program and can fail in any way

@@ -7,7 +7,7 @@ import numpy as np
 from jinja2 import Environment, FileSystemLoader
 
 from . import votes as voting
-from .annotate import load_annotations, status
+from .annotate import load_annotations, shown_rows, status
 from .arms import Pool, build_pool
 from .calibrate import ON_GOLD
 from .data import NO_GOLD, open_rows
@@ -31,7 +31,7 @@ def write_labels(study: Study) -> dict[str, Any]:
     Raises:
         UserError: the study is not annotated, or a calibration wants more gold than there is.
     """
-    rows = open_rows(study).load("train")
+    rows = open_rows(study).load("train", texts=False)
     passes = load_annotations(study, rows)
     pool = build_pool(rows, passes, with_gold=False)
     key = make_key(
@@ -60,7 +60,7 @@ def write_labels(study: Study) -> dict[str, Any]:
         ],
         "calibration_chosen_on_gold": passes[0].section.calibration in ON_GOLD,
         "gold_spent": {
-            "demonstrations": sum(one.status.count("demonstration") for one in passes[:1]),
+            "demonstrations": shown_rows(study, passes),
             "calibration": pool.calibration_gold,
         },
         "annotator": _measure(pool) if pool.ids else None,

@@ -5,6 +5,7 @@ many sizes and seeds. `load_recipe` is the only way in; everything after it can 
 """
 
 import difflib
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -26,7 +27,7 @@ def first_line(error: BaseException) -> str:
 
 
 class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Data(Section):
@@ -55,6 +56,8 @@ class Data(Section):
     def named(self) -> "Data":
         if self.label_column is None and self.label_names is None:
             raise ValueError("label_names must name the classes where label_column is null")
+        if len(set(self.label_names or ())) < len(self.label_names or ()):
+            raise ValueError("label_names names a class twice")
         return self
 
     @property
@@ -262,7 +265,7 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path}: no such recipe; hf_recipes/recipes/ has examples") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, ValueError, yaml.YAMLError) as error:
         raise UserError(f"{path}: not a YAML file that can be read ({' '.join(str(error).split())})") from None
     if not isinstance(content, dict):
         raise UserError(f"{path}: a recipe is a YAML mapping with the keys {', '.join(Recipe.model_fields)}")
@@ -278,8 +281,14 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
                 raise UserError(f"{override}: '{section}' is a value, not a section")
         try:
             target[last] = yaml.safe_load(value)
-        except yaml.YAMLError:
+        except (ValueError, yaml.YAMLError):  # an impossible date is a ValueError
             raise UserError(f"{override}: '{value}' is not a YAML value; quote it") from None
+    try:
+        json.dumps(content, allow_nan=False, ensure_ascii=False).encode()
+    except (TypeError, ValueError) as error:
+        raise UserError(
+            f"{path}: a value is no text, number, list or mapping that JSON can hold: {error}; quote dates"
+        ) from None
     try:
         return Recipe.model_validate(content)
     except ValidationError as errors:

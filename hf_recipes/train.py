@@ -24,7 +24,7 @@ from .data import load_rows
 from .grid import Run, all_runs, check_sizes, permutation
 from .models import Model, load_tokenizer, resolve_model
 from .recipe import Train, UserError, first_line, load_recipe
-from .study import Study, cpu_threads, hash_ids, make_key, read_json, versions, whole_folder, write_json
+from .study import Study, cpu_threads, follow_parent, hash_ids, make_key, read_json, versions, whole_folder, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -345,6 +345,7 @@ def main() -> None:
     from . import logs
 
     logs.set_up()
+    follow_parent()
     try:
         if len(sys.argv) < 2:
             raise UserError("which recipe? accelerate launch ... -m hf_recipes.train RECIPE [--key=value ...]")

@@ -577,3 +577,77 @@ def test_the_dataset_folder_follows_what_it_is_made_from(make_study, engine):
     assert not is_written(study)
     readme = (study.dataset / "README.md").read_text()
     assert "license: mit" in readme
+
+
+def test_equal_texts_without_an_answer_are_asked_once_too(make_study, engine, tmp_path, monkeypatch):
+    settings = write_source(tmp_path / "source", ["again"] * 20 + [f"text {i}" for i in range(20)], ["p"] * 40)
+    settings += ["--grid=null", "--train=null", "--annotate.scoring=votes", "--annotate.calibration=none"]
+    monkeypatch.setattr(module, "CHUNK_SIZES", (4, 4))
+
+    def sample(self, prompts, samples, *_):
+        engine.asked.extend(map(tuple, prompts))
+        words = ["p" if sum(prompt) % 2 else "no idea" for prompt in prompts]
+        return [[word] * samples for word in words], {}
+
+    monkeypatch.setattr(engine, "sample", sample)
+    study = make_study(*settings, "--annotate.prompt.shots_per_class=0")
+    annotate(study)
+    assert len(engine.asked) == len(set(engine.asked))
+    annotate(study)
+    assert len(engine.asked) == len(set(engine.asked))
+
+
+def test_a_model_that_never_names_a_label_is_stopped_at_once(make_study, engine, monkeypatch):
+    monkeypatch.setattr(engine, "sample", lambda self, prompts, n, *_: ([["well, well"] * n for _ in prompts], {}))
+    study = make_study(*SMALL, "--annotate.scoring=votes", "--annotate.calibration=none")
+    with pytest.raises(UserError, match=r"none of the first 128 texts got an answer that names a label; raise"):
+        annotate(study)
+
+
+def test_a_pass_that_changes_nothing_is_no_second_vote(make_study):
+    study = make_study(*SMALL, "--annotate.passes=[{seed: 1}]")
+    with pytest.raises(UserError, match="passes 0 and 1 are the same and would vote twice"):
+        plan_passes(study, open_rows(study))
+    study = make_study(*SMALL, "--annotate.passes=[{calibration: none}]")
+    assert len({one.key for one in plan_passes(study, open_rows(study))}) == 1
+
+
+@pytest.mark.parametrize("per_text", [False, True])
+def test_a_demonstration_as_long_as_a_book_is_cut(make_study, engine, tmp_path, per_text):
+    texts = [f"word {i} " * 3000 for i in range(4)] + [f"text {i}" for i in range(60)]
+    settings = write_source(tmp_path / "source", texts, ["p", "n"] * 32)
+    prompt = [f"--annotate.prompt.per_text={per_text}", "--annotate.prompt.shots_per_class=2"]
+    study = make_study(*settings, *prompt, "--annotate.prompt.bank_size=64", "--grid=null", "--train=null")
+    annotate(study)
+    assert all(len(prompt) <= 1024 for prompt in engine.asked)
+
+
+def test_a_frame_without_room_for_a_text_leaves_no_study(make_study, engine):
+    study = make_study(*SMALL, "--annotate.max_model_len=64")
+    with pytest.raises(UserError, match="the prompt without any text takes"):
+        annotate(study)
+    assert not study.root.exists()
+
+
+def test_gold_labels_shown_are_counted_over_all_passes(make_study, engine):
+    from hf_recipes.quality import write_labels
+
+    study = make_study(*SMALL, "--annotate.passes=[{prompt: {seed: 5}}, {prompt: {seed: 6}}]")
+    annotate(study)
+    shown = {text for one in plan_passes(study, open_rows(study)) for text in one.ingredients["shown"]}
+    assert write_labels(study)["gold_spent"]["demonstrations"] == len(shown) > 3
+
+
+ORPHAN = "import time, hf_recipes.study as s; s.follow_parent(); print('up', flush=True); time.sleep(60)"
+PARENT = "import subprocess, sys; subprocess.run([sys.executable, '-c', sys.argv[1]])"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel's signal at a parent's death is Linux's")
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
+def test_a_step_ends_with_the_command_that_started_it(how):
+    with subprocess.Popen([sys.executable, "-c", PARENT, ORPHAN], stdout=subprocess.PIPE) as parent:
+        assert parent.stdout.readline() == b"up\n"
+        start = time.monotonic()
+        parent.send_signal(how)
+        assert parent.stdout.read() == b""  # the pipe closes when the child, too, is gone
+        assert time.monotonic() - start < 30

@@ -300,3 +300,36 @@ def test_rows_are_read_in_batches_and_keep_their_order_and_ids(make_study, tmp_p
     assert drawn.ids == [i for i in pool.ids if i in set(drawn.ids)]
     files = open_rows(make_study(*settings, "--data.pool_size=null", "--data.test_size=null", folder="files"))
     assert files.texts(np.array([93, 2, 14])) == [texts[93], texts[2], texts[14]]
+
+
+def test_what_a_csv_file_holds_is_text_and_its_numbers_are_classes(make_study, tmp_path):
+    file = tmp_path / "a [final].csv"
+    texts = ["word"] * 1200 + ["0010497", "1.50", "True"]
+    file.write_text("text,label\n" + "".join(f"{t},{i % 2 if i < 1000 else ''}\n" for i, t in enumerate(texts)))
+    settings = [
+        f"--data.path={file}",
+        "--data.label_names=[neg, pos]",
+        "--data.pool_size=null",
+        "--data.test_size=null",
+    ]
+    pool, _ = load_rows(make_study(*settings, "--grid=null", "--train=null"))
+    assert sorted(pool.texts) == sorted(texts)
+    assert pool.gold.tolist().count(NO_GOLD) == 203
+    assert set(pool.gold.tolist()) == {NO_GOLD, 0, 1}
+
+
+def test_only_halves_of_surrogate_pairs_are_mended(make_study, tmp_path):
+    file = tmp_path / "rows.jsonl"
+    said = [
+        r"literal \\ud83d\\ude00",
+        r"pair \ud83d\ude00",
+        r"half \ud83d",
+        r"after one \\\ude00",
+        r"\ud83d\ud83d\ude00",
+    ]
+    file.write_text("".join(f'{{"text": "{text}"}}\n' for text in said))
+    settings = [f"--data.path={file}", "--data.label_column=null", "--data.label_names=[a, b]", "--data.test_size=null"]
+    pool, _ = load_rows(make_study(*settings, "--grid=null", "--train=null"))
+    assert sorted(pool.texts) == sorted(
+        [r"literal \ud83d\ude00", "pair \U0001f600", "half \ufffd", "after one \\\ufffd", "\ufffd\U0001f600"]
+    )

@@ -26,6 +26,12 @@ BAD_SETTINGS = {
     "--name=a/b": ["'name' is 'a/b'"],
     "--data.path.x=1": ["'path' is a value, not a section"],
     "epochs=3": ["epochs=3: settings look like --train.epochs=1"],
+    "--data.label_names=[a, b, a]": ["names a class twice"],
+    "--annotate.temperature=.inf": ["JSON can hold"],
+    "--annotate.engine_args={a: .nan}": ["JSON can hold"],
+    "--annotate.engine_args={a: 2020-01-01}": ["JSON can hold", "quote dates"],
+    '--annotate.prompt.instruction="\\ud800"': ["JSON can hold"],
+    "--data.name=2020-13-45": ["'2020-13-45' is not a YAML value"],
     "--train.epochs=[": ["'[' is not a YAML value"],
 }
 

@@ -292,6 +292,22 @@ def test_the_work_of_a_dead_server_goes_to_the_other(serve, caplog):
     assert len(bad.bodies) == asked
 
 
+def test_a_prompt_that_breaks_every_server_is_refused_and_the_rest_is_done(serve):
+    """A nan in a server's logits is answered with a 500 for ever; the in-process engine makes an error row of it."""
+
+    def breaks(body, number):
+        return {"status": 500, "body": "nan is not JSON"} if body and [666] in body["prompt"] else {}
+
+    prompts = make_prompts(600)
+    prompts[300] = [666]
+    engine = connect(serve(breaks), serve(breaks))
+    scores, refused = engine.score(prompts, [1, 2])
+    assert list(refused) == [300]
+    assert "nan is not JSON" in refused[300]
+    others = [i for i in range(600) if i != 300]
+    assert np.array_equal(scores[others], expected([prompts[i] for i in others], [1, 2]))
+
+
 def test_a_slow_server_gets_less_of_the_work(serve):
     slow, fast = (serve(lambda body, number, s=s: {"sleep": s} if body else {}) for s in (1, 0.01))
     scores, _ = connect(slow, fast).score(make_prompts(2000), [1])

@@ -32,6 +32,7 @@ IN_FLIGHT = 8  # requests of prompts that a server works on at a time
 SEEDED_IN_FLIGHT = 64  # the same where each prompt is a request of its own
 TIMEOUT = 1800.0  # seconds: a small server may think for long over what is in flight
 ATTEMPTS = 8  # with the waits between them, a server has two minutes to come back
+ATTEMPTS_AT_500 = 3  # of a request that breaks a server which answers others
 FIRST_WAIT = 1.0  # seconds; it doubles
 LONGEST_WAIT = 120.0  # seconds, whatever the server asks for
 
@@ -50,15 +51,16 @@ NEUTRAL = {  # else the server takes these from the model's generation_config.js
 class _Server:
     url: str
     alive: bool = True
+    works: bool = False  # it has answered a request for completions
     trouble: str = ""  # what it last failed with
 
 
 class _TroubleError(Exception):
     """May pass: no connection, no answer in time, 408, 429, 5xx."""
 
-    def __init__(self, reason: str, wait: float = 0):
+    def __init__(self, reason: str, wait: float = 0, status: int = 0):
         super().__init__(reason)
-        self.wait = wait
+        self.wait, self.status = wait, status
 
 
 class _RefusedError(Exception):
@@ -170,7 +172,7 @@ async def _send(client: httpx.AsyncClient, url: str, body: dict[str, Any] | None
         raise _TroubleError(f"{type(error).__name__} {error}".strip()) from None
     status = response.status_code
     if status in (408, 429) or status >= 500:
-        raise _TroubleError(_said(response), _retry_after(response))
+        raise _TroubleError(_said(response), _retry_after(response), status)
     if status in (401, 403):
         key = "does not take the key in VLLM_API_KEY" if "Authorization" in client.headers else "wants a key"
         raise UserError(
@@ -209,9 +211,13 @@ async def _insist(client: httpx.AsyncClient, server: _Server, body: dict[str, An
     attempt = 0
     while True:
         try:
-            return await _send(client, f"{server.url}/v1/completions", body)
+            answer = await _send(client, f"{server.url}/v1/completions", body)
+            server.works = True
+            return answer
         except _TroubleError as trouble:
             attempt += 1
+            if trouble.status == 500 and server.works and attempt >= ATTEMPTS_AT_500:  # the request is the trouble
+                raise _RefusedError(str(trouble)) from None
             if not server.trouble:  # said once: a server that limits its rate has this trouble all the time
                 logger.warning("annotate.base_url: %s: %s; trying again", server.url, trouble)
             server.trouble = str(trouble)
