@@ -128,7 +128,9 @@ def coverage_study(seed: int, runs: int, items: int, truth: dict[str, float]) ->
     return held
 
 
-def comparison_study(seed: int, runs: int, items: int, truth: dict[str, float], other: tuple) -> dict[str, bool]:
+def comparison_study(
+    seed: int, runs: int, items: int, truth: dict[str, float], other: tuple, draws: int = 2000
+) -> dict[str, bool]:
     """Two arms, of which the first is like all here and the second `other` (skill, noise, spread of the shift)."""
     random = np.random.default_rng(seed)
     texts = Texts(random, items)
@@ -137,7 +139,7 @@ def comparison_study(seed: int, runs: int, items: int, truth: dict[str, float], 
     one, two = texts.labels(shifts[0]), texts.labels(shifts[1] * spread / SHIFT, skill, noise)
     comparison = module("instability_comparison")
     comparison.LEAST_RUNS = 3  # to see what the module refuses below its own limit
-    result = comparison.instability_comparison(one, two, texts.gold, num_classes=CLASSES)
+    result = comparison.instability_comparison(one, two, texts.gold, num_classes=CLASSES, n_boot=draws)
     found = {}
     for name in ("accuracy", "macro_f1", "pairwise_disagreement"):
         found[f"{name}: interval holds the truth"] = holds(truth[name], result[f"{name}_interval"])
@@ -212,7 +214,7 @@ def power(studies: int = 600) -> None:
         for r in RUNS:
             rows[r] = {}
             for items in (500, 2000):
-                found = rates(studies, comparison_study, r, items, differ, (skill, noise, spread))
+                found = rates(studies, comparison_study, r, items, differ, (skill, noise, spread), 1)
                 rows[r][f"{figure}, {items} texts"] = found[f"{figure}: a difference is found"]
         table(f"found; true difference {title}", rows)
     table("spread", {r: rates(studies, spread_study, r) for r in RUNS})
