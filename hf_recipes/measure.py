@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
-from scipy import stats
 
 from .annotate import shown_rows
 from .data import Rows
@@ -150,33 +149,33 @@ def _read_predictions(folder: Path, test: Rows) -> np.ndarray:
 
 def _measure_annotator(study: Study, work: Work) -> dict[str, Any]:
     """The LLM against gold on the pool, and whether its entropy points at its errors."""
-    from sklearn.metrics import f1_score, recall_score, roc_auc_score
-
     pool, status = work.pool, work.annotations[0].status
-    wrong = pool.llm != pool.gold
-    right = stats.binomtest(int((~wrong).sum()), len(wrong))
-    interval = right.proportion_ci(LEVEL, method="wilson")
-    classes = np.arange(len(pool.label_names))
-    recall = recall_score(pool.gold, pool.llm, labels=classes, average=None, zero_division=0)
+    given = {"predictions": pool.probs, "references": pool.gold, "covered": pool.covered}
+    found = _load("annotation_uncertainty").compute(**given)
+    shares = np.array(found["per_class_n"]) / found["n_gold"]
+    fields = (
+        "n",
+        "accuracy",
+        "accuracy_interval",
+        "majority_accuracy",
+        "macro_f1",
+        "macro_f1_interval",
+        "entropy_auroc",
+    )
+
+    def by_name(values: Any) -> dict[str, float]:
+        return dict(zip(pool.label_names, map(float, values), strict=True))
+
     return {
         "model": study.recipe.annotate.model,
         "calibration": pool.calibrations[0].method,
         "demonstrations": shown_rows(study, work.annotations),
         "calibration_gold": pool.calibration_gold,
-        "n": len(pool.ids),
-        "accuracy": float(right.statistic),
-        "accuracy_interval": [float(interval.low), float(interval.high)],
-        "majority_accuracy": float(np.bincount(pool.gold).max() / len(wrong)),
-        "macro_f1": float(f1_score(pool.gold, pool.llm, labels=classes, average="macro", zero_division=0)),
-        "recall": dict(zip(pool.label_names, recall.tolist(), strict=True)),
-        "gold_share": dict(
-            zip(pool.label_names, (np.bincount(pool.gold, minlength=len(classes)) / len(wrong)).tolist(), strict=True)
-        ),
-        "llm_share": dict(
-            zip(pool.label_names, (np.bincount(pool.llm, minlength=len(classes)) / len(wrong)).tolist(), strict=True)
-        ),
-        "entropy_auroc": float(roc_auc_score(wrong, pool.entropy)) if 0 < wrong.sum() < len(wrong) else None,
-        "covered": float(pool.covered.mean()),
+        **{field: found[field] for field in fields},
+        "recall": by_name(found["per_class_recall"]),
+        "gold_share": by_name(shares),
+        "llm_share": by_name(found["label_share"]),
+        "covered": found["covered_mean"],
         "status": {name: status.count(name) for name in sorted(set(status))},
         "truncated": int(work.annotations[0].truncated.sum()),
     }
@@ -213,7 +212,7 @@ def _plateaus(arms: list[dict[str, Any]], predictions: Predictions, test: Rows) 
 
     Where half the largest size was trained, intervals are over runs and test items, else over runs.
     """
-    plateau, comparison = _load("learning_plateau"), _load("instability_comparison")
+    plateau, scored = _load("learning_plateau"), _load("seed_scores")
     sizes = sorted({size for _, size in predictions})
     if sizes[-1] < 2 * sizes[0]:
         return
@@ -221,23 +220,28 @@ def _plateaus(arms: list[dict[str, Any]], predictions: Predictions, test: Rows) 
         name: [one["macro_f1_runs"] for s in sizes for one in arms if (one["arm"], one["size"]) == (name, s)]
         for name in dict.fromkeys(name for name, _ in predictions)
     }
+    half = sizes[-1] // 2 if sizes[-1] % 2 == 0 and sizes[-1] // 2 in sizes else None
+
+    def influence(name: str, size: int) -> np.ndarray:
+        given = {"predictions": predictions[name, size], "references": test.gold, "num_classes": len(test.label_names)}
+        return np.array(scored.compute(**given, return_items=True)["macro_f1_influence"])
+
+    moved = {
+        name: influence(name, sizes[-1]) - influence(name, half) if half else np.zeros(len(test)) for name in curves
+    }
     for name, scores in curves.items():
-        item_se = 0.0
-        if sizes[-1] // 2 in sizes and sizes[-1] % 2 == 0:
-            item_se = comparison.compute(
-                predictions1=predictions[name, sizes[-1]],
-                predictions2=predictions[name, sizes[-1] // 2],
-                references=test.gold,
-                num_classes=len(test.label_names),
-            )["macro_f1_item_se"]
-        against = {} if name == "gold" or "gold" not in curves else {"against": curves["gold"]}
-        yield {
-            "arm": name,
-            "figure": "macro_f1",
-            "n": len(test),
-            "item_se": item_se,
-            **plateau.compute(sizes=sizes, scores=scores, delta=DELTA, item_se=item_se, **against),
-        }
+        se = {"item_se": _item_se(moved[name])}
+        against = {}
+        if name != "gold":
+            against = {"against": curves["gold"], "against_item_se": _item_se(moved["gold"])}
+            against["difference_item_se"] = _item_se(moved["gold"] - moved[name])
+        found = plateau.compute(sizes=sizes, scores=scores, delta=DELTA, **se, **against)
+        yield {"arm": name, "figure": "macro_f1", "n": len(test), **se, **found}
+
+
+def _item_se(influence: np.ndarray) -> float:
+    """The standard error over items of a mean that they move by this much."""
+    return float(np.sqrt(np.square(influence).sum() * len(influence) / max(len(influence) - 1, 1)))
 
 
 def without_nan(value: Any) -> Any:

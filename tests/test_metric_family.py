@@ -1,5 +1,6 @@
 """The modules for probabilities, learning curves and comparisons, and what all modules share."""
 
+import importlib.util
 import itertools
 import json
 import os
@@ -503,3 +504,79 @@ def test_modules_load_from_an_installed_wheel(tmp_path):
     found = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert found.returncode == 0, found.stderr
     assert found.stdout.split() == NAMES
+
+
+def test_optional_lists_may_be_arrays_and_odd_numbers_are_named(comparison):
+    gold, (one, two) = arms()
+    instability, scores = load("seed_instability"), load("seed_scores")
+    assert set(instability.compute(predictions=one, at_r=np.array([2, 3]))["unanimity_at"]) == {2, 3}
+    assert set(scores.compute(predictions=one, references=gold, best_of=np.arange(1, 4))["accuracy_best_of"]) == {
+        1,
+        2,
+        3,
+    }
+    ladder = np.stack([one, two])
+    assert "iso_accuracy" in comparison.compute(predictions1=one, predictions2=two, references=gold, ladder=ladder)
+    for bad in ([[0, float("inf")], [0, 1]], [[0, 10**12], [0, 1]]):
+        for compute in (
+            lambda bad=bad: scores.compute(predictions=bad, references=[0, 1]),
+            lambda bad=bad: instability.compute(predictions=bad),
+            lambda bad=bad: comparison.compute(predictions1=bad, predictions2=[[0, 1]] * 2, references=[0, 1]),
+        ):
+            with pytest.raises(ValueError, match="class indices"):
+                compute()
+    with pytest.raises(ValueError, match="the wrong way round"):
+        instability.compute(predictions=np.zeros((8000, 5), dtype=int))
+    with pytest.raises(ValueError, match="whole number"):
+        instability.compute(predictions=one, num_classes=3.5)
+    with pytest.raises(ValueError, match="confidence_level"):
+        scores.compute(predictions=one, references=gold, confidence_level=95)
+    with pytest.raises(ValueError, match="scores in"):
+        load("learning_plateau").compute(sizes=[100, 200], scores=[[70, 71], [72, 73]], delta=1, asymptote=True)
+
+
+def test_modules_combine_and_a_comparison_takes_runs_one_by_one(comparison):
+    gold, (one, two) = arms()
+    both = evaluate.combine([load("seed_scores"), load("seed_instability")])
+    for run in one:
+        both.add(prediction=run, reference=gold)
+    found = both.compute()
+    assert found["accuracy_mean"] == pytest.approx((one == gold).mean())
+    assert found["pairwise_disagreement"] == load("seed_instability").compute(predictions=one)["pairwise_disagreement"]
+    for run, other in zip(one, two, strict=True):
+        comparison.add(predictions1=run, predictions2=other, references=gold)
+    assert comparison.compute()["accuracy_1"] == pytest.approx((one == gold).mean())
+    with pytest.raises(ValueError, match="whole numbers"):
+        comparison.add(predictions1=[0.7, 1.2], predictions2=[0, 1], references=[0, 1])
+
+
+def test_error_consistency_has_an_interval_with_many_small_classes():
+    random = np.random.default_rng(0)
+    gold = np.arange(150) % 75
+    predictions = np.where(random.random((5, 150)) < 0.6, gold, random.integers(75, size=(5, 150)))
+    result = load("seed_instability").compute(predictions=predictions, references=gold)
+    low, high = result["error_consistency_interval"]
+    assert low < result["error_consistency"] < high
+
+
+def page_of(name, monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "metrics" / name))
+    spec = importlib.util.spec_from_file_location(f"page_of_{name}", ROOT / "metrics" / name / "app.py")
+    page = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(page)
+    return page
+
+
+def test_pages_take_labels_for_what_they_are(monkeypatch):
+    uncertainty = page_of("annotation_uncertainty", monkeypatch)
+    table, _, said = uncertainty.measure("gold,None,Hate\nNone,.2,.8\nNone,.1,.9\nHate,.1,.9\n,.2,.8", None)
+    assert "3 with gold" in said
+    assert table.set_index("figure").loc["accuracy", "value"] == pytest.approx(1 / 3, abs=1e-4)
+    instability = page_of("seed_instability", monkeypatch)
+    table, figure, said = instability.measure("Gold ,a,b\n$x_$,$x_$,$x_$\nnull,$x_$,null\n", None)
+    figure.canvas.draw()
+    assert said.startswith("R = 2 runs, n = 2 texts")
+    with pytest.raises(Exception, match="more cells than the header"):
+        instability.measure("gold,run 0,run 1\na,b,b,b\nb,a,a,a\n", None)
+    with pytest.raises(Exception, match="this page takes 200"):
+        instability.measure(",".join(f"r{i}" for i in range(300)) + "\n" + ",".join("a" * 300), None)

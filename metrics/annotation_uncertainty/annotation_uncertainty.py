@@ -99,7 +99,8 @@ class AnnotationUncertainty(evaluate.Measurement):
         super().add_batch(predictions=list(predictions), references=references, **kwargs)
 
     def add(self, *, prediction=None, reference=None, **kwargs):
-        """Adds one text."""
+        """Adds one text; `evaluate.combine` names the arguments in the plural."""
+        prediction, reference = kwargs.pop("predictions", prediction), kwargs.pop("references", reference)
         self.add_batch(predictions=[prediction], references=None if reference is None else [reference], **kwargs)
 
     def _compute(self, predictions, references, **kwargs):

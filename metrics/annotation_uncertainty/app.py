@@ -28,17 +28,21 @@ calibration and error detection (empty where there is no gold). At most 20 MB.
 def measure(pasted, file):
     """The table of figures, a plot, and what they stand on."""
     try:
-        table = pd.read_csv(file or io.StringIO(pasted), skipinitialspace=True)
+        table = pd.read_csv(
+            file or io.StringIO(pasted), dtype={"gold": str}, skipinitialspace=True, keep_default_na=False
+        )
     except (ValueError, OSError) as error:
         raise gr.Error(f"This is not a CSV table: {error}") from None
-    gold = table.pop("gold") if "gold" in table else pd.Series([None] * len(table))
-    names = {name: code for code, name in enumerate(table.columns)}
-    if unknown := set(gold.dropna().astype(str)) - set(names):
-        raise gr.Error(f"gold: {min(unknown)} is none of the labels {', '.join(names)}.")
-    codes = np.array([names[str(label)] if pd.notna(label) else -1 for label in gold])
+    if not isinstance(table.index, pd.RangeIndex):
+        raise gr.Error("A row has more cells than the header.")
+    gold = table.pop("gold") if "gold" in table else [""] * len(table)
+    names = {name: code for code, name in enumerate(table.columns)} | {"": -1}
+    if unknown := set(gold) - set(names):
+        raise gr.Error(f"gold: {min(unknown)} is none of the labels {', '.join(table.columns)}.")
+    codes = np.array([names[label] for label in gold])
     try:
         probs = distributions(table.to_numpy())
-        result = annotation_uncertainty(probs, class_indices("gold", codes, (len(probs),), len(names)))
+        result = annotation_uncertainty(probs, class_indices("gold", codes, (len(probs),), probs.shape[1]))
     except ValueError as error:
         raise gr.Error(str(error)) from None
     shown = ["entropy_mean", "normalised_entropy_mean", "margin_mean"]
@@ -52,7 +56,7 @@ def measure(pasted, file):
         axes.plot(coverage, risk, ".-", color="#4477aa")
         axes.set(xlabel="share of least uncertain texts", ylabel="wrong among them", ylim=(-0.02, 1.02))
     else:
-        axes.bar(list(names), result["label_share"], color="#4477aa")
+        axes.bar([str(name).replace("$", r"\$") for name in table], result["label_share"], color="#4477aa")
         axes.set(ylabel="share of texts with this label")
     said = f"n = {result['n']} texts, {result['n_gold']} with gold."
     return pd.DataFrame(rows, columns=["figure", "value", "from", "to"]).round(4), figure, said

@@ -17,6 +17,7 @@ positive,positive,positive,positive,positive,positive,positive
 negative,negative,negative,negative,negative,negative,negative
 neutral,positive,neutral,neutral,neutral,neutral,neutral
 """
+MOST_RUNS, MOST_LABELS = 200, 1000
 ABOUT = """\
 # Instability comparison
 Two sources of training labels, the same seeds, one test set: which scores higher, and which varies more? Give a **CSV
@@ -32,6 +33,11 @@ def measure(pasted, file):
         table = pd.read_csv(file or io.StringIO(pasted), dtype=str, skipinitialspace=True, keep_default_na=False)
     except (ValueError, OSError) as error:
         raise gr.Error(f"This is not a CSV table: {error}") from None
+    table = table.rename(columns={name: "gold" for name in table if str(name).strip().lower() == "gold"})
+    if not isinstance(table.index, pd.RangeIndex):
+        raise gr.Error("A row has more cells than the header.")
+    if table.shape[1] > MOST_RUNS:
+        raise gr.Error(f"{table.shape[1]} columns; a column is a run, and this page takes {MOST_RUNS}.")
     if "gold" not in table:
         raise gr.Error("No column is named gold; a comparison needs gold labels.")
     if table.shape[1] % 2 == 0:
@@ -39,6 +45,8 @@ def measure(pasted, file):
     if (table == "").any(axis=None):
         raise gr.Error(f"Row {int((table == '').any(axis=1).argmax()) + 1} has an empty cell.")
     names, codes = np.unique(table.to_numpy(), return_inverse=True)
+    if len(names) > MOST_LABELS:
+        raise gr.Error(f"{len(names)} different labels; this page takes {MOST_LABELS}. Is there a column of texts?")
     codes = pd.DataFrame(codes.reshape(table.shape), columns=table.columns)
     gold = codes.pop("gold").to_numpy()
     one, two = np.split(codes.to_numpy().T, 2)

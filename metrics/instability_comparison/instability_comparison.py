@@ -52,8 +52,8 @@ Returns:
     - **{figure}_item_se**, **{figure}_seed_se** (`float`): the parts of the standard error.
     - **{figure}_detectable** (`float`): the true difference that R runs and n items like these find in 80 studies of
       100.
-    - **{figure}_runs_needed** (`int` or None): the runs that it takes to find delta as often; None if no number of runs
-      does, as the items are too few. Only with delta.
+    - **{figure}_runs_needed** (`int` or None): the runs that it takes to find delta as often; None if 1,000 do not,
+      most often as the items are too few, or at R = 2. Only with delta.
 
     for `accuracy` and `macro_f1`
     - **{score}_bootstrap_interval** (`list` of 2 `float`): percentiles of the multi-bootstrap over paired seeds and
@@ -95,6 +95,10 @@ class InstabilityComparison(evaluate.Comparison):
         one, other, gold = arms_and_gold(predictions1, predictions2, references)
         super().add_batch(predictions1=list(one), predictions2=list(other), references=[gold] * len(one), **kwargs)
 
+    def add(self, *, predictions1=None, predictions2=None, references=None, **kwargs):
+        """Adds one run of both arms."""
+        self.add_batch(predictions1=[predictions1], predictions2=[predictions2], references=references, **kwargs)
+
     def _compute(self, predictions1, predictions2, references, **kwargs):
         return instability_comparison(*arms_and_gold(predictions1, predictions2, references), **kwargs)
 
@@ -134,9 +138,12 @@ def class_indices(name, values):
         raise ValueError(f"{name}: expected class indices (whole numbers), got {array.dtype}")
     if array.min() < 0:
         raise ValueError(f"{name}: class indices start at 0, got {array.min()}")
-    return array if array.dtype.kind in "iu" else array.astype(np.int64)
+    if array.max() > MOST_CLASSES:
+        raise ValueError(f"{name}: class indices are at most {MOST_CLASSES}, got {array.max()}")
+    return array.astype(np.int64, copy=False)
 
 
+MOST_CLASSES = 65_535
 LEAST_RUNS = 20  # of the multi-bootstrap and of a verdict on spread: see the card
 POWER = 0.8
 MOST_RUNS = 1000
@@ -162,10 +169,12 @@ def instability_comparison(
         raise ValueError(f"confidence_level: expected a number between 0 and 1, got {confidence_level}")
     if delta is not None and not delta > 0:
         raise ValueError(f"delta: expected a difference above 0, got {delta}")
-    steps = [class_indices("ladder", step) for step in ladder or ()]
+    steps = [class_indices("ladder", step) for step in (() if ladder is None else ladder)]
     if bad := [step.shape for step in steps if step.shape != (runs, items)]:
         raise ValueError(f"ladder: a size has shape {bad[0]}, predictions1 {(runs, items)}; runs and items are paired")
     classes = int(references.max()) + 1 if num_classes is None else num_classes
+    if classes != int(classes):
+        raise ValueError(f"num_classes: expected a whole number, got {num_classes}")
     if (largest := int(max(values.max() for values in (predictions1, predictions2, references, *steps)))) >= classes:
         raise ValueError(f"a label is {largest}, but there are {classes} classes; if there are more, set num_classes")
     arms = [_Arm(predictions, references) for predictions in (predictions1, predictions2)]

@@ -15,6 +15,7 @@ size,seed 0,seed 1,seed 2,seed 3
 2000,0.749,0.752,0.747,0.741
 4000,0.752,0.749,0.754,0.747
 """
+MOST_SIZES = 100
 ABOUT = """\
 # Learning plateau
 Does more training data still help? Give a **CSV table with a column named `size` and a column of scores for each
@@ -28,6 +29,10 @@ def measure(pasted, file, delta):
         table = pd.read_csv(file or io.StringIO(pasted), skipinitialspace=True)
     except (ValueError, OSError) as error:
         raise gr.Error(f"This is not a CSV table: {error}") from None
+    if not isinstance(table.index, pd.RangeIndex):
+        raise gr.Error("A row has more cells than the header.")
+    if len(table) > MOST_SIZES:
+        raise gr.Error(f"{len(table)} sizes; this page takes {MOST_SIZES}.")
     if "size" not in table:
         raise gr.Error("No column is named size.")
     table = table.sort_values("size")

@@ -33,9 +33,11 @@ Args:
         The gain that would still be worth doubling the data for, in the unit of the scores.
     item_se, against_item_se, difference_item_se (`float`, *optional*, default to 0):
         Standard errors, over test items, of the mean gain of `scores`, of `against`, and of the difference of the two.
-        Without them intervals speak of this test set. `instability_comparison` gives each as `{score}_item_se`.
+        Without them intervals speak of this test set. `instability_comparison` of an arm's size N against
+        its size N / 2 gives the first two as `{score}_item_se`.
     asymptote (`bool`, *optional*, defaults to `False`):
-        Also fit a power law; takes seven sizes or more, log-spaced, the largest eight times the smallest.
+        Also fit a power law to 1 - score, for scores in [0, 1]; takes seven sizes or more, log-spaced, the largest
+        eight times the smallest.
     confidence_level (`float`, *optional*, defaults to 0.95):
         Of all intervals.
 
@@ -100,7 +102,7 @@ class LearningPlateau(evaluate.Measurement):
 def curve(sizes, scores):
     """Sizes as an (S,) array of integers and scores as an (S, R) one."""
     sizes, scores = numbers("sizes", sizes), numbers("scores", scores).astype(np.float64)
-    if sizes.ndim != 1 or (sizes != np.floor(sizes)).any() or sizes.min() < 1:
+    if sizes.ndim != 1 or not np.isfinite(sizes).all() or (sizes != np.floor(sizes)).any() or sizes.min() < 1:
         raise ValueError(f"sizes: expected whole numbers from 1 on, got {sizes.tolist()}")
     if scores.ndim != 2 or len(scores) != len(sizes):
         raise ValueError(f"scores: expected {len(sizes)} sizes x R runs, got shape {scores.shape}")
@@ -140,7 +142,7 @@ def learning_plateau(
         raise ValueError(f"sizes: expected two or more different sizes, got {sizes.tolist()}")
     if runs < 2:
         raise ValueError(f"a plateau over seeds needs at least 2 runs, got {runs}")
-    if not delta > 0:
+    if delta is None or not delta > 0:
         raise ValueError(f"delta: expected a gain above 0, got {delta}")
     if not 0 < confidence_level < 1:
         raise ValueError(f"confidence_level: expected a number between 0 and 1, got {confidence_level}")
@@ -179,6 +181,8 @@ def learning_plateau(
             "premature_plateau": _premature(result["verdict"], verdict, difference),
         }
     if asymptote:
+        if scores.min() < 0 or scores.max() > 1:
+            raise ValueError("scores: the power law is of 1 - score; for an asymptote give scores in [0, 1]")
         result |= _asymptote(sizes, scores, confidence_level)
     return result
 

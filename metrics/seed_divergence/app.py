@@ -15,6 +15,7 @@ EXAMPLE = """\
                  [[0.8, 0.2], [0.2, 0.8], [0.6, 0.4]],
                  [[0.9, 0.1], [0.1, 0.9], [0.5, 0.5]]]}
 """
+MOST_RUNS = 50
 ABOUT = """\
 # Seed divergence
 How far do the probabilities of several training runs differ, and what does averaging them gain? Give **JSON with
@@ -28,10 +29,12 @@ def measure(pasted, file):
     try:
         given = json.loads(Path(file).read_text(encoding="utf-8") if file else pasted)
         predictions, gold = runs_and_gold(given["predictions"], given.get("references"))
+        if len(predictions) > MOST_RUNS:
+            raise ValueError(f"{len(predictions)} runs; every pair is looked at, and this page takes {MOST_RUNS}")
         result = seed_divergence(predictions, gold, return_items=True)
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise gr.Error(f"This is not JSON: {error}") from None
-    except (KeyError, TypeError, AttributeError):
+    except (KeyError, TypeError, AttributeError, RecursionError):
         raise gr.Error('Expected an object {"predictions": [...], "references": [...]}.') from None
     except ValueError as error:
         raise gr.Error(str(error)) from None

@@ -86,7 +86,8 @@ class SeedDivergence(evaluate.Metric):
         )
 
     def add(self, *, prediction=None, reference=None, **kwargs):
-        """Adds one run."""
+        """Adds one run; `evaluate.combine` names the arguments in the plural."""
+        prediction, reference = kwargs.pop("predictions", prediction), kwargs.pop("references", reference)
         self.add_batch(predictions=[prediction], references=reference, **kwargs)
 
     def _compute(self, predictions, references, **kwargs):

@@ -17,6 +17,7 @@ positive,positive,positive,positive,positive
 negative,negative,negative,negative,negative
 neutral,positive,neutral,neutral,neutral
 """
+MOST_RUNS, MOST_LABELS = 200, 1000
 ABOUT = """\
 # Seed instability
 Do the same texts get the same labels when only chance changes? Give a **CSV table with a column for each run** and a
@@ -30,9 +31,16 @@ def read(pasted, file):
         table = pd.read_csv(file or io.StringIO(pasted), dtype=str, skipinitialspace=True, keep_default_na=False)
     except (ValueError, OSError) as error:
         raise gr.Error(f"This is not a CSV table: {error}") from None
+    table = table.rename(columns={name: "gold" for name in table if str(name).strip().lower() == "gold"})
+    if not isinstance(table.index, pd.RangeIndex):
+        raise gr.Error("A row has more cells than the header.")
+    if table.shape[1] > MOST_RUNS:
+        raise gr.Error(f"{table.shape[1]} columns; a column is a run, and this page takes {MOST_RUNS}.")
     if (table == "").any(axis=None):
         raise gr.Error(f"Row {int((table == '').any(axis=1).argmax()) + 1} has an empty cell.")
     names, codes = np.unique(table.to_numpy(), return_inverse=True)
+    if len(names) > MOST_LABELS:
+        raise gr.Error(f"{len(names)} different labels; this page takes {MOST_LABELS}. Is there a column of texts?")
     codes = pd.DataFrame(codes.reshape(table.shape), columns=table.columns)
     gold = codes.pop("gold").to_numpy() if "gold" in codes else None
     return codes.to_numpy().T, gold, names
@@ -61,7 +69,8 @@ def measure(pasted, file):
         limits = np.array([result["per_class_disagreement_interval"][k] for k in classes]).T
         where = range(len(classes))
         axes.errorbar(values, where, xerr=np.abs(limits - values), fmt="o", color="#4477aa", capsize=3)
-        axes.set(yticks=where, yticklabels=[f"{names[k]} (n = {result['per_class_n'][k]})" for k in classes])
+        shown = [f"{names[k]} (n = {result['per_class_n'][k]})".replace("$", r"\$") for k in classes]
+        axes.set(yticks=where, yticklabels=shown)
         axes.set(xlabel="disagreement of two runs, by gold class, with 95% interval", xlim=(-0.02, 1.02))
         axes.margins(y=0.3)
     said = f"R = {result['R']} runs, n = {result['n']} texts. Unanimity and vote entropy hold for this R only."

@@ -90,7 +90,8 @@ class SeedInstability(evaluate.Metric):
         super().add_batch(predictions=list(predictions), references=[gold] * len(predictions), **kwargs)
 
     def add(self, *, prediction=None, reference=None, **kwargs):
-        """Adds one run."""
+        """Adds one run; `evaluate.combine` names the arguments in the plural."""
+        prediction, reference = kwargs.pop("predictions", prediction), kwargs.pop("references", reference)
         self.add_batch(predictions=[prediction], references=reference, **kwargs)
 
     def _compute(self, predictions, references, **kwargs):
@@ -133,10 +134,11 @@ def class_indices(name, values):
         raise ValueError(f"{name}: class indices start at 0, got {array.min()}")
     if array.max() > MOST_CLASSES:
         raise ValueError(f"{name}: class indices are at most {MOST_CLASSES}, got {array.max()}")
-    return array if array.dtype.kind in "iu" else array.astype(np.int64)
+    return array.astype(np.int64, copy=False)
 
 
 MOST_CLASSES = 65_535
+MOST_CELLS = 2**27  # of labels by run, gold class and label: 1 GB
 CELLS = 2**20  # of counts, items x classes, in memory at a time
 BLOCK_BYTES = 2**26  # of right and wrong answers in memory at a time
 FOLDS = 20  # of items, left out in turn for the interval of the error consistency
@@ -156,11 +158,19 @@ def seed_instability(
     classes = known + 1 if num_classes is None else num_classes
     if largest >= classes:
         raise ValueError(f"a label is {largest}, but there are {classes} classes; if there are more, set num_classes")
-    if bad := [r for r in at_r or () if r != int(r) or not 2 <= r <= runs]:
+    at_r = () if at_r is None else at_r
+    if bad := [r for r in at_r if r != int(r) or not 2 <= r <= runs]:
         raise ValueError(f"at_r: expected whole numbers from 2 to R = {runs}, got {bad[0]}")
+    if classes != int(classes):
+        raise ValueError(f"num_classes: expected a whole number, got {num_classes}")
     predictions = predictions.astype(np.min_scalar_type(classes))
-    group = np.zeros(items, dtype=np.intp) if references is None else references.astype(np.intp)
-    votes = _count(predictions, group, classes, at_r or ())
+    present, group = ([], np.zeros(items, int)) if references is None else np.unique(references, return_inverse=True)
+    if runs * max(len(present), 1) * classes > MOST_CELLS or FOLDS * runs**2 > MOST_CELLS:
+        raise ValueError(
+            f"{runs} runs of {items} items with {classes} classes would take too much memory; is predictions the wrong "
+            "way round? It takes one list per run"
+        )
+    votes = _count(predictions, group, classes, at_r)
     pooled = votes.labels.sum(axis=(0, 1))
     disagreement = votes.disagreement.mean()
     without = _leave_one_out(disagreement * items, votes.company.sum(axis=1), items)
@@ -180,11 +190,11 @@ def seed_instability(
         "num_classes": classes,
         "confidence_level": confidence_level,
     }
-    if at_r:
+    if len(at_r):
         result["unanimity_at"] = {int(r): float(total / items) for r, total in zip(at_r, votes.at_r, strict=True)}
     if references is not None:
-        result |= _error_consistency(predictions, group, confidence_level)
-        result |= _per_class(votes, group, confidence_level)
+        result |= _error_consistency(predictions, references, present, confidence_level)
+        result |= _per_class(votes, group, present, confidence_level)
     if return_items:
         result["item_disagreement"] = votes.disagreement.tolist()
     return result
@@ -285,13 +295,13 @@ def _expected_ac1(pooled):
     return 1 - (share * (1 - share)).sum(axis=-1) / (classes - 1) if classes > 1 else np.full(share.shape[:-1], np.nan)
 
 
-def _per_class(votes, group, level):
+def _per_class(votes, group, present, level):
     result = {name: {} for name in ("n", "disagreement", "disagreement_interval", "alpha", "ac1", "unanimity")}
     result["vote_entropy"] = {}
-    for k in np.unique(group).tolist():
-        of_class = group == k
-        each, pooled = votes.disagreement[of_class], votes.labels[:, k].sum(axis=0)
-        without = _leave_one_out(each.sum(), votes.company[:, k], len(each))
+    for g, k in enumerate(present.tolist()):
+        of_class = group == g
+        each, pooled = votes.disagreement[of_class], votes.labels[:, g].sum(axis=0)
+        without = _leave_one_out(each.sum(), votes.company[:, g], len(each))
         result["n"][k] = len(each)
         result["disagreement"][k] = float(each.mean())
         result["disagreement_interval"][k] = _interval(each.mean(), each - each.mean(), without, level, (0, 1))
@@ -302,55 +312,62 @@ def _per_class(votes, group, level):
     return {f"per_class_{name}": figures for name, figures in result.items()}
 
 
-def _error_consistency(predictions, group, level):
+def _error_consistency(predictions, references, present, level):
     """Geirhos et al. 2020, averaged over pairs of runs; the pairs' counts are products of small matrices.
 
     The interval is a jackknife over runs and over `FOLDS` folds of items.
     """
     runs, items = predictions.shape
     folds, sizes = np.zeros((FOLDS, runs, runs)), np.zeros(FOLDS)
-    of_class = {k: np.zeros((runs, runs)) for k in np.unique(group).tolist()}
+    of_class = {k: np.zeros((runs, runs)) for k in present.tolist()}
     block = max(BLOCK_BYTES // (4 * runs), 1)
     for start in range(0, items, block):
         part = slice(start, start + block)
-        order = np.argsort(group[part], kind="stable")
-        right = np.ascontiguousarray((predictions[:, part] == group[part]).T)[order].astype(np.float32)
-        bounds = np.flatnonzero(np.diff(group[part][order])) + 1
+        order = np.argsort(references[part], kind="stable")
+        right = np.ascontiguousarray((predictions[:, part] == references[part]).T)[order].astype(np.float32)
+        gold = references[part][order]
+        bounds = np.flatnonzero(np.diff(gold)) + 1
         for first, last in zip([0, *bounds], [*bounds, len(order)], strict=True):
             both = np.zeros((FOLDS, runs, runs))
-            for fold in range(min(FOLDS, last - first)):
-                members = right[first + fold : last : FOLDS]
+            for fold in range(FOLDS):  # by the place in the block, so that small classes fill all folds
+                members = right[first + (fold - first) % FOLDS : last : FOLDS]
                 both[fold] = members.T @ members
                 sizes[fold] += len(members)
             folds += both
-            of_class[int(group[part][order[first]])] += both.sum(axis=0)
-    counts = np.bincount(group)
-    per_class = {k: float(_pairs_kappa(both, counts[k])) for k, both in of_class.items()}
+            of_class[int(gold[first])] += both.sum(axis=0)
+    per_class = {k: _mean(_kappas(both, (references == k).sum())) for k, both in of_class.items()}
     whole = folds.sum(axis=0)
-    value = _pairs_kappa(whole, items)
-    keep = ~np.eye(runs, dtype=bool)
-    without_run = np.array([_pairs_kappa(whole[np.ix_(k, k)], items) if runs > 2 else np.nan for k in keep])
+    kappas = _kappas(whole, items)
+    value, defined = _mean(kappas), ~np.isnan(kappas)
+    pairs = defined.sum() - 2 * defined.sum(axis=0)  # without each run in turn
+    rest = np.nansum(kappas) - 2 * np.nansum(kappas, axis=0)
+    without_run = np.divide(rest, pairs, out=np.full(runs, np.nan), where=pairs > 0)
     used = np.flatnonzero((sizes > 0) & (sizes < items))
-    without_fold = np.array([_pairs_kappa(whole - folds[fold], items - sizes[fold]) for fold in used])
-    count = max(len(used), 1)
-    over_items = (count - 1) / count * ((without_fold - without_fold.mean()) ** 2).sum() if len(used) > 1 else np.nan
+    without_fold = np.array([_mean(_kappas(whole - folds[fold], items - sizes[fold])) for fold in used])
+    count = len(used)
+    over_items = (count - 1) / count * ((without_fold - without_fold.mean()) ** 2).sum() if count > 1 else np.nan
     return {
-        "error_consistency": float(value),
+        "error_consistency": value,
         "error_consistency_interval": _t_interval(value, over_items, _jackknife(without_run), runs, level, (-1, 1)),
         "per_class_error_consistency": per_class,
     }
 
 
-def _pairs_kappa(both_right, items):
-    """The mean over pairs of Cohen's kappa of right and wrong, from (R, R) counts of items that both get right."""
+def _kappas(both_right, items):
+    """Cohen's kappa of right and wrong of each pair of runs, (R, R), from counts of items that both get right.
+
+    nan where it is not defined, and for a run with itself.
+    """
     rates = both_right.diagonal() / items
-    upper = np.triu_indices(len(rates), 1)
-    first, second = rates[upper[0]], rates[upper[1]]
-    observed = 1 - first - second + 2 * both_right[upper] / items
-    expected = first * second + (1 - first) * (1 - second)
-    able = expected < 1
-    kappas = (observed[able] - expected[able]) / (1 - expected[able])
-    return kappas.mean() if able.any() else np.nan
+    observed = 1 - rates[:, None] - rates + 2 * both_right / items
+    expected = np.outer(rates, rates) + np.outer(1 - rates, 1 - rates)
+    able = (expected < 1) & ~np.eye(len(rates), dtype=bool)
+    return np.divide(observed - expected, 1 - expected, out=np.full(expected.shape, np.nan), where=able)
+
+
+def _mean(values):
+    """Of those that are defined; nan if none is."""
+    return float(np.nanmean(values)) if not np.isnan(values).all() else float("nan")
 
 
 def _interval(estimate, influence, leave_one_out, level, bounds):

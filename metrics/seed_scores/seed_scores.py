@@ -82,7 +82,8 @@ class SeedScores(evaluate.Metric):
         super().add_batch(predictions=list(predictions), references=[gold] * len(predictions), **kwargs)
 
     def add(self, *, prediction=None, reference=None, **kwargs):
-        """Adds one run."""
+        """Adds one run; `evaluate.combine` names the arguments in the plural."""
+        prediction, reference = kwargs.pop("predictions", prediction), kwargs.pop("references", reference)
         self.add_batch(predictions=[prediction], references=reference, **kwargs)
 
     def _compute(self, predictions, references, **kwargs):
@@ -118,7 +119,12 @@ def class_indices(name, values):
         raise ValueError(f"{name}: expected class indices (whole numbers), got {array.dtype}")
     if array.min() < 0:
         raise ValueError(f"{name}: class indices start at 0, got {array.min()}")
-    return array if array.dtype.kind in "iu" else array.astype(np.int64)
+    if array.max() > MOST_CLASSES:
+        raise ValueError(f"{name}: class indices are at most {MOST_CLASSES}, got {array.max()}")
+    return array.astype(np.int64, copy=False)
+
+
+MOST_CLASSES = 65_535
 
 
 def seed_scores(predictions, references, num_classes=None, best_of=None, return_items=False, confidence_level=0.95):
@@ -126,9 +132,13 @@ def seed_scores(predictions, references, num_classes=None, best_of=None, return_
     runs, items = predictions.shape
     if runs < 2:
         raise ValueError(f"a spread over seeds needs at least 2 runs, got {runs}")
-    if bad := [m for m in best_of or () if m != int(m) or not 1 <= m <= runs]:
+    if not 0 < confidence_level < 1:
+        raise ValueError(f"confidence_level: expected a number between 0 and 1, got {confidence_level}")
+    if bad := [m for m in (() if best_of is None else best_of) if m != int(m) or not 1 <= m <= runs]:
         raise ValueError(f"best_of: expected whole numbers from 1 to R = {runs}, got {bad[0]}")
-    classes = num_classes or int(references.max()) + 1
+    classes = int(references.max()) + 1 if num_classes is None else num_classes
+    if classes != int(classes):
+        raise ValueError(f"num_classes: expected a whole number, got {num_classes}")
     if (largest := int(max(predictions.max(), references.max()))) >= classes:
         raise ValueError(f"a label is {largest}, but there are {classes} classes; if there are more, set num_classes")
     gold_counts = np.bincount(references, minlength=classes)
@@ -148,7 +158,7 @@ def seed_scores(predictions, references, num_classes=None, best_of=None, return_
         "n": items,
         "confidence_level": confidence_level,
     }
-    if best_of:
+    if best_of is not None:
         result["accuracy_best_of"] = _best_of(accuracy, best_of)
         result["macro_f1_best_of"] = _best_of(f1, best_of)
     if return_items:
