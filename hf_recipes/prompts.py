@@ -294,17 +294,19 @@ class Prompter:
         return ids[: next((i for i in range(len(ids)) if ids[i : i + len(bare)] == bare), 0)]
 
     def _cut_examples(self, bank: Demonstrations) -> list[str]:
-        """The demonstrations' texts, each cut to its share of half of what the model takes."""
+        """The demonstrations' texts; if a prompt's exceed half of what the model takes, each is cut to its share."""
         count = max(1, len(self._shown("")) if bank.texts else 1)
-        room = self._section.max_model_len // 2 // count
-        found = []
+        ends = []
         for text in bank.texts:
             tokens = self._tokenizer(
                 text, add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True
             )
-            ends = [end for _, end in tokens["offset_mapping"]]
-            found.append(text if len(ends) <= room else text[: ends[room - 1]])
-        return found
+            ends.append([end for _, end in tokens["offset_mapping"]])
+        half = self._section.max_model_len // 2
+        if sum(sorted(map(len, ends))[-count:]) <= half:
+            return bank.texts
+        room = half // count
+        return [text if len(e) <= room else text[: e[room - 1]] for text, e in zip(bank.texts, ends, strict=True)]
 
     def _shown(self, line: str) -> list[int]:
         """Which demonstrations a text gets: the same for the same text, whatever other texts there are."""
