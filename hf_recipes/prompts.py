@@ -294,7 +294,7 @@ class Prompter:
         return ids[: next((i for i in range(len(ids)) if ids[i : i + len(bare)] == bare), 0)]
 
     def _cut_examples(self, bank: Demonstrations) -> list[str]:
-        """The demonstrations' texts; if a prompt's exceed half of what the model takes, each is cut to its share."""
+        """The demonstrations' texts; if a prompt's exceed 3/4 of what the model takes, each is cut to its share."""
         count = max(1, len(self._shown("")) if bank.texts else 1)
         ends = []
         for text in bank.texts:
@@ -302,10 +302,10 @@ class Prompter:
                 text, add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True
             )
             ends.append([end for _, end in tokens["offset_mapping"]])
-        half = self._section.max_model_len // 2
-        if sum(sorted(map(len, ends))[-count:]) <= half:
+        most = self._section.max_model_len * 3 // 4
+        if sum(sorted(map(len, ends))[-count:]) <= most:
             return bank.texts
-        room = half // count
+        room = most // count
         return [text if len(e) <= room else text[: e[room - 1]] for text, e in zip(bank.texts, ends, strict=True)]
 
     def _shown(self, line: str) -> list[int]:
