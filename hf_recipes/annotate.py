@@ -23,12 +23,13 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
-from .data import RowFiles, Rows, keep_rows, open_rows, rows_key, text_id
+from .calibrate import ON_GOLD, not_enough_gold
+from .data import NO_GOLD, RowFiles, Rows, keep_rows, open_rows, rows_key, text_id
 from .engines import EngineError, engine_module
 from .models import Model, load_tokenizer, resolve_model
 from .prompts import Demonstrations, Prompter, draw_demonstrations
 from .recipe import Annotate, UserError, load_recipe
-from .study import Study, follow_parent, make_key, read_json, versions, write_json
+from .study import Study, make_key, read_json, versions, write_json
 
 CHUNK_SECONDS = 20.0  # of work between two parts: what a kill can cost
 CHUNK_SIZES = (128, 16_384)  # texts in a part, at least and at most
@@ -156,9 +157,16 @@ def plan_passes(study: Study, files: RowFiles) -> list[Pass]:
             prompt = section.prompt.model_dump(mode="json")
             ingredients["per_text"] = {"prompt": prompt, "bank": bank, "descriptions": data.descriptions}
         passes.append(Pass(section, make_key(**ingredients), ingredients, model, prompter, demonstrations))
+    able = int(
+        np.sum((files.column("gold").to_numpy() != NO_GOLD) & files.column("text_id").is_valid().to_numpy(False))
+    )
+    for one in passes:
+        left = able - len(one.demonstrations.rows)
+        if one.section.calibration in ON_GOLD and left <= one.section.calibration_rows:
+            raise not_enough_gold(one.section, left)
     asked = [(one.key, one.section.calibration) for one in passes]
-    for number, one in enumerate(asked):
-        if (first := asked.index(one)) < number:
+    for number, question in enumerate(asked):
+        if (first := asked.index(question)) < number:
             raise UserError(
                 f"annotate.passes: passes {first} and {number} are the same and would vote twice; change the "
                 "prompt, its seed or the model of one (seed, samples and temperature matter to votes alone)"
@@ -593,7 +601,6 @@ def main() -> None:
     from . import logs
 
     logs.set_up()
-    follow_parent()
     try:
         annotate(Study(load_recipe(sys.argv[1], sys.argv[2:])))
     except KeyboardInterrupt:

@@ -10,9 +10,9 @@ import numpy as np
 from scipy.special import logsumexp
 
 from .annotate import Annotations
-from .calibrate import ON_GOLD, Calibration, calibrate
+from .calibrate import ON_GOLD, Calibration, calibrate, not_enough_gold
 from .data import NO_GOLD, Rows, hash_order
-from .recipe import Annotate, UserError
+from .recipe import Annotate
 from .votes import NO_VOTE
 
 
@@ -119,10 +119,7 @@ def _calibration_rows(rows: Rows, labelled: np.ndarray, section: Annotate) -> np
     """The gold rows that a calibration may look at: the first of a seeded order, the same for all passes."""
     wanted = section.calibration_rows
     if len(labelled) <= wanted:
-        raise UserError(
-            f"annotate.calibration: {section.calibration} is fitted on {wanted} gold rows, and there are "
-            f"{len(labelled)}; lower annotate.calibration_rows, or set it to contextual, batch or none"
-        )
+        raise not_enough_gold(section, len(labelled))
     order = hash_order((rows.ids[i] for i in labelled), "calibration")
     return np.sort(labelled[order[:wanted]])
 

@@ -17,8 +17,18 @@ import numpy as np
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax, softmax
 
+from .recipe import Annotate, UserError
+
 GOLD_FREE = ("none", "contextual", "batch")
 ON_GOLD = {"temperature": ("none",), "auto": GOLD_FREE}
+
+
+def not_enough_gold(section: Annotate, rows: int) -> UserError:
+    """What is said where there are no more gold rows than a calibration is fitted on."""
+    return UserError(
+        f"annotate.calibration: {section.calibration} is fitted on {section.calibration_rows} gold rows, and there are "
+        f"{rows}; lower annotate.calibration_rows, or set it to contextual, batch or none"
+    )
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import typer
 
 from . import __version__, logs
 from .recipe import UserError, load_recipe
-from .study import Study, cpu_threads
+from .study import Study, cpu_threads, follow_parent
 
 if TYPE_CHECKING:
     from .data import RowFiles
@@ -169,8 +169,6 @@ def version() -> None:
 #: accelerate's launcher, with the exit code of what it launched and without tracebacks of its own.
 LAUNCHER = """
 import subprocess, sys
-from hf_recipes.study import follow_parent
-follow_parent()
 from accelerate.commands.launch import main
 try:
     main()
@@ -214,7 +212,7 @@ def _annotate(study: Study, files: "RowFiles", recipe: Path, overrides: list[str
 
 def _run(command: list[str]) -> int:
     """Runs a child to its end. Ctrl-C reaches it too, and it stops in its own way."""
-    with subprocess.Popen(command) as child:
+    with subprocess.Popen(command, preexec_fn=follow_parent) as child:  # noqa: PLW1509  (one thread)
         while True:
             with suppress(KeyboardInterrupt):
                 return child.wait()

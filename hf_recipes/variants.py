@@ -147,6 +147,8 @@ def _write_card(folder: Path, study: Study, content: _Content) -> None:
         configs=[
             {
                 "config_name": arm,
+                # a local folder's cache in `datasets` goes by its name and these lines alone, and all are named dataset
+                "description": f"{recipe.name}, {content.key}",
                 "data_files": [
                     {"split": "train", "path": f"data/{arm}/train-*.parquet"},
                     *([{"split": "test", "path": "data/test/test-*.parquet"}] if len(test) else []),

@@ -651,3 +651,24 @@ def test_a_step_ends_with_the_command_that_started_it(how):
         parent.send_signal(how)
         assert parent.stdout.read() == b""  # the pipe closes when the child, too, is gone
         assert time.monotonic() - start < 30
+
+
+def test_two_studies_and_new_labels_are_told_apart_by_load_dataset(make_study, engine):
+    from datasets import load_dataset
+
+    for folder, change in (("one", "{}"), ("two", "{seed: 3}"), ("two", "{seed: 4}")):
+        study = make_study(
+            *SMALL, f"--annotate.prompt={{instruction: '{folder}{change}', shots_per_class: 1}}", folder=folder
+        )
+        annotate(study)
+        write_variants(study)
+        table = pq.read_table(study.dataset / "data" / "llm" / "train-00000-of-00001.parquet")
+        assert load_dataset(str(study.dataset), "llm", split="train")["llm_probs"][:] == table["llm_probs"].to_pylist()
+
+
+def test_a_calibration_without_enough_gold_is_refused_before_anything_is_labelled(make_study, engine, tmp_path):
+    settings = write_source(tmp_path / "source", [f"text {i}" for i in range(30)], ["p"] * 10 + [None] * 20)
+    settings += ["--grid=null", "--train=null", "--annotate.prompt.shots_per_class=0", "--annotate.calibration=auto"]
+    with pytest.raises(UserError, match="auto is fitted on 50 gold rows, and there are 10"):
+        annotate(make_study(*settings))
+    assert not engine.asked
