@@ -11,46 +11,30 @@ import sys
 import time
 import unicodedata
 from array import array
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from .calibrate import ON_GOLD, not_enough_gold
 from .data import NO_GOLD, RowFiles, Rows, keep_rows, open_rows, rows_key, text_id
 from .engines import EngineError, engine_module
 from .models import Model, load_tokenizer, resolve_model
+from .parts import FAILED, NO_LABEL, STATUSES, Parts, matrix, read, write_rows
 from .prompts import Demonstrations, Prompter, draw_demonstrations
 from .recipe import Annotate, UserError, load_recipe
 from .study import Study, make_key, read_json, versions, write_json
 
 CHUNK_SECONDS = 20.0  # of work between two parts: what a kill can cost
-CHUNK_SIZES = (128, 16_384)  # texts in a part, at least and at most
+CHUNK_SIZES = (16, 16_384)  # texts in a part, at least and at most
+ENOUGH = 128  # texts without one answer, after which the pass stops
 CONTENT_FREE_FILE = "content_free.parquet"
 CONTENT_FREE = ["N/A", "", "[MASK]"]  # Zhao et al. 2021, section 5
-BLOCK = 262_144  # rows of parts in memory at a time
-STATUSES = ["ok", "null_text", "empty_text", "demonstration", "no_label", "engine_error"]
-FAILED = "engine_error"  # the one status that is asked about again
-NO_LABEL = {"status": "no_label", "error": "no answer named a label"}
 ENGINE_DIED = 75  # the exit code that says: start another process and go on
-SCHEMA = pa.schema(
-    {
-        "id": pa.string(),
-        "prompt_id": pa.string(),
-        "logprobs": pa.list_(pa.float64()),
-        "n_tokens": pa.int32(),
-        "truncated": pa.bool_(),
-        "status": pa.string(),
-        "error": pa.string(),
-    }
-)
 
 
 @dataclass(frozen=True)
@@ -185,12 +169,12 @@ def rows_left(study: Study, files: RowFiles) -> int:
 def rows_left_of(study: Study, files: RowFiles, one: Pass) -> int:
     """The same of one pass."""
     folder = study.annotations(one.key)
-    statuses = _Parts(folder).statuses(files.column("id"))
+    statuses = Parts(folder).statuses(files.column("id"))
     left = int(np.sum((statuses < 0) | (statuses == STATUSES.index(FAILED))))
     manifest = read_json(folder / "manifest.json") or {}
     whole = (folder / CONTENT_FREE_FILE).exists() and manifest.get("rows") == files.manifest["key"]
     if (folder / CONTENT_FREE_FILE).exists():
-        _read(folder / CONTENT_FREE_FILE, ["id"])  # damage is said before anything is started
+        read(folder / CONTENT_FREE_FILE, ["id"])  # damage is said before anything is started
     return left or int(not whole)
 
 
@@ -205,7 +189,7 @@ def status(study: Study) -> list[dict[str, Any]]:
     ids = files.column("id")
     found = []
     for one in plan_passes(study, files):
-        parts = _Parts(study.annotations(one.key))
+        parts = Parts(study.annotations(one.key))
         counts = _count(parts.statuses(ids))
         found.append(
             {
@@ -230,7 +214,7 @@ def shown_rows(study: Study, passes: list[Annotations]) -> int:
 def rows_in_parts(study: Study) -> int:
     """How many rows with an answer all parts hold: what a process has got done shows here, what it only retried not."""
     parts = study.annotations_root.glob("*/part-*.parquet")
-    return sum(int(np.sum(_read(part, ["status"])["status"].to_numpy() != FAILED)) for part in parts)
+    return sum(int(np.sum(read(part, ["status"])["status"].to_numpy() != FAILED)) for part in parts)
 
 
 def load_annotations(study: Study, pool: Rows) -> list[Annotations]:
@@ -249,21 +233,23 @@ def load_annotations(study: Study, pool: Rows) -> list[Annotations]:
 
 def _load_pass(study: Study, key: str, section: Annotate, ids: pa.Array, classes: int) -> Annotations:
     folder = study.annotations(key)
-    parts = _Parts(folder)
+    parts = Parts(folder)
     statuses = parts.statuses(ids)
     if (statuses < 0).any() or not (folder / CONTENT_FREE_FILE).exists():
         raise _not_finished(study)
     truncated = np.zeros(len(ids), dtype=bool)
     logprobs = np.full((len(ids), classes), np.nan)
     for table, rows in parts.by_row(ids, "logprobs", "truncated"):
-        logprobs[rows] = _matrix(table["logprobs"], classes)
+        logprobs[rows] = matrix(table["logprobs"], classes)
         truncated[rows] = table["truncated"].fill_null(False).to_numpy()
-    content_free = _matrix(_read(folder / CONTENT_FREE_FILE, ["logprobs"])["logprobs"], classes)
+    content_free = matrix(read(folder / CONTENT_FREE_FILE, ["logprobs"])["logprobs"], classes)
     return Annotations(key, section, logprobs, [STATUSES[code] for code in statuses], truncated, content_free)
 
 
 def _not_finished(study: Study) -> UserError:
-    return UserError(f"{study.root}: no finished annotations for this recipe; run hf-recipes annotate first")
+    return UserError(
+        f"{study.root}: no finished annotations for this recipe; run hf-recipes annotate first, with the same settings"
+    )
 
 
 def _asked(study: Study) -> str:
@@ -274,57 +260,6 @@ def _asked(study: Study) -> str:
     return make_key(rows=rows_key(study), descriptions=study.recipe.data.descriptions, passes=passes)
 
 
-class _Parts:
-    """The parts of a pass on disk. A later part overrides an earlier one."""
-
-    def __init__(self, folder: Path):
-        self._files = sorted(folder.glob("part-*.parquet"), key=lambda part: int(part.stem.removeprefix("part-")))
-
-    def by_row(self, ids: pa.Array, *columns: str) -> Iterator[tuple[pa.Table, np.ndarray]]:
-        """The parts' rows that are among `ids`, some parts at a time, and where in `ids` they stand."""
-        block: list[pa.Table] = []
-        for file in self._files:
-            block.append(_read(file, ["id", *columns]))
-            if sum(map(len, block)) >= BLOCK or file == self._files[-1]:
-                table = pa.concat_tables(block)
-                block = []
-                held = table["id"].combine_chunks()
-                places = pc.index_in(ids, value_set=held)  # the small set is hashed, not the large one
-                rows = np.full(len(held), -1)
-                rows[places.drop_null().to_numpy()] = np.flatnonzero(places.is_valid().to_numpy(False))
-                rows = rows[pc.index_in(held, value_set=held).to_numpy()]  # an id that comes again stands there too
-                yield table.filter(pa.array(rows >= 0)), rows[rows >= 0]
-
-    def statuses(self, ids: pa.Array) -> np.ndarray:
-        """The status of each id as an index into `STATUSES`, an int8 array; -1 where there is no row yet."""
-        found = np.full(len(ids), -1, dtype=np.int8)
-        for table, rows in self.by_row(ids, "status"):
-            found[rows] = pc.index_in(table["status"], value_set=pa.array(STATUSES)).to_numpy()
-        return found
-
-    def reasons(self, ids: pa.Array) -> dict[str, int]:
-        """Why rows failed: each reason with the number of rows."""
-        found = np.full(len(ids), None, dtype=object)
-        for table, rows in self.by_row(ids, "error"):
-            found[rows] = table["error"].to_numpy()
-        return dict(Counter(reason for reason in found if reason).most_common())
-
-
-def _read(path: Path, columns: list[str]) -> pa.Table:
-    try:
-        return pq.read_table(path, columns=columns)
-    except (pa.ArrowInvalid, OSError):
-        raise UserError(f"{path}: damaged; delete it and run hf-recipes annotate again") from None
-
-
-def _matrix(lists: pa.ChunkedArray, classes: int) -> np.ndarray:
-    """Lists of K numbers as an array of shape `(n, K)`; nan for null."""
-    matrix = np.full((len(lists), classes), np.nan)
-    valid = lists.is_valid().to_numpy()
-    matrix[valid] = lists.drop_null().combine_chunks().flatten().to_numpy(False).reshape(-1, classes)
-    return matrix
-
-
 def _make_pass(study: Study, files: RowFiles, one: Pass, engine: Any, number: int) -> Any:
     """Scores what is left of a pass and writes its manifest; returns the running engine, if one was needed."""
     folder = study.annotations(one.key)
@@ -332,7 +267,7 @@ def _make_pass(study: Study, files: RowFiles, one: Pass, engine: Any, number: in
     start = time.monotonic()
     work = _Scoring(study, files, one, engine)
     work.run(f"annotate, pass {number}" if study.recipe.annotate.passes else "annotate")
-    statuses = _Parts(folder).statuses(files.column("id"))
+    statuses = Parts(folder).statuses(files.column("id"))
     prompter = one.prompter
     write_json(
         folder / "manifest.json",
@@ -376,15 +311,16 @@ class _Scoring:
         """What earlier sessions left: which rows are settled, and the answers to texts that come again."""
         ids = self._files.column("id")
         self._settled = np.zeros(len(ids), dtype=bool)
+        self._silent = 0  # texts asked about until one gets an answer
         self._answered = False
-        parts = _Parts(self._folder)
+        parts = Parts(self._folder)
         for table, rows in parts.by_row(ids, "status", "logprobs"):
             self._settled[rows] = pc.not_equal(table["status"], FAILED).to_numpy()
             self._answered |= bool(table["logprobs"].is_valid().to_numpy().any())
             unread = (self._slots[rows] >= 0) & pc.equal(table["status"], "no_label").to_numpy()
             self._answers[self._slots[rows[unread]]] = -np.inf
             again = (self._slots[rows] >= 0) & table["logprobs"].is_valid().to_numpy()
-            self._answers[self._slots[rows[again]]] = _matrix(table["logprobs"].filter(again), self._classes)
+            self._answers[self._slots[rows[again]]] = matrix(table["logprobs"].filter(again), self._classes)
         names = [int(part.stem.removeprefix("part-")) for part in self._folder.glob("part-*.parquet")]
         self._next_part = 1 + max(names, default=-1)
 
@@ -436,12 +372,13 @@ class _Scoring:
                 inputs[prompt_id] = ids
         found, refused = self._ask(inputs) if inputs else ({}, {})
         self._answered |= bool(found)
-        if len(inputs) >= CHUNK_SIZES[0] and not self._answered:  # else some rows fail again in a pass that works
+        self._silent += len(refused)
+        if self._silent >= ENOUGH and not self._answered:  # else some rows fail again in a pass that works
             _, row = refused.popitem()
             if row["status"] == FAILED:
                 raise UserError(f"annotate: the engine refuses every text: {row['error']}")
             raise UserError(
-                f"annotate: none of the first {len(inputs)} texts got an answer that names a label; raise "
+                f"annotate: none of the first {self._silent} texts got an answer that names a label; raise "
                 "annotate.max_tokens, or tell the model in the prompt to answer with a label alone"
             )
         answers |= found
@@ -457,7 +394,7 @@ class _Scoring:
                 row["logprobs"] = answer.tolist()
             if slot >= 0:
                 self._answers[slot] = answer
-        _write_rows(self._folder / f"part-{self._next_part:05d}.parquet", rows)
+        write_rows(self._folder / f"part-{self._next_part:05d}.parquet", rows)
         self._next_part += 1
         self._bar.update(len(chunk))
 
@@ -514,7 +451,7 @@ class _Scoring:
                 {"id": text, "prompt_id": _prompt_id(ids), "logprobs": answer, "n_tokens": len(ids), "status": "ok"}
                 for text, ids, answer in zip(CONTENT_FREE, inputs, answers.tolist(), strict=True)
             ]
-        _write_rows(self._folder / CONTENT_FREE_FILE, rows)
+        write_rows(self._folder / CONTENT_FREE_FILE, rows)
 
 
 def _slots(texts: pa.Array) -> np.ndarray:
@@ -588,14 +525,6 @@ def _prompt_id(token_ids: list[int]) -> str:
     return hashlib.blake2b(array("q", token_ids).tobytes(), digest_size=12).hexdigest()
 
 
-def _write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
-    """A part appears whole or not at all; columns that a row lacks are null."""
-    columns = {name: pa.array([row.get(name) for row in rows], SCHEMA.field(name).type) for name in SCHEMA.names}
-    temporary = path.with_name(f".tmp-{path.name}")
-    pq.write_table(pa.table(columns, schema=SCHEMA), temporary)
-    temporary.replace(path)
-
-
 def main() -> None:
     """What `hf-recipes annotate` runs in a process of its own."""
     from . import logs
@@ -603,9 +532,6 @@ def main() -> None:
     logs.set_up()
     try:
         annotate(Study(load_recipe(sys.argv[1], sys.argv[2:])))
-    except KeyboardInterrupt:
-        print("interrupted; what is labelled stays, run again to go on", file=sys.stderr)
-        sys.exit(130)
     except EngineError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(ENGINE_DIED)

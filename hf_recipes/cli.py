@@ -1,9 +1,9 @@
 """The command line: `hf-recipes STEP RECIPE [--section.key=value ...]`. Each command is one function of the library."""
 
+import os
 import signal
 import subprocess
 import sys
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -33,9 +33,24 @@ MAX_DEATHS = 3  # in a row, without a text labelled between them
 SETTINGS = {"allow_extra_args": True, "ignore_unknown_options": True}
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
 def _open(context: typer.Context, recipe: Path, accept: bool, verbose: bool) -> Study:
     logs.set_up(verbose)
     return Study(load_recipe(recipe, context.args), accept)
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Say it and exit.")
+    ] = False,
+) -> None:
+    """What stands before a command."""
 
 
 @app.command(context_settings=SETTINGS)
@@ -172,8 +187,6 @@ import subprocess, sys
 from accelerate.commands.launch import main
 try:
     main()
-except KeyboardInterrupt:
-    sys.exit(130)
 except subprocess.CalledProcessError as ended:
     sys.exit(ended.returncode)
 """
@@ -211,11 +224,13 @@ def _annotate(study: Study, files: "RowFiles", recipe: Path, overrides: list[str
 
 
 def _run(command: list[str]) -> int:
-    """Runs a child to its end. Ctrl-C reaches it too, and it stops in its own way."""
-    with subprocess.Popen(command, preexec_fn=follow_parent) as child:  # noqa: PLW1509  (one thread)
-        while True:
-            with suppress(KeyboardInterrupt):
-                return child.wait()
+    """Runs a child to its end. Ctrl-C reaches only this process, which ends the child: all it has written is whole."""
+    with subprocess.Popen(command, preexec_fn=follow_parent, process_group=0) as child:  # noqa: PLW1509  (one thread)
+        try:
+            return child.wait()
+        except SystemExit:
+            os.killpg(child.pid, signal.SIGKILL)
+            raise
 
 
 def _call(command: list[str]) -> None:
@@ -224,14 +239,22 @@ def _call(command: list[str]) -> None:
 
 
 def _check(code: int) -> None:
-    if code not in (0, 2, 130):
+    if code not in (0, 2):
         typer.echo(f"error: a step ended with code {code}; what is done is kept, run again to go on", err=True)
     if code:
         raise SystemExit(code if 0 < code < 256 else 1)
 
 
+def _interrupted(*_: object) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # once is enough
+    typer.echo("\ninterrupted; what is done stays, run again to go on", err=True)
+    raise SystemExit(130)
+
+
 def main() -> None:
     """The entry point: errors that the user can mend are one line, and exit with code 2."""
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # a shell's background job ignores Ctrl-C
+        signal.signal(signal.SIGINT, _interrupted)
     try:
         app()
     except (UserError, OSError) as error:

@@ -379,9 +379,8 @@ class _Split:
         except (UserError, KeyboardInterrupt):
             raise
         except Exception as error:  # a damaged file, and with some builders an empty one
-            reason = " ".join(str(error).split())
             raise UserError(
-                f"data: split '{self._split}' of {data.path} is damaged or has no rows ({reason})"
+                f"data: split '{self._split}' of {data.path} is damaged or has no rows ({_reason(error)})"
             ) from None
 
     def _batch(self, texts: list[str | None], labels: list[Any], label_kind: Any) -> pa.RecordBatch:
@@ -435,7 +434,7 @@ def _open_stream(data: Data, identity: dict[str, Any], split: str, folder: Path)
         if stream.features is None:
             stream = stream._resolve_features()
     except Exception as error:  # datasets raises many kinds; each names what it did not find
-        raise UserError(f"data: {data.path}: {' '.join(str(error).split())}") from None
+        raise UserError(f"data: {data.path}: {_reason(error)}") from None
     found = stream.features
     asked = {"text_column": [data.text_column], "label_column": [data.label_column] if data.label_column else []}
     if data.text_template:
@@ -452,6 +451,12 @@ def _open_stream(data: Data, identity: dict[str, Any], split: str, folder: Path)
     return stream, list(wanted), found[data.label_column] if data.label_column else None
 
 
+def _reason(error: BaseException) -> str:
+    """What a reader says, in a line, and what to do where that is known."""
+    said = " ".join(str(error).split()) or type(error).__name__
+    return f"{said}; save it as UTF-8" if "codec can't decode" in said else said
+
+
 def _all_text(path: str) -> Any:
     """The features of a CSV file of which nothing is taken for a number."""
     import pandas
@@ -460,7 +465,7 @@ def _all_text(path: str) -> Any:
     try:
         names = pandas.read_csv(path, nrows=0).columns
     except (ValueError, OSError) as error:  # pandas' errors are ValueErrors
-        raise UserError(f"data.path: {path} is not a CSV file that can be read ({first_line(error)})") from None
+        raise UserError(f"data.path: {path} is not a CSV file that can be read ({_reason(error)})") from None
     return Features({str(name): Value("string") for name in names})
 
 
@@ -520,6 +525,6 @@ def _class_index(label: Any, names: list[str], data: Data, row: int) -> int:
     if isinstance(label, int) and not isinstance(label, bool) and 0 <= label < len(names) and not numbered:
         return label
     raise UserError(
-        f"{data.path}: row {row} has the label {label!r}, which is not in the label list ({', '.join(names)}); "
-        "mend the row or data.label_names"
+        f"{data.path}: row {row} has the label {label!r}, which is not in the label list "
+        f"({', '.join(names)}); mend the row or data.label_names"
     )

@@ -51,7 +51,10 @@ def resolve_model(study: Study, key: str, name: str, revision: str | None, weigh
         try:
             folder = Path(snapshot_download(name, revision=pinned.get(asked, revision), allow_patterns=patterns))
         except Exception as error:  # a name that is no Hub id, the Hub's own errors, and all that a network can do
-            raise UserError(f"{key}: '{name}' is no local folder, and the Hub says: {first_line(error)}") from None
+            raise UserError(
+                f"{key}: '{name}' is no local folder, and the Hub says: {first_line(error)}; correct the name, log in "
+                "with hf auth login if it is gated, or name a folder"
+            ) from None
         identity = folder.name
         if asked not in pinned and study.recipe_file.exists():
             write_json(study.revisions_file, {**pinned, asked: identity})

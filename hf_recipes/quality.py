@@ -15,6 +15,9 @@ from .measure import metrics_folder, without_nan
 from .report import TEMPLATES, cell, interval, number, save_figure
 from .study import Study, hash_files, hash_ids, make_key, read_json, write_json, write_text
 
+LEFT_OUT = ("that the prompts show as demonstrations", "with gold that the calibration looked at")
+ONE_LABEL = 0.95  # a share of the labels that one class hardly ever has
+FEW_GOLD = 30  # texts: fewer say next to nothing of an annotator
 MANY_MODELS = 3  # different models from which a model of their errors can be made
 
 
@@ -68,8 +71,8 @@ def write_labels(study: Study) -> dict[str, Any]:
     }
     with study.lock():
         study.report.mkdir(parents=True, exist_ok=True)
-        if pool.ids:
-            _draw(labels["annotator"], study)
+        if pool.ids and labels["scoring"] != "guided":
+            _draw(labels["annotator"], labels["label_names"], study)
         page = Environment(loader=FileSystemLoader(TEMPLATES), trim_blocks=True, lstrip_blocks=True, autoescape=False)  # noqa: S701
         page.filters |= {"number": number, "interval": interval, "cell": cell}
         context = {"labels": without_nan(labels), "recipe": study.recipe, "findings": describe(without_nan(labels))}
@@ -87,13 +90,14 @@ def _measure(pool: Pool) -> dict[str, Any]:
 
 
 def _measure_passes(study: Study, pool: Pool) -> list[dict[str, Any]]:
-    """Each pass on its own, their majority and, over three or more different models, Dawid-Skene."""
+    """Each pass on its own, the majority of three or more and, over three or more different models, Dawid-Skene."""
     classes = len(pool.label_names)
     sections = study.recipe.annotate.all_passes()
     if len(sections) == 1:
         return []
     told = [(f"pass {i}: {section.model}", pool.votes[:, i]) for i, section in enumerate(sections)]
-    told.append(("majority", voting.majority(pool.votes, classes)))
+    if len(sections) > 2:  # of two the majority is the first
+        told.append(("majority", voting.majority(pool.votes, classes)))
     if len({(section.model, section.revision) for section in sections}) >= MANY_MODELS:
         worth = voting.aggregate(pool.votes, classes)
         told.append(("Dawid-Skene", np.where(np.isnan(worth[:, 0]), NO_GOLD, np.nan_to_num(worth).argmax(axis=1))))
@@ -128,6 +132,14 @@ def describe(labels: dict[str, Any]) -> list[str]:
     names = labels["label_names"]
     shares = ", ".join(f"{name} {number(s)}" for name, s in zip(names, found["label_share"], strict=True))
     said = [f"{found['n']:,} texts have a label: {shares}."]
+    spent = labels["gold_spent"]
+    if left_out := [f"{n:,} {what}" for n, what in zip(spent.values(), LEFT_OUT, strict=True) if n]:
+        said.append(f"Not among them: {' and '.join(left_out)}.")
+    if max(found["label_share"]) > ONE_LABEL:
+        said.append(
+            "Nearly all get one label. If the texts are not like that, try calibration: batch (it costs no "
+            "annotation), another instruction or demonstrations, or a larger model."
+        )
     if labels["scoring"] == "distribution":
         said.append(
             f"Before renormalising, the labels hold {number(found['covered_mean'])} of the LLM's probability."
@@ -145,11 +157,16 @@ def describe(labels: dict[str, Any]) -> list[str]:
     if not found["n_gold"]:
         said.append("There is no gold: how many labels are wrong is not known, nor could a calibration be chosen.")
         return said
+    if found["n_gold"] < FEW_GOLD:
+        said.append(
+            f"Only {found['n_gold']} gold labels are left to judge by: nothing can be told."
+            + (" Lower annotate.calibration_rows, or label more by hand." if spent["calibration"] else "")
+        )
     said.append(
         f"Against {found['n_gold']:,} gold labels: accuracy {number(found['accuracy'])} "
         f"{interval(found['accuracy_interval'])} (always the commonest class: {number(found['majority_accuracy'])}), "
-        f"macro-F1 {number(found['macro_f1'])} {interval(found['macro_f1_interval'])}, expected calibration error "
-        f"{number(found['ece'])}."
+        f"macro-F1 {number(found['macro_f1'])} {interval(found['macro_f1_interval'])}"
+        + (f", expected calibration error {number(found['ece'])}." if labels["scoring"] != "guided" else ".")
     )
     auroc = found["entropy_auroc_interval"]
     if labels["scoring"] != "guided" and auroc and None not in auroc:
@@ -187,7 +204,7 @@ def describe(labels: dict[str, Any]) -> list[str]:
     return said
 
 
-def _draw(found: dict[str, Any], study: Study) -> None:
+def _draw(found: dict[str, Any], names: list[str], study: Study) -> None:
     """How sure the LLM is; with gold also how often it is right when it is as sure as that, and what may be kept."""
     import matplotlib
 
@@ -209,8 +226,9 @@ def _draw(found: dict[str, Any], study: Study) -> None:
         right.set_ylabel("share of wrong labels among them")
         right.set_title("risk and coverage", fontsize=10)
     else:
-        left.bar(range(len(found["label_share"])), found["label_share"], color="#0072B2")
-        left.set(xlabel="label", ylabel="share of texts")
+        left.barh(names, found["label_share"], color="#0072B2")
+        left.set(xlim=(0, 1), xlabel="share of texts")
+        left.invert_yaxis()
         right.plot(found["entropy_quantiles"], [5, 25, 50, 75, 95], "o-", color="#D55E00")
         right.set(xlabel="entropy, nats", ylabel="% of texts below")
     save_figure(figure, study.report, "labels")
@@ -247,7 +265,8 @@ def print_status(study: Study) -> None:
         numbers = (one["rows"], sum(counts.values()), failed, one["left"])
         table.add_row(str(number_), one["model"], *(f"{count:,}" for count in numbers))
         reasons |= {f"pass {number_}: {reason}": count for reason, count in one["reasons"].items()}
-        reasons |= {f"pass {number_}: {name}": count for name, count in counts.items() if name != "ok"}
+        named = ("ok", "no_label")  # the latter has its reason
+        reasons |= {f"pass {number_}: {name}": count for name, count in counts.items() if name not in named}
     console = Console(width=None if Console().is_terminal else 120, markup=False, highlight=False)
     console.print(table)
     for reason, count in reasons.items():

@@ -54,6 +54,8 @@ class Data(Section):
 
     @model_validator(mode="after")
     def named(self) -> "Data":
+        if self.text_template is not None and "text_column" in self.model_fields_set:
+            raise ValueError("set text_column or text_template, not both")
         if self.label_column is None and self.label_names is None:
             raise ValueError("label_names must name the classes where label_column is null")
         if len(set(self.label_names or ())) < len(self.label_names or ()):
@@ -137,7 +139,10 @@ class Annotate(Section):
     seed: int = Field(0, description="of votes: each text has a seed of its own, made of this one and its prompt")
     thinking: bool = Field(False, description="let a model that can think before it answers do so; wants votes")
     prompt: Prompt
-    calibration: Literal["none", "contextual", "batch", "temperature", "auto"] = "contextual"
+    calibration: Literal["none", "contextual", "batch", "temperature", "auto"] = Field(
+        default_factory=lambda section: "contextual" if section.get("scoring") == "distribution" else "none",
+        description="contextual by default; none where scoring gives no probabilities",
+    )
     calibration_rows: int = Field(
         50, gt=1, description="of temperature and auto: the gold rows they are fitted on; they leave the pool"
     )

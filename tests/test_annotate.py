@@ -494,7 +494,24 @@ def test_an_engine_that_only_dies_is_given_up(stand_in, tmp_path):
     assert last.startswith("error: the engine died 3 times without labelling anything")
 
 
-def test_ctrl_c_ends_with_one_line_and_leaves_nothing_half_written(stand_in, tmp_path, make_study):
+INTERRUPTED = "interrupted; what is done stays, run again to go on"
+
+
+@pytest.mark.parametrize("wait", [1.5, 4.0])
+def test_ctrl_c_at_any_time_and_again_ends_with_one_line(wait, stand_in, tmp_path):
+    child = stand_in(tmp_path / "study", arguments=[*SMALL, "--data.pool_size=2500"])
+    time.sleep(wait)  # while libraries are imported; while the engine starts
+    for _ in range(5):
+        os.killpg(child.pid, signal.SIGINT)
+        time.sleep(0.02)
+    output, _ = child.communicate(timeout=60)
+    assert child.returncode == 130, output
+    assert "Traceback" not in output
+    assert output.count("interrupted") == 1
+    assert output.strip().splitlines()[-1] == INTERRUPTED
+
+
+def test_ctrl_c_in_mid_work_keeps_what_is_done(stand_in, tmp_path, make_study):
     child = stand_in(tmp_path / "study", arguments=[*SMALL, "--data.pool_size=2500"])
     study = make_study(*SMALL, "--data.pool_size=2500")
     for _ in range(600):
@@ -505,8 +522,7 @@ def test_ctrl_c_ends_with_one_line_and_leaves_nothing_half_written(stand_in, tmp
     output, _ = child.communicate(timeout=60)
     assert child.returncode == 130
     assert "Traceback" not in output
-    assert output.strip().splitlines()[-1] == "interrupted; what is labelled stays, run again to go on"
-    assert not list(study.root.rglob(".tmp-*"))
+    assert output.strip().splitlines()[-1] == INTERRUPTED
     (told,) = status(study)
     assert 0 < told["left"] < 2500
     child = stand_in(tmp_path / "study", arguments=[*SMALL, "--data.pool_size=2500"])
@@ -600,7 +616,7 @@ def test_equal_texts_without_an_answer_are_asked_once_too(make_study, engine, tm
 def test_a_model_that_never_names_a_label_is_stopped_at_once(make_study, engine, monkeypatch):
     monkeypatch.setattr(engine, "sample", lambda self, prompts, n, *_: ([["well, well"] * n for _ in prompts], {}))
     study = make_study(*SMALL, "--annotate.scoring=votes", "--annotate.calibration=none")
-    with pytest.raises(UserError, match=r"none of the first 128 texts got an answer that names a label; raise"):
+    with pytest.raises(UserError, match=r"none of the first \d+ texts got an answer that names a label; raise"):
         annotate(study)
 
 
@@ -672,3 +688,33 @@ def test_a_calibration_without_enough_gold_is_refused_before_anything_is_labelle
     with pytest.raises(UserError, match="auto is fitted on 50 gold rows, and there are 10"):
         annotate(make_study(*settings))
     assert not engine.asked
+
+
+def test_the_findings_say_where_gold_went_and_what_to_do_about_one_label(make_study, engine):
+    from hf_recipes.quality import describe, write_labels
+
+    study = make_study(*SMALL, "--data.pool_size=70", "--annotate.calibration=auto")
+    annotate(study)
+    labels = write_labels(study)
+    spent, left = labels["gold_spent"], labels["annotator"]["n_gold"]
+    assert spent["calibration"] == 50
+    assert sum(spent.values()) + left == 70
+    said = " ".join(describe(labels))
+    assert f"{spent['demonstrations']} that the prompts show as demonstrations and 50 with gold that the cali" in said
+    assert f"Only {left} gold labels are left to judge by: nothing can be told. Lower annotate.calibration_rows" in said
+    assert "Nearly all get one label" not in said
+    labels["annotator"]["label_share"] = [0.97, 0.02, 0.01]
+    assert "Nearly all get one label. If the texts are not like that, try calibration: batch" in " ".join(
+        describe(labels)
+    )
+
+
+def test_no_label_is_told_once(make_study, engine, monkeypatch, capsys):
+    from hf_recipes.quality import print_status
+
+    monkeypatch.setattr(engine, "sample", lambda self, prompts, n, *_: ([["well"] * n for _ in prompts], {}))
+    study = make_study(*SMALL, "--data.pool_size=70", "--annotate.scoring=votes", "--annotate.calibration=none")
+    annotate(study)
+    print_status(study)
+    told = [line for line in capsys.readouterr().out.splitlines() if " x pass" in line]
+    assert told == ["67 x pass 0: no answer named a label", "3 x pass 0: demonstration"]

@@ -4,7 +4,7 @@ import pytest
 import yaml
 from conftest import DEMO
 
-from hf_recipes.recipe import UserError, load_recipe
+from hf_recipes.recipe import Annotate, UserError, load_recipe
 
 BAD_SETTINGS = {
     "--train.epoch=3": ["unknown key 'train.epoch'", "did you mean 'train.epochs'?"],
@@ -25,6 +25,7 @@ BAD_SETTINGS = {
     "--data.label_names=[no, maybe]": ["'data.label_names' is False", "quote it, as YAML takes words like yes, no"],
     "--name=a/b": ["'name' is 'a/b'"],
     "--data.path.x=1": ["'path' is a value, not a section"],
+    "--data={path: x, text_column: a, text_template: '{{ a }}'}": ["'data'", "text_column or text_template, not both"],
     "epochs=3": ["epochs=3: settings look like --train.epochs=1"],
     "--data.label_names=[a, b, a]": ["names a class twice"],
     "--annotate.temperature=.inf": ["JSON can hold"],
@@ -114,3 +115,13 @@ def test_what_does_not_go_together_is_said(settings, part, command, tmp_path):
     assert code == 2
     assert part in errors
     assert errors.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("scoring", "default"), [("distribution", "contextual"), ("guided", "none"), ("votes", "none")]
+)
+def test_the_default_calibration_is_one_that_the_scoring_can_have(scoring, default):
+    section = {"model": "m", "scoring": scoring, "prompt": {"instruction": "?"}}
+    assert Annotate.model_validate(section).calibration == default
+    other = Annotate.model_validate({**section, "passes": [{"scoring": "distribution", "prompt": {"seed": 1}}]})
+    assert [one.calibration for one in other.all_passes()] == [default, "contextual"]

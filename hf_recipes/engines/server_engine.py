@@ -11,7 +11,8 @@ import functools
 import logging
 import os
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,7 +75,13 @@ def identity(annotate: Annotate) -> dict[str, Any]:
         UserError: no server answers at `annotate.base_url`; they are not of one version and model, or take shorter
             prompts than the recipe.
     """
-    return {"engine": "server", **asyncio.run(_find(annotate))[1]}
+    return {"engine": "server", **_wait_for(_find(annotate))[1]}
+
+
+def _wait_for(work: Coroutine[Any, Any, T]) -> T:
+    """Runs it to its end, also from a notebook, whose thread has a loop that runs already."""
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(asyncio.run, work).result()
 
 
 async def _find(annotate: Annotate) -> tuple[list[_Server], dict[str, Any]]:
@@ -289,7 +296,7 @@ class Engine:
     """
 
     def __init__(self, annotate: Annotate, model_folder: Path):
-        servers, model = asyncio.run(_find(annotate))
+        servers, model = _wait_for(_find(annotate))
         self._servers = servers
         self._model = model["id"]
         names = {Path(str(name)).name for name in (model["id"], model["root"])}
@@ -324,7 +331,7 @@ class Engine:
                 "logprob_token_ids": ids,
                 "return_tokens_as_token_ids": True,
             }
-            rows, no = asyncio.run(self._complete(prompts, parameters, read))
+            rows, no = _wait_for(self._complete(prompts, parameters, read))
             refused |= no
             for i, row in rows.items():
                 scores[i, start : start + MAX_TOKEN_IDS] = row
@@ -354,7 +361,7 @@ class Engine:
         if choices:
             parameters["structured_outputs"] = {"choice": choices}
         drawn = seeds if temperature > 0 else None  # without chance there is nothing to seed
-        texts, refused = asyncio.run(self._complete(prompts, parameters, read, drawn))
+        texts, refused = _wait_for(self._complete(prompts, parameters, read, drawn))
         return [texts.get(i, []) for i in range(len(prompts))], refused
 
     async def _complete(

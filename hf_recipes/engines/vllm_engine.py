@@ -1,6 +1,7 @@
 """vLLM in this process: one prefill and one token per text give the whole label distribution."""
 
 import os
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -138,4 +139,4 @@ class Engine:
 
 
 def _reason(error: Exception) -> str:
-    return " ".join(str(error).split())[:300] or type(error).__name__
+    return textwrap.shorten(str(error), 600, placeholder=" ...") or type(error).__name__
