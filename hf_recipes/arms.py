@@ -4,7 +4,7 @@ All arms train on the same rows. What an arm ranks or draws, it ranks or draws w
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.special import logsumexp
@@ -23,23 +23,40 @@ class Pool:
     Attributes:
         ids (`list[str]`), texts (`list[str]`), label_names (`list[str]`)
         gold (`np.ndarray` of shape `(n,)`): class indices.
-        probs (`np.ndarray` of shape `(n, K)`): the LLM's calibrated probabilities over the labels; rows sum to one.
-        covered (`np.ndarray` of shape `(n,)`): the raw probability mass on the labels, before renormalising, in [0, 1];
-            of votes the share that named a label; 1 where answers are guided, which cannot know it.
+        pass_probs (`np.ndarray` of shape `(P, n, K)`): calibrated probabilities over the labels by pass; rows sum to
+            one, or are nan where the pass gave none.
+        pass_covered (`np.ndarray` of shape `(P, n)`): the raw probability mass on the labels, before renormalising, in
+            [0, 1]; of votes the share that named a label; 1 where answers are guided, which cannot know it.
         votes (`np.ndarray` of shape `(n, P)`): the label of each pass, `NO_VOTE` where it gave none.
         calibrations (`list[Calibration]`): of each pass.
         calibration_gold (`int`): gold rows that went into them.
+        number (`int`): the pass whose labels are the LLM's.
     """
 
     ids: list[str]
     texts: list[str]
     label_names: list[str]
     gold: np.ndarray
-    probs: np.ndarray
-    covered: np.ndarray
+    pass_probs: np.ndarray
+    pass_covered: np.ndarray
     votes: np.ndarray
     calibrations: list[Calibration]
     calibration_gold: int
+    number: int = 0
+
+    def of_pass(self, number: int) -> "Pool":
+        """The same rows, with the labels of another pass as the LLM's."""
+        return replace(self, number=number)
+
+    @property
+    def probs(self) -> np.ndarray:
+        """The LLM's probabilities, of shape `(n, K)`."""
+        return np.asarray(self.pass_probs[self.number])
+
+    @property
+    def covered(self) -> np.ndarray:
+        """The mass on the labels, of shape `(n,)`."""
+        return np.asarray(self.pass_covered[self.number])
 
     @property
     def llm(self) -> np.ndarray:
@@ -57,12 +74,20 @@ class Labels:
     """Training labels of some rows.
 
     Attributes:
-        labels (`np.ndarray` of shape `(n,)`): class indices.
+        targets (`np.ndarray` of shape `(n, K)`): the loss of a row is -sum_k target_k ln p_k. A hard label is one at
+            its class, a soft one a distribution. A weight multiplies its row. Targets may be negative: with the label
+            y' of every text, and the label y of texts audited at random with probability pi, the target
+            (1 - R / pi) y' + (R / pi) y, R being 1 for audited texts, gives the loss under y without bias.
         from_gold (`np.ndarray` of shape `(n,)`, bool): which of them are gold labels: the arm's gold ledger.
     """
 
-    labels: np.ndarray
+    targets: np.ndarray
     from_gold: np.ndarray
+
+    @property
+    def labels(self) -> np.ndarray:
+        """The class of each row, of shape `(n,)`; ties go to the first class."""
+        return np.asarray(self.targets.argmax(axis=1))
 
 
 def entropy(probs: np.ndarray) -> np.ndarray:
@@ -70,7 +95,7 @@ def entropy(probs: np.ndarray) -> np.ndarray:
     return -(probs * np.log(np.clip(probs, 1e-300, None))).sum(axis=-1)
 
 
-def build_pool(rows: Rows, passes: list[Annotations], with_gold: bool = True) -> Pool:
+def build_pool(rows: Rows, passes: list[Annotations], with_gold: bool = True, by_all: bool = False) -> Pool:
     """The rows to train on, or to look at: those that the first pass gave a label.
 
     Rows that any pass shows as a demonstration, and the gold rows that a calibration was fitted on, are left out.
@@ -82,13 +107,15 @@ def build_pool(rows: Rows, passes: list[Annotations], with_gold: bool = True) ->
             One or more passes over it; the first one's labels are the LLM's.
         with_gold (`bool`, *optional*, defaults to `True`):
             Leave out rows without a gold label.
+        by_all (`bool`, *optional*, defaults to `False`):
+            Leave out rows that any pass gave no label.
 
     Raises:
         UserError: a calibration wants more gold rows than there are.
     """
     usable = np.array([status == "ok" for status in passes[0].status])
     for one in passes:
-        usable &= np.array([status != "demonstration" for status in one.status])
+        usable &= np.array([status == "ok" if by_all else status != "demonstration" for status in one.status])
     spent = np.zeros(len(rows), dtype=bool)
     calibrated = []
     for one in passes:
@@ -107,8 +134,8 @@ def build_pool(rows: Rows, passes: list[Annotations], with_gold: bool = True) ->
         [str(text) for text in some.texts],
         some.label_names,
         some.gold,
-        probs[0][kept],
-        np.exp(logsumexp(passes[0].logprobs[kept], axis=1)) if len(kept) else np.zeros(0),
+        np.stack(probs)[:, kept],
+        np.exp(logsumexp([one.logprobs[kept] for one in passes], axis=2)) if len(kept) else np.zeros((len(passes), 0)),
         np.stack(votes, axis=1)[kept],
         [made for _, made in calibrated],
         int(spent.sum()),
@@ -151,9 +178,13 @@ def _budget(rows: np.ndarray, share: float) -> int:
 FROM_GOLD: dict[str, Callable[[Pool, np.ndarray, float, int], np.ndarray]] = {
     "gold": _gold,
     "llm": _llm,
+    "llm-soft": _llm,
     "llm-entropy-replace": _most_uncertain,  # Lu & Smith 2025, section 4: the top share by entropy
     "llm-random-replace": _at_random,  # its control: as many, drawn anew for each seed
 }
+
+
+SOFT = ("llm-soft",)  # the LLM's distribution in place of its label (Hinton et al. 2015, at temperature 1)
 
 
 def training_labels(arm: str, pool: Pool, rows: np.ndarray, share: float, seed: int) -> Labels:
@@ -175,4 +206,6 @@ def training_labels(arm: str, pool: Pool, rows: np.ndarray, share: float, seed: 
         `Labels`, in the order of `rows`.
     """
     from_gold = FROM_GOLD[arm](pool, rows, share, seed)
-    return Labels(np.where(from_gold, pool.gold[rows], pool.llm[rows]), from_gold)
+    if arm in SOFT:
+        return Labels(pool.probs[rows], from_gold)
+    return Labels(np.eye(len(pool.label_names))[np.where(from_gold, pool.gold[rows], pool.llm[rows])], from_gold)

@@ -11,7 +11,7 @@ import typer
 
 from . import __version__, logs
 from .recipe import UserError, load_recipe
-from .study import Study, cpu_threads, follow_parent
+from .study import Study, follow_parent
 
 if TYPE_CHECKING:
     from .data import RowFiles
@@ -129,11 +129,19 @@ def variants(
 
 
 @app.command(context_settings=SETTINGS)
-def train(context: typer.Context, recipe: RecipeFile, accept_changes: Accept = False, verbose: Verbose = False) -> None:
+def train(
+    context: typer.Context,
+    recipe: RecipeFile,
+    accept_changes: Accept = False,
+    verbose: Verbose = False,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Try the runs again that failed.")] = False,
+) -> None:
     """The grid of runs, under `accelerate launch`."""
     study = _open(context, recipe, accept_changes, verbose)
-    from .train import runs_left
+    from .train import forget_failures, runs_left
 
+    if retry_failed:
+        forget_failures(study)
     if runs_left(study):  # and what is wrong with the input is said before anything is launched
         _launch_training(study, recipe, context.args)
     typer.echo(f"runs: {study.root / 'runs'}")
@@ -193,11 +201,26 @@ except subprocess.CalledProcessError as ended:
 
 
 def _launch_training(study: Study, recipe: Path, overrides: list[str]) -> None:
-    from .train import read_accelerate_config
+    from .train import failed_runs, read_accelerate_config, threads
 
-    config = read_accelerate_config(study.training)["path"]
-    launch = [sys.executable, "-c", LAUNCHER, "--config_file", config, "--num_cpu_threads_per_process"]
-    _call([*launch, str(cpu_threads()), "-m", "hf_recipes.train", str(recipe), *overrides])
+    config = read_accelerate_config(study.training)
+    each = str(threads(config))
+    if config["use_cpu"] and config["num_processes"] > 1:  # of which accelerate launch would start one
+        os.environ |= {"ACCELERATE_USE_CPU": "true", "ACCELERATE_MIXED_PRECISION": config["mixed_precision"]}
+        os.environ |= {"OMP_NUM_THREADS": each}
+        launch = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+        launch += ["--nproc_per_node", str(config["num_processes"])]
+    else:
+        launch = [sys.executable, "-c", LAUNCHER, "--config_file", config["path"]]
+        launch += ["--num_cpu_threads_per_process", each]
+    code = _run([*launch, "-m", "hf_recipes.train", str(recipe), *overrides])
+    if failures := failed_runs(study):
+        run, error = next(iter(failures.items()))
+        raise UserError(
+            f"{len(failures)} runs failed, the others are done; the first: {run}: {error} (its traceback: "
+            f"{study.run(run) / 'failed.json'}). hf-recipes train --retry-failed tries them again"
+        )
+    _check(code)
 
 
 def _annotate(study: Study, files: "RowFiles", recipe: Path, overrides: list[str]) -> None:
@@ -231,11 +254,6 @@ def _run(command: list[str]) -> int:
         except SystemExit:
             os.killpg(child.pid, signal.SIGKILL)
             raise
-
-
-def _call(command: list[str]) -> None:
-    """Runs a child that says itself what the user can mend (code 2); its failure is ours."""
-    _check(_run(command))
 
 
 def _check(code: int) -> None:

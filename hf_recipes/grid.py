@@ -1,49 +1,103 @@
 """The grid of runs, arms x sizes x seeds, and the rows that each run trains on."""
 
 from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
 
 from .data import hash_order
 from .recipe import Grid, UserError
 
+#: Arms whose training labels do not depend on the annotation pass.
+WITHOUT_PASS = ("gold",)
+
 
 @dataclass(frozen=True)
 class Run:
-    """One training run. Its three sources of chance have a seed each; one number sets all three for now.
+    """One training run, with a seed for each source of chance.
 
     Attributes:
         arm (`str`): where the training labels come from.
         size (`int`): the number of training rows.
-        seed (`int`): the seed as in the recipe.
+        name (`str`): the seed as in the recipe; of a crossed run its seeds, as `s0-i1-o0`.
+        subset_seed (`int`): which rows are trained on, and what a random arm draws among them.
+        init_seed (`int`): the classification head's first weights.
+        order_seed (`int`): the order of batches, and dropout.
+        annotation_pass (`int`): the pass that labels the rows.
     """
 
     arm: str
     size: int
-    seed: int
-
-    @property
-    def subset_seed(self) -> int:
-        """Which rows are trained on."""
-        return self.seed
-
-    @property
-    def init_seed(self) -> int:
-        """The classification head's first weights."""
-        return self.seed
-
-    @property
-    def order_seed(self) -> int:
-        """The order of batches, and dropout."""
-        return self.seed
+    name: str
+    subset_seed: int
+    init_seed: int
+    order_seed: int
+    annotation_pass: int = 0
 
     def __str__(self) -> str:
-        return f"{self.arm}/n{self.size}/{self.seed}"
+        return f"{self.arm}/n{self.size}/{self.name}"
+
+
+def make_run(grid: Grid, arm: str, size: int, levels: dict[str, int]) -> Run:
+    """A run by the place in `grid.seeds` of each source that varies; the others keep the first seed.
+
+    Args:
+        grid (`Grid`):
+            The recipe's grid.
+        arm (`str`), size (`int`):
+            The run's arm and size.
+        levels (`dict[str, int]`):
+            By source (`subset`, `init`, `order`, `pass`); of a pass its number.
+    """
+    if arm in WITHOUT_PASS:
+        levels = {source: level for source, level in levels.items() if source != "pass"}
+    seeds = {source: grid.seeds[levels.get(source, 0)] for source in ("subset", "init", "order")}
+    if len(set(levels.values())) <= 1:
+        name = str(grid.seeds[next(iter(levels.values()), 0)])
+    else:
+        values = {**seeds, "pass": levels.get("pass", 0)}
+        name = "-".join(f"{source[0]}{values[source]}" for source in levels)
+    return Run(arm, size, name, seeds["subset"], seeds["init"], seeds["order"], levels.get("pass", 0))
 
 
 def all_runs(grid: Grid) -> list[Run]:
-    """The grid's runs; small sizes first, and all arms of a seed together, so that a cut grid is a paired one."""
-    return [Run(arm, size, seed) for size in grid.sizes for seed in grid.seeds for arm in grid.arms]
+    """The grid's runs; small sizes first, and all arms of a seed together, so that a cut grid is a paired one.
+
+    What crosses the sources of chance comes last.
+    """
+    paired = [
+        run
+        for size in grid.sizes
+        for together in zip(*(paired_runs(grid, arm, size) for arm in grid.arms), strict=True)
+        for run in together
+    ]
+    crossed = [run for arm in grid.crossed.arms for run in crossed_runs(grid, arm).values()] if grid.crossed else []
+    return list(dict.fromkeys([*paired, *crossed]))
+
+
+def paired_runs(grid: Grid, arm: str, size: int) -> list[Run]:
+    """An arm's runs at a size, one for each seed, in their order; a seed sets all sources that vary."""
+    return [make_run(grid, arm, size, dict.fromkeys(grid.vary, level)) for level in range(len(grid.seeds))]
+
+
+def crossed_runs(grid: Grid, arm: str) -> dict[tuple[int, ...], Run]:
+    """Every combination of the first seeds of each source that varies, at the largest size.
+
+    Returns:
+        `dict[tuple[int, ...], Run]`: the runs by their levels, a number for each of `crossed_sources(grid, arm)`. Those
+        whose levels are all the same are runs of the paired grid too.
+    """
+    sources = crossed_sources(grid, arm)
+    levels = range(grid.crossed.levels) if grid.crossed else range(0)
+    return {
+        place: make_run(grid, arm, grid.sizes[-1], dict(zip(sources, place, strict=True)))
+        for place in product(levels, repeat=len(sources))
+    }
+
+
+def crossed_sources(grid: Grid, arm: str) -> list[str]:
+    """The sources of chance that an arm has, of those that the grid varies."""
+    return [source for source in grid.vary if source != "pass" or arm not in WITHOUT_PASS]
 
 
 def permutation(ids: list[str], subset_seed: int) -> np.ndarray:
@@ -72,10 +126,10 @@ def check_sizes(grid: Grid, available: int) -> list[str]:
     top = grid.sizes[-1]
     if top > available:
         raise UserError(
-            f"grid.sizes: {top} asked for, but only {available} rows of the pool have a gold label and an annotation; "
-            "lower it, or raise data.pool_size"
+            f"grid.sizes: {top} asked for, but only {available} rows of the pool have a gold label and an annotation "
+            "and are not spent on validation; lower it, or raise data.pool_size"
         )
-    if 2 * top > available:
+    if 2 * top > available and "subset" in grid.vary:
         return [
             f"The largest size, {top}, is more than half of the {available} usable rows: the subsets of different "
             "seeds overlap, so the spread from seed to seed is understated there."

@@ -8,8 +8,9 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from .annotate import shown_rows
+from .components import disagreement, variances
 from .data import Rows
-from .grid import all_runs
+from .grid import all_runs, crossed_runs, crossed_sources, paired_runs
 from .recipe import UserError
 from .study import Study, hash_files, hash_ids, make_key, read_json, write_json
 from .train import Work
@@ -21,6 +22,7 @@ FIGURES = ("accuracy", "macro_f1", "pairwise_disagreement")
 #: Which arm is set against which: the cost of LLM labels, what each mitigation buys, and whether more than its control.
 PAIRS = (
     ("llm", "gold"),
+    ("llm-soft", "llm"),
     ("llm-entropy-replace", "llm"),
     ("llm-random-replace", "llm"),
     ("llm-entropy-replace", "llm-random-replace"),
@@ -60,7 +62,7 @@ def measure(study: Study) -> dict[str, Any]:
             return results
         predictions: Predictions = {
             (arm, size): np.stack(
-                [_read_predictions(study.run(arm, size, seed), work.test) for seed in study.grid.seeds]
+                [_read_predictions(study.run(run), work.test) for run in paired_runs(study.grid, arm, size)]
             )
             for size in study.grid.sizes
             for arm in study.grid.arms
@@ -72,6 +74,7 @@ def measure(study: Study) -> dict[str, Any]:
             "study": study.recipe.name,
             "label_names": work.test.label_names,
             "seeds": study.grid.seeds,
+            "vary": study.grid.vary,
             "R": len(study.grid.seeds),
             "n": len(work.test),
             "confidence_level": LEVEL,
@@ -79,6 +82,7 @@ def measure(study: Study) -> dict[str, Any]:
             "arms": arms,
             "comparisons": comparisons,
             "plateaus": list(_plateaus(arms, predictions, work.test)),
+            "components": list(_components(study, work.test)),
             "notes": _notes(work),
         }
         study.report.mkdir(parents=True, exist_ok=True)
@@ -118,7 +122,7 @@ def _measure_arms(study: Study, work: Work, predictions: Predictions) -> Iterato
     names = work.test.label_names
     spent = shown_rows(study, work.annotations) + work.pool.calibration_gold
     for (arm, size), labels in predictions.items():
-        records = [read_json(study.run(arm, size, seed) / "run.json") for seed in study.grid.seeds]
+        records = [read_json(study.run(run) / "run.json") for run in paired_runs(study.grid, arm, size)]
         given = {"predictions": labels, "references": work.test.gold, "num_classes": len(names)}
         stable = instability.compute(**given)
         by_name = {
@@ -131,6 +135,7 @@ def _measure_arms(study: Study, work: Work, predictions: Predictions) -> Iterato
             "size": size,
             "gold_train_labels": [record["gold_train_labels"] for record in records],
             "gold_prompt_labels": 0 if arm == "gold" else spent,
+            "gold_validation_labels": records[0]["gold_validation_labels"],
             "train_label_accuracy": [record["train_label_accuracy"] for record in records],
             **scores.compute(**given),
             **stable,
@@ -237,6 +242,25 @@ def _plateaus(arms: list[dict[str, Any]], predictions: Predictions, test: Rows) 
             against["difference_item_se"] = _item_se(moved["gold"] - moved[name])
         found = plateau.compute(sizes=sizes, scores=scores, delta=DELTA, **se, **against)
         yield {"arm": name, "figure": "macro_f1", "n": len(test), **se, **found}
+
+
+def _components(study: Study, test: Rows) -> Iterator[dict[str, Any]]:
+    """What each source of chance brings, by arm, where the grid crosses them."""
+    grid, scored = study.grid, _load("seed_scores")
+    for arm in grid.crossed.arms if grid.crossed else []:
+        sources, runs = crossed_sources(grid, arm), crossed_runs(grid, arm)
+        shape = (max(place[0] for place in runs) + 1,) * len(sources)
+        labels = np.stack([_read_predictions(study.run(run), test) for run in runs.values()])
+        scores = scored.compute(predictions=labels, references=test.gold, num_classes=len(test.label_names))
+        yield {
+            **{"arm": arm, "size": grid.sizes[-1], "sources": sources, "levels": shape[0]},
+            **{"R": len(runs), "n": len(test)},
+            "disagreement": disagreement(labels.reshape(*shape, -1), sources, len(test.label_names)),
+            **{
+                figure: variances(np.reshape(scores[f"{figure}_runs"], shape), sources)
+                for figure in ("accuracy", "macro_f1")
+            },
+        }
 
 
 def _item_se(influence: np.ndarray) -> float:

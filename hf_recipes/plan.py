@@ -82,10 +82,11 @@ def _annotation_rate(study: Study) -> tuple[float, bool]:
 
 
 def _run_seconds(study: Study, todo: list[Run], test_size: int) -> tuple[float, bool]:
-    epochs = study.training.epochs
+    train = study.training
 
     def guess(size: int) -> float:
-        return size * epochs / TEXTS_TRAINED_PER_SECOND + test_size / TEXTS_TESTED_PER_SECOND
+        texts = train.max_steps * train.batch_size if train.max_steps else size * train.epochs
+        return texts / TEXTS_TRAINED_PER_SECOND + test_size / TEXTS_TESTED_PER_SECOND
 
     records = [read_json(path) for path in Path(study.root, "runs").glob("*/*/*/run.json")]
     slower = sum(r["seconds"] for r in records) / sum(guess(r["size"]) for r in records) if records else 1.0

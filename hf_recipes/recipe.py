@@ -13,7 +13,8 @@ from typing import Annotated, Any, Literal, get_args
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-ArmName = Literal["gold", "llm", "llm-entropy-replace", "llm-random-replace"]
+ArmName = Literal["gold", "llm", "llm-soft", "llm-entropy-replace", "llm-random-replace"]
+Source = Literal["subset", "init", "order", "pass"]
 
 
 class UserError(ValueError):
@@ -180,15 +181,30 @@ def _merged(base: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
     return {**base, **both}
 
 
+class Crossed(Section):
+    """Runs in which every source of chance takes each of its first seeds beside each of the others'."""
+
+    arms: list[ArmName] = Field(["gold", "llm"], min_length=1)
+    levels: int = Field(3, gt=1, description="seeds of each source: levels ** sources runs an arm")
+
+
 class Grid(Section):
     """What is compared: every arm at every size with every seed. Subsets of one seed are nested."""
 
     arms: list[ArmName] = Field(list(get_args(ArmName)), min_length=1)
     sizes: Annotated[list[Annotated[int, Field(gt=1)]], Field(min_length=1)]
     seeds: Annotated[list[Annotated[int, Field(ge=0, lt=2**32)]], Field(min_length=2)]
+    vary: list[Source] = Field(
+        ["subset", "init", "order"],
+        min_length=1,
+        description="what a seed sets; the rest keeps the first one. pass: the k-th seed takes the k-th annotation",
+    )
+    crossed: Crossed | None = Field(
+        None, description="further runs at the largest size, which tell how much each source of chance brings"
+    )
     replace_share: float = Field(0.25, gt=0, lt=1, description="share of labels that the replacing arms take from gold")
 
-    @field_validator("arms", "sizes", "seeds")
+    @field_validator("arms", "sizes", "seeds", "vary")
     @classmethod
     def unique(cls, values: list) -> list:
         if len(set(values)) < len(values):
@@ -207,23 +223,54 @@ class Grid(Section):
                 raise ValueError(f"arms must name '{arm}': every other arm is compared with gold and llm")
         if ("llm-entropy-replace" in self.arms) != ("llm-random-replace" in self.arms):
             raise ValueError("arms must name llm-entropy-replace and llm-random-replace, its control, or neither")
+        if self.crossed:
+            if len(self.vary) == 1:
+                raise ValueError("crossed wants two sources or more in vary")
+            if self.crossed.levels > len(self.seeds):
+                raise ValueError(f"crossed.levels is {self.crossed.levels}, but there are {len(self.seeds)} seeds")
+            if missing := set(self.crossed.arms) - set(self.arms):
+                raise ValueError(f"crossed.arms names {missing.pop()}, which is not in arms")
         return self
 
 
 class Train(Section):
-    """The encoder and how it is fine-tuned. The last checkpoint is taken: no gold label is spent on choosing one."""
+    """The encoder and how it is fine-tuned. The last checkpoint is taken unless `checkpoint` says otherwise."""
 
     encoder: str
     revision: str | None = None
-    epochs: int = Field(3, gt=0)
-    batch_size: int = Field(16, gt=0)
+    epochs: int = Field(3, gt=0, description="of every size")
+    max_steps: int | None = Field(None, gt=0, description="optimiser steps of every size, in place of epochs")
+    batch_size: int = Field(16, gt=0, description="texts of an optimiser step, over all processes and accumulation")
+    gradient_accumulation_steps: int = Field(
+        1, gt=0, description="parts in which a batch is computed; doubled when memory runs out"
+    )
     eval_batch_size: int = Field(64, gt=0)
     learning_rate: float = Field(2e-5, gt=0)
     weight_decay: float = Field(0.01, ge=0)
     warmup_ratio: float = Field(0.05, ge=0, lt=1)
     max_grad_norm: float = Field(1.0, gt=0)
+    label_smoothing: float = Field(0.0, ge=0, lt=1, description="share of each target spread over all classes")
     max_length: int = Field(128, ge=8, description="tokens; longer texts are cut")
+    validation_size: int = Field(
+        0, ge=0, description="rows of the pool that no run trains on, the same for all; 0 for no validation curves"
+    )
+    validation_labels: Literal["llm", "gold"] = Field("llm", description="gold ones are spent, and counted")
+    checkpoint: Literal["last", "best"] = Field(
+        "last", description="best: of the epochs, by macro-F1 on the validation rows"
+    )
+    save_steps: int = Field(500, gt=0, description="steps between the states that a killed run goes on from")
+    save_models: bool = Field(False, description="keep every classifier, as runs/.../model")
+    trackers: list[Literal["tensorboard", "trackio", "wandb"]] = Field([], description="accelerate's, grouped by arm")
+    distribute: Literal["runs", "batches"] = Field(
+        "runs", description="what several processes share: the grid, a run each; or every batch of one run (DDP)"
+    )
     accelerate_config: str = Field("cpu", description="a name in hf_recipes/recipes/accelerate/, or a file")
+
+    @model_validator(mode="after")
+    def selectable(self) -> "Train":
+        if self.checkpoint == "best" and not self.validation_size:
+            raise ValueError("checkpoint: best is chosen on validation rows; set validation_size")
+        return self
 
 
 class Recipe(Section):
@@ -240,6 +287,11 @@ class Recipe(Section):
     def whole(self) -> "Recipe":
         if (self.grid is None) != (self.train is None):
             raise ValueError("grid and train go together: add the other one, or leave out both to label texts only")
+        if self.grid and "pass" in self.grid.vary and len(self.annotate.passes) + 1 < len(self.grid.seeds):
+            raise ValueError(
+                f"grid.vary names pass: {len(self.grid.seeds)} seeds want as many annotation passes, and there are "
+                f"{len(self.annotate.passes) + 1}; add to annotate.passes"
+            )
         if self.grid and self.data.label_column is None:
             raise ValueError(
                 "data.label_column is null, and without gold there is nothing to compare with; leave out grid and train"

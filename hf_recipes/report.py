@@ -14,14 +14,20 @@ TEMPLATES = Path(__file__).parent / "templates"
 COLOURS = {  # Okabe & Ito: told apart by the colour-blind
     "gold": "#000000",
     "llm": "#D55E00",
+    "llm-soft": "#E69F00",
     "llm-entropy-replace": "#0072B2",
     "llm-random-replace": "#009E73",
+}
+SOURCES = {
+    "subset": "the training texts",
+    "init": "the first weights of the head",
+    "order": "the order of batches and dropout",
+    "pass": "the annotation passes",
 }
 ONE_SIDED = 0.9  # share of one class above which an annotator hardly tells texts apart
 FIGURES = {
     "scores": "Macro-F1 of every run at the largest size; bars are means with their intervals",
-    "instability": "Share of test texts on which two runs disagree that differ in their seeds (and so in their "
-    "training texts, first weights and batches), with its interval",
+    "instability": "Share of test texts on which two runs disagree that differ in their seeds, with its interval",
     "sizes": "Macro-F1 against the number of training texts; points are runs, lines their means",
 }
 
@@ -42,6 +48,7 @@ def write_report(study: Study, results: dict[str, Any]) -> None:
     with study.lock():
         _draw(results, study.report)
         context = {"results": results, "recipe": study.recipe, "figures": FIGURES, "key": key, **describe(results)}
+        context |= {"made": how_made(study, results["annotator"]), "components_of": components_of}
         page_style = Environment(
             loader=FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True, lstrip_blocks=True
         )
@@ -69,8 +76,37 @@ def cell(text: str) -> str:
 
 
 def gold_labels(arm: dict[str, Any]) -> int:
-    """All gold labels that a run of the arm consumed: training labels and demonstrations."""
-    return int(arm["gold_train_labels"][0] + arm["gold_prompt_labels"])
+    """All gold labels that a run of the arm consumed: for training, prompt, calibration and choice of checkpoint."""
+    return int(arm["gold_train_labels"][0] + arm["gold_prompt_labels"] + arm["gold_validation_labels"])
+
+
+def components_of(found: dict[str, Any]) -> list[tuple[str, str, str]]:
+    """The rows of the table of sources: a name, and the keys of its disagreement and of its variance component."""
+    return [*((SOURCES[name], name, name) for name in found["sources"]), ("all of them", "all", "total")]
+
+
+def how_made(study: Study, annotator: dict[str, Any]) -> str:
+    """What was run, in words."""
+    recipe, train = study.recipe, study.training
+    length = f"{train.max_steps:,} steps" if train.max_steps else f"{train.epochs} epochs"
+    origin = {"gold": "gold", "llm": "LLM"}[train.validation_labels]
+    taken = (
+        f"the best epoch by macro-F1 on {train.validation_size:,} validation texts with {origin} labels"
+        if train.checkpoint == "best"
+        else "last checkpoint"
+    )
+    chosen = f" (chosen on {annotator['calibration_gold']} gold labels)" if annotator["calibration_gold"] else ""
+    return (
+        f"{train.encoder} fine-tuned on texts of {recipe.data.path} for {length} (batches of {train.batch_size}, "
+        f"learning rate {train.learning_rate}, {taken}), on labels of {recipe.annotate.model} with "
+        f"{annotator['demonstrations']} demonstrations and {annotator['calibration']} calibration{chosen}. A seed draws "
+        f"{_listed(study.grid.vary)}; arms share it."
+    )
+
+
+def _listed(sources: list[str]) -> str:
+    *first, last = [SOURCES[source] for source in sources]
+    return f"{', '.join(first)} and {last}" if first else last
 
 
 def describe(results: dict[str, Any]) -> dict[str, Any]:
@@ -128,7 +164,7 @@ def describe(results: dict[str, Any]) -> dict[str, Any]:
         ),
         (
             "Stability.",
-            f"Two runs that differ in their seeds, and so in their training texts, disagree on "
+            f"Two runs that differ in their seeds, which draw {_listed(results['vary'])}, disagree on "
             f"{disagreement['llm']} of the test texts with LLM labels "
             f"and on {disagreement['gold']} with gold labels: a difference of {_signed(churn)}, {_judge(churn)}"
             f"{_stability(churn, llm['failed_runs'] + gold['failed_runs'])}.",
@@ -152,6 +188,8 @@ def describe(results: dict[str, Any]) -> dict[str, Any]:
             f"entropy rather than at random: {_signed(differences[pair])}, {_judge(differences[pair])}."
         )
         findings.append(("The mitigation.", text))
+    for found in results["components"]:
+        findings.append((f"Sources of chance ({found['arm']}).", _sources(found)))
     spread = llm["macro_f1_sd_interval"]
     limits = [
         f"R = {runs} runs an arm. The interval of a standard deviation over {runs} runs spans a factor of "
@@ -166,7 +204,11 @@ def describe(results: dict[str, Any]) -> dict[str, Any]:
             if runs < 10
             else []
         ),
-        "All of this is for one prompt with one draw of demonstrations; another draw gives other labels.",
+        *(
+            []
+            if "pass" in results["vary"]
+            else ["All of this is for one prompt with one draw of demonstrations; another draw gives other labels."]
+        ),
         f"Intervals are {results['confidence_level']:.0%} each, over runs and the {results['n']:,} test texts "
         "together, by t forms with variances added; they are not corrected for the number of comparisons: of the "
         "differences that are truly zero, about one in twenty is shown as different.",
@@ -193,6 +235,23 @@ def _stability(comparison: dict[str, Any], failed_runs: int) -> str:
     """What a difference in disagreement means; nothing where it is not seen, or where runs failed."""
     word = {"higher": "less stable", "lower": "more stable"}.get(comparison["verdict"])
     return f", so training on LLM labels was {word} here" if word and not failed_runs else ""
+
+
+def _sources(found: dict[str, Any]) -> str:
+    """What each source of chance brings to disagreement, largest first, and whether the largest stands out."""
+    ranked = sorted(found["sources"], key=lambda source: -found["disagreement"][source]["value"])
+    figures = [found["disagreement"][source] for source in ranked]
+    said = ", ".join(
+        f"{number(figure['value'])} {interval(figure['interval'])} if only {SOURCES[source]} differ"
+        for source, figure in zip(ranked, figures, strict=True)
+    )
+    first, second = figures[0]["interval"], figures[1]["interval"]
+    apart = first is not None and first[0] > second[1]
+    return (
+        f"Of {found['n']:,} test texts two runs disagree on {said}; "
+        f"{number(found['disagreement']['all']['value'])} if all do. "
+        + (f"Most comes from {SOURCES[ranked[0]]}." if apart else "Which of them brings most cannot be told.")
+    )
 
 
 def _more_texts(llm: dict[str, Any], gold: dict[str, Any]) -> str:

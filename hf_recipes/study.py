@@ -6,7 +6,9 @@
     annotations/current.json          which of the following the later steps read
     annotations/<key>/                part-*.parquet (append-only), content_free.parquet, manifest.json (last)
     dataset/  dataset.json            what the Hub gets, and the key it was made under
-    runs/<arm>/n<size>/<seed>/        predictions.parquet, run.json
+    runs/<arm>/n<size>/<seed>/        predictions.parquet, run.json (or failed.json)
+    runs/<arm>/n<size>/.<seed>.pt     where a run in flight stands; .<seed>.lock: it is being trained
+    tracking/                         what accelerate's trackers keep in files
     report/                           report.md, report.html, figures, results.json
 
 Whatever is half-written has a name that starts with `.tmp-`; nobody reads such names, and the step that left one
@@ -25,17 +27,24 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 from filelock import FileLock, Timeout
 
 from .recipe import Grid, Recipe, Train, UserError
 
+if TYPE_CHECKING:
+    from .grid import Run
+
 logger = logging.getLogger(__name__)
 
 FORMAT = 2  # the version of the study folder's contract
-GROWS = ("grid.arms", "grid.sizes", "grid.seeds", "annotate.passes")  # what is there stays valid
+#: What may change around runs that stay valid, and how they are made rather than what.
+GROWS = (
+    *("grid.arms", "grid.sizes", "grid.seeds", "grid.crossed", "annotate.passes"),
+    *("train.trackers", "train.save_steps"),
+)
 
 
 class Study:
@@ -58,6 +67,7 @@ class Study:
         self.rows = self.root / "rows"
         self.annotations_root = self.root / "annotations"
         self.dataset = self.root / "dataset"
+        self.tracking = self.root / "tracking"
         self.dataset_manifest = self.root / "dataset.json"
         self.report = self.root / "report"
         self.results_file = self.report / "results.json"
@@ -85,8 +95,18 @@ class Study:
     def annotations(self, key: str) -> Path:
         return self.annotations_root / key
 
-    def run(self, arm: str, size: int, seed: int) -> Path:
-        return self.root / "runs" / arm / f"n{size}" / str(seed)
+    def run(self, run: "Run") -> Path:
+        return self.root / "runs" / run.arm / f"n{run.size}" / run.name
+
+    def run_lock(self, run: "Run") -> FileLock:
+        """Whoever trains a run holds this."""
+        folder = self.run(run)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        return FileLock(folder.with_name(f".{folder.name}.lock"))
+
+    def run_state(self, run: "Run") -> Path:
+        """Where a run in flight stands, from which a killed one goes on."""
+        return self.run(run).with_name(f".{run.name}.pt")
 
     def check(self) -> bool:
         """Whether the folder holds this very recipe already. Arms, sizes, seeds and passes may come and go.
@@ -102,7 +122,7 @@ class Study:
         if theirs.get("format") != FORMAT:
             raise UserError(f"{self.root}: made by another version of hf-recipes; choose another --output_dir=")
         changed = sorted(_differences(theirs["recipe"], self._recipe_as_kept()))
-        foreign = [key for key in changed if key not in GROWS]
+        foreign = [key for key in changed if not key.startswith(GROWS)]
         if foreign and not self.accept_changes:
             raise UserError(
                 f"{self.root}: made by another recipe (differs in {', '.join(foreign)}); "

@@ -1,15 +1,20 @@
-"""Training: one encoder per run of the grid, under accelerate.
+"""Training: the runs of the grid, under accelerate.
 
     accelerate launch --config_file hf_recipes/recipes/accelerate/cpu.yaml -m hf_recipes.train RECIPE [--key=value ...]
 
-`hf-recipes train RECIPE` launches just that. With several processes each takes its share of the runs.
+`hf-recipes train RECIPE` launches just that. Several processes, and several launches, share the grid: each takes the
+next run that nobody has taken. With `train.distribute: batches` they compute each run together instead.
 """
 
 import logging
+import os
+import shutil
 import sys
+import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import nullcontext
+import traceback
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +22,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
+from filelock import Timeout
 
 from .annotate import Annotations, load_annotations
 from .arms import Labels, Pool, build_pool, training_labels
-from .data import load_rows
+from .data import hash_order, load_rows
+from .fit import Curves, Fit, Texts, Tokens
 from .grid import Run, all_runs, check_sizes, permutation
 from .models import Model, load_tokenizer, resolve_model
 from .recipe import Train, UserError, first_line, load_recipe
@@ -28,7 +35,11 @@ from .study import Study, cpu_threads, follow_parent, hash_ids, make_key, read_j
 
 logger = logging.getLogger(__name__)
 
-MEGABATCH = 32  # batches among which texts are sorted by length: little padding, and still a random order
+LIBRARIES = ("torch", "transformers", "accelerate", "tokenizers")
+#: Settings that change how a run is made, and not what comes out.
+NOT_IN_KEY = {"encoder", "revision", "accelerate_config", "save_steps", "save_models", "trackers"}
+#: Kinds of models whose first positions are not for tokens.
+SHIFTED = ("roberta", "xlm-roberta", "camembert", "mpnet", "longformer", "data2vec-text", "xlm-roberta-xl")
 
 
 class Work:
@@ -41,27 +52,34 @@ class Work:
     Attributes:
         rows (`Rows`), annotations (`list[Annotations]`): the whole pool, as it was read and annotated, pass by pass.
         pool (`Pool`): its usable rows.
-        test (`Rows`), encoder (`Model`)
+        validation (`np.ndarray`): those of them that no run trains on, indices into the pool.
+        test (`Rows`), encoder (`Model`), accelerate (`dict`)
         notes (`list[str]`): doubts about the sizes.
     """
 
     def __init__(self, study: Study):
+        grid, settings = study.grid, study.training
         self.rows, self.test = load_rows(study)
         self.annotations: list[Annotations] = load_annotations(study, self.rows)
-        self.pool: Pool = build_pool(self.rows, self.annotations)
-        self.notes = check_sizes(study.grid, len(self.pool.ids))
+        self.pool: Pool = build_pool(self.rows, self.annotations, by_all="pass" in grid.vary)
+        drawn = hash_order(self.pool.ids, "validation")
+        self.validation = np.sort(drawn[: settings.validation_size])
+        able = np.sort(drawn[settings.validation_size :])
+        self.notes = check_sizes(grid, len(able))
         self.encoder, self.accelerate = check_training(study)
         self._study = study
-        self._orders = {seed: permutation(self.pool.ids, seed) for seed in study.grid.seeds}
-        settings = study.training.model_dump(mode="json", exclude={"encoder", "revision", "accelerate_config"})
+        self._keys: dict[Run, str] = {}
+        ids = [self.pool.ids[i] for i in able]
+        self._orders = {seed: able[permutation(ids, seed)] for seed in grid.seeds}
         self._common = {
             "encoder": self.encoder.identity,
-            "train": settings,
+            "train": settings.model_dump(mode="json", exclude=NOT_IN_KEY),
             "test": hash_ids(f"{i} {g}" for i, g in zip(self.test.ids, self.test.gold, strict=True)),
             "label_names": self.test.label_names,
-            "versions": versions("torch", "transformers", "accelerate"),
-            "threads": cpu_threads() if self.accelerate["use_cpu"] else None,
+            "versions": versions(*LIBRARIES),
+            "threads": threads(self.accelerate) if self.accelerate["use_cpu"] else None,
             "mixed_precision": self.accelerate["mixed_precision"],
+            "team": self.accelerate["num_processes"] if settings.distribute == "batches" else 1,
         }
 
     def subset(self, run: Run) -> np.ndarray:
@@ -70,18 +88,42 @@ class Work:
 
     def labels(self, run: Run) -> Labels:
         """The run's training labels, in the order of `subset(run)`."""
-        share = self._study.grid.replace_share
-        return training_labels(run.arm, self.pool, self.subset(run), share, run.subset_seed)
+        share, pool = self._study.grid.replace_share, self.pool.of_pass(run.annotation_pass)
+        return training_labels(run.arm, pool, self.subset(run), share, run.subset_seed)
+
+    def validation_labels(self, run: Run) -> np.ndarray:
+        """Classes of the validation rows; gold ones are labels spent."""
+        if self._study.training.validation_labels == "gold":
+            return self.pool.gold[self.validation]
+        return self.pool.of_pass(run.annotation_pass).llm[self.validation]
 
     def key(self, run: Run) -> str:
         """The run's key: of the very rows and labels it trains on, and of everything else that changes its outcome."""
-        labels = self.labels(run).labels
-        content = hash_ids(f"{self.pool.ids[i]} {label}" for i, label in zip(self.subset(run), labels, strict=True))
-        return make_key(content=content, seeds={"init": run.init_seed, "order": run.order_seed}, **self._common)
+        if run not in self._keys:
+            self._keys[run] = self._make_key(run)
+        return self._keys[run]
+
+    def _make_key(self, run: Run) -> str:
+        rows, targets = self.subset(run), self.labels(run).targets
+        content = hash_ids(f"{self.pool.ids[i]} {row.tolist()}" for i, row in zip(rows, targets, strict=True))
+        checked = zip(self.validation, self.validation_labels(run), strict=True)
+        validation = hash_ids(f"{self.pool.ids[i]} {label}" for i, label in checked)
+        seeds = {"init": run.init_seed, "order": run.order_seed}
+        return make_key(content=content, validation=validation, seeds=seeds, **self._common)
 
     def is_done(self, run: Run) -> bool:
-        record = read_json(self._study.run(run.arm, run.size, run.seed) / "run.json")
+        record = read_json(self._study.run(run) / "run.json")
         return record is not None and record["key"] == self.key(run)
+
+    def failure(self, run: Run) -> str | None:
+        """What the run failed of, in a line, if it has been tried."""
+        record = read_json(self._study.run(run) / "failed.json")
+        return record["error"] if record is not None and record["key"] == self.key(run) else None
+
+
+def threads(config: dict[str, Any]) -> int:
+    """The threads of each process on the CPU: those of the machine, shared out."""
+    return max(1, cpu_threads() // (config["num_processes"] // config["num_machines"]))
 
 
 def check_training(study: Study, weights: bool = True) -> tuple[Model, dict[str, Any]]:
@@ -92,8 +134,11 @@ def check_training(study: Study, weights: bool = True) -> tuple[Model, dict[str,
     """
     train = study.training
     encoder = resolve_model(study, "train.encoder", train.encoder, train.revision, weights)
-    longest = (read_json(encoder.folder / "config.json") or {}).get("max_position_embeddings")
-    if longest is not None and train.max_length > longest:
+    model = read_json(encoder.folder / "config.json") or {}
+    longest = model.get("max_position_embeddings")
+    if longest is not None and model.get("model_type") in SHIFTED:
+        longest -= 2
+    if longest is not None and longest > 0 and train.max_length > longest:
         raise UserError(f"train.max_length: {train.max_length} tokens, but {encoder.name} takes {longest} at most")
     config = read_accelerate_config(train)
     if not config["use_cpu"]:
@@ -105,13 +150,24 @@ def check_training(study: Study, weights: bool = True) -> tuple[Model, dict[str,
 
 
 def runs_left(study: Study) -> list[Run]:
-    """The runs of the grid that are still to be trained.
+    """The runs of the grid that are still to be trained, failed ones among them.
 
     Raises:
         UserError: what is wrong with the input, before anything is launched.
     """
     work = Work(study)
     return [run for run in all_runs(study.grid) if not work.is_done(run)]
+
+
+def failed_runs(study: Study) -> dict[Run, str]:
+    """The runs that failed, each with its error in a line."""
+    return _failures(study, Work(study))
+
+
+def forget_failures(study: Study) -> None:
+    """Lets the runs that failed be tried again."""
+    for run in failed_runs(study):
+        shutil.rmtree(study.run(run))
 
 
 def read_accelerate_config(train: Train) -> dict[str, Any]:
@@ -134,7 +190,8 @@ def read_accelerate_config(train: Train) -> dict[str, Any]:
         raise UserError(
             f"train.accelerate_config: {path} is no accelerate configuration; make one with accelerate config"
         )
-    config = {"use_cpu": False, "mixed_precision": "no", **content, "path": str(path)}
+    base = {"use_cpu": False, "mixed_precision": "no", "num_processes": 1, "num_machines": 1}
+    config = {**base, **content, "path": str(path)}
     if config["mixed_precision"] not in ("no", "bf16"):
         raise UserError(
             f"train.accelerate_config: {path}: mixed_precision must be 'no' or bf16 (fp16 wants loss scaling)"
@@ -142,206 +199,297 @@ def read_accelerate_config(train: Train) -> dict[str, Any]:
     return config
 
 
-def train(study: Study) -> None:
+def train(study: Study) -> dict[Run, str]:
     """Trains the runs that are not done; to be called in a process that `accelerate launch` started.
 
     Args:
         study (`Study`):
             An annotated study; gains `runs/<arm>/n<size>/<seed>/`.
 
+    Returns:
+        `dict[Run, str]`: the runs that failed, now or before, with their errors; the others are all done.
+
     Raises:
-        UserError: no annotations, more rows asked for than there are, an encoder that does not load.
+        UserError: no annotations, more rows asked for than there are, an encoder that does not load, another number of
+            processes than the configuration says.
     """
+    config = read_accelerate_config(study.training)
+    together = study.training.distribute == "batches"
+    first = _count_processes(config, together)
     import torch
     from accelerate import Accelerator
 
-    torch.set_num_threads(cpu_threads())
-    accelerator = Accelerator()
-    with study.lock() if accelerator.is_main_process else nullcontext():
-        accelerator.wait_for_everyone()
-        _train(study, accelerator)
-        accelerator.wait_for_everyone()
-
-
-def _train(study: Study, accelerator: Any) -> None:
-    import torch
-    from accelerate.utils import broadcast_object_list
-    from tqdm import tqdm
-
-    work = Work(study)
-    wanted = (work.accelerate["use_cpu"], work.accelerate["mixed_precision"])
+    torch.set_num_threads(threads(config))
+    accelerator = Accelerator(log_with=[*study.training.trackers] or None, project_dir=study.tracking)
+    wanted = (config["use_cpu"], config["mixed_precision"])
     if wanted != (accelerator.device.type == "cpu", accelerator.mixed_precision):
         raise UserError(
             f"train.accelerate_config: accelerate runs on {accelerator.device} with mixed precision "
-            f"{accelerator.mixed_precision}, unlike {work.accelerate['path']}; launch with that file, or name another"
+            f"{accelerator.mixed_precision}, unlike {config['path']}; launch with that file, or name another"
         )
-    if accelerator.is_main_process:
+    if first:
+        with study.lock():  # the folder becomes this recipe's
+            pass
+    accelerator.wait_for_everyone()
+    work = Work(study)
+    if first:
         for note in work.notes:
             logger.warning(note)
-    tokenizer = load_tokenizer("train.encoder", work.encoder)
-    limit = study.training.max_length
-
-    def tokenize(texts: list[str]) -> list[list[int]]:
-        return tokenizer(texts, truncation=True, max_length=limit)["input_ids"] if texts else []
-
-    runs = all_runs(study.grid)
-    todo = [run for run in runs if not work.is_done(run)]
-    todo = broadcast_object_list([todo])[0]  # the main process's: others may look when a run more is done
-    mine = todo[accelerator.process_index :: accelerator.num_processes]
-    needed = np.unique(np.concatenate([work.subset(run) for run in mine] or [np.array([], np.int64)]))
-    encoded = dict(zip(needed.tolist(), tokenize([work.pool.texts[i] for i in needed]), strict=True))
-    test_encoded = tokenize([str(text) for text in work.test.texts])
-    bar = tqdm(
-        total=len(runs),
-        initial=len(runs) - len(todo),
-        desc="train",
-        unit=" runs",
-        disable=not accelerator.is_main_process,
-    )
-    for run in mine:
-        bar.set_postfix_str(str(run))
-        labels = work.labels(run)
-        start = time.monotonic()
-        inputs = [encoded[i] for i in work.subset(run).tolist()]
-        try:
-            probs, losses = _fit(accelerator, tokenizer, work, study.training, run, inputs, labels.labels, test_encoded)
-        except torch.OutOfMemoryError:
-            raise UserError(f"train: {run} does not fit into the GPU's memory; lower train.batch_size") from None
-        seconds = time.monotonic() - start
-        with whole_folder(study.run(run.arm, run.size, run.seed)) as folder:
-            _write_run(folder, run, work, labels, probs, losses, seconds)
-        bar.update(accelerator.num_processes)
-    bar.close()
+    with tempfile.TemporaryDirectory(prefix="hf-recipes-") as folder:
+        _Trainer(study, work, accelerator, Path(folder), first).train_all()
+    return _failures(study, work)
 
 
-def _fit(
-    accelerator: Any,
-    tokenizer: Any,
-    work: Work,
-    settings: Train,
-    run: Run,
-    inputs: list[list[int]],
-    labels: np.ndarray,
-    test_inputs: list[list[int]],
-) -> tuple[np.ndarray, list[float]]:
-    """Trains one classifier; returns its test probabilities of shape (n, K), and the mean loss of each epoch."""
-    import torch
-    from accelerate.utils import set_seed
-    from transformers import AutoModelForSequenceClassification, get_linear_schedule_with_warmup
-
-    set_seed(run.init_seed)  # before the model is made: its head is drawn from it
-    try:
-        model = AutoModelForSequenceClassification.from_pretrained(
-            work.encoder.folder, num_labels=len(work.pool.label_names), use_safetensors=True, dtype=torch.float32
-        ).to(accelerator.device)
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"train.encoder: {work.encoder.name} is no sequence classifier ({first_line(error)})") from None
-    decayed = [p for p in model.parameters() if p.ndim > 1]
-    others = [p for p in model.parameters() if p.ndim <= 1]  # biases and norms
-    optimizer = torch.optim.AdamW(
-        [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": others, "weight_decay": 0.0}],
-        lr=settings.learning_rate,
-        fused=True,
-    )
-    steps = settings.epochs * -(-len(inputs) // settings.batch_size)
-    schedule = get_linear_schedule_with_warmup(optimizer, round(settings.warmup_ratio * steps), steps)
-    targets = torch.tensor(labels)
-
-    def collate(indices: np.ndarray, texts: list[list[int]]) -> Any:
-        padded = tokenizer.pad({"input_ids": [texts[i] for i in indices]}, return_tensors="pt")
-        return padded.to(accelerator.device)
-
-    set_seed(run.order_seed)
-    rng = np.random.default_rng(run.order_seed)
-    lengths = np.array([len(ids) for ids in inputs])
-    losses = []
-    model.train()
-    for _ in range(settings.epochs):
-        total = 0.0
-        for batch in bucketed_batches(lengths, settings.batch_size, rng):
-            with accelerator.autocast():
-                logits = model(**collate(batch, inputs)).logits
-                loss = torch.nn.functional.cross_entropy(logits.float(), targets[batch].to(accelerator.device))
-            accelerator.backward(loss)
-            torch.nn.utils.clip_grad_norm_(model.parameters(), settings.max_grad_norm)
-            optimizer.step()
-            schedule.step()
-            optimizer.zero_grad()
-            total += loss.item() * len(batch)
-        losses.append(total / len(inputs))
-
-    model.eval()
-    probs = np.empty((len(test_inputs), len(work.pool.label_names)))
-    by_length = np.argsort([len(ids) for ids in test_inputs], kind="stable")
-    with torch.inference_mode(), accelerator.autocast():
-        for start in range(0, len(by_length), settings.eval_batch_size):
-            batch = by_length[start : start + settings.eval_batch_size]
-            probs[batch] = model(**collate(batch, test_inputs)).logits.double().softmax(-1).cpu().numpy()
-    if not np.isfinite(probs).all():
-        raise UserError(f"train: {run} diverged (its probabilities are not finite); lower train.learning_rate")
-    return probs, losses
+def _failures(study: Study, work: Work) -> dict[Run, str]:
+    failures = {run: work.failure(run) for run in all_runs(study.grid) if not work.is_done(run)}
+    return {run: error for run, error in failures.items() if error is not None}
 
 
-def bucketed_batches(lengths: np.ndarray, batch_size: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
-    """One epoch of batches of similar lengths, in random order.
+def _count_processes(config: dict[str, Any], together: bool) -> bool:
+    """Checks that there are as many processes as the configuration says; returns whether this is the first.
 
-    Texts are shuffled, cut into runs of `MEGABATCH` batches, sorted by length inside each, and the batches are shuffled
-    again: every text comes once, and only the last megabatch holds a smaller batch.
-
-    Args:
-        lengths (`np.ndarray` of shape `(n,)`):
-            Tokens of each text.
-        batch_size (`int`):
-            Texts in a batch.
-        rng (`np.random.Generator`):
-            The source of chance.
-
-    Yields:
-        `np.ndarray` of shape `(<= batch_size,)`: indices of the batch's texts.
+    Processes that share the grid are strangers to each other: each is on its own for accelerate, on a GPU of its own.
     """
-    order = rng.permutation(len(lengths))
-    batches: list[np.ndarray] = []
-    for start in range(0, len(order), MEGABATCH * batch_size):
-        part = order[start : start + MEGABATCH * batch_size]
-        part = part[np.argsort(lengths[part], kind="stable")]
-        batches += [part[i : i + batch_size] for i in range(0, len(part), batch_size)]
-    for i in rng.permutation(len(batches)):
-        yield batches[i]
+    found = int(os.environ.get("WORLD_SIZE", "1"))
+    if found != config["num_processes"]:
+        raise UserError(
+            f"train.accelerate_config: {config['path']} asks for {config['num_processes']} processes, and {found} "
+            "started; launch with that file. On the CPU accelerate launch starts one whatever it is asked: there use "
+            "hf-recipes train, or ACCELERATE_USE_CPU=true torchrun --nproc_per_node"
+        )
+    first, local = os.environ.get("RANK", "0") == "0", int(os.environ.get("LOCAL_RANK", "0"))
+    if not together and found > 1:
+        for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
+            os.environ.pop(name, None)
+        if not config["use_cpu"]:  # before CUDA is asked for its devices
+            seen = os.environ.get("CUDA_VISIBLE_DEVICES")
+            os.environ["CUDA_VISIBLE_DEVICES"] = seen.split(",")[local] if seen else str(local)
+    return first
 
 
-def _write_run(
-    folder: Path, run: Run, work: Work, labels: Labels, probs: np.ndarray, losses: list[float], seconds: float
-) -> None:
-    table = pa.table(
-        {
-            "run": pa.array([str(run)] * len(work.test)).dictionary_encode(),
-            "id": work.test.ids,
-            "gold": work.test.gold,
-            "probs": pa.array(list(probs), pa.list_(pa.float64())),
-        }
-    )
-    pq.write_table(table, folder / "predictions.parquet")
-    write_json(
-        folder / "run.json",
-        {
-            "key": work.key(run),
-            "arm": run.arm,
-            "size": run.size,
-            "seed": run.seed,
-            "seeds": {"subset": run.subset_seed, "init": run.init_seed, "order": run.order_seed},
-            "gold_train_labels": int(labels.from_gold.sum()),
-            "train_label_accuracy": float((labels.labels == work.pool.gold[work.subset(run)]).mean()),
-            "losses": losses,
-            "encoder": work.encoder.identity,
-            "versions": versions("torch", "transformers", "accelerate"),
-            "threads": cpu_threads(),
-            "seconds": round(seconds, 2),
-        },
-    )
+@dataclass
+class _Trainer:
+    """The grid at work in this process."""
+
+    study: Study
+    work: Work
+    accelerator: Any
+    folder: Path
+    first: bool
+
+    def train_all(self) -> None:
+        """Takes run after run until each is done or has failed, by this process or by another."""
+        from tqdm import tqdm
+
+        runs = all_runs(self.study.grid)
+        done = [run for run in runs if self.work.is_done(run)]
+        with tqdm(total=len(runs), initial=len(done), desc="train", unit=" runs", disable=not self.first) as self._bar:
+            todo = self._agree([run for run in runs if not self._is_settled(run)])
+            if todo:
+                self._tokenize(todo)
+            for wait in (False, True):  # what others hold is left to them at first, and taken over if they die
+                for run in todo:
+                    self._take(run, wait)
+
+    def _agree(self, value: Any) -> Any:
+        """The first process's view, where all compute each run together: another launch may finish one meanwhile."""
+        from accelerate.utils import broadcast_object_list
+
+        return broadcast_object_list([value])[0] if self.accelerator.num_processes > 1 else value
+
+    def _is_settled(self, run: Run) -> bool:
+        return self.work.is_done(run) or self.work.failure(run) is not None
+
+    def _take(self, run: Run, wait: bool) -> None:
+        """Trains a run unless it is settled, or another process is at it and shall not be waited for."""
+        lock, free = self.study.run_lock(run), False
+        with suppress(Timeout):
+            if self.accelerator.is_main_process and not self._is_settled(run):
+                lock.acquire(timeout=-1 if wait else 0)
+                free = not self._is_settled(run)  # or another process has settled it since
+        if self._agree(free):
+            self._bar.set_postfix_str(str(run))
+            self._train_one(run)
+            settled = sum(self._is_settled(one) for one in all_runs(self.study.grid)) if self.first else 0
+            self._bar.update(max(0, settled - self._bar.n))
+        lock.release()
+
+    def _tokenize(self, runs: list[Run]) -> None:
+        study, work = self.study, self.work
+        self._tokenizer = load_tokenizer("train.encoder", work.encoder)
+        needed = np.unique(np.concatenate([work.validation, *(work.subset(run) for run in runs)]))
+        self._places = np.full(len(work.pool.ids), -1)
+        self._places[needed] = np.arange(len(needed))
+        longest = study.training.max_length
+        texts = [work.pool.texts[i] for i in needed]
+        name = f"{self.accelerator.process_index}.tokens"
+        self._tokens = Tokens(texts, self._tokenizer, longest, self.folder / f"pool-{name}")
+        tested = [str(text) for text in work.test.texts]
+        self._test = Tokens(tested, self._tokenizer, longest, self.folder / f"test-{name}")
+
+    def _train_one(self, run: Run) -> None:
+        """Trains a run and writes its folder, or what it failed of: the others go on."""
+        study, main = self.study, self.accelerator.is_main_process
+        start = time.monotonic()
+        try:
+            fitted, at_once = self._fit(run)
+            probs = fitted.predict(self._test, np.arange(len(self.work.test)))
+            if not np.isfinite(probs).all():
+                raise FloatingPointError("it diverged: its probabilities are not finite; lower train.learning_rate")
+        except UserError:
+            raise
+        except Exception as error:
+            if main:
+                with whole_folder(study.run(run)) as folder:
+                    trouble = {"error": f"{type(error).__name__}: {first_line(error)}"}
+                    trouble["traceback"] = traceback.format_exc()
+                    write_json(folder / "failed.json", {"key": self.work.key(run), **trouble})
+        else:
+            if main:
+                with whole_folder(study.run(run)) as folder:
+                    self._write(folder, run, fitted, probs, at_once, time.monotonic() - start)
+        if main:
+            study.run_state(run).unlink(missing_ok=True)
+
+    def _fit(self, run: Run) -> tuple[Fit, int]:
+        """A fitted classifier, and how many texts at once went into memory: half as many after each failed try."""
+        from accelerate.utils import find_executable_batch_size
+
+        work, settings = self.work, self.study.training
+        team = self.accelerator.num_processes
+        at_once = -(-settings.batch_size // (settings.gradient_accumulation_steps * team))
+        train = Texts(self._tokens, self._places[work.subset(run)], work.labels(run).targets)
+        classes = np.eye(len(work.pool.label_names))
+        checked = Texts(self._tokens, self._places[work.validation], classes[work.validation_labels(run)])
+        key = work.key(run)
+
+        def halve() -> int:
+            nonlocal at_once
+            at_once //= 2
+            logger.warning("train: %s does not fit into memory; trying %d texts at once", run, at_once)
+            return at_once
+
+        def attempt(size: int) -> Fit:
+            fit = Fit(
+                self.accelerator,
+                self._load_model(run),
+                self._tokenizer,
+                settings,
+                run.order_seed,
+                train,
+                checked if settings.validation_size else None,
+                size,
+                lambda state: self._save_state(run, {"key": key, **state}),
+                self._log,
+            )
+            fit.run(self._read_state(run, key))
+            return fit
+
+        self._start_trackers(run)
+        try:
+            fitted = find_executable_batch_size(attempt, starting_batch_size=at_once, reduce_batch_size_fn=halve)()
+        finally:
+            for tracker in self.accelerator.trackers:
+                tracker.finish()
+            self.accelerator.trackers.clear()
+        return fitted, at_once
+
+    def _load_model(self, run: Run) -> Any:
+        import torch
+        from accelerate.utils import set_seed
+        from transformers import AutoModelForSequenceClassification
+
+        names = self.work.pool.label_names
+        set_seed(run.init_seed)  # before the model is made: its head is drawn from it
+        try:
+            return AutoModelForSequenceClassification.from_pretrained(
+                self.work.encoder.folder,
+                num_labels=len(names),
+                id2label=dict(enumerate(names)),
+                label2id={name: i for i, name in enumerate(names)},
+                problem_type="single_label_classification",
+                use_safetensors=True,
+                dtype=torch.float32,
+            )
+        except (OSError, ValueError, KeyError) as error:
+            raise UserError(
+                f"train.encoder: {self.work.encoder.name} is no sequence classifier ({first_line(error)})"
+            ) from None
+
+    def _save_state(self, run: Run, state: dict[str, Any]) -> None:
+        import torch
+
+        if self.accelerator.is_main_process:
+            file = self.study.run_state(run)
+            temporary = file.with_name(f".tmp-{file.name}")
+            torch.save(state, temporary)
+            temporary.replace(file)
+
+    def _read_state(self, run: Run, key: str) -> dict[str, Any] | None:
+        """Where a killed process left the run; a state of other labels or settings is of no use."""
+        import torch
+
+        file = self.study.run_state(run)
+        if not file.exists():
+            return None
+        state: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
+        return state if state.pop("key") == key else None
+
+    def _start_trackers(self, run: Run) -> None:
+        if self.study.training.trackers:
+            self.accelerator.project_configuration.logging_dir = str(self.study.tracking / str(run))
+            group = {"group": run.arm, "name": str(run)}
+            self.accelerator.init_trackers(
+                self.study.recipe.name,
+                config={"arm": run.arm, "size": run.size, "seed": run.name},
+                init_kwargs={"wandb": group, "trackio": group},
+            )
+
+    def _log(self, values: dict[str, float], step: int) -> None:
+        self.accelerator.log(values, step=step)
+
+    def _write(self, folder: Path, run: Run, fitted: Fit, probs: np.ndarray, at_once: int, seconds: float) -> None:
+        work, settings = self.work, self.study.training
+        labels = work.labels(run)
+        table = pa.table(
+            {
+                "run": pa.array([str(run)] * len(work.test)).dictionary_encode(),
+                "id": work.test.ids,
+                "gold": work.test.gold,
+                "probs": pa.array(list(probs), pa.list_(pa.float64())),
+            }
+        )
+        pq.write_table(table, folder / "predictions.parquet")
+        if settings.save_models:
+            fitted.model.save_pretrained(folder / "model")
+            self._tokenizer.save_pretrained(folder / "model")
+        curves: Curves = fitted.curves
+        write_json(
+            folder / "run.json",
+            {
+                "key": work.key(run),
+                "arm": run.arm,
+                "size": run.size,
+                "seed": run.name,
+                "seeds": {"subset": run.subset_seed, "init": run.init_seed, "order": run.order_seed},
+                "annotation_pass": run.annotation_pass,
+                "gold_train_labels": int(labels.from_gold.sum()),
+                "gold_validation_labels": len(work.validation) if settings.validation_labels == "gold" else 0,
+                "train_label_accuracy": float((labels.labels == work.pool.gold[work.subset(run)]).mean()),
+                "curves": {name: values for name, values in vars(curves).items() if values},
+                "train": settings.model_dump(mode="json"),
+                "accelerate": {name: work.accelerate[name] for name in ("use_cpu", "mixed_precision", "num_processes")},
+                "texts_at_once": at_once,
+                "encoder": work.encoder.identity,
+                "versions": versions(*LIBRARIES),
+                "threads": threads(work.accelerate),
+                "seconds": round(seconds, 2),
+            },
+        )
 
 
 def main() -> None:
-    """What `accelerate launch` runs."""
+    """What `accelerate launch` runs. The exit code is 1 if a run failed."""
     from . import logs
 
     logs.set_up()
@@ -349,12 +497,13 @@ def main() -> None:
     try:
         if len(sys.argv) < 2:
             raise UserError("which recipe? accelerate launch ... -m hf_recipes.train RECIPE [--key=value ...]")
-        train(Study(load_recipe(sys.argv[1], sys.argv[2:])))
+        failures = train(Study(load_recipe(sys.argv[1], sys.argv[2:])))
     except KeyboardInterrupt:
         sys.exit(130)
     except (UserError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+    sys.exit(1 if failures else 0)
 
 
 if __name__ == "__main__":

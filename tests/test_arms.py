@@ -9,7 +9,7 @@ from hf_recipes.annotate import Annotations
 from hf_recipes.arms import FROM_GOLD, Pool, build_pool, entropy, training_labels
 from hf_recipes.calibrate import Calibration
 from hf_recipes.data import NO_GOLD, Rows, row_ids
-from hf_recipes.grid import Run, check_sizes, permutation
+from hf_recipes.grid import check_sizes, make_run, permutation
 from hf_recipes.recipe import Annotate, Prompt, UserError
 
 
@@ -19,7 +19,9 @@ def make_pool(n=60, classes=3, seed=0):
     probs = rng.dirichlet(np.ones(classes), n)
     gold, votes = rng.integers(classes, size=n), probs.argmax(axis=1)[:, None]
     none = Calibration("none", 1.0, {}, np.zeros(0, int))
-    return Pool(row_ids("train", texts), texts, list("abc")[:classes], gold, probs, np.ones(n), votes, [none], 0)
+    return Pool(
+        row_ids("train", texts), texts, list("abc")[:classes], gold, probs[None], np.ones((1, n)), votes, [none], 0
+    )
 
 
 SECTION = Annotate(model="m", prompt=Prompt(instruction=""), calibration="none")
@@ -102,6 +104,6 @@ def test_sizes_against_the_pool(make_study):
         check_sizes(recipe, 30)
 
 
-def test_a_run_keeps_its_three_seeds_apart():
-    run = Run("llm", 10, 3)
+def test_a_run_keeps_its_three_seeds_apart(make_study):
+    run = make_run(make_study("--grid.seeds=[5, 3]").grid, "llm", 10, {"subset": 1, "init": 1, "order": 1})
     assert (run.subset_seed, run.init_seed, run.order_seed, str(run)) == (3, 3, 3, "llm/n10/3")

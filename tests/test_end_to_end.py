@@ -14,6 +14,7 @@ import pytest
 import yaml
 from conftest import DEMO, LLM, ROOT
 
+from hf_recipes.grid import paired_runs
 from hf_recipes.recipe import load_recipe
 from hf_recipes.study import Study, read_json
 
@@ -124,14 +125,14 @@ def test_metric_tables_follow_from_the_stored_predictions_alone(finished):
     study, _, _ = finished
     for arm in read_json(study.results_file)["arms"]:
         labels = []
-        for seed in (0, 1):
-            table = pq.read_table(study.run(arm["arm"], arm["size"], seed) / "predictions.parquet").to_pydict()
+        for run in paired_runs(study.grid, arm["arm"], arm["size"]):
+            table = pq.read_table(study.run(run) / "predictions.parquet").to_pydict()
             probs = np.array(table["probs"])
             assert np.allclose(probs.sum(axis=1), 1)
             labels.append(probs.argmax(axis=1))
         gold = table["gold"]
-        assert arm["accuracy_runs"] == pytest.approx([accuracy_score(gold, run) for run in labels])
-        assert arm["macro_f1_runs"] == pytest.approx([f1_score(gold, run, average="macro") for run in labels])
+        assert arm["accuracy_runs"] == pytest.approx([accuracy_score(gold, one) for one in labels])
+        assert arm["macro_f1_runs"] == pytest.approx([f1_score(gold, one, average="macro") for one in labels])
         assert arm["pairwise_disagreement"] == pytest.approx(np.mean(labels[0] != labels[1]))
 
 

@@ -7,13 +7,24 @@ from hf_recipes.report import describe, interval, number, write_report
 ARMS = ("gold", "llm", "llm-entropy-replace", "llm-random-replace")
 
 
+VARY = ["subset", "init", "order"]
+
+
 def make_results(cost=-0.2, cost_interval=(-0.25, -0.15), churn=0.05, churn_interval=(-0.02, 0.12), failed=0, name="a"):
     def verdict(bounds):
         return "higher" if bounds[0] > 0 else "lower" if bounds[1] < 0 else "cannot tell"
 
     arms = [
         {
-            **{"arm": arm, "size": size, "R": 3, "n": 100, "gold_train_labels": [5, 5, 5], "gold_prompt_labels": 6},
+            **{
+                "arm": arm,
+                "size": size,
+                "R": 3,
+                "n": 100,
+                "gold_train_labels": [5, 5, 5],
+                "gold_prompt_labels": 6,
+                "gold_validation_labels": 0,
+            },
             **{"train_label_accuracy": [0.7] * 3},
             **{"accuracy_mean": 0.7, "accuracy_mean_interval": [0.6, 0.8], "majority_accuracy": 0.5},
             **{"macro_f1_mean": 0.6, "macro_f1_mean_interval": [0.5, 0.7], "macro_f1_runs": [0.5, 0.6, 0.7]},
@@ -57,13 +68,14 @@ def make_results(cost=-0.2, cost_interval=(-0.25, -0.15), churn=0.05, churn_inte
         },
     }
     return {
-        **{"key": "k", "study": "s", "label_names": [name, "b"], "seeds": [0, 1, 2], "R": 3, "n": 100},
+        **{"key": "k", "study": "s", "label_names": [name, "b"], "seeds": [0, 1, 2], "vary": VARY, "R": 3, "n": 100},
         **{
             "confidence_level": 0.95,
             "annotator": annotator,
             "arms": arms,
             "comparisons": comparisons,
             "plateaus": [plateau("llm", "plateau", "yes"), plateau("gold", "gains")],
+            "components": [],
             "notes": ["A note."],
         },
     }
@@ -164,3 +176,28 @@ def test_what_more_texts_would_bring_is_said_with_its_interval():
     assert "Whether LLM labels stop helping before gold labels do cannot be told." in findings(describe(results))
     results["plateaus"] = []
     assert "More texts" not in findings(describe(results))
+
+
+def test_sources_of_chance_are_ranked_and_only_a_clear_first_is_named(make_study):
+    def component(first):
+        disagree = {"subset": (first, 0.02), "init": (0.05, 0.01), "order": (0.04, 0.01), "all": (0.3, 0.02)}
+        figures = {name: {"value": v, "interval": [v - half, v + half]} for name, (v, half) in disagree.items()}
+        score = {"sd": 0.01, "sd_interval": [0.0, 0.05], "variance": 0.0001, "interval": [-0.1, 0.0025]}
+        scores = dict.fromkeys((*VARY, "total"), score)
+        return {
+            **{"arm": "llm", "size": 20, "sources": VARY, "levels": 3, "R": 27, "n": 100, "disagreement": figures},
+            **{"macro_f1": scores, "accuracy": scores},
+        }
+
+    results = make_results() | {"components": [component(0.2)]}
+    assert "Most comes from the training texts." in findings(describe(results))
+    unclear = make_results() | {"components": [component(0.06)]}
+    assert "Which of them brings most cannot be told." in findings(describe(unclear))
+    study = make_study()
+    with study.lock():
+        study.report.mkdir(parents=True)
+    write_report(study, results)
+    for page in ("report.md", "report.html"):
+        text = (study.report / page).read_text(encoding="utf-8")
+        assert "the order of batches and dropout" in text
+        assert ".040" in text

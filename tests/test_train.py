@@ -1,56 +1,56 @@
-"""Training: a run is a function of its key, whatever ran before it; batches hold every text once."""
+"""Training: a run is a function of its key, whatever ran before it; failures, kills and launches side by side."""
+
+import json
+import random
+import shutil
+import subprocess
+import sys
+import time
+from contextlib import suppress
 
 import numpy as np
+import psutil
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+import yaml
+from conftest import DEMO, ENCODER
+from test_annotate import engine  # noqa: F401  (a fixture)
 
-from hf_recipes.arms import Pool
-from hf_recipes.data import load_rows
-from hf_recipes.grid import Run
+from hf_recipes.annotate import annotate
+from hf_recipes.grid import all_runs, make_run
 from hf_recipes.recipe import UserError
 from hf_recipes.study import read_json
-from hf_recipes.train import Work, bucketed_batches, runs_left, train
+from hf_recipes.train import Work, failed_runs, forget_failures, runs_left, train
 
-
-@given(st.lists(st.integers(1, 60), min_size=1, max_size=300), st.integers(1, 20), st.integers(0, 3))
-def test_every_text_comes_once_an_epoch_in_batches_of_like_lengths(lengths, batch_size, seed):
-    lengths = np.array(lengths)
-    batches = list(bucketed_batches(lengths, batch_size, np.random.default_rng(seed)))
-    assert sorted(np.concatenate(batches).tolist()) == list(range(len(lengths)))
-    assert len(batches) == -(-len(lengths) // batch_size)
-    if len(lengths) <= 32 * batch_size:  # one megabatch: padding cannot be less
-        assert sum(np.ptp(lengths[b]) for b in batches) <= np.ptp(lengths)
-    again = list(bucketed_batches(lengths, batch_size, np.random.default_rng(seed)))
-    assert all((one == other).all() for one, other in zip(batches, again, strict=True))
-
-
-SETTINGS = ["--data.pool_size=60", "--data.test_size=30", "--grid.sizes=[10, 20]", "--train.epochs=1"]
+SETTINGS = [
+    *("--data.pool_size=120", "--data.test_size=30", "--annotate.prompt.shots_per_class=1"),
+    *("--grid.sizes=[10, 20]", "--train.epochs=1"),
+]
 
 
 @pytest.fixture
-def annotated(make_study, monkeypatch):
-    """Studies whose annotations are made up: the engine has tests of its own, with the real one, end to end."""
-
-    def fake(study):
-        rows, _ = load_rows(study)
-        rng = np.random.default_rng(0)
-        probs = rng.dirichlet(np.ones(3), len(rows))
-        votes = probs.argmax(axis=1)[:, None]
-        return Pool(rows.ids, rows.texts, rows.label_names, rows.gold, probs, np.ones(len(rows)), votes, [], 0)
+def annotated(make_study, engine):  # noqa: F811
+    """Annotated studies; the engine's answers are made up: it has tests of its own, with the real one, end to end."""
 
     def make(*overrides, folder="study"):
         study = make_study(*SETTINGS, *overrides, folder=folder)
-        monkeypatch.setattr("hf_recipes.train.load_annotations", lambda study, rows: study)
-        monkeypatch.setattr("hf_recipes.train.build_pool", lambda rows, study: fake(study))
+        annotate(study)
         return study
 
     return make
 
 
-def predictions(study, arm, size, seed):
-    return pq.read_table(study.run(arm, size, seed) / "predictions.parquet")["probs"].to_pylist()
+def the_run(study, arm, size, seed):
+    level = study.grid.seeds.index(seed)
+    return make_run(study.grid, arm, size, dict.fromkeys(study.grid.vary, level))
+
+
+def predictions(study, run):
+    return pq.read_table(study.run(run) / "predictions.parquet")["probs"].to_pylist()
+
+
+def table(study):
+    return {str(run): predictions(study, run) for run in all_runs(study.grid)}
 
 
 def test_the_same_key_gives_the_same_bits_whatever_ran_before(annotated):
@@ -60,12 +60,14 @@ def test_the_same_key_gives_the_same_bits_whatever_ran_before(annotated):
     train(grid)
     for arm in ("gold", "llm"):
         for seed in (0, 1):
-            assert predictions(alone, arm, 20, seed) == predictions(grid, arm, 20, seed)
-            keys = [read_json(study.run(arm, 20, seed) / "run.json")["key"] for study in (alone, grid)]
+            runs = [(study, the_run(study, arm, 20, seed)) for study in (alone, grid)]
+            assert predictions(*runs[0]) == predictions(*runs[1])
+            keys = [read_json(study.run(run) / "run.json")["key"] for study, run in runs]
             assert keys[0] == keys[1]
-    assert predictions(grid, "llm", 20, 0) != predictions(grid, "llm", 20, 1)
-    assert predictions(grid, "llm", 20, 0) != predictions(grid, "gold", 20, 0)
-    records = {arm: read_json(grid.run(arm, 20, 0) / "run.json") for arm in grid.recipe.grid.arms}
+    found = table(grid)
+    assert found["llm/n20/0"] != found["llm/n20/1"]
+    assert found["llm/n20/0"] != found["gold/n20/0"]
+    records = {arm: read_json(grid.run(the_run(grid, arm, 20, 0)) / "run.json") for arm in grid.grid.arms}
     assert {arm: record["gold_train_labels"] for arm, record in records.items()} == {
         "gold": 20,
         "llm": 0,
@@ -73,32 +75,50 @@ def test_the_same_key_gives_the_same_bits_whatever_ran_before(annotated):
         "llm-random-replace": 5,
     }
     assert records["gold"]["train_label_accuracy"] == 1
+    assert records["gold"]["curves"]["step"] == [3]
+    assert records["gold"]["train"]["epochs"] == 1
     assert runs_left(grid) == []
 
 
 def test_every_ingredient_of_a_run_is_in_its_key(annotated, monkeypatch):
-    run = Run("llm", 10, 0)
-    base = Work(annotated()).key(run)
-    assert (
-        Work(annotated("--name=other", "--grid.seeds=[0, 9]", "--grid.sizes=[10, 15]", folder="same")).key(run) == base
+    study = annotated()
+    run = the_run(study, "llm", 10, 0)
+    base = Work(study).key(run)
+    same = annotated(
+        *("--name=other", "--grid.seeds=[0, 9]", "--grid.sizes=[10, 15]", "--train.save_steps=3"),
+        *(
+            "--train.save_models=true",
+            "--train.trackers=[tensorboard]",
+            "--grid.crossed={levels: 2}",
+            "--grid.vary=[init, order]",
+        ),
+        folder="same",
     )
+    assert Work(same).key(run) == base
     changes = {
         "epochs": "--train.epochs=2",
+        "steps": "--train.max_steps=2",
         "rate": "--train.learning_rate=1e-5",
         "batch": "--train.batch_size=4",
+        "parts": "--train.gradient_accumulation_steps=2",
         "length": "--train.max_length=32",
         "decay": "--train.weight_decay=0.1",
         "warm-up": "--train.warmup_ratio=0.2",
         "clipping": "--train.max_grad_norm=2",
+        "smoothing": "--train.label_smoothing=0.1",
         "test rows": "--data.test_size=29",
         "rows": "--data.seed=3",
         "encoder": "--train.encoder=models/SmolLM2-135M-Instruct",
+        "validation": "--train.validation_size=10",
     }
     keys = {name: Work(annotated(change, folder=name)).key(run) for name, change in changes.items()}
-    keys["seed"] = Work(annotated()).key(Run("llm", 10, 1))
-    keys["size"] = Work(annotated()).key(Run("llm", 20, 0))
-    keys["arm"] = Work(annotated()).key(Run("gold", 10, 0))
-    study = annotated()
+    keys["best"] = Work(annotated(changes["validation"], "--train.checkpoint=best", folder="best")).key(run)
+    keys["gold validation"] = Work(
+        annotated(changes["validation"], "--train.validation_labels=gold", folder="gold validation")
+    ).key(run)
+    for other in ("seed", "size", "arm"):
+        place = {"seed": ("llm", 10, 1), "size": ("llm", 20, 0), "arm": ("gold", 10, 0)}[other]
+        keys[other] = Work(study).key(the_run(study, *place))
     monkeypatch.setattr("hf_recipes.train.cpu_threads", lambda: 99)
     keys["threads"] = Work(study).key(run)
     monkeypatch.setattr("hf_recipes.train.versions", lambda *names: {"torch": "0"})
@@ -106,14 +126,240 @@ def test_every_ingredient_of_a_run_is_in_its_key(annotated, monkeypatch):
     assert len({base, *keys.values()}) == len(keys) + 1
 
 
+def test_a_source_of_chance_that_does_not_vary_keeps_its_first_seed(annotated):
+    study = annotated("--grid.vary=[init]", "--grid.seeds=[4, 7]", "--grid.sizes=[20]")
+    one, other = (the_run(study, "llm", 20, seed) for seed in (4, 7))
+    assert (one.subset_seed, one.init_seed, one.order_seed) == (4, 4, 4)
+    assert (other.subset_seed, other.init_seed, other.order_seed, other.name) == (4, 7, 4, "7")
+    work = Work(study)
+    assert work.subset(one).tolist() == work.subset(other).tolist()
+    assert work.key(one) != work.key(other)
+
+
+def test_crossed_runs_share_all_seeds_but_one_and_grow_from_the_paired_grid(annotated):
+    study = annotated("--grid.crossed={arms: [gold, llm], levels: 2}", "--grid.seeds=[4, 7, 9]")
+    runs = all_runs(study.grid)
+    assert len(runs) == len(set(map(str, runs))) == len(study.grid.arms) * 2 * 3 + 2 * (8 - 2)
+    run = next(run for run in runs if str(run) == "llm/n20/s4-i7-o4")
+    assert (run.subset_seed, run.init_seed, run.order_seed, run.annotation_pass) == (4, 7, 4, 0)
+
+
+PASSES = ["--annotate.passes=[{prompt: {seed: 5}}, {prompt: {seed: 6}}]", "--grid.vary=[subset, init, order, pass]"]
+
+
+def test_the_annotation_pass_is_a_source_of_chance_too(annotated):
+    study = annotated(*PASSES, "--grid.crossed={arms: [gold, llm], levels: 2}", "--grid.sizes=[20]")
+    work = Work(study)
+    for seed, number in ((0, 0), (1, 1), (2, 2)):
+        run = the_run(study, "llm", 20, seed)
+        assert run.annotation_pass == number
+        assert work.labels(run).labels.tolist() == work.pool.votes[work.subset(run), number].tolist()
+        assert the_run(study, "gold", 20, seed).annotation_pass == 0
+    names = [str(run) for run in all_runs(study.grid)]
+    assert "llm/n20/s0-i0-o0-p1" in names
+    assert len([name for name in names if name.startswith("llm/")]) == 3 + 16 - 2
+    assert len([name for name in names if name.startswith("gold/")]) == 3 + 8 - 2
+    with pytest.raises(
+        UserError, match="grid.vary names pass: 3 seeds want as many annotation passes, and there are 2"
+    ):
+        annotated(PASSES[1], "--annotate.passes=[{prompt: {seed: 5}}]", folder="few")
+
+
+def test_soft_labels_are_the_distribution_and_validation_rows_are_trained_on_by_nobody(annotated):
+    study = annotated(
+        *("--grid.arms=[gold, llm, llm-soft]", "--train.validation_size=15", "--train.validation_labels=gold"),
+        *("--train.checkpoint=best", "--train.epochs=2", "--grid.sizes=[20]", "--train.save_models=true"),
+    )
+    work = Work(study)
+    run = the_run(study, "llm-soft", 20, 1)
+    assert work.labels(run).targets.tolist() == work.pool.probs[work.subset(run)].tolist()
+    assert not any(set(work.validation) & set(work.subset(run)) for run in all_runs(study.grid))
+    assert train(study) == {}
+    record = read_json(study.run(run) / "run.json")
+    assert record["gold_validation_labels"] == 15
+    assert len(record["curves"]["validation_macro_f1"]) == 2
+    from transformers import pipeline
+
+    kept = pipeline("text-classification", str(study.run(run) / "model"), top_k=None)
+    text = work.test.texts[0]
+    told = {one["label"]: one["score"] for one in kept([text])[0]}
+    assert [told[name] for name in work.test.label_names] == pytest.approx(predictions(study, run)[0], abs=1e-5)
+
+
 def test_a_size_beyond_the_gold_rows_is_refused_before_anything_is_launched(annotated):
-    with pytest.raises(UserError, match="grid.sizes: 70 asked for, but only 60 rows"):
-        runs_left(annotated("--grid.sizes=[10, 70]"))
-    assert "more than half of the 60" in Work(annotated("--grid.sizes=[10, 40]")).notes[0]
+    with pytest.raises(UserError, match="grid.sizes: 117 asked for, but only 107 rows"):
+        runs_left(annotated("--grid.sizes=[10, 117]", "--train.validation_size=10"))
+    assert "more than half of the 117" in Work(annotated("--grid.sizes=[10, 60]", folder="half")).notes[0]
 
 
-def test_a_run_that_diverges_stops_with_its_name(annotated):
+def test_a_failed_run_is_a_row_with_its_traceback_and_the_others_go_on(annotated, monkeypatch, command):
+    study = annotated("--grid.sizes=[20]", "--grid.arms=[gold, llm]", "--grid.seeds=[0, 1]")
+    from hf_recipes.fit import Fit
+
+    fitted = Fit.run
+
+    def breaks(self, state=None):
+        if self._order_seed == 1 and self._train.targets.argmax(1).tolist() == bad:
+            raise IndexError("a bug of a test")
+        return fitted(self, state)
+
+    run = the_run(study, "llm", 20, 1)
+    bad = Work(study).labels(run).labels.tolist()
+    monkeypatch.setattr(Fit, "run", breaks)
+    assert train(study) == {run: "IndexError: a bug of a test"}
+    record = read_json(study.run(run) / "failed.json")
+    assert 'raise IndexError("a bug of a test")' in record["traceback"]
+    assert runs_left(study) == [run]
+    assert train(study) == {run: "IndexError: a bug of a test"}  # it is not tried again unasked
+    monkeypatch.undo()
+    assert failed_runs(study)
+    forget_failures(study)
+    assert train(study) == {}
+    assert predictions(study, run)
+
+
+def test_a_run_that_diverges_fails_with_what_to_do(annotated):
     study = annotated("--train.learning_rate=1e30", "--train.max_grad_norm=1e30", "--grid.sizes=[20]")
-    with pytest.raises(UserError, match=r"gold/n20/0 diverged .* lower train.learning_rate"):
+    failures = train(study)
+    assert len(failures) == len(all_runs(study.grid))
+    assert all("lower train.learning_rate" in error for error in failures.values())
+
+
+def test_when_memory_runs_out_smaller_parts_give_the_same_path(annotated, monkeypatch):
+    import torch
+
+    calm = DEMO.parent / "calm"
+    from hf_recipes.fit import Fit
+
+    arguments = ["--grid.sizes=[20]", "--grid.arms=[gold, llm]", "--grid.seeds=[0, 1]", f"--train.encoder={calm}"]
+    try:
+        shutil.copytree(ENCODER, calm)
+        config = json.loads((calm / "config.json").read_text())
+        config |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+        (calm / "config.json").write_text(json.dumps(config))
+        whole = annotated(*arguments, folder="whole")
+        train(whole)
+        padded = Fit._pad
+
+        def too_big(self, tokens, rows):
+            if len(rows) > 2 and self._parallel.training:
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate a test")
+            return padded(self, tokens, rows)
+
+        monkeypatch.setattr(Fit, "_pad", too_big)
+        halved = annotated(*arguments, folder="halved")
+        assert train(halved) == {}
+    finally:
+        shutil.rmtree(calm, ignore_errors=True)
+    run = the_run(halved, "llm", 20, 1)
+    assert [read_json(study.run(run) / "run.json")["texts_at_once"] for study in (whole, halved)] == [8, 2]
+    assert np.array(predictions(halved, run)) == pytest.approx(np.array(predictions(whole, run)), abs=1e-4)
+
+
+def launch(study, *arguments):
+    settings = [f"--output_dir={study.root}", "--accept-changes", *SETTINGS, *arguments]
+    return subprocess.Popen(
+        [sys.executable, "-m", "hf_recipes.cli", "train", str(DEMO), *settings],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
+GRID = ["--grid.sizes=[20, 40]", "--grid.arms=[gold, llm]", "--train.epochs=4", "--train.save_steps=3"]
+
+
+@pytest.fixture
+def undisturbed(annotated, monkeypatch):
+    monkeypatch.setenv("LOKY_MAX_CPU_COUNT", "1")  # threads, of these and of the launches: they run side by side
+    study = annotated(*GRID, folder="undisturbed")
+    train(study)
+    return table(study)
+
+
+def test_two_launches_share_the_grid_and_do_no_run_twice(annotated, undisturbed):
+    study = annotated(*GRID)
+    both = [launch(study, *GRID) for _ in range(2)]
+    outputs = [one.communicate(timeout=300)[0] for one in both]
+    assert [one.returncode for one in both] == [0, 0], outputs
+    assert table(study) == undisturbed
+
+
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("kills", [2, pytest.param(15, marks=pytest.mark.slow)])
+def test_killed_at_random_moments_the_table_is_that_of_an_undisturbed_grid(kills, annotated, undisturbed):
+    study = annotated(*GRID)
+    chance = random.Random(kills)
+    times = {}
+    for _ in range(kills):
+        child = launch(study, *GRID)
+        while not list((study.root / "runs").glob("*/*/.*.lock")) and child.poll() is None:
+            time.sleep(0.05)
+        time.sleep(chance.uniform(0, 12))
+        with suppress(psutil.NoSuchProcess):
+            for process in [*psutil.Process(child.pid).children(recursive=True), psutil.Process(child.pid)]:
+                process.kill()
+        child.wait()
+        for record in study.root.glob("runs/*/*/*/run.json"):
+            assert times.setdefault(record, record.stat().st_mtime_ns) == record.stat().st_mtime_ns
+    child = launch(study, *GRID)
+    output, _ = child.communicate(timeout=600)
+    assert child.returncode == 0, output
+    assert table(study) == undisturbed
+    assert not list(study.root.glob("runs/*/*/.*.pt"))
+
+
+def test_processes_are_counted_and_share_the_grid_or_every_batch(annotated, tmp_path):
+    """Two processes on the CPU: a run each, and DDP; the number that started is checked."""
+    config = yaml.safe_load((DEMO.parent / "accelerate" / "cpu.yaml").read_text())
+    (tmp_path / "two.yaml").write_text(yaml.safe_dump({**config, "num_processes": 2, "distributed_type": "MULTI_CPU"}))
+    arguments = ["--grid.arms=[gold, llm]", "--grid.seeds=[0, 1]", "--grid.sizes=[20]"]
+    two = f"--train.accelerate_config={tmp_path / 'two.yaml'}"
+    shared = annotated(*arguments, two, folder="shared")
+    with pytest.raises(UserError, match="asks for 2 processes, and 1 started"):
+        train(shared)
+    for folder, how in (("shared", "runs"), ("together", "batches")):
+        study = annotated(*arguments, two, f"--train.distribute={how}", folder=folder)
+        child = launch(study, *arguments, two, f"--train.distribute={how}")
+        output, _ = child.communicate(timeout=300)
+        assert child.returncode == 0, output
+        assert runs_left(study) == []
+    assert set(table(study)) == set(table(shared))
+
+
+def test_runs_are_tracked_by_arm(annotated):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    study = annotated(
+        *("--train.trackers=[tensorboard]", "--train.epochs=2", "--grid.arms=[gold, llm]", "--grid.seeds=[0, 1]"),
+        *("--grid.sizes=[20]", "--train.validation_size=10"),
+    )
+    train(study)
+    for run in all_runs(study.grid):
+        found = EventAccumulator(str(study.tracking / str(run) / study.recipe.name)).Reload()
+        curves = read_json(study.run(run) / "run.json")["curves"]
+        for name in ("train_loss", "validation_macro_f1"):
+            logged = found.Scalars(name)
+            assert [one.step for one in logged] == curves["step"]
+            assert [one.value for one in logged] == pytest.approx(curves[name])
+
+
+def test_memory_does_not_grow_with_the_number_of_runs(annotated):
+    import gc
+
+    used = []
+    for runs in (4, 24):
+        study = annotated(
+            *(
+                "--grid.arms=[gold, llm]",
+                "--grid.sizes=[4]",
+                f"--grid.seeds={list(range(runs // 2))}",
+                "--data.test_size=5",
+            ),
+            folder=str(runs),
+        )
         train(study)
-    assert not study.run("gold", 20, 0).exists()
+        gc.collect()
+        used.append(psutil.Process().memory_info().rss)
+    assert used[1] - used[0] < 60e6  # a single classifier with its optimizer is 360 MB

@@ -1,0 +1,314 @@
+"""One classifier: an encoder fine-tuned on the targets of some texts, and its probabilities for others.
+
+A fit is a function of its arguments: chance comes from the two seeds alone, whatever ran before it in the process.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from copy import deepcopy
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .recipe import Train
+
+MEGABATCH = 32  # batches among which texts are sorted by length: little padding, and still a random order
+BLOCK = 10_000  # texts tokenised at a time
+
+
+class Tokens:
+    """The token ids of texts, in a file that is mapped and not read: a million texts need not fit into memory.
+
+    Args:
+        texts (`list[str]`):
+            The texts.
+        tokenizer (`PreTrainedTokenizerBase`):
+            The encoder's.
+        max_length (`int`):
+            Tokens; longer texts are cut.
+        file (`Path`):
+            Where they are kept; to be deleted by the caller.
+    """
+
+    def __init__(self, texts: list[str], tokenizer: Any, max_length: int, file: Path):
+        lengths = [np.zeros(0, np.int64)]
+        with file.open("wb") as stream:
+            for start in range(0, len(texts), BLOCK):
+                ids = tokenizer(texts[start : start + BLOCK], truncation=True, max_length=max_length)["input_ids"]
+                lengths.append(np.array([len(one) for one in ids]))
+                stream.write(np.concatenate(ids).astype(np.int32).tobytes())
+        self.lengths = np.concatenate(lengths)
+        self._ends = np.cumsum(self.lengths)
+        self._ids = np.memmap(file, np.int32, "r") if len(texts) else np.zeros(0, np.int32)
+
+    def __getitem__(self, row: int) -> np.ndarray:
+        return self._ids[self._ends[row] - self.lengths[row] : self._ends[row]]
+
+
+@dataclass
+class Curves:
+    """What is written down at the end of each epoch: the mean loss, and the scores on validation rows if there are any.
+
+    Attributes:
+        step (`list[int]`), train_loss (`list[float]`), validation_loss (`list[float]`),
+        validation_accuracy (`list[float]`), validation_macro_f1 (`list[float]`)
+    """
+
+    step: list[int] = field(default_factory=list)
+    train_loss: list[float] = field(default_factory=list)
+    validation_loss: list[float] = field(default_factory=list)
+    validation_accuracy: list[float] = field(default_factory=list)
+    validation_macro_f1: list[float] = field(default_factory=list)
+
+    def add(self, **values: float) -> None:
+        for name, value in values.items():
+            getattr(self, name).append(value)
+
+
+@dataclass(frozen=True)
+class Texts:
+    """Rows of `Tokens` with their targets, of shape `(n, K)` (see `arms.Labels`)."""
+
+    tokens: Tokens
+    rows: np.ndarray
+    targets: np.ndarray
+
+
+class Fit:
+    """The fine-tuning of one classifier, step by step.
+
+    Args:
+        accelerator (`Accelerator`):
+            Of this process alone, or, where several share every batch, of all of them.
+        model (`PreTrainedModel`):
+            A sequence classifier; it is trained in place.
+        tokenizer (`PreTrainedTokenizerBase`):
+            The encoder's; it pads.
+        settings (`Train`):
+            The recipe's section.
+        order_seed (`int`):
+            Draws the order of batches, and dropout.
+        train (`Texts`), validation (`Texts`, *optional*):
+            What is learnt, and what each epoch is scored on.
+        at_once (`int`):
+            Texts in a forward pass of each process; the batch is made up of as many passes as it takes.
+        save (`Callable`, *optional*):
+            Takes a state every `save_steps`, from which `run` can go on.
+        log (`Callable`, *optional*):
+            Takes a dictionary of figures and a step, at the end of each epoch.
+    """
+
+    def __init__(
+        self,
+        accelerator: Any,
+        model: Any,
+        tokenizer: Any,
+        settings: Train,
+        order_seed: int,
+        train: Texts,
+        validation: Texts | None,
+        at_once: int,
+        save: Callable[[dict[str, Any]], None] = lambda state: None,
+        log: Callable[[dict[str, float], int], None] = lambda values, step: None,
+    ):
+        import torch
+        from transformers import get_linear_schedule_with_warmup
+
+        self._accelerator, self._settings, self._tokenizer = accelerator, settings, tokenizer
+        self._order_seed, self._train, self._validation = order_seed, train, validation
+        self._at_once, self._save, self._log = at_once, save, log
+        self._team = accelerator.num_processes
+        self.model = model.to(accelerator.device)
+        self._parallel = accelerator.prepare_model(self.model) if self._team > 1 else self.model
+        decayed = [p for p in model.parameters() if p.ndim > 1]
+        others = [p for p in model.parameters() if p.ndim <= 1]  # biases and norms
+        self._optimizer = torch.optim.AdamW(
+            [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": others, "weight_decay": 0.0}],
+            lr=settings.learning_rate,
+            fused=True,
+        )
+        per_epoch = -(-len(train.rows) // settings.batch_size)
+        self._steps = settings.max_steps or settings.epochs * per_epoch
+        warmup = round(settings.warmup_ratio * self._steps)
+        self._schedule = get_linear_schedule_with_warmup(self._optimizer, warmup, self._steps)
+        smooth, mass = settings.label_smoothing, train.targets.sum(axis=1, keepdims=True)
+        targets = (1 - smooth) * train.targets + smooth * mass / train.targets.shape[1]
+        self._targets = torch.tensor(targets, dtype=torch.float32)
+        self._best: dict[str, Any] | None = None
+        self.curves = Curves()
+
+    def run(self, state: dict[str, Any] | None = None) -> Curves:
+        """Trains to the end, from the beginning or from a state that `save` was given.
+
+        Returns:
+            `Curves`: of every epoch. The model holds the weights of the last one, or of the best if the recipe says so.
+        """
+        from accelerate.utils import set_seed
+
+        set_seed(self._order_seed, device_specific=self._team > 1)
+        done, total = self._restore(state) if state else (0, 0.0)
+        rng = np.random.default_rng(self._order_seed)
+        lengths = self._train.tokens.lengths[self._train.rows]
+        step = 0
+        self._parallel.train()
+        while step < self._steps:
+            texts = 0
+            for batch in bucketed_batches(lengths, self._settings.batch_size, rng):
+                step += 1
+                texts += len(batch)
+                if step > done:
+                    total += self._learn(batch)
+                    if step % self._settings.save_steps == 0 and step < self._steps:
+                        self._save(self._state(step, total))
+                if step == self._steps:
+                    break
+            if step >= done:  # else its curves are in the state
+                self._end_epoch(step, total / texts)
+                total = 0.0
+        if self._best is not None:
+            self.model.load_state_dict(self._best)
+        return self.curves
+
+    def _learn(self, batch: np.ndarray) -> float:
+        """One step of the optimiser; returns the sum of the losses of this process's share of the batch."""
+        import torch
+
+        total = 0.0
+        size = self._at_once * self._team
+        parts = [batch[start : start + size] for start in range(0, len(batch), size)]
+        for part in parts:
+            mine = part[self._accelerator.process_index :: self._team]
+            rows = mine if len(mine) else part[:1]  # every process has to take part; without a text, at no weight
+            targets = self._targets[rows].to(self._accelerator.device) * bool(len(mine))
+            with nullcontext() if part is parts[-1] else self._accelerator.no_sync(self._parallel):
+                with self._accelerator.autocast():
+                    logits = self._parallel(**self._pad(self._train.tokens, self._train.rows[rows])).logits
+                loss = torch.nn.functional.cross_entropy(logits.float(), targets, reduction="sum")
+                # of the whole batch the mean; gradients of several processes are averaged
+                self._accelerator.backward(loss * (self._team / len(batch)))
+            total += loss.item()
+        torch.nn.utils.clip_grad_norm_(self._parallel.parameters(), self._settings.max_grad_norm)
+        self._optimizer.step()
+        self._schedule.step()
+        self._optimizer.zero_grad()
+        return total
+
+    def _end_epoch(self, step: int, loss: float) -> None:
+        import torch
+
+        if self._team > 1:
+            loss = self._accelerator.reduce(torch.tensor(loss, device=self._accelerator.device)).item()
+        self.curves.add(step=step, train_loss=loss)
+        values = {"train_loss": loss}
+        if self._validation is not None:
+            scores = self._validate(self._validation)
+            better = scores["validation_macro_f1"] > max(self.curves.validation_macro_f1, default=-1.0)
+            if better and self._settings.checkpoint == "best":
+                self._best = deepcopy(self.model.state_dict())
+            self.curves.add(**scores)
+            values |= scores
+            self._parallel.train()
+        self._log(values, step)
+
+    def _validate(self, texts: Texts) -> dict[str, float]:
+        from sklearn.metrics import f1_score
+
+        probs = self.predict(texts.tokens, texts.rows)
+        labels, found = texts.targets.argmax(axis=1), probs.argmax(axis=1)
+        losses = -(texts.targets * np.log(np.clip(probs, 1e-300, None))).sum(axis=1)
+        return {
+            "validation_loss": float(losses.mean()),
+            "validation_accuracy": float((labels == found).mean()),
+            "validation_macro_f1": float(f1_score(labels, found, average="macro", zero_division=0)),
+        }
+
+    def predict(self, tokens: Tokens, rows: np.ndarray) -> np.ndarray:
+        """Probabilities of shape `(len(rows), K)`, texts of like length together."""
+        import torch
+        from torch.utils.data import DataLoader
+
+        accelerator, shared = self._accelerator, self._team > 1
+        order = np.argsort(tokens.lengths[rows], kind="stable")
+        probs = np.empty((len(rows), self._targets.shape[1]))
+        loader: Any = DataLoader(
+            order.tolist(),
+            batch_size=self._settings.eval_batch_size,
+            generator=torch.Generator(),  # else each loop over it draws from the one that dropout draws from
+            collate_fn=lambda some: {"place": torch.tensor(np.array(some)), **self._pad(tokens, rows[some])},
+        )
+        if shared:
+            loader = accelerator.prepare_data_loader(loader)
+        self.model.eval()
+        with torch.no_grad(), accelerator.autocast():
+            for inputs in loader:
+                place = inputs.pop("place")
+                found = self.model(**inputs).logits.double().softmax(-1)
+                if shared:  # and without the texts that fill up the last batch
+                    place, found = accelerator.gather_for_metrics((place, found))
+                probs[place.cpu().numpy()] = found.cpu().numpy()
+        return probs
+
+    def _pad(self, tokens: Tokens, rows: np.ndarray) -> Any:
+        padded = self._tokenizer.pad({"input_ids": [tokens[row] for row in rows]}, return_tensors="pt")
+        return padded.to(self._accelerator.device)
+
+    def _state(self, step: int, total: float) -> dict[str, Any]:
+        """All that is needed to go on after `step`, as tensors and plain values."""
+        import torch
+        from accelerate.utils import gather_object
+
+        chance = [torch.get_rng_state()]
+        if self._accelerator.device.type != "cpu":
+            chance.append(torch.get_device_module(self._accelerator.device).get_rng_state())
+        return {
+            "step": step,
+            "model": self.model.state_dict(),
+            "optimizer": self._optimizer.state_dict(),
+            "schedule": self._schedule.state_dict(),
+            "best": self._best,
+            "curves": vars(self.curves),
+            "of_process": gather_object([(chance, total)]) if self._team > 1 else [(chance, total)],
+        }
+
+    def _restore(self, state: dict[str, Any]) -> tuple[int, float]:
+        """Takes over a state; returns its step, and the sum of the losses of its unfinished epoch."""
+        import torch
+
+        self.model.load_state_dict(state["model"])
+        self._optimizer.load_state_dict(state["optimizer"])
+        self._schedule.load_state_dict(state["schedule"])
+        self._best, self.curves = state["best"], Curves(**state["curves"])
+        chance, total = state["of_process"][self._accelerator.process_index]
+        torch.set_rng_state(chance[0])
+        if len(chance) > 1:
+            torch.get_device_module(self._accelerator.device).set_rng_state(chance[1])
+        return int(state["step"]), float(total)
+
+
+def bucketed_batches(lengths: np.ndarray, batch_size: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
+    """One epoch of batches of similar lengths, in random order.
+
+    Texts are shuffled, cut into runs of `MEGABATCH` batches, sorted by length inside each, and the batches are shuffled
+    again: every text comes once, and only the last megabatch holds a smaller batch.
+
+    Args:
+        lengths (`np.ndarray` of shape `(n,)`):
+            Tokens of each text.
+        batch_size (`int`):
+            Texts in a batch.
+        rng (`np.random.Generator`):
+            The source of chance.
+
+    Yields:
+        `np.ndarray` of shape `(<= batch_size,)`: indices of the batch's texts.
+    """
+    order = rng.permutation(len(lengths))
+    batches: list[np.ndarray] = []
+    for start in range(0, len(order), MEGABATCH * batch_size):
+        part = order[start : start + MEGABATCH * batch_size]
+        part = part[np.argsort(lengths[part], kind="stable")]
+        batches += [part[i : i + batch_size] for i in range(0, len(part), batch_size)]
+    for i in rng.permutation(len(batches)):
+        yield batches[i]
