@@ -3,6 +3,7 @@
 import base64
 import html
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -104,7 +105,7 @@ def how_made(study: Study, annotator: dict[str, Any]) -> str:
     )
 
 
-def _listed(sources: list[str]) -> str:
+def _listed(sources: Sequence[str]) -> str:
     *first, last = [SOURCES[source] for source in sources]
     return f"{', '.join(first)} and {last}" if first else last
 
