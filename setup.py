@@ -17,7 +17,7 @@ setup(
     packages=[*find_packages(include=["hf_recipes", "hf_recipes.*"]), "hf_recipes.metrics"],
     package_dir={"hf_recipes.metrics": "metrics"},
     package_data={
-        "hf_recipes": ["recipes/**/*", "templates/*", "sample/**/*"],
+        "hf_recipes": ["recipes/**/*", "templates/*", "sample/**/*", "examples/**/*"],
         "hf_recipes.metrics": ["*/*"],
     },
     install_requires=[

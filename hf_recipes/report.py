@@ -100,8 +100,8 @@ def how_made(study: Study, annotator: dict[str, Any]) -> str:
     return (
         f"{train.encoder} fine-tuned on texts of {recipe.data.path} for {length} (batches of {train.batch_size}, "
         f"learning rate {train.learning_rate}, {taken}), on labels of {recipe.annotate.model} with "
-        f"{annotator['demonstrations']} demonstrations and {annotator['calibration']} calibration{chosen}. A seed draws "
-        f"{_listed(study.grid.vary)}; arms share it."
+        f"{annotator['demonstrations']} demonstrations and {annotator['calibration']} calibration{chosen}. A seed "
+        f"draws {_listed(study.grid.vary)}; arms share it."
     )
 
 

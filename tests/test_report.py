@@ -63,7 +63,7 @@ def make_results(cost=-0.2, cost_interval=(-0.25, -0.15), churn=0.05, churn_inte
             "llm_share": {name: 0.5, "b": 0.5},
             "entropy_auroc": 0.7,
             "covered": 0.9,
-            "calibration_gold": 0,
+            **{"calibration_gold": 0, "demonstrations": 6, "calibration": "none"},
             "status": {"ok": 40},
             "truncated": 0,
         },

@@ -1,0 +1,37 @@
+"""How much two seeds disagree, from the runs of any study: no training, the stored predictions are enough.
+
+python hf_recipes/examples/by_feature/multiple_seeds.py studies/tweets-demo llm 200
+"""
+
+import argparse
+from pathlib import Path
+
+import evaluate
+import numpy as np
+import pyarrow.parquet as pq
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("study")
+    parser.add_argument("arm")
+    parser.add_argument("size")
+    parser.add_argument("--metric", default="metrics/seed_instability", help="its folder, or its Hub id")
+    args = parser.parse_args()
+
+    # One predictions.parquet a run: id, gold, and the probability of each class
+    files = sorted(Path(args.study, "runs", args.arm, f"n{args.size}").glob("[0-9]*/predictions.parquet"))
+    tables = [pq.read_table(file) for file in files]
+    labels = [np.array(table["probs"].to_pylist()).argmax(axis=1) for table in tables]
+    gold = tables[0]["gold"].to_numpy()
+    classes = len(tables[0]["probs"][0])
+    found = evaluate.load(args.metric).compute(predictions=labels, references=gold, num_classes=classes)
+    low, high = found["pairwise_disagreement_interval"]
+    print(
+        f"{args.arm}, {args.size} training texts: two of R = {found['R']} runs disagree on "
+        f"{found['pairwise_disagreement']:.3f} [{low:.3f}, {high:.3f}] of n = {found['n']} test texts"
+    )
+
+
+if __name__ == "__main__":
+    main()

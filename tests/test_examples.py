@@ -1,0 +1,95 @@
+"""The examples as a user runs them, on a study whose labels are made up."""
+
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+from conftest import ENCODER, ROOT
+from test_annotate import engine  # noqa: F401  (a fixture)
+
+from hf_recipes.annotate import annotate
+from hf_recipes.grid import all_runs
+from hf_recipes.measure import measure
+from hf_recipes.study import read_json
+from hf_recipes.train import train
+from hf_recipes.variants import write_variants
+
+EXAMPLES = ROOT / "hf_recipes" / "examples"
+TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+
+
+def call(*arguments, launcher=()):
+    done = subprocess.run(
+        [sys.executable, *launcher, *map(str, arguments)],
+        check=False,
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout
+
+
+@pytest.fixture
+def study(make_study, engine):  # noqa: F811
+    made = make_study(
+        *("--data.pool_size=120", "--data.test_size=41", "--annotate.prompt.shots_per_class=1", "--grid.sizes=[20]"),
+        *("--grid.seeds=[0, 1]", "--grid.arms=[gold, llm]", "--train.epochs=1"),
+    )
+    annotate(made)
+    write_variants(made)
+    return made
+
+
+def test_minimal_is_short_and_scores_every_test_text_once_on_one_process_and_on_two(study):
+    script = EXAMPLES / "minimal.py"
+    assert len(script.read_text().splitlines()) < 80
+    arguments = [script, study.dataset, "gold", ENCODER, "--size=40", "--epochs=2", "--batch_size=8", "--cpu"]
+    for launcher in ((), TORCHRUN):
+        lines = re.findall(r"epoch (\d): macro-F1 ([\d.]+), n = (\d+)", call(*arguments, launcher=launcher))
+        assert [(epoch, n) for epoch, _, n in lines] == [("0", "41"), ("1", "41")]
+
+
+def test_two_processes_take_the_path_of_one(study):
+    arguments = [
+        EXAMPLES / "by_feature" / "ddp.py",
+        study.dataset,
+        "gold",
+        ENCODER,
+        "--size=40",
+        "--batch_size=8",
+        "--cpu",
+    ]
+    found = [call(*arguments, launcher=launcher) for launcher in ((), TORCHRUN)]
+    assert [re.search(r"(\d) processes", text)[1] for text in found] == ["1", "2"]
+    ends = [
+        tuple(map(float, re.search(r"last loss ([\d.]+), norm of the weights ([\d.]+)", text).groups()))
+        for text in found
+    ]
+    assert ends[0] == pytest.approx(ends[1], rel=1e-4)
+
+
+def test_soft_labels_learn_the_distribution(study):
+    arguments = [EXAMPLES / "by_feature" / "soft_labels.py", study.dataset, ENCODER, "--size=60", "--epochs=4"]
+    losses = [float(loss) for loss in re.findall(r"distribution ([\d.]+) nats", call(*arguments))]
+    assert len(losses) == 4
+    assert losses[-1] < losses[0]
+
+
+def test_the_examples_on_finished_runs_agree_with_the_study(study, tmp_path):
+    train(study)
+    results = measure(study)
+    (arm,) = [one for one in results["arms"] if one["arm"] == "llm"]
+    said = call(EXAMPLES / "by_feature" / "multiple_seeds.py", study.root, "llm", 20)
+    assert f"disagree on {arm['pairwise_disagreement']:.3f}" in said
+    assert "of R = 2 runs" in said
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    call(EXAMPLES / "by_feature" / "tracking.py", study.root, "--logging_dir", tmp_path / "logs")
+    for run in all_runs(study.grid):
+        events = EventAccumulator(str(tmp_path / "logs" / str(run) / "study")).Reload()
+        curves = read_json(study.run(run) / "run.json")["curves"]
+        assert [one.value for one in events.Scalars("train_loss")] == pytest.approx(curves["train_loss"])
