@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -29,6 +30,7 @@ Accept = Annotated[
 ]
 Verbose = Annotated[bool, typer.Option("--verbose", help="Show what vLLM, transformers and the rest have to say.")]
 DEATHS = [-signal.SIGKILL, -signal.SIGSEGV, -signal.SIGABRT, -signal.SIGBUS]  # memory ran out, or a crash
+BAD_INPUT = 2  # the exit code of a step that says itself what the user can mend
 MAX_DEATHS = 3  # in a row, without a text labelled between them
 SETTINGS = {"allow_extra_args": True, "ignore_unknown_options": True}
 
@@ -138,8 +140,10 @@ def train(
 ) -> None:
     """The grid of runs, under `accelerate launch`."""
     study = _open(context, recipe, accept_changes, verbose)
-    from .train import forget_failures, runs_left
+    from .train import check_training, forget_failures, runs_left
 
+    with study.lock():  # accepted changes are, for the processes that train as well
+        check_training(study)
     if retry_failed:
         forget_failures(study)
     if runs_left(study):  # and what is wrong with the input is said before anything is launched
@@ -197,11 +201,15 @@ try:
     main()
 except subprocess.CalledProcessError as ended:
     sys.exit(ended.returncode)
+except Exception as ended:
+    if type(ended).__name__ != "ChildFailedError":  # of several processes, which have said themselves what it was
+        raise
+    sys.exit(1)
 """
 
 
 def _launch_training(study: Study, recipe: Path, overrides: list[str]) -> None:
-    from .train import failed_runs, read_accelerate_config, threads
+    from .train import failed_runs, read_accelerate_config, runs_left, threads
 
     config = read_accelerate_config(study.training)
     each = str(threads(config))
@@ -213,13 +221,30 @@ def _launch_training(study: Study, recipe: Path, overrides: list[str]) -> None:
     else:
         launch = [sys.executable, "-c", LAUNCHER, "--config_file", config["path"]]
         launch += ["--num_cpu_threads_per_process", each]
-    code = _run([*launch, "-m", "hf_recipes.train", str(recipe), *overrides])
-    if failures := failed_runs(study):
+        if config["num_processes"] > 1 and config["num_machines"] == 1:
+            launch += ["--main_process_port", "0"]  # a free one: another launch may be at work
+    left, deaths = len(runs_left(study)), 0
+    while True:
+        code = _run([*launch, "-m", "hf_recipes.train", str(recipe), *overrides])
+        unfinished, failures = runs_left(study), failed_runs(study)
+        if len(unfinished) == len(failures) or code == BAD_INPUT:
+            break
+        deaths = 0 if len(unfinished) - len(failures) < left else deaths + 1
+        left = len(unfinished) - len(failures)
+        if deaths == MAX_DEATHS:
+            raise UserError(
+                f"training died {MAX_DEATHS} times without finishing a run (code {code}); what is done stays. If "
+                "memory is short, raise train.gradient_accumulation_steps; --verbose has the whole story"
+            )
+        typer.echo(f"training died (code {code}); starting it again, what is done stays", err=True)
+    if failures:
         run, error = next(iter(failures.items()))
-        raise UserError(
-            f"{len(failures)} runs failed, the others are done; the first: {run}: {error} (its traceback: "
-            f"{study.run(run) / 'failed.json'}). hf-recipes train --retry-failed tries them again"
+        typer.echo(
+            f"error: {len(failures)} runs failed; the first: {run}: {error} (its traceback: "
+            f"{study.run(run) / 'failed.json'}). hf-recipes train --retry-failed tries them again",
+            err=True,
         )
+        raise SystemExit(1)
     _check(code)
 
 
@@ -252,12 +277,15 @@ def _run(command: list[str]) -> int:
         try:
             return child.wait()
         except SystemExit:
+            os.killpg(child.pid, signal.SIGTERM)  # at which a launcher ends its workers
+            with suppress(subprocess.TimeoutExpired):
+                child.wait(timeout=10)
             os.killpg(child.pid, signal.SIGKILL)
             raise
 
 
 def _check(code: int) -> None:
-    if code not in (0, 2):
+    if code not in (0, BAD_INPUT):
         typer.echo(f"error: a step ended with code {code}; what is done is kept, run again to go on", err=True)
     if code:
         raise SystemExit(code if 0 < code < 256 else 1)

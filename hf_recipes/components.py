@@ -31,7 +31,7 @@ def disagreement(labels: np.ndarray, sources: list[str], num_classes: int) -> di
     found = {}
     for name, differing in [*((name, {axis}) for axis, name in enumerate(sources)), ("all", set(axes))]:
         by_text = _disagree(labels, differing, num_classes)
-        value, spread = float(by_text.mean()), [(float(by_text.var(ddof=1)) / len(by_text), len(by_text) - 1)]
+        value, spread = float(by_text.mean()), [(_item_variance(by_text), max(1, len(by_text) - 1))]
         bounds = None
         if levels > 2:
             for axis in axes:
@@ -51,7 +51,7 @@ def _disagree(labels: np.ndarray, differing: set[int], num_classes: int) -> np.n
     rest (inclusion and exclusion).
     """
     axes = range(labels.ndim - 1)
-    hits = np.eye(num_classes)[labels]  # (L, ..., L, n, K)
+    hits = np.eye(num_classes, dtype=np.float32)[labels]  # (L, ..., L, n, K)
     agreeing = np.zeros(labels.shape[-1])
     pairs = 0.0
     for shared in _subsets(sorted(differing)):
@@ -62,6 +62,10 @@ def _disagree(labels: np.ndarray, differing: set[int], num_classes: int) -> np.n
         agreeing += sign * np.square(counts).sum(axis=-1).sum(axis=tuple(range(counts.ndim - 2)))
         pairs += sign * groups * np.prod([labels.shape[axis] for axis in free]) ** 2
     return np.asarray(1 - agreeing / pairs)
+
+
+def _item_variance(by_text: np.ndarray) -> float:
+    return float(by_text.var(ddof=1)) / len(by_text) if len(by_text) > 1 else 0.0
 
 
 def _t_interval(value: float, spread: list[tuple[float, int]]) -> list[float]:
@@ -78,6 +82,7 @@ def variances(scores: np.ndarray, sources: list[str]) -> dict[str, dict[str, Any
 
     A component's interval is fiducial: the quantiles of what it would be if each mean square were its expectation times
     a chi-square over its degrees of freedom (Hannig, Iyer & Patterson 2006). With few levels it is wide, as it must be.
+    It is for these test texts: others would give other scores.
 
     Args:
         scores (`np.ndarray` of shape `(L, ..., L)`):

@@ -14,7 +14,9 @@ import numpy as np
 
 from .recipe import Train
 
+RULES = 1  # counted up when a change here changes what comes out of a fit
 MEGABATCH = 32  # batches among which texts are sorted by length: little padding, and still a random order
+DIVERGED = "it diverged: not all numbers are finite; lower train.learning_rate"
 BLOCK = 10_000  # texts tokenised at a time
 
 
@@ -29,7 +31,7 @@ class Tokens:
         max_length (`int`):
             Tokens; longer texts are cut.
         file (`Path`):
-            Where they are kept; to be deleted by the caller.
+            Where they are kept. It loses its name at once, and is gone with the process.
     """
 
     def __init__(self, texts: list[str], tokenizer: Any, max_length: int, file: Path):
@@ -42,6 +44,7 @@ class Tokens:
         self.lengths = np.concatenate(lengths)
         self._ends = np.cumsum(self.lengths)
         self._ids = np.memmap(file, np.int32, "r") if len(texts) else np.zeros(0, np.int32)
+        file.unlink()
 
     def __getitem__(self, row: int) -> np.ndarray:
         return self._ids[self._ends[row] - self.lengths[row] : self._ends[row]]
@@ -144,10 +147,16 @@ class Fit:
 
         Returns:
             `Curves`: of every epoch. The model holds the weights of the last one, or of the best if the recipe says so.
+
+        Raises:
+            FloatingPointError: the loss is not finite any more.
         """
+        import torch
         from accelerate.utils import set_seed
 
-        set_seed(self._order_seed, device_specific=self._team > 1)
+        set_seed(self._order_seed)
+        if rank := self._accelerator.process_index:  # each process has a dropout of its own
+            torch.manual_seed(int(np.random.SeedSequence([self._order_seed, rank]).generate_state(1)[0]))
         done, total = self._restore(state) if state else (0, 0.0)
         rng = np.random.default_rng(self._order_seed)
         lengths = self._train.tokens.lengths[self._train.rows]
@@ -200,6 +209,8 @@ class Fit:
 
         if self._team > 1:
             loss = self._accelerator.reduce(torch.tensor(loss, device=self._accelerator.device)).item()
+        if not np.isfinite(loss):
+            raise FloatingPointError(DIVERGED)
         self.curves.add(step=step, train_loss=loss)
         values = {"train_loss": loss}
         if self._validation is not None:

@@ -43,7 +43,7 @@ FORMAT = 2  # the version of the study folder's contract
 #: What may change around runs that stay valid, and how they are made rather than what.
 GROWS = (
     *("grid.arms", "grid.sizes", "grid.seeds", "grid.crossed", "annotate.passes"),
-    *("train.trackers", "train.save_steps"),
+    *("train.trackers", "train.save_steps", "train.save_models", "train.accelerate_config"),
 )
 
 

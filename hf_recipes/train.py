@@ -6,6 +6,7 @@
 next run that nobody has taken. With `train.distribute: batches` they compute each run together instead.
 """
 
+import hashlib
 import logging
 import os
 import shutil
@@ -27,7 +28,7 @@ from filelock import Timeout
 from .annotate import Annotations, load_annotations
 from .arms import Labels, Pool, build_pool, training_labels
 from .data import hash_order, load_rows
-from .fit import Curves, Fit, Texts, Tokens
+from .fit import DIVERGED, RULES, Curves, Fit, Texts, Tokens
 from .grid import Run, all_runs, check_sizes, permutation
 from .models import Model, load_tokenizer, resolve_model
 from .recipe import Train, UserError, first_line, load_recipe
@@ -35,8 +36,10 @@ from .study import Study, cpu_threads, follow_parent, hash_ids, make_key, read_j
 
 logger = logging.getLogger(__name__)
 
-LIBRARIES = ("torch", "transformers", "accelerate", "tokenizers")
+LIBRARIES = ("torch", "transformers", "accelerate", "tokenizers", "numpy")
 #: Settings that change how a run is made, and not what comes out.
+POLL_SECONDS = 20  # others may be waiting in a collective, which has a time limit
+STARTS_AGAIN = 75  # the exit code that says: a run failed in one of several processes; start all again and go on
 NOT_IN_KEY = {"encoder", "revision", "accelerate_config", "save_steps", "save_models", "trackers"}
 #: Kinds of models whose first positions are not for tokens.
 SHIFTED = ("roberta", "xlm-roberta", "camembert", "mpnet", "longformer", "data2vec-text", "xlm-roberta-xl")
@@ -66,7 +69,7 @@ class Work:
         self.validation = np.sort(drawn[: settings.validation_size])
         able = np.sort(drawn[settings.validation_size :])
         self.notes = check_sizes(grid, len(able))
-        self.encoder, self.accelerate = check_training(study)
+        self.encoder, self.accelerate = check_training(study, weights=False)
         self._study = study
         self._keys: dict[Run, str] = {}
         ids = [self.pool.ids[i] for i in able]
@@ -76,6 +79,7 @@ class Work:
             "train": settings.model_dump(mode="json", exclude=NOT_IN_KEY),
             "test": hash_ids(f"{i} {g}" for i, g in zip(self.test.ids, self.test.gold, strict=True)),
             "label_names": self.test.label_names,
+            "rules": RULES,
             "versions": versions(*LIBRARIES),
             "threads": threads(self.accelerate) if self.accelerate["use_cpu"] else None,
             "mixed_precision": self.accelerate["mixed_precision"],
@@ -105,15 +109,17 @@ class Work:
 
     def _make_key(self, run: Run) -> str:
         rows, targets = self.subset(run), self.labels(run).targets
-        content = hash_ids(f"{self.pool.ids[i]} {row.tolist()}" for i, row in zip(rows, targets, strict=True))
+        content = [hash_ids(self.pool.ids[i] for i in rows), hashlib.sha256(targets.tobytes()).hexdigest()]
         checked = zip(self.validation, self.validation_labels(run), strict=True)
         validation = hash_ids(f"{self.pool.ids[i]} {label}" for i, label in checked)
         seeds = {"init": run.init_seed, "order": run.order_seed}
         return make_key(content=content, validation=validation, seeds=seeds, **self._common)
 
     def is_done(self, run: Run) -> bool:
-        record = read_json(self._study.run(run) / "run.json")
-        return record is not None and record["key"] == self.key(run)
+        folder = self._study.run(run)
+        record = read_json(folder / "run.json")
+        kept = (folder / "model").exists() or not self._study.training.save_models
+        return record is not None and record["key"] == self.key(run) and kept
 
     def failure(self, run: Run) -> str | None:
         """What the run failed of, in a line, if it has been tried."""
@@ -140,8 +146,13 @@ def check_training(study: Study, weights: bool = True) -> tuple[Model, dict[str,
         longest -= 2
     if longest is not None and longest > 0 and train.max_length > longest:
         raise UserError(f"train.max_length: {train.max_length} tokens, but {encoder.name} takes {longest} at most")
+    if any(name.endswith("ForSequenceClassification") for name in model.get("architectures") or ()):
+        raise UserError(
+            f"train.encoder: {encoder.name} is a classifier already, and no seed would draw its head; name the encoder "
+            "that it was made of"
+        )
     config = read_accelerate_config(train)
-    if not config["use_cpu"]:
+    if not config["use_cpu"] and weights:  # else nothing is trained here
         import torch
 
         if not torch.accelerator.is_available():
@@ -166,8 +177,11 @@ def failed_runs(study: Study) -> dict[Run, str]:
 
 def forget_failures(study: Study) -> None:
     """Lets the runs that failed be tried again."""
-    for run in failed_runs(study):
-        shutil.rmtree(study.run(run))
+    work = Work(study)
+    for run in _failures(study, work):
+        with study.run_lock(run):  # or another process is just trying it
+            if work.failure(run) is not None:
+                shutil.rmtree(study.run(run))
 
 
 def read_accelerate_config(train: Train) -> dict[str, Any]:
@@ -191,7 +205,18 @@ def read_accelerate_config(train: Train) -> dict[str, Any]:
             f"train.accelerate_config: {path} is no accelerate configuration; make one with accelerate config"
         )
     base = {"use_cpu": False, "mixed_precision": "no", "num_processes": 1, "num_machines": 1}
-    config = {**base, **content, "path": str(path)}
+    config = {**base, **{name: value for name, value in content.items() if value is not None}, "path": str(path)}
+    kind = str(content.get("distributed_type") or "NO")
+    if kind not in ("NO", "MULTI_GPU", "MULTI_CPU") or content.get("dynamo_config"):
+        raise UserError(
+            f"train.accelerate_config: {path}: distributed_type {kind} or dynamo is not supported; encoders are small: "
+            "take NO, MULTI_GPU or MULTI_CPU, and no dynamo"
+        )
+    if config["use_cpu"] and config["num_machines"] > 1:
+        raise UserError(
+            f"train.accelerate_config: {path}: several machines without GPUs share a grid by a launch on each, of one "
+            "machine; set num_machines to 1"
+        )
     if config["mixed_precision"] not in ("no", "bf16"):
         raise UserError(
             f"train.accelerate_config: {path}: mixed_precision must be 'no' or bf16 (fp16 wants loss scaling)"
@@ -216,21 +241,24 @@ def train(study: Study) -> dict[Run, str]:
     config = read_accelerate_config(study.training)
     together = study.training.distribute == "batches"
     first = _count_processes(config, together)
+    with study.lock():  # the folder becomes this recipe's, and the encoder's revision is written down
+        check_training(study)
     import torch
-    from accelerate import Accelerator
+    from accelerate import Accelerator, DistributedDataParallelKwargs
 
+    os.environ.pop("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", None)  # a fit accumulates by itself
     torch.set_num_threads(threads(config))
-    accelerator = Accelerator(log_with=[*study.training.trackers] or None, project_dir=study.tracking)
+    accelerator = Accelerator(
+        log_with=[*study.training.trackers] or None,
+        project_dir=study.tracking,
+        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
+    )
     wanted = (config["use_cpu"], config["mixed_precision"])
     if wanted != (accelerator.device.type == "cpu", accelerator.mixed_precision):
         raise UserError(
             f"train.accelerate_config: accelerate runs on {accelerator.device} with mixed precision "
             f"{accelerator.mixed_precision}, unlike {config['path']}; launch with that file, or name another"
         )
-    if first:
-        with study.lock():  # the folder becomes this recipe's
-            pass
-    accelerator.wait_for_everyone()
     work = Work(study)
     if first:
         for note in work.notes:
@@ -262,8 +290,10 @@ def _count_processes(config: dict[str, Any], together: bool) -> bool:
         for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
             os.environ.pop(name, None)
         if not config["use_cpu"]:  # before CUDA is asked for its devices
-            seen = os.environ.get("CUDA_VISIBLE_DEVICES")
-            os.environ["CUDA_VISIBLE_DEVICES"] = seen.split(",")[local] if seen else str(local)
+            seen = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(found)))
+            if local >= len(seen.split(",")):
+                raise UserError(f"train.accelerate_config: {found} processes, but CUDA_VISIBLE_DEVICES is {seen}")
+            os.environ["CUDA_VISIBLE_DEVICES"] = seen.split(",")[local]
     return first
 
 
@@ -285,6 +315,7 @@ class _Trainer:
         done = [run for run in runs if self.work.is_done(run)]
         with tqdm(total=len(runs), initial=len(done), desc="train", unit=" runs", disable=not self.first) as self._bar:
             todo = self._agree([run for run in runs if not self._is_settled(run)])
+            self._open = set(todo)
             if todo:
                 self._tokenize(todo)
             for wait in (False, True):  # what others hold is left to them at first, and taken over if they die
@@ -302,17 +333,24 @@ class _Trainer:
 
     def _take(self, run: Run, wait: bool) -> None:
         """Trains a run unless it is settled, or another process is at it and shall not be waited for."""
-        lock, free = self.study.run_lock(run), False
-        with suppress(Timeout):
-            if self.accelerator.is_main_process and not self._is_settled(run):
-                lock.acquire(timeout=-1 if wait else 0)
-                free = not self._is_settled(run)  # or another process has settled it since
-        if self._agree(free):
+        lock, view = self.study.run_lock(run), "taken"
+        while view == "taken":
+            if self.accelerator.is_main_process:
+                with suppress(Timeout):
+                    lock.acquire(timeout=POLL_SECONDS if wait else 0)
+                view = "settled" if self._is_settled(run) else "free" if lock.is_locked else "taken"
+            view = self._agree(view)
+            if view == "taken":
+                self._bar.set_postfix_str(f"{run} is trained by another process")
+                if not wait:
+                    return
+        if view == "free":
             self._bar.set_postfix_str(str(run))
             self._train_one(run)
-            settled = sum(self._is_settled(one) for one in all_runs(self.study.grid)) if self.first else 0
-            self._bar.update(max(0, settled - self._bar.n))
         lock.release()
+        settled = {one for one in self._open if self._is_settled(one)} if self.first else set()
+        self._open -= settled
+        self._bar.update(len(settled))
 
     def _tokenize(self, runs: list[Run]) -> None:
         study, work = self.study, self.work
@@ -330,29 +368,32 @@ class _Trainer:
     def _train_one(self, run: Run) -> None:
         """Trains a run and writes its folder, or what it failed of: the others go on."""
         study, main = self.study, self.accelerator.is_main_process
-        start = time.monotonic()
+        self._start = time.monotonic()
         try:
             fitted, at_once = self._fit(run)
             probs = fitted.predict(self._test, np.arange(len(self.work.test)))
             if not np.isfinite(probs).all():
-                raise FloatingPointError("it diverged: its probabilities are not finite; lower train.learning_rate")
+                raise FloatingPointError(DIVERGED)
+            if main:
+                with whole_folder(study.run(run)) as folder:
+                    self._write(folder, run, fitted, probs, at_once)
+                study.run_state(run).unlink(missing_ok=True)
         except UserError:
             raise
         except Exception as error:
-            if main:
-                with whole_folder(study.run(run)) as folder:
-                    trouble = {"error": f"{type(error).__name__}: {first_line(error)}"}
-                    trouble["traceback"] = traceback.format_exc()
-                    write_json(folder / "failed.json", {"key": self.work.key(run), **trouble})
-        else:
-            if main:
-                with whole_folder(study.run(run)) as folder:
-                    self._write(folder, run, fitted, probs, at_once, time.monotonic() - start)
-        if main:
-            study.run_state(run).unlink(missing_ok=True)
+            with whole_folder(study.run(run)) as folder:
+                trouble = {"error": f"{type(error).__name__}: {first_line(error)}"}
+                trouble["traceback"] = traceback.format_exc()
+                write_json(folder / "failed.json", {"key": self.work.key(run), **trouble})
+            if self.accelerator.num_processes > 1:  # the others wait for this process in vain: all start again
+                os._exit(STARTS_AGAIN)
+        self.accelerator.free_memory()
 
     def _fit(self, run: Run) -> tuple[Fit, int]:
-        """A fitted classifier, and how many texts at once went into memory: half as many after each failed try."""
+        """A fitted classifier, and how many texts at once went into memory: half as many after each try that did not.
+
+        Processes that compute a run together do not try: they would have to run out of memory at the same place.
+        """
         from accelerate.utils import find_executable_batch_size
 
         work, settings = self.work, self.study.training
@@ -362,6 +403,9 @@ class _Trainer:
         classes = np.eye(len(work.pool.label_names))
         checked = Texts(self._tokens, self._places[work.validation], classes[work.validation_labels(run)])
         key = work.key(run)
+        if state := self._read_state(run, key):
+            at_once = min(at_once, state["at_once"])
+            self._start -= state["seconds"]
 
         def halve() -> int:
             nonlocal at_once
@@ -379,7 +423,7 @@ class _Trainer:
                 train,
                 checked if settings.validation_size else None,
                 size,
-                lambda state: self._save_state(run, {"key": key, **state}),
+                lambda state: self._save_state(run, {"key": key, "at_once": size, **state}),
                 self._log,
             )
             fit.run(self._read_state(run, key))
@@ -387,10 +431,13 @@ class _Trainer:
 
         self._start_trackers(run)
         try:
+            if team > 1:
+                return attempt(at_once), at_once
             fitted = find_executable_batch_size(attempt, starting_batch_size=at_once, reduce_batch_size_fn=halve)()
         finally:
             for tracker in self.accelerator.trackers:
-                tracker.finish()
+                with suppress(Exception):  # a run is not lost because a tracker's server is
+                    tracker.finish()
             self.accelerator.trackers.clear()
         return fitted, at_once
 
@@ -422,7 +469,7 @@ class _Trainer:
         if self.accelerator.is_main_process:
             file = self.study.run_state(run)
             temporary = file.with_name(f".tmp-{file.name}")
-            torch.save(state, temporary)
+            torch.save({**state, "seconds": time.monotonic() - self._start}, temporary)
             temporary.replace(file)
 
     def _read_state(self, run: Run, key: str) -> dict[str, Any] | None:
@@ -433,7 +480,7 @@ class _Trainer:
         if not file.exists():
             return None
         state: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
-        return state if state.pop("key") == key else None
+        return state if state["key"] == key else None
 
     def _start_trackers(self, run: Run) -> None:
         if self.study.training.trackers:
@@ -448,7 +495,7 @@ class _Trainer:
     def _log(self, values: dict[str, float], step: int) -> None:
         self.accelerator.log(values, step=step)
 
-    def _write(self, folder: Path, run: Run, fitted: Fit, probs: np.ndarray, at_once: int, seconds: float) -> None:
+    def _write(self, folder: Path, run: Run, fitted: Fit, probs: np.ndarray, at_once: int) -> None:
         work, settings = self.work, self.study.training
         labels = work.labels(run)
         table = pa.table(
@@ -483,7 +530,7 @@ class _Trainer:
                 "encoder": work.encoder.identity,
                 "versions": versions(*LIBRARIES),
                 "threads": threads(work.accelerate),
-                "seconds": round(seconds, 2),
+                "seconds": round(time.monotonic() - self._start, 2),
             },
         )
 

@@ -67,6 +67,20 @@ def command(monkeypatch, capfd):
     return call
 
 
+@pytest.fixture(scope="session")
+def tiny_encoder(tmp_path_factory):
+    """A BERT of random weights with a real tokenizer, for what depends on no weights; other tests have a real one."""
+    from transformers import AutoTokenizer, BertConfig, BertModel, set_seed
+
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    tokenizer = AutoTokenizer.from_pretrained(ENCODER)
+    set_seed(0)
+    size = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+    BertModel(BertConfig(vocab_size=tokenizer.vocab_size, **size)).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
 @pytest.fixture
 def make_study(tmp_path):
     """A study of the demo recipe in a folder of the test's own, with dotted settings replaced."""

@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import ENCODER, ROOT
+from conftest import ROOT
 from test_annotate import engine  # noqa: F401  (a fixture)
 
 from hf_recipes.annotate import annotate
@@ -34,31 +34,31 @@ def call(*arguments, launcher=()):
 
 
 @pytest.fixture
-def study(make_study, engine):  # noqa: F811
+def study(make_study, engine, tiny_encoder):  # noqa: F811
     made = make_study(
         *("--data.pool_size=120", "--data.test_size=41", "--annotate.prompt.shots_per_class=1", "--grid.sizes=[20]"),
-        *("--grid.seeds=[0, 1]", "--grid.arms=[gold, llm]", "--train.epochs=1"),
+        *("--grid.seeds=[0, 1]", "--grid.arms=[gold, llm]", "--train.epochs=1", f"--train.encoder={tiny_encoder}"),
     )
     annotate(made)
     write_variants(made)
     return made
 
 
-def test_minimal_is_short_and_scores_every_test_text_once_on_one_process_and_on_two(study):
+def test_minimal_is_short_and_scores_every_test_text_once_on_one_process_and_on_two(study, tiny_encoder):
     script = EXAMPLES / "minimal.py"
     assert len(script.read_text().splitlines()) < 80
-    arguments = [script, study.dataset, "gold", ENCODER, "--size=40", "--epochs=2", "--batch_size=8", "--cpu"]
+    arguments = [script, study.dataset, "gold", tiny_encoder, "--size=40", "--epochs=2", "--batch_size=8", "--cpu"]
     for launcher in ((), TORCHRUN):
         lines = re.findall(r"epoch (\d): macro-F1 ([\d.]+), n = (\d+)", call(*arguments, launcher=launcher))
         assert [(epoch, n) for epoch, _, n in lines] == [("0", "41"), ("1", "41")]
 
 
-def test_two_processes_take_the_path_of_one(study):
+def test_two_processes_take_the_path_of_one(study, tiny_encoder):
     arguments = [
         EXAMPLES / "by_feature" / "ddp.py",
         study.dataset,
         "gold",
-        ENCODER,
+        tiny_encoder,
         "--size=40",
         "--batch_size=8",
         "--cpu",
@@ -72,8 +72,8 @@ def test_two_processes_take_the_path_of_one(study):
     assert ends[0] == pytest.approx(ends[1], rel=1e-4)
 
 
-def test_soft_labels_learn_the_distribution(study):
-    arguments = [EXAMPLES / "by_feature" / "soft_labels.py", study.dataset, ENCODER, "--size=60", "--epochs=4"]
+def test_soft_labels_learn_the_distribution(study, tiny_encoder):
+    arguments = [EXAMPLES / "by_feature" / "soft_labels.py", study.dataset, tiny_encoder, "--size=60", "--epochs=4"]
     losses = [float(loss) for loss in re.findall(r"distribution ([\d.]+) nats", call(*arguments))]
     assert len(losses) == 4
     assert losses[-1] < losses[0]

@@ -20,7 +20,7 @@ from transformers import (
 )
 
 
-def main():
+def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("dataset", help="a dataset folder of a study, or its Hub id")
     parser.add_argument("config", help="the arm: gold, llm, ...")

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow.parquet as pq
 
 
-def main():
+def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("study")
     parser.add_argument("arm")

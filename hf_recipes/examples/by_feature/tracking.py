@@ -12,7 +12,7 @@ from pathlib import Path
 from accelerate import Accelerator
 
 
-def main():
+def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("study")
     parser.add_argument("--log_with", default="tensorboard", choices=["tensorboard", "trackio", "wandb"])
