@@ -244,7 +244,8 @@ def _source(study: Study) -> tuple[dict[str, Any], str]:
     else:
         known = (read_json(study.rows / "manifest.json") or {}).get("source", {})
         asked = {"path": data.path, "asked": data.revision}
-        identity = known if known.items() >= asked.items() else {**asked, "sha": _hub_sha(data)}
+        kept = known.items() >= asked.items() or "sha256" in known  # of a local source that is not here (any more)
+        identity = known if kept else {**asked, "sha": _hub_sha(data)}
     settings = {**data.model_dump(mode="json"), "label_names": data.label_names and list(data.label_names)}
     return identity, make_key(source=identity, data=settings, test=study.recipe.grid is not None)
 

@@ -50,7 +50,7 @@ def measure(study: Study) -> dict[str, Any]:
     """
     work = Work(study)
     runs = all_runs(study.grid)
-    missing = [run for run in runs if not work.is_done(run)]
+    missing = [run for run in runs if not work.is_valid(run)]
     if missing:
         raise UserError(
             f"{study.root}: {len(missing)} of {len(runs)} runs are not trained (the first: {missing[0]}); "
@@ -100,7 +100,7 @@ def _results_key(study: Study, work: Work) -> str:
     pool = zip(work.pool.ids, work.pool.gold, work.pool.llm, strict=True)
     return make_key(
         study=study.recipe.name,
-        runs={str(run): work.key(run) for run in all_runs(study.grid)},
+        runs={str(run): read_json(study.run(run) / "run.json")["key"] for run in all_runs(study.grid)},
         pool=hash_ids(f"{i} {gold} {llm}" for i, gold, llm in pool),
         annotations=[one.key for one in work.annotations],
         calibration=[one.section.calibration for one in work.annotations],

@@ -55,7 +55,7 @@ class Data(Section):
 
     @model_validator(mode="after")
     def named(self) -> "Data":
-        if self.text_template is not None and "text_column" in self.model_fields_set:
+        if self.text_template is not None and self.text_column != "text":
             raise ValueError("set text_column or text_template, not both")
         if self.label_column is None and self.label_names is None:
             raise ValueError("label_names must name the classes where label_column is null")
@@ -324,6 +324,8 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         raise UserError(f"{path}: no such recipe; hf_recipes/recipes/ has examples") from None
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise UserError(f"{path}: not a YAML file that can be read ({' '.join(str(error).split())})") from None
+    if isinstance(content, dict) and content.keys() == {"format", "recipe"}:  # the one that a study keeps
+        content = {**content["recipe"], "output_dir": str(Path(path).parent)}
     if not isinstance(content, dict):
         raise UserError(f"{path}: a recipe is a YAML mapping with the keys {', '.join(Recipe.model_fields)}")
     for override in overrides:

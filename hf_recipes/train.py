@@ -16,6 +16,7 @@ import time
 import traceback
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +57,7 @@ class Work:
         rows (`Rows`), annotations (`list[Annotations]`): the whole pool, as it was read and annotated, pass by pass.
         pool (`Pool`): its usable rows.
         validation (`np.ndarray`): those of them that no run trains on, indices into the pool.
-        test (`Rows`), encoder (`Model`), accelerate (`dict`)
+        test (`Rows`)
         notes (`list[str]`): doubts about the sizes.
     """
 
@@ -69,21 +70,37 @@ class Work:
         self.validation = np.sort(drawn[: settings.validation_size])
         able = np.sort(drawn[settings.validation_size :])
         self.notes = check_sizes(grid, len(able))
-        self.encoder, self.accelerate = check_training(study, weights=False)
         self._study = study
         self._keys: dict[Run, str] = {}
         ids = [self.pool.ids[i] for i in able]
         self._orders = {seed: able[permutation(ids, seed)] for seed in grid.seeds}
         self._common = {
-            "encoder": self.encoder.identity,
             "train": settings.model_dump(mode="json", exclude=NOT_IN_KEY),
             "test": hash_ids(f"{i} {g}" for i, g in zip(self.test.ids, self.test.gold, strict=True)),
             "label_names": self.test.label_names,
+        }
+
+    @cached_property
+    def encoder(self) -> Model:
+        """The encoder; its weights are not looked at."""
+        return check_training(self._study, weights=False)[0]
+
+    @cached_property
+    def accelerate(self) -> dict[str, Any]:
+        """The accelerate configuration."""
+        return read_accelerate_config(self._study.training)
+
+    @cached_property
+    def environment(self) -> dict[str, Any]:
+        """What of this machine and its software changes the outcome of a run."""
+        config = self.accelerate
+        return {
+            "encoder": self.encoder.identity,
             "rules": RULES,
             "versions": versions(*LIBRARIES),
-            "threads": threads(self.accelerate) if self.accelerate["use_cpu"] else None,
-            "mixed_precision": self.accelerate["mixed_precision"],
-            "team": self.accelerate["num_processes"] if settings.distribute == "batches" else 1,
+            "threads": threads(config) if config["use_cpu"] else None,
+            "mixed_precision": config["mixed_precision"],
+            "team": config["num_processes"] if self._study.training.distribute == "batches" else 1,
         }
 
     def subset(self, run: Run) -> np.ndarray:
@@ -104,22 +121,28 @@ class Work:
     def key(self, run: Run) -> str:
         """The run's key: of the very rows and labels it trains on, and of everything else that changes its outcome."""
         if run not in self._keys:
-            self._keys[run] = self._make_key(run)
+            self._keys[run] = self._make_key(run, self.environment)
         return self._keys[run]
 
-    def _make_key(self, run: Run) -> str:
+    def _make_key(self, run: Run, environment: dict[str, Any]) -> str:
         rows, targets = self.subset(run), self.labels(run).targets
         content = [hash_ids(self.pool.ids[i] for i in rows), hashlib.sha256(targets.tobytes()).hexdigest()]
         checked = zip(self.validation, self.validation_labels(run), strict=True)
         validation = hash_ids(f"{self.pool.ids[i]} {label}" for i, label in checked)
         seeds = {"init": run.init_seed, "order": run.order_seed}
-        return make_key(content=content, validation=validation, seeds=seeds, **self._common)
+        return make_key(content=content, validation=validation, seeds=seeds, **self._common, **environment)
 
     def is_done(self, run: Run) -> bool:
+        """Whether the run need not be trained here."""
         folder = self._study.run(run)
         record = read_json(folder / "run.json")
         kept = (folder / "model").exists() or not self._study.training.save_models
         return record is not None and record["key"] == self.key(run) and kept
+
+    def is_valid(self, run: Run) -> bool:
+        """Whether the run is one of this study, wherever it was trained: what reads runs asks this."""
+        record = read_json(self._study.run(run) / "run.json")
+        return record is not None and record["key"] == self._make_key(run, record["environment"])
 
     def failure(self, run: Run) -> str | None:
         """What the run failed of, in a line, if it has been tried."""
@@ -525,11 +548,8 @@ class _Trainer:
                 "train_label_accuracy": float((labels.labels == work.pool.gold[work.subset(run)]).mean()),
                 "curves": {name: values for name, values in vars(curves).items() if values},
                 "train": settings.model_dump(mode="json"),
-                "accelerate": {name: work.accelerate[name] for name in ("use_cpu", "mixed_precision", "num_processes")},
+                "environment": work.environment,
                 "texts_at_once": at_once,
-                "encoder": work.encoder.identity,
-                "versions": versions(*LIBRARIES),
-                "threads": threads(work.accelerate),
                 "seconds": round(time.monotonic() - self._start, 2),
             },
         )

@@ -77,7 +77,18 @@ def test_the_same_key_gives_the_same_bits_whatever_ran_before(annotated):
     assert records["gold"]["train_label_accuracy"] == 1
     assert records["gold"]["curves"]["step"] == [3]
     assert records["gold"]["train"]["epochs"] == 1
+    assert records["gold"]["environment"]["threads"] == Work(grid).environment["threads"]
     assert runs_left(grid) == []
+
+
+def test_runs_of_another_machine_are_measured_and_not_taken_for_ones_own(annotated, monkeypatch):
+    from hf_recipes.measure import measure
+
+    study = annotated("--grid.sizes=[20]", "--grid.arms=[gold, llm]", "--grid.seeds=[0, 1]")
+    train(study)
+    monkeypatch.setattr("hf_recipes.train.cpu_threads", lambda: 99)
+    assert len(runs_left(study)) == 4
+    assert measure(study)["R"] == 2
 
 
 def test_every_ingredient_of_a_run_is_in_its_key(annotated, monkeypatch):
