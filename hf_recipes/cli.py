@@ -177,6 +177,58 @@ def report(
     print_summary(study, results)
 
 
+push_app = typer.Typer(help="Publish a study or a metric module on the Hub.", no_args_is_help=True)
+app.add_typer(push_app, name="push")
+
+
+@push_app.command(name="dataset", context_settings=SETTINGS)
+def push_dataset(
+    context: typer.Context,
+    recipe: RecipeFile,
+    repo: Annotated[str, typer.Option("--repo", help="owner/name of the dataset repo; made if it is not there.")],
+    private: Annotated[bool, typer.Option("--private", help="Make a new repo private.")] = False,
+    revision: Annotated[str | None, typer.Option("--revision", help="A branch; main by default.")] = None,
+    create_pr: Annotated[bool, typer.Option("--create-pr", help="Open a pull request.")] = False,
+    prefix: Annotated[str | None, typer.Option("--prefix", help="What the configs' names begin with.")] = None,
+    no_texts: Annotated[bool, typer.Option("--no-texts", help="Publish ids, labels and probabilities alone.")] = False,
+    verbose: Verbose = False,
+) -> None:
+    """The study as configs of a dataset repo, in one commit that leaves everything else there as it is."""
+    study = _open(context, recipe, False, verbose)
+    from .hub import push_dataset as push
+    from .quality import write_labels
+
+    write_labels(study)
+    typer.echo(push(study, repo, private, revision, create_pr, prefix, not no_texts))
+
+
+@push_app.command(name="metric")
+def push_metric(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A module's folder, as metrics/seed_instability.")],
+    owner: Annotated[str, typer.Option("--owner", help="A user or an organisation.")],
+    private: Annotated[bool, typer.Option("--private", help="Make a new Space private.")] = False,
+) -> None:
+    """A metric module as a Space, for evaluate.load("owner/name")."""
+    logs.set_up()
+    from .hub import push_metric as push
+
+    typer.echo(push(folder, owner, private))
+
+
+@app.command()
+def pull(
+    repo: Annotated[str, typer.Argument(metavar="REPO", help="owner/name of a dataset repo.")],
+    output_dir: Annotated[Path | None, typer.Option("--output_dir", help="studies/<study> by default.")] = None,
+    study: Annotated[str | None, typer.Option("--study", help="Which, where the repo holds several.")] = None,
+    revision: Annotated[str | None, typer.Option("--revision", help="Branch, tag or commit.")] = None,
+) -> None:
+    """A study folder from a published study: measure and report it again, or go on with it."""
+    logs.set_up()
+    from .hub import pull_study
+
+    typer.echo(f"study: {pull_study(repo, output_dir, study, revision)}")
+
+
 @app.command()
 def doctor() -> None:
     """What this machine can run, and why not."""

@@ -12,7 +12,9 @@ from . import arms
 from .annotate import load_annotations
 from .arms import build_pool, training_labels
 from .data import NO_GOLD, Rows, load_rows
-from .study import Study, hash_files, hash_ids, make_key, read_json, versions, whole_folder, write_json
+from .quality import describe as describe_labels
+from .report import cell, describe
+from .study import Study, hash_files, hash_ids, make_key, read_json, versions, whole_folder, write_json, write_text
 from .votes import flipped
 
 TEMPLATE = Path(__file__).parent / "templates" / "dataset_card.md"
@@ -41,7 +43,7 @@ def write_variants(study: Study) -> None:
                 _write_split(folder / "data" / arm, "train", _train_columns(arm, content))
             if len(content.test):
                 _write_split(folder / "data" / "test", "test", _test_columns(content.test))
-            _write_card(folder, study, content)
+            write_text(folder / "README.md", _render_card(study, content, str(study.dataset), "", True, [], []))
         write_json(study.dataset_manifest, {"key": content.key})
 
 
@@ -132,17 +134,45 @@ def _test_columns(test: Rows) -> tuple[dict[str, Any], Any]:
     return {"id": test.ids, "text": test.texts, "label": test.gold}, features
 
 
-def _write_card(folder: Path, study: Study, content: _Content) -> None:
+def make_card(study: Study, repo: str, prefix: str, texts: bool, configs: list[str]) -> str:
+    """The card of a published study, with what was found.
+
+    Args:
+        study (`Study`):
+            A study with its dataset folder.
+        repo (`str`):
+            Where it is published.
+        prefix (`str`):
+            What the names of its configs begin with there.
+        texts (`bool`):
+            Whether the texts are there.
+        configs (`list[str]`):
+            All its configs, without the prefix.
+    """
+    labels, results = read_json(study.labels_file), read_json(study.results_file)
+    said = describe_labels(labels) if labels else []
+    if results:
+        found = describe(results)
+        said += [f"**{title}** {text}" for title, text in found["findings"] if title != "The labels."]
+        said += found["limits"]
+    findings = [cell(sentence).replace(r"\*\*", "**") for sentence in said]
+    return _render_card(study, _Content(study), repo, prefix, texts, configs, findings)
+
+
+def _render_card(
+    study: Study, content: _Content, where: str, prefix: str, texts: bool, configs: list[str], findings: list[str]
+) -> str:
     from huggingface_hub import DatasetCard, DatasetCardData
 
     recipe, pool, test = study.recipe, content.pool, content.test
     manifest = read_json(study.annotations(content.annotations[0].key) / "manifest.json")
-    source_card = Path(recipe.data.path) / "README.md"
-    licence = DatasetCard.load(source_card).data.get("license") if source_card.is_file() else None
+    source = _source_card(recipe.data.path)
     data = DatasetCardData(
-        license=licence,
+        license=source.get("license"),
+        language=source.get("language"),
         task_categories=["text-classification"],
         annotations_creators=["machine-generated"],
+        source_datasets=None if Path(recipe.data.path).exists() else [recipe.data.path],
         tags=["hf-recipes", "llm-labels"],
         configs=[
             {
@@ -162,7 +192,7 @@ def _write_card(folder: Path, study: Study, content: _Content) -> None:
         data,
         template_path=str(TEMPLATE),
         key=content.key,
-        licence=licence,
+        licence=source.get("license"),
         source=read_json(study.rows / "manifest.json")["source"],
         recipe=recipe,
         manifest=manifest,
@@ -174,6 +204,28 @@ def _write_card(folder: Path, study: Study, content: _Content) -> None:
         accuracy=float((pool.llm == pool.gold)[pool.gold != NO_GOLD].mean()) if (pool.gold != NO_GOLD).any() else None,
         passes=pool.votes.shape[1],
         covered=float(pool.covered.mean()),
-        prompt=manifest["prompt"].replace("```", "` ` `"),
+        prompt=(manifest["prompt"] if texts else recipe.annotate.prompt.instruction).replace("```", "` ` `"),
+        demonstrations=len(manifest["ingredients"]["shown"]),
+        where=where,
+        prefix=prefix,
+        texts=texts,
+        tables=[name for name in configs if name not in content.arms],
+        findings=findings,
     )
-    card.save(folder / "README.md")
+    return str(card)
+
+
+def _source_card(path: str) -> dict[str, Any]:
+    """The metadata of the source's card, as far as it is at hand."""
+    from huggingface_hub import DatasetCard, constants
+
+    local = Path(path)
+    if local.exists():
+        file = local / "README.md"
+        return dict(DatasetCard.load(file).data.to_dict()) if file.is_file() else {}
+    if constants.HF_HUB_OFFLINE:
+        return {}
+    try:
+        return dict(DatasetCard.load(path).data.to_dict())
+    except Exception:  # it has none, or the network is away: the licence is then unknown, and the card says so
+        return {}

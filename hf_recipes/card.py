@@ -1,0 +1,134 @@
+"""The card of a dataset repo, in which other people's lines stay as they are: text in, text out."""
+
+import re
+from typing import Any
+
+import yaml
+
+from .recipe import UserError
+
+FRONT = re.compile(r"\A---[ \t]*\r?\n(.*?)(?:^---[ \t]*(?:\r?\n|\Z))", re.DOTALL | re.MULTILINE)
+
+
+def split_card(card: str) -> tuple[str, str]:
+    """The YAML of a card, without its fences, and what follows."""
+    found = FRONT.match(card)
+    return (found[1], card[found.end() :]) if found else ("", card)
+
+
+def merge_card(
+    card: str,
+    study: str,
+    entries: list[dict[str, Any]],
+    replaced: list[str],
+    kept: list[dict[str, Any]],
+    default: str,
+    made: str,
+) -> str:
+    """A card with a study's configs and section, in place of those that it had.
+
+    Everything else stays byte for byte, but for one line: where a single config of somebody else's was loaded without
+    its name, it is given `default: true`, so that it still is.
+
+    Args:
+        card (`str`):
+            As it is; empty for a new repo.
+        study (`str`):
+            The study's name, in the marks round its section.
+        entries (`list[dict]`):
+            Its configs.
+        replaced (`list[str]`):
+            The names of those it had before.
+        kept (`list[dict]`):
+            The config as which a repo without configs has been loaded; added once.
+        default (`str`):
+            The config of the study that is loaded without a name, in a repo that holds no other configs.
+        made (`str`):
+            The study's own card: of a new repo the YAML is taken, of any the text.
+
+    Raises:
+        UserError: the card's YAML cannot be read, or has its configs in brackets.
+    """
+    newline = "\r\n" if "\r\n" in card else "\n"
+    own_front, own_text = split_card(made)
+    front, text = split_card(card)
+    if not card.strip():
+        front, text = re.sub(r"^configs:\n(?:[ -].*\n)*", "", own_front, flags=re.MULTILINE), ""
+    try:
+        whole = yaml.safe_load(front) or {}
+    except yaml.YAMLError:
+        raise UserError("the repo's README.md has YAML that cannot be read; mend it first") from None
+    before, items, after = _split_configs(front, whole)
+    names = [str(yaml.safe_load(item)[0].get("config_name")) for item in items]
+    ours = {*replaced, *(entry["config_name"] for entry in entries)}
+    foreign = [(name, item) for name, item in zip(names, items, strict=True) if name not in ours]
+    had = [yaml.safe_load(item)[0] for name, item in zip(names, items, strict=True) if name in ours]
+    if len(foreign) == 1 and foreign[0][0] != "default" and "default: true" not in foreign[0][1]:
+        name, item = foreign[0]
+        foreign = [(name, re.sub(r"^(.*?)(config_name:.*?)(\r?\n|\Z)", _with_default, item, count=1, flags=re.DOTALL))]
+    indent = re.match(r"\s*", items[0])[0] if items else ""  # type: ignore[index]
+    if (not foreign and not kept) or any(entry.get("default") for entry in had):
+        entries = [{**entry, **({"default": True} if entry["config_name"] == default else {})} for entry in entries]
+
+    def dump(entry: dict[str, Any]) -> str:
+        lines = yaml.safe_dump([entry], sort_keys=False, allow_unicode=True, width=1000).splitlines()
+        return "".join(f"{indent}{line}{newline}" for line in lines)
+
+    theirs, mine = dict(foreign), {entry["config_name"]: dump(entry) for entry in entries}
+    block = [theirs.get(name) or mine.pop(name, "") for name in names]  # each where it was
+    if block and not block[-1].endswith("\n") and block[-1]:
+        block.append(newline)
+    fresh = "".join([*block, *map(dump, kept), *mine.values()])
+    front = f"{before}configs:{newline}{fresh}{after}"
+    _check(whole, yaml.safe_load(front), ours, kept)
+    return f"---{newline}{front}---{newline}{_with_section(text, study, own_text, newline)}"
+
+
+def _with_default(found: re.Match[str]) -> str:
+    column = re.sub(r"[^\s]", " ", found[1].rsplit("\n", 1)[-1])
+    return f"{found[1]}{found[2]}{found[3] or chr(10)}{column}default: true{found[3] or chr(10)}"
+
+
+def _split_configs(front: str, whole: dict[str, Any]) -> tuple[str, list[str], str]:
+    """What stands before the list of configs, the list's items, and what stands after; each with its line ends."""
+    lines = front.splitlines(keepends=True)
+    places = [i for i, line in enumerate(lines) if re.match(r"configs[ \t]*:", line)]
+    if not places:
+        return front if front.endswith("\n") or not front else front + "\n", [], ""
+    place = places[0]
+    if whole.get("configs") and not re.match(r"configs[ \t]*:[ \t]*(#.*)?\r?\n", lines[place]):
+        raise UserError("the repo's README.md has its configs in brackets; write them one below the other first")
+    end = next((i for i in range(place + 1, len(lines)) if re.match(r"[^\s#-]", lines[i])), len(lines))
+    body = lines[place + 1 : end]
+    first = next((line for line in body if line.lstrip().startswith("- ")), "")
+    start = first[: len(first) - len(first.lstrip())] + "- "
+    items: list[str] = []
+    for line in body:
+        if line.startswith(start):
+            items.append(line)
+        elif items:
+            items[-1] += line
+    return "".join(lines[:place]), items, "".join(lines[end:])
+
+
+def _check(before: dict[str, Any], after: dict[str, Any], ours: set[str], kept: list[dict[str, Any]]) -> None:
+    """Nothing but the study's configs, and a `default`, may differ."""
+
+    def others(front: dict[str, Any]) -> list[dict[str, Any]]:
+        found = [entry for entry in front.get("configs") or [] if entry.get("config_name") not in ours]
+        return [{name: value for name, value in entry.items() if name != "default"} for entry in found]
+
+    rest = [{name: value for name, value in front.items() if name != "configs"} for front in (before, after)]
+    if rest[0] != rest[1] or others(before) + kept != others(after):
+        raise UserError("the repo's README.md has YAML that cannot be added to; write its configs in block style")
+
+
+def _with_section(text: str, study: str, section: str, newline: str) -> str:
+    begin, end = f"<!-- hf-recipes {study}: begin -->", f"<!-- hf-recipes {study}: end -->"
+    section = section.strip().replace("<!-- hf-recipes", "<! -- hf-recipes").replace("\n", newline)
+    marked = f"{begin}{newline}{section}{newline}{end}"
+    first, last = text.find(begin), text.find(end)
+    if 0 <= first < last:
+        return text[:first] + marked + text[last + len(end) :]
+    gap = "" if not text else newline if text.endswith("\n") else 2 * newline
+    return f"{text}{gap}{marked}{newline}"

@@ -1,0 +1,268 @@
+"""To the Hub and back: the stock clients over HTTP against a Hub in miniature, which can be told to misbehave."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from types import SimpleNamespace
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from conftest import ROOT, SAMPLE
+from test_annotate import engine  # noqa: F401  (a fixture)
+
+from hf_recipes.annotate import annotate
+from hf_recipes.measure import measure
+from hf_recipes.quality import write_labels
+from hf_recipes.study import read_json
+from hf_recipes.train import train
+from hf_recipes.variants import write_variants
+
+
+@pytest.fixture
+def hub(tmp_path):
+    """A server of the test's own, and commands that talk to it."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    server = subprocess.Popen([sys.executable, ROOT / "tests" / "hub_server.py", str(port)])
+    address = f"http://127.0.0.1:{port}"
+    env = {
+        **{**os.environ, "HF_ENDPOINT": address, "HF_TOKEN": "hf_secret", "HF_HUB_DISABLE_XET": "1"},
+        **{"HF_HUB_OFFLINE": "0", "HF_HOME": str(tmp_path / "hub-home"), "HF_HUB_DISABLE_PROGRESS_BARS": "1"},
+    }
+
+    def ask(path, content=None):
+        data = None if content is None else json.dumps(content).encode()
+        with urllib.request.urlopen(f"{address}/{path}", data) as answer:
+            return json.load(answer)
+
+    def cli(*arguments, code=0):
+        command = [sys.executable, "-m", "hf_recipes.cli", *map(str, arguments)]
+        done = subprocess.run(command, check=False, cwd=ROOT, env=env, capture_output=True, text=True)
+        assert done.returncode == code, done.stdout + done.stderr
+        assert "Traceback" not in done.stderr
+        assert "hf_secret" not in done.stdout + done.stderr
+        return done.stdout + done.stderr
+
+    def python(code):
+        done = subprocess.run(
+            [sys.executable, "-c", code], check=False, cwd=ROOT, env=env, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+        return json.loads(done.stdout.strip().splitlines()[-1])
+
+    for _ in range(100):
+        try:
+            ask("log")
+            break
+        except OSError:
+            time.sleep(0.1)
+    yield SimpleNamespace(ask=ask, cli=cli, python=python, address=address)
+    server.kill()
+    server.wait()
+
+
+@pytest.fixture
+def study(make_study, engine, tiny_encoder):  # noqa: F811
+    made = make_study(
+        *("--data.pool_size=90", "--data.test_size=21", "--annotate.prompt.shots_per_class=1", "--grid.sizes=[20]"),
+        *("--grid.seeds=[0, 1]", "--train.epochs=1", f"--train.encoder={tiny_encoder}", "--name=tweets"),
+        "--annotate.passes=[{prompt: {seed: 5}}]",
+    )
+    annotate(made)
+    write_variants(made)
+    write_labels(made)
+    train(made)
+    measure(made)
+    return made
+
+
+LOAD = """
+import json
+from datasets import load_dataset
+from huggingface_hub import hf_hub_download
+found = {{}}
+for config in {configs}:
+    data = load_dataset("me/labels", config)
+    stream = load_dataset("me/labels", config, streaming=True)
+    found[config] = {{split: data[split].to_list() for split in data}}
+    assert found[config] == {{split: list(stream[split]) for split in stream}}
+    assert {{s: str(data[s].features) for s in data}} == {{s: str(stream[s].features) for s in stream}}
+    found[config]["features"] = list(data["train"].features)
+    names = getattr(data["train"].features.get("label"), "names", None)
+    found[config]["names"] = names
+found["card"] = open(hf_hub_download("me/labels", "README.md", repo_type="dataset")).read()
+print(json.dumps(found))
+"""
+
+
+def commits(hub):
+    return [line for line in hub.ask("log") if "/commit/" in line]
+
+
+def test_a_study_is_published_whole_and_pulled_back(hub, study, tmp_path):
+    said = hub.cli("push", "dataset", study.recipe_file, "--repo", "me/labels")
+    assert f"{hub.address}/datasets/me/labels/commit/" in said
+    assert len(commits(hub)) == 1
+    arms = ["gold", "llm", "llm-entropy-replace", "llm-random-replace"]
+    found = hub.python(LOAD.format(configs=[*arms, "annotations", "runs", "predictions"]))
+    for arm in arms:
+        local = pq.read_table(study.dataset / "data" / arm / "train-00000-of-00001.parquet").to_pylist()
+        assert found[arm]["train"] == [{**row} for row in local]
+        assert found[arm]["names"] == study.recipe.data.label_names or found[arm]["names"] is not None
+        assert len(found[arm]["test"]) == 21
+    assert {row["pass"] for row in found["annotations"]["train"]} == {0, 1}
+    assert len(found["annotations"]["train"]) == 180
+    assert len(found["runs"]["train"]) == 8
+    assert len(found["predictions"]["train"]) == 8 * 21
+    card = found["card"]
+    assert "license: mit" in card
+    assert "machine-generated" in card
+    assert "Is each tweet positive, neutral or negative?" in card
+    assert "## What was found" in card
+    assert "What these labels are for" in card
+    assert 'load_dataset("me/labels", "predictions")' in card
+
+    sent = [line for line in hub.ask("log") if line.startswith("PUT")]
+    hub.cli("push", "dataset", study.recipe_file, "--repo", "me/labels")
+    assert [line for line in hub.ask("log") if line.startswith("PUT")] == sent  # nothing is sent twice
+    assert len(commits(hub)) == 1
+
+    hub.cli("pull", "me/labels", "--output_dir", tmp_path / "pulled")
+    recipe = tmp_path / "pulled" / "recipe.yaml"
+    before = read_json(study.results_file)
+    (tmp_path / "pulled" / "report" / "results.json").unlink()
+    hub.cli("report", recipe)
+    after = read_json(tmp_path / "pulled" / "report" / "results.json")
+    assert {k: v for k, v in after.items() if k != "key"} == {k: v for k, v in before.items() if k != "key"}
+    assert "exists" in hub.cli("pull", "me/labels", "--output_dir", tmp_path / "pulled", code=2)
+    assert "no such study" not in hub.cli("pull", "me/labels", "--study", "other", code=2)
+
+
+THEIRS = """
+import json
+import pyarrow as pa, pyarrow.parquet as pq
+from huggingface_hub import HfApi, CommitOperationAdd
+api = HfApi()
+api.create_repo("me/labels", repo_type="dataset")
+files = {{p: c.encode() for p, c in {files}.items()}}
+pq.write_table(pa.table({{"a": [1], "b": [2]}}), "{folder}/raw.parquet")
+files["raw.{kind}"] = open("{folder}/raw.parquet", "rb").read() if "{kind}" == "parquet" else b"a,b\\n1,2\\n"
+api.create_commit("me/labels", [CommitOperationAdd(p, c) for p, c in files.items()], repo_type="dataset",
+                  commit_message="theirs")
+print(json.dumps(None))
+"""
+CARD = (
+    "---\nlicense: cc0-1.0 # theirs\nconfigs:\n- config_name: llm   # theirs\n  data_files: raw.parquet\n---\n"
+    "# Their own\n"
+)
+
+
+def test_a_repo_without_configs_is_still_loaded_as_it_was_and_other_formats_are_refused(hub, study, tmp_path):
+    hub.python(THEIRS.format(files={"notes.md": "x"}, kind="parquet", folder=tmp_path))
+    hub.cli("push", "dataset", study.recipe_file, "--repo", "me/labels")
+    found = hub.python(
+        "import json\nfrom datasets import load_dataset\n"
+        "theirs, ours = load_dataset('me/labels'), load_dataset('me/labels', 'llm')\n"
+        "print(json.dumps([theirs['train'].to_list(), len(ours['test'])]))"
+    )
+    assert found == [[{"a": 1, "b": 2}], 21]
+    hub.python(THEIRS.replace("me/labels", "me/csv").format(files={"notes.md": "x"}, kind="csv", folder=tmp_path))
+    said = hub.cli("push", "dataset", study.recipe_file, "--repo", "me/csv", code=2)
+    assert "its files are not parquet (Csv" in said
+
+
+def test_into_a_repo_with_content_of_others(hub, study, tmp_path):
+    files = {"README.md": CARD, "notes/x.txt": "mine"}
+    hub.python(THEIRS.format(files=files, kind="parquet", folder=tmp_path))
+    hub.ask("faults", ["race"])
+    said = hub.cli("push", "dataset", study.recipe_file, "--repo", "me/labels")
+    assert len(commits(hub)) == 3  # theirs, the one that was refused, and the one after it
+    found = hub.python(LOAD.format(configs=["llm", "tweets-llm", "tweets-annotations"]))
+    assert found["llm"]["train"] == [{"a": 1, "b": 2}]
+    assert "license: cc0-1.0 # theirs\n" in found["card"]
+    assert "- config_name: llm   # theirs\n  default: true\n" in found["card"]
+    assert "---\n# Their own\n" in found["card"]
+    kept = hub.python(
+        "import json\nfrom huggingface_hub import hf_hub_download as get\n"
+        "print(json.dumps([open(get('me/labels', p, repo_type='dataset')).read() for p in "
+        "('README.md', 'notes/x.txt', 'somebody.txt')]))"
+    )
+    assert kept[1] == "mine"
+    assert kept[2]
+    assert "taken" in hub.cli("push", "dataset", study.recipe_file, "--repo", "me/labels", "--prefix", "", code=2)
+    hub.ask("faults", ["drop"])  # the commit lands, its answer is lost
+    hub.cli("push", "dataset", study.recipe_file, "--repo", "me/labels", "--prefix", "mine-")
+    log = commits(hub)
+    assert len(log) == 4
+    after = hub.python(LOAD.format(configs=["llm", "mine-llm"]))
+    assert "config_name: tweets-" not in after["card"]
+    assert after["mine-llm"]["train"] == found["tweets-llm"]["train"]
+    assert said
+
+
+def test_without_texts_into_a_branch_and_as_a_pull_request(hub, study, tmp_path):
+    hub.cli("push", "dataset", study.recipe_file, "--repo", "me/labels", "--no-texts", "--revision", "quiet")
+    code = LOAD.format(configs=["llm", "annotations"]).replace(
+        '"me/labels", config', '"me/labels", config, revision="quiet"'
+    )
+    found = hub.python(code.replace('repo_type="dataset"', 'repo_type="dataset", revision="quiet"'))
+    assert "text" not in found["llm"]["features"]
+    assert set(found["llm"]["test"][0]) == set(found["llm"]["features"])
+    texts = pq.read_table(study.rows / "train.parquet")["text"].to_pylist()
+    everything = hub.python(
+        "import json, pathlib\nfrom huggingface_hub import snapshot_download as get\n"
+        "files = pathlib.Path(get('me/labels', repo_type='dataset', revision='quiet')).rglob('*.*')\n"
+        "import pyarrow.parquet as pq\n"
+        "print(json.dumps([str(pq.read_table(f).to_pydict()) if f.suffix == '.parquet' else f.read_text() "
+        "for f in files if f.is_file()]))"
+    )
+    long = [text for text in texts if len(text) > 25]
+    assert not [text for text in long if any(text in one or json.dumps(text)[1:-1] in one for one in everything)]
+    from hf_recipes.data import row_ids
+
+    source = pq.read_table(next(SAMPLE.rglob("train-*.parquet")))["text"].to_pylist()
+    ids = dict(zip(row_ids("train", source), source, strict=True))
+    local = {row["id"]: row["text"] for row in pq.read_table(study.rows / "train.parquet").to_pylist()}
+    assert all(ids[row["id"]] == local[row["id"]] for row in found["llm"]["train"])
+    said = hub.cli("push", "dataset", study.recipe_file, "--repo", "me/labels", "--create-pr")
+    assert "/discussions/1" in said
+    main = hub.python(
+        "import json\nfrom huggingface_hub import HfApi\n"
+        "print(json.dumps(HfApi().list_repo_files('me/labels', repo_type='dataset')))"
+    )
+    assert main == [".gitattributes"]  # a branch and a pull request leave main alone
+
+
+def test_two_studies_in_one_repo_and_a_server_that_refuses(hub, study, make_study, engine, tiny_encoder):  # noqa: F811
+    other = make_study(
+        *("--data.pool_size=40", "--annotate.prompt.shots_per_class=1", "--grid=null", "--train=null", "--name=other"),
+        folder="other",
+    )
+    annotate(other)
+    hub.ask("faults", ["refuse"] * 6)
+    assert "nothing was published" in hub.cli("push", "dataset", other.recipe_file, "--repo", "me/labels", code=2)
+    hub.cli("push", "dataset", other.recipe_file, "--repo", "me/labels")
+    hub.cli("push", "dataset", study.recipe_file, "--repo", "me/labels")
+    found = hub.python(LOAD.format(configs=["llm", "annotations", "tweets-gold", "tweets-llm", "tweets-predictions"]))
+    assert len(found["llm"]["train"]) < 40 < len(found["tweets-llm"]["train"])
+    assert found["card"].count("begin -->") == 2
+    assert "other, tweets" in hub.cli("pull", "me/labels", code=2)
+    hub.cli("push", "dataset", other.recipe_file, "--repo", "me/labels")
+    assert hub.python(LOAD.format(configs=["llm"]))["card"] == found["card"]
+
+
+def test_a_metric_becomes_a_space_that_evaluate_loads(hub):
+    said = hub.cli("push", "metric", "metrics/seed_instability", "--owner", "me")
+    assert "spaces/me/seed_instability" in said
+    value = hub.python(
+        "import evaluate, json\nmetric = evaluate.load('me/seed_instability')\n"
+        "print(json.dumps(metric.compute(predictions=[[0, 1], [0, 0]])['pairwise_disagreement']))"
+    )
+    assert value == pytest.approx(np.mean([0, 1]))
+    assert "no metric module" in hub.cli("push", "metric", "metrics", "--owner", "me", code=2)
