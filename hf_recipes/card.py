@@ -7,13 +7,30 @@ import yaml
 
 from .recipe import UserError
 
-FRONT = re.compile(r"\A---[ \t]*\r?\n(.*?)(?:^---[ \t]*(?:\r?\n|\Z))", re.DOTALL | re.MULTILINE)
+#: As the Hub finds it: white space and a byte order mark may stand before the first fence.
+FRONT = re.compile(r"\A(\ufeff?\s*---[ \t]*\r?\n)(.*?)(^---[ \t]*(?:\r?\n|\Z))", re.DOTALL | re.MULTILINE)
 
 
 def split_card(card: str) -> tuple[str, str]:
     """The YAML of a card, without its fences, and what follows."""
     found = FRONT.match(card)
-    return (found[1], card[found.end() :]) if found else ("", card)
+    return (found[2], card[found.end() :]) if found else ("", card)
+
+
+def read_front(card: str) -> dict[str, Any]:
+    """The YAML of a card.
+
+    Raises:
+        UserError: it cannot be read, or is no mapping with a list of configs.
+    """
+    try:
+        front = yaml.safe_load(split_card(card)[0]) or {}
+    except yaml.YAMLError:
+        raise UserError("the repo's README.md has YAML that cannot be read; mend it first") from None
+    configs = front.get("configs") or [] if isinstance(front, dict) else None
+    if not isinstance(configs, list) or not all(isinstance(entry, dict) for entry in configs):
+        raise UserError("the repo's README.md has YAML that is no mapping with a list of configs; mend it first")
+    return front
 
 
 def merge_card(
@@ -54,16 +71,19 @@ def merge_card(
     front, text = split_card(card)
     if not card.strip():
         front, text = re.sub(r"^configs:\n(?:[ -].*\n)*", "", own_front, flags=re.MULTILINE), ""
-    try:
-        whole = yaml.safe_load(front) or {}
-    except yaml.YAMLError:
-        raise UserError("the repo's README.md has YAML that cannot be read; mend it first") from None
+    whole = read_front(card) if card.strip() else yaml.safe_load(front)
+    fences = FRONT.match(card)
     before, items, after = _split_configs(front, whole)
-    names = [str(yaml.safe_load(item)[0].get("config_name")) for item in items]
+    try:
+        read = [yaml.safe_load(item)[0] for item in items]
+    except yaml.YAMLError:
+        raise UserError("the repo's README.md has configs that refer to each other; write them out first") from None
+    names = [str(entry.get("config_name")) for entry in read]
     ours = {*replaced, *(entry["config_name"] for entry in entries)}
     foreign = [(name, item) for name, item in zip(names, items, strict=True) if name not in ours]
-    had = [yaml.safe_load(item)[0] for name, item in zip(names, items, strict=True) if name in ours]
-    if len(foreign) == 1 and foreign[0][0] != "default" and "default: true" not in foreign[0][1]:
+    had = [entry for entry in read if str(entry.get("config_name")) in ours]
+    settled = any(entry.get("default") for entry in had) or any("default" in entry for entry in read)
+    if len(foreign) == 1 and foreign[0][0] != "default" and not settled:
         name, item = foreign[0]
         foreign = [(name, re.sub(r"^(.*?)(config_name:.*?)(\r?\n|\Z)", _with_default, item, count=1, flags=re.DOTALL))]
     indent = re.match(r"\s*", items[0])[0] if items else ""  # type: ignore[index]
@@ -81,7 +101,8 @@ def merge_card(
     fresh = "".join([*block, *map(dump, kept), *mine.values()])
     front = f"{before}configs:{newline}{fresh}{after}"
     _check(whole, yaml.safe_load(front), ours, kept)
-    return f"---{newline}{front}---{newline}{_with_section(text, study, own_text, newline)}"
+    first, last = (fences[1], fences[3]) if fences else (f"---{newline}", f"---{newline}")
+    return f"{first}{front}{last}{_with_section(text, study, own_text, newline)}"
 
 
 def _with_default(found: re.Match[str]) -> str:
@@ -125,9 +146,11 @@ def _check(before: dict[str, Any], after: dict[str, Any], ours: set[str], kept: 
 
 def _with_section(text: str, study: str, section: str, newline: str) -> str:
     begin, end = f"<!-- hf-recipes {study}: begin -->", f"<!-- hf-recipes {study}: end -->"
-    section = section.strip().replace("<!-- hf-recipes", "<! -- hf-recipes").replace("\n", newline)
+    section = section.strip().replace("<!-- hf-recipes", "<! -- hf-recipes").replace("\r", "").replace("\n", newline)
     marked = f"{begin}{newline}{section}{newline}{end}"
     first, last = text.find(begin), text.find(end)
+    if text.count(begin) != text.count(end) or text.count(begin) > 1 or last < first:
+        raise UserError(f"the repo's README.md has one of the marks of {study} without the other; mend it first")
     if 0 <= first < last:
         return text[:first] + marked + text[last + len(end) :]
     gap = "" if not text else newline if text.endswith("\n") else 2 * newline

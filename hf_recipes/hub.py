@@ -11,9 +11,12 @@ docs/hub.md says what is promised.
 """
 
 import json
+import random
 import re
-from collections.abc import Iterator
+import time
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -22,16 +25,19 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
-from .card import merge_card, split_card
+from .card import merge_card, read_front
 from .grid import all_runs
+from .measure import is_measured
 from .parts import Parts
-from .recipe import UserError, first_line
+from .recipe import Recipe, UserError, first_line
 from .study import FORMAT, Study, hash_files, make_key, read_json, whole_folder, write_json, write_text
+from .train import Work
 from .variants import make_card, write_variants
 
 ATTEMPTS = 6  # others may be writing too
 OURS = "hf-recipes"
 NOT_PUBLISHED = "(the demonstrations in it are texts, which are not published)"
+PREFIX = "[A-Za-z0-9._-]*"
 SHARD = "00000-of-00001.parquet"
 
 
@@ -91,25 +97,39 @@ def push_dataset(
 
     api = HfApi()
     branch = revision or "main"
-    _make_repo(api, repo, private, branch)
+    shown = [one.prompt.examples for one in study.recipe.annotate.all_passes() if one.prompt.examples]
+    if shown and not texts:
+        raise UserError("--no-texts: annotate.prompt.examples are texts, and a recipe without them is another one")
+    _make_repo(api, repo, private, branch, create_pr)
     write_variants(study)
     with TemporaryDirectory(prefix="hf-recipes-") as folder:
-        bundle = _collect(study, Path(folder), texts)
+        with study.lock():
+            bundle = _collect(study, Path(folder), texts)
         cache = str(
             Path(folder, "cache")
         )  # fresh: `datasets` falls back to what it once loaded from a repo of this name
-        address, commit, names = _commit(api, study, bundle, repo, branch, create_pr, prefix, cache)
-        _compare(bundle, repo, commit, names, cache)
+        said = "nothing was published"
+        try:
+            address, commit, names = _commit(api, study, bundle, repo, branch, create_pr, prefix, cache)
+            said = f"published at {address}, but it could not be read back"
+            _compare(bundle, repo, commit, names, cache)
+        except UserError:
+            raise
+        except Exception as error:  # the Hub's own errors, and all that a network can do
+            raise UserError(f"--repo {repo}: {said}: {first_line(error)}; push again") from None
     return address
 
 
-def _make_repo(api: Any, repo: str, private: bool, branch: str) -> None:
+def _make_repo(api: Any, repo: str, private: bool, branch: str, create_pr: bool) -> None:
     try:
         api.create_repo(repo, repo_type="dataset", private=private, exist_ok=True)
-        if branch != "main":
+        public = private and not api.repo_info(repo, repo_type="dataset").private
+        if branch != "main" and not create_pr and not public:
             api.create_branch(repo, branch=branch, repo_type="dataset", exist_ok=True)
     except Exception as error:  # the Hub's own errors, and all that a network can do
         raise UserError(f"--repo {repo}: {first_line(error)}; hf auth login, or name a repo of your own") from None
+    if public:
+        raise UserError(f"--private: {repo} is there and is public; make it private first, or name another")
 
 
 def _collect(study: Study, folder: Path, texts: bool) -> Bundle:
@@ -126,16 +146,19 @@ def _collect(study: Study, folder: Path, texts: bool) -> Bundle:
     current = read_json(study.annotations_root / "current.json")
     passes = []
     with pq.ParquetWriter(folder / "annotations.parquet", ANNOTATIONS) as writer:
-        for number, key in enumerate(current["keys"]):
-            for table in _final_rows(study, key):
+        for number, key in enumerate(dict.fromkeys(current["keys"])):  # passes may differ in their calibration alone
+            for rows in _final_rows(study, key):
+                silent = rows.set_column(rows.column_names.index("error"), "error", pa.nulls(len(rows), pa.string()))
+                table = rows if texts else silent  # what an engine says of a text may hold it
                 extra = [pa.array([number] * len(table), pa.int32()), pa.array([key] * len(table), pa.string())]
                 writer.write_table(pa.table([*extra, *table.columns], schema=ANNOTATIONS))
             free = pq.read_table(study.annotations(key) / "content_free.parquet").to_pylist()
             made = read_json(study.annotations(key) / "manifest.json")
             passes.append({"key": key, "manifest": made if texts else _without_prompt(made), "free": free})
     configs["annotations"] = {"train": folder / "annotations.parquet"}
-    trained = all_runs(study.grid) if study.recipe.grid else []
-    trained = [run for run in trained if (study.run(run) / "run.json").exists()]
+    wanted = all_runs(study.grid) if study.recipe.grid else []
+    work = Work(study) if wanted else None
+    trained = [run for run in wanted if work and work.is_valid(run)]
     if trained:
         records = [{"run": str(run), "record": (study.run(run) / "run.json").read_text("utf-8")} for run in trained]
         pq.write_table(pa.Table.from_pylist(records), folder / "runs.parquet")
@@ -146,8 +169,12 @@ def _collect(study: Study, folder: Path, texts: bool) -> Bundle:
     for name in ("train", "test"):
         rows = study.rows / f"{name}.parquet"
         others[f"rows-{name}.parquet"] = rows if texts else _without_texts(rows, folder / f"rows-{name}.parquet", True)
-    others |= {file.name: file for file in (study.results_file, study.labels_file) if file.exists()}
+    measured = bool(wanted) and trained == wanted and is_measured(study)
+    reports = [study.labels_file, *([study.results_file] if measured else [])]
+    others |= {file.name: file for file in reports if file.exists()}
     recipe = yaml.safe_load(study.recipe_file.read_text(encoding="utf-8"))
+    for change in recipe["recipe"]["annotate"]["passes"]:
+        change.pop("base_url", None)  # where a server listens is nobody's business
     manifest = {
         **{"format": FORMAT, "study": study.recipe.name, "texts": texts, "recipe": recipe["recipe"]},
         **{"revisions": read_json(study.revisions_file), "rows": read_json(study.rows / "manifest.json")},
@@ -210,17 +237,22 @@ def _commit(
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
     home, trouble = f"{OURS}/{study.recipe.name}", "nothing was tried"
-    for _ in range(ATTEMPTS):
-        head = api.repo_info(repo, repo_type="dataset", revision=branch).sha
+    for attempt in range(ATTEMPTS):
+        info = api.repo_info(repo, repo_type="dataset", revision=branch)
+        head, there = info.sha, {file.rfilename for file in info.siblings}
         card, before = _read(repo, "README.md", head), json.loads(_read(repo, f"{home}/study.json", head) or "{}")
-        chosen = _choose_prefix(study, bundle, card, before, prefix)
+        if before and before["rows"]["key"] != bundle.manifest["rows"]["key"]:
+            raise UserError(f"--repo {repo}: holds another study named {study.recipe.name}; give this one another name")
+        if before and before["texts"] and not bundle.manifest["texts"]:
+            raise UserError(f"--no-texts: {repo} holds the texts already, also in its history; name another repo")
+        chosen = _choose_prefix(study, bundle, card, before, prefix, there)
         names = {config: chosen + config for config in bundle.configs}
         files: dict[str, Path | bytes] = {f"{home}/{name}": file for name, file in bundle.others.items()}
         entries = []
         for config, splits in bundle.configs.items():
             entry: dict[str, Any] = {"config_name": names[config], "data_files": []}
             for split, file in splits.items():
-                path = f"data/{chosen}{'test' if split == 'test' else config}/{split}-{SHARD}"
+                path = _path(chosen, config, split)
                 files[path] = file
                 entry["data_files"].append({"split": split, "path": path})
             entries.append(entry)
@@ -228,12 +260,17 @@ def _commit(
         said = {**bundle.manifest, "prefix": chosen, "configs": list(names.values()), "files": sorted(files)}
         said["publication"] = make_key(content=content, manifest=said)
         files[f"{home}/study.json"] = (json.dumps(said, indent=1, ensure_ascii=False) + "\n").encode()
-        made = make_card(study, repo, chosen, bundle.manifest["texts"], list(bundle.configs))
-        kept = [] if before else _inferred(repo, head, card, cache)
+        made = make_card(
+            study, repo, chosen, bundle.manifest["texts"], list(bundle.configs), "results.json" in bundle.others
+        )
+        _check_patterns(card, before, files)
+        kept = [] if before or not there - {"README.md", ".gitattributes"} else _inferred(repo, head, card, cache)
         files["README.md"] = merge_card(
             card, study.recipe.name, entries, before.get("configs", []), kept, f"{chosen}llm", made
         ).encode()
-        stale = set(before.get("files", [])) - files.keys()
+        own = (f"data/{before.get('prefix', '')}", f"{home}/")
+        stale = {path for path in before.get("files", []) if path.startswith(own)} & there - files.keys()
+        pulls = {ref.target_commit for ref in _pulls(api, repo)} if create_pr else set()
         operations: list[Any] = [
             CommitOperationAdd(path, file if isinstance(file, bytes) else str(file)) for path, file in files.items()
         ]
@@ -252,50 +289,96 @@ def _commit(
             return done.pr_url or done.commit_url, done.pr_revision or done.oid, names
         except Exception as error:  # refused, as somebody else has committed; or the answer was lost
             trouble = first_line(error)
-            if (landed := _landed(api, repo, branch, create_pr, f"{home}/study.json", said["publication"])) is not None:
+            landed = _landed(api, repo, branch, create_pr, f"{home}/study.json", said["publication"])
+            if landed is not None and landed not in {head, *pulls}:
                 return f"{api.endpoint}/datasets/{repo}/tree/{landed}", landed, names
-            if getattr(getattr(error, "response", None), "status_code", 500) in (400, 401, 403, 404):
+            status = getattr(getattr(error, "response", None), "status_code", 500)
+            if status in (400, 401, 403, 404):
                 break
+            if status not in (409, 412):
+                time.sleep(2**attempt * random.uniform(0.25, 0.5))  # noqa: S311
     raise UserError(f"--repo {repo}: nothing was published: {trouble}")
 
 
 def _landed(api: Any, repo: str, branch: str, create_pr: bool, path: str, publication: str) -> str | None:
     """The revision that holds this publication, if its answer was lost on the way and not the commit."""
-    refs = api.list_repo_refs(repo, repo_type="dataset", include_pull_requests=create_pr)
-    found = refs.pull_requests if create_pr else [ref for ref in refs.branches if ref.name == branch]
-    for ref in found or []:
+    branches = api.list_repo_refs(repo, repo_type="dataset").branches
+    for ref in _pulls(api, repo) if create_pr else [ref for ref in branches if ref.name == branch]:
         if json.loads(_read(repo, path, ref.target_commit) or "{}").get("publication") == publication:
             return str(ref.target_commit)
     return None
 
 
+def _pulls(api: Any, repo: str) -> list[Any]:
+    return api.list_repo_refs(repo, repo_type="dataset", include_pull_requests=True).pull_requests or []
+
+
+def _path(prefix: str, config: str, split: str) -> str:
+    """Where a split of a config lies in the repo; the test split is that of all arms."""
+    return f"data/{prefix}{'test' if split == 'test' else config}/{split}-{SHARD}"
+
+
+def _check_patterns(card: str, before: dict[str, Any], files: Iterable[str]) -> None:
+    """No file of the study may become part of somebody else's config.
+
+    Raises:
+        UserError: it would.
+    """
+    for entry in read_front(card).get("configs") or []:
+        if entry.get("config_name") in before.get("configs", []):
+            continue
+        given = entry.get("data_files") or []
+        given = [
+            one.get("path") if isinstance(one, dict) else one for one in ([given] if isinstance(given, str) else given)
+        ]
+        patterns = [p for one in given for p in ([one] if isinstance(one, str) else one or [])]
+        if folder := entry.get("data_dir"):
+            patterns = [f"{folder}/{pattern}" for pattern in patterns or ["*"]]
+        caught = [file for file in files for pattern in patterns or ["*"] if fnmatch(file, pattern.removeprefix("./"))]
+        if caught:
+            raise UserError(
+                f"the repo's config '{entry.get('config_name')}' would take {caught[0]} for its own; name its "
+                "data_files more closely in README.md, or name another repo"
+            )
+
+
 def _read(repo: str, path: str, revision: str) -> str:
     """A text file of the repo at a revision; empty if there is none."""
     from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import EntryNotFoundError
+    from huggingface_hub.errors import RemoteEntryNotFoundError
 
     try:
         file = hf_hub_download(repo, path, repo_type="dataset", revision=revision)
-    except EntryNotFoundError:
+    except RemoteEntryNotFoundError:  # and not what a network does: an unread card must not pass for an empty one
         return ""
     return Path(file).read_bytes().decode("utf-8")
 
 
 def _configs(card: str) -> list[dict[str, Any]]:
     """The configs that a card names."""
-    front = yaml.safe_load(split_card(card)[0]) or {}
-    return list(front.get("configs") or [])
+    return list(read_front(card).get("configs") or [])
 
 
-def _choose_prefix(study: Study, bundle: Bundle, card: str, before: dict[str, Any], asked: str | None) -> str:
-    """What the names of the configs begin with; none of them may be somebody else's."""
-    others = {str(entry.get("config_name")) for entry in _configs(card)} - set(before.get("configs", []))
+def _choose_prefix(
+    study: Study, bundle: Bundle, card: str, before: dict[str, Any], asked: str | None, there: set[str]
+) -> str:
+    """What the names of the configs begin with; none of them, and no file of theirs, may be somebody else's."""
+    front = read_front(card)
+    infos = front.get("dataset_info") or []
+    entries = [*(front.get("configs") or []), *([infos] if isinstance(infos, dict) else infos)]
+    others = {str(entry.get("config_name")) for entry in entries} - set(before.get("configs", []))
+    files = there - set(before.get("files", []))
+
+    def find_taken(prefix: str) -> list[str]:
+        paths = {_path(prefix, config, split) for config, splits in bundle.configs.items() for split in splits}
+        return sorted(others & {prefix + config for config in bundle.configs}) + sorted(files & paths)
+
     prefix = before.get("prefix", "") if asked is None else asked
-    taken = sorted(others & {prefix + config for config in bundle.configs})
+    taken = find_taken(prefix)
     if taken and asked is None:
         prefix = f"{study.recipe.name}-"
-        taken = sorted(others & {prefix + config for config in bundle.configs})
-    if taken or not re.fullmatch(r"[A-Za-z0-9._-]*", prefix):
+        taken = find_taken(prefix)
+    if taken or not re.fullmatch(PREFIX, prefix):
         raise UserError(
             f"--prefix: '{prefix}' gives the config '{taken[0] if taken else prefix}', which is taken or no name"
         )
@@ -381,20 +464,31 @@ def pull_study(repo: str, folder: Path | None = None, name: str | None = None, r
     if not found or (name or next(iter(found))) not in found or (name is None and len(found) > 1):
         raise UserError(f"{repo}: holds the studies {', '.join(found) or '(none)'}; name one of them with --study")
     home = found[name or next(iter(found))]
-    said = read_json(home / "study.json")
-    if said["format"] != FORMAT:
-        raise UserError(f"{repo}: published by another version of hf-recipes (format {said['format']})")
     folder = folder or Path("studies", home.name)
     if folder.exists():
         raise UserError(f"{folder}: exists; name another --output_dir")
-    with whole_folder(folder) as made:
-        _unpack(Path(where), home, said, made)
+    try:
+        said = read_json(home / "study.json")
+        if said["format"] != FORMAT:
+            raise UserError(f"{repo}: published by another version of hf-recipes (format {said['format']})")
+        recipe = Recipe.model_validate(said["recipe"])  # nothing in the repo is believed: it may be anybody's
+        keys = [one["key"] for one in said["passes"]]
+        if recipe.name != home.name or not all(re.fullmatch("[0-9a-f]{16}", key) for key in keys):
+            raise ValueError("names that are none")
+        if not re.fullmatch(PREFIX, said["prefix"]):
+            raise ValueError("a prefix that is none")
+        with whole_folder(folder) as made:
+            _unpack(Path(where), home, said, recipe, made)
+    except (LookupError, TypeError, AttributeError, ValueError, OSError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"{repo}: hf-recipes/{home.name} is damaged ({first_line(error)})") from None
     return folder
 
 
-def _unpack(where: Path, home: Path, said: dict[str, Any], made: Path) -> None:
+def _unpack(where: Path, home: Path, said: dict[str, Any], recipe: Recipe, made: Path) -> None:
     def table(config: str) -> pa.Table:
-        return pq.read_table(where / "data" / f"{said['prefix']}{config}" / f"train-{SHARD}")
+        return pq.read_table(where / _path(said["prefix"], config, "train"))
 
     content = {"format": said["format"], "recipe": said["recipe"]}
     write_text(made / "recipe.yaml", yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
@@ -414,10 +508,11 @@ def _unpack(where: Path, home: Path, said: dict[str, Any], made: Path) -> None:
         write_json(folder / "manifest.json", one["manifest"])
     write_json(made / "annotations" / "current.json", said["current"])
     if f"{said['prefix']}runs" in said["configs"]:
-        predictions = table("predictions")
+        predictions, study = table("predictions"), Study(recipe.model_copy(update={"output_dir": str(made)}))
+        runs = {str(run): run for run in all_runs(study.grid)}
         for row in table("runs").to_pylist():
             record = json.loads(row["record"])
-            folder = made / "runs" / record["arm"] / f"n{record['size']}" / record["seed"]
+            folder = study.run(runs[row["run"]])
             folder.mkdir(parents=True)
             mine = predictions.filter(pa.compute.equal(predictions["run"].cast(pa.string()), row["run"]))
             pq.write_table(mine, folder / "predictions.parquet")

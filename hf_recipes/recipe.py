@@ -157,6 +157,8 @@ class Annotate(Section):
             raise ValueError("thinking wants prompt.chat: true and scoring: votes: the label comes after the thoughts")
         if self.scoring != "distribution" and self.calibration != "none":
             raise ValueError(f"scoring: {self.scoring} gives no probabilities to calibrate; set calibration: none")
+        if self.engine_args.get("trust_remote_code"):
+            raise ValueError("engine_args cannot set trust_remote_code: a model's own code is not run")
         for change in self.passes:
             if named := {"passes", "calibration_rows"} & change.keys():
                 raise ValueError(f"a pass cannot change {named.pop()}")

@@ -134,7 +134,7 @@ def _test_columns(test: Rows) -> tuple[dict[str, Any], Any]:
     return {"id": test.ids, "text": test.texts, "label": test.gold}, features
 
 
-def make_card(study: Study, repo: str, prefix: str, texts: bool, configs: list[str]) -> str:
+def make_card(study: Study, repo: str, prefix: str, texts: bool, configs: list[str], measured: bool) -> str:
     """The card of a published study, with what was found.
 
     Args:
@@ -148,8 +148,10 @@ def make_card(study: Study, repo: str, prefix: str, texts: bool, configs: list[s
             Whether the texts are there.
         configs (`list[str]`):
             All its configs, without the prefix.
+        measured (`bool`):
+            Whether the results are those of the runs as they are.
     """
-    labels, results = read_json(study.labels_file), read_json(study.results_file)
+    labels, results = read_json(study.labels_file), read_json(study.results_file) if measured else None
     said = describe_labels(labels) if labels else []
     if results:
         found = describe(results)

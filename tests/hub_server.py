@@ -2,8 +2,9 @@
 
     python tests/hub_server.py PORT
 
-It can be told to misbehave: POST /faults with a list of "drop" (commit, and lose the answer), "race" (let somebody else
-commit first) or "refuse" (answer 500 without committing); each is used up by one commit. GET /log: what was asked.
+It can be told to misbehave: POST /faults with ["blind"] (README.md cannot be read), or a list of "drop" (commit, lose
+the answer), "race" (let somebody else commit first) or "refuse" (answer 500 without committing), each of which is used
+up by one commit. GET /log: what was asked.
 """
 
 import base64
@@ -70,7 +71,7 @@ async def handle(request: Request) -> Response:  # noqa: PLR0911
     if parts == ["log"]:
         return JSONResponse(LOG)
     if parts == ["faults"]:
-        FAULTS.extend(json.loads(body))
+        FAULTS[:] = json.loads(body)
         return JSONResponse({})
     if parts == ["api", "whoami-v2"]:
         return JSONResponse({"name": "me", "type": "user", "orgs": [], "auth": {}})
@@ -211,7 +212,7 @@ def tree(files, folder, recursive):
     return JSONResponse(found)
 
 
-def resolve(request, kind, name, revision, path):
+def resolve(request, kind, name, revision, path):  # noqa: PLR0911
     repo = REPOS.get(f"{kind}/{name}")
     if repo is None:
         return fail(404, "RepoNotFound", "Repository not found")
@@ -219,6 +220,8 @@ def resolve(request, kind, name, revision, path):
     if oid is None:
         return fail(404, "RevisionNotFound", "Invalid rev id")
     content = repo.commits[oid]["files"].get(path)
+    if FAULTS[:1] == ["blind"] and path == "README.md":
+        return fail(503, "Unavailable", "try again later")
     if content is None:
         return fail(404, "EntryNotFound", "Entry not found")
     about = entry(path, content)

@@ -133,3 +133,20 @@ def test_whatever_the_others_configs_are_they_are_the_same_after(names, indent, 
         assert f"data_files: {name}.csv # {name}\n" in front
     assert list(configs(merged)) == [*names, "llm", "gold"]
     assert merge(merged, "llm", "gold", replaced=["llm", "gold"]) == merged
+
+
+def test_white_space_before_the_front_matter_stays_and_marks_come_in_pairs():
+    for start in ("\n\n", "\ufeff"):
+        card = merge(start + THEIRS, "llm")
+        assert card.startswith(f"{start}---\n# a comment of theirs")
+        assert list(configs(card)) == ["theirs", "other", "llm"]
+    card = merge(THEIRS, "llm")
+    with pytest.raises(UserError, match="one of the marks of s without the other"):
+        merge(card.replace("<!-- hf-recipes s: end -->", ""), "llm", replaced=["llm"])
+
+
+def test_a_config_that_somebody_adds_to_ours_gets_no_second_default():
+    card = merge("", "gold", "llm")
+    card = card.replace("configs:\n", "configs:\n- config_name: x\n  data_files: x.parquet\n")
+    again = merge(card, "gold", "llm", replaced=["gold", "llm"])
+    assert [name for name, entry in configs(again).items() if entry.get("default")] == ["llm"]

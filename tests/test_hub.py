@@ -177,6 +177,51 @@ def test_a_repo_without_configs_is_still_loaded_as_it_was_and_other_formats_are_
     assert "its files are not parquet (Csv" in said
 
 
+def test_a_card_that_cannot_be_read_is_not_taken_for_an_empty_one(hub, study, tmp_path):
+    hub.python(THEIRS.format(files={"README.md": CARD}, kind="parquet", folder=tmp_path))
+    hub.ask("faults", ["blind"])
+    said = hub.cli("push", "dataset", study.recipe_file, "--repo", "me/labels", code=2)
+    assert "nothing was published" in said
+    assert len(commits(hub)) == 1
+    hub.ask("faults", [])
+    wide = CARD.replace("raw.parquet", '"**/*.parquet"')
+    hub.python(
+        THEIRS.replace("me/labels", "me/wide").format(files={"README.md": wide}, kind="parquet", folder=tmp_path)
+    )
+    said = hub.cli("push", "dataset", study.recipe_file, "--repo", "me/wide", code=2)
+    assert "config 'llm' would take" in said
+    assert "is public" in hub.cli("push", "dataset", study.recipe_file, "--repo", "me/wide", "--private", code=2)
+
+
+EVIL = """
+import json
+from huggingface_hub import HfApi, hf_hub_download
+api = HfApi()
+said = json.load(open(hf_hub_download("me/labels", "hf-recipes/tweets/study.json", repo_type="dataset",
+                                      revision="first")))
+{change}
+api.upload_file(path_or_fileobj=json.dumps(said).encode(), path_in_repo="hf-recipes/tweets/study.json",
+                repo_id="me/labels", repo_type="dataset")
+print(json.dumps(None))
+"""
+
+
+def test_what_is_pulled_is_not_believed(hub, study, tmp_path):
+    hub.cli("push", "dataset", study.recipe_file, "--repo", "me/labels")
+    hub.python(
+        "import json\nfrom huggingface_hub import HfApi\n"
+        "HfApi().create_branch('me/labels', branch='first', repo_type='dataset')\nprint(json.dumps(None))"
+    )
+    out = tmp_path / "outside"
+    changes = (f"said['passes'][0]['key'] = '{out}'", f"said['prefix'] = '{out}/'", "said['recipe']['name'] = '../x'")
+    for change in (*changes, "said['recipe']['annotate']['engine_args'] = {'trust_remote_code': True}", "said = [1]"):
+        hub.python(EVIL.format(change=change))
+        said = hub.cli("pull", "me/labels", "--output_dir", tmp_path / "pulled", code=2)
+        assert "is damaged" in said
+        assert not out.exists()
+        assert not (tmp_path / "pulled").exists()
+
+
 def test_into_a_repo_with_content_of_others(hub, study, tmp_path):
     files = {"README.md": CARD, "notes/x.txt": "mine"}
     hub.python(THEIRS.format(files=files, kind="parquet", folder=tmp_path))
@@ -245,8 +290,9 @@ def test_two_studies_in_one_repo_and_a_server_that_refuses(hub, study, make_stud
         folder="other",
     )
     annotate(other)
-    hub.ask("faults", ["refuse"] * 6)
+    hub.ask("faults", ["refuse"] * 9)
     assert "nothing was published" in hub.cli("push", "dataset", other.recipe_file, "--repo", "me/labels", code=2)
+    hub.ask("faults", [])
     hub.cli("push", "dataset", other.recipe_file, "--repo", "me/labels")
     hub.cli("push", "dataset", study.recipe_file, "--repo", "me/labels")
     found = hub.python(LOAD.format(configs=["llm", "annotations", "tweets-gold", "tweets-llm", "tweets-predictions"]))
