@@ -34,7 +34,7 @@ from .study import FORMAT, Study, hash_files, make_key, read_json, whole_folder,
 from .train import Work
 from .variants import make_card, write_variants
 
-ATTEMPTS = 6  # others may be writing too
+ATTEMPTS = 5  # others may be writing too
 OURS = "hf-recipes"
 NOT_PUBLISHED = "(the demonstrations in it are texts, which are not published)"
 PREFIX = "[A-Za-z0-9._-]*"
@@ -295,7 +295,7 @@ def _commit(
             status = getattr(getattr(error, "response", None), "status_code", 500)
             if status in (400, 401, 403, 404):
                 break
-            if status not in (409, 412):
+            if status not in (409, 412) and attempt + 1 < ATTEMPTS:
                 time.sleep(2**attempt * random.uniform(0.25, 0.5))  # noqa: S311
     raise UserError(f"--repo {repo}: nothing was published: {trouble}")
 
