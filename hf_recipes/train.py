@@ -83,7 +83,7 @@ class Work:
     @cached_property
     def encoder(self) -> Model:
         """The encoder; its weights are not looked at."""
-        return check_training(self._study, weights=False)[0]
+        return check_encoder(self._study, weights=False)
 
     @cached_property
     def accelerate(self) -> dict[str, Any]:
@@ -155,11 +155,26 @@ def threads(config: dict[str, Any]) -> int:
     return max(1, cpu_threads() // (config["num_processes"] // config["num_machines"]))
 
 
-def check_training(study: Study, weights: bool = True) -> tuple[Model, dict[str, Any]]:
-    """The encoder and the accelerate configuration, as far as they can be checked without a run.
+def check_training(study: Study, weights: bool = True) -> None:
+    """Checks the encoder and the accelerate configuration, as far as that can be done without a run.
 
     Raises:
-        UserError: no such encoder or configuration, one that cannot be used, texts longer than the encoder takes.
+        UserError: no such encoder or configuration, or one that cannot be used here.
+    """
+    check_encoder(study, weights)
+    config = read_accelerate_config(study.training)
+    if not config["use_cpu"]:
+        import torch
+
+        if not torch.accelerator.is_available():
+            raise UserError(f"train.accelerate_config: {config['path']} wants a GPU, and there is none; use cpu")
+
+
+def check_encoder(study: Study, weights: bool = True) -> Model:
+    """The recipe's encoder.
+
+    Raises:
+        UserError: there is no such encoder, it is a classifier already, or texts are longer than it takes.
     """
     train = study.training
     encoder = resolve_model(study, "train.encoder", train.encoder, train.revision, weights)
@@ -174,13 +189,7 @@ def check_training(study: Study, weights: bool = True) -> tuple[Model, dict[str,
             f"train.encoder: {encoder.name} is a classifier already, and no seed would draw its head; name the encoder "
             "that it was made of"
         )
-    config = read_accelerate_config(train)
-    if not config["use_cpu"] and weights:  # else nothing is trained here
-        import torch
-
-        if not torch.accelerator.is_available():
-            raise UserError(f"train.accelerate_config: {config['path']} wants a GPU, and there is none; use cpu")
-    return encoder, config
+    return encoder
 
 
 def runs_left(study: Study) -> list[Run]:
