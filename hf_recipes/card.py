@@ -73,7 +73,7 @@ def merge_card(
         front, text = re.sub(r"^configs:\n(?:[ -].*\n)*", "", own_front, flags=re.MULTILINE), ""
     whole = read_front(card) if card.strip() else yaml.safe_load(front)
     fences = FRONT.match(card)
-    before, items, after = _split_configs(front, whole)
+    before, items, tails, after = _split_configs(front, whole, newline)
     try:
         read = [yaml.safe_load(item)[0] for item in items]
     except yaml.YAMLError:
@@ -96,10 +96,11 @@ def merge_card(
 
     theirs, mine = dict(foreign), {entry["config_name"]: dump(entry) for entry in entries}
     block = [theirs.get(name) or mine.pop(name, "") for name in names]  # each where it was
-    if block and not block[-1].endswith("\n") and block[-1]:
-        block.append(newline)
-    fresh = "".join([*block, *map(dump, kept), *mine.values()])
-    front = f"{before}configs:{newline}{fresh}{after}"
+    block = [item + newline if item and not item.endswith("\n") else item for item in block]
+    added = "".join([*map(dump, kept), *mine.values()])
+    last_tail = tails.pop() if tails else ""
+    held = "".join(item + tail for item, tail in zip(block, [*tails, ""], strict=True)) if block else ""
+    front = f"{before}{held}{added}{last_tail}{after}"
     _check(whole, yaml.safe_load(front), ours, kept)
     first, last = (fences[1], fences[3]) if fences else (f"---{newline}", f"---{newline}")
     return f"{first}{front}{last}{_with_section(text, study, own_text, newline)}"
@@ -110,26 +111,29 @@ def _with_default(found: re.Match[str]) -> str:
     return f"{found[1]}{found[2]}{found[3] or chr(10)}{column}default: true{found[3] or chr(10)}"
 
 
-def _split_configs(front: str, whole: dict[str, Any]) -> tuple[str, list[str], str]:
-    """What stands before the list of configs, the list's items, and what stands after; each with its line ends."""
+def _split_configs(front: str, whole: dict[str, Any], newline: str) -> tuple[str, list[str], list[str], str]:
+    """What stands before the first config, the configs, the comments after each of them, and what stands after."""
     lines = front.splitlines(keepends=True)
     places = [i for i, line in enumerate(lines) if re.match(r"configs[ \t]*:", line)]
     if not places:
-        return front if front.endswith("\n") or not front else front + "\n", [], ""
+        return f"{front}{newline if front and not front.endswith(newline) else ''}configs:{newline}", [], [], ""
     place = places[0]
     if whole.get("configs") and not re.match(r"configs[ \t]*:[ \t]*(#.*)?\r?\n", lines[place]):
         raise UserError("the repo's README.md has its configs in brackets; write them one below the other first")
+    if not whole.get("configs"):
+        return f"{''.join(lines[:place])}configs:{newline}", [], [], "".join(lines[place + 1 :])
     end = next((i for i in range(place + 1, len(lines)) if re.match(r"[^\s#-]", lines[i])), len(lines))
     body = lines[place + 1 : end]
-    first = next((line for line in body if line.lstrip().startswith("- ")), "")
-    start = first[: len(first) - len(first.lstrip())] + "- "
-    items: list[str] = []
-    for line in body:
-        if line.startswith(start):
-            items.append(line)
-        elif items:
-            items[-1] += line
-    return "".join(lines[:place]), items, "".join(lines[end:])
+    first = next(line for line in body if line.lstrip().startswith("-"))
+    start = first[: len(first) - len(first.lstrip())] + "-"
+    starts = [i for i, line in enumerate(body) if line.startswith(start)]
+    items, tails = [], []
+    for here, there in zip(starts, [*starts[1:], len(body)], strict=True):
+        stop = max(i for i in range(here, there) if body[i].strip() and not body[i].lstrip().startswith("#")) + 1
+        items.append("".join(body[here:stop]))
+        tails.append("".join(body[stop:there]))
+    head = "".join([*lines[: place + 1], *body[: starts[0]]])
+    return head, items, tails, "".join(lines[end:])
 
 
 def _check(before: dict[str, Any], after: dict[str, Any], ours: set[str], kept: list[dict[str, Any]]) -> None:

@@ -150,3 +150,19 @@ def test_a_config_that_somebody_adds_to_ours_gets_no_second_default():
     card = card.replace("configs:\n", "configs:\n- config_name: x\n  data_files: x.parquet\n")
     again = merge(card, "gold", "llm", replaced=["gold", "llm"])
     assert [name for name, entry in configs(again).items() if entry.get("default")] == ["llm"]
+
+
+def test_comments_around_the_configs_stay_where_they_are():
+    card = merge("---\nconfigs:\n- config_name: theirs\n  data_files: a.parquet\n---\n", "gold", "llm")
+    card = card.replace("configs:\n", "configs: # why\n# before all\n").replace(
+        "- config_name: gold", "# ours\n- config_name: gold"
+    )
+    card = card.replace("---\n<!--", "# about languages\nlanguage: en\n---\n<!--", 1)
+    assert "# about languages" in card
+    again = merge(card, "gold", "llm", "more", replaced=["gold", "llm"])
+    for part in ("configs: # why\n# before all\n- config_name: theirs\n", "# ours\n- config_name: gold\n"):
+        assert part in again
+    assert again.index("config_name: more") < again.index("# about languages\nlanguage: en\n")
+    without = merge(card, "llm", replaced=["gold", "llm"])
+    assert "# ours\n" in without
+    assert list(configs(without)) == ["theirs", "llm"]
