@@ -37,6 +37,7 @@ from .variants import make_card, write_variants
 ATTEMPTS = 5  # others may be writing too
 OURS = "hf-recipes"
 NOT_PUBLISHED = "(the demonstrations in it are texts, which are not published)"
+TABLES = ("annotations", "runs", "predictions")
 PREFIX = "[A-Za-z0-9._-]*"
 SHARD = "00000-of-00001.parquet"
 
@@ -454,16 +455,25 @@ def pull_study(repo: str, folder: Path | None = None, name: str | None = None, r
     Raises:
         UserError: no such repo or study, or the folder exists.
     """
-    from huggingface_hub import snapshot_download
+    from huggingface_hub import HfApi, snapshot_download
+
+    api: Any = HfApi()
+
+    def fetch(sha: str, *patterns: str) -> Path:
+        return Path(snapshot_download(repo, repo_type="dataset", revision=sha, allow_patterns=[*patterns]))
 
     try:
-        where = snapshot_download(repo, repo_type="dataset", revision=revision, allow_patterns=[f"{OURS}/*", "data/*"])
+        sha = api.repo_info(repo, repo_type="dataset", revision=revision).sha
+        where = fetch(sha, f"{OURS}/*/study.json")
+        found = {path.parent.name: path.parent for path in sorted((where / OURS).glob("*/study.json"))}
+        if not found or (name or next(iter(found))) not in found or (name is None and len(found) > 1):
+            raise UserError(f"{repo}: holds the studies {', '.join(found) or '(none)'}; name one of them with --study")
+        home = found[name or next(iter(found))]
+        fetch(sha, f"{OURS}/{home.name}/*", *(f"data/*{table}/*" for table in TABLES))
+    except UserError:
+        raise
     except Exception as error:  # the Hub's own errors, and all that a network can do
         raise UserError(f"{repo}: {first_line(error)}") from None
-    found = {path.parent.name: path.parent for path in sorted(Path(where, OURS).glob("*/study.json"))}
-    if not found or (name or next(iter(found))) not in found or (name is None and len(found) > 1):
-        raise UserError(f"{repo}: holds the studies {', '.join(found) or '(none)'}; name one of them with --study")
-    home = found[name or next(iter(found))]
     folder = folder or Path("studies", home.name)
     if folder.exists():
         raise UserError(f"{folder}: exists; name another --output_dir")
@@ -478,7 +488,7 @@ def pull_study(repo: str, folder: Path | None = None, name: str | None = None, r
         if not re.fullmatch(PREFIX, said["prefix"]):
             raise ValueError("a prefix that is none")
         with whole_folder(folder) as made:
-            _unpack(Path(where), home, said, recipe, made)
+            _unpack(where, home, said, recipe, made)
     except (LookupError, TypeError, AttributeError, ValueError, OSError) as error:
         if isinstance(error, UserError):
             raise
@@ -537,16 +547,19 @@ def push_metric(folder: Path, owner: str, private: bool = False) -> str:
     name = folder.resolve().name
     if not (folder / f"{name}.py").is_file() or not (folder / "README.md").is_file():
         raise UserError(f"{folder}: no metric module; it needs {name}.py and README.md")
-    api = HfApi()
+    api: Any = HfApi()
     try:
         made = api.create_repo(f"{owner}/{name}", repo_type="space", space_sdk="gradio", private=private, exist_ok=True)
-        head = api.repo_info(made.repo_id, repo_type="space").sha
+        info = api.repo_info(made.repo_id, repo_type="space")
+        there = {file.rfilename for file in info.siblings} - {"README.md", ".gitattributes"}
+        if there and f"{name}.py" not in there:
+            raise ValueError(f"the Space holds other files ({sorted(there)[0]}); name another --owner")
         api.upload_folder(
             repo_id=made.repo_id,
             repo_type="space",
             folder_path=folder,
-            parent_commit=head,
-            ignore_patterns=["__pycache__/*", "*.pyc"],
+            parent_commit=info.sha,
+            ignore_patterns=["__pycache__/*", "*.pyc", ".*"],
             commit_message=f"{name} of hf-recipes",
         )
     except Exception as error:  # the Hub's own errors, and all that a network can do
