@@ -329,10 +329,10 @@ def _run(command: list[str]) -> int:
         try:
             return child.wait()
         except SystemExit:
-            os.killpg(child.pid, signal.SIGTERM)  # at which a launcher ends its workers
-            with suppress(subprocess.TimeoutExpired):
-                child.wait(timeout=10)
-            os.killpg(child.pid, signal.SIGKILL)
+            for name in (signal.SIGTERM, signal.SIGKILL):  # at the first a launcher ends its workers
+                with suppress(ProcessLookupError, subprocess.TimeoutExpired):  # the former: it has ended
+                    os.killpg(child.pid, name)
+                    child.wait(timeout=10)
             raise
 
 

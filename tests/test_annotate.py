@@ -497,7 +497,7 @@ def test_an_engine_that_only_dies_is_given_up(stand_in, tmp_path):
 INTERRUPTED = "interrupted; what is done stays, run again to go on"
 
 
-@pytest.mark.parametrize("wait", [1.5, 4.0])
+@pytest.mark.parametrize("wait", [1.5, pytest.param(4.0, marks=pytest.mark.slow)])
 def test_ctrl_c_at_any_time_and_again_ends_with_one_line(wait, stand_in, tmp_path):
     child = stand_in(tmp_path / "study", arguments=[*SMALL, "--data.pool_size=2500"])
     time.sleep(wait)  # while libraries are imported; while the engine starts
@@ -539,7 +539,7 @@ SLOW = pytest.mark.slow
 
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize(
-    ("kills", "real"), [(5, False), pytest.param(40, False, marks=SLOW), pytest.param(8, True, marks=SLOW)]
+    ("kills", "real"), [(3, False), pytest.param(40, False, marks=SLOW), pytest.param(8, True, marks=SLOW)]
 )
 def test_killed_at_random_moments_no_row_is_lost_or_doubled(kills, real, stand_in, tmp_path, make_study):
     """Studies one after the other, each killed until it is done, each equal to one that was left alone."""

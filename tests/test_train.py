@@ -20,7 +20,7 @@ from hf_recipes.annotate import annotate
 from hf_recipes.grid import all_runs, make_run
 from hf_recipes.recipe import UserError
 from hf_recipes.study import read_json
-from hf_recipes.train import Work, failed_runs, forget_failures, runs_left, train
+from hf_recipes.train import Work, check_training, failed_runs, forget_failures, runs_left, train
 
 SETTINGS = [
     *("--data.pool_size=120", "--data.test_size=30", "--annotate.prompt.shots_per_class=1"),
@@ -271,7 +271,7 @@ def test_an_encoder_with_a_head_is_refused(annotated, tmp_path):
     config["architectures"] = ["BertForSequenceClassification"]
     (tmp_path / "classifier" / "config.json").write_text(json.dumps(config))
     with pytest.raises(UserError, match="is a classifier already, and no seed would draw its head"):
-        runs_left(annotated(f"--train.encoder={tmp_path / 'classifier'}"))
+        check_training(annotated(f"--train.encoder={tmp_path / 'classifier'}"))
 
 
 def test_bfloat16_is_another_run_and_nearly_the_same_one(annotated, tmp_path):
