@@ -13,8 +13,9 @@ docs/hub.md says what is promised.
 import json
 import random
 import re
+import shutil
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
@@ -25,6 +26,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
+from .annotate import CONTENT_FREE_FILE
 from .card import merge_card, read_front
 from .grid import all_runs
 from .measure import is_measured
@@ -106,9 +108,7 @@ def push_dataset(
     with TemporaryDirectory(prefix="hf-recipes-") as folder:
         with study.lock():
             bundle = _collect(study, Path(folder), texts)
-        cache = str(
-            Path(folder, "cache")
-        )  # fresh: `datasets` falls back to what it once loaded from a repo of this name
+        cache = f"{folder}/cache"  # fresh: `datasets` falls back to what it once loaded from a repo of this name
         said = "nothing was published"
         try:
             address, commit, names = _commit(api, study, bundle, repo, branch, create_pr, prefix, cache)
@@ -148,12 +148,12 @@ def _collect(study: Study, folder: Path, texts: bool) -> Bundle:
     passes = []
     with pq.ParquetWriter(folder / "annotations.parquet", ANNOTATIONS) as writer:
         for number, key in enumerate(dict.fromkeys(current["keys"])):  # passes may differ in their calibration alone
-            for rows in _final_rows(study, key):
-                silent = rows.set_column(rows.column_names.index("error"), "error", pa.nulls(len(rows), pa.string()))
-                table = rows if texts else silent  # what an engine says of a text may hold it
-                extra = [pa.array([number] * len(table), pa.int32()), pa.array([key] * len(table), pa.string())]
-                writer.write_table(pa.table([*extra, *table.columns], schema=ANNOTATIONS))
-            free = pq.read_table(study.annotations(key) / "content_free.parquet").to_pylist()
+            rows = _final_rows(study, key)
+            silent = rows.set_column(rows.column_names.index("error"), "error", pa.nulls(len(rows), pa.string()))
+            table = rows if texts else silent  # what an engine says of a text may hold it
+            extra = [pa.array([number] * len(table), pa.int32()), pa.array([key] * len(table), pa.string())]
+            writer.write_table(pa.table([*extra, *table.columns], schema=ANNOTATIONS))
+            free = pq.read_table(study.annotations(key) / CONTENT_FREE_FILE).to_pylist()
             made = read_json(study.annotations(key) / "manifest.json")
             passes.append({"key": key, "manifest": made if texts else _without_prompt(made), "free": free})
     configs["annotations"] = {"train": folder / "annotations.parquet"}
@@ -168,8 +168,8 @@ def _collect(study: Study, folder: Path, texts: bool) -> Bundle:
         configs |= {name: {"train": folder / f"{name}.parquet"} for name in ("runs", "predictions")}
     others = {}
     for name in ("train", "test"):
-        rows = study.rows / f"{name}.parquet"
-        others[f"rows-{name}.parquet"] = rows if texts else _without_texts(rows, folder / f"rows-{name}.parquet", True)
+        file = study.rows / f"{name}.parquet"
+        others[f"rows-{name}.parquet"] = file if texts else _without_texts(file, folder / f"rows-{name}.parquet", True)
     measured = bool(wanted) and trained == wanted and is_measured(study)
     reports = [study.labels_file, *([study.results_file] if measured else [])]
     others |= {file.name: file for file in reports if file.exists()}
@@ -193,7 +193,7 @@ ANNOTATIONS = pa.schema(
 )
 
 
-def _final_rows(study: Study, key: str) -> Iterator[pa.Table]:
+def _final_rows(study: Study, key: str) -> pa.Table:
     """The rows of a pass, each as its last part has it."""
     ids = pq.read_table(study.rows / "train.parquet", columns=["id"])["id"].combine_chunks()
     columns = [name for name in ANNOTATIONS.names if name not in ("pass", "key", "id")]
@@ -202,7 +202,7 @@ def _final_rows(study: Study, key: str) -> Iterator[pa.Table]:
         tables.append(table)
         places += rows.tolist()
     last = {place: i for i, place in enumerate(places)}
-    yield pa.concat_tables(tables).take(pa.array([last[place] for place in sorted(last)]))
+    return pa.concat_tables(tables).take(pa.array([last[place] for place in sorted(last)]))
 
 
 def _without_texts(source: Path, target: Path, keep_column: bool = False) -> Path:
@@ -355,11 +355,6 @@ def _read(repo: str, path: str, revision: str) -> str:
     return Path(file).read_bytes().decode("utf-8")
 
 
-def _configs(card: str) -> list[dict[str, Any]]:
-    """The configs that a card names."""
-    return list(read_front(card).get("configs") or [])
-
-
 def _choose_prefix(
     study: Study, bundle: Bundle, card: str, before: dict[str, Any], asked: str | None, there: set[str]
 ) -> str:
@@ -397,7 +392,7 @@ def _inferred(repo: str, revision: str, card: str, cache: str) -> list[dict[str,
     from datasets.exceptions import DataFilesNotFoundError
     from datasets.packaged_modules.parquet.parquet import Parquet
 
-    named = [entry.get("config_name") for entry in _configs(card)]
+    named = [entry.get("config_name") for entry in read_front(card).get("configs") or []]
     try:
         builder = load_dataset_builder(repo, named[0] if named else None, revision=revision, cache_dir=cache)
     except (DataFilesNotFoundError, EmptyDatasetError):
@@ -500,37 +495,37 @@ def _unpack(where: Path, home: Path, said: dict[str, Any], recipe: Recipe, made:
     def table(config: str) -> pa.Table:
         return pq.read_table(where / _path(said["prefix"], config, "train"))
 
+    study = Study(recipe.model_copy(update={"output_dir": str(made)}))
     content = {"format": said["format"], "recipe": said["recipe"]}
-    write_text(made / "recipe.yaml", yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
+    write_text(study.recipe_file, yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
     if said["revisions"]:
-        write_json(made / "revisions.json", said["revisions"])
-    (made / "rows").mkdir()
+        write_json(study.revisions_file, said["revisions"])
+    study.rows.mkdir()
     for split in ("train", "test"):
-        (made / "rows" / f"{split}.parquet").write_bytes((home / f"rows-{split}.parquet").read_bytes())
-    write_json(made / "rows" / "manifest.json", said["rows"])
+        shutil.copyfile(home / f"rows-{split}.parquet", study.rows / f"{split}.parquet")
+    write_json(study.rows / "manifest.json", said["rows"])
     rows = table("annotations")
     for one in said["passes"]:
-        folder = made / "annotations" / one["key"]
+        folder = study.annotations(one["key"])
         folder.mkdir(parents=True)
         mine = rows.filter(pa.compute.equal(rows["key"], one["key"])).drop_columns(["pass", "key"])
         pq.write_table(mine, folder / "part-00000.parquet")
-        pq.write_table(pa.Table.from_pylist(one["free"], mine.schema), folder / "content_free.parquet")
+        pq.write_table(pa.Table.from_pylist(one["free"], mine.schema), folder / CONTENT_FREE_FILE)
         write_json(folder / "manifest.json", one["manifest"])
-    write_json(made / "annotations" / "current.json", said["current"])
+    write_json(study.annotations_root / "current.json", said["current"])
     if f"{said['prefix']}runs" in said["configs"]:
-        predictions, study = table("predictions"), Study(recipe.model_copy(update={"output_dir": str(made)}))
+        predictions = table("predictions")
         runs = {str(run): run for run in all_runs(study.grid)}
         for row in table("runs").to_pylist():
-            record = json.loads(row["record"])
             folder = study.run(runs[row["run"]])
             folder.mkdir(parents=True)
             mine = predictions.filter(pa.compute.equal(predictions["run"].cast(pa.string()), row["run"]))
             pq.write_table(mine, folder / "predictions.parquet")
-            write_json(folder / "run.json", record)
-    (made / "report").mkdir()
-    for file in ("results.json", "labels.json"):
-        if (home / file).exists():
-            (made / "report" / file).write_bytes((home / file).read_bytes())
+            write_json(folder / "run.json", json.loads(row["record"]))
+    study.report.mkdir()
+    for file in (study.results_file, study.labels_file):
+        if (home / file.name).exists():
+            shutil.copyfile(home / file.name, file)
 
 
 def push_metric(folder: Path, owner: str, private: bool = False) -> str:

@@ -29,7 +29,7 @@ from filelock import Timeout
 from .annotate import Annotations, load_annotations
 from .arms import Labels, Pool, build_pool, training_labels
 from .data import hash_order, load_rows
-from .fit import DIVERGED, RULES, Curves, Fit, Texts, Tokens
+from .fit import DIVERGED, RULES, Fit, Texts, Tokens
 from .grid import Run, all_runs, check_sizes, permutation
 from .models import Model, load_tokenizer, resolve_model
 from .recipe import Train, UserError, first_line, load_recipe
@@ -38,9 +38,9 @@ from .study import Study, cpu_threads, follow_parent, hash_ids, make_key, read_j
 logger = logging.getLogger(__name__)
 
 LIBRARIES = ("torch", "transformers", "accelerate", "tokenizers", "numpy")
-#: Settings that change how a run is made, and not what comes out.
 POLL_SECONDS = 20  # others may be waiting in a collective, which has a time limit
 STARTS_AGAIN = 75  # the exit code that says: a run failed in one of several processes; start all again and go on
+#: Settings that change how a run is made, and not what comes out; encoder and mixed precision are in its environment.
 NOT_IN_KEY = {"encoder", "revision", "accelerate_config", "save_steps", "save_models", "trackers"}
 #: Kinds of models whose first positions are not for tokens.
 SHIFTED = ("roberta", "xlm-roberta", "camembert", "mpnet", "longformer", "data2vec-text", "xlm-roberta-xl")
@@ -542,7 +542,6 @@ class _Trainer:
         if settings.save_models:
             fitted.model.save_pretrained(folder / "model")
             self._tokenizer.save_pretrained(folder / "model")
-        curves: Curves = fitted.curves
         write_json(
             folder / "run.json",
             {
@@ -555,7 +554,7 @@ class _Trainer:
                 "gold_train_labels": int(labels.from_gold.sum()),
                 "gold_validation_labels": len(work.validation) if settings.validation_labels == "gold" else 0,
                 "train_label_accuracy": float((labels.labels == work.pool.gold[work.subset(run)]).mean()),
-                "curves": {name: values for name, values in vars(curves).items() if values},
+                "curves": {name: values for name, values in vars(fitted.curves).items() if values},
                 "train": settings.model_dump(mode="json"),
                 "environment": work.environment,
                 "texts_at_once": at_once,
