@@ -15,13 +15,15 @@ import random
 import re
 import shutil
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatch
+from itertools import zip_longest
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
@@ -36,7 +38,8 @@ from .study import FORMAT, Study, hash_files, make_key, read_json, whole_folder,
 from .train import Work
 from .variants import make_card, write_variants
 
-ATTEMPTS = 5  # others may be writing too
+ATTEMPTS = 5  # where the Hub or the network has trouble
+RACES = 30  # where somebody else was faster: each time one of all who write has landed
 OURS = "hf-recipes"
 NOT_PUBLISHED = "(the demonstrations in it are texts, which are not published)"
 TABLES = ("annotations", "runs", "predictions")
@@ -128,7 +131,9 @@ def _make_repo(api: Any, repo: str, private: bool, branch: str, create_pr: bool)
         if branch != "main" and not create_pr and not public:
             api.create_branch(repo, branch=branch, repo_type="dataset", exist_ok=True)
     except Exception as error:  # the Hub's own errors, and all that a network can do
-        raise UserError(f"--repo {repo}: {first_line(error)}; hf auth login, or name a repo of your own") from None
+        refused = _status(error) in (401, 403, 404)
+        mend = "hf auth login with a token that may write, or name a repo of your own" if refused else "push again"
+        raise UserError(f"--repo {repo}: nothing was published: {first_line(error)}; {mend}") from None
     if public:
         raise UserError(f"--private: {repo} is there and is public; make it private first, or name another")
 
@@ -148,11 +153,11 @@ def _collect(study: Study, folder: Path, texts: bool) -> Bundle:
     passes = []
     with pq.ParquetWriter(folder / "annotations.parquet", ANNOTATIONS) as writer:
         for number, key in enumerate(dict.fromkeys(current["keys"])):  # passes may differ in their calibration alone
-            rows = _final_rows(study, key)
-            silent = rows.set_column(rows.column_names.index("error"), "error", pa.nulls(len(rows), pa.string()))
-            table = rows if texts else silent  # what an engine says of a text may hold it
-            extra = [pa.array([number] * len(table), pa.int32()), pa.array([key] * len(table), pa.string())]
-            writer.write_table(pa.table([*extra, *table.columns], schema=ANNOTATIONS))
+            for rows in _final_rows(study, key):
+                silent = rows.set_column(rows.column_names.index("error"), "error", pa.nulls(len(rows), pa.string()))
+                table = rows if texts else silent  # what an engine says of a text may hold it
+                extra = [pa.array([number] * len(table), pa.int32()), pa.array([key] * len(table), pa.string())]
+                writer.write_table(pa.table([*extra, *table.columns], schema=ANNOTATIONS))
             free = pq.read_table(study.annotations(key) / CONTENT_FREE_FILE).to_pylist()
             made = read_json(study.annotations(key) / "manifest.json")
             passes.append({"key": key, "manifest": made if texts else _without_prompt(made), "free": free})
@@ -193,24 +198,31 @@ ANNOTATIONS = pa.schema(
 )
 
 
-def _final_rows(study: Study, key: str) -> pa.Table:
-    """The rows of a pass, each as its last part has it."""
+def _final_rows(study: Study, key: str) -> Iterator[pa.Table]:
+    """The rows of a pass, each as its last part has it, some parts at a time."""
     ids = pq.read_table(study.rows / "train.parquet", columns=["id"])["id"].combine_chunks()
-    columns = [name for name in ANNOTATIONS.names if name not in ("pass", "key", "id")]
-    tables, places = [], []
-    for table, rows in Parts(study.annotations(key)).by_row(ids, *columns):
-        tables.append(table)
-        places += rows.tolist()
-    last = {place: i for i, place in enumerate(places)}
-    return pa.concat_tables(tables).take(pa.array([last[place] for place in sorted(last)]))
+    parts, last, seen = Parts(study.annotations(key)), np.full(len(ids), -1), 0
+    for _, rows in parts.by_row(ids):
+        last[rows] = np.arange(seen, seen + len(rows))  # of an id that comes again the last counts
+        seen += len(rows)
+    seen = 0
+    for table, rows in parts.by_row(ids, *(name for name in ANNOTATIONS.names if name not in ("pass", "key", "id"))):
+        yield table.filter(pa.array(last[rows] == np.arange(seen, seen + len(rows))))
+        seen += len(rows)
 
 
 def _without_texts(source: Path, target: Path, keep_column: bool = False) -> Path:
     """A copy whose texts are null, or that has no such column."""
-    table = pq.read_table(source)
-    place = table.column_names.index("text")
-    nothing = table.set_column(place, "text", pa.nulls(len(table), pa.string()))
-    pq.write_table(nothing if keep_column else _without_feature(table, "text"), target)
+    file = pq.ParquetFile(source)
+    place = file.schema_arrow.names.index("text")
+
+    def strip(table: pa.Table) -> pa.Table:
+        nothing = table.set_column(place, "text", pa.nulls(len(table), pa.string()))
+        return nothing if keep_column else _without_feature(table, "text")
+
+    with pq.ParquetWriter(target, strip(file.schema_arrow.empty_table()).schema) as writer:
+        for batch in file.iter_batches():
+            writer.write_table(strip(pa.Table.from_batches([batch])))
     return target
 
 
@@ -237,15 +249,14 @@ def _commit(
     """Commits the bundle; returns the commit's address and id, and the published name of each config."""
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
-    home, trouble = f"{OURS}/{study.recipe.name}", "nothing was tried"
-    for attempt in range(ATTEMPTS):
+    home, lease = f"{OURS}/{study.recipe.name}", study.root / "published.json"
+    races = troubles = 0
+    while True:
         info = api.repo_info(repo, repo_type="dataset", revision=branch)
         head, there = info.sha, {file.rfilename for file in info.siblings}
-        card, before = _read(repo, "README.md", head), json.loads(_read(repo, f"{home}/study.json", head) or "{}")
-        if before and before["rows"]["key"] != bundle.manifest["rows"]["key"]:
-            raise UserError(f"--repo {repo}: holds another study named {study.recipe.name}; give this one another name")
-        if before and before["texts"] and not bundle.manifest["texts"]:
-            raise UserError(f"--no-texts: {repo} holds the texts already, also in its history; name another repo")
+        card = _read(repo, "README.md", head)
+        mine = (read_json(lease) or {}).get(repo, [])
+        before = _read_before(study, bundle, repo, f"{home}/study.json", head, card, mine)
         chosen = _choose_prefix(study, bundle, card, before, prefix, there)
         names = {config: chosen + config for config in bundle.configs}
         files: dict[str, Path | bytes] = {f"{home}/{name}": file for name, file in bundle.others.items()}
@@ -276,7 +287,15 @@ def _commit(
             CommitOperationAdd(path, file if isinstance(file, bytes) else str(file)) for path, file in files.items()
         ]
         operations += [CommitOperationDelete(path) for path in sorted(stale)]
+        write_json(lease, {**(read_json(lease) or {}), repo: [*mine, said["publication"]][-9:]})
         try:
+            # a repo's .gitignore would leave out files that the card names
+            api.preupload_lfs_files(
+                repo,
+                [one for one in operations if isinstance(one, CommitOperationAdd)],
+                **{"repo_type": "dataset", "revision": branch, "create_pr": create_pr},
+                **{"free_memory": False, "gitignore_content": "# nothing is ignored"},
+            )
             done = api.create_commit(
                 repo,
                 operations,
@@ -289,16 +308,54 @@ def _commit(
             )
             return done.pr_url or done.commit_url, done.pr_revision or done.oid, names
         except Exception as error:  # refused, as somebody else has committed; or the answer was lost
-            trouble = first_line(error)
-            landed = _landed(api, repo, branch, create_pr, f"{home}/study.json", said["publication"])
-            if landed is not None and landed not in {head, *pulls}:
-                return f"{api.endpoint}/datasets/{repo}/tree/{landed}", landed, names
-            status = getattr(getattr(error, "response", None), "status_code", 500)
-            if status in (400, 401, 403, 404):
-                break
-            if status not in (409, 412) and attempt + 1 < ATTEMPTS:
-                time.sleep(2**attempt * random.uniform(0.25, 0.5))  # noqa: S311
-    raise UserError(f"--repo {repo}: nothing was published: {trouble}")
+            trouble = error
+        landed = _landed(api, repo, branch, create_pr, f"{home}/study.json", said["publication"])
+        if landed is not None and landed not in {head, *pulls}:
+            return f"{api.endpoint}/datasets/{repo}/tree/{landed}", landed, names
+        status = _status(trouble)
+        raced = status in (409, 412)
+        races, troubles = races + raced, troubles + (not raced)
+        if status in (400, 401, 403, 404) or races == RACES or troubles == ATTEMPTS:
+            raise UserError(f"--repo {repo}: nothing was published: {first_line(trouble)}") from None
+        time.sleep(random.uniform(0.5, 1) * (0.5 if raced else 2**troubles / 2))  # noqa: S311
+
+
+def _read_before(
+    study: Study, bundle: Bundle, repo: str, path: str, head: str, card: str, mine: list[str]
+) -> dict[str, Any]:
+    """What the repo says of a study of this name; empty if there is none.
+
+    Its `configs` are those that are still as it published them, and not somebody else's of the same name.
+
+    Raises:
+        UserError: it is another study, or somebody else has published it, or it has texts and this one may not.
+    """
+    before: dict[str, Any] = json.loads(_read(repo, path, head) or "{}")
+    if not before:
+        return before
+    if before["rows"]["key"] != bundle.manifest["rows"]["key"]:
+        raise UserError(f"--repo {repo}: holds another study named {study.recipe.name}; give this one another name")
+    if before["texts"] and not bundle.manifest["texts"]:
+        raise UserError(f"--no-texts: {repo} holds the texts already, also in its history; name another repo")
+    if before["publication"] not in mine:
+        raise UserError(
+            f"--repo {repo}: holds a {study.recipe.name} that was not published from {study.root}; go on from a pulled "
+            "copy of it (hf-recipes pull), or give this study another name"
+        )
+
+    def is_ours(entry: dict[str, Any]) -> bool:
+        given = entry.get("data_files")
+        paths = [one.get("path") if isinstance(one, dict) else one for one in given] if isinstance(given, list) else []
+        return bool(paths) and all(path in before["files"] for path in paths)
+
+    entries = {entry.get("config_name"): entry for entry in read_front(card).get("configs") or []}
+    kept = [name for name in before["configs"] if name not in entries or is_ours(entries[name])]
+    return {**before, "configs": kept}
+
+
+def _status(error: BaseException) -> int:
+    """Of the answer that is the error; 500 where there was none."""
+    return int(getattr(getattr(error, "response", None), "status_code", 500))
 
 
 def _landed(api: Any, repo: str, branch: str, create_pr: bool, path: str, publication: str) -> str | None:
@@ -418,16 +475,17 @@ def _compare(bundle: Bundle, repo: str, revision: str, names: dict[str, str], ca
     for config, splits in bundle.configs.items():
         for split, file in splits.items():
             found = load_dataset(repo, names[config], split=split, revision=revision, streaming=True, cache_dir=cache)
-            table = pq.read_table(file)
-            column = "run" if config == "runs" else "id"
-            wanted = Features.from_arrow_schema(table.schema)
+            local, column = pq.ParquetFile(file), "run" if config == "runs" else "id"
+            wanted = Features.from_arrow_schema(local.schema_arrow)
             union = {name for other in splits.values() for name in pq.read_schema(other).names}
             shown = {name: kind for name, kind in (found.features or {}).items() if name in wanted}
-            ids = [row for batch in found.select_columns([column]).iter(10_000) for row in batch[column]]
-            if shown != dict(wanted) or set(found.features or ()) != union or ids != table[column].to_pylist():
+            got = (row for batch in found.select_columns([column]).iter(10_000) for row in batch[column])
+            sent = (row for batch in local.iter_batches(columns=[column]) for row in batch[column].to_pylist())
+            same = all(one == other for one, other in zip_longest(got, sent))
+            if shown != dict(wanted) or set(found.features or ()) != union or not same:
                 raise UserError(
-                    f"--repo {repo}: {names[config]} ({split}) at {revision} is not what was sent: {len(ids)} rows in "
-                    f"place of {len(table)}, or other features or ids; push again"
+                    f"--repo {repo}: {names[config]} ({split}) at {revision} is not what was sent (other features, or "
+                    "rows missing, added or in another order); push again"
                 )
 
 
@@ -484,6 +542,7 @@ def pull_study(repo: str, folder: Path | None = None, name: str | None = None, r
             raise ValueError("a prefix that is none")
         with whole_folder(folder) as made:
             _unpack(where, home, said, recipe, made)
+            write_json(made / "published.json", {repo: [said["publication"]]})
     except (LookupError, TypeError, AttributeError, ValueError, OSError) as error:
         if isinstance(error, UserError):
             raise

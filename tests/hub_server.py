@@ -2,34 +2,43 @@
 
     python tests/hub_server.py PORT
 
-It can be told to misbehave: POST /faults with ["blind"] (README.md cannot be read), or a list of "drop" (commit, lose
-the answer), "race" (let somebody else commit first) or "refuse" (answer 500 without committing), each of which is used
-up by one commit. GET /log: what was asked.
+It can be told to misbehave: POST /faults with what the next requests to a route (create, preupload, batch, put, commit,
+read) meet, as {"commit": ["drop", "503"]}; each is used up by one request. A status, as "503" or "429"; "cut": the
+connection ends before anything is done; "drop": after it is done; "stall": no answer for a minute; "race": somebody
+else commits first. GET /log: what was asked. GET /state/KIND/OWNER/NAME: the files at main, by hash, with the repo's
+name left out.
+
+Whose token is hf_secret is `me`; hf_read may read only, hf_other is `other`, no other token is known.
 """
 
 import base64
 import hashlib
 import json
 import sys
+from fnmatch import fnmatch
 from urllib.parse import unquote
 
+import anyio
 import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 REPOS: dict[str, "Repo"] = {}
-OBJECTS: dict[str, bytes] = {}  # LFS, by sha256
-FAULTS: list[str] = []
+OBJECTS: dict[str, bytes] = {}  # LFS, by repo and sha256
+FAULTS: dict[str, list[str]] = {}
+TOKENS = {"hf_secret": ("me", "write"), "hf_read": ("me", "read"), "hf_other": ("other", "write")}
 LOG: list[str] = []
 KINDS = ("models", "datasets", "spaces")
+PAGE = 7  # entries of a tree in one answer
 
 
 class Repo:
-    def __init__(self):
+    def __init__(self, private=False):
         self.commits = {}
         self.refs = {}
         self.pulls = 0
+        self.private = private
         self.commit("main", {".gitattributes": b"*.parquet filter=lfs\n"}, "initial commit")
 
     def commit(self, ref, files, title):
@@ -63,57 +72,101 @@ def entry(path, content):
     return found
 
 
-async def handle(request: Request) -> Response:  # noqa: PLR0911
+def route(method, parts):
+    """The name by which a request can be given faults."""
+    if parts[:3] == ["api", "repos", "create"]:
+        return "create"
+    if parts[0] == "objects":
+        return "put"
+    if parts[0] == "api":
+        return parts[4] if len(parts) > 4 else "info"
+    return "batch" if parts[-1] == "batch" else "read" if "README.md" in parts else method
+
+
+async def handle(request: Request) -> Response | None:
+    """The answer; none where the connection is to be cut."""
     raw = request.scope["raw_path"].decode().split("?")[0]
     parts = [unquote(part) for part in raw.strip("/").split("/")]
-    LOG.append(f"{request.method} {raw}")
     body = await request.body()
+    LOG.append(f"{request.method} {raw} {len(body)}")
     if parts == ["log"]:
         return JSONResponse(LOG)
     if parts == ["faults"]:
-        FAULTS[:] = json.loads(body)
+        FAULTS.clear()
+        FAULTS.update(json.loads(body))
         return JSONResponse({})
+    if parts[0] == "state":
+        repo, name = REPOS.get("/".join(parts[1:])), "/".join(parts[2:]).encode()
+        files = repo.commits[repo.refs["main"]]["files"] if repo else {}
+        return JSONResponse({path: git_sha(content.replace(name, b"")) for path, content in files.items()})
+    waiting = FAULTS.get(route(request.method, parts))
+    fault = waiting.pop(0) if waiting else None
+    if fault == "stall":
+        await anyio.sleep(60)
+    if fault == "cut":
+        return None
+    if fault and fault.isdigit():
+        headers = {"Retry-After": "1"} if fault == "429" else {}
+        return JSONResponse({"error": "the server has a bad day"}, int(fault), headers=headers)
+    answer = await serve(request, parts, body, fault)
+    return None if fault == "drop" else answer
+
+
+async def serve(request, parts, body, fault):  # noqa: PLR0911
+    if parts[0] == "objects":  # signed addresses: they need no token
+        if request.method == "PUT":
+            OBJECTS["/".join(parts[1:])] = body
+        return JSONResponse({})
+    token = request.headers.get("authorization", "").removeprefix("Bearer ")
+    if token not in TOKENS:
+        return fail(401, "", "Invalid username or password.")
+    user, role = TOKENS[token]
     if parts == ["api", "whoami-v2"]:
-        return JSONResponse({"name": "me", "type": "user", "orgs": [], "auth": {}})
+        return JSONResponse({"name": user, "type": "user", "orgs": [], "auth": {}})
     if parts == ["api", "validate-yaml"]:
         return JSONResponse({"errors": [], "warnings": []})
     if parts[:2] == ["api", "repos"]:
-        return create(json.loads(body))
-    if parts[0] == "objects":
-        if request.method == "PUT":
-            OBJECTS[parts[1]] = body
-        return JSONResponse({})
+        return create(json.loads(body), user, role)
     if parts[0] == "api":
-        return await api(request, parts[1], "/".join(parts[2:4]), parts[4:], body)
-    kind = parts.pop(0) if parts[0] in KINDS else "models"
-    if parts[1].endswith(".git"):
-        return lfs(json.loads(body), request)
-    return resolve(request, kind, "/".join(parts[:2]), parts[3], "/".join(parts[4:]))
+        kind, name, rest = parts[1], "/".join(parts[2:4]), parts[4:]
+    else:
+        kind = parts.pop(0) if parts[0] in KINDS else "models"
+        name, rest = f"{parts[0]}/{parts[1].removesuffix('.git')}", parts[2:]
+    repo, mine = REPOS.get(f"{kind}/{name}"), name.startswith(f"{user}/")
+    if repo is None or (repo.private and not mine):
+        return fail(404, "RepoNotFound", "Repository not found")
+    pull = request.query_params.get("create_pr") in ("1", "true")
+    if rest and rest[0] in ("commit", "branch") and (role == "read" or not (mine or pull)):
+        return fail(403, "", "Forbidden: this token has no write rights to the repository")
+    if parts[0] == "api":
+        return await api(request, repo, kind, name, rest, body, pull, fault)
+    if "batch" in rest:
+        return lfs(name, json.loads(body))
+    return resolve(request, repo, rest[1], "/".join(rest[2:]))
 
 
-def create(asked):
+def create(asked, user, role):
     kind = f"{asked.get('type') or 'model'}s"
-    name = asked["name"] if "/" in asked["name"] else f"{asked.get('organization') or 'me'}/{asked['name']}"
-    address = f"{{host}}/{name}" if kind == "models" else f"{{host}}/{kind}/{name}"
-    address = address.replace("{host}", HOST)
+    name = asked["name"] if "/" in asked["name"] else f"{asked.get('organization') or user}/{asked['name']}"
+    if role == "read" or not name.startswith(f"{user}/"):
+        return fail(403, "", "Forbidden: no right to create a repository here")
+    address = f"{HOST}/{name}" if kind == "models" else f"{HOST}/{kind}/{name}"
     if f"{kind}/{name}" in REPOS:
         return JSONResponse({"error": "exists", "url": address}, 409)
-    REPOS[f"{kind}/{name}"] = Repo()
+    REPOS[f"{kind}/{name}"] = Repo(asked.get("private") or asked.get("visibility") == "private")
     return JSONResponse({"url": address, "name": name, "id": name})
 
 
-def lfs(asked, request):
+def lfs(name, asked):
     found = []
     for one in asked["objects"]:
-        actions = {} if one["oid"] in OBJECTS else {"actions": {"upload": {"href": f"{HOST}/objects/{one['oid']}"}}}
+        key = f"{name}/{one['oid']}"
+        actions = {} if key in OBJECTS else {"actions": {"upload": {"href": f"{HOST}/objects/{key}"}}}
         found.append({**one, **actions})
     return JSONResponse({"transfer": "basic", "objects": found}, media_type="application/vnd.git-lfs+json")
 
 
-async def api(request, kind, name, rest, body):  # noqa: PLR0911
-    repo = REPOS.get(f"{kind}/{name}")
-    if repo is None:
-        return fail(404, "RepoNotFound", "Repository not found")
+async def api(request, repo, kind, name, rest, body, pull, fault):  # noqa: PLR0911
     what = rest[0] if rest else "revision"
     if what == "branch":
         if rest[1] in repo.refs:
@@ -134,10 +187,10 @@ async def api(request, kind, name, rest, body):  # noqa: PLR0911
     if what == "revision":
         siblings = [{"rfilename": path} for path in sorted(files)]
         return JSONResponse(
-            {"id": name, "sha": oid, "private": False, "siblings": siblings, "tags": [], "downloads": 0}
+            {"id": name, "sha": oid, "private": repo.private, "siblings": siblings, "tags": [], "downloads": 0}
         )
     if what == "tree":
-        return tree(files, "/".join(rest[2:]), request.query_params.get("recursive") in ("true", "True", "1"))
+        return tree(request, files, "/".join(rest[2:]))
     if what == "paths-info":
         form = await request.form()
         asked = form.getlist("paths")
@@ -145,28 +198,27 @@ async def api(request, kind, name, rest, body):  # noqa: PLR0911
         found = [entry(path, files[path]) for path in asked if path in files]
         return JSONResponse(found + [{"type": "directory", "path": path, "oid": "0" * 40} for path in folders])
     if what == "preupload":
-        asked = json.loads(body)["files"]
+        asked = json.loads(body)
+        ignored = (asked.get("gitIgnore") or files.get(".gitignore", b"").decode()).splitlines()
         found = []
-        for one in asked:
+        for one in asked["files"]:
             content = files.get(one["path"])
             oid_ = (
                 None if content is None else entry(one["path"], content).get("lfs", {}).get("oid") or git_sha(content)
             )
+            skip = any(fnmatch(one["path"], pattern) for pattern in ignored)
             mode = "lfs" if is_lfs(one["path"]) else "regular"
-            found.append({"path": one["path"], "uploadMode": mode, "shouldIgnore": False, "oid": oid_})
+            found.append({"path": one["path"], "uploadMode": mode, "shouldIgnore": skip, "oid": oid_})
         return JSONResponse({"files": found})
     if what == "commit":
-        return commit(repo, kind, name, revision, body, request.query_params.get("create_pr") in ("1", "true"))
+        return commit(repo, kind, name, revision, body, pull, fault)
     return fail(404, "EntryNotFound", f"no such route: {what}")
 
 
-def commit(repo, kind, name, revision, body, create_pr):
-    fault = FAULTS.pop(0) if FAULTS else None
-    if fault == "refuse":
-        return fail(500, "Internal", "the server has a bad day")
+def commit(repo, kind, name, revision, body, create_pr, fault):
     if fault == "race":
         files = dict(repo.commits[repo.refs[revision]]["files"])
-        repo.commit(revision, {**files, "somebody.txt": str(len(repo.commits)).encode()}, "somebody else")
+        repo.commit(revision, {**files, "SOMEBODY": str(len(repo.commits)).encode()}, "somebody else")
     lines = [json.loads(line) for line in body.splitlines() if line.strip()]
     header = lines[0]["value"]
     tip = repo.refs[revision]
@@ -178,7 +230,7 @@ def commit(repo, kind, name, revision, body, create_pr):
         if line["key"] == "file":
             files[value["path"]] = base64.b64decode(value["content"])
         elif line["key"] == "lfsFile":
-            files[value["path"]] = OBJECTS[value["oid"]]
+            files[value["path"]] = OBJECTS[f"{name}/{value['oid']}"]
         elif line["key"] == "deletedFile":
             files.pop(value["path"])
     ref, number = revision, None
@@ -188,14 +240,13 @@ def commit(repo, kind, name, revision, body, create_pr):
         ref = f"refs/pr/{number}"
         repo.refs[ref] = tip
     oid = repo.commit(ref, files, header["summary"])
-    if fault == "drop":
-        return fail(502, "BadGateway", "the answer is lost")
     address = f"{HOST}/{kind}/{name}"
     pull = {"pullRequestUrl": f"{address}/discussions/{number}"} if number else {}
     return JSONResponse({"success": True, "commitOid": oid, "commitUrl": f"{address}/commit/{oid}", **pull})
 
 
-def tree(files, folder, recursive):
+def tree(request, files, folder):
+    recursive = request.query_params.get("recursive") in ("true", "True", "1")
     inside = {path: content for path, content in files.items() if not folder or path.startswith(f"{folder}/")}
     if folder and not inside:
         return fail(404, "EntryNotFound", "no such folder")
@@ -209,19 +260,17 @@ def tree(files, folder, recursive):
                 found.append({"type": "directory", "path": above, "oid": "0" * 40, "size": 0})
         if recursive or len(rest) == 1:
             found.append(entry(path, content))
-    return JSONResponse(found)
+    start = int(request.query_params.get("cursor", 0))
+    following = request.url.include_query_params(cursor=start + PAGE)
+    more = {"Link": f'<{following}>; rel="next"'} if start + PAGE < len(found) else {}
+    return JSONResponse(found[start : start + PAGE], headers=more)
 
 
-def resolve(request, kind, name, revision, path):  # noqa: PLR0911
-    repo = REPOS.get(f"{kind}/{name}")
-    if repo is None:
-        return fail(404, "RepoNotFound", "Repository not found")
+def resolve(request, repo, revision, path):
     oid = repo.find(revision)
     if oid is None:
         return fail(404, "RevisionNotFound", "Invalid rev id")
     content = repo.commits[oid]["files"].get(path)
-    if FAULTS[:1] == ["blind"] and path == "README.md":
-        return fail(503, "Unavailable", "try again later")
     if content is None:
         return fail(404, "EntryNotFound", "Entry not found")
     about = entry(path, content)
@@ -240,12 +289,15 @@ def resolve(request, kind, name, revision, path):  # noqa: PLR0911
 
 
 async def app(scope, receive, send):
-    if scope["type"] == "http":
-        await (await handle(Request(scope, receive)))(scope, receive, send)
-    else:
-        await Starlette()(scope, receive, send)
+    if scope["type"] != "http":
+        return await Starlette()(scope, receive, send)
+    answer = await handle(Request(scope, receive))
+    if answer is not None:
+        return await answer(scope, receive, send)
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"9")]})
+    return None  # fewer bytes than were promised: the connection is closed
 
 
 if __name__ == "__main__":
     HOST = f"http://127.0.0.1:{sys.argv[1]}"
-    uvicorn.run(app, host="127.0.0.1", port=int(sys.argv[1]), log_level="warning")
+    uvicorn.run(app, host="127.0.0.1", port=int(sys.argv[1]), log_level="critical")

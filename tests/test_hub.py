@@ -2,6 +2,8 @@
 
 import json
 import os
+import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -12,7 +14,7 @@ from types import SimpleNamespace
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from conftest import ROOT, SAMPLE
+from conftest import LLM, ROOT, SAMPLE
 from test_annotate import engine  # noqa: F401  (a fixture)
 
 from hf_recipes.annotate import annotate
@@ -62,24 +64,48 @@ def hub(tmp_path):
             break
         except OSError:
             time.sleep(0.1)
-    yield SimpleNamespace(ask=ask, cli=cli, python=python, address=address)
+    yield SimpleNamespace(ask=ask, cli=cli, python=python, address=address, env=env)
     server.kill()
     server.wait()
 
 
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory):
+    """Where the studies that are made once are kept."""
+    return tmp_path_factory.mktemp("kept")
+
+
 @pytest.fixture
-def study(make_study, engine, tiny_encoder):  # noqa: F811
-    made = make_study(
+def study(kept, make_study, engine, tiny_encoder, tmp_path):  # noqa: F811
+    """A study with runs and results, in a folder of the test's own."""
+    overrides = [
         *("--data.pool_size=90", "--data.test_size=21", "--annotate.prompt.shots_per_class=1", "--grid.sizes=[20]"),
         *("--grid.seeds=[0, 1]", "--train.epochs=1", f"--train.encoder={tiny_encoder}", "--name=tweets"),
         "--annotate.passes=[{prompt: {seed: 5}}]",
-    )
-    annotate(made)
-    write_variants(made)
-    write_labels(made)
-    train(made)
-    measure(made)
-    return made
+    ]
+    if not (kept / "tweets").exists():
+        made = make_study(*overrides, folder="first")
+        annotate(made)
+        write_variants(made)
+        write_labels(made)
+        train(made)
+        measure(made)
+        shutil.copytree(made.root, kept / "tweets")
+    shutil.copytree(kept / "tweets", tmp_path / "study")
+    return make_study(*overrides)
+
+
+@pytest.fixture
+def small(kept, make_study, engine, tmp_path):  # noqa: F811
+    """A study of labels alone."""
+
+    def make(name):
+        overrides = ("--data.pool_size=40", "--annotate.prompt.shots_per_class=1", "--grid=null", "--train=null")
+        made = make_study(*overrides, f"--name={name}", folder=name)
+        annotate(made)
+        return made
+
+    return make
 
 
 LOAD = """
@@ -98,6 +124,16 @@ for config in {configs}:
     found[config]["names"] = names
 found["card"] = open(hf_hub_download("me/labels", "README.md", repo_type="dataset")).read()
 print(json.dumps(found))
+"""
+
+
+SNAPSHOT = """
+import json, pathlib
+import pyarrow.parquet as pq
+from huggingface_hub import snapshot_download
+files = pathlib.Path(snapshot_download('me/labels', repo_type='dataset', revision='main')).rglob('*.*')
+print(json.dumps([str(pq.read_table(f).to_pydict()) if f.suffix == '.parquet' else f.read_text()
+                  for f in files if f.is_file()]))
 """
 
 
@@ -132,6 +168,11 @@ def test_a_study_is_published_whole_and_pulled_back(hub, study, tmp_path):
     hub.cli("push", "dataset", study.recipe_file, "--repo", "me/labels")
     assert [line for line in hub.ask("log") if line.startswith("PUT")] == sent  # nothing is sent twice
     assert len(commits(hub)) == 1
+
+    everything = hub.python(SNAPSHOT)
+    written = [path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()]
+    assert not any("hf_secret" in text for text in everything)
+    assert not any(b"hf_secret" in content for content in written)
 
     hub.cli("pull", "me/labels", "--output_dir", tmp_path / "pulled")
     recipe = tmp_path / "pulled" / "recipe.yaml"
@@ -179,11 +220,11 @@ def test_a_repo_without_configs_is_still_loaded_as_it_was_and_other_formats_are_
 
 def test_a_card_that_cannot_be_read_is_not_taken_for_an_empty_one(hub, study, tmp_path):
     hub.python(THEIRS.format(files={"README.md": CARD}, kind="parquet", folder=tmp_path))
-    hub.ask("faults", ["blind"])
+    hub.ask("faults", {"read": ["403"]})
     said = hub.cli("push", "dataset", study.recipe_file, "--repo", "me/labels", code=2)
     assert "nothing was published" in said
     assert len(commits(hub)) == 1
-    hub.ask("faults", [])
+    hub.ask("faults", {})
     wide = CARD.replace("raw.parquet", '"**/*.parquet"')
     hub.python(
         THEIRS.replace("me/labels", "me/wide").format(files={"README.md": wide}, kind="parquet", folder=tmp_path)
@@ -225,7 +266,7 @@ def test_what_is_pulled_is_not_believed(hub, study, tmp_path):
 def test_into_a_repo_with_content_of_others(hub, study, tmp_path):
     files = {"README.md": CARD, "notes/x.txt": "mine"}
     hub.python(THEIRS.format(files=files, kind="parquet", folder=tmp_path))
-    hub.ask("faults", ["race"])
+    hub.ask("faults", {"commit": ["race"]})
     said = hub.cli("push", "dataset", study.recipe_file, "--repo", "me/labels")
     assert len(commits(hub)) == 3  # theirs, the one that was refused, and the one after it
     found = hub.python(LOAD.format(configs=["llm", "tweets-llm", "tweets-annotations"]))
@@ -236,12 +277,12 @@ def test_into_a_repo_with_content_of_others(hub, study, tmp_path):
     kept = hub.python(
         "import json\nfrom huggingface_hub import hf_hub_download as get\n"
         "print(json.dumps([open(get('me/labels', p, repo_type='dataset')).read() for p in "
-        "('README.md', 'notes/x.txt', 'somebody.txt')]))"
+        "('README.md', 'notes/x.txt', 'SOMEBODY')]))"
     )
     assert kept[1] == "mine"
     assert kept[2]
     assert "taken" in hub.cli("push", "dataset", study.recipe_file, "--repo", "me/labels", "--prefix", "", code=2)
-    hub.ask("faults", ["drop"])  # the commit lands, its answer is lost
+    hub.ask("faults", {"commit": ["drop"]})  # the commit lands, its answer is lost
     hub.cli("push", "dataset", study.recipe_file, "--repo", "me/labels", "--prefix", "mine-")
     log = commits(hub)
     assert len(log) == 4
@@ -260,13 +301,7 @@ def test_without_texts_into_a_branch_and_as_a_pull_request(hub, study, tmp_path)
     assert "text" not in found["llm"]["features"]
     assert set(found["llm"]["test"][0]) == set(found["llm"]["features"])
     texts = pq.read_table(study.rows / "train.parquet")["text"].to_pylist()
-    everything = hub.python(
-        "import json, pathlib\nfrom huggingface_hub import snapshot_download as get\n"
-        "files = pathlib.Path(get('me/labels', repo_type='dataset', revision='quiet')).rglob('*.*')\n"
-        "import pyarrow.parquet as pq\n"
-        "print(json.dumps([str(pq.read_table(f).to_pydict()) if f.suffix == '.parquet' else f.read_text() "
-        "for f in files if f.is_file()]))"
-    )
+    everything = hub.python(SNAPSHOT.replace("'main'", "'quiet'"))
     long = [text for text in texts if len(text) > 25]
     assert not [text for text in long if any(text in one or json.dumps(text)[1:-1] in one for one in everything)]
     from hf_recipes.data import row_ids
@@ -284,15 +319,8 @@ def test_without_texts_into_a_branch_and_as_a_pull_request(hub, study, tmp_path)
     assert main == [".gitattributes"]  # a branch and a pull request leave main alone
 
 
-def test_two_studies_in_one_repo_and_a_server_that_refuses(hub, study, make_study, engine, tiny_encoder):  # noqa: F811
-    other = make_study(
-        *("--data.pool_size=40", "--annotate.prompt.shots_per_class=1", "--grid=null", "--train=null", "--name=other"),
-        folder="other",
-    )
-    annotate(other)
-    hub.ask("faults", ["refuse"] * 9)
-    assert "nothing was published" in hub.cli("push", "dataset", other.recipe_file, "--repo", "me/labels", code=2)
-    hub.ask("faults", [])
+def test_two_studies_in_one_repo(hub, study, small):
+    other = small("other")
     hub.cli("push", "dataset", other.recipe_file, "--repo", "me/labels")
     hub.cli("push", "dataset", study.recipe_file, "--repo", "me/labels")
     found = hub.python(LOAD.format(configs=["llm", "annotations", "tweets-gold", "tweets-llm", "tweets-predictions"]))
@@ -301,6 +329,159 @@ def test_two_studies_in_one_repo_and_a_server_that_refuses(hub, study, make_stud
     assert "other, tweets" in hub.cli("pull", "me/labels", code=2)
     hub.cli("push", "dataset", other.recipe_file, "--repo", "me/labels")
     assert hub.python(LOAD.format(configs=["llm"]))["card"] == found["card"]
+
+
+IGNORES = r"""
+import json, pathlib
+from huggingface_hub import CommitOperationAdd, HfApi, hf_hub_download as get
+api = HfApi()
+card = pathlib.Path(get("me/labels", "README.md", repo_type="dataset")).read_text()
+paths = [line for line in card.splitlines() if "data/llm/" in line]
+operations = [CommitOperationAdd(".gitignore", b"*.parquet\n*.json\nREADME.md\n"),
+              CommitOperationAdd("theirs/data.parquet", open(get("me/labels", "data/llm/train-00000-of-00001.parquet",
+                                                                  repo_type="dataset"), "rb").read()),
+              CommitOperationAdd("README.md", card.replace(paths[0], "    path: theirs/data.parquet").encode())]
+api.preupload_lfs_files("me/labels", operations, repo_type="dataset", gitignore_content="#")
+api.create_commit("me/labels", operations, repo_type="dataset", commit_message="llm is somebody else's now")
+print(json.dumps(None))
+"""
+
+
+def test_what_was_the_studys_may_be_somebody_elses_now(hub, small, tmp_path):
+    """A config that was made anew by others under its old name, a .gitignore, and a second study of the same name."""
+    mine = small("tweets")
+    hub.cli("push", "dataset", mine.recipe_file, "--repo", "me/labels")
+    hub.python(IGNORES)
+    hub.cli("push", "dataset", mine.recipe_file, "--repo", "me/labels")
+    found = hub.python(LOAD.format(configs=["llm", "tweets-llm", "tweets-annotations"]))
+    assert "path: theirs/data.parquet" in found["card"]
+    assert found["llm"]["train"] == found["tweets-llm"]["train"]
+    (mine.root / "published.json").unlink()  # as if another person had made it
+    assert "was not published from" in hub.cli("push", "dataset", mine.recipe_file, "--repo", "me/labels", code=2)
+    hub.cli("pull", "me/labels", "--output_dir", tmp_path / "pulled")
+    hub.cli("push", "dataset", tmp_path / "pulled" / "recipe.yaml", "--repo", "me/labels")
+
+
+def test_a_push_that_is_killed_leaves_the_old_state(hub, small):
+    study = small("tweets")
+    hub.ask("faults", {"commit": ["stall"]})
+    command = [sys.executable, "-m", "hf_recipes.cli", "push", "dataset", study.recipe_file, "--repo", "me/labels"]
+    with subprocess.Popen(command, cwd=ROOT, env=hub.env, start_new_session=True) as push:
+        while not commits(hub):
+            assert push.poll() is None
+            time.sleep(0.05)
+        os.killpg(push.pid, signal.SIGKILL)
+    assert set(hub.ask("state/datasets/me/labels")) == {".gitattributes"}
+    hub.cli("push", "dataset", study.recipe_file, "--repo", "me/labels")
+    assert len(hub.python(LOAD.format(configs=["llm"]))["llm"]["train"]) == 37
+
+
+MATRIX = """
+import json, os, resource, shutil, time, urllib.request
+from pathlib import Path
+from huggingface_hub import CommitOperationAdd, HfApi
+from hf_recipes.hub import push_dataset
+from hf_recipes.recipe import UserError, load_recipe
+from hf_recipes.study import Study
+
+study = Study(load_recipe("{recipe}", []))
+sleep, time.sleep = time.sleep, lambda seconds: None  # the waits are left out
+
+def ask(path, content=None):
+    data = None if content is None else json.dumps(content).encode()
+    return json.load(urllib.request.urlopen(os.environ["HF_ENDPOINT"] + "/" + path, data))
+
+def push(repo):
+    try:
+        return push_dataset(study, repo)
+    except (UserError, OSError) as error:
+        return str(error)
+
+def make(repo, token="hf_secret"):
+    api = HfApi(token=token)
+    api.create_repo(repo, repo_type="dataset")
+    api.create_commit(repo, [CommitOperationAdd("LICENSE", b"x")], repo_type="dataset", commit_message="theirs")
+
+make("me/undisturbed")
+push("me/undisturbed")
+new = ask("state/datasets/me/undisturbed")
+found = []
+for place, (name, faults, token) in enumerate({matrix}):
+    (study.root / "published.json").unlink(missing_ok=True)
+    repo = name if "/" in name else f"me/case{{place}}"
+    if name != "not/there":
+        make(repo, "hf_other" if name.startswith("other/") else "hf_secret")
+    old = ask(f"state/datasets/{{repo}}")
+    tries = len([line for line in ask("log") if "/commit/" in line])
+    ask("faults", faults)
+    os.environ["HF_TOKEN"] = token
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    if name == "disk full":
+        shutil.rmtree(study.dataset)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (3000, limits[1]))
+    said = push(repo)
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    os.environ["HF_TOKEN"] = "hf_secret"
+    ask("faults", {{}})
+    tries = len([line for line in ask("log") if "/commit/" in line]) - tries
+
+    def state():
+        files = ask(f"state/datasets/{{repo}}")
+        files.pop("SOMEBODY", None)
+        return "old" if files == old else "new" if files == new else "a mixture"
+
+    first = state()
+    again = push(repo)
+    found.append([name, tries, first, said.splitlines()[0], state()])
+print(json.dumps(found))
+"""
+
+
+def test_fault_matrix(hub, small):
+    """Prints the table of docs/hub.md."""
+    ok, cannot = "http", "nothing was published"
+    cases = {  # name: faults, token, state afterwards, what is said, state after a second push
+        "upload cut once": ({"put": ["cut"]}, "hf_secret", "new", ok, "new"),
+        "upload answered 503 twice": ({"put": ["503", "503"]}, "hf_secret", "new", ok, "new"),
+        "upload answered 429": ({"put": ["429"]}, "hf_secret", "new", ok, "new"),
+        "upload answered 503 for ever": ({"put": ["503"] * 999}, "hf_secret", "old", cannot, "new"),
+        "upload modes answered 503": ({"preupload": ["503"]}, "hf_secret", "new", ok, "new"),
+        "commit cut before it is made": ({"commit": ["cut"]}, "hf_secret", "new", ok, "new"),
+        "commit made, answer lost": ({"commit": ["drop"]}, "hf_secret", "new", ok, "new"),
+        "commit answered 429": ({"commit": ["429"]}, "hf_secret", "new", ok, "new"),
+        "commit answered 503 for ever": ({"commit": ["503"] * 99}, "hf_secret", "old", cannot, "new"),
+        "12 others commit first (412)": ({"commit": ["race"] * 12}, "hf_secret", "new", ok, "new"),
+        "making the repo cut once": ({"create": ["cut"]}, "hf_secret", "old", "; push again", "new"),
+        "disk full": ({}, "hf_secret", "old", "File too large", "new"),
+        "token without write rights": ({}, "hf_read", "old", "403", "new"),
+        "expired token": ({}, "hf_expired", "old", "401", "new"),
+        "no token": ({}, "", "old", "401", "new"),
+        "not/there": ({}, "hf_secret", "old", "403", "old"),
+        "other/taken": ({}, "hf_secret", "old", "403", "old"),
+    }
+    matrix = [(name, faults, token) for name, (faults, token, *_) in cases.items()]
+    rows = hub.python(MATRIX.format(recipe=small("tweets").recipe_file, matrix=matrix))
+    for name, tries, first, said, second in rows:
+        print(f"| {name} | {tries} | {first} | {said} | {second} |")
+        assert (first, second) == (cases[name][2], cases[name][4]), (name, said)
+        assert cases[name][3] in said
+        assert "hf_" not in said.replace("hf_recipes", "")
+
+
+@pytest.mark.slow
+def test_eight_writers_at_once_all_land(hub, small):
+    names = [f"study{i}" for i in range(8)]
+    command = [sys.executable, "-m", "hf_recipes.cli", "push", "dataset"]
+    writers = [
+        subprocess.Popen([*command, small(name).recipe_file, "--repo", "me/labels"], cwd=ROOT, env=hub.env)
+        for name in names
+    ]
+    assert [writer.wait() for writer in writers] == [0] * 8
+    card = hub.python(LOAD.format(configs=[]))["card"]
+    assert card.count("begin -->") == 8
+    assert card.count("config_name: ") == 16
+    held = hub.ask("state/datasets/me/labels")
+    assert len([path for path in held if path.startswith("data/")]) == 16
 
 
 def test_a_metric_becomes_a_space_that_evaluate_loads(hub):
@@ -312,3 +493,14 @@ def test_a_metric_becomes_a_space_that_evaluate_loads(hub):
     )
     assert value == pytest.approx(np.mean([0, 1]))
     assert "no metric module" in hub.cli("push", "metric", "metrics", "--owner", "me", code=2)
+
+
+@pytest.mark.slow
+def test_the_script_annotates_and_pushes_in_one_go(hub, tmp_path):
+    script = ROOT / "dataset_scripts" / "annotate_and_push.py"
+    command = [sys.executable, script, SAMPLE, "--model", LLM, "--instruction", "Is the tweet glad, sad or neither?"]
+    settings = ["--data.pool_size=30", "--data.test_size=5", "--annotate.dtype=float32", "--annotate.max_model_len=384"]
+    command += ["--repo", "me/labels", "--name", "tweets", *settings]
+    env = {**hub.env, "PYTHONPATH": str(ROOT)}
+    assert subprocess.run(command, check=False, cwd=tmp_path, env=env).returncode == 0
+    assert len(hub.python(LOAD.format(configs=["llm"]))["llm"]["train"]) == 27

@@ -54,3 +54,16 @@ def test_the_script_builds_it_byte_for_byte(tmp_path):
     built = {p.relative_to(tmp_path / "built"): p.read_bytes() for p in (tmp_path / "built").rglob("*") if p.is_file()}
     shipped = {p.relative_to(SAMPLE): p.read_bytes() for p in SAMPLE.rglob("*") if p.is_file()}
     assert built == shipped
+
+
+def test_news_are_built_with_their_official_splits_and_no_text_twice(tmp_path):
+    script = ROOT / "dataset_scripts" / "build_news.py"
+    subprocess.run([sys.executable, script, "reuters-r52", tmp_path / "r52"], check=True, capture_output=True)
+    from datasets import load_dataset
+
+    data = load_dataset(str(tmp_path / "r52"))
+    assert {name: len(split) for name, split in data.items()} == {"train": 6450, "test": 2547}
+    texts = [text for split in data.values() for text in split["text"]]
+    assert len(set(texts)) == len(texts)
+    assert len(set(data["train"]["label"])) == data["train"].features["label"].num_classes == 52
+    assert all(text.strip() for text in texts)

@@ -1,0 +1,61 @@
+# /// script
+# requires-python = ">=3.11"
+# dependencies = []
+# ///
+"""Labels a Hub data set with an open-weight LLM and pushes the labels back to the Hub as configs, in one go.
+
+With this project installed:
+
+    python dataset_scripts/annotate_and_push.py stanfordnlp/imdb --model Qwen/Qwen2.5-3B-Instruct \\
+        --instruction "Is each review positive or negative?" --repo me/imdb-labels
+
+without (ADDRESS: of this repository, as git+https://...; a GPU is taken for granted):
+
+    uv run --with "hf-recipes[vllm] @ ADDRESS" dataset_scripts/annotate_and_push.py ...
+
+on the Hub's own machines:
+
+    hf jobs uv run --flavor a10g-small --secrets HF_TOKEN --with "hf-recipes[vllm] @ ADDRESS" \\
+        dataset_scripts/annotate_and_push.py ...
+
+Any setting of a recipe can be given as well, as --data.pool_size=4000 --annotate.dtype=bfloat16
+--data.label_column=null --data.label_names="[yes, no]". It is the same as a recipe with these settings and
+`hf-recipes annotate`, `hf-recipes push dataset`; killed, it goes on where it was.
+"""
+
+import argparse
+import subprocess
+import sys
+from pathlib import Path
+
+import yaml
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", help="a Hub dataset id, or a local folder or file")
+    parser.add_argument("--model", required=True, help="the LLM: a Hub id or a folder")
+    parser.add_argument("--instruction", required=True, help="what the LLM is asked")
+    parser.add_argument("--repo", required=True, help="owner/name of the dataset repo to push to")
+    parser.add_argument("--name", help="of the study; that of the repo by default")
+    parser.add_argument("--private", action="store_true", help="make a new repo private")
+    parser.add_argument("--no-texts", action="store_true", help="publish ids, labels and probabilities alone")
+    args, settings = parser.parse_known_args()
+    name = args.name or args.repo.rpartition("/")[2]
+    recipe = Path("studies", f"{name}.yaml")
+    recipe.parent.mkdir(exist_ok=True)
+    content = {
+        "name": name,
+        "data": {"path": args.data},
+        "annotate": {"model": args.model, "prompt": {"instruction": args.instruction}},
+    }
+    recipe.write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True), encoding="utf-8")
+    flags = [flag for flag, given in (("--private", args.private), ("--no-texts", args.no_texts)) if given]
+    for command in (["annotate", recipe], ["push", "dataset", recipe, "--repo", args.repo, *flags]):
+        done = subprocess.run([sys.executable, "-m", "hf_recipes.cli", *map(str, command), *settings], check=False)
+        if done.returncode:
+            sys.exit(done.returncode)
+
+
+if __name__ == "__main__":
+    main()
