@@ -469,24 +469,33 @@ def _inferred(repo: str, revision: str, card: str, cache: str) -> list[dict[str,
 
 
 def _compare(bundle: Bundle, repo: str, revision: str, names: dict[str, str], cache: str) -> None:
-    """Reads the published configs back, and compares features, row ids and counts."""
-    from datasets import Features, load_dataset
+    """Reads back what `load_dataset` finds under each config's name, and compares features, row ids and counts."""
+    import fsspec
+    from datasets import Features, load_dataset_builder
 
+    compared: dict[str, Path] = {}  # the test split is that of all arms
     for config, splits in bundle.configs.items():
+        builder = load_dataset_builder(repo, names[config], revision=revision, cache_dir=cache)
+        found = {str(split): list(files) for split, files in (builder.config.data_files or {}).items()}
         for split, file in splits.items():
-            found = load_dataset(repo, names[config], split=split, revision=revision, streaming=True, cache_dir=cache)
-            local, column = pq.ParquetFile(file), "run" if config == "runs" else "id"
-            wanted = Features.from_arrow_schema(local.schema_arrow)
-            union = {name for other in splits.values() for name in pq.read_schema(other).names}
-            shown = {name: kind for name, kind in (found.features or {}).items() if name in wanted}
-            got = (row for batch in found.select_columns([column]).iter(10_000) for row in batch[column])
-            sent = (row for batch in local.iter_batches(columns=[column]) for row in batch[column].to_pylist())
-            same = all(one == other for one, other in zip_longest(got, sent))
-            if shown != dict(wanted) or set(found.features or ()) != union or not same:
+            [url] = found.get(split, [""])
+            if compared.get(url) == file:
+                continue
+            column = "run" if config == "runs" else "id"
+            with fsspec.open(url) as remote:
+                sent, got = pq.ParquetFile(file), pq.ParquetFile(remote)
+                ids = [
+                    (row for batch in one.iter_batches(columns=[column]) for row in batch[column].to_pylist())
+                    for one in (sent, got)
+                ]
+                schemas = [Features.from_arrow_schema(one.schema_arrow) for one in (sent, got)]
+                same = schemas[0] == schemas[1] and all(one == other for one, other in zip_longest(*ids))
+            if found.keys() != splits.keys() or not same:
                 raise UserError(
                     f"--repo {repo}: {names[config]} ({split}) at {revision} is not what was sent (other features, or "
                     "rows missing, added or in another order); push again"
                 )
+            compared[url] = file
 
 
 def pull_study(repo: str, folder: Path | None = None, name: str | None = None, revision: str | None = None) -> Path:

@@ -1,7 +1,8 @@
 """A Hub in miniature for the stock clients: repos with commits, branches and pull requests, LFS, in memory.
 
-    python tests/hub_server.py PORT
+    python tests/hub_server.py PORT [SECONDS]
 
+SECONDS: how long each answer takes at least, as on a network.
 It can be told to misbehave: POST /faults with what the next requests to a route (create, preupload, batch, put, commit,
 read) meet, as {"commit": ["drop", "503"]}; each is used up by one request. A status, as "503" or "429"; "cut": the
 connection ends before anything is done; "drop": after it is done; "stall": no answer for a minute; "race": somebody
@@ -291,6 +292,7 @@ def resolve(request, repo, revision, path):
 async def app(scope, receive, send):
     if scope["type"] != "http":
         return await Starlette()(scope, receive, send)
+    await anyio.sleep(DELAY)
     answer = await handle(Request(scope, receive))
     if answer is not None:
         return await answer(scope, receive, send)
@@ -300,4 +302,5 @@ async def app(scope, receive, send):
 
 if __name__ == "__main__":
     HOST = f"http://127.0.0.1:{sys.argv[1]}"
+    DELAY = float(sys.argv[2]) if len(sys.argv) > 2 else 0.0
     uvicorn.run(app, host="127.0.0.1", port=int(sys.argv[1]), log_level="critical")
