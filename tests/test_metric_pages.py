@@ -31,41 +31,46 @@ def browser():
         browser.close()
 
 
-@pytest.fixture
-def serve(tmp_path):
-    """Starts a page as its Space would, on a copy of its folder alone; returns its address."""
-    started = []
-
-    def start(name):
-        folder = shutil.copytree(ROOT / "metrics" / name, tmp_path / name)
+@pytest.fixture(scope="module")
+def addresses(tmp_path_factory):
+    """Starts every page as its Space would, each on a copy of its folder alone; their addresses, and where they log."""
+    root, pages, found = tmp_path_factory.mktemp("pages"), [], {}
+    for name in PAGES:
+        folder = shutil.copytree(ROOT / "metrics" / name, root / name)
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
         environment = {
             **os.environ,
             "GRADIO_SERVER_PORT": str(port),
-            "GRADIO_TEMP_DIR": str(tmp_path / "gradio"),
+            "GRADIO_TEMP_DIR": str(root / "gradio"),
             "GRADIO_ANALYTICS_ENABLED": "False",
         }
-        with (tmp_path / "log").open("w") as log:
-            process = subprocess.Popen(
-                [sys.executable, "app.py"], cwd=folder, env=environment, stdout=log, stderr=subprocess.STDOUT
-            )
-        started.append(process)
-        address = f"http://127.0.0.1:{port}"
+        found[name] = (f"http://127.0.0.1:{port}", root / f"{name}.log")
+        with found[name][1].open("w") as log:
+            command = [sys.executable, "app.py"]
+            pages.append(subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=subprocess.STDOUT))
+    yield found
+    for page in pages:
+        page.terminate()
+        page.wait()
+
+
+@pytest.fixture
+def serve(addresses):
+    """Waits for a page."""
+
+    def wait(name):
+        address, log = addresses[name]
         for _ in range(240):
-            assert process.poll() is None, (tmp_path / "log").read_text()
             try:
                 with urllib.request.urlopen(f"{address}/config", timeout=5):
                     return address
             except OSError:
                 time.sleep(0.25)
-        raise AssertionError((tmp_path / "log").read_text())
+        raise AssertionError(log.read_text())
 
-    yield start
-    for process in started:
-        process.terminate()
-        process.wait()
+    return wait
 
 
 @pytest.mark.parametrize("name", PAGES)

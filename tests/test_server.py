@@ -1,23 +1,16 @@
-"""The server engine: against scripted servers that misbehave on command, and once against the real one."""
+"""The server engine: against scripted servers that misbehave on command; test_end_to_end.py has the real one."""
 
 import json
 import logging
-import os
 import random
-import signal
 import socket
-import subprocess
-import sys
 import threading
 import time
-import urllib.request
-from collections import Counter
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import LLM, ROOT
 
 from hf_recipes.engines import EngineError, server_engine
 from hf_recipes.recipe import Annotate, UserError
@@ -489,85 +482,3 @@ if __name__ == "__main__":
     answers = [ask(settings, *arguments["questions"]) for settings in arguments["engines"]]
     Path(sys.argv[1]).write_text(json.dumps(answers))
 """
-
-
-@pytest.fixture
-def real_server(tmp_path):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    serve = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(LLM)]
-    settings = ["--dtype", "float32", "--enforce-eager", "--block-size", "32", "--max-model-len", "256"]
-    settings += ["--no-enable-chunked-prefill", "--max-num-batched-tokens", "4096", "--max-num-seqs", "64"]
-    environment = {
-        **os.environ,
-        "VLLM_CPU_KVCACHE_SPACE": "1",
-        "VLLM_CPU_OMP_THREADS_BIND": ",".join(map(str, sorted(os.sched_getaffinity(0)))),
-        "TORCH_COMPILE_DISABLE": "1",
-        "VLLM_NO_USAGE_STATS": "1",
-        "DO_NOT_TRACK": "1",
-        "VLLM_API_KEY": "k3y",
-    }
-    with (tmp_path / "server.log").open("w") as log:
-        server = subprocess.Popen(
-            [*serve, *settings, "--host", "127.0.0.1", "--port", str(port)],
-            env=environment,
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-        )
-    url = f"http://127.0.0.1:{port}"
-    try:
-        for _ in range(240):
-            try:
-                urllib.request.urlopen(f"{url}/health", timeout=2).close()
-                break
-            except OSError:
-                assert server.poll() is None, (tmp_path / "server.log").read_text()[-2000:]
-                time.sleep(1)
-        yield url
-    finally:
-        os.killpg(server.pid, signal.SIGKILL)
-        server.wait()
-
-
-def test_the_real_server_and_the_engine_in_this_process_agree(real_server, tmp_path, monkeypatch):
-    from transformers import AutoTokenizer
-
-    monkeypatch.setenv("VLLM_API_KEY", "k3y")
-    tokenizer = AutoTokenizer.from_pretrained(LLM)
-    texts = ["What a lovely day", "I hate waiting", "The bus leaves at nine", "meh", "so good " * 15, "Why??"]
-    prompts = [tokenizer(f"Is it positive, neutral or negative?\nText: {t}\nLabel:")["input_ids"] for t in texts * 3]
-    labels = [tokenizer.encode(word)[0] for word in (" positive", " neutral", " negative")]
-    tokens = [*labels, *range(1000, 1130)]
-    choices = ["positive", "neutral", "negative", "none of these"]
-    common = {"model": MODEL, "dtype": "float32", "max_model_len": 256, "prompt": {"instruction": "?"}}
-    engines = [{**common, "engine": "server", "base_url": real_server}, {**common, "engine": "vllm"}]
-    (tmp_path / "ask.py").write_text(ASK)
-    done = subprocess.run(
-        [sys.executable, str(tmp_path / "ask.py"), str(tmp_path / "answers.json")],
-        input=json.dumps({"engines": engines, "questions": [prompts, tokens, choices]}),
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    server, local = json.loads((tmp_path / "answers.json").read_text())
-    assert np.shape(server["scores"]) == (len(prompts), len(tokens))
-    np.testing.assert_allclose(server["scores"], local["scores"], atol=1e-4)
-    assert (np.exp(local["scores"]).sum(axis=1) < 1).all()
-    assert server["guided"] == local["guided"]
-    assert all(len(answer) == 1 and answer[0] in choices for answer in server["guided"])
-    assert all(len(answers) == 3 for answers in server["votes"] + local["votes"])
-    assert Counter(map(tuple, server["votes"])).most_common(1)[0][1] < len(prompts) / 2
-    assert not any("<|" in text for answers in server["votes"] for text in answers)
-
-    too_long = section(real_server, max_model_len=256)
-    scores, refused = server_engine.Engine(too_long, Path()).score([prompts[0], [5] * 400, prompts[1]], labels)
-    assert list(refused) == [1]
-    assert "256" in refused[1]
-    np.testing.assert_allclose(scores[[0, 2]], np.array(server["scores"])[[0, 1], :3], atol=1e-4)
-    monkeypatch.setenv("VLLM_API_KEY", "wrong")
-    with pytest.raises(UserError, match="does not take the key"):
-        server_engine.identity(section(real_server))
