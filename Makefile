@@ -10,7 +10,7 @@ demo: .venv/installed models/fetched
 	$(BIN)/hf-recipes run $(RECIPE)
 
 test: .venv/installed-dev .venv/browser models/fetched
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 # soaks: half an hour
 test-slow: .venv/installed-dev .venv/browser models/fetched

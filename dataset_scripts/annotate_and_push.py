@@ -20,7 +20,8 @@ on the Hub's own machines:
 
 Any setting of a recipe can be given as well, as --data.pool_size=4000 --annotate.dtype=bfloat16
 --data.label_column=null --data.label_names="[yes, no]". It is the same as a recipe with these settings and
-`hf-recipes annotate`, `hf-recipes push dataset`; killed, it goes on where it was.
+`hf-recipes annotate`, `hf-recipes push dataset`; killed, it goes on where it was, if the disk is still
+there. Whether the token may write is asked before anything is labelled.
 """
 
 import argparse
@@ -29,6 +30,8 @@ import sys
 from pathlib import Path
 
 import yaml
+from huggingface_hub import HfApi
+from huggingface_hub.errors import HfHubHTTPError
 
 
 def main():
@@ -41,6 +44,11 @@ def main():
     parser.add_argument("--private", action="store_true", help="make a new repo private")
     parser.add_argument("--no-texts", action="store_true", help="publish ids, labels and probabilities alone")
     args, settings = parser.parse_known_args()
+    try:
+        HfApi().create_repo(args.repo, repo_type="dataset", private=args.private or None, exist_ok=True)
+        HfApi().auth_check(args.repo, repo_type="dataset", write=True)
+    except HfHubHTTPError as error:
+        sys.exit(f"error: --repo {args.repo}: {error}")
     name = args.name or args.repo.rpartition("/")[2]
     recipe = Path("studies", f"{name}.yaml")
     recipe.parent.mkdir(exist_ok=True)

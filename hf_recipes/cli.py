@@ -191,10 +191,11 @@ def push_dataset(
     create_pr: Annotated[bool, typer.Option("--create-pr", help="Open a pull request.")] = False,
     prefix: Annotated[str | None, typer.Option("--prefix", help="What the configs' names begin with.")] = None,
     no_texts: Annotated[bool, typer.Option("--no-texts", help="Publish ids, labels and probabilities alone.")] = False,
+    accept_changes: Accept = False,
     verbose: Verbose = False,
 ) -> None:
     """The study as configs of a dataset repo, in one commit that leaves everything else there as it is."""
-    study = _open(context, recipe, False, verbose)
+    study = _open(context, recipe, accept_changes, verbose)
     from .hub import push_dataset as push
     from .quality import write_labels
 

@@ -17,8 +17,7 @@ import shutil
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from fnmatch import fnmatch
-from itertools import zip_longest
+from io import BytesIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -55,11 +54,13 @@ class Bundle:
         configs (`dict[str, dict[str, Path]]`): by config (without prefix) and split.
         others (`dict[str, Path]`): by name in the study's own folder of the repo.
         manifest (`dict`): the content of study.json, without what depends on the repo.
+        content (`str`): a hash of all these files.
     """
 
     configs: dict[str, dict[str, Path]]
     others: dict[str, Path]
     manifest: dict[str, Any]
+    content: str
 
 
 def push_dataset(
@@ -107,26 +108,25 @@ def push_dataset(
     if shown and not texts:
         raise UserError("--no-texts: annotate.prompt.examples are texts, and a recipe without them is another one")
     _make_repo(api, repo, private, branch, create_pr)
-    write_variants(study)
-    with TemporaryDirectory(prefix="hf-recipes-") as folder:
-        with study.lock():
-            bundle = _collect(study, Path(folder), texts)
+    with TemporaryDirectory(prefix="hf-recipes-") as folder, study.lock():
+        write_variants(study)
+        kept = pq.read_table(study.rows / "train.parquet", columns=["text"])["text"]
+        if texts and kept.null_count == len(kept):
+            raise UserError(f"{study.root}: was published without its texts; push it with --no-texts")
+        bundle = _collect(study, Path(folder), texts)
         cache = f"{folder}/cache"  # fresh: `datasets` falls back to what it once loaded from a repo of this name
-        said = "nothing was published"
+        address, commit, change = _commit(api, study, bundle, repo, branch, create_pr, prefix, cache)
         try:
-            address, commit, names = _commit(api, study, bundle, repo, branch, create_pr, prefix, cache)
-            said = f"published at {address}, but it could not be read back"
-            _compare(bundle, repo, commit, names, cache)
-        except UserError:
-            raise
+            _compare(api, bundle, repo, commit, change, cache)
         except Exception as error:  # the Hub's own errors, and all that a network can do
-            raise UserError(f"--repo {repo}: {said}: {first_line(error)}; push again") from None
+            raise UserError(f"--repo {repo}: published at {address}, but not read back: {first_line(error)}") from None
     return address
 
 
 def _make_repo(api: Any, repo: str, private: bool, branch: str, create_pr: bool) -> None:
     try:
-        api.create_repo(repo, repo_type="dataset", private=private, exist_ok=True)
+        # not private is not public: an organisation may have another default
+        api.create_repo(repo, repo_type="dataset", private=private or None, exist_ok=True)
         public = private and not api.repo_info(repo, repo_type="dataset").private
         if branch != "main" and not create_pr and not public:
             api.create_branch(repo, branch=branch, repo_type="dataset", exist_ok=True)
@@ -186,7 +186,8 @@ def _collect(study: Study, folder: Path, texts: bool) -> Bundle:
         **{"revisions": read_json(study.revisions_file), "rows": read_json(study.rows / "manifest.json")},
         **{"current": current, "passes": passes},
     }
-    return Bundle(configs, others, manifest)
+    files = {f"{config}/{split}": file for config, splits in configs.items() for split, file in splits.items()} | others
+    return Bundle(configs, others, manifest, make_key(**{name: hash_files(file) for name, file in files.items()}))
 
 
 ANNOTATIONS = pa.schema(
@@ -228,6 +229,8 @@ def _without_texts(source: Path, target: Path, keep_column: bool = False) -> Pat
 
 def _without_prompt(manifest: dict[str, Any]) -> dict[str, Any]:
     """What is known of a pass, but for the demonstrations, which are texts; of each a hash stays."""
+    if manifest["prompt"] == NOT_PUBLISHED:
+        return manifest
     ingredients = {name: value for name, value in manifest["ingredients"].items() if name not in ("frame", "per_text")}
     shown = [make_key(text=text) for text in ingredients["shown"]]
     return {**manifest, "prompt": NOT_PUBLISHED, "ingredients": {**ingredients, "shown": shown}}
@@ -243,161 +246,210 @@ def _without_feature(table: pa.Table, name: str) -> pa.Table:
     return table.drop_columns([name]).replace_schema_metadata(metadata)
 
 
+@dataclass(frozen=True)
+class Change:
+    """What a commit on top of `parent` is to hold.
+
+    Attributes:
+        files (`dict[str, Path | bytes]`): by their path in the repo.
+        stale (`list[str]`): files of the study that nobody needs any more.
+        names (`dict[str, str]`): of each config as it is published.
+        publication (`str`): a hash of all that the study says.
+    """
+
+    parent: str
+    files: dict[str, Path | bytes]
+    stale: list[str]
+    names: dict[str, str]
+    publication: str
+
+
 def _commit(
     api: Any, study: Study, bundle: Bundle, repo: str, branch: str, create_pr: bool, prefix: str | None, cache: str
-) -> tuple[str, str, dict[str, str]]:
-    """Commits the bundle; returns the commit's address and id, and the published name of each config."""
-    from huggingface_hub import CommitOperationAdd, CommitOperationDelete
+) -> tuple[str, str, Change]:
+    """Commits the bundle, made anew from what is there until it lands; returns the address and the commit.
 
-    home, lease = f"{OURS}/{study.recipe.name}", study.root / "published.json"
+    An answer that was lost needs no care on a branch: what has landed is no change at the next try. A pull request is
+    looked for before another one is opened.
+    """
+    cards: dict[str, str] = {}  # by prefix
+    others: set[str] | None = None  # the pull requests that were there
     races = troubles = 0
     while True:
-        info = api.repo_info(repo, repo_type="dataset", revision=branch)
-        head, there = info.sha, {file.rfilename for file in info.siblings}
-        card = _read(repo, "README.md", head)
-        mine = (read_json(lease) or {}).get(repo, [])
-        before = _read_before(study, bundle, repo, f"{home}/study.json", head, card, mine)
-        chosen = _choose_prefix(study, bundle, card, before, prefix, there)
-        names = {config: chosen + config for config in bundle.configs}
-        files: dict[str, Path | bytes] = {f"{home}/{name}": file for name, file in bundle.others.items()}
-        entries = []
-        for config, splits in bundle.configs.items():
-            entry: dict[str, Any] = {"config_name": names[config], "data_files": []}
-            for split, file in splits.items():
-                path = _path(chosen, config, split)
-                files[path] = file
-                entry["data_files"].append({"split": split, "path": path})
-            entries.append(entry)
-        content = {name: hash_files(file) for name, file in files.items() if isinstance(file, Path)}
-        said = {**bundle.manifest, "prefix": chosen, "configs": list(names.values()), "files": sorted(files)}
-        said["publication"] = make_key(content=content, manifest=said)
-        files[f"{home}/study.json"] = (json.dumps(said, indent=1, ensure_ascii=False) + "\n").encode()
-        made = make_card(
-            study, repo, chosen, bundle.manifest["texts"], list(bundle.configs), "results.json" in bundle.others
-        )
-        _check_patterns(card, before, files)
-        kept = [] if before or not there - {"README.md", ".gitattributes"} else _inferred(repo, head, card, cache)
-        files["README.md"] = merge_card(
-            card, study.recipe.name, entries, before.get("configs", []), kept, f"{chosen}llm", made
-        ).encode()
-        own = (f"data/{before.get('prefix', '')}", f"{home}/")
-        stale = {path for path in before.get("files", []) if path.startswith(own)} & there - files.keys()
-        pulls = {ref.target_commit for ref in _pulls(api, repo)} if create_pr else set()
-        operations: list[Any] = [
-            CommitOperationAdd(path, file if isinstance(file, bytes) else str(file)) for path, file in files.items()
-        ]
-        operations += [CommitOperationDelete(path) for path in sorted(stale)]
-        write_json(lease, {**(read_json(lease) or {}), repo: [*mine, said["publication"]][-9:]})
         try:
-            # a repo's .gitignore would leave out files that the card names
-            api.preupload_lfs_files(
-                repo,
-                [one for one in operations if isinstance(one, CommitOperationAdd)],
-                **{"repo_type": "dataset", "revision": branch, "create_pr": create_pr},
-                **{"free_memory": False, "gitignore_content": "# nothing is ignored"},
-            )
-            done = api.create_commit(
-                repo,
-                operations,
-                repo_type="dataset",
-                revision=branch,
-                parent_commit=head,
-                create_pr=create_pr,
-                commit_message=f"{study.recipe.name}: labels by {study.recipe.annotate.model}",
-                commit_description=f"hf-recipes {said['publication']}",
-            )
-            return done.pr_url or done.commit_url, done.pr_revision or done.oid, names
-        except Exception as error:  # refused, as somebody else has committed; or the answer was lost
+            change = _plan(api, study, bundle, repo, branch, prefix, cards, cache)
+            requests = _requests(api, repo) if create_pr else []
+            others = {ref.ref for ref in requests} if others is None else others
+            for ref in requests:
+                path = f"{OURS}/{study.recipe.name}/study.json"
+                if ref.ref not in others and _publication(repo, path, ref.target_commit) == change.publication:
+                    address = f"{api.endpoint}/datasets/{repo}/discussions/{ref.ref.rpartition('/')[2]}"
+                    return address, ref.target_commit, change
+            address, commit = _send(api, study, repo, branch, create_pr, change)
+            return address, commit, change
+        except UserError:
+            raise
+        except Exception as error:  # refused, as somebody else has committed; or all that a network can do
             trouble = error
-        landed = _landed(api, repo, branch, create_pr, f"{home}/study.json", said["publication"])
-        if landed is not None and landed not in {head, *pulls}:
-            return f"{api.endpoint}/datasets/{repo}/tree/{landed}", landed, names
         status = _status(trouble)
         raced = status in (409, 412)
         races, troubles = races + raced, troubles + (not raced)
         if status in (400, 401, 403, 404) or races == RACES or troubles == ATTEMPTS:
-            raise UserError(f"--repo {repo}: nothing was published: {first_line(trouble)}") from None
+            what = "published" if status < 500 else "published, as far as is known"
+            causes = dict.fromkeys(first_line(error) for error in (trouble, trouble.__cause__) if error)
+            mend = "" if status in (400, 401, 403, 404) else "; push again"
+            raise UserError(f"--repo {repo}: nothing was {what}: {': '.join(causes)}{mend}") from None
         time.sleep(random.uniform(0.5, 1) * (0.5 if raced else 2**troubles / 2))  # noqa: S311
 
 
-def _read_before(
-    study: Study, bundle: Bundle, repo: str, path: str, head: str, card: str, mine: list[str]
-) -> dict[str, Any]:
-    """What the repo says of a study of this name; empty if there is none.
-
-    Its `configs` are those that are still as it published them, and not somebody else's of the same name.
-
-    Raises:
-        UserError: it is another study, or somebody else has published it, or it has texts and this one may not.
-    """
-    before: dict[str, Any] = json.loads(_read(repo, path, head) or "{}")
-    if not before:
-        return before
-    if before["rows"]["key"] != bundle.manifest["rows"]["key"]:
-        raise UserError(f"--repo {repo}: holds another study named {study.recipe.name}; give this one another name")
-    if before["texts"] and not bundle.manifest["texts"]:
-        raise UserError(f"--no-texts: {repo} holds the texts already, also in its history; name another repo")
-    if before["publication"] not in mine:
+def _plan(
+    api: Any,
+    study: Study,
+    bundle: Bundle,
+    repo: str,
+    branch: str,
+    prefix: str | None,
+    cards: dict[str, str],
+    cache: str,
+) -> Change:
+    """The bundle merged with what is in the repo now."""
+    home = f"{OURS}/{study.recipe.name}"
+    info = api.repo_info(repo, repo_type="dataset", revision=branch)
+    head, there = info.sha, {file.rfilename for file in info.siblings}
+    card = _read(repo, "README.md", head)
+    before = _read_before(bundle, repo, f"{home}/study.json", head)
+    foreign = _foreign(card, before)
+    chosen = _choose_prefix(study, bundle, card, before, foreign, prefix, there)
+    names = {config: chosen + config for config in bundle.configs}
+    files: dict[str, Path | bytes] = {f"{home}/{name}": file for name, file in bundle.others.items()}
+    entries = []
+    for config, splits in bundle.configs.items():
+        paths = {split: _path(chosen, config, split) for split in splits}
+        files |= {paths[split]: file for split, file in splits.items()}
+        data_files = [{"split": split, "path": path} for split, path in paths.items()]
+        entries.append({"config_name": names[config], "data_files": data_files})
+    said = {**bundle.manifest, "prefix": chosen, "configs": list(names.values()), "files": sorted(files)}
+    said["publication"] = make_key(content=bundle.content, manifest=said)
+    files[f"{home}/study.json"] = (json.dumps(said, indent=1, ensure_ascii=False) + "\n").encode()
+    if caught := _claimed(foreign, files):
         raise UserError(
-            f"--repo {repo}: holds a {study.recipe.name} that was not published from {study.root}; go on from a pulled "
-            "copy of it (hf-recipes pull), or give this study another name"
+            f"--repo {repo}: its config '{caught[1]}' would take {caught[0]} for its own; name its data_files more "
+            "closely in README.md, or name another repo"
         )
+    if chosen not in cards:
+        measured = "results.json" in bundle.others
+        cards[chosen] = make_card(study, repo, chosen, bundle.manifest["texts"], list(bundle.configs), measured)
+    kept = [] if before or not there - {"README.md", ".gitattributes"} else _inferred(repo, head, card, cache)
+    ours = [name for name in before.get("configs", []) if name not in foreign]
+    merged = merge_card(card, study.recipe.name, entries, ours, kept, f"{chosen}llm", cards[chosen])
+    files["README.md"] = merged.encode()
+    own = (f"data/{before.get('prefix', '')}", f"{home}/")
+    stale = {path for path in before.get("files", []) if path.startswith(own)} & there - files.keys()
+    unused = sorted(path for path in stale if not _claimed(foreign, [path]))
+    return Change(head, files, unused, names, said["publication"])
 
-    def is_ours(entry: dict[str, Any]) -> bool:
-        given = entry.get("data_files")
-        paths = [one.get("path") if isinstance(one, dict) else one for one in given] if isinstance(given, list) else []
-        return bool(paths) and all(path in before["files"] for path in paths)
 
-    entries = {entry.get("config_name"): entry for entry in read_front(card).get("configs") or []}
-    kept = [name for name in before["configs"] if name not in entries or is_ours(entries[name])]
-    return {**before, "configs": kept}
+def _send(api: Any, study: Study, repo: str, branch: str, create_pr: bool, change: Change) -> tuple[str, str]:
+    """One commit, or a pull request; its address and id."""
+    from huggingface_hub import CommitOperationAdd, CommitOperationDelete
+
+    added = [
+        CommitOperationAdd(path, file if isinstance(file, bytes) else str(file)) for path, file in change.files.items()
+    ]
+    # a repo's .gitignore would leave out files that the card names
+    api.preupload_lfs_files(
+        repo,
+        added,
+        **{"repo_type": "dataset", "revision": branch, "create_pr": create_pr},
+        **{"free_memory": False, "gitignore_content": "# nothing is ignored"},
+    )
+    done = api.create_commit(
+        repo,
+        [*added, *(CommitOperationDelete(path) for path in change.stale)],
+        repo_type="dataset",
+        revision=branch,
+        parent_commit=change.parent,
+        create_pr=create_pr,
+        commit_message=f"{study.recipe.name}: labels by {study.recipe.annotate.model}",
+        commit_description=f"hf-recipes {change.publication}",
+    )
+    return done.pr_url or done.commit_url, done.pr_revision or done.oid
 
 
 def _status(error: BaseException) -> int:
-    """Of the answer that is the error; 500 where there was none."""
-    return int(getattr(getattr(error, "response", None), "status_code", 500))
+    """Of the answer that is the error or its cause; 400 of what the client refuses itself; 500 where there was none."""
+    for one in (error, error.__cause__):
+        if (answer := getattr(one, "response", None)) is not None:
+            return int(answer.status_code)
+    return 400 if isinstance(error, ValueError) else 500
 
 
-def _landed(api: Any, repo: str, branch: str, create_pr: bool, path: str, publication: str) -> str | None:
-    """The revision that holds this publication, if its answer was lost on the way and not the commit."""
-    branches = api.list_repo_refs(repo, repo_type="dataset").branches
-    for ref in _pulls(api, repo) if create_pr else [ref for ref in branches if ref.name == branch]:
-        if json.loads(_read(repo, path, ref.target_commit) or "{}").get("publication") == publication:
-            return str(ref.target_commit)
+def _read_before(bundle: Bundle, repo: str, path: str, head: str) -> dict[str, Any]:
+    """What the repo says of a study of this name; empty if there is none.
+
+    Raises:
+        UserError: it is damaged, or another study, or it has texts and this one may not.
+    """
+    try:
+        before: dict[str, Any] = json.loads(_read(repo, path, head) or "{}")
+        if not before:
+            return before
+        rows, texts, lists = before["rows"]["key"], before["texts"], (before["configs"], before["files"])
+        if not all(isinstance(one, list) for one in lists) or not re.fullmatch(PREFIX, before["prefix"]):
+            raise ValueError("no lists of configs and files, or no prefix")
+    except (LookupError, TypeError, AttributeError, ValueError) as error:
+        raise UserError(f"--repo {repo}: {path} is damaged ({first_line(error)}); mend or delete it") from None
+    if rows != bundle.manifest["rows"]["key"]:
+        raise UserError(f"--repo {repo}: holds another study of this name; give this one another name")
+    if texts and not bundle.manifest["texts"]:
+        raise UserError(f"--no-texts: {repo} holds the texts already, also in its history; name another repo")
+    return before
+
+
+def _foreign(card: str, before: dict[str, Any]) -> dict[str, list[str]]:
+    """The configs that are somebody else's, with the patterns of their files.
+
+    A config is the study's as long as it has a name that the study published, and no files but those that it published.
+    """
+    found = {}
+    for entry in read_front(card).get("configs") or []:
+        name, given = str(entry.get("config_name")), entry.get("data_files") or []
+        listed = [given] if isinstance(given, str) else list(given.values()) if isinstance(given, dict) else given
+        paths = [one.get("path") if isinstance(one, dict) else one for one in listed]
+        flat = [str(path) for one in paths for path in (one if isinstance(one, list) else [one])] or ["**"]
+        folder = str(entry.get("data_dir") or "").strip("/")
+        patterns = [f"{folder}/{path}" if folder else path.removeprefix("./") for path in flat]
+        if name not in before.get("configs", []) or not set(patterns) <= set(before["files"]):
+            found[name] = patterns
+    return found
+
+
+def _claimed(foreign: dict[str, list[str]], files: Iterable[str]) -> tuple[str, str] | None:
+    """A file that is among those of somebody else's config, and the config."""
+    from fsspec.utils import glob_translate
+
+    for name, patterns in foreign.items():
+        for pattern in patterns:
+            match = re.compile(glob_translate(pattern)).match
+            if caught := next(filter(match, files), None):
+                return caught, name
     return None
 
 
-def _pulls(api: Any, repo: str) -> list[Any]:
+def _requests(api: Any, repo: str) -> list[Any]:
     return api.list_repo_refs(repo, repo_type="dataset", include_pull_requests=True).pull_requests or []
+
+
+def _publication(repo: str, path: str, revision: str) -> Any:
+    try:
+        return json.loads(_read(repo, path, revision) or "{}").get("publication")
+    except (ValueError, AttributeError):  # anybody can open a pull request
+        return None
 
 
 def _path(prefix: str, config: str, split: str) -> str:
     """Where a split of a config lies in the repo; the test split is that of all arms."""
     return f"data/{prefix}{'test' if split == 'test' else config}/{split}-{SHARD}"
-
-
-def _check_patterns(card: str, before: dict[str, Any], files: Iterable[str]) -> None:
-    """No file of the study may become part of somebody else's config.
-
-    Raises:
-        UserError: it would.
-    """
-    for entry in read_front(card).get("configs") or []:
-        if entry.get("config_name") in before.get("configs", []):
-            continue
-        given = entry.get("data_files") or []
-        given = [
-            one.get("path") if isinstance(one, dict) else one for one in ([given] if isinstance(given, str) else given)
-        ]
-        patterns = [p for one in given for p in ([one] if isinstance(one, str) else one or [])]
-        if folder := entry.get("data_dir"):
-            patterns = [f"{folder}/{pattern}" for pattern in patterns or ["*"]]
-        caught = [file for file in files for pattern in patterns or ["*"] if fnmatch(file, pattern.removeprefix("./"))]
-        if caught:
-            raise UserError(
-                f"the repo's config '{entry.get('config_name')}' would take {caught[0]} for its own; name its "
-                "data_files more closely in README.md, or name another repo"
-            )
 
 
 def _read(repo: str, path: str, revision: str) -> str:
@@ -413,18 +465,24 @@ def _read(repo: str, path: str, revision: str) -> str:
 
 
 def _choose_prefix(
-    study: Study, bundle: Bundle, card: str, before: dict[str, Any], asked: str | None, there: set[str]
+    study: Study,
+    bundle: Bundle,
+    card: str,
+    before: dict[str, Any],
+    foreign: dict[str, list[str]],
+    asked: str | None,
+    there: set[str],
 ) -> str:
     """What the names of the configs begin with; none of them, and no file of theirs, may be somebody else's."""
-    front = read_front(card)
-    infos = front.get("dataset_info") or []
-    entries = [*(front.get("configs") or []), *([infos] if isinstance(infos, dict) else infos)]
-    others = {str(entry.get("config_name")) for entry in entries} - set(before.get("configs", []))
+    infos = read_front(card).get("dataset_info") or []
+    named = {str(entry.get("config_name")) for entry in ([infos] if isinstance(infos, dict) else infos)}
+    others = foreign.keys() | named - set(before.get("configs", []))
     files = there - set(before.get("files", []))
 
     def find_taken(prefix: str) -> list[str]:
         paths = {_path(prefix, config, split) for config, splits in bundle.configs.items() for split in splits}
-        return sorted(others & {prefix + config for config in bundle.configs}) + sorted(files & paths)
+        taken = files & paths | {path for path in paths if _claimed(foreign, [path]) and path in there}
+        return sorted(others & {prefix + config for config in bundle.configs}) + sorted(taken)
 
     prefix = before.get("prefix", "") if asked is None else asked
     taken = find_taken(prefix)
@@ -468,34 +526,28 @@ def _inferred(repo: str, revision: str, card: str, cache: str) -> list[dict[str,
     return [{"config_name": "default", "data_files": files}]
 
 
-def _compare(bundle: Bundle, repo: str, revision: str, names: dict[str, str], cache: str) -> None:
-    """Reads back what `load_dataset` finds under each config's name, and compares features, row ids and counts."""
-    import fsspec
-    from datasets import Features, load_dataset_builder
+def _compare(api: Any, bundle: Bundle, repo: str, revision: str, change: Change, cache: str) -> None:
+    """Whether the commit holds what was sent, to the byte, and `load_dataset` finds it under each config's name.
 
-    compared: dict[str, Path] = {}  # the test split is that of all arms
+    The hashes are those that the Hub gives for its files; equal bytes are equal features, rows and counts.
+    """
+    from datasets import load_dataset_builder
+    from huggingface_hub.utils.sha import git_hash, sha_fileobj
+
+    held = api.get_paths_info(repo, list(change.files), repo_type="dataset", revision=revision)
+    found = {one.path: one.lfs.sha256 if one.lfs else one.blob_id for one in held}
+    for path, file in change.files.items():
+        with BytesIO(file) if isinstance(file, bytes) else file.open("rb") as content:
+            large = len(found.get(path, "")) == 64  # kept as LFS: sha256; else what git calls it
+            if found.get(path) != (sha_fileobj(content).hex() if large else git_hash(content.read())):
+                raise ValueError(f"{path} at {revision} is not what was sent")
     for config, splits in bundle.configs.items():
-        builder = load_dataset_builder(repo, names[config], revision=revision, cache_dir=cache)
-        found = {str(split): list(files) for split, files in (builder.config.data_files or {}).items()}
-        for split, file in splits.items():
-            [url] = found.get(split, [""])
-            if compared.get(url) == file:
-                continue
-            column = "run" if config == "runs" else "id"
-            with fsspec.open(url) as remote:
-                sent, got = pq.ParquetFile(file), pq.ParquetFile(remote)
-                ids = [
-                    (row for batch in one.iter_batches(columns=[column]) for row in batch[column].to_pylist())
-                    for one in (sent, got)
-                ]
-                schemas = [Features.from_arrow_schema(one.schema_arrow) for one in (sent, got)]
-                same = schemas[0] == schemas[1] and all(one == other for one, other in zip_longest(*ids))
-            if found.keys() != splits.keys() or not same:
-                raise UserError(
-                    f"--repo {repo}: {names[config]} ({split}) at {revision} is not what was sent (other features, or "
-                    "rows missing, added or in another order); push again"
-                )
-            compared[url] = file
+        name = change.names[config]
+        builder = load_dataset_builder(repo, name, revision=revision, cache_dir=cache)
+        given = {str(split): list(paths) for split, paths in (builder.config.data_files or {}).items()}
+        places = {split: [path.rpartition(f"@{revision}/")[2] for path in paths] for split, paths in given.items()}
+        if places != {split: [_path(name.removesuffix(config), config, split)] for split in splits}:
+            raise ValueError(f"load_dataset finds other files as {name} at {revision}: {places}")
 
 
 def pull_study(repo: str, folder: Path | None = None, name: str | None = None, revision: str | None = None) -> Path:
@@ -551,7 +603,6 @@ def pull_study(repo: str, folder: Path | None = None, name: str | None = None, r
             raise ValueError("a prefix that is none")
         with whole_folder(folder) as made:
             _unpack(where, home, said, recipe, made)
-            write_json(made / "published.json", {repo: [said["publication"]]})
     except (LookupError, TypeError, AttributeError, ValueError, OSError) as error:
         if isinstance(error, UserError):
             raise
@@ -612,7 +663,9 @@ def push_metric(folder: Path, owner: str, private: bool = False) -> str:
         raise UserError(f"{folder}: no metric module; it needs {name}.py and README.md")
     api: Any = HfApi()
     try:
-        made = api.create_repo(f"{owner}/{name}", repo_type="space", space_sdk="gradio", private=private, exist_ok=True)
+        made = api.create_repo(
+            f"{owner}/{name}", repo_type="space", space_sdk="gradio", private=private or None, exist_ok=True
+        )
         info = api.repo_info(made.repo_id, repo_type="space")
         there = {file.rfilename for file in info.siblings} - {"README.md", ".gitattributes"}
         if there and f"{name}.py" not in there:

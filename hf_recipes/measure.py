@@ -278,7 +278,7 @@ def without_nan(value: Any) -> Any:
 
 
 def _notes(work: Work) -> list[str]:
-    shared = len((set(work.pool.texts) & set(work.test.texts)) - {"None", None})  # of a study published without texts
+    shared = len(set(work.pool.texts) & set(work.test.texts))
     if not shared:
         return work.notes
     return [

@@ -16,6 +16,11 @@ os.environ.update(
     MPLCONFIGDIR=f"{_HOME.name}/matplotlib",
 )
 
+# of several workers each has a core of its own, and so have the processes that its tests start
+if _worker := os.environ.get("PYTEST_XDIST_WORKER"):
+    _cores = sorted(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, {_cores[int(_worker.removeprefix("gw")) % len(_cores)]})
+
 import pytest  # noqa: E402
 from hypothesis import settings  # noqa: E402
 

@@ -3,11 +3,11 @@
     python tests/hub_server.py PORT [SECONDS]
 
 SECONDS: how long each answer takes at least, as on a network.
-It can be told to misbehave: POST /faults with what the next requests to a route (create, preupload, batch, put, commit,
-read) meet, as {"commit": ["drop", "503"]}; each is used up by one request. A status, as "503" or "429"; "cut": the
-connection ends before anything is done; "drop": after it is done; "stall": no answer for a minute; "race": somebody
-else commits first. GET /log: what was asked. GET /state/KIND/OWNER/NAME: the files at main, by hash, with the repo's
-name left out.
+It can be told to misbehave: POST /faults with what the next requests to a route (create, revision, preupload, batch,
+put, commit, read) meet, as {"commit": ["drop", "503"]}; each is used up by one request. A status, as "503" or "429";
+"cut": the connection ends before anything is done; "drop": after it is done; "stall": nothing is done for a minute;
+"late": it is done, and no answer for a minute; "race": somebody else commits first. GET /log: what was asked.
+GET /state/KIND/OWNER/NAME: the files at main, by hash, with the repo's name left out.
 
 Whose token is hf_secret is `me`; hf_read may read only, hf_other is `other`, no other token is known.
 """
@@ -110,6 +110,8 @@ async def handle(request: Request) -> Response | None:
         headers = {"Retry-After": "1"} if fault == "429" else {}
         return JSONResponse({"error": "the server has a bad day"}, int(fault), headers=headers)
     answer = await serve(request, parts, body, fault)
+    if fault == "late":
+        await anyio.sleep(60)
     return None if fault == "drop" else answer
 
 
@@ -137,7 +139,7 @@ async def serve(request, parts, body, fault):  # noqa: PLR0911
     if repo is None or (repo.private and not mine):
         return fail(404, "RepoNotFound", "Repository not found")
     pull = request.query_params.get("create_pr") in ("1", "true")
-    if rest and rest[0] in ("commit", "branch") and (role == "read" or not (mine or pull)):
+    if rest and (rest[0] in ("commit", "branch") or rest[-1] == "write") and (role == "read" or not (mine or pull)):
         return fail(403, "", "Forbidden: this token has no write rights to the repository")
     if parts[0] == "api":
         return await api(request, repo, kind, name, rest, body, pull, fault)
@@ -169,6 +171,8 @@ def lfs(name, asked):
 
 async def api(request, repo, kind, name, rest, body, pull, fault):  # noqa: PLR0911
     what = rest[0] if rest else "revision"
+    if what == "auth-check":
+        return JSONResponse({})
     if what == "branch":
         if rest[1] in repo.refs:
             return JSONResponse({"error": "Reference already exists"}, 409)
