@@ -1,10 +1,13 @@
 """Arms: for each source of training labels, the label of every row, from annotations and gold.
 
-All arms train on the same rows. What an arm ranks or draws, it ranks or draws within the rows of the run.
+All arms start from the same rows; some leave rows out. What an arm ranks or draws, it ranks or draws within the rows of
+the run; what it draws is drawn anew for each subset seed, unless its name says fixed.
 """
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 from scipy.special import logsumexp
@@ -12,8 +15,8 @@ from scipy.special import logsumexp
 from .annotate import Annotations
 from .calibrate import ON_GOLD, Calibration, calibrate, not_enough_gold
 from .data import NO_GOLD, Rows, hash_order
-from .recipe import Annotate
-from .votes import NO_VOTE
+from .recipe import Annotate, ArmName
+from .votes import NO_VOTE, aggregate, flipped, majority
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,11 @@ class Pool:
         """The LLM's labels, of shape `(n,)`; ties go to the first class."""
         return self.probs.argmax(axis=1)
 
+    @cached_property
+    def aggregated(self) -> np.ndarray:
+        """What all passes say together by Dawid & Skene 1979, of shape `(n, K)`."""
+        return aggregate(self.votes, len(self.label_names))
+
     @property
     def entropy(self) -> np.ndarray:
         """The LLM's uncertainty, -sum p ln p in nats, of shape `(n,)`, in [0, ln K]."""
@@ -74,15 +82,22 @@ class Labels:
     """Training labels of some rows.
 
     Attributes:
+        rows (`np.ndarray` of shape `(n,)`): the rows' indices in the pool; an arm may leave rows out, or repeat some.
         targets (`np.ndarray` of shape `(n, K)`): the loss of a row is -sum_k target_k ln p_k. A hard label is one at
             its class, a soft one a distribution. A weight multiplies its row. Targets may be negative: with the label
             y' of every text, and the label y of texts audited at random with probability pi, the target
             (1 - R / pi) y' + (R / pi) y, R being 1 for audited texts, gives the loss under y without bias.
-        from_gold (`np.ndarray` of shape `(n,)`, bool): which of them are gold labels: the arm's gold ledger.
+        from_gold (`np.ndarray` of shape `(n,)`, bool): which of them cost a gold label.
     """
 
+    rows: np.ndarray
     targets: np.ndarray
     from_gold: np.ndarray
+
+    @property
+    def gold_labels(self) -> int:
+        """The arm's gold ledger: how many gold labels it trains on."""
+        return len(np.unique(self.rows[self.from_gold]))
 
     @property
     def labels(self) -> np.ndarray:
@@ -151,61 +166,112 @@ def _calibration_rows(rows: Rows, labelled: np.ndarray, section: Annotate) -> np
     return np.sort(labelled[order[:wanted]])
 
 
-def _gold(pool: Pool, rows: np.ndarray, share: float, seed: int) -> np.ndarray:
-    return np.ones(len(rows), dtype=bool)
-
-
-def _llm(pool: Pool, rows: np.ndarray, share: float, seed: int) -> np.ndarray:
-    return np.zeros(len(rows), dtype=bool)
-
-
-def _most_uncertain(pool: Pool, rows: np.ndarray, share: float, seed: int) -> np.ndarray:
+def _most_uncertain(pool: Pool, rows: np.ndarray, count: int) -> np.ndarray:
     ids = np.array([pool.ids[i] for i in rows])
     ranked = np.lexsort((ids, -pool.entropy[rows]))  # ties by id
-    return np.isin(np.arange(len(rows)), ranked[: _budget(rows, share)])
+    return np.isin(np.arange(len(rows)), ranked[:count])
 
 
-def _at_random(pool: Pool, rows: np.ndarray, share: float, seed: int) -> np.ndarray:
-    drawn = hash_order([pool.ids[i] for i in rows], f"random-replace:{seed}")
-    return np.isin(np.arange(len(rows)), drawn[: _budget(rows, share)])
+def _drawn(pool: Pool, rows: np.ndarray, count: int, seed: str) -> np.ndarray:
+    order = hash_order([pool.ids[i] for i in rows], seed)
+    return np.isin(np.arange(len(rows)), order[:count])
 
 
-def _budget(rows: np.ndarray, share: float) -> int:
-    return round(share * len(rows))
+def _by_class(pool: Pool, rows: np.ndarray, choose: Callable[[np.ndarray, int], np.ndarray]) -> np.ndarray:
+    """What `choose(rows of a class, class)` marks among the rows of each class that the LLM gave."""
+    found = np.zeros(len(rows), dtype=bool)
+    for k in range(len(pool.label_names)):
+        places = np.flatnonzero(pool.llm[rows] == k)
+        found[places] = choose(rows[places], k)
+    return found
 
 
-#: Which of a run's rows take their label from gold; the others take the LLM's.
-FROM_GOLD: dict[str, Callable[[Pool, np.ndarray, float, int], np.ndarray]] = {
-    "gold": _gold,
-    "llm": _llm,
-    "llm-soft": _llm,
-    "llm-entropy-replace": _most_uncertain,  # Lu & Smith 2025, section 4: the top share by entropy
-    "llm-random-replace": _at_random,  # its control: as many, drawn anew for each seed
-}
+def _matched(pool: Pool, rows: np.ndarray, like: np.ndarray, seed: str) -> np.ndarray:
+    """As many of each class that the LLM gave as `like` has, at random."""
+    counts = np.bincount(pool.llm[rows][like], minlength=len(pool.label_names))
+    return _by_class(pool, rows, lambda some, k: _drawn(pool, some, counts[k], seed))
 
 
-SOFT = ("llm-soft",)  # the LLM's distribution in place of its label (Hinton et al. 2015, at temperature 1)
+def _flips(pool: Pool, rows: np.ndarray) -> np.ndarray:
+    return flipped(pool.votes[rows])
 
 
-def training_labels(arm: str, pool: Pool, rows: np.ndarray, share: float, seed: int) -> Labels:
+def _corrupted(pool: Pool, rows: np.ndarray, seed: str) -> np.ndarray:
+    """Gold labels with the LLM's confusions: each changed by chance alone, whatever its text."""
+    classes = len(pool.label_names)
+    confusion = np.zeros((classes, classes))
+    np.add.at(confusion, (pool.gold, pool.llm), 1)
+    bounds = np.cumsum(confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1), axis=1)
+    hashed = (hashlib.blake2b(f"{seed}\0{pool.ids[i]}".encode(), digest_size=8).digest() for i in rows)
+    chance = np.array([int.from_bytes(one) for one in hashed]) / 2**64
+    return np.minimum((chance[:, None] >= bounds[pool.gold[rows]]).sum(axis=1), classes - 1)
+
+
+def training_labels(  # noqa: PLR0911, PLR0912  (an arm a case)
+    arm: ArmName, pool: Pool, rows: np.ndarray, share: float, seed: int
+) -> Labels:
     """The labels on which a run trains.
 
     Args:
         arm (`str`):
-            A key of `FROM_GOLD`.
+            Its name; docs/arms.md says what each is for.
         pool (`Pool`):
             The usable rows.
         rows (`np.ndarray` of shape `(size,)`):
             Indices of the run's rows in the pool.
         share (`float`):
-            The share of labels that the replacing arms take from gold, in (0, 1).
+            The share of rows that the replacing and dropping arms replace or drop, in (0, 1).
         seed (`int`):
-            The run's subset seed; the random control is drawn anew for each.
+            The run's subset seed.
 
     Returns:
-        `Labels`, in the order of `rows`.
+        `Labels`, in the order of `rows`, without those that the arm leaves out.
     """
-    from_gold = FROM_GOLD[arm](pool, rows, share, seed)
-    if arm in SOFT:
-        return Labels(pool.probs[rows], from_gold)
-    return Labels(np.eye(len(pool.label_names))[np.where(from_gold, pool.gold[rows], pool.llm[rows])], from_gold)
+    count, size = round(share * len(rows)), len(rows)
+    none = np.zeros(size, dtype=bool)
+    classes = np.eye(len(pool.label_names))
+
+    def replaced(chosen: np.ndarray, others: np.ndarray = pool.llm[rows]) -> Labels:
+        return Labels(rows, classes[np.where(chosen, pool.gold[rows], others)], chosen)
+
+    def dropped(chosen: np.ndarray) -> Labels:
+        return Labels(rows[~chosen], classes[pool.llm[rows[~chosen]]], none[~chosen])
+
+    def gold(some: np.ndarray) -> Labels:
+        return Labels(some, classes[pool.gold[some]], np.ones(len(some), dtype=bool))
+
+    match arm:
+        case "gold":
+            return gold(rows)
+        case "llm":
+            return replaced(none)
+        case "llm-soft":  # the distribution in place of the label (Hinton et al. 2015, at temperature 1)
+            return Labels(rows, pool.probs[rows], none)
+        case "llm-majority":
+            return replaced(none, majority(pool.votes[rows], len(classes)))
+        case "llm-dawid-skene":
+            return replaced(none, pool.aggregated[rows].argmax(axis=1))
+        case "llm-entropy-replace":  # Lu & Smith 2025, section 4: the top share by entropy
+            return replaced(_most_uncertain(pool, rows, count))
+        case "llm-random-replace":
+            return replaced(_drawn(pool, rows, count, f"random-replace:{seed}"))
+        case "llm-matched-replace":
+            return replaced(_matched(pool, rows, _most_uncertain(pool, rows, count), f"matched-replace:{seed}"))
+        case "llm-flip-replace":  # Lu & Smith 2025, section 4: what flips when prompted otherwise
+            return replaced(_flips(pool, rows))
+        case "llm-flip-random-replace":
+            return replaced(_drawn(pool, rows, int(_flips(pool, rows).sum()), f"flip-random-replace:{seed}"))
+        case "llm-entropy-drop":
+            return dropped(_most_uncertain(pool, rows, count))
+        case "llm-balanced-drop":
+            return dropped(_by_class(pool, rows, lambda some, _: _most_uncertain(pool, some, round(share * len(some)))))
+        case "llm-random-drop":
+            return dropped(_drawn(pool, rows, count, f"random-drop:{seed}"))
+        case "gold-only":  # the gold labels that a replacing arm has, and no others: as many epochs
+            return gold(rows[:count])
+        case "gold-only-long":  # and as many optimiser steps
+            return gold(np.resize(rows[:count], size))
+        case "noise-fixed":
+            return Labels(rows, classes[_corrupted(pool, rows, "noise")], ~none)
+        case "noise-redrawn":
+            return Labels(rows, classes[_corrupted(pool, rows, f"noise:{seed}")], ~none)

@@ -6,10 +6,10 @@ from itertools import product
 import numpy as np
 
 from .data import hash_order
-from .recipe import Grid, UserError
+from .recipe import ArmName, Grid, UserError
 
 #: Arms whose training labels do not depend on the annotation pass.
-WITHOUT_PASS = ("gold",)
+WITHOUT_PASS = ("gold", "gold-only", "gold-only-long")
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Run:
         annotation_pass (`int`): the pass that labels the rows.
     """
 
-    arm: str
+    arm: ArmName
     size: int
     name: str
     subset_seed: int
@@ -38,7 +38,7 @@ class Run:
         return f"{self.arm}/n{self.size}/{self.name}"
 
 
-def make_run(grid: Grid, arm: str, size: int, levels: dict[str, int]) -> Run:
+def make_run(grid: Grid, arm: ArmName, size: int, levels: dict[str, int]) -> Run:
     """A run by the place in `grid.seeds` of each source that varies; the others keep the first seed.
 
     Args:
@@ -75,12 +75,12 @@ def all_runs(grid: Grid) -> list[Run]:
     return list(dict.fromkeys([*paired, *crossed]))
 
 
-def paired_runs(grid: Grid, arm: str, size: int) -> list[Run]:
+def paired_runs(grid: Grid, arm: ArmName, size: int) -> list[Run]:
     """An arm's runs at a size, one for each seed, in their order; a seed sets all sources that vary."""
     return [make_run(grid, arm, size, dict.fromkeys(grid.vary, level)) for level in range(len(grid.seeds))]
 
 
-def crossed_runs(grid: Grid, arm: str) -> dict[tuple[int, ...], Run]:
+def crossed_runs(grid: Grid, arm: ArmName) -> dict[tuple[int, ...], Run]:
     """Every combination of the first seeds of each source that varies, at the largest size.
 
     Returns:
@@ -95,7 +95,7 @@ def crossed_runs(grid: Grid, arm: str) -> dict[tuple[int, ...], Run]:
     }
 
 
-def crossed_sources(grid: Grid, arm: str) -> list[str]:
+def crossed_sources(grid: Grid, arm: ArmName) -> list[str]:
     """The sources of chance that an arm has, of those that the grid varies."""
     return [source for source in grid.vary if source != "pass" or arm not in WITHOUT_PASS]
 

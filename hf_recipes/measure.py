@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -11,21 +11,26 @@ from .annotate import shown_rows
 from .components import disagreement, variances
 from .data import Rows
 from .grid import all_runs, crossed_runs, crossed_sources, paired_runs
-from .recipe import UserError
+from .recipe import CONTROLS, ArmName, UserError
 from .study import Study, hash_files, hash_ids, make_key, read_json, write_json
 from .train import Work
 
 LEVEL = 0.95
 DELTA = 0.01  # of macro-F1: the gain that would still be worth doubling the training texts for
-Predictions = dict[tuple[str, int], np.ndarray]  # by arm and size, class indices of shape (R, n)
+Predictions = dict[tuple[ArmName, int], np.ndarray]  # by arm and size, class indices of shape (R, n)
 FIGURES = ("accuracy", "macro_f1", "pairwise_disagreement")
-#: Which arm is set against which: the cost of LLM labels, what each mitigation buys, and whether more than its control.
-PAIRS = (
+#: Which arm is set against which: what LLM labels cost; what each mitigation buys, and whether more than its control,
+#: or than the gold labels alone; and whether the cost is that of systematic errors, or of as many at random.
+PAIRS: tuple[tuple[ArmName, ArmName], ...] = (
     ("llm", "gold"),
-    ("llm-soft", "llm"),
-    ("llm-entropy-replace", "llm"),
-    ("llm-random-replace", "llm"),
-    ("llm-entropy-replace", "llm-random-replace"),
+    *((arm, "llm") for arm in get_args(ArmName) if arm not in ("gold", "llm", "noise-fixed", "noise-redrawn")),
+    *CONTROLS.items(),
+    ("llm-entropy-replace", "llm-matched-replace"),
+    ("llm-entropy-replace", "gold-only"),
+    ("llm-entropy-replace", "gold-only-long"),
+    ("llm", "noise-fixed"),
+    ("noise-fixed", "gold"),
+    ("noise-redrawn", "noise-fixed"),
 )
 
 
@@ -227,7 +232,7 @@ def _plateaus(arms: list[dict[str, Any]], predictions: Predictions, test: Rows) 
     }
     half = sizes[-1] // 2 if sizes[-1] % 2 == 0 and sizes[-1] // 2 in sizes else None
 
-    def influence(name: str, size: int) -> np.ndarray:
+    def influence(name: ArmName, size: int) -> np.ndarray:
         given = {"predictions": predictions[name, size], "references": test.gold, "num_classes": len(test.label_names)}
         return np.array(scored.compute(**given, return_items=True)["macro_f1_influence"])
 

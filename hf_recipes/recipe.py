@@ -13,7 +13,39 @@ from typing import Annotated, Any, Literal, get_args
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-ArmName = Literal["gold", "llm", "llm-soft", "llm-entropy-replace", "llm-random-replace"]
+ArmName = Literal[
+    "gold",
+    "llm",
+    "llm-soft",
+    "llm-majority",
+    "llm-dawid-skene",
+    "llm-entropy-replace",
+    "llm-random-replace",
+    "llm-matched-replace",
+    "llm-flip-replace",
+    "llm-flip-random-replace",
+    "llm-entropy-drop",
+    "llm-balanced-drop",
+    "llm-random-drop",
+    "gold-only",
+    "gold-only-long",
+    "noise-fixed",
+    "noise-redrawn",
+]
+#: Without its control beside it, a mitigation's gain is no result.
+CONTROLS: dict[ArmName, ArmName] = {
+    "llm-entropy-replace": "llm-random-replace",
+    "llm-flip-replace": "llm-flip-random-replace",
+    "llm-entropy-drop": "llm-random-drop",
+    "llm-balanced-drop": "llm-random-drop",
+}
+#: How many annotation passes an arm wants.
+PASSES: dict[ArmName, int] = {
+    "llm-majority": 2,
+    "llm-flip-replace": 2,
+    "llm-flip-random-replace": 2,
+    "llm-dawid-skene": 3,
+}
 Source = Literal["subset", "init", "order", "pass"]
 
 
@@ -193,7 +225,7 @@ class Crossed(Section):
 class Grid(Section):
     """What is compared: every arm at every size with every seed. Subsets of one seed are nested."""
 
-    arms: list[ArmName] = Field(list(get_args(ArmName)), min_length=1)
+    arms: list[ArmName] = Field(["gold", "llm", "llm-soft", "llm-entropy-replace", "llm-random-replace"], min_length=1)
     sizes: Annotated[list[Annotated[int, Field(gt=1)]], Field(min_length=1)]
     seeds: Annotated[list[Annotated[int, Field(ge=0, lt=2**32)]], Field(min_length=2)]
     vary: list[Source] = Field(
@@ -204,7 +236,9 @@ class Grid(Section):
     crossed: Crossed | None = Field(
         None, description="further runs at the largest size, which tell how much each source of chance brings"
     )
-    replace_share: float = Field(0.25, gt=0, lt=1, description="share of labels that the replacing arms take from gold")
+    replace_share: float = Field(
+        0.25, gt=0, lt=1, description="share of rows that arms take from gold, or drop; gold-only trains on these alone"
+    )
 
     @field_validator("arms", "sizes", "seeds", "vary")
     @classmethod
@@ -223,8 +257,15 @@ class Grid(Section):
         for arm in ("gold", "llm"):
             if arm not in self.arms:
                 raise ValueError(f"arms must name '{arm}': every other arm is compared with gold and llm")
-        if ("llm-entropy-replace" in self.arms) != ("llm-random-replace" in self.arms):
-            raise ValueError("arms must name llm-entropy-replace and llm-random-replace, its control, or neither")
+        partial = [arm for arm in self.arms if arm.endswith("-drop") or arm.startswith("gold-only")]
+        if partial and not 0 < round(self.replace_share * self.sizes[0]) < self.sizes[0]:
+            raise ValueError(
+                f"replace_share {self.replace_share} of {self.sizes[0]} texts is none or all: nothing is left for "
+                f"{partial[0]}; change replace_share or sizes"
+            )
+        for arm, control in CONTROLS.items():
+            if arm in self.arms and control not in self.arms:
+                raise ValueError(f"arms must name {control} beside {arm}: its control")
         if self.crossed:
             if len(self.vary) == 1:
                 raise ValueError("crossed wants two sources or more in vary")
@@ -294,6 +335,12 @@ class Recipe(Section):
                 f"grid.vary names pass: {len(self.grid.seeds)} seeds want as many annotation passes, and there are "
                 f"{len(self.annotate.passes) + 1}; add to annotate.passes"
             )
+        passes = self.annotate.all_passes()
+        for arm in self.grid.arms if self.grid else []:
+            different = {one.model for one in passes} if arm == "llm-dawid-skene" else passes
+            if len(different) < PASSES.get(arm, 1):
+                what = "passes of different models" if arm == "llm-dawid-skene" else "annotation passes"
+                raise ValueError(f"grid.arms names {arm}, which wants {PASSES[arm]} {what}; add to annotate.passes")
         if self.grid and self.data.label_column is None:
             raise ValueError(
                 "data.label_column is null, and without gold there is nothing to compare with; leave out grid and train"

@@ -9,21 +9,56 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader
 
+from .recipe import CONTROLS, ArmName
 from .study import Study, hash_files, make_key, write_text
 
 TEMPLATES = Path(__file__).parent / "templates"
-COLOURS = {  # Okabe & Ito: told apart by the colour-blind
+COLOURS = {  # Okabe & Ito's and Tol's: told apart by the colour-blind
     "gold": "#000000",
     "llm": "#D55E00",
     "llm-soft": "#E69F00",
     "llm-entropy-replace": "#0072B2",
     "llm-random-replace": "#009E73",
+    "llm-matched-replace": "#66C2A5",
+    "llm-majority": "#CC79A7",
+    "llm-dawid-skene": "#AA4499",
+    "llm-flip-replace": "#56B4E9",
+    "llm-flip-random-replace": "#117733",
+    "llm-entropy-drop": "#882255",
+    "llm-balanced-drop": "#CC6677",
+    "llm-random-drop": "#999933",
+    "gold-only": "#777777",
+    "gold-only-long": "#AAAAAA",
+    "noise-fixed": "#F0E442",
+    "noise-redrawn": "#DDCC77",
 }
 SOURCES = {
     "subset": "the training texts",
     "init": "the first weights of the head",
     "order": "the order of batches and dropout",
     "pass": "the annotation passes",
+}
+MITIGATIONS: dict[ArmName, tuple[str, str, str]] = {
+    "llm-entropy-replace": (
+        "Gold labels for the {count} most uncertain of {top} texts",
+        "as many at random",
+        "Choosing by entropy rather than at random",
+    ),
+    "llm-flip-replace": (
+        "Gold labels for the {count} of {top} texts on which the passes differ",
+        "as many at random",
+        "Choosing by flips rather than at random",
+    ),
+    "llm-entropy-drop": (
+        "Leaving out the most uncertain of {top} texts",
+        "as many at random",
+        "Choosing by entropy rather than at random",
+    ),
+    "llm-balanced-drop": (
+        "Leaving out the most uncertain of each class among {top} texts",
+        "as many at random",
+        "Choosing by entropy rather than at random",
+    ),
 }
 ONE_SIDED = 0.9  # share of one class above which an annotator hardly tells texts apart
 FIGURES = {
@@ -84,6 +119,17 @@ def gold_labels(arm: dict[str, Any]) -> int:
 def components_of(found: dict[str, Any]) -> list[tuple[str, str, str]]:
     """The rows of the table of sources: a name, and the keys of its disagreement and of its variance component."""
     return [*((SOURCES[name], name, name) for name in found["sources"]), ("all of them", "all", "total")]
+
+
+def _noise(differences: dict[tuple[str, str, str, int], Any], top: int) -> str:
+    """Whether LLM labels do more harm than as many errors at random."""
+    score, churn = (differences["llm", "noise-fixed", figure, top] for figure in ("macro_f1", "pairwise_disagreement"))
+    return (
+        "Gold labels made wrong at random, as often and between the same classes as the LLM's, say what wrong labels "
+        f"do whatever they are. LLM labels differ from them by {_signed(score)} of macro-F1, {_judge(score)}, and by "
+        f"{_signed(churn)} in the share of test texts on which two runs disagree, {_judge(churn)}: this much is the "
+        "work of errors that go by the text."
+    )
 
 
 def how_made(study: Study, annotator: dict[str, Any]) -> str:
@@ -180,15 +226,18 @@ def describe(results: dict[str, Any]) -> dict[str, Any]:
     gains = {plateau["arm"]: plateau for plateau in results["plateaus"]}
     if "llm" in gains and "gold" in gains:
         findings.append(("More texts.", _more_texts(gains["llm"], gains["gold"])))
-    if (pair := ("llm-entropy-replace", "llm-random-replace", "macro_f1", top)) in differences:
-        replaced = arms["llm-entropy-replace", top]["gold_train_labels"][0]
-        text = (
-            f"Gold labels for the {replaced} most uncertain of {top:,} texts change macro-F1 by "
-            f"{_signed(differences['llm-entropy-replace', 'llm', 'macro_f1', top])} against LLM labels alone; as "
-            f"many at random by {_signed(differences['llm-random-replace', 'llm', 'macro_f1', top])}. Choosing by "
-            f"entropy rather than at random: {_signed(differences[pair])}, {_judge(differences[pair])}."
-        )
-        findings.append(("The mitigation.", text))
+    for arm, (what, alike, choice) in MITIGATIONS.items():
+        if (pair := (arm, CONTROLS[arm], "macro_f1", top)) in differences:
+            count = f"{arms[arm, top]['gold_train_labels'][0]}"
+            text = (
+                f"{what.format(count=count, top=f'{top:,}')} changes macro-F1 by "
+                f"{_signed(differences[arm, 'llm', 'macro_f1', top])} against LLM labels alone; {alike} by "
+                f"{_signed(differences[CONTROLS[arm], 'llm', 'macro_f1', top])}. {choice}: "
+                f"{_signed(differences[pair])}, {_judge(differences[pair])}."
+            )
+            findings.append((f"The mitigation ({arm}).", text))
+    if ("llm", "noise-fixed", "macro_f1", top) in differences:
+        findings.append(("Systematic or random.", _noise(differences, top)))
     for found in results["components"]:
         findings.append((f"Sources of chance ({found['arm']}).", _sources(found)))
     spread = llm["macro_f1_sd_interval"]

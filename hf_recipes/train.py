@@ -108,7 +108,7 @@ class Work:
         return self._orders[run.subset_seed][: run.size]
 
     def labels(self, run: Run) -> Labels:
-        """The run's training labels, in the order of `subset(run)`."""
+        """The rows that the run trains on, out of `subset(run)`, and their labels."""
         share, pool = self._study.grid.replace_share, self.pool.of_pass(run.annotation_pass)
         return training_labels(run.arm, pool, self.subset(run), share, run.subset_seed)
 
@@ -125,8 +125,11 @@ class Work:
         return self._keys[run]
 
     def _make_key(self, run: Run, environment: dict[str, Any]) -> str:
-        rows, targets = self.subset(run), self.labels(run).targets
-        content = [hash_ids(self.pool.ids[i] for i in rows), hashlib.sha256(targets.tobytes()).hexdigest()]
+        labels = self.labels(run)
+        content = [
+            hash_ids(self.pool.ids[i] for i in labels.rows),
+            hashlib.sha256(labels.targets.tobytes()).hexdigest(),
+        ]
         checked = zip(self.validation, self.validation_labels(run), strict=True)
         validation = hash_ids(f"{self.pool.ids[i]} {label}" for i, label in checked)
         seeds = {"init": run.init_seed, "order": run.order_seed}
@@ -431,7 +434,8 @@ class _Trainer:
         work, settings = self.work, self.study.training
         team = self.accelerator.num_processes
         at_once = -(-settings.batch_size // (settings.gradient_accumulation_steps * team))
-        train = Texts(self._tokens, self._places[work.subset(run)], work.labels(run).targets)
+        labels = work.labels(run)
+        train = Texts(self._tokens, self._places[labels.rows], labels.targets)
         classes = np.eye(len(work.pool.label_names))
         checked = Texts(self._tokens, self._places[work.validation], classes[work.validation_labels(run)])
         key = work.key(run)
@@ -551,9 +555,9 @@ class _Trainer:
                 "seed": run.name,
                 "seeds": {"subset": run.subset_seed, "init": run.init_seed, "order": run.order_seed},
                 "annotation_pass": run.annotation_pass,
-                "gold_train_labels": int(labels.from_gold.sum()),
+                "gold_train_labels": labels.gold_labels,
                 "gold_validation_labels": len(work.validation) if settings.validation_labels == "gold" else 0,
-                "train_label_accuracy": float((labels.labels == work.pool.gold[work.subset(run)]).mean()),
+                "train_label_accuracy": float((labels.labels == work.pool.gold[labels.rows]).mean()),
                 "curves": {name: values for name, values in vars(fitted.curves).items() if values},
                 "train": settings.model_dump(mode="json"),
                 "environment": work.environment,

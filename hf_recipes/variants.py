@@ -13,6 +13,7 @@ from .annotate import load_annotations
 from .arms import build_pool, training_labels
 from .data import NO_GOLD, Rows, load_rows
 from .quality import describe as describe_labels
+from .recipe import ArmName
 from .report import cell, describe
 from .study import Study, hash_files, hash_ids, make_key, read_json, versions, whole_folder, write_json, write_text
 from .votes import flipped
@@ -61,7 +62,7 @@ class _Content:
         rows, self.test = load_rows(study)
         self.annotations = load_annotations(study, rows)
         self.pool = build_pool(rows, self.annotations, with_gold=recipe.grid is not None)
-        self.arms: list[str] = list(recipe.grid.arms) if recipe.grid else ["llm"]
+        self.arms: list[ArmName] = list(recipe.grid.arms) if recipe.grid else ["llm"]
         self.share = recipe.grid.replace_share if recipe.grid else 0.0
         pool, test = self.pool, self.test
         self.key = make_key(
@@ -91,22 +92,24 @@ def _write_split(folder: Path, split: str, columns: tuple[dict[str, Any], Any]) 
     Dataset.from_dict(values, features=features).to_parquet(folder / f"{split}-00000-of-00001.parquet")
 
 
-def _train_columns(arm: str, content: _Content) -> tuple[dict[str, Any], Any]:
+def _train_columns(arm: ArmName, content: _Content) -> tuple[dict[str, Any], Any]:
     from datasets import ClassLabel, Features, List, Value
 
     pool = content.pool
     labels = training_labels(arm, pool, np.arange(len(pool.ids)), content.share, SEED)
     classes = ClassLabel(names=pool.label_names)
+    rows, first = np.unique(labels.rows, return_index=True)
+    source = "noise" if arm.startswith("noise-") else "gold"
     values = {
-        "id": pool.ids,
-        "text": pool.texts,
-        "label": labels.labels,
-        "label_source": np.where(labels.from_gold, "gold", "llm"),
-        "gold": pool.gold,
-        "llm_label": pool.llm,
-        "llm_probs": list(pool.probs),
-        "entropy": pool.entropy,
-        "covered": pool.covered,
+        "id": [pool.ids[i] for i in rows],
+        "text": [pool.texts[i] for i in rows],
+        "label": labels.labels[first],
+        "label_source": np.where(labels.from_gold[first], source, "llm"),
+        "gold": pool.gold[rows],
+        "llm_label": pool.llm[rows],
+        "llm_probs": list(pool.probs[rows]),
+        "entropy": pool.entropy[rows],
+        "covered": pool.covered[rows],
     }
     features = Features(
         {
@@ -122,7 +125,7 @@ def _train_columns(arm: str, content: _Content) -> tuple[dict[str, Any], Any]:
         }
     )
     if pool.votes.shape[1] > 1:
-        values |= {"votes": list(pool.votes), "flipped": flipped(pool.votes)}
+        values |= {"votes": list(pool.votes[rows]), "flipped": flipped(pool.votes[rows])}
         features |= {"votes": List(classes, length=pool.votes.shape[1]), "flipped": Value("bool")}
     return values, features
 

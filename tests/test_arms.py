@@ -1,23 +1,26 @@
 """Arms: same rows, same budgets, and the right labels replaced."""
 
+from typing import get_args
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from hf_recipes.annotate import Annotations
-from hf_recipes.arms import FROM_GOLD, Pool, build_pool, entropy, training_labels
+from hf_recipes.arms import Pool, build_pool, entropy, training_labels
 from hf_recipes.calibrate import Calibration
 from hf_recipes.data import NO_GOLD, Rows, row_ids
 from hf_recipes.grid import check_sizes, make_run, permutation
-from hf_recipes.recipe import Annotate, Prompt, UserError
+from hf_recipes.recipe import Annotate, ArmName, Prompt, UserError
 
 
 def make_pool(n=60, classes=3, seed=0):
     rng = np.random.default_rng(seed)
     texts = [f"text {i}" for i in range(n)]
     probs = rng.dirichlet(np.ones(classes), n)
-    gold, votes = rng.integers(classes, size=n), probs.argmax(axis=1)[:, None]
+    gold, others = rng.integers(classes, size=n), rng.integers(classes, size=(n, 2))
+    votes = np.column_stack([probs.argmax(axis=1), others])
     none = Calibration("none", 1.0, {}, np.zeros(0, int))
     return Pool(
         row_ids("train", texts), texts, list("abc")[:classes], gold, probs[None], np.ones((1, n)), votes, [none], 0
@@ -27,22 +30,74 @@ def make_pool(n=60, classes=3, seed=0):
 SECTION = Annotate(model="m", prompt=Prompt(instruction=""), calibration="none")
 
 
-@given(st.integers(2, 60), st.integers(0, 5), st.floats(0.05, 0.95))
-def test_all_arms_train_on_the_same_rows_and_mitigation_and_control_spend_the_same_gold(size, seed, share):
-    pool = make_pool()
+POOL = make_pool()
+
+
+@given(st.integers(10, 60), st.integers(0, 5), st.floats(0.1, 0.9))
+def test_every_arm_labels_rows_of_the_run_and_mitigation_and_control_spend_the_same_gold(size, seed, share):
+    pool = POOL
     rows = permutation(pool.ids, seed)[:size]
-    labels = {arm: training_labels(arm, pool, rows, share, seed) for arm in FROM_GOLD}
+    labels = {arm: training_labels(arm, pool, rows, share, seed) for arm in get_args(ArmName)}
+    for found in labels.values():
+        assert set(found.rows) <= set(rows)
+        assert found.targets.sum(axis=1) == pytest.approx(1)
+        assert len(found.targets) == len(found.from_gold) == len(found.rows)
     assert labels["gold"].labels.tolist() == pool.gold[rows].tolist()
     assert labels["llm"].labels.tolist() == pool.llm[rows].tolist()
     budget = round(share * size)
-    for arm in ("llm-entropy-replace", "llm-random-replace"):
-        taken = labels[arm].from_gold
-        assert taken.sum() == budget
-        assert (labels[arm].labels[taken] == pool.gold[rows][taken]).all()
-        assert (labels[arm].labels[~taken] == pool.llm[rows][~taken]).all()
+    for arm in ("llm-entropy-replace", "llm-random-replace", "llm-matched-replace", "gold-only", "gold-only-long"):
+        found = labels[arm]
+        taken = found.from_gold
+        assert found.gold_labels == budget
+        assert (found.labels[taken] == pool.gold[found.rows][taken]).all()
+        assert (found.labels[~taken] == pool.llm[found.rows][~taken]).all()
     uncertain = labels["llm-entropy-replace"].from_gold
-    if 0 < budget < size:
-        assert pool.entropy[rows][uncertain].min() >= pool.entropy[rows][~uncertain].max()
+    assert pool.entropy[rows][uncertain].min() >= pool.entropy[rows][~uncertain].max()
+    assert len(labels["gold-only-long"].rows) == size
+    given = [np.bincount(pool.llm[rows][labels[f"llm-{name}-replace"].from_gold]) for name in ("entropy", "matched")]
+    assert given[0].tolist() == given[1].tolist()
+    assert labels["llm-flip-replace"].gold_labels == labels["llm-flip-random-replace"].gold_labels
+    votes = pool.votes[rows]
+    assert labels["llm-flip-replace"].from_gold.tolist() == (votes != votes[:, :1]).any(axis=1).tolist()
+
+
+@given(st.integers(10, 60), st.integers(0, 5), st.floats(0.1, 0.9))
+def test_droppers_keep_the_most_certain_rows_with_the_llms_labels_and_spend_nothing(size, seed, share):
+    pool = POOL
+    rows = permutation(pool.ids, seed)[:size]
+    by_entropy, by_class, by_chance = (
+        training_labels(f"llm-{name}-drop", pool, rows, share, seed) for name in ("entropy", "balanced", "random")
+    )
+    assert len(by_entropy.rows) == len(by_chance.rows) == size - round(share * size)
+    for found in (by_entropy, by_class, by_chance):
+        assert found.labels.tolist() == pool.llm[found.rows].tolist()
+        assert found.gold_labels == 0
+    gone = np.setdiff1d(rows, by_entropy.rows)
+    assert pool.entropy[by_entropy.rows].max() <= pool.entropy[gone].min()
+    for k in range(3):
+        of_class = (pool.llm[rows] == k).sum()
+        assert (pool.llm[by_class.rows] == k).sum() == of_class - round(share * of_class)
+
+
+def test_noise_has_the_llms_confusions_and_is_drawn_once_or_for_each_run():
+    pool = make_pool(4000)
+    rows = np.arange(4000)
+    fixed, redrawn = (
+        [training_labels(f"noise-{how}", pool, rows, 0.25, seed).labels for seed in (0, 1)]
+        for how in ("fixed", "redrawn")
+    )
+    assert fixed[0].tolist() == fixed[1].tolist()
+    assert redrawn[0].tolist() != redrawn[1].tolist()
+    for drawn in (*fixed, *redrawn):
+        for j in range(3):
+            of_class = pool.gold == j
+            ours, theirs = (np.bincount(some[of_class], minlength=3) / of_class.sum() for some in (drawn, pool.llm))
+            assert np.abs(ours - theirs).max() < 5 * np.sqrt(0.25 / of_class.sum())
+        wrong = [drawn != pool.gold, pool.llm != pool.gold]
+        together = (wrong[0] & wrong[1]).mean()  # by chance alone, not on the same texts
+        assert abs(together - wrong[0].mean() * wrong[1].mean()) < 0.05
+    part = permutation(pool.ids, 3)[:100]
+    assert training_labels("noise-fixed", pool, part, 0.25, 9).labels.tolist() == fixed[0][part].tolist()
 
 
 @given(st.integers(0, 20))

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from contextlib import suppress
+from typing import get_args
 
 import numpy as np
 import psutil
@@ -18,9 +19,12 @@ from test_annotate import engine  # noqa: F401  (a fixture)
 
 from hf_recipes.annotate import annotate
 from hf_recipes.grid import all_runs, make_run
-from hf_recipes.recipe import UserError
+from hf_recipes.measure import measure
+from hf_recipes.recipe import CONTROLS, ArmName, UserError
+from hf_recipes.report import write_report
 from hf_recipes.study import read_json
 from hf_recipes.train import Work, check_training, failed_runs, forget_failures, runs_left, train
+from hf_recipes.variants import write_variants
 
 SETTINGS = [
     *("--data.pool_size=120", "--data.test_size=30", "--annotate.prompt.shots_per_class=1"),
@@ -82,8 +86,6 @@ def test_the_same_key_gives_the_same_bits_whatever_ran_before(annotated):
 
 
 def test_runs_of_another_machine_are_measured_and_not_taken_for_ones_own(annotated, monkeypatch):
-    from hf_recipes.measure import measure
-
     study = annotated("--grid.sizes=[20]", "--grid.arms=[gold, llm]", "--grid.seeds=[0, 1]")
     train(study)
     monkeypatch.setattr("hf_recipes.train.cpu_threads", lambda: 99)
@@ -195,6 +197,34 @@ def test_soft_labels_are_the_distribution_and_validation_rows_are_trained_on_by_
     text = work.test.texts[0]
     told = {one["label"]: one["score"] for one in kept([text])[0]}
     assert [told[name] for name in work.test.label_names] == pytest.approx(predictions(study, run)[0], abs=1e-5)
+
+
+def test_every_arm_trains_and_stands_beside_its_control_in_dataset_results_and_report(annotated):
+    arms = [arm for arm in get_args(ArmName) if arm != "llm-dawid-skene"]
+    study = annotated(
+        *(f"--grid.arms={json.dumps(arms)}", "--grid.sizes=[20]", "--grid.seeds=[0, 1]"),
+        "--annotate.passes=[{prompt: {seed: 5}}]",
+    )
+    assert train(study) == {}
+    spent = {run.arm: read_json(study.run(run) / "run.json")["gold_train_labels"] for run in all_runs(study.grid)}
+    assert {spent[arm] for arm in ("llm-entropy-replace", "llm-random-replace", "gold-only", "gold-only-long")} == {5}
+    assert spent["llm-entropy-drop"] == spent["llm-majority"] == 0
+    steps = {run.arm: read_json(study.run(run) / "run.json")["curves"]["step"] for run in all_runs(study.grid)}
+    assert (steps["gold-only"], steps["gold-only-long"], steps["llm-random-drop"]) == ([1], [3], [2])
+    write_variants(study)
+    results = measure(study)
+    pairs = {(one["arm"], one["against"]) for one in results["comparisons"]}
+    assert {pair for pair in CONTROLS.items() if set(pair) <= set(arms)} <= pairs
+    assert ("llm", "noise-fixed") in pairs
+    write_report(study, results)
+    said = (study.report / "report.md").read_text()
+    assert "**Systematic or random.**" in said
+    assert "**The mitigation (llm-balanced-drop).**" in said
+    kept = pq.read_table(next((study.dataset / "data" / "llm-entropy-drop").iterdir()))
+    whole = pq.read_table(next((study.dataset / "data" / "llm").iterdir()))
+    assert len(kept) == len(whole) - round(0.25 * len(whole))
+    noise = pq.read_table(next((study.dataset / "data" / "noise-fixed").iterdir()))
+    assert set(noise["label_source"].to_pylist()) == {"noise"}
 
 
 def test_a_size_beyond_the_gold_rows_is_refused_before_anything_is_launched(annotated):
