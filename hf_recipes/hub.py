@@ -30,7 +30,7 @@ import yaml
 from .annotate import CONTENT_FREE_FILE
 from .card import merge_card, read_front
 from .grid import all_runs
-from .measure import is_measured
+from .measure import measure
 from .parts import Parts
 from .recipe import Recipe, UserError, first_line
 from .study import FORMAT, Study, hash_files, make_key, read_json, whole_folder, write_json, write_text
@@ -175,7 +175,9 @@ def _collect(study: Study, folder: Path, texts: bool) -> Bundle:
     for name in ("train", "test"):
         file = study.rows / f"{name}.parquet"
         others[f"rows-{name}.parquet"] = file if texts else _without_texts(file, folder / f"rows-{name}.parquet", True)
-    measured = bool(wanted) and trained == wanted and is_measured(study)
+    measured = bool(wanted) and trained == wanted
+    if measured:
+        measure(study)
     reports = [study.labels_file, *([study.results_file] if measured else [])]
     others |= {file.name: file for file in reports if file.exists()}
     recipe = yaml.safe_load(study.recipe_file.read_text(encoding="utf-8"))

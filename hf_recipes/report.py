@@ -40,22 +40,22 @@ SOURCES = {
 }
 MITIGATIONS: dict[ArmName, tuple[str, str, str]] = {
     "llm-entropy-replace": (
-        "Gold labels for the {count} most uncertain of {top} texts",
+        "Gold labels for the {count} most uncertain of {top} texts change",
         "as many at random",
         "Choosing by entropy rather than at random",
     ),
     "llm-flip-replace": (
-        "Gold labels for the {count} of {top} texts on which the passes differ",
+        "Gold labels for the {count} of {top} texts on which the passes differ change",
         "as many at random",
         "Choosing by flips rather than at random",
     ),
     "llm-entropy-drop": (
-        "Leaving out the most uncertain of {top} texts",
+        "Leaving out the most uncertain of {top} texts changes",
         "as many at random",
         "Choosing by entropy rather than at random",
     ),
     "llm-balanced-drop": (
-        "Leaving out the most uncertain of each class among {top} texts",
+        "Leaving out the most uncertain of each class among {top} texts changes",
         "as many at random",
         "Choosing by entropy rather than at random",
     ),
@@ -230,7 +230,7 @@ def describe(results: dict[str, Any]) -> dict[str, Any]:
         if (pair := (arm, CONTROLS[arm], "macro_f1", top)) in differences:
             count = f"{arms[arm, top]['gold_train_labels'][0]}"
             text = (
-                f"{what.format(count=count, top=f'{top:,}')} changes macro-F1 by "
+                f"{what.format(count=count, top=f'{top:,}')} macro-F1 by "
                 f"{_signed(differences[arm, 'llm', 'macro_f1', top])} against LLM labels alone; {alike} by "
                 f"{_signed(differences[CONTROLS[arm], 'llm', 'macro_f1', top])}. {choice}: "
                 f"{_signed(differences[pair])}, {_judge(differences[pair])}."
