@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 from .annotate import shown_rows
 from .components import disagreement, variances
 from .data import Rows
-from .grid import all_runs, crossed_runs, crossed_sources, paired_runs
+from .grid import WITHOUT_PASS, all_runs, crossed_runs, crossed_sources, paired_runs
 from .recipe import CONTROLS, ArmName, UserError
 from .study import Study, hash_files, hash_ids, make_key, read_json, write_json
 from .train import Work
@@ -139,7 +139,7 @@ def _measure_arms(study: Study, work: Work, predictions: Predictions) -> Iterato
             "arm": arm,
             "size": size,
             "gold_train_labels": [record["gold_train_labels"] for record in records],
-            "gold_prompt_labels": 0 if arm == "gold" else spent,
+            "gold_prompt_labels": 0 if arm in WITHOUT_PASS else spent,
             "gold_validation_labels": records[0]["gold_validation_labels"],
             "train_label_accuracy": [record["train_label_accuracy"] for record in records],
             **scores.compute(**given),
