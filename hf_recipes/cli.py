@@ -6,6 +6,7 @@ import subprocess
 import sys
 from contextlib import suppress
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -344,9 +345,13 @@ def _check(code: int) -> None:
         raise SystemExit(code if 0 < code < 256 else 1)
 
 
-def _interrupted(*_: object) -> None:
+def _interrupted(_: int, frame: FrameType | None) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # once is enough
     typer.echo("\ninterrupted; what is done stays, run again to go on", err=True)
+    while frame:
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            os._exit(130)  # native code that is just being imported takes an exception for the end of the world
+        frame = frame.f_back
     raise SystemExit(130)
 
 

@@ -512,6 +512,20 @@ def test_ctrl_c_at_any_time_and_again_ends_with_one_line(wait, stand_in, tmp_pat
     assert output.strip().splitlines()[-1] == INTERRUPTED
 
 
+def test_ctrl_c_while_something_is_imported_raises_nothing_in_it(tmp_path):
+    """torch's native parts abort the process when an exception comes up in their import."""
+    (tmp_path / "hit.py").write_text("import os, signal, time\nos.kill(os.getpid(), signal.SIGINT)\ntime.sleep(5)\n")
+    code = (
+        "import signal\nfrom hf_recipes.cli import _interrupted\nsignal.signal(signal.SIGINT, _interrupted)\n"
+        "try:\n    import hit\nexcept BaseException:\n    print('raised')\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{tmp_path}"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, check=False, capture_output=True, text=True, timeout=60
+    )
+    assert (done.returncode, done.stdout, done.stderr.strip()) == (130, "", INTERRUPTED)
+
+
 def test_ctrl_c_in_mid_work_keeps_what_is_done(stand_in, tmp_path, make_study):
     child = stand_in(tmp_path / "study", arguments=[*SMALL, "--data.pool_size=2500"])
     study = make_study(*SMALL, "--data.pool_size=2500")
