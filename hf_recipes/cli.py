@@ -30,6 +30,7 @@ Accept = Annotated[
     bool, typer.Option("--accept-changes", help="Use the study folder although its recipe differs: redo what changed.")
 ]
 Verbose = Annotated[bool, typer.Option("--verbose", help="Show what vLLM, transformers and the rest have to say.")]
+Retry = Annotated[bool, typer.Option("--retry-failed", help="Try the runs again that failed.")]
 DEATHS = [-signal.SIGKILL, -signal.SIGSEGV, -signal.SIGABRT, -signal.SIGBUS]  # memory ran out, or a crash
 BAD_INPUT = 2  # the exit code of a step that says itself what the user can mend
 MAX_DEATHS = 3  # in a row, without a text labelled between them
@@ -57,7 +58,13 @@ def options(
 
 
 @app.command(context_settings=SETTINGS)
-def run(context: typer.Context, recipe: RecipeFile, accept_changes: Accept = False, verbose: Verbose = False) -> None:
+def run(
+    context: typer.Context,
+    recipe: RecipeFile,
+    accept_changes: Accept = False,
+    verbose: Verbose = False,
+    retry_failed: Retry = False,
+) -> None:
     """All steps in turn; what is done is not redone."""
     study = _open(context, recipe, accept_changes, verbose)
     from .data import open_rows, usable_at_most
@@ -81,8 +88,10 @@ def run(context: typer.Context, recipe: RecipeFile, accept_changes: Accept = Fal
         return
     from .measure import measure
     from .report import print_summary, write_report
-    from .train import runs_left
+    from .train import forget_failures, runs_left
 
+    if retry_failed:
+        forget_failures(study)
     if runs_left(study):
         _launch_training(study, recipe, context.args)
     results = measure(study)
@@ -91,12 +100,14 @@ def run(context: typer.Context, recipe: RecipeFile, accept_changes: Accept = Fal
 
 
 @app.command(context_settings=SETTINGS)
-def plan(context: typer.Context, recipe: RecipeFile, verbose: Verbose = False) -> None:
+def plan(
+    context: typer.Context, recipe: RecipeFile, accept_changes: Accept = False, verbose: Verbose = False
+) -> None:
     """What would run, what is done, and about how long the rest takes; starts and writes nothing."""
-    logs.set_up(verbose)
+    study = _open(context, recipe, accept_changes, verbose)
     from .plan import print_plan
 
-    print_plan(Study(load_recipe(recipe, context.args)))
+    print_plan(study)
 
 
 @app.command(context_settings=SETTINGS)
@@ -137,7 +148,7 @@ def train(
     recipe: RecipeFile,
     accept_changes: Accept = False,
     verbose: Verbose = False,
-    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Try the runs again that failed.")] = False,
+    retry_failed: Retry = False,
 ) -> None:
     """The grid of runs, under `accelerate launch`."""
     study = _open(context, recipe, accept_changes, verbose)
@@ -191,7 +202,10 @@ def push_dataset(
     revision: Annotated[str | None, typer.Option("--revision", help="A branch; main by default.")] = None,
     create_pr: Annotated[bool, typer.Option("--create-pr", help="Open a pull request.")] = False,
     prefix: Annotated[str | None, typer.Option("--prefix", help="What the configs' names begin with.")] = None,
-    no_texts: Annotated[bool, typer.Option("--no-texts", help="Publish ids, labels and probabilities alone.")] = False,
+    texts: Annotated[
+        bool | None,
+        typer.Option("--texts/--no-texts", help="--no-texts: publish ids, labels and probabilities alone."),
+    ] = None,
     accept_changes: Accept = False,
     verbose: Verbose = False,
 ) -> None:
@@ -201,7 +215,7 @@ def push_dataset(
     from .quality import write_labels
 
     write_labels(study)
-    typer.echo(push(study, repo, private, revision, create_pr, prefix, not no_texts))
+    typer.echo(push(study, repo, private, revision, create_pr, prefix, texts))
 
 
 @push_app.command(name="metric")
@@ -294,8 +308,9 @@ def _launch_training(study: Study, recipe: Path, overrides: list[str]) -> None:
     if failures:
         run, error = next(iter(failures.items()))
         typer.echo(
-            f"error: {len(failures)} runs failed; the first: {run}: {error} (its traceback: "
-            f"{study.run(run) / 'failed.json'}). hf-recipes train --retry-failed tries them again",
+            f"error: {len(failures)} run{'s' * (len(failures) > 1)} failed; the first: {run}: {error} (its traceback: "
+            f"{study.run(run) / 'failed.json'}). --retry-failed tries again; if that is in vain, take the seed, arm or "
+            "size out of the recipe",
             err=True,
         )
         raise SystemExit(1)

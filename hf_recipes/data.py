@@ -90,6 +90,11 @@ class RowFiles:
         found = table["text"].to_pylist() if texts else [None] * len(table)
         return Rows(table["id"].to_pylist(), found, table["gold"].to_numpy(), self.label_names)
 
+    @property
+    def withheld(self) -> bool:
+        """Whether the texts are not here, as the study was published without them."""
+        return len(self) > 0 and all(batch["text"].null_count == len(batch) for batch in self.batches("text"))
+
     def column(self, name: str) -> pa.Array:
         """One column of the pool."""
         return pq.read_table(self.folder / "train.parquet", columns=[name])[name].combine_chunks()
@@ -107,6 +112,14 @@ class RowFiles:
             found.update(zip(inside.tolist(), batch["text"].take(pa.array(inside - start)).to_pylist(), strict=True))
             start += len(batch)
         return [found[i] for i in indices.tolist()]
+
+    def need_texts(self) -> None:
+        """Raises a `UserError` where the texts are not here."""
+        if self.withheld:
+            raise UserError(
+                f"{self.folder}: the study was published without its texts: it can be measured and reported, not "
+                "annotated or trained; for that, name the source as data.path, and another --output_dir="
+            )
 
 
 def one_line(text: str) -> str:

@@ -11,6 +11,7 @@ docs/hub.md says what is promised.
 """
 
 import json
+import logging
 import random
 import re
 import shutil
@@ -29,6 +30,7 @@ import yaml
 
 from .annotate import CONTENT_FREE_FILE
 from .card import merge_card, read_front
+from .data import open_rows
 from .grid import all_runs
 from .measure import measure
 from .parts import Parts
@@ -36,6 +38,8 @@ from .recipe import Recipe, UserError, first_line
 from .study import FORMAT, Study, hash_files, make_key, read_json, whole_folder, write_json, write_text
 from .train import Work
 from .variants import make_card, write_variants
+
+logger = logging.getLogger(__name__)
 
 ATTEMPTS = 5  # where the Hub or the network has trouble
 RACES = 30  # where somebody else was faster: each time one of all who write has landed
@@ -54,13 +58,11 @@ class Bundle:
         configs (`dict[str, dict[str, Path]]`): by config (without prefix) and split.
         others (`dict[str, Path]`): by name in the study's own folder of the repo.
         manifest (`dict`): the content of study.json, without what depends on the repo.
-        content (`str`): a hash of all these files.
     """
 
     configs: dict[str, dict[str, Path]]
     others: dict[str, Path]
     manifest: dict[str, Any]
-    content: str
 
 
 def push_dataset(
@@ -70,7 +72,7 @@ def push_dataset(
     revision: str | None = None,
     create_pr: bool = False,
     prefix: str | None = None,
-    texts: bool = True,
+    texts: bool | None = None,
 ) -> str:
     """Publishes the study as configs of a dataset repo, in one commit.
 
@@ -90,11 +92,12 @@ def push_dataset(
             Open a pull request in place of committing.
         prefix (`str`, *optional*):
             Of the configs' names. Empty by default, or the study's name where its configs would collide with others.
-        texts (`bool`, *optional*, defaults to `True`):
-            Whether the texts may be published.
+        texts (`bool`, *optional*):
+            Whether the texts may be published. By default they are, unless the study is there without them: then this
+            has to be said.
 
     Returns:
-        `str`: the address of the commit, or of the pull request.
+        `str`: the address of the commit, or of the pull request. What the commit takes away is logged as a warning.
 
     Raises:
         UserError: no such repo and no right to make it, a config that is somebody else's, a card that cannot be merged,
@@ -105,21 +108,24 @@ def push_dataset(
     api = HfApi()
     branch = revision or "main"
     shown = [one.prompt.examples for one in study.recipe.annotate.all_passes() if one.prompt.examples]
-    if shown and not texts:
+    if shown and texts is False:
         raise UserError("--no-texts: annotate.prompt.examples are texts, and a recipe without them is another one")
     _make_repo(api, repo, private, branch, create_pr)
     with TemporaryDirectory(prefix="hf-recipes-") as folder, study.lock():
         write_variants(study)
-        kept = pq.read_table(study.rows / "train.parquet", columns=["text"])["text"]
-        if texts and kept.null_count == len(kept):
+        if texts is not False and open_rows(study).withheld:
             raise UserError(f"{study.root}: was published without its texts; push it with --no-texts")
-        bundle = _collect(study, Path(folder), texts)
+        bundle = _collect(study, Path(folder), texts is not False)
         cache = f"{folder}/cache"  # fresh: `datasets` falls back to what it once loaded from a repo of this name
-        address, commit, change = _commit(api, study, bundle, repo, branch, create_pr, prefix, cache)
+        address, commit, change = _commit(api, study, bundle, repo, branch, create_pr, prefix, texts is True, cache)
         try:
             _compare(api, bundle, repo, commit, change, cache)
         except Exception as error:  # the Hub's own errors, and all that a network can do
             raise UserError(f"--repo {repo}: published at {address}, but not read back: {first_line(error)}") from None
+    for note in change.notes:
+        logger.warning(note)
+    if commit == change.parent:
+        logger.warning("%s: nothing has changed", repo)
     return address
 
 
@@ -131,9 +137,7 @@ def _make_repo(api: Any, repo: str, private: bool, branch: str, create_pr: bool)
         if branch != "main" and not create_pr and not public:
             api.create_branch(repo, branch=branch, repo_type="dataset", exist_ok=True)
     except Exception as error:  # the Hub's own errors, and all that a network can do
-        refused = _status(error) in (401, 403, 404)
-        mend = "hf auth login with a token that may write, or name a repo of your own" if refused else "push again"
-        raise UserError(f"--repo {repo}: nothing was published: {first_line(error)}; {mend}") from None
+        raise UserError(f"--repo {repo}: nothing was published: {_explain(error)}") from None
     if public:
         raise UserError(f"--private: {repo} is there and is public; make it private first, or name another")
 
@@ -165,6 +169,8 @@ def _collect(study: Study, folder: Path, texts: bool) -> Bundle:
     wanted = all_runs(study.grid) if study.recipe.grid else []
     work = Work(study) if wanted else None
     trained = [run for run in wanted if work and work.is_valid(run)]
+    if len(trained) < len(wanted):
+        logger.warning("%d of %d runs are not trained: no results are published", len(wanted) - len(trained), len(wanted))
     if trained:
         records = [{"run": str(run), "record": (study.run(run) / "run.json").read_text("utf-8")} for run in trained]
         pq.write_table(pa.Table.from_pylist(records), folder / "runs.parquet")
@@ -186,10 +192,9 @@ def _collect(study: Study, folder: Path, texts: bool) -> Bundle:
     manifest = {
         **{"format": FORMAT, "study": study.recipe.name, "texts": texts, "recipe": recipe["recipe"]},
         **{"revisions": read_json(study.revisions_file), "rows": read_json(study.rows / "manifest.json")},
-        **{"current": current, "passes": passes},
+        **{"current": current, "passes": passes, "runs": len(trained)},
     }
-    files = {f"{config}/{split}": file for config, splits in configs.items() for split, file in splits.items()} | others
-    return Bundle(configs, others, manifest, make_key(**{name: hash_files(file) for name, file in files.items()}))
+    return Bundle(configs, others, manifest)
 
 
 ANNOTATIONS = pa.schema(
@@ -256,18 +261,26 @@ class Change:
         files (`dict[str, Path | bytes]`): by their path in the repo.
         stale (`list[str]`): files of the study that nobody needs any more.
         names (`dict[str, str]`): of each config as it is published.
-        publication (`str`): a hash of all that the study says.
+        notes (`list[str]`): what was there and will not be, in words.
     """
 
     parent: str
     files: dict[str, Path | bytes]
     stale: list[str]
     names: dict[str, str]
-    publication: str
+    notes: list[str]
 
 
 def _commit(
-    api: Any, study: Study, bundle: Bundle, repo: str, branch: str, create_pr: bool, prefix: str | None, cache: str
+    api: Any,
+    study: Study,
+    bundle: Bundle,
+    repo: str,
+    branch: str,
+    create_pr: bool,
+    prefix: str | None,
+    bare: bool,
+    cache: str,
 ) -> tuple[str, str, Change]:
     """Commits the bundle, made anew from what is there until it lands; returns the address and the commit.
 
@@ -275,18 +288,13 @@ def _commit(
     looked for before another one is opened.
     """
     cards: dict[str, str] = {}  # by prefix
-    others: set[str] | None = None  # the pull requests that were there
     races = troubles = 0
     while True:
         try:
-            change = _plan(api, study, bundle, repo, branch, prefix, cards, cache)
-            requests = _requests(api, repo) if create_pr else []
-            others = {ref.ref for ref in requests} if others is None else others
-            for ref in requests:
-                path = f"{OURS}/{study.recipe.name}/study.json"
-                if ref.ref not in others and _publication(repo, path, ref.target_commit) == change.publication:
-                    address = f"{api.endpoint}/datasets/{repo}/discussions/{ref.ref.rpartition('/')[2]}"
-                    return address, ref.target_commit, change
+            change = _plan(api, study, bundle, repo, branch, prefix, bare, cards, cache)
+            for number, commit in _requests(api, repo) if create_pr else ():
+                if _find_difference(api, repo, commit, change) is None:
+                    return f"{api.endpoint}/datasets/{repo}/discussions/{number}", commit, change
             address, commit = _send(api, study, repo, branch, create_pr, change)
             return address, commit, change
         except UserError:
@@ -298,9 +306,7 @@ def _commit(
         races, troubles = races + raced, troubles + (not raced)
         if status in (400, 401, 403, 404) or races == RACES or troubles == ATTEMPTS:
             what = "published" if status < 500 else "published, as far as is known"
-            causes = dict.fromkeys(first_line(error) for error in (trouble, trouble.__cause__) if error)
-            mend = "" if status in (400, 401, 403, 404) else "; push again"
-            raise UserError(f"--repo {repo}: nothing was {what}: {': '.join(causes)}{mend}") from None
+            raise UserError(f"--repo {repo}: nothing was {what}: {_explain(trouble)}") from None
         time.sleep(random.uniform(0.5, 1) * (0.5 if raced else 2**troubles / 2))  # noqa: S311
 
 
@@ -311,6 +317,7 @@ def _plan(
     repo: str,
     branch: str,
     prefix: str | None,
+    bare: bool,
     cards: dict[str, str],
     cache: str,
 ) -> Change:
@@ -320,6 +327,8 @@ def _plan(
     head, there = info.sha, {file.rfilename for file in info.siblings}
     card = _read(repo, "README.md", head)
     before = _read_before(bundle, repo, f"{home}/study.json", head)
+    if before and bundle.manifest["texts"] and not (before["texts"] or bare):
+        raise UserError(f"--repo {repo}: has this study without its texts; say --no-texts again, or --texts to add them")
     foreign = _foreign(card, before)
     chosen = _choose_prefix(study, bundle, card, before, foreign, prefix, there)
     names = {config: chosen + config for config in bundle.configs}
@@ -331,7 +340,6 @@ def _plan(
         data_files = [{"split": split, "path": path} for split, path in paths.items()]
         entries.append({"config_name": names[config], "data_files": data_files})
     said = {**bundle.manifest, "prefix": chosen, "configs": list(names.values()), "files": sorted(files)}
-    said["publication"] = make_key(content=bundle.content, manifest=said)
     files[f"{home}/study.json"] = (json.dumps(said, indent=1, ensure_ascii=False) + "\n").encode()
     if caught := _claimed(foreign, files):
         raise UserError(
@@ -348,7 +356,15 @@ def _plan(
     own = (f"data/{before.get('prefix', '')}", f"{home}/")
     stale = {path for path in before.get("files", []) if path.startswith(own)} & there - files.keys()
     unused = sorted(path for path in stale if not _claimed(foreign, [path]))
-    return Change(head, files, unused, names, said["publication"])
+    gone = sorted(set(ours) - set(said["configs"]))
+    notes = [f"{repo}: {', '.join(gone)} are in the study no longer, and were taken out"] if gone else []
+    if before.get("runs", 0) > said["runs"]:
+        notes.append(f"{repo}: had {before['runs']:,} runs of this study, and has {said['runs']:,} now")
+    if f"{home}/results.json" in unused:
+        notes.append(f"{repo}: its results were taken out, as not all runs are trained")
+    if notes:
+        notes.append(f"what was there is at {head}")
+    return Change(head, files, unused, names, notes)
 
 
 def _send(api: Any, study: Study, repo: str, branch: str, create_pr: bool, change: Change) -> tuple[str, str]:
@@ -373,9 +389,8 @@ def _send(api: Any, study: Study, repo: str, branch: str, create_pr: bool, chang
         parent_commit=change.parent,
         create_pr=create_pr,
         commit_message=f"{study.recipe.name}: labels by {study.recipe.annotate.model}",
-        commit_description=f"hf-recipes {change.publication}",
     )
-    return done.pr_url or done.commit_url, done.pr_revision or done.oid
+    return done.pr_url or done.commit_url, done.oid  # `datasets` names files by the commit, also of a pull request
 
 
 def _status(error: BaseException) -> int:
@@ -384,6 +399,30 @@ def _status(error: BaseException) -> int:
         if (answer := getattr(one, "response", None)) is not None:
             return int(answer.status_code)
     return 400 if isinstance(error, ValueError) else 500
+
+
+def _explain(error: Exception) -> str:
+    """What went wrong at the Hub, and what to do, in a line."""
+    from huggingface_hub.errors import (
+        HFValidationError,
+        OfflineModeIsEnabled,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    said = ", ".join(dict.fromkeys(first_line(one) for one in (error, error.__cause__) if one))
+    match error:
+        case HFValidationError():
+            return f"that is no name of a repo, which is owner/name ({said})"
+        case OfflineModeIsEnabled():
+            return "HF_HUB_OFFLINE is set; unset it"
+        case RevisionNotFoundError():
+            return "it has no such branch, tag or commit"
+        case RepositoryNotFoundError():
+            return f"no such repo of this kind, or a private one; hf auth login with a token that may see it ({said})"
+    if _status(error) in (401, 403):
+        return f"{said}; hf auth login with a token that may write there, or name a repo of your own"
+    return said if _status(error) < 500 and _status(error) != 429 else f"{said}; try again"
 
 
 def _read_before(bundle: Bundle, repo: str, path: str, head: str) -> dict[str, Any]:
@@ -438,15 +477,13 @@ def _claimed(foreign: dict[str, list[str]], files: Iterable[str]) -> tuple[str, 
     return None
 
 
-def _requests(api: Any, repo: str) -> list[Any]:
-    return api.list_repo_refs(repo, repo_type="dataset", include_pull_requests=True).pull_requests or []
-
-
-def _publication(repo: str, path: str, revision: str) -> Any:
-    try:
-        return json.loads(_read(repo, path, revision) or "{}").get("publication")
-    except (ValueError, AttributeError):  # anybody can open a pull request
-        return None
+def _requests(api: Any, repo: str) -> Iterator[tuple[int, str]]:
+    """The pull requests that are open, each with its commit."""
+    refs = api.list_repo_refs(repo, repo_type="dataset", include_pull_requests=True).pull_requests or []
+    commits = {ref.ref: ref.target_commit for ref in refs}
+    for one in api.get_repo_discussions(repo, repo_type="dataset", discussion_type="pull_request"):
+        if one.status in ("open", "draft") and (ref := f"refs/pr/{one.num}") in commits:
+            yield one.num, commits[ref]
 
 
 def _path(prefix: str, config: str, split: str) -> str:
@@ -534,6 +571,20 @@ def _compare(api: Any, bundle: Bundle, repo: str, revision: str, change: Change,
     The hashes are those that the Hub gives for its files; equal bytes are equal features, rows and counts.
     """
     from datasets import load_dataset_builder
+
+    if path := _find_difference(api, repo, revision, change):
+        raise ValueError(f"{path} at {revision} is not what was sent")
+    for config, splits in bundle.configs.items():
+        name = change.names[config]
+        builder = load_dataset_builder(repo, name, revision=revision, cache_dir=cache)
+        given = {str(split): list(paths) for split, paths in (builder.config.data_files or {}).items()}
+        places = {split: [path.rpartition(f"@{revision}/")[2] for path in paths] for split, paths in given.items()}
+        if places != {split: [_path(name.removesuffix(config), config, split)] for split in splits}:
+            raise ValueError(f"load_dataset finds other files as {name} at {revision}: {places}")
+
+
+def _find_difference(api: Any, repo: str, revision: str, change: Change) -> str | None:
+    """A file that is not at the revision as it was to be sent; None if all are."""
     from huggingface_hub.utils.sha import git_hash, sha_fileobj
 
     held = api.get_paths_info(repo, list(change.files), repo_type="dataset", revision=revision)
@@ -542,14 +593,8 @@ def _compare(api: Any, bundle: Bundle, repo: str, revision: str, change: Change,
         with BytesIO(file) if isinstance(file, bytes) else file.open("rb") as content:
             large = len(found.get(path, "")) == 64  # kept as LFS: sha256; else what git calls it
             if found.get(path) != (sha_fileobj(content).hex() if large else git_hash(content.read())):
-                raise ValueError(f"{path} at {revision} is not what was sent")
-    for config, splits in bundle.configs.items():
-        name = change.names[config]
-        builder = load_dataset_builder(repo, name, revision=revision, cache_dir=cache)
-        given = {str(split): list(paths) for split, paths in (builder.config.data_files or {}).items()}
-        places = {split: [path.rpartition(f"@{revision}/")[2] for path in paths] for split, paths in given.items()}
-        if places != {split: [_path(name.removesuffix(config), config, split)] for split in splits}:
-            raise ValueError(f"load_dataset finds other files as {name} at {revision}: {places}")
+                return path
+    return None
 
 
 def pull_study(repo: str, folder: Path | None = None, name: str | None = None, revision: str | None = None) -> Path:
@@ -582,14 +627,16 @@ def pull_study(repo: str, folder: Path | None = None, name: str | None = None, r
         sha = api.repo_info(repo, repo_type="dataset", revision=revision).sha
         where = fetch(sha, f"{OURS}/*/study.json")
         found = {path.parent.name: path.parent for path in sorted((where / OURS).glob("*/study.json"))}
-        if not found or (name or next(iter(found))) not in found or (name is None and len(found) > 1):
-            raise UserError(f"{repo}: holds the studies {', '.join(found) or '(none)'}; name one of them with --study")
+        if not found:
+            raise UserError(f"{repo}: no study of hf-recipes was published there (it has no {OURS}/*/study.json)")
+        if (name or next(iter(found))) not in found or (name is None and len(found) > 1):
+            raise UserError(f"{repo}: holds the studies {', '.join(found)}; name one of them with --study")
         home = found[name or next(iter(found))]
         fetch(sha, f"{OURS}/{home.name}/*", *(f"data/*{table}/*" for table in TABLES))
     except UserError:
         raise
     except Exception as error:  # the Hub's own errors, and all that a network can do
-        raise UserError(f"{repo}: {first_line(error)}") from None
+        raise UserError(f"{repo}: {_explain(error)}") from None
     folder = folder or Path("studies", home.name)
     if folder.exists():
         raise UserError(f"{folder}: exists; name another --output_dir")
@@ -658,7 +705,7 @@ def push_metric(folder: Path, owner: str, private: bool = False) -> str:
     Raises:
         UserError: the folder is no module, or the Hub refuses.
     """
-    from huggingface_hub import HfApi
+    from huggingface_hub import CommitOperationAdd, HfApi
 
     name = folder.resolve().name
     if not (folder / f"{name}.py").is_file() or not (folder / "README.md").is_file():
@@ -672,14 +719,24 @@ def push_metric(folder: Path, owner: str, private: bool = False) -> str:
         there = {file.rfilename for file in info.siblings} - {"README.md", ".gitattributes"}
         if there and f"{name}.py" not in there:
             raise ValueError(f"the Space holds other files ({sorted(there)[0]}); name another --owner")
-        api.upload_folder(
-            repo_id=made.repo_id,
+        files = [path for path in sorted(folder.rglob("*")) if path.suffix in (".py", ".md", ".txt")]
+        api.create_commit(
+            made.repo_id,
+            [CommitOperationAdd(str(path.relative_to(folder)), _at_home(path, owner, api.endpoint)) for path in files],
             repo_type="space",
-            folder_path=folder,
             parent_commit=info.sha,
-            ignore_patterns=["__pycache__/*", "*.pyc", ".*"],
             commit_message=f"{name} of hf-recipes",
         )
     except Exception as error:  # the Hub's own errors, and all that a network can do
-        raise UserError(f"{owner}/{name}: {first_line(error)}; hf auth login, or push again") from None
+        raise UserError(f"{owner}/{name}: {_explain(error)}") from None
     return str(made)
+
+
+def _at_home(path: Path, owner: str, endpoint: str) -> bytes:
+    """A file of a module as its Space has it: its card names the modules by where they are now."""
+    content = path.read_text(encoding="utf-8")
+    if path.name == "README.md":
+        content = re.sub(r"\bmetrics/(\w+)", rf"{owner}/\1", content)
+        content = re.sub(r"\]\(\.\./(\w+)/README\.md\)", rf"]({endpoint}/spaces/{owner}/\1)", content)
+        content = re.sub(r"\[([^\]]+)\]\(\.\./\.\./[^)]+\)", r"\1 of hf-recipes", content)
+    return content.encode()

@@ -57,9 +57,15 @@ def measure(study: Study) -> dict[str, Any]:
     runs = all_runs(study.grid)
     missing = [run for run in runs if not work.is_valid(run)]
     if missing:
+        error = next(filter(None, map(work.failure, missing)), None)
         raise UserError(
             f"{study.root}: {len(missing)} of {len(runs)} runs are not trained (the first: {missing[0]}); "
-            "run hf-recipes train first"
+            + (
+                f"of those that failed one says: {error}. hf-recipes train --retry-failed tries them again; if they "
+                "cannot be had, take their seeds, arms or sizes out of the recipe"
+                if error
+                else "run hf-recipes train first"
+            )
         )
     with study.lock():
         results = read_json(study.results_file)

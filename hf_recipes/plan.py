@@ -8,7 +8,7 @@ from .data import RowFiles, open_rows, usable_at_most
 from .grid import Run, all_runs, check_sizes
 from .measure import is_measured
 from .study import Study, read_json
-from .train import check_training, runs_left
+from .train import check_training, failed_runs, other_runs, runs_left
 from .variants import is_written
 
 # Rates of the demo's models on two cores without a GPU; a study's own replace them as soon as it has any.
@@ -117,5 +117,10 @@ def print_plan(study: Study) -> None:
         )
     for note in notes:
         console.print(note)
+    if recipe.grid and steps[0]["done"] == steps[0]["total"]:
+        for run, error in failed_runs(study).items():
+            console.print(f"failed: {run}: {error} (hf-recipes train --retry-failed tries it again)")
+    if recipe.grid and (others := other_runs(study)):
+        console.print(others)
     if any(step["seconds"] and not step["measured"] for step in steps):
         console.print("Times with ? are guesses from the demo's models on two cores, not measured in this study.")

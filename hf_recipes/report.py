@@ -11,6 +11,7 @@ from jinja2 import Environment, FileSystemLoader
 
 from .recipe import CONTROLS, ArmName
 from .study import Study, hash_files, make_key, write_text
+from .train import other_runs
 
 TEMPLATES = Path(__file__).parent / "templates"
 COLOURS = {  # Okabe & Ito's and Tol's: told apart by the colour-blind
@@ -124,31 +125,47 @@ def components_of(found: dict[str, Any]) -> list[tuple[str, str, str]]:
 def _noise(differences: dict[tuple[str, str, str, int], Any], top: int) -> str:
     """Whether LLM labels do more harm than as many errors at random."""
     score, churn = (differences["llm", "noise-fixed", figure, top] for figure in ("macro_f1", "pairwise_disagreement"))
+    shown = [what for one, what in ((score, "score"), (churn, "stability")) if one["verdict"] != "cannot tell"]
     return (
         "Gold labels made wrong at random, as often and between the same classes as the LLM's, say what wrong labels "
         f"do whatever they are. LLM labels differ from them by {_signed(score)} of macro-F1, {_judge(score)}, and by "
-        f"{_signed(churn)} in the share of test texts on which two runs disagree, {_judge(churn)}: this much is the "
-        "work of errors that go by the text."
+        f"{_signed(churn)} in the share of test texts on which two runs disagree, {_judge(churn)}. "
+        + (
+            f"In {' and '.join(shown)} errors that go by the text do not do what errors by chance do."
+            if shown
+            else "Whether errors that go by the text do anything that errors by chance do not cannot be told."
+        )
     )
 
 
-def how_made(study: Study, annotator: dict[str, Any]) -> str:
-    """What was run, in words."""
-    recipe, train = study.recipe, study.training
-    length = f"{train.max_steps:,} steps" if train.max_steps else f"{train.epochs} epochs"
+def how_trained(study: Study) -> str:
+    """The encoder and its settings, in words."""
+    train = study.training
+    length = _count(train.max_steps, "step") if train.max_steps else _count(train.epochs, "epoch")
     origin = {"gold": "gold", "llm": "LLM"}[train.validation_labels]
     taken = (
         f"the best epoch by macro-F1 on {train.validation_size:,} validation texts with {origin} labels"
         if train.checkpoint == "best"
         else "last checkpoint"
     )
+    return (
+        f"{train.encoder} fine-tuned for {length} (batches of {train.batch_size}, learning rate {train.learning_rate}, "
+        f"at most {train.max_length} tokens, {taken}). A seed draws {_listed(study.grid.vary)}; arms share it."
+    )
+
+
+def how_made(study: Study, annotator: dict[str, Any]) -> str:
+    """What was run, in words."""
+    data, model = study.recipe.data.path, study.recipe.annotate.model
     chosen = f" (chosen on {annotator['calibration_gold']} gold labels)" if annotator["calibration_gold"] else ""
     return (
-        f"{train.encoder} fine-tuned on texts of {recipe.data.path} for {length} (batches of {train.batch_size}, "
-        f"learning rate {train.learning_rate}, {taken}), on labels of {recipe.annotate.model} with "
-        f"{annotator['demonstrations']} demonstrations and {annotator['calibration']} calibration{chosen}. A seed "
-        f"draws {_listed(study.grid.vary)}; arms share it."
+        f"Texts of {data}, labels of {model} with {annotator['demonstrations']} demonstrations and "
+        f"{annotator['calibration']} calibration{chosen}; {how_trained(study)}"
     )
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number:,} {what}{'s' if number > 1 else ''}"
 
 
 def _listed(sources: Sequence[str]) -> str:
@@ -222,7 +239,7 @@ def describe(results: dict[str, Any]) -> dict[str, Any]:
             f"No better than always giving the commonest class (accuracy {number(gold['majority_accuracy'])}): "
             f"{', '.join(failures)}. Agreement among such runs is no stability."
         )
-        findings.append(("Failed runs.", text))
+        findings.append(("Not learnt.", text))
     gains = {plateau["arm"]: plateau for plateau in results["plateaus"]}
     if "llm" in gains and "gold" in gains:
         findings.append(("More texts.", _more_texts(gains["llm"], gains["gold"])))
@@ -235,6 +252,13 @@ def describe(results: dict[str, Any]) -> dict[str, Any]:
                 f"{_signed(differences[CONTROLS[arm], 'llm', 'macro_f1', top])}. {choice}: "
                 f"{_signed(differences[pair])}, {_judge(differences[pair])}."
             )
+            if (alone := (arm, "gold-only-long", "macro_f1", top)) in differences:
+                text += (
+                    " Against those gold labels alone, trained on as long, LLM labels beside them change it by "
+                    f"{_signed(differences[alone])}, {_judge(differences[alone])}."
+                )
+            if unlearnt := [name for name in (arm, CONTROLS[arm], "llm") if arms[name, top]["failed_runs"]]:
+                text += f" But some runs with {' and '.join(unlearnt)} learnt nothing: the gain cannot be judged."
             findings.append((f"The mitigation ({arm}).", text))
     if ("llm", "noise-fixed", "macro_f1", top) in differences:
         findings.append(("Systematic or random.", _noise(differences, top)))
@@ -269,8 +293,11 @@ def describe(results: dict[str, Any]) -> dict[str, Any]:
 
 
 def _signed(comparison: dict[str, Any]) -> str:
-    sign = "+" if comparison["difference"] >= 0 else ""
-    return f"{sign}{number(comparison['difference'])} {interval(comparison['interval'])}"
+    return f"{_plus(comparison['difference'])} {interval(comparison['interval'])}"
+
+
+def _plus(value: float) -> str:
+    return f"{'+' if value >= 0 else ''}{number(value)}"
 
 
 def _judge(comparison: dict[str, Any]) -> str:
@@ -318,9 +345,9 @@ def _more_texts(llm: dict[str, Any], gold: dict[str, Any]) -> str:
         "cannot tell": " Whether LLM labels stop helping before gold labels do cannot be told.",
     }[llm["premature_plateau"]]
     return (
-        f"From {first:,.0f} to {last:,.0f} training texts macro-F1 changes by {llm['gain']:+.3f} "
+        f"From {first:,.0f} to {last:,.0f} training texts macro-F1 changes by {_plus(llm['gain'])} "
         f"{interval(llm['gain_interval'])} with LLM labels: {said[llm['verdict']]}; with gold labels by "
-        f"{gold['gain']:+.3f} {interval(gold['gain_interval'])}: {said[gold['verdict']]}.{between}"
+        f"{_plus(gold['gain'])} {interval(gold['gain_interval'])}: {said[gold['verdict']]}.{between}"
     )
 
 
@@ -413,5 +440,7 @@ def print_summary(study: Study, results: dict[str, Any]) -> None:
     console.print(table)
     for title, text in describe(results)["findings"]:
         console.print(f"{title} {text}")
+    if others := other_runs(study):
+        console.print(others)
     console.print(f"\nReport: {study.report / 'report.html'}", soft_wrap=True)
     console.print(f"Dataset with a config per arm: {study.dataset}", soft_wrap=True)

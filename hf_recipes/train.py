@@ -9,7 +9,6 @@ next run that nobody has taken. With `train.distribute: batches` they compute ea
 import hashlib
 import logging
 import os
-import shutil
 import sys
 import tempfile
 import time
@@ -28,7 +27,7 @@ from filelock import Timeout
 
 from .annotate import Annotations, load_annotations
 from .arms import Labels, Pool, build_pool, training_labels
-from .data import hash_order, load_rows
+from .data import hash_order, load_rows, open_rows
 from .fit import DIVERGED, RULES, Fit, Texts, Tokens
 from .grid import Run, all_runs, check_sizes, permutation
 from .models import Model, load_tokenizer, resolve_model
@@ -202,7 +201,22 @@ def runs_left(study: Study) -> list[Run]:
         UserError: what is wrong with the input, before anything is launched.
     """
     work = Work(study)
-    return [run for run in all_runs(study.grid) if not work.is_done(run)]
+    left = [run for run in all_runs(study.grid) if not work.is_done(run)]
+    if left:
+        open_rows(study).need_texts()
+    return left
+
+
+def other_runs(study: Study) -> str | None:
+    """A sentence on trained runs in the folder that the recipe does not name, if there are any."""
+    named = {study.run(run) for run in all_runs(study.grid)}
+    others = sum(path.parent not in named for path in study.root.glob("runs/*/*/*/run.json"))
+    if not others:
+        return None
+    return (
+        f"{others:,} trained runs in {study.root} are not in this recipe and were left out: a setting on the command "
+        "line has to be repeated in every step; better write it into the recipe."
+    )
 
 
 def failed_runs(study: Study) -> dict[Run, str]:
@@ -216,7 +230,7 @@ def forget_failures(study: Study) -> None:
     for run in _failures(study, work):
         with study.run_lock(run):  # or another process is just trying it
             if work.failure(run) is not None:
-                shutil.rmtree(study.run(run))
+                (study.run(run) / "failed.json").unlink()
 
 
 def read_accelerate_config(train: Train) -> dict[str, Any]:
@@ -416,10 +430,9 @@ class _Trainer:
         except UserError:
             raise
         except Exception as error:
-            with whole_folder(study.run(run)) as folder:
-                trouble = {"error": f"{type(error).__name__}: {first_line(error)}"}
-                trouble["traceback"] = traceback.format_exc()
-                write_json(folder / "failed.json", {"key": self.work.key(run), **trouble})
+            study.run(run).mkdir(parents=True, exist_ok=True)  # what is there stays until there is better
+            trouble = {"error": f"{type(error).__name__}: {first_line(error)}", "traceback": traceback.format_exc()}
+            write_json(study.run(run) / "failed.json", {"key": self.work.key(run), **trouble})
             if self.accelerator.num_processes > 1:  # the others wait for this process in vain: all start again
                 os._exit(STARTS_AGAIN)
         self.accelerator.free_memory()

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 
 from . import arms
 from .annotate import load_annotations
@@ -14,7 +15,7 @@ from .arms import build_pool, training_labels
 from .data import NO_GOLD, Rows, load_rows
 from .quality import describe as describe_labels
 from .recipe import ArmName
-from .report import cell, describe
+from .report import cell, describe, how_trained
 from .study import Study, hash_files, hash_ids, make_key, read_json, versions, whole_folder, write_json, write_text
 from .votes import flipped
 
@@ -44,7 +45,7 @@ def write_variants(study: Study) -> None:
                 _write_split(folder / "data" / arm, "train", _train_columns(arm, content))
             if len(content.test):
                 _write_split(folder / "data" / "test", "test", _test_columns(content.test))
-            write_text(folder / "README.md", _render_card(study, content, str(study.dataset), "", True, [], []))
+            write_text(folder / "README.md", _render_card(study, content, folder, str(study.dataset), "", True, [], [], []))
         write_json(study.dataset_manifest, {"key": content.key})
 
 
@@ -155,17 +156,25 @@ def make_card(study: Study, repo: str, prefix: str, texts: bool, configs: list[s
             Whether the results are those of the runs as they are.
     """
     labels, results = read_json(study.labels_file), read_json(study.results_file) if measured else None
-    said = describe_labels(labels) if labels else []
+    said, limits = describe_labels(labels) if labels else [], []
     if results:
         found = describe(results)
         said += [f"**{title}** {text}" for title, text in found["findings"] if title != "The labels."]
-        said += found["limits"]
-    findings = [cell(sentence).replace(r"\*\*", "**") for sentence in said]
-    return _render_card(study, _Content(study), repo, prefix, texts, configs, findings)
+        limits = found["limits"]
+    safe = [[cell(sentence).replace(r"\*\*", "**") for sentence in some] for some in (said, limits)]
+    return _render_card(study, _Content(study), study.dataset, repo, prefix, texts, configs, *safe)
 
 
 def _render_card(
-    study: Study, content: _Content, where: str, prefix: str, texts: bool, configs: list[str], findings: list[str]
+    study: Study,
+    content: _Content,
+    folder: Path,
+    where: str,
+    prefix: str,
+    texts: bool,
+    configs: list[str],
+    findings: list[str],
+    limits: list[str],
 ) -> str:
     from huggingface_hub import DatasetCard, DatasetCardData
 
@@ -201,6 +210,9 @@ def _render_card(
         source=read_json(study.rows / "manifest.json")["source"],
         recipe=recipe,
         manifest=manifest,
+        classes=pool.label_names,
+        made=cell(how_trained(study)) if "runs" in configs else None,
+        rows={arm: pq.read_metadata(next((folder / "data" / arm).iterdir())).num_rows for arm in content.arms},
         pool_size=len(pool.ids),
         test_size=len(test),
         arms=content.arms,
@@ -216,6 +228,7 @@ def _render_card(
         texts=texts,
         tables=[name for name in configs if name not in content.arms],
         findings=findings,
+        limits=limits,
     )
     return str(card)
 

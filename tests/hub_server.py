@@ -173,6 +173,11 @@ async def api(request, repo, kind, name, rest, body, pull, fault):  # noqa: PLR0
     what = rest[0] if rest else "revision"
     if what == "auth-check":
         return JSONResponse({})
+    if what == "discussions":
+        common = {"author": {"name": "me"}, "createdAt": "2026-01-01T00:00:00.000Z", "isPullRequest": True}
+        about = {"title": "x", "repo": {"name": name, "type": kind[:-1]}, **common}
+        found = [{"num": n + 1, "status": "open", **about} for n in range(repo.pulls)]
+        return JSONResponse({"discussions": found, "count": len(found), "start": 0})
     if what == "branch":
         if rest[1] in repo.refs:
             return JSONResponse({"error": "Reference already exists"}, 409)

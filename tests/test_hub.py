@@ -183,6 +183,15 @@ def test_a_study_is_published_whole_and_pulled_back(hub, study, tmp_path):
     assert {k: v for k, v in after.items() if k != "key"} == {k: v for k, v in before.items() if k != "key"}
     assert "exists" in hub.cli("pull", "me/labels", "--output_dir", tmp_path / "pulled", code=2)
     assert "holds the studies tweets" in hub.cli("pull", "me/labels", "--study", "other", code=2)
+    assert "no such repo of this kind" in hub.cli("pull", "me/nothing", code=2)
+    assert "no such branch" in hub.cli("pull", "me/labels", "--revision", "x", code=2)
+    assert "owner/name" in hub.cli("pull", "a/b/c", code=2)
+
+    fewer = ["push", "dataset", study.recipe_file, "--repo", "me/labels", "--grid.arms=[gold, llm]"]
+    said = hub.cli(*fewer)
+    assert "llm-entropy-replace, llm-random-replace are in the study no longer" in said
+    assert "had 8 runs of this study, and has 4 now" in said
+    assert "nothing has changed" in hub.cli(*fewer)
 
 
 THEIRS = """
@@ -315,15 +324,28 @@ def test_without_texts_into_a_branch_and_as_a_pull_request(hub, study, tmp_path)
     made = len(commits(hub))
     hub.cli(*again, "--no-texts")
     assert len(commits(hub)) == made  # it is the same
-    hub.ask("faults", {"commit": ["drop"]})
-    said = hub.cli("push", "dataset", study.recipe_file, "--repo", "me/labels", "--create-pr")
-    assert "/discussions/1" in said
-    assert len(commits(hub)) == made + 1  # the lost answer has opened no second one
+    hub.cli("report", tmp_path / "pulled" / "recipe.yaml")
+    for step in (["plan"], ["train", "--grid.seeds=[0, 1, 2]"], ["train", "--retry-failed", "--train.epochs=2"]):
+        said = hub.cli(step[0], tmp_path / "pulled" / "recipe.yaml", *step[1:], "--accept-changes", code=2)
+        assert "without its texts" in said
+    again[2] = study.recipe_file
+    assert "say --no-texts again, or --texts" in hub.cli(*again, code=2)
+    assert len(commits(hub)) == made
+    pull_request = ["push", "dataset", study.recipe_file, "--repo", "me/labels", "--create-pr"]
+    for number, fault in enumerate(([], ["drop"])):
+        more = [f"--prefix=p{number}-"]
+        hub.ask("faults", {"commit": fault})
+        assert f"/discussions/{number + 1}" in hub.cli(*pull_request, *more)
+        assert f"/discussions/{number + 1}" in hub.cli(*pull_request, *more)
+        assert len(commits(hub)) == made + number + 1  # neither the lost answer nor the second call has opened another
     main = hub.python(
         "import json\nfrom huggingface_hub import HfApi\n"
         "print(json.dumps(HfApi().list_repo_files('me/labels', repo_type='dataset')))"
     )
     assert main == [".gitattributes"]  # a branch and a pull request leave main alone
+    hub.cli(*again, "--texts")
+    quiet = hub.python(code.replace('repo_type="dataset"', 'repo_type="dataset", revision="quiet"'))
+    assert "text" in quiet["llm"]["features"]
 
 
 def test_two_studies_in_one_repo(hub, study, small):
@@ -461,7 +483,7 @@ def test_fault_matrix(hub, small):
         "commit answered 503 for ever": ({"commit": ["503"] * 99}, "hf_secret", "old", cannot, "new"),
         "12 others commit first (412)": ({"commit": ["race"] * 12}, "hf_secret", "new", ok, "new"),
         "reading the repo answered 503 thrice": ({"revision": ["503"] * 3}, "hf_secret", "new", ok, "new"),
-        "making the repo cut once": ({"create": ["cut"]}, "hf_secret", "old", "; push again", "new"),
+        "making the repo cut once": ({"create": ["cut"]}, "hf_secret", "old", "; try again", "new"),
         "disk full": ({}, "hf_secret", "old", "File too large", "new"),
         "token without write rights": ({}, "hf_read", "old", "403", "new"),
         "expired token": ({}, "hf_expired", "old", "401", "new"),

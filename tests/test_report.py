@@ -169,8 +169,8 @@ def test_intervals():
 def test_what_more_texts_would_bring_is_said_with_its_interval():
     results = make_results()
     assert (
-        "From 10 to 20 training texts macro-F1 changes by +0.004 [-.002, .008] with LLM labels: less than 0.01 is left "
-        "to gain by doubling them again; with gold labels by +0.004 [-.002, .008]: they still help. LLM labels stopped "
+        "From 10 to 20 training texts macro-F1 changes by +.004 [-.002, .008] with LLM labels: less than 0.01 is left "
+        "to gain by doubling them again; with gold labels by +.004 [-.002, .008]: they still help. LLM labels stopped "
         "helping before gold labels did."
     ) in findings(describe(results))
     results["plateaus"] = [plateau("llm", "cannot tell", "cannot tell"), plateau("gold", "cannot tell")]

@@ -36,6 +36,8 @@ def main() -> None:
     accelerator = Accelerator(cpu=args.cpu)
     set_seed(args.seed)
     data = load_dataset(args.dataset, args.config)
+    if "text" not in data["train"].column_names:
+        parser.error("it was published without its texts; its card shows how to join them")
     names = data["train"].features["label"].names
     if args.size:
         data["train"] = data["train"].shuffle(args.seed).select(range(args.size))
