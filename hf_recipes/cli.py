@@ -100,9 +100,7 @@ def run(
 
 
 @app.command(context_settings=SETTINGS)
-def plan(
-    context: typer.Context, recipe: RecipeFile, accept_changes: Accept = False, verbose: Verbose = False
-) -> None:
+def plan(context: typer.Context, recipe: RecipeFile, accept_changes: Accept = False, verbose: Verbose = False) -> None:
     """What would run, what is done, and about how long the rest takes; starts and writes nothing."""
     study = _open(context, recipe, accept_changes, verbose)
     from .plan import print_plan

@@ -35,7 +35,7 @@ from .grid import all_runs
 from .measure import measure
 from .parts import Parts
 from .recipe import Recipe, UserError, first_line
-from .study import FORMAT, Study, hash_files, make_key, read_json, whole_folder, write_json, write_text
+from .study import FORMAT, Study, make_key, read_json, whole_folder, write_json, write_text
 from .train import Work
 from .variants import make_card, write_variants
 
@@ -170,7 +170,9 @@ def _collect(study: Study, folder: Path, texts: bool) -> Bundle:
     work = Work(study) if wanted else None
     trained = [run for run in wanted if work and work.is_valid(run)]
     if len(trained) < len(wanted):
-        logger.warning("%d of %d runs are not trained: no results are published", len(wanted) - len(trained), len(wanted))
+        logger.warning(
+            "%d of %d runs are not trained: no results are published", len(wanted) - len(trained), len(wanted)
+        )
     if trained:
         records = [{"run": str(run), "record": (study.run(run) / "run.json").read_text("utf-8")} for run in trained]
         pq.write_table(pa.Table.from_pylist(records), folder / "runs.parquet")
@@ -328,7 +330,9 @@ def _plan(
     card = _read(repo, "README.md", head)
     before = _read_before(bundle, repo, f"{home}/study.json", head)
     if before and bundle.manifest["texts"] and not (before["texts"] or bare):
-        raise UserError(f"--repo {repo}: has this study without its texts; say --no-texts again, or --texts to add them")
+        raise UserError(
+            f"--repo {repo}: has this study without its texts; say --no-texts again, or --texts to add them"
+        )
     foreign = _foreign(card, before)
     chosen = _choose_prefix(study, bundle, card, before, foreign, prefix, there)
     names = {config: chosen + config for config in bundle.configs}

@@ -45,7 +45,9 @@ def write_variants(study: Study) -> None:
                 _write_split(folder / "data" / arm, "train", _train_columns(arm, content))
             if len(content.test):
                 _write_split(folder / "data" / "test", "test", _test_columns(content.test))
-            write_text(folder / "README.md", _render_card(study, content, folder, str(study.dataset), "", True, [], [], []))
+            write_text(
+                folder / "README.md", _render_card(study, content, folder, str(study.dataset), "", True, [], [], [])
+            )
         write_json(study.dataset_manifest, {"key": content.key})
 
 

@@ -22,8 +22,8 @@ from hf_recipes.grid import all_runs, make_run
 from hf_recipes.measure import measure
 from hf_recipes.recipe import CONTROLS, ArmName, UserError
 from hf_recipes.report import write_report
-from hf_recipes.study import read_json
-from hf_recipes.train import Work, check_training, failed_runs, forget_failures, runs_left, train
+from hf_recipes.study import Study, read_json
+from hf_recipes.train import Work, check_training, failed_runs, forget_failures, other_runs, runs_left, train
 from hf_recipes.variants import write_variants
 
 SETTINGS = [
@@ -256,7 +256,15 @@ def test_a_failed_run_is_a_row_with_its_traceback_and_the_others_go_on(annotated
     assert failed_runs(study)
     forget_failures(study)
     assert train(study) == {}
-    assert predictions(study, run)
+    good = predictions(study, run)
+    assert other_runs(annotated("--grid.sizes=[20]", "--grid.arms=[gold, llm]", "--grid.seeds=[0, 2]")).startswith("2 ")
+    longer = study.recipe.model_copy(update={"train": study.training.model_copy(update={"epochs": 2})})
+    changed = Study(longer, accept_changes=True)
+    monkeypatch.setattr(Fit, "run", breaks)
+    assert list(train(changed)) == [run]
+    assert predictions(changed, run) == good  # what was there stays until the new run is whole
+    with pytest.raises(UserError, match="a bug of a test.*take their seeds, arms or sizes out"):
+        measure(changed)
 
 
 def test_a_run_that_diverges_fails_with_what_to_do(annotated):
