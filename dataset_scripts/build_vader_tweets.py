@@ -61,6 +61,7 @@ configs:
 * `id`: the tweet's number in the source; `text`; `label`
 * `mean_rating`: the mean of all ratings
 * `ratings`: every rater's score, in the source's order (the raters are anonymous: a position is not a person)
+* `votes`: the class of each rating, cut like the mean
 
 ## How it was made
 `dataset_scripts/build_vader_tweets.py` builds this folder byte for byte from the source distribution of the Python
@@ -113,7 +114,10 @@ def read_source(path):
             mismatched += 1
             continue
         label = 2 if mean > CUT else 0 if mean < -CUT else 1
-        rows.append({"id": int(number), "text": text, "label": label, "mean_rating": mean, "ratings": scores})
+        votes = [2 if score > CUT else 0 if score < -CUT else 1 for score in scores]
+        rows.append(
+            {"id": int(number), "text": text, "label": label, "mean_rating": mean, "ratings": scores, "votes": votes}
+        )
     return rows, mismatched, licence
 
 
@@ -152,6 +156,7 @@ def main():
             "label": ClassLabel(names=LABELS),
             "mean_rating": Value("float64"),
             "ratings": List(Value("int8")),
+            "votes": List(ClassLabel(names=LABELS)),
         }
     )
     (args.output / "data").mkdir(parents=True, exist_ok=True)

@@ -15,7 +15,7 @@ from scipy.special import logsumexp
 from .annotate import Annotations
 from .calibrate import ON_GOLD, Calibration, calibrate, not_enough_gold
 from .data import NO_GOLD, Rows, hash_order
-from .recipe import Annotate, ArmName
+from .recipe import Annotate, ArmName, UserError
 from .votes import NO_VOTE, aggregate, flipped, majority
 
 
@@ -31,9 +31,11 @@ class Pool:
         pass_covered (`np.ndarray` of shape `(P, n)`): the raw probability mass on the labels, before renormalising, in
             [0, 1]; of votes the share that named a label; 1 where answers are guided, which cannot know it.
         votes (`np.ndarray` of shape `(n, P)`): the label of each pass, `NO_VOTE` where it gave none.
+        raw_votes (`np.ndarray` of shape `(n, P)`): the same without calibration.
         calibrations (`list[Calibration]`): of each pass.
         calibration_gold (`int`): gold rows that went into them.
         number (`int`): the pass whose labels are the LLM's.
+        raters (`np.ndarray` of shape `(n, K)`, *optional*): how many people gave each class.
     """
 
     ids: list[str]
@@ -43,9 +45,11 @@ class Pool:
     pass_probs: np.ndarray
     pass_covered: np.ndarray
     votes: np.ndarray
+    raw_votes: np.ndarray
     calibrations: list[Calibration]
     calibration_gold: int
     number: int = 0
+    raters: np.ndarray | None = None
 
     def of_pass(self, number: int) -> "Pool":
         """The same rows, with the labels of another pass as the LLM's."""
@@ -88,11 +92,13 @@ class Labels:
             y' of every text, and the label y of texts audited at random with probability pi, the target
             (1 - R / pi) y' + (R / pi) y, R being 1 for audited texts, gives the loss under y without bias.
         from_gold (`np.ndarray` of shape `(n,)`, bool): which of them cost a gold label.
+        then (`int`): so many of the last ones are trained on after the others, with a schedule of their own.
     """
 
     rows: np.ndarray
     targets: np.ndarray
     from_gold: np.ndarray
+    then: int = 0
 
     @property
     def gold_labels(self) -> int:
@@ -141,7 +147,7 @@ def build_pool(rows: Rows, passes: list[Annotations], with_gold: bool = True, by
             spent[gold_rows] = True
         calibrated.append(calibrate(one.logprobs, one.content_free, section.calibration, rows.gold, gold_rows))
     probs = [found for found, _ in calibrated]
-    votes = [np.where(np.isnan(p[:, 0]), NO_VOTE, np.nan_to_num(p).argmax(axis=1)) for p in probs]
+    votes = [_labels(p) for p in probs]
     kept = np.flatnonzero(usable & ~spent & ((rows.gold != NO_GOLD) | (not with_gold)))
     some = rows.take(kept)
     return Pool(
@@ -152,9 +158,17 @@ def build_pool(rows: Rows, passes: list[Annotations], with_gold: bool = True, by
         np.stack(probs)[:, kept],
         np.exp(logsumexp([one.logprobs[kept] for one in passes], axis=2)) if len(kept) else np.zeros((len(passes), 0)),
         np.stack(votes, axis=1)[kept],
+        np.stack([_labels(one.logprobs) for one in passes], axis=1)[kept],
         [made for _, made in calibrated],
         int(spent.sum()),
+        raters=some.raters,
     )
+
+
+def _labels(scores: np.ndarray) -> np.ndarray:
+    """The class of the highest score of each row; `NO_VOTE` where there are none."""
+    nothing = np.isnan(scores[:, 0])
+    return np.where(nothing, NO_VOTE, np.where(nothing[:, None], 0.0, scores).argmax(axis=1))
 
 
 def _calibration_rows(rows: Rows, labelled: np.ndarray, section: Annotate) -> np.ndarray:
@@ -196,15 +210,29 @@ def _flips(pool: Pool, rows: np.ndarray) -> np.ndarray:
     return flipped(pool.votes[rows])
 
 
+def _one_rater(pool: Pool, rows: np.ndarray, seed: str) -> np.ndarray:
+    """The label of one of a text's raters, drawn at random; -1 where it has none."""
+    if pool.raters is None:
+        raise UserError("grid.arms: one-rater wants data.raters, the raters' labels")
+    counts = pool.raters[rows]
+    bounds = np.cumsum(counts, axis=1) / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    drawn = np.minimum((_chance(pool, rows, seed)[:, None] >= bounds).sum(axis=1), counts.shape[1] - 1)
+    return np.where(counts.sum(axis=1) > 0, drawn, -1)
+
+
+def _chance(pool: Pool, rows: np.ndarray, seed: str) -> np.ndarray:
+    """A number in [0, 1) for each row, by its id."""
+    hashed = (hashlib.blake2b(f"{seed}\0{pool.ids[i]}".encode(), digest_size=8).digest() for i in rows)
+    return np.array([int.from_bytes(one) for one in hashed]) / 2**64
+
+
 def _corrupted(pool: Pool, rows: np.ndarray, seed: str) -> np.ndarray:
     """Gold labels with the LLM's confusions: each changed by chance alone, whatever its text."""
     classes = len(pool.label_names)
     confusion = np.zeros((classes, classes))
     np.add.at(confusion, (pool.gold, pool.llm), 1)
     bounds = np.cumsum(confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1), axis=1)
-    hashed = (hashlib.blake2b(f"{seed}\0{pool.ids[i]}".encode(), digest_size=8).digest() for i in rows)
-    chance = np.array([int.from_bytes(one) for one in hashed]) / 2**64
-    return np.minimum((chance[:, None] >= bounds[pool.gold[rows]]).sum(axis=1), classes - 1)
+    return np.minimum((_chance(pool, rows, seed)[:, None] >= bounds[pool.gold[rows]]).sum(axis=1), classes - 1)
 
 
 def training_labels(  # noqa: PLR0911, PLR0912  (an arm a case)
@@ -245,6 +273,15 @@ def training_labels(  # noqa: PLR0911, PLR0912  (an arm a case)
             return gold(rows)
         case "llm":
             return replaced(none)
+        case "llm-raw":  # as in Lu & Smith 2025
+            return replaced(none, pool.raw_votes[rows, pool.number])
+        case "llm-then-gold":  # all with the LLM's labels, then the gold ones that gold-only has
+            both = np.concatenate([rows, rows[:count]])
+            targets = np.concatenate([classes[pool.llm[rows]], classes[pool.gold[rows[:count]]]])
+            return Labels(both, targets, np.arange(len(both)) >= size, count)
+        case "one-rater":
+            found = _one_rater(pool, rows, f"rater:{seed}")
+            return Labels(rows[found >= 0], classes[found[found >= 0]], none[found >= 0])
         case "llm-soft":  # the distribution in place of the label (Hinton et al. 2015, at temperature 1)
             return Labels(rows, pool.probs[rows], none)
         case "llm-majority":

@@ -33,7 +33,15 @@ ID_BYTES = 12
 SURROGATES = re.compile(
     rb"\\\\|\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(\\u[dD][89a-fA-F][0-9a-fA-F]{2})"
 )
-SCHEMA = pa.schema({"id": pa.string(), "text": pa.string(), "text_id": pa.binary(ID_BYTES), "gold": pa.int64()})
+SCHEMA = pa.schema(
+    {
+        "id": pa.string(),
+        "text": pa.string(),
+        "text_id": pa.binary(ID_BYTES),
+        "gold": pa.int64(),
+        "raters": pa.list_(pa.int32()),
+    }
+)
 
 
 @dataclass(frozen=True)
@@ -45,20 +53,22 @@ class Rows:
         texts (`list[str | None]`): None where the source has a null.
         gold (`np.ndarray` of shape `(n,)`, int64): class indices, `NO_GOLD` where the source has none.
         label_names (`list[str]`): the classes.
+        raters (`np.ndarray` of shape `(n, K)`, *optional*): how many raters gave each class.
     """
 
     ids: list[str]
     texts: list[str | None]
     gold: np.ndarray
     label_names: list[str]
+    raters: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def take(self, indices: np.ndarray) -> "Rows":
-        return Rows(
-            [self.ids[i] for i in indices], [self.texts[i] for i in indices], self.gold[indices], self.label_names
-        )
+        raters = None if self.raters is None else self.raters[indices]
+        ids, texts = [self.ids[i] for i in indices], [self.texts[i] for i in indices]
+        return Rows(ids, texts, self.gold[indices], self.label_names, raters)
 
 
 @dataclass(frozen=True)
@@ -85,10 +95,12 @@ class RowFiles:
 
     def load(self, name: str, texts: bool = True) -> Rows:
         """All rows of `train` or `test`, in memory; without `texts`, these are None."""
-        columns = ["id", "gold", "text"] if texts else ["id", "gold"]
+        columns = ["id", "gold", "raters", "text"] if texts else ["id", "gold", "raters"]
         table = pq.read_table(self.folder / f"{name}.parquet", columns=columns)
         found = table["text"].to_pylist() if texts else [None] * len(table)
-        return Rows(table["id"].to_pylist(), found, table["gold"].to_numpy(), self.label_names)
+        counts = table["raters"].combine_chunks()
+        raters = None if counts.null_count else counts.flatten().to_numpy().reshape(len(table), -1)
+        return Rows(table["id"].to_pylist(), found, table["gold"].to_numpy(), self.label_names, raters)
 
     @property
     def withheld(self) -> bool:
@@ -260,7 +272,7 @@ def _source(study: Study) -> tuple[dict[str, Any], str]:
         kept = known.items() >= asked.items() or "sha256" in known  # of a local source that is not here (any more)
         identity = known if kept else {**asked, "sha": _hub_sha(data)}
     settings = {**data.model_dump(mode="json"), "label_names": data.label_names and list(data.label_names)}
-    return identity, make_key(source=identity, data=settings, test=study.recipe.grid is not None)
+    return identity, make_key(source=identity, data=settings, test=study.recipe.grid is not None, columns=SCHEMA.names)
 
 
 def _hub_sha(data: Data) -> str:
@@ -379,7 +391,7 @@ class _Split:
 
     def _read(self, identity: dict[str, Any]) -> Iterator[pa.RecordBatch]:
         data = self._data
-        stream, columns, label_kind = _open_stream(data, identity, self._split, self._path.parent)
+        stream, columns, label_kind, rater_kind = _open_stream(data, identity, self._split, self._path.parent)
         template = _text_template(data)
         try:
             for batch in stream.select_columns(columns).with_format("arrow").iter(SOURCE_BATCH):
@@ -389,7 +401,7 @@ class _Split:
                     else [_fill(template, row) for row in batch.to_pylist()]
                 )
                 labels = batch[data.label_column].to_pylist() if data.label_column else [None] * len(texts)
-                yield self._batch(texts, labels, label_kind)
+                yield self._batch(texts, labels, label_kind, batch, rater_kind)
         except (UserError, KeyboardInterrupt):
             raise
         except Exception as error:  # a damaged file, and with some builders an empty one
@@ -397,7 +409,9 @@ class _Split:
                 f"data: split '{self._split}' of {data.path} is damaged or has no rows ({_reason(error)})"
             ) from None
 
-    def _batch(self, texts: list[str | None], labels: list[Any], label_kind: Any) -> pa.RecordBatch:
+    def _batch(
+        self, texts: list[str | None], labels: list[Any], label_kind: Any, batch: Any, rater_kind: Any
+    ) -> pa.RecordBatch:
         from datasets import ClassLabel
 
         data, start = self._data, len(self._digests) // ID_BYTES
@@ -418,13 +432,41 @@ class _Split:
         self._has_text.append(np.array([i is not None for i in ids]))
         self._bar.update(len(texts))
         nothing = pa.nulls(len(texts), pa.string())  # ids are known when all rows have been seen
+        raters = self._count_raters(batch, rater_kind, start)
         return pa.record_batch(
-            [nothing, pa.array(texts, pa.string()), pa.array(ids, pa.binary(ID_BYTES)), gold], SCHEMA
+            [nothing, pa.array(texts, pa.string()), pa.array(ids, pa.binary(ID_BYTES)), gold, raters], SCHEMA
         )
 
+    def _count_raters(self, batch: Any, kind: Any, start: int) -> pa.Array:
+        """How many raters gave each class, for each row; nulls where the recipe names no raters."""
+        asked, names = self._data.raters, self.label_names
+        if asked is None:
+            return pa.nulls(len(batch), pa.list_(pa.int32()))
+        if isinstance(asked, dict):
+            try:
+                counts = [np.array(batch[asked[name]].to_pylist(), dtype=np.int32) for name in names]
+            except (TypeError, ValueError):
+                raise UserError(
+                    f"data.raters: {self._data.path} has something else than a count in one of the columns "
+                    f"{', '.join(asked.values())}, near row {start}"
+                ) from None
+            return pa.array(list(np.stack(counts, axis=1)), pa.list_(pa.int32()))
+        own = getattr(getattr(kind, "feature", None), "names", None)
+        found = np.zeros((len(batch), len(names)), dtype=np.int32)
+        for row, labels in enumerate(batch[asked].to_pylist()):
+            if not isinstance(labels, list):
+                raise UserError(f"data.raters: row {start + row} of {self._data.path} has no list in '{asked}'")
+            for label in labels:
+                named = own[label] if own and label is not None else label
+                k = _class_index(named, names, self._data, start + row)
+                found[row, k] += k != NO_GOLD
+        return pa.array(list(found), pa.list_(pa.int32()))
 
-def _open_stream(data: Data, identity: dict[str, Any], split: str, folder: Path) -> tuple[Any, list[str], Any]:
-    """A stream of one split, the columns wanted, and the label column's feature; `folder` takes a mended copy.
+
+def _open_stream(data: Data, identity: dict[str, Any], split: str, folder: Path) -> tuple[Any, list[str], Any, Any]:
+    """A stream of one split, the columns wanted, and the features of the label column and of the raters' column.
+
+    `folder` takes a mended copy.
 
     A stream, as a local folder's cache in `datasets` may return old rows.
     """
@@ -450,9 +492,7 @@ def _open_stream(data: Data, identity: dict[str, Any], split: str, folder: Path)
     except Exception as error:  # datasets raises many kinds; each names what it did not find
         raise UserError(f"data: {data.path}: {_reason(error)}") from None
     found = stream.features
-    asked = {"text_column": [data.text_column], "label_column": [data.label_column] if data.label_column else []}
-    if data.text_template:
-        asked = {"text_template": _template_columns(data), "label_column": asked["label_column"]}
+    asked = _asked_columns(data)
     for key, columns in asked.items():
         for column in columns:
             if column not in found:
@@ -462,7 +502,15 @@ def _open_stream(data: Data, identity: dict[str, Any], split: str, folder: Path)
         if not (isinstance(kind, Value) and kind.dtype in ("string", "large_string", "null")):
             raise UserError(f"data.text_column: '{data.text_column}' in {data.path} is {kind}, not text")
     wanted = dict.fromkeys(column for columns in asked.values() for column in columns)
-    return stream, list(wanted), found[data.label_column] if data.label_column else None
+    label_kind = found[data.label_column] if data.label_column else None
+    return stream, list(wanted), label_kind, found[data.raters] if isinstance(data.raters, str) else None
+
+
+def _asked_columns(data: Data) -> dict[str, list[str]]:
+    """The columns that each key of the recipe names."""
+    texts = {"text_template": _template_columns(data)} if data.text_template else {"text_column": [data.text_column]}
+    raters = [data.raters] if isinstance(data.raters, str) else list((data.raters or {}).values())
+    return {**texts, "label_column": [data.label_column] if data.label_column else [], "raters": raters}
 
 
 def _reason(error: BaseException) -> str:

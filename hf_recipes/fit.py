@@ -72,11 +72,15 @@ class Curves:
 
 @dataclass(frozen=True)
 class Texts:
-    """Rows of `Tokens` with their targets, of shape `(n, K)` (see `arms.Labels`)."""
+    """Rows of `Tokens` with their targets, of shape `(n, K)`, and how many of the last come after all others.
+
+    See `arms.Labels`.
+    """
 
     tokens: Tokens
     rows: np.ndarray
     targets: np.ndarray
+    then: int = 0
 
 
 class Fit:
@@ -117,7 +121,6 @@ class Fit:
         log: Callable[[dict[str, float], int], None] = lambda values, step: None,
     ):
         import torch
-        from transformers import get_linear_schedule_with_warmup
 
         self._accelerator, self._settings, self._tokenizer = accelerator, settings, tokenizer
         self._order_seed, self._train, self._validation = order_seed, train, validation
@@ -132,10 +135,19 @@ class Fit:
             lr=settings.learning_rate,
             fused=True,
         )
-        per_epoch = -(-len(train.rows) // settings.batch_size)
-        self._steps = settings.max_steps or settings.epochs * per_epoch
-        warmup = round(settings.warmup_ratio * self._steps)
-        self._schedule = get_linear_schedule_with_warmup(self._optimizer, warmup, self._steps)
+        places = np.arange(len(train.rows))
+        self._stages = [some for some in np.split(places, [len(places) - train.then]) if len(some)]
+        self._steps = [settings.max_steps or settings.epochs * -(-len(s) // settings.batch_size) for s in self._stages]
+
+        def rate(step: int) -> float:
+            for steps in self._steps:
+                warmup = round(settings.warmup_ratio * steps)
+                if step < steps:  # up from 0 in the warm-up and down to 0 at the end, in each stage anew
+                    return step / warmup if step < warmup else (steps - step) / (steps - warmup)
+                step -= steps
+            return 0.0
+
+        self._schedule = torch.optim.lr_scheduler.LambdaLR(self._optimizer, rate)
         smooth, mass = settings.label_smoothing, train.targets.sum(axis=1, keepdims=True)
         targets = (1 - smooth) * train.targets + smooth * mass / train.targets.shape[1]
         self._targets = torch.tensor(targets, dtype=torch.float32)
@@ -160,22 +172,24 @@ class Fit:
         done, total = self._restore(state) if state else (0, 0.0)
         rng = np.random.default_rng(self._order_seed)
         lengths = self._train.tokens.lengths[self._train.rows]
-        step = 0
+        step, end = 0, 0
         self._parallel.train()
-        while step < self._steps:
-            texts = 0
-            for batch in bucketed_batches(lengths, self._settings.batch_size, rng):
-                step += 1
-                texts += len(batch)
-                if step > done:
-                    total += self._learn(batch)
-                    if step % self._settings.save_steps == 0 and step < self._steps:
-                        self._save(self._state(step, total))
-                if step == self._steps:
-                    break
-            if step >= done:  # else its curves are in the state
-                self._end_epoch(step, total / texts)
-                total = 0.0
+        for stage, steps in zip(self._stages, self._steps, strict=True):
+            end += steps
+            while step < end:
+                texts = 0
+                for batch in bucketed_batches(lengths[stage], self._settings.batch_size, rng):
+                    step += 1
+                    texts += len(batch)
+                    if step > done:
+                        total += self._learn(stage[batch])
+                        if step % self._settings.save_steps == 0 and step < sum(self._steps):
+                            self._save(self._state(step, total))
+                    if step == end:
+                        break
+                if step >= done:  # else its curves are in the state
+                    self._end_epoch(step, total / texts)
+                    total = 0.0
         if self._best is not None:
             self.model.load_state_dict(self._best)
         return self.curves

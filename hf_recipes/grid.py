@@ -9,7 +9,7 @@ from .data import hash_order
 from .recipe import ArmName, Grid, UserError
 
 #: Arms whose training labels do not depend on the annotation pass.
-WITHOUT_PASS = ("gold", "gold-only", "gold-only-long")
+WITHOUT_PASS = ("gold", "gold-only", "gold-only-long", "one-rater")
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ def all_runs(grid: Grid) -> list[Run]:
     paired = [
         run
         for size in grid.sizes
-        for together in zip(*(paired_runs(grid, arm, size) for arm in grid.arms), strict=True)
+        for together in zip(*(paired_runs(grid, arm, size) for arm in grid.arms_at(size)), strict=True)
         for run in together
     ]
     crossed = [run for arm in grid.crossed.arms for run in crossed_runs(grid, arm).values()] if grid.crossed else []

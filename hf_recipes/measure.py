@@ -14,6 +14,8 @@ from .grid import WITHOUT_PASS, all_runs, crossed_runs, crossed_sources, paired_
 from .recipe import CONTROLS, ArmName, UserError
 from .study import Study, hash_files, hash_ids, make_key, read_json, write_json
 from .train import Work
+from .verdict import __file__ as verdict_file
+from .verdict import decide
 
 LEVEL = 0.95
 DELTA = 0.01  # of macro-F1: the gain that would still be worth doubling the training texts for
@@ -28,6 +30,7 @@ PAIRS: tuple[tuple[ArmName, ArmName], ...] = (
     ("llm-entropy-replace", "llm-matched-replace"),
     ("llm-entropy-replace", "gold-only"),
     ("llm-entropy-replace", "gold-only-long"),
+    ("one-rater", "gold"),
     ("llm", "noise-fixed"),
     ("noise-fixed", "gold"),
     ("noise-redrawn", "noise-fixed"),
@@ -76,10 +79,11 @@ def measure(study: Study) -> dict[str, Any]:
                 [_read_predictions(study.run(run), work.test) for run in paired_runs(study.grid, arm, size)]
             )
             for size in study.grid.sizes
-            for arm in study.grid.arms
+            for arm in study.grid.arms_at(size)
         }
         arms = list(_measure_arms(study, work, predictions))
         comparisons = list(_compare(predictions, work.test))
+        _correct(comparisons, study.grid.sizes[-1])
         results = {
             "key": _results_key(study, work),
             "study": study.recipe.name,
@@ -92,12 +96,16 @@ def measure(study: Study) -> dict[str, Any]:
             "annotator": _measure_annotator(study, work),
             "arms": arms,
             "comparisons": comparisons,
+            "gold_match": list(_match_gold(predictions, work.test)),
+            "iso_accuracy": _iso_accuracy(predictions, work.test),
             "plateaus": list(_plateaus(arms, predictions, work.test)),
             "components": list(_components(study, work.test)),
             "notes": _notes(work),
         }
+        results = without_nan(results)
+        results["verdict"] = decide(results, study.recipe.accept)
         study.report.mkdir(parents=True, exist_ok=True)
-        write_json(study.results_file, without_nan(results))
+        write_json(study.results_file, results)
     return read_json(study.results_file)
 
 
@@ -117,7 +125,8 @@ def _results_key(study: Study, work: Work) -> str:
         calibration=[one.section.calibration for one in work.annotations],
         status=work.annotations[0].status,
         notes=_notes(work),
-        code=[hash_files(metrics_folder(), ("*.py",)), hash_files(Path(__file__))],
+        accept=study.recipe.accept.model_dump(),
+        code=[hash_files(metrics_folder(), ("*.py",)), *(hash_files(Path(path)) for path in (__file__, verdict_file))],
     )
 
 
@@ -191,10 +200,86 @@ def _measure_annotator(study: Study, work: Work) -> dict[str, Any]:
         "recall": by_name(found["per_class_recall"]),
         "gold_share": by_name(shares),
         "llm_share": by_name(found["label_share"]),
+        "nll": float(-np.log(np.clip(pool.probs[np.arange(len(pool.gold)), pool.gold], 1e-300, None)).mean()),
+        "one_rater": None if pool.raters is None else one_rater_agreement(pool.raters),
         "covered": found["covered_mean"],
         "status": {name: status.count(name) for name in sorted(set(status))},
         "truncated": int(work.annotations[0].truncated.sum()),
     }
+
+
+def one_rater_agreement(raters: np.ndarray) -> float | None:
+    """How often a rater drawn at random gives the commonest label of a text's other raters.
+
+    Args:
+        raters (`np.ndarray` of shape `(n, K)`): how many gave each class; texts with fewer than two do not count.
+
+    Returns:
+        `float` in [0, 1]: tied commonest labels count in equal shares. None if no text has two raters.
+    """
+    counts = raters[raters.sum(axis=1) > 1].astype(float)
+    if not len(counts):
+        return None
+    agreed = np.zeros(len(counts))
+    for k in range(counts.shape[1]):
+        others = counts - np.eye(counts.shape[1])[k]
+        best = others == others.max(axis=1, keepdims=True)
+        agreed += counts[:, k] * best[:, k] / best.sum(axis=1)
+    return float((agreed / counts.sum(axis=1)).mean())
+
+
+def _correct(comparisons: list[dict[str, Any]], top: int) -> None:
+    """Marks the primary comparisons, and gives them p-values corrected for each other (Holm 1979).
+
+    Primary are macro-F1 and disagreement at the largest size: LLM labels against gold, and every other arm that is no
+    diagnosis against LLM labels and against its own control. The rest is exploratory.
+    """
+    primary = [
+        one
+        for one in comparisons
+        if one["size"] == top
+        and one["figure"] in ("macro_f1", "pairwise_disagreement")
+        and ((one["arm"], one["against"]) == ("llm", "gold") or one["against"] in ("llm", CONTROLS.get(one["arm"])))
+    ]
+    values = [one["p_value"] for one in primary]
+    known = not np.isnan(values).any()
+    corrected = _load("instability_comparison").holm(values) if known else values
+    for one in comparisons:
+        one |= {"primary": False, "p_holm": None}
+    for one, p_value in zip(primary, corrected, strict=True):
+        one |= {"primary": True, "p_holm": float(p_value)}
+
+
+def _match_gold(predictions: Predictions, test: Rows) -> Iterator[dict[str, Any]]:
+    """Classifiers on gold labels of each size against those on all LLM labels: how many gold labels are as good."""
+    comparison, top = _load("instability_comparison"), max(size for _, size in predictions)
+    for size in sorted({size for arm, size in predictions if arm == "gold"}):
+        found = comparison.compute(
+            predictions1=predictions["gold", size],
+            predictions2=predictions["llm", top],
+            references=test.gold,
+            num_classes=len(test.label_names),
+        )
+        yield {"size": size, "R": found["R"], "n": found["n"], **_difference(found, "macro_f1")}
+
+
+def _iso_accuracy(predictions: Predictions, test: Rows) -> dict[str, Any] | None:
+    """Whether LLM labels make classifiers less steady than gold labels do at the same accuracy."""
+    sizes = sorted({size for arm, size in predictions if arm == "gold"})
+    if len(sizes) < 2:
+        return None
+    found = _load("instability_comparison").compute(
+        predictions1=predictions["llm", sizes[-1]],
+        predictions2=predictions["gold", sizes[-1]],
+        references=test.gold,
+        num_classes=len(test.label_names),
+        ladder=[predictions["gold", size] for size in sizes],
+    )
+    same = found["iso_accuracy"]
+    if same["status"] == "ok":
+        same |= {"R": found["R"], "sizes": sorted(sizes[step] for step in same["sizes"])}
+        same |= {"interval": None} if np.isnan(same["p_value"]) else {}
+    return dict(same)
 
 
 def _compare(predictions: Predictions, test: Rows) -> Iterator[dict[str, Any]]:
@@ -218,7 +303,7 @@ def _compare(predictions: Predictions, test: Rows) -> Iterator[dict[str, Any]]:
 
 def _difference(found: dict[str, Any], figure: str) -> dict[str, Any]:
     """What the comparison says of one figure; the interval is None where R does not give one."""
-    fields = ("difference", "interval", "p_value", "detectable", "verdict")
+    fields = ("difference", "interval", "p_value", "detectable", "verdict", "seed_se", "item_se")
     said = {field: found[f"{figure}_{field}"] for field in fields}
     return said | ({"interval": None} if np.isnan(said["p_value"]) else {})
 
@@ -235,6 +320,7 @@ def _plateaus(arms: list[dict[str, Any]], predictions: Predictions, test: Rows) 
     curves = {
         name: [one["macro_f1_runs"] for s in sizes for one in arms if (one["arm"], one["size"]) == (name, s)]
         for name in dict.fromkeys(name for name, _ in predictions)
+        if all((name, size) in predictions for size in sizes)
     }
     half = sizes[-1] // 2 if sizes[-1] % 2 == 0 and sizes[-1] // 2 in sizes else None
 

@@ -19,6 +19,9 @@ ArmName = Literal[
     "llm-soft",
     "llm-majority",
     "llm-dawid-skene",
+    "llm-raw",
+    "llm-then-gold",
+    "one-rater",
     "llm-entropy-replace",
     "llm-random-replace",
     "llm-matched-replace",
@@ -38,6 +41,7 @@ CONTROLS: dict[ArmName, ArmName] = {
     "llm-flip-replace": "llm-flip-random-replace",
     "llm-entropy-drop": "llm-random-drop",
     "llm-balanced-drop": "llm-random-drop",
+    "llm-then-gold": "gold-only-long",
 }
 #: How many annotation passes an arm wants.
 PASSES: dict[ArmName, int] = {
@@ -76,6 +80,11 @@ class Data(Section):
         None, description="jinja2 over the columns, where a text is made of several: '{{ title }}: {{ body }}'"
     )
     label_column: str | None = Field("label", description="null: the texts have no gold labels")
+    raters: str | dict[str, str] | None = Field(
+        None,
+        description="who else labelled: a column of lists of the raters' labels, or for each class the column that "
+        "counts the raters who gave it",
+    )
     label_names: Annotated[list[str], Field(min_length=2)] | Annotated[dict[str, str], Field(min_length=2)] | None = (
         Field(None, description="the classes, or a mapping of each to its description, which the prompt shows")
     )
@@ -91,6 +100,8 @@ class Data(Section):
             raise ValueError("set text_column or text_template, not both")
         if self.label_column is None and self.label_names is None:
             raise ValueError("label_names must name the classes where label_column is null")
+        if isinstance(self.raters, dict) and self.label_names and set(self.raters) != set(self.label_names):
+            raise ValueError("raters must name a column for each class of label_names")
         if len(set(self.label_names or ())) < len(self.label_names or ()):
             raise ValueError("label_names names a class twice")
         return self
@@ -228,6 +239,9 @@ class Grid(Section):
     arms: list[ArmName] = Field(["gold", "llm", "llm-soft", "llm-entropy-replace", "llm-random-replace"], min_length=1)
     sizes: Annotated[list[Annotated[int, Field(gt=1)]], Field(min_length=1)]
     seeds: Annotated[list[Annotated[int, Field(ge=0, lt=2**32)]], Field(min_length=2)]
+    curves: list[ArmName] | None = Field(
+        None, description="the arms that are trained at every size, gold and llm among them; the others at the largest"
+    )
     vary: list[Source] = Field(
         ["subset", "init", "order"],
         min_length=1,
@@ -239,6 +253,10 @@ class Grid(Section):
     replace_share: float = Field(
         0.25, gt=0, lt=1, description="share of rows that arms take from gold, or drop; gold-only trains on these alone"
     )
+
+    def arms_at(self, size: int) -> list[ArmName]:
+        """The arms that are trained at a size."""
+        return [arm for arm in self.arms if self.curves is None or arm in self.curves or size == self.sizes[-1]]
 
     @field_validator("arms", "sizes", "seeds", "vary")
     @classmethod
@@ -257,12 +275,16 @@ class Grid(Section):
         for arm in ("gold", "llm"):
             if arm not in self.arms:
                 raise ValueError(f"arms must name '{arm}': every other arm is compared with gold and llm")
-        partial = [arm for arm in self.arms if arm.endswith("-drop") or arm.startswith("gold-only")]
-        if partial and not 0 < round(self.replace_share * self.sizes[0]) < self.sizes[0]:
-            raise ValueError(
-                f"replace_share {self.replace_share} of {self.sizes[0]} texts is none or all: nothing is left for "
-                f"{partial[0]}; change replace_share or sizes"
-            )
+        if self.curves is not None and not {"gold", "llm"} <= set(self.curves) <= set(self.arms):
+            raise ValueError("curves must name gold and llm, and no arm that is not in arms")
+        for arm in self.arms:
+            least = next(size for size in self.sizes if arm in self.arms_at(size))
+            partial = arm.endswith("-drop") or arm.startswith("gold-only") or arm == "llm-then-gold"
+            if partial and not 0 < round(self.replace_share * least) < least:
+                raise ValueError(
+                    f"replace_share {self.replace_share} of {least} texts is none or all: nothing is left for {arm}; "
+                    "change replace_share, sizes or curves"
+                )
         for arm, control in CONTROLS.items():
             if arm in self.arms and control not in self.arms:
                 raise ValueError(f"arms must name {control} beside {arm}: its control")
@@ -274,6 +296,16 @@ class Grid(Section):
             if missing := set(self.crossed.arms) - set(self.arms):
                 raise ValueError(f"crossed.arms names {missing.pop()}, which is not in arms")
         return self
+
+
+class Accept(Section):
+    """When LLM labels are good enough to train on. Each limit is on the truth, not on its estimate."""
+
+    macro_f1_loss: float = Field(default=0.02, gt=0, lt=1, description="of macro-F1, against gold labels")
+    churn: float = Field(
+        default=0.03, gt=0, lt=1, description="of the share of texts on which two seeds disagree, above gold's"
+    )
+    min_class_f1: float = Field(default=0.6, ge=0, le=1, description="F1 of the worst class")
 
 
 class Train(Section):
@@ -325,6 +357,7 @@ class Recipe(Section):
     annotate: Annotate
     grid: Grid | None = Field(None, description="with `train`; without them the texts are labelled and no more")
     train: Train | None = None
+    accept: Accept = Accept()
 
     @model_validator(mode="after")
     def whole(self) -> "Recipe":
@@ -335,6 +368,8 @@ class Recipe(Section):
                 f"grid.vary names pass: {len(self.grid.seeds)} seeds want as many annotation passes, and there are "
                 f"{len(self.annotate.passes) + 1}; add to annotate.passes"
             )
+        if self.grid and "one-rater" in self.grid.arms and self.data.raters is None:
+            raise ValueError("grid.arms names one-rater, which wants the raters' labels: set data.raters")
         passes = self.annotate.all_passes()
         for arm in self.grid.arms if self.grid else []:
             different = {one.model for one in passes} if arm == "llm-dawid-skene" else passes

@@ -28,6 +28,9 @@ COLOURS = {  # Okabe & Ito's and Tol's: told apart by the colour-blind
     "llm-entropy-drop": "#882255",
     "llm-balanced-drop": "#CC6677",
     "llm-random-drop": "#999933",
+    "llm-raw": "#F4A582",
+    "llm-then-gold": "#332288",
+    "one-rater": "#5D5D5D",
     "gold-only": "#777777",
     "gold-only-long": "#AAAAAA",
     "noise-fixed": "#F0E442",
@@ -49,6 +52,11 @@ MITIGATIONS: dict[ArmName, tuple[str, str, str]] = {
         "Gold labels for the {count} of {top} texts on which the passes differ change",
         "as many at random",
         "Choosing by flips rather than at random",
+    ),
+    "llm-then-gold": (
+        "Training on gold labels for {count} of {top} texts after all LLM labels changes",
+        "on those gold labels alone, as long as on all,",
+        "LLM labels first rather than none",
     ),
     "llm-entropy-drop": (
         "Leaving out the most uncertain of {top} texts changes",
@@ -138,6 +146,55 @@ def _noise(differences: dict[tuple[str, str, str, int], Any], top: int) -> str:
     )
 
 
+CRITERIA = {
+    "macro_f1_loss": "macro-F1 lost against gold labels is {value} {interval}, at most {limit} wanted",
+    "churn": "two seeds disagree on {value} {interval} more texts than with gold labels, at most {limit} wanted",
+    "min_class_f1": "F1 of the worst class, {worst}, is {value} {interval}, at least {limit} wanted",
+}
+DECISIONS = {
+    "ship": "Ship: these labels may be trained on, by the limits of the recipe.",
+    "do not ship": "Do not ship: these labels miss a limit of the recipe.",
+    "label more": "Label more test texts: the limits of the recipe cannot be judged yet.",
+    "cannot tell": "Cannot tell whether these labels keep the limits of the recipe.",
+}
+
+
+def _verdict(verdict: dict[str, Any], items: int, runs: int) -> str:
+    said = [
+        CRITERIA[one["name"]].format(
+            **{"value": number(one["value"]), "interval": interval(one["interval"]), "limit": number(one["limit"])},
+            worst=verdict["worst_class"],
+        )
+        + f" ({one['status']})"
+        for one in verdict["criteria"]
+    ]
+    text = f"{DECISIONS[verdict['decision']]} {'; '.join(said)[0].upper()}{'; '.join(said)[1:]}."
+    if verdict["reason"]:
+        return f"{text} For {verdict['reason']}."
+    ways = []
+    if (labels := verdict["test_labels"]) and labels > items:
+        ways.append(f"{labels:,} test labels in all ({labels - items:,} more)")
+    if (seeds := verdict["seeds"]) and seeds > runs:
+        ways.append(f"{seeds:,} seeds")
+    if ways and verdict["decision"] != "do not ship":
+        text += f" If the truth is where the estimates are, about {' or '.join(ways)} would decide it (4 times in 5)."
+    return text
+
+
+def _gold_instead(matches: list[dict[str, Any]], top: int) -> str:
+    """Between which numbers of gold labels classifiers are as good as on all LLM labels."""
+    below = [one["size"] for one in matches if one["verdict"] == "lower"]
+    above = [one["size"] for one in matches if one["verdict"] == "higher"]
+    start = f"As good in macro-F1 as {top:,} LLM labels are"
+    if not below and not above:
+        return f"{start} how many gold labels: that cannot be told from these sizes."
+    if above:
+        least = max([size for size in below if size < min(above)], default=None)
+        more = f"more than {least:,} and " if least else ""
+        return f"{start} {more}at most {min(above):,} gold labels alone."
+    return f"{start} more than {max(below):,} gold labels; whether {top:,} are cannot be told."
+
+
 def how_trained(study: Study) -> str:
     """The encoder and its settings, in words."""
     train = study.training
@@ -212,7 +269,12 @@ def describe(results: dict[str, Any]) -> dict[str, Any]:
         f"{interval(arms[name, top]['pairwise_disagreement_interval'])}"
         for name in ("llm", "gold")
     }
+    if annotator["one_rater"] is not None:
+        labels += (
+            f" One of the texts' raters gives the commonest label of the others in {number(annotator['one_rater'])}."
+        )
     findings = [
+        ("Verdict.", _verdict(results["verdict"], results["n"], runs)),
         ("The labels.", labels),
         (
             "What they cost.",
@@ -240,6 +302,14 @@ def describe(results: dict[str, Any]) -> dict[str, Any]:
             f"{', '.join(failures)}. Agreement among such runs is no stability."
         )
         findings.append(("Not learnt.", text))
+    if (iso := results["iso_accuracy"]) and iso["status"] == "ok":
+        text = (
+            f"Gold labels make classifiers as accurate as LLM labels do from between {iso['sizes'][0]:,} and "
+            f"{iso['sizes'][1]:,} texts. Against those, two runs on LLM labels disagree on {_signed(iso)} of the test "
+            f"texts more, {_judge(iso)}."
+        )
+        findings.append(("At equal accuracy.", text))
+    findings.append(("Gold instead.", _gold_instead(results["gold_match"], top)))
     gains = {plateau["arm"]: plateau for plateau in results["plateaus"]}
     if "llm" in gains and "gold" in gains:
         findings.append(("More texts.", _more_texts(gains["llm"], gains["gold"])))

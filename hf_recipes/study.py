@@ -42,7 +42,7 @@ logger = logging.getLogger(__name__)
 FORMAT = 2  # the version of the study folder's contract
 #: What may change around runs that stay valid, and how they are made rather than what.
 GROWS = (
-    *("grid.arms", "grid.sizes", "grid.seeds", "grid.crossed", "annotate.passes"),
+    *("grid.arms", "grid.sizes", "grid.seeds", "grid.curves", "grid.crossed", "accept", "annotate.passes"),
     *("train.trackers", "train.save_steps", "train.save_models", "train.accelerate_config"),
 )
 

@@ -128,6 +128,7 @@ class Work:
         content = [
             hash_ids(self.pool.ids[i] for i in labels.rows),
             hashlib.sha256(labels.targets.tobytes()).hexdigest(),
+            *([labels.then] if labels.then else []),
         ]
         checked = zip(self.validation, self.validation_labels(run), strict=True)
         validation = hash_ids(f"{self.pool.ids[i]} {label}" for i, label in checked)
@@ -448,7 +449,7 @@ class _Trainer:
         team = self.accelerator.num_processes
         at_once = -(-settings.batch_size // (settings.gradient_accumulation_steps * team))
         labels = work.labels(run)
-        train = Texts(self._tokens, self._places[labels.rows], labels.targets)
+        train = Texts(self._tokens, self._places[labels.rows], labels.targets, labels.then)
         classes = np.eye(len(work.pool.label_names))
         checked = Texts(self._tokens, self._places[work.validation], classes[work.validation_labels(run)])
         key = work.key(run)

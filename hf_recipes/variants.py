@@ -103,11 +103,12 @@ def _train_columns(arm: ArmName, content: _Content) -> tuple[dict[str, Any], Any
     classes = ClassLabel(names=pool.label_names)
     rows, first = np.unique(labels.rows, return_index=True)
     source = "noise" if arm.startswith("noise-") else "gold"
+    other = "rater" if arm == "one-rater" else "llm"
     values = {
         "id": [pool.ids[i] for i in rows],
         "text": [pool.texts[i] for i in rows],
         "label": labels.labels[first],
-        "label_source": np.where(labels.from_gold[first], source, "llm"),
+        "label_source": np.where(labels.from_gold[first], source, other),
         "gold": pool.gold[rows],
         "llm_label": pool.llm[rows],
         "llm_probs": list(pool.probs[rows]),

@@ -1,5 +1,6 @@
 """Arms: same rows, same budgets, and the right labels replaced."""
 
+from dataclasses import replace
 from typing import get_args
 
 import numpy as np
@@ -23,7 +24,17 @@ def make_pool(n=60, classes=3, seed=0):
     votes = np.column_stack([probs.argmax(axis=1), others])
     none = Calibration("none", 1.0, {}, np.zeros(0, int))
     return Pool(
-        row_ids("train", texts), texts, list("abc")[:classes], gold, probs[None], np.ones((1, n)), votes, [none], 0
+        row_ids("train", texts),
+        texts,
+        list("abc")[:classes],
+        gold,
+        probs[None],
+        np.ones((1, n)),
+        votes,
+        votes,
+        [none],
+        0,
+        raters=rng.multinomial(5, np.ones(classes) / classes, n),
     )
 
 
@@ -98,6 +109,30 @@ def test_noise_has_the_llms_confusions_and_is_drawn_once_or_for_each_run():
         assert abs(together - wrong[0].mean() * wrong[1].mean()) < 0.05
     part = permutation(pool.ids, 3)[:100]
     assert training_labels("noise-fixed", pool, part, 0.25, 9).labels.tolist() == fixed[0][part].tolist()
+
+
+def test_one_rater_is_drawn_among_a_texts_raters_anew_for_each_run():
+    pool = make_pool(3000)
+    pool.raters[:7] = 0
+    rows = np.arange(3000)
+    draws = [training_labels("one-rater", pool, rows, 0.25, seed) for seed in range(2)]
+    for found in draws:
+        assert found.rows.tolist() == rows[7:].tolist()  # a text without raters has no label
+        assert (pool.raters[found.rows, found.labels] > 0).all()
+        assert found.gold_labels == 0
+        expected = (pool.raters[7:] / 5).sum(axis=0)
+        assert np.abs(np.bincount(found.labels) - expected).max() < 5 * np.sqrt(3000 * 0.25)
+    assert (draws[0].labels != draws[1].labels).any()
+    with pytest.raises(UserError, match="one-rater wants data.raters"):
+        training_labels("one-rater", replace(pool, raters=None), rows, 0.25, 0)
+
+
+def test_llm_then_gold_takes_the_rows_of_gold_only_last():
+    rows = permutation(POOL.ids, 1)[:40]
+    found, alone = (training_labels(arm, POOL, rows, 0.3, 1) for arm in ("llm-then-gold", "gold-only"))
+    assert found.rows.tolist() == [*rows, *alone.rows]
+    assert found.labels.tolist() == [*POOL.llm[rows], *POOL.gold[alone.rows]]
+    assert found.then == found.gold_labels == len(alone.rows) == 12
 
 
 @given(st.integers(0, 20))

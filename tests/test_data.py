@@ -302,6 +302,36 @@ def test_rows_are_read_in_batches_and_keep_their_order_and_ids(make_study, tmp_p
     assert files.texts(np.array([93, 2, 14])) == [texts[93], texts[2], texts[14]]
 
 
+def test_raters_are_counted_by_class_from_lists_and_from_counts(make_study, tmp_path):
+    import pandas as pd
+
+    table = pd.DataFrame(
+        {
+            "text": ["one", "two", "three"],
+            "label": ["x", "y", "x"],
+            "votes": [["x", "y", "x"], [], ["y", None]],
+            "said_x": [2, 0, 0],
+            "said_y": [1, 0, 1],
+        }
+    )
+    table.to_parquet(tmp_path / "source.parquet")
+    common = [f"--data.path={tmp_path / 'source.parquet'}", "--data.label_names=[x, y]", "--data.pool_size=null"]
+    common += ["--data.test_size=1", "--grid=null", "--train=null"]
+    for number, asked in enumerate(("votes", "{x: said_x, y: said_y}")):
+        rows, _ = load_rows(make_study(*common, f"--data.raters={asked}", folder=f"study{number}"))
+        assert dict(zip(rows.texts, rows.raters.tolist(), strict=True)) == {
+            "one": [2, 1],
+            "two": [0, 0],
+            "three": [0, 1],
+        }
+    assert load_rows(make_study(*common, folder="none"))[0].raters is None
+    for asked, said in (("said_x", "no list in 'said_x'"), ("{x: text, y: said_y}", "something else than a count")):
+        with pytest.raises(UserError, match=said):
+            load_rows(make_study(*common, f"--data.raters={asked}", folder=f"bad-{asked[:3]}"))
+    with pytest.raises(UserError, match="raters must name a column for each class"):
+        make_study(*common, "--data.raters={x: said_x}")
+
+
 def test_what_a_csv_file_holds_is_text_and_its_numbers_are_classes(make_study, tmp_path):
     file = tmp_path / "a [final].csv"
     texts = ["word"] * 1200 + ["0010497", "1.50", "True"]

@@ -4,6 +4,7 @@ import copy
 import os
 import subprocess
 import sys
+from itertools import chain
 
 import numpy as np
 import pytest
@@ -247,3 +248,35 @@ def test_two_processes_that_share_every_batch_take_the_path_of_one(texts, tmp_pa
         assert torch.allclose(found[0], weights(alone), atol=5e-5)
         assert {k: pytest.approx(v, rel=1e-3, abs=1e-5) for k, v in curves.items()} == found[1]
         assert found[2].numpy() == pytest.approx(probs, abs=1e-4)
+
+
+def test_what_comes_after_all_others_has_a_schedule_of_its_own(texts):
+    from transformers import get_linear_schedule_with_warmup
+
+    fit = make_fit(Texts(texts.tokens, texts.rows, texts.targets, then=11), make_model(), warmup_ratio=0.25)
+    seen, rates, learn = [], [], fit._learn
+
+    def spy(batch):
+        seen.append(batch.tolist())
+        rates.append(fit._schedule.get_last_lr()[0])
+        return learn(batch)
+
+    fit._learn = spy
+    fit.run()
+    first, second = 2 * 7, 2 * 2  # epochs of 50 and of 11 texts in batches of 8
+    epochs = [sorted(chain(*seen[i : i + n])) for i, n in ((0, 7), (7, 7), (14, 2), (16, 2))]
+    assert epochs == [
+        list(range(50)),
+        list(range(50)),
+        list(range(50, 61)),
+        list(range(50, 61)),
+    ]
+    expected = []
+    for steps in (first, second):
+        oracle = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1e-3)
+        schedule = get_linear_schedule_with_warmup(oracle, round(0.25 * steps), steps)
+        for _ in range(steps):
+            expected.append(schedule.get_last_lr()[0])
+            oracle.step()
+            schedule.step()
+    assert rates == pytest.approx(expected)

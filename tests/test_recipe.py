@@ -106,6 +106,8 @@ def test_passes_are_the_section_with_what_each_changes():
         (["--annotate.scoring=votes"], "votes gives no probabilities to calibrate; set calibration: none"),
         (["--annotate.thinking=true"], "thinking wants prompt.chat: true and scoring: votes"),
         (["--train=null"], "grid and train go together"),
+        (["--grid.curves=[gold]"], "curves must name gold and llm"),
+        (["--grid.arms=[gold, llm]", "--grid.curves=[gold, llm, llm-soft]"], "no arm that is not in arms"),
         (["--data.label_column=null"], "label_names must name the classes"),
         (["--data.label_column=null", "--data.label_names=[a, b]"], "without gold there is nothing to compare with"),
     ],

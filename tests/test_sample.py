@@ -22,6 +22,7 @@ def test_it_loads_with_names_splits_and_every_rating():
         for row in split:
             mean = np.mean(row["ratings"])
             assert len(row["ratings"]) >= 20
+            assert row["votes"] == [2 if rating > 0 else 0 if rating < 0 else 1 for rating in row["ratings"]]
             assert abs(mean - row["mean_rating"]) < 1e-9
             assert row["label"] == (2 if mean > 0.5 else 0 if mean < -0.5 else 1)
 

@@ -49,6 +49,8 @@ Returns:
     - **{score}_runs** (`list` of R `float`)
 
     and
+    - **per_class_f1_mean** (`list` of `float`), **per_class_f1_mean_interval** (`list` of pairs): by class, nan for a
+      class without gold.
     - **accuracy_distribution_variance** (`float`), **accuracy_distribution_variance_interval**: the accuracy's variance
       over runs, less what the coin flips of this test set alone make (Jordan 2024, theorem 2). Signed: below zero there
       is no sign that runs differ in quality. ddof = 1.
@@ -144,11 +146,12 @@ def seed_scores(predictions, references, num_classes=None, best_of=None, return_
     gold_counts = np.bincount(references, minlength=classes)
     correct = predictions == references
     accuracy = correct.mean(axis=1)
-    f1, f1_influence = _macro_f1(predictions, references, gold_counts)
+    f1, f1_influence, per_class = _macro_f1(predictions, references, gold_counts, confidence_level)
     majority = gold_counts.max() / items
     result = {
         **_summary("accuracy", accuracy, (correct - accuracy[:, None]).mean(axis=0), confidence_level),
         **_summary("macro_f1", f1, f1_influence, confidence_level),
+        **per_class,
         **_distribution_variance(accuracy, correct, confidence_level),
         "failed_runs": int((accuracy <= majority).sum()),
         "majority_accuracy": float(majority),
@@ -167,8 +170,8 @@ def seed_scores(predictions, references, num_classes=None, best_of=None, return_
     return result
 
 
-def _macro_f1(predictions, references, gold_counts):
-    """Macro-F1 of each run over the classes that occur in gold, and the items' influence on the mean over runs.
+def _macro_f1(predictions, references, gold_counts, level):
+    """Macro-F1 of each run over the classes that occur in gold, the items' influence on its mean, and F1 by class.
 
     With TP, P, G the weighted counts of class k, F1 = 2 TP / (P + G), and an item that adds weight w changes it by
     w (2 [hit] - F1 ([predicted k] + [gold k])) / (P + G): the infinitesimal jackknife (Efron 1982). Scaled by n.
@@ -176,6 +179,7 @@ def _macro_f1(predictions, references, gold_counts):
     runs, items = predictions.shape
     present = np.flatnonzero(gold_counts)
     scores, influence = np.zeros(runs), np.zeros(items)
+    means, intervals = np.full(len(gold_counts), np.nan), np.full((len(gold_counts), 2), np.nan)
     for k in present:
         is_gold, is_predicted = references == k, predictions == k
         hits = is_predicted & is_gold
@@ -183,24 +187,29 @@ def _macro_f1(predictions, references, gold_counts):
         f1 = 2 * hits.sum(axis=1) / sizes
         scores += f1 / len(present)
         moves = (2 * hits - f1[:, None] * (is_predicted.astype(float) + is_gold)) / sizes[:, None]
-        influence += moves.mean(axis=0) * items / len(present)
-    return scores, influence
+        moved = moves.mean(axis=0) * items
+        influence += moved / len(present)
+        means[k], intervals[k] = f1.mean(), _mean_interval(f1, moved, level)
+    return scores, influence, {"per_class_f1_mean": means.tolist(), "per_class_f1_mean_interval": intervals.tolist()}
 
 
-def _summary(name, scores, influence, level):
+def _mean_interval(scores, influence, level):
     """`influence` is scaled by n: its variance over items, divided by n, is that of the mean score."""
     runs, items = len(scores), len(influence)
-    mean, sd = scores.mean(), scores.std(ddof=1)
-    over_runs, over_items = sd**2 / runs, (influence**2).sum() / items / max(items - 1, 1)
-    variance = over_runs + over_items
-    half = 0.0
+    over_runs, over_items = scores.var(ddof=1) / runs, (influence**2).sum() / items / max(items - 1, 1)
+    variance, half = over_runs + over_items, 0.0
     if variance > 0:
         freedom = (runs - 1) * variance / over_runs if over_runs else np.inf  # wider than Satterthwaite's: see the card
         half = stats.t.ppf(0.5 + level / 2, freedom) * np.sqrt(variance)
+    return [float(max(scores.mean() - half, 0)), float(min(scores.mean() + half, 1))]
+
+
+def _summary(name, scores, influence, level):
+    runs, sd = len(scores), scores.std(ddof=1)
     high, low = stats.chi2.ppf([0.5 + level / 2, 0.5 - level / 2], runs - 1)
     return {
-        f"{name}_mean": float(mean),
-        f"{name}_mean_interval": [float(max(mean - half, 0)), float(min(mean + half, 1))],
+        f"{name}_mean": float(scores.mean()),
+        f"{name}_mean_interval": _mean_interval(scores, influence, level),
         f"{name}_sd": float(sd),
         f"{name}_sd_interval": [float(sd * np.sqrt((runs - 1) / high)), float(sd * np.sqrt((runs - 1) / low))],
         f"{name}_min": float(scores.min()),
