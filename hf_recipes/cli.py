@@ -187,6 +187,21 @@ def report(
     print_summary(study, results)
 
 
+@app.command()
+def compare(
+    studies: Annotated[list[Path], typer.Argument(metavar="STUDY...", help="Study folders with a report.")],
+    output_dir: Annotated[Path, typer.Option("--output_dir", help="Where the table and the figure go.")] = Path(
+        "comparison"
+    ),
+) -> None:
+    """Several studies in one table and one figure."""
+    logs.set_up()
+    from .compare import compare as put_together
+
+    put_together(studies, output_dir)
+    typer.echo(f"table and figure: {output_dir / 'comparison.md'}")
+
+
 push_app = typer.Typer(help="Publish a study or a metric module on the Hub.", no_args_is_help=True)
 app.add_typer(push_app, name="push")
 

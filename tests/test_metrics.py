@@ -46,6 +46,22 @@ def consistency(right, pairs):
 
 
 @given(PREDICTIONS, st.randoms(use_true_random=False))
+def test_f1_by_class_is_scikit_learns(scores, predictions, random):
+    references = np.array([random.randrange(3) for _ in range(predictions.shape[1])])
+    found = scores.compute(predictions=predictions, references=references, num_classes=4)
+    labels = np.unique(references)
+    oracle = np.mean(
+        [f1_score(references, run, labels=labels, average=None, zero_division=0) for run in predictions], 0
+    )
+    assert np.array(found["per_class_f1_mean"])[labels] == pytest.approx(oracle)
+    assert np.isnan(np.delete(found["per_class_f1_mean"], labels)).all()
+    assert found["macro_f1_mean"] == pytest.approx(oracle.mean())
+    for k in labels:
+        low, high = found["per_class_f1_mean_interval"][k]
+        assert low <= found["per_class_f1_mean"][k] <= high
+
+
+@given(PREDICTIONS, st.randoms(use_true_random=False))
 def test_instability_is_what_pairs_of_runs_say(instability, predictions, random):
     runs, items = predictions.shape
     references = np.array([random.randrange(4) for _ in range(items)])

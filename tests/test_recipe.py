@@ -1,8 +1,10 @@
 """Recipes, and how bad ones are answered: one line, exit code 2, nothing half-written."""
 
+import json
+
 import pytest
 import yaml
-from conftest import DEMO
+from conftest import DEMO, LLM, ROOT
 
 from hf_recipes.recipe import Annotate, UserError, load_recipe
 
@@ -127,3 +129,29 @@ def test_the_default_calibration_is_one_that_the_scoring_can_have(scoring, defau
     assert Annotate.model_validate(section).calibration == default
     other = Annotate.model_validate({**section, "passes": [{"scoring": "distribution", "prompt": {"seed": 1}}]})
     assert [one.calibration for one in other.all_passes()] == [default, "contextual"]
+
+
+RECIPES = ROOT / "hf_recipes" / "recipes"
+
+
+@pytest.mark.parametrize(
+    "path", sorted(RECIPES.glob("[op]*/*.yaml")), ids=lambda path: f"{path.parent.name}-{path.stem}"
+)
+def test_every_recipe_can_be_planned(path, command, tmp_path, tiny_encoder):
+    """Offline, on a file of the columns that the recipe names, with models that are here."""
+    recipe = load_recipe(path)
+    names = list(recipe.data.label_names or ["neg", "pos"])
+    rows = [{"text": f"text {i}", "label": names[i % len(names)], "votes": [names[0]]} for i in range(12_000)]
+    counts = dict.fromkeys((recipe.data.raters if isinstance(recipe.data.raters, dict) else {}).values(), 1)
+    (tmp_path / "rows.jsonl").write_text("\n".join(json.dumps(row | counts) for row in rows))
+    here = [
+        f"--data.path={tmp_path / 'rows.jsonl'}",
+        f"--data.label_names={json.dumps(names)}",
+        "--data.test_size=1000",
+    ]
+    here += [f"--annotate.model={LLM}", f"--train.encoder={tiny_encoder}", f"--output_dir={tmp_path / 'study'}"]
+    here += ["--train.accelerate_config=cpu"]  # there may be no GPU
+    code, output, errors = command("plan", path, *here)
+    assert code == 0, errors
+    assert f"{recipe.name} in" in output
+    assert not (tmp_path / "study").exists()

@@ -2,7 +2,9 @@
 
 import pytest
 
+from hf_recipes.recipe import Accept
 from hf_recipes.report import describe, interval, number, write_report
+from hf_recipes.verdict import decide
 
 ARMS = ("gold", "llm", "llm-entropy-replace", "llm-random-replace")
 
@@ -31,6 +33,7 @@ def make_results(cost=-0.2, cost_interval=(-0.25, -0.15), churn=0.05, churn_inte
             **{"macro_f1_sd": 0.1, "macro_f1_sd_interval": [0.05, 0.6], "failed_runs": failed if arm == "llm" else 0},
             **{"pairwise_disagreement": 0.2, "pairwise_disagreement_interval": [0.1, 0.3]},
             **{"krippendorff_alpha": None, "krippendorff_alpha_interval": [None, None]},
+            **{"per_class_f1_mean": [0.5, 0.7], "per_class_f1_mean_interval": [[0.4, 0.65], [0.6, 0.8]]},
             **{"unanimity": 0.7, "unanimity_interval": [0.6, 0.8]},
             **{"per_class_disagreement": {name: 0.2, "b": 0.1}, "per_class_n": {name: 50, "b": 50}},
         }
@@ -49,6 +52,7 @@ def make_results(cost=-0.2, cost_interval=(-0.25, -0.15), churn=0.05, churn_inte
                     {
                         **{"size": size, "arm": arm, "against": against, "figure": figure, "R": 3, "n": 100},
                         **{"difference": value, "interval": list(bounds), "verdict": verdict(bounds)},
+                        **{"seed_se": 0.01, "item_se": 0.01, "primary": True, "p_holm": 0.2},
                     }
                 )
     annotator = {
@@ -62,13 +66,15 @@ def make_results(cost=-0.2, cost_interval=(-0.25, -0.15), churn=0.05, churn_inte
         **{
             "llm_share": {name: 0.5, "b": 0.5},
             "entropy_auroc": 0.7,
+            "nll": 0.9,
+            "one_rater": None,
             "covered": 0.9,
             **{"calibration_gold": 0, "demonstrations": 6, "calibration": "none"},
             "status": {"ok": 40},
             "truncated": 0,
         },
     }
-    return {
+    results = {
         **{"key": "k", "study": "s", "label_names": [name, "b"], "seeds": [0, 1, 2], "vary": VARY, "R": 3, "n": 100},
         **{
             "confidence_level": 0.95,
@@ -77,9 +83,12 @@ def make_results(cost=-0.2, cost_interval=(-0.25, -0.15), churn=0.05, churn_inte
             "comparisons": comparisons,
             "plateaus": [plateau("llm", "plateau", "yes"), plateau("gold", "gains")],
             "components": [],
+            "gold_match": [{"size": size, **comparisons[0]} | {"size": size} for size in (10, 20)],
+            "iso_accuracy": {"status": "no overlap"},
             "notes": ["A note."],
         },
     }
+    return results | {"verdict": decide(results, Accept())}
 
 
 def plateau(arm, verdict, premature=None):
@@ -102,6 +111,32 @@ def test_a_clear_cost_and_an_unclear_stability_are_said_so():
     assert "factor of 12" in limits
     assert "fewer than 10 runs" in limits
     assert "A note." in limits
+
+
+def test_the_verdict_comes_first_and_says_what_would_decide_it():
+    said = describe(make_results())["findings"]
+    assert said[0][0] == "Verdict."
+    assert said[0][1].startswith("Do not ship: these labels miss a limit of the recipe. Macro-F1 lost against gold")
+    assert "is .200 [.150, .250], at most .020 wanted (fails)" in said[0][1]
+    assert "F1 of the worst class, a, is .500 [.400, .650], at least .600 wanted (cannot tell)" in said[0][1]
+    near = make_results(cost=-0.01, cost_interval=(-0.03, 0.01))
+    near["arms"] = [arm | {"per_class_f1_mean_interval": [[0.61, 0.65], [0.7, 0.8]]} for arm in near["arms"]]
+    near["verdict"] = decide(near, Accept(churn=0.5))
+    assert "Label more test texts" in describe(near)["findings"][0][1]
+    assert "would decide it (4 times in 5)" in describe(near)["findings"][0][1]
+
+
+def test_what_gold_alone_would_do_and_what_happens_at_equal_accuracy():
+    results = make_results()
+    sizes = {10: "lower", 20: "lower", 40: "cannot tell", 80: "higher"}
+    results["gold_match"] = [{"size": size, "verdict": verdict} for size, verdict in sizes.items()]
+    results["iso_accuracy"] = {
+        **{"status": "ok", "sizes": [40, 80], "difference": 0.05, "interval": [0.01, 0.09], "verdict": "higher"},
+        "R": 3,
+    }
+    text = findings(describe(results))
+    assert "As good in macro-F1 as 20 LLM labels are more than 20 and at most 80 gold labels alone." in text
+    assert "from between 40 and 80 texts. Against those, two runs on LLM labels disagree on +.050 [.010, .090]" in text
 
 
 def test_two_runs_an_untaught_gold_arm_and_a_one_sided_annotator_are_said_so():

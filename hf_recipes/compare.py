@@ -1,0 +1,85 @@
+"""Several studies side by side: one table, one figure. Everything in it is from their results.json."""
+
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader
+
+from .recipe import CONTROLS, UserError
+from .report import TEMPLATES, cell, interval, number, save_figure
+from .study import read_json, write_text
+
+#: What is set against what, wherever a study has both.
+PAIRS = (("llm", "gold"), ("llm", "noise-fixed"), ("one-rater", "gold"), *CONTROLS.items())
+
+
+def compare(folders: list[Path], output: Path) -> list[dict[str, Any]]:
+    """Writes `comparison.md` and `comparison.png` for several measured studies.
+
+    Args:
+        folders (`list[Path]`):
+            Study folders.
+        output (`Path`):
+            The folder to write into; made if it is not there.
+
+    Returns:
+        `list[dict]`: a row for each study, with its name, its results at the largest size, and by pair of arms the
+        comparisons of macro-F1 and disagreement.
+
+    Raises:
+        UserError: a folder without results, or two studies of one name.
+    """
+    rows = [_read(folder) for folder in folders]
+    names = [row["study"] for row in rows]
+    if twice := {name for name in names if names.count(name) > 1}:
+        raise UserError(f"two studies are named {twice.pop()}; give one of them another --name")
+    output.mkdir(parents=True, exist_ok=True)
+    page = Environment(loader=FileSystemLoader(TEMPLATES), trim_blocks=True, lstrip_blocks=True, autoescape=True)
+    page.filters |= {"number": number, "interval": interval, "cell": cell}
+    markdown = page.overlay(autoescape=False)  # `cell` escapes what comes from the data
+    write_text(output / "comparison.md", markdown.get_template("comparison.md").render(studies=rows, pairs=PAIRS))
+    _draw(rows, output)
+    return rows
+
+
+def _read(folder: Path) -> dict[str, Any]:
+    results = read_json(folder / "report" / "results.json")
+    if results is None:
+        raise UserError(f"{folder}: no report/results.json; run hf-recipes report on its recipe first")
+    if "verdict" not in results:
+        raise UserError(f"{folder}: report/results.json is of another version; run hf-recipes report on its recipe")
+    top = max(arm["size"] for arm in results["arms"])
+    found = {(c["arm"], c["against"], c["figure"]): c for c in results["comparisons"] if c["size"] == top}
+    return {
+        **{name: results[name] for name in ("study", "annotator", "verdict", "R", "n")},
+        "size": top,
+        "arms": {arm["arm"]: arm for arm in results["arms"] if arm["size"] == top},
+        "pairs": {
+            pair: [found[(*pair, figure)] for figure in ("macro_f1", "pairwise_disagreement")]
+            for pair in PAIRS
+            if (*pair, "macro_f1") in found
+        },
+    }
+
+
+def _draw(rows: list[dict[str, Any]], folder: Path) -> None:
+    """LLM labels against gold labels: what they cost in macro-F1, and what they add to disagreement."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    plt.rcParams.update({"font.size": 10, "axes.spines.top": False, "axes.spines.right": False})
+    figure, axes = plt.subplots(1, 2, figsize=(8, 1.2 + 0.5 * len(rows)), sharey=True, layout="constrained")
+    for panel, place, title in zip(
+        axes, (0, 1), ("macro-F1", "share of texts on which two seeds disagree"), strict=True
+    ):
+        panel.axvline(0, color="#999999", lw=1)
+        for height, row in enumerate(reversed(rows)):
+            one = row["pairs"]["llm", "gold"][place]
+            if one["interval"] is not None:
+                panel.plot(one["interval"], [height, height], color="#D55E00", lw=2)
+            panel.plot(one["difference"], height, "o", color="#D55E00")
+        panel.set_xlabel(f"LLM labels less gold labels: {title}")
+    axes[0].set_yticks(range(len(rows)), [row["study"] for row in reversed(rows)])
+    save_figure(figure, folder, "comparison")

@@ -1,0 +1,128 @@
+"""Planted truth: annotators whose errors are known, real training, and what the report makes of it.
+
+Texts are bags of words of which some give the class away, so that a tiny encoder learns them in a second. An annotator errs
+by chance, or by the text (whenever a certain word is in it), and its entropy knows of its errors or does not.
+"""
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from conftest import LLM
+
+from hf_recipes.annotate import annotate
+from hf_recipes.measure import measure
+from hf_recipes.report import describe
+from hf_recipes.train import train
+
+KEYS = [["red", "blue", "green", "white"], ["dog", "horse", "cow", "sheep"], ["rain", "snow", "wind", "storm"]]
+FILL = "and then so we went on by the old house with some friends for a long time until it was late".split()
+SIGN = "indeed"
+NAMES = ["colour", "animal", "weather"]
+
+
+def write_texts(path, n, seed):
+    rng = np.random.default_rng(seed)
+    gold = rng.integers(3, size=n)
+    texts = []
+    for i, k in enumerate(gold):
+        words = [*rng.choice(KEYS[k], 2), *rng.choice(FILL, 6), *([SIGN] if rng.random() < 0.4 else []), f"{i}"]
+        texts.append(" ".join(rng.permutation(words)))
+    pq.write_table(pa.table({"text": texts, "label": [NAMES[k] for k in gold]}), path)
+    return dict(zip(texts, gold.tolist(), strict=True))
+
+
+class Planted:
+    """An engine that knows every text's class, and errs as it was told."""
+
+    gold: dict
+    errors: str
+    knows: bool
+
+    def __init__(self, section, folder):
+        from transformers import AutoTokenizer
+
+        self.tokenizer = AutoTokenizer.from_pretrained(folder)
+
+    def score(self, prompts, token_ids):
+        found = np.zeros((len(prompts), len(token_ids)))
+        for row, prompt in enumerate(prompts):
+            text = self.tokenizer.decode(prompt).rpartition("Text: ")[2].partition("\n")[0]
+            rng = np.random.default_rng(int(text.split()[0] == SIGN) + sum(map(ord, text)))
+            label, wrong = self.gold.get(text, 0), False  # of a content-free input
+            if self.errors == "random" and rng.random() < 0.3:
+                label, wrong = int((label + rng.integers(1, 3)) % 3), True
+            if self.errors == "systematic" and SIGN in text.split() and label:
+                label, wrong = 0, True
+            sure = 0.5 if (wrong if self.knows else rng.random() < 0.3) else 0.95
+            probs = np.full(3, (1 - sure) / 2)
+            probs[label] = sure
+            found[row] = np.log(probs)
+        return found, {}
+
+
+@pytest.fixture
+def planted(make_study, tiny_encoder, monkeypatch, tmp_path):
+    (tmp_path / "texts").mkdir()
+    pool = write_texts(tmp_path / "texts" / "train.parquet", 1300, 0)
+    write_texts(tmp_path / "texts" / "test.parquet", 400, 1)
+    monkeypatch.setattr("hf_recipes.engines.vllm_engine.Engine", Planted)
+    monkeypatch.setattr(Planted, "gold", pool, raising=False)
+
+    def make(errors, knows, *more):
+        monkeypatch.setattr(Planted, "errors", errors, raising=False)
+        monkeypatch.setattr(Planted, "knows", knows, raising=False)
+        study = make_study(
+            *(f"--data.path={tmp_path / 'texts'}", "--data.pool_size=null", "--data.test_size=null"),
+            *(f"--data.label_names=[{', '.join(NAMES)}]", f"--annotate.model={LLM}", "--annotate.calibration=none"),
+            *("--annotate.prompt.template='{{ instruction }} Text: {{ text }}\nLabel:'",),
+            *("--annotate.prompt.shots_per_class=0", f"--train.encoder={tiny_encoder}", "--train.learning_rate=3e-3"),
+            *("--grid.sizes=[150, 300, 600]", "--grid.seeds=[0, 1, 2, 3, 4, 5, 6, 7]", "--grid.curves=[gold, llm]"),
+            *("--grid.arms=[gold, llm, noise-fixed, llm-entropy-replace, llm-random-replace]", "--train.epochs=4"),
+            *("--accept.min_class_f1=0.5", *more),
+            folder=f"{errors}-{knows}",
+        )
+        annotate(study)
+        assert train(study) == {}
+        return measure(study)
+
+    return make
+
+
+def difference(results, arm, against, figure="macro_f1"):
+    return next(
+        c
+        for c in results["comparisons"]
+        if (c["arm"], c["against"], c["figure"], c["size"]) == (arm, against, figure, 600)
+    )
+
+
+def test_where_nothing_is_planted_nothing_is_found(planted):
+    results = planted("none", True)
+    print(describe(results)["findings"], [(a["arm"], a["size"], a["macro_f1_mean"]) for a in results["arms"]])
+    assert results["annotator"]["accuracy"] == 1
+    for arm, against in (("llm", "gold"), ("llm", "noise-fixed"), ("llm-entropy-replace", "llm-random-replace")):
+        for figure in ("macro_f1", "pairwise_disagreement"):
+            assert difference(results, arm, against, figure)["difference"] == 0
+    assert results["verdict"]["decision"] == "ship"
+
+
+def test_errors_by_chance_are_not_taken_for_systematic_ones(planted):
+    results = planted("random", False)
+    print(describe(results)["findings"], [(a["arm"], a["size"], a["macro_f1_mean"]) for a in results["arms"]])
+    assert results["annotator"]["accuracy"] == pytest.approx(0.7, abs=0.04)
+    assert difference(results, "llm", "gold")["verdict"] == "lower"
+    assert difference(results, "llm", "gold", "pairwise_disagreement")["verdict"] == "higher"
+    assert difference(results, "llm", "noise-fixed")["verdict"] == "cannot tell"
+    assert difference(results, "llm-entropy-replace", "llm-random-replace")["verdict"] == "cannot tell"
+
+
+def test_errors_by_the_text_are_found_and_so_is_an_entropy_that_knows_of_them(planted):
+    results = planted("systematic", True)
+    print(describe(results)["findings"], [(a["arm"], a["size"], a["macro_f1_mean"]) for a in results["arms"]])
+    assert difference(results, "llm", "gold")["verdict"] == "lower"
+    assert difference(results, "llm", "noise-fixed")["verdict"] == "lower"
+    assert difference(results, "llm-entropy-replace", "llm-random-replace")["verdict"] == "higher"
+    assert results["annotator"]["entropy_auroc"] > 0.95
+    assert results["verdict"]["decision"] == "do not ship"
+    assert "errors that go by the text do not do what errors by chance do" in str(describe(results)["findings"])
