@@ -74,6 +74,9 @@ FIGURES = {
     "scores": "Macro-F1 of every run at the largest size; bars are means with their intervals",
     "instability": "Share of test texts on which two runs disagree that differ in their seeds, with its interval",
     "sizes": "Macro-F1 against the number of training texts; points are runs, lines their means",
+    "frontier": "What gold labels buy: macro-F1 and disagreement against all gold labels consumed, each arm beside "
+    "gold labels alone, with intervals. An arm above the line on the left, or below it on the right, is worth its "
+    "labels",
 }
 
 
@@ -313,23 +316,11 @@ def describe(results: dict[str, Any]) -> dict[str, Any]:
     gains = {plateau["arm"]: plateau for plateau in results["plateaus"]}
     if "llm" in gains and "gold" in gains:
         findings.append(("More texts.", _more_texts(gains["llm"], gains["gold"])))
-    for arm, (what, alike, choice) in MITIGATIONS.items():
-        if (pair := (arm, CONTROLS[arm], "macro_f1", top)) in differences:
-            count = f"{arms[arm, top]['gold_train_labels'][0]}"
-            text = (
-                f"{what.format(count=count, top=f'{top:,}')} macro-F1 by "
-                f"{_signed(differences[arm, 'llm', 'macro_f1', top])} against LLM labels alone; {alike} by "
-                f"{_signed(differences[CONTROLS[arm], 'llm', 'macro_f1', top])}. {choice}: "
-                f"{_signed(differences[pair])}, {_judge(differences[pair])}."
-            )
-            if (alone := (arm, "gold-only-long", "macro_f1", top)) in differences:
-                text += (
-                    " Against those gold labels alone, trained on as long, LLM labels beside them change it by "
-                    f"{_signed(differences[alone])}, {_judge(differences[alone])}."
-                )
-            if unlearnt := [name for name in (arm, CONTROLS[arm], "llm") if arms[name, top]["failed_runs"]]:
-                text += f" But some runs with {' and '.join(unlearnt)} learnt nothing: the gain cannot be judged."
-            findings.append((f"The mitigation ({arm}).", text))
+    findings += _mitigations(arms, differences, top)
+    if best := results["best_mitigation"]:
+        findings.append(("Which of them.", _which(best)))
+    if shares := [one for one in results["class_shares"] if one["arm"] == "llm" and one["bias_interval"]]:
+        findings.append(("Counting.", _counting(shares)))
     if ("llm", "noise-fixed", "macro_f1", top) in differences:
         findings.append(("Systematic or random.", _noise(differences, top)))
     for found in results["components"]:
@@ -360,6 +351,50 @@ def describe(results: dict[str, Any]) -> dict[str, Any]:
         *results["notes"],
     ]
     return {"findings": findings, "limits": limits}
+
+
+def _mitigations(
+    arms: dict[tuple[str, int], Any], differences: dict[tuple[str, str, str, int], Any], top: int
+) -> list[tuple[str, str]]:
+    """What each mitigation buys, beside its control."""
+    found = []
+    for arm, (what, alike, choice) in MITIGATIONS.items():
+        if (pair := (arm, CONTROLS[arm], "macro_f1", top)) in differences:
+            count = f"{arms[arm, top]['gold_train_labels'][0]}"
+            text = (
+                f"{what.format(count=count, top=f'{top:,}')} macro-F1 by "
+                f"{_signed(differences[arm, 'llm', 'macro_f1', top])} against LLM labels alone; {alike} by "
+                f"{_signed(differences[CONTROLS[arm], 'llm', 'macro_f1', top])}. {choice}: "
+                f"{_signed(differences[pair])}, {_judge(differences[pair])}."
+            )
+            if (alone := (arm, "gold-only-long", "macro_f1", top)) in differences:
+                text += (
+                    " Against those gold labels alone, trained on as long, LLM labels beside them change it by "
+                    f"{_signed(differences[alone])}, {_judge(differences[alone])}."
+                )
+            if unlearnt := [name for name in (arm, CONTROLS[arm], "llm") if arms[name, top]["failed_runs"]]:
+                text += f" But some runs with {' and '.join(unlearnt)} learnt nothing: the gain cannot be judged."
+            found.append((f"The mitigation ({arm}).", text))
+    return found
+
+
+def _which(best: dict[str, Any]) -> str:
+    return (
+        f"Of {', '.join(best['among'])} the best in macro-F1 on half of the seeds and test texts is {best['arm']}. On "
+        f"the other halves it changes macro-F1 by {_signed(best)} against LLM labels, {_judge(best)}."
+    )
+
+
+def _counting(shares: list[dict[str, Any]]) -> str:
+    """For who counts classes: the largest bias."""
+    one = max(shares, key=lambda one: abs(one["bias"]))
+    sure = one["bias_interval"][0] > 0 or one["bias_interval"][1] < 0
+    return (
+        f"Who counts classes by classifiers trained on LLM labels finds '{one['class']}' in {number(one['share'])} of "
+        f"the texts where gold has {number(one['gold'])}: a bias of {_plus(one['bias'])} "
+        f"{interval(one['bias_interval'])}{'' if sure else ', which cannot be told from zero'}, with an SD of "
+        f"{number(one['sd'])} from seed to seed. It is the largest of the {len(shares)} classes' biases."
+    )
 
 
 def _signed(comparison: dict[str, Any]) -> str:
@@ -478,6 +513,33 @@ def _draw(results: dict[str, Any], folder: Path) -> None:
     axes.set_ylabel("macro-F1")
     axes.legend(frameon=False)
     save_figure(figure, folder, "sizes")
+    _draw_frontier(results, folder)
+
+
+def _draw_frontier(results: dict[str, Any], folder: Path) -> None:
+    """Every arm at the largest size, and gold labels alone at every size, by the gold labels that they consume."""
+    from matplotlib import pyplot as plt
+
+    top = max(arm["size"] for arm in results["arms"])
+    alone = [arm for arm in results["arms"] if arm["arm"] == "gold"]
+    others = [
+        a for a in results["arms"] if a["size"] == top and a["arm"] != "gold" and not a["arm"].startswith("noise")
+    ]
+    figure, axes = plt.subplots(1, 2, figsize=(9, 4.2), layout="constrained")
+    fields = {"macro_f1_mean": "macro-F1", "pairwise_disagreement": "share of texts on which two seeds disagree"}
+    for panel, (field, title) in zip(axes, fields.items(), strict=True):
+        panel.plot([gold_labels(a) for a in alone], [a[field] for a in alone], "-", color=COLOURS["gold"], zorder=1)
+        for arm in [*alone, *others]:
+            where, bounds = max(gold_labels(arm), 1), arm[f"{field}_interval"]
+            if None not in bounds:
+                panel.plot([where, where], bounds, color=COLOURS[arm["arm"]], lw=1.5, alpha=0.5)
+            name = arm["arm"] if arm is alone[0] or arm in others else None
+            panel.plot(where, arm[field], "o", ms=5, color=COLOURS[arm["arm"]], label=name)
+        panel.set_xscale("log")
+        panel.set_xlabel("gold labels consumed")
+        panel.set_ylabel(title)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right center", frameon=False, fontsize=8)
+    save_figure(figure, folder, "frontier")
 
 
 def save_figure(figure: Any, folder: Path, name: str) -> None:

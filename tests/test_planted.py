@@ -1,8 +1,11 @@
 """Planted truth: annotators whose errors are known, real training, and what the report makes of it.
 
-Texts are bags of words of which some give the class away, so that a tiny encoder learns them in a second. An annotator errs
-by chance, or by the text (whenever a certain word is in it), and its entropy knows of its errors or does not.
+Texts are bags of words of which some give the class away, so that a tiny encoder learns them in a second. An annotator
+errs by chance, or by the text (whenever a certain word is in it), and its entropy knows of its errors or does not.
+Plateaus are planted in test_metric_family.py.
 """
+
+import zlib
 
 import numpy as np
 import pyarrow as pa
@@ -16,7 +19,7 @@ from hf_recipes.report import describe
 from hf_recipes.train import train
 
 KEYS = [["red", "blue", "green", "white"], ["dog", "horse", "cow", "sheep"], ["rain", "snow", "wind", "storm"]]
-FILL = "and then so we went on by the old house with some friends for a long time until it was late".split()
+FILL = ["and", "then", "so", "we", "went", "on", "by", "the", "old", "house", "with", "some", "friends", "for", "late"]
 SIGN = "indeed"
 NAMES = ["colour", "animal", "weather"]
 
@@ -47,8 +50,8 @@ class Planted:
     def score(self, prompts, token_ids):
         found = np.zeros((len(prompts), len(token_ids)))
         for row, prompt in enumerate(prompts):
-            text = self.tokenizer.decode(prompt).rpartition("Text: ")[2].partition("\n")[0]
-            rng = np.random.default_rng(int(text.split()[0] == SIGN) + sum(map(ord, text)))
+            text = self.tokenizer.decode(prompt).rpartition("Text: ")[2].partition("Label:")[0].strip()
+            rng = np.random.default_rng(zlib.crc32(text.encode()))
             label, wrong = self.gold.get(text, 0), False  # of a content-free input
             if self.errors == "random" and rng.random() < 0.3:
                 label, wrong = int((label + rng.integers(1, 3)) % 3), True
@@ -64,7 +67,7 @@ class Planted:
 @pytest.fixture
 def planted(make_study, tiny_encoder, monkeypatch, tmp_path):
     (tmp_path / "texts").mkdir()
-    pool = write_texts(tmp_path / "texts" / "train.parquet", 1300, 0)
+    pool = write_texts(tmp_path / "texts" / "train.parquet", 900, 0)
     write_texts(tmp_path / "texts" / "test.parquet", 400, 1)
     monkeypatch.setattr("hf_recipes.engines.vllm_engine.Engine", Planted)
     monkeypatch.setattr(Planted, "gold", pool, raising=False)
@@ -75,10 +78,10 @@ def planted(make_study, tiny_encoder, monkeypatch, tmp_path):
         study = make_study(
             *(f"--data.path={tmp_path / 'texts'}", "--data.pool_size=null", "--data.test_size=null"),
             *(f"--data.label_names=[{', '.join(NAMES)}]", f"--annotate.model={LLM}", "--annotate.calibration=none"),
-            *("--annotate.prompt.template='{{ instruction }} Text: {{ text }}\nLabel:'",),
+            *("--annotate.prompt.template='{{ instruction }} Text: {{ text }} Label:'",),
             *("--annotate.prompt.shots_per_class=0", f"--train.encoder={tiny_encoder}", "--train.learning_rate=3e-3"),
-            *("--grid.sizes=[150, 300, 600]", "--grid.seeds=[0, 1, 2, 3, 4, 5, 6, 7]", "--grid.curves=[gold, llm]"),
-            *("--grid.arms=[gold, llm, noise-fixed, llm-entropy-replace, llm-random-replace]", "--train.epochs=4"),
+            *("--grid.sizes=[400]", "--grid.seeds=[0, 1, 2, 3, 4, 5]", "--train.batch_size=16"),
+            *("--grid.arms=[gold, llm, noise-fixed, llm-entropy-replace, llm-random-replace]", "--train.epochs=6"),
             *("--accept.min_class_f1=0.5", *more),
             folder=f"{errors}-{knows}",
         )
@@ -93,13 +96,12 @@ def difference(results, arm, against, figure="macro_f1"):
     return next(
         c
         for c in results["comparisons"]
-        if (c["arm"], c["against"], c["figure"], c["size"]) == (arm, against, figure, 600)
+        if (c["arm"], c["against"], c["figure"], c["size"]) == (arm, against, figure, 400)
     )
 
 
 def test_where_nothing_is_planted_nothing_is_found(planted):
     results = planted("none", True)
-    print(describe(results)["findings"], [(a["arm"], a["size"], a["macro_f1_mean"]) for a in results["arms"]])
     assert results["annotator"]["accuracy"] == 1
     for arm, against in (("llm", "gold"), ("llm", "noise-fixed"), ("llm-entropy-replace", "llm-random-replace")):
         for figure in ("macro_f1", "pairwise_disagreement"):
@@ -109,7 +111,6 @@ def test_where_nothing_is_planted_nothing_is_found(planted):
 
 def test_errors_by_chance_are_not_taken_for_systematic_ones(planted):
     results = planted("random", False)
-    print(describe(results)["findings"], [(a["arm"], a["size"], a["macro_f1_mean"]) for a in results["arms"]])
     assert results["annotator"]["accuracy"] == pytest.approx(0.7, abs=0.04)
     assert difference(results, "llm", "gold")["verdict"] == "lower"
     assert difference(results, "llm", "gold", "pairwise_disagreement")["verdict"] == "higher"
@@ -119,9 +120,10 @@ def test_errors_by_chance_are_not_taken_for_systematic_ones(planted):
 
 def test_errors_by_the_text_are_found_and_so_is_an_entropy_that_knows_of_them(planted):
     results = planted("systematic", True)
-    print(describe(results)["findings"], [(a["arm"], a["size"], a["macro_f1_mean"]) for a in results["arms"]])
     assert difference(results, "llm", "gold")["verdict"] == "lower"
-    assert difference(results, "llm", "noise-fixed")["verdict"] == "lower"
+    assert (
+        difference(results, "llm", "noise-fixed", "pairwise_disagreement")["verdict"] == "lower"
+    )  # wrong, but steadily
     assert difference(results, "llm-entropy-replace", "llm-random-replace")["verdict"] == "higher"
     assert results["annotator"]["entropy_auroc"] > 0.95
     assert results["verdict"]["decision"] == "do not ship"

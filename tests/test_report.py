@@ -52,7 +52,7 @@ def make_results(cost=-0.2, cost_interval=(-0.25, -0.15), churn=0.05, churn_inte
                     {
                         **{"size": size, "arm": arm, "against": against, "figure": figure, "R": 3, "n": 100},
                         **{"difference": value, "interval": list(bounds), "verdict": verdict(bounds)},
-                        **{"seed_se": 0.01, "item_se": 0.01, "primary": True, "p_holm": 0.2},
+                        **{"seed_se": 0.001, "item_se": 0.01, "primary": True, "p_holm": 0.2},
                     }
                 )
     annotator = {
@@ -85,6 +85,20 @@ def make_results(cost=-0.2, cost_interval=(-0.25, -0.15), churn=0.05, churn_inte
             "components": [],
             "gold_match": [{"size": size, **comparisons[0]} | {"size": size} for size in (10, 20)],
             "iso_accuracy": {"status": "no overlap"},
+            "best_mitigation": None,
+            "class_shares": [
+                {
+                    **{
+                        "arm": "llm",
+                        "class": name,
+                        "gold": 0.5,
+                        "share": 0.6,
+                        "bias": 0.1,
+                        "bias_interval": [0.05, 0.15],
+                    },
+                    **{"sd": 0.02, "size": 20, "R": 3, "n": 100},
+                }
+            ],
             "notes": ["A note."],
         },
     }

@@ -325,7 +325,8 @@ def _spread(name, one, other, alpha):
         ratio, p_value = float("nan"), float("nan")
     else:
         ratio = float(sds[0] / sds[1]) if sds[1] > 0 else float("inf")
-        p_value = float(stats.levene(one, other, center="median").pvalue)
+        with np.errstate(divide="ignore", invalid="ignore"):  # runs that do not spread: nan
+            p_value = float(stats.levene(one, other, center="median").pvalue)
     told = len(one) >= LEAST_RUNS and p_value < alpha
     return {
         f"{name}_spread_ratio": ratio,
