@@ -4,7 +4,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check
 RECIPE ?= hf_recipes/recipes/tweets-demo.yaml
 
-.PHONY: demo test test-slow lint clean
+.PHONY: demo test test-slow gpu-smoke lint clean
 
 demo: .venv/installed models/fetched
 	$(BIN)/hf-recipes run $(RECIPE)
@@ -15,6 +15,12 @@ test: .venv/installed-dev .venv/browser models/fetched
 # soaks: half an hour
 test-slow: .venv/installed-dev .venv/browser models/fetched
 	$(BIN)/python -m pytest -m slow
+
+# One small recipe of recipes/paper on a GPU, with the Hub. It has not been run here: there was no GPU.
+gpu-smoke:
+	hf-recipes run hf_recipes/recipes/paper/imdb.yaml --name=gpu-smoke --data.pool_size=700 --data.test_size=300 \
+	  --annotate.model=Qwen/Qwen2.5-3B-Instruct --annotate.passes="[{prompt: {seed: 1}}]" --train.validation_size=50 \
+	  --grid.sizes="[100, 250]" --grid.seeds="[0, 1, 2]"
 
 lint: .venv/installed-dev
 	$(BIN)/ruff check .

@@ -66,7 +66,10 @@ def run(
     retry_failed: Retry = False,
 ) -> None:
     """All steps in turn; what is done is not redone."""
-    study = _open(context, recipe, accept_changes, verbose)
+    _run_all(_open(context, recipe, accept_changes, verbose), recipe, context.args, retry_failed)
+
+
+def _run_all(study: Study, recipe: Path, overrides: list[str], retry_failed: bool = False) -> None:
     from .data import open_rows, usable_at_most
     from .quality import print_labels, write_labels
     from .variants import write_variants
@@ -79,7 +82,7 @@ def run(
         check_training(study)  # before hours of annotation
         for note in check_sizes(study.recipe.grid, usable_at_most(study.recipe, files)):
             typer.echo(note, err=True)
-    _annotate(study, files, recipe, context.args)
+    _annotate(study, files, recipe, overrides)
     write_variants(study)
     labels = write_labels(study)
     if not study.recipe.grid:
@@ -93,7 +96,7 @@ def run(
     if retry_failed:
         forget_failures(study)
     if runs_left(study):
-        _launch_training(study, recipe, context.args)
+        _launch_training(study, recipe, overrides)
     results = measure(study)
     write_report(study, results)
     print_summary(study, results)
@@ -106,6 +109,18 @@ def plan(context: typer.Context, recipe: RecipeFile, accept_changes: Accept = Fa
     from .plan import print_plan
 
     print_plan(study)
+
+
+@app.command(context_settings=SETTINGS)
+def advise(context: typer.Context, recipe: RecipeFile, verbose: Verbose = False) -> None:
+    """A pilot of few seeds and small sizes, and from it the whole study's cost and its chance to decide."""
+    study = _open(context, recipe, False, verbose)
+    from .advise import pilot_settings, print_advice
+
+    settings = [*context.args, *pilot_settings(study)]
+    pilot = Study(load_recipe(recipe, settings))
+    _run_all(pilot, recipe, settings)
+    print_advice(study, pilot)
 
 
 @app.command(context_settings=SETTINGS)

@@ -18,12 +18,14 @@ TEXTS_TESTED_PER_SECOND = 500.0
 START_SECONDS = {"annotate": 30, "train": 20, "report": 20}
 
 
-def make_plan(study: Study) -> tuple[list[dict[str, Any]], list[str]]:
+def make_plan(study: Study, rates_of: Study | None = None) -> tuple[list[dict[str, Any]], list[str]]:
     """The steps with what is left of them.
 
     Args:
         study (`Study`):
             The study; its folder need not exist.
+        rates_of (`Study`, *optional*):
+            A study on the same machine with the same models, whose rates are taken. By default the study's own.
 
     Returns:
         `tuple[list[dict], list[str]]`: the steps, and doubts about the sizes in words. A step has `step`, `done`,
@@ -41,7 +43,7 @@ def make_plan(study: Study) -> tuple[list[dict[str, Any]], list[str]]:
         notes = check_sizes(recipe.grid, usable_at_most(recipe, files))
     texts, total = rows_left(study, files), len(files) * len(recipe.annotate.all_passes())
     variants = bool(not texts and is_written(study))
-    text_rate, text_measured = _annotation_rate(study)
+    text_rate, text_measured = _annotation_rate(rates_of or study)
     arms = len(recipe.grid.arms) if recipe.grid else 1
     steps = [
         {
@@ -53,16 +55,16 @@ def make_plan(study: Study) -> tuple[list[dict[str, Any]], list[str]]:
             **{"seconds": 0, "measured": True},
         },
     ]
-    return (steps + _training_steps(study, bool(texts), files) if recipe.grid else steps), notes
+    return (steps + _training_steps(study, rates_of or study, bool(texts), files) if recipe.grid else steps), notes
 
 
-def _training_steps(study: Study, unlabelled: bool, files: RowFiles) -> list[dict[str, Any]]:
+def _training_steps(study: Study, rates_of: Study, unlabelled: bool, files: RowFiles) -> list[dict[str, Any]]:
     runs = all_runs(study.grid)
     todo, reported = runs, False
     if not unlabelled:
         todo = runs_left(study)
         reported = not todo and is_measured(study) and (study.report / "report.html").exists()
-    run_seconds, run_measured = _run_seconds(study, todo, files.manifest["rows"]["test"])
+    run_seconds, run_measured = _run_seconds(rates_of, todo, files.manifest["rows"]["test"])
     return [
         {
             **{"step": "train", "done": len(runs) - len(todo), "total": len(runs), "unit": "runs"},

@@ -1,0 +1,101 @@
+"""What the arms and their comparison cost at scale, beside pandas for what pandas can do, in one run.
+
+    .venv/bin/python benchmarks/arms.py [--rows=1000000]
+
+Confident learning is no arm, and Dawid-Skene (crowd-kit) is timed apart: its cost is that library's.
+"""
+
+import resource
+import sys
+import time
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+import pandas as pd
+import typer
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from hf_recipes.arms import Pool, training_labels
+from hf_recipes.calibrate import Calibration
+from hf_recipes.data import Rows
+from hf_recipes.grid import permutation
+from hf_recipes.measure import _compare
+from hf_recipes.recipe import ArmName
+
+
+def make_pool(n: int, classes: int = 3, passes: int = 5) -> Pool:
+    rng = np.random.default_rng(0)
+    probs = rng.dirichlet(np.ones(classes), (passes, n))
+    votes = probs.argmax(axis=2).T.copy()
+    ids = [f"{i:024x}" for i in rng.permutation(n)]
+    none = Calibration("none", 1.0, {}, np.zeros(0, int))
+    raters = rng.multinomial(5, np.ones(classes) / classes, n).astype(np.int32)
+    gold, covered = rng.integers(classes, size=n), np.ones((passes, n))
+    names = [f"class {k}" for k in range(classes)]
+    return Pool(ids, [""] * n, names, gold, probs, covered, votes, votes, [none] * passes, 0, raters=raters)
+
+
+def seconds(function: Any) -> float:
+    start = time.perf_counter()
+    function()
+    return time.perf_counter() - start
+
+
+def main(rows: int = 1_000_000, repeats: int = 3) -> None:
+    pool = make_pool(rows)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+    order = permutation(pool.ids, 0)
+    times = {
+        arm: seconds(lambda arm=arm: training_labels(arm, pool, order, 0.25, 0))
+        for arm in get_args(ArmName)
+        if arm != "llm-dawid-skene"
+    }
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+    print(f"{rows:,} rows, 3 classes, 5 passes, {len(times)} arms\n\n| what | measured | target |\n|---|---|---|")
+    slowest = max(times, key=lambda arm: times[arm])
+    print(f"| all arms | {sum(times.values()):.1f} s (the slowest, {slowest}: {times[slowest]:.1f} s) | 60 s |")
+    print(f"| memory at its peak, with the pool ({before:.2f} GB) | {peak:.2f} GB | 2 GB |")
+    few = dawid_skene(min(rows, 100_000))
+    print(f"| Dawid-Skene, {min(rows, 100_000):,} rows | {few:.1f} s | |")
+
+    table = pd.DataFrame({"id": pool.ids, "entropy": pool.entropy, "llm": pool.llm, "gold": pool.gold})
+    count = round(0.25 * rows)
+    for arm, theirs in (
+        ("llm-entropy-replace", lambda: replaced(table, table.nlargest(count, "entropy").index)),
+        ("llm-random-replace", lambda: replaced(table, table.sample(count, random_state=0).index)),
+    ):
+        pairs = [
+            (seconds(lambda arm=arm: training_labels(arm, pool, order, 0.25, 0)), seconds(theirs))
+            for _ in range(repeats)
+        ]
+        ratio = np.median([ours / other for ours, other in pairs])
+        print(f"| {arm}, ours / pandas (which ties and draws by position) | {ratio:.2f} | |")
+
+    arms, sizes, seeds, items = get_args(ArmName)[:20], (50, 100, 200, 400, 800, 1600), 10, 2000
+    rng = np.random.default_rng(0)
+    gold = rng.integers(3, size=items)
+    predictions = {
+        (arm, size): np.where(rng.random((seeds, items)) < 0.7, gold, rng.integers(3, size=(seeds, items)))
+        for arm in arms
+        for size in sizes
+    }
+    test = Rows([f"{i}" for i in range(items)], [""] * items, gold, ["a", "b", "c"])
+    took = seconds(lambda: list(_compare(predictions, test)))
+    print(f"| comparison of {len(arms)} arms x 6 sizes x 10 seeds x 2,000 texts | {took:.1f} s | 60 s |")
+
+
+def dawid_skene(n: int) -> float:
+    some = make_pool(n)
+    return seconds(lambda: training_labels("llm-dawid-skene", some, np.arange(n), 0.25, 0))
+
+
+def replaced(table: pd.DataFrame, chosen: pd.Index) -> np.ndarray:
+    labels = table["llm"].copy()
+    labels[chosen] = table["gold"][chosen]
+    return labels.to_numpy()
+
+
+if __name__ == "__main__":
+    typer.run(main)
