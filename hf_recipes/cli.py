@@ -217,6 +217,45 @@ def compare(
     typer.echo(f"table and figure: {output_dir / 'comparison.md'}")
 
 
+audit_app = typer.Typer(help="A random sample for people to label, and their labels back.", no_args_is_help=True)
+app.add_typer(audit_app, name="audit")
+
+
+@audit_app.command(name="sample", context_settings=SETTINGS)
+def audit_sample(
+    context: typer.Context,
+    recipe: RecipeFile,
+    n: Annotated[int, typer.Option("--n", help="Texts, all in all; more later keeps the first ones.")],
+    output: Annotated[Path, typer.Option("--output", help="The file to write.")],
+    form: Annotated[str, typer.Option("--format", help="csv, jsonl, label-studio or argilla.")] = "csv",
+    verbose: Verbose = False,
+) -> None:
+    """Texts drawn at random, each as likely as any other, for people to label; the LLM's labels are not shown."""
+    study = _open(context, recipe, False, verbose)
+    from .audit import FORMS, draw_audit
+
+    if form not in FORMS:
+        raise UserError(f"--format: '{form}' is none of {', '.join(FORMS)}")
+    typer.echo(f"{draw_audit(study, n, output, form):,} texts to label: {output}")
+
+
+@audit_app.command(name="import", context_settings=SETTINGS)
+def audit_import(
+    context: typer.Context,
+    recipe: RecipeFile,
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="The labelled file, or an export.")],
+    verbose: Verbose = False,
+) -> None:
+    """What people said, checked; then how good the LLM's labels are."""
+    study = _open(context, recipe, False, verbose)
+    from .audit import import_audit
+    from .quality import print_labels, write_labels
+
+    said = import_audit(study, file)
+    typer.echo(f"{said['labelled']:,} labelled, {said['missing']:,} missing, {said['changed']:,} changed")
+    print_labels(study, write_labels(study))
+
+
 push_app = typer.Typer(help="Publish a study or a metric module on the Hub.", no_args_is_help=True)
 app.add_typer(push_app, name="push")
 

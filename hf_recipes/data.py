@@ -99,7 +99,8 @@ class RowFiles:
         table = pq.read_table(self.folder / f"{name}.parquet", columns=columns)
         found = table["text"].to_pylist() if texts else [None] * len(table)
         counts = table["raters"].combine_chunks()
-        raters = None if counts.null_count else counts.flatten().to_numpy().reshape(len(table), -1)
+        shape = (len(table), len(self.label_names))
+        raters = None if counts.null_count else counts.flatten().to_numpy().reshape(shape)
         return Rows(table["id"].to_pylist(), found, table["gold"].to_numpy(), self.label_names, raters)
 
     @property

@@ -1,5 +1,6 @@
 """How good the labels are: report/labels.json, labels.md and labels.png, from annotations and what gold there is."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from jinja2 import Environment, FileSystemLoader
 from . import votes as voting
 from .annotate import load_annotations, shown_rows, status
 from .arms import Pool, build_pool
+from .audit import audited_gold
 from .calibrate import ON_GOLD
 from .data import NO_GOLD, open_rows
 from .measure import metrics_folder, without_nan
@@ -37,6 +39,9 @@ def write_labels(study: Study) -> dict[str, Any]:
     rows = open_rows(study).load("train", texts=False)
     passes = load_annotations(study, rows)
     pool = build_pool(rows, passes, with_gold=False)
+    audit = audited_gold(study, pool)
+    if audit:
+        pool = replace(pool, gold=audit[0])
     key = make_key(
         annotations=[one.key for one in passes],
         calibration=[[one.section.calibration, one.section.calibration_rows] for one in passes],
@@ -45,6 +50,7 @@ def write_labels(study: Study) -> dict[str, Any]:
             for i, g, p, v in zip(pool.ids, pool.gold, pool.probs, pool.votes, strict=True)
         ),
         status=[one.status for one in passes],
+        audit=audit and audit[1],
         code=[hash_files(metrics_folder(), ("*.py",)), hash_files(Path(__file__)), hash_files(TEMPLATES)],
     )
     known = read_json(study.labels_file)
@@ -66,6 +72,7 @@ def write_labels(study: Study) -> dict[str, Any]:
             "demonstrations": shown_rows(study, passes),
             "calibration": pool.calibration_gold,
         },
+        "audit_drawn": audit and audit[1],
         "annotator": _measure(pool) if pool.ids else None,
         "passes": _measure_passes(study, pool),
     }
@@ -161,6 +168,16 @@ def describe(labels: dict[str, Any]) -> list[str]:
         said.append(
             f"Only {found['n_gold']} gold labels are left to judge by: nothing can be told."
             + (" Lower annotate.calibration_rows, or label more by hand." if spent["calibration"] else "")
+        )
+    if drawn := labels["audit_drawn"]:
+        said.append(
+            f"People labelled {found['n_gold']:,} of {drawn:,} texts that were drawn at random from all {found['n']:,}"
+            + (
+                ": what follows holds for all of them, within its intervals."
+                if found["n_gold"] == drawn
+                else f". Of the other {drawn - found['n_gold']:,} nothing is known: if they are the hard ones, what "
+                "follows is too good."
+            )
         )
     said.append(
         f"Against {found['n_gold']:,} gold labels: accuracy {number(found['accuracy'])} "

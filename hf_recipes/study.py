@@ -8,6 +8,7 @@
     dataset/  dataset.json            what the Hub gets, and the key it was made under
     runs/<arm>/n<size>/<seed>/        predictions.parquet, run.json (or failed.json)
     runs/<arm>/n<size>/.<seed>.pt     where a run in flight stands; .<seed>.lock: it is being trained
+    audit/                            sample.json, labels.json: a random sample, and what people said
     tracking/                         what accelerate's trackers keep in files
     report/                           report.md, report.html, figures, results.json
 
@@ -68,6 +69,7 @@ class Study:
         self.annotations_root = self.root / "annotations"
         self.dataset = self.root / "dataset"
         self.tracking = self.root / "tracking"
+        self.audit = self.root / "audit"
         self.dataset_manifest = self.root / "dataset.json"
         self.report = self.root / "report"
         self.results_file = self.report / "results.json"

@@ -1,0 +1,129 @@
+"""The audit: a random sample out, people's labels back, and what they say of the LLM."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+from test_annotate import engine  # noqa: F401  (a fixture)
+
+from hf_recipes.annotate import annotate
+from hf_recipes.audit import draw_audit, import_audit
+from hf_recipes.data import load_rows
+from hf_recipes.quality import describe, write_labels
+from hf_recipes.recipe import UserError
+from hf_recipes.study import read_json
+
+SETTINGS = ("--data.pool_size=150", "--annotate.prompt.shots_per_class=1", "--grid=null", "--train=null")
+
+
+@pytest.fixture
+def study(make_study, engine):  # noqa: F811
+    made = make_study(*SETTINGS)
+    annotate(made)
+    return made
+
+
+def gold_of(study):
+    rows, _ = load_rows(study)
+    return {i: rows.label_names[k] for i, k in zip(rows.ids, rows.gold, strict=True)}
+
+
+def fill(file, labels):
+    rows = list(csv.DictReader(file.open(newline="")))
+    with file.open("w", newline="") as sheet:
+        writer = csv.DictWriter(sheet, rows[0])
+        writer.writeheader()
+        writer.writerows([row | {"label": labels.get(row["id"], "")} for row in rows])
+    return [row["id"] for row in rows]
+
+
+def test_the_sample_is_random_nested_and_says_what_all_texts_would(study, tmp_path):
+    everything = write_labels(study)["annotator"]  # the source has gold: the truth
+    assert draw_audit(study, 20, tmp_path / "a.csv") == 20
+    ids = fill(tmp_path / "a.csv", gold_of(study))
+    assert import_audit(study, tmp_path / "a.csv") == {"labelled": 20, "missing": 0, "changed": 0}
+    assert draw_audit(study, 60, tmp_path / "b.csv") == 40  # those that have no label yet
+    more = fill(tmp_path / "b.csv", gold_of(study))
+    assert not set(ids) & set(more)
+    import_audit(study, tmp_path / "b.csv")
+    assert set(read_json(study.audit / "sample.json")["ids"]) == {*ids, *more}
+    audited = write_labels(study)
+    low, high = audited["annotator"]["accuracy_interval"]
+    assert audited["annotator"]["n_gold"] == 60
+    assert low <= everything["accuracy"] <= high
+    assert "People labelled 60 of 60 texts that were drawn at random from all 147" in " ".join(describe(audited))
+    draw_audit(study, 147, tmp_path / "c.csv")
+    fill(tmp_path / "c.csv", gold_of(study))
+    import_audit(study, tmp_path / "c.csv")
+    whole = write_labels(study)["annotator"]
+    assert {k: v for k, v in whole.items() if k != "key"} == everything  # all texts audited are all texts
+
+
+def test_a_draw_is_fair(study, tmp_path):
+    """Ids are hashes, so that over many studies each text is drawn as often; here: not by class, length or the LLM."""
+    draw_audit(study, 75, tmp_path / "a.csv")
+    drawn = set(read_json(study.audit / "sample.json")["ids"])
+    rows, _ = load_rows(study)
+    inside = np.array([i in drawn for i in rows.ids])
+    lengths = np.array([len(text) for text in rows.texts])
+    for values in (lengths, *(rows.gold == k for k in range(3))):
+        spread = values.std() * np.sqrt(1 / inside.sum() + 1 / (~inside).sum())
+        assert abs(values[inside].mean() - values[~inside].mean()) < 4 * spread
+
+
+@pytest.mark.parametrize("form", ["jsonl", "label-studio", "argilla"])
+def test_other_forms_come_back_too(form, study, tmp_path):
+    file = tmp_path / ("a.jsonl" if form == "jsonl" else "a.json")
+    draw_audit(study, 30, file, form)
+    gold = gold_of(study)
+    if form == "jsonl":
+        rows = [json.loads(line) for line in file.read_text().splitlines()]
+        file.write_text("\n".join(json.dumps(row | {"label": gold[row["id"]]}) for row in rows))
+    elif form == "label-studio":
+        tasks = json.loads(file.read_text())
+        assert set(tasks[0]["data"]) == {"id", "text", "labels"}
+        for task in tasks:
+            result = [{"type": "choices", "value": {"choices": [gold[task["data"]["id"]]]}}]
+            task["annotations"] = [{"result": [], "was_cancelled": True}, {"result": result}]
+        file.write_text(json.dumps(tasks))
+    else:
+        records = json.loads(file.read_text())
+        for record in records:
+            record["responses"] = {"label": [{"value": gold[record["id"]], "user_id": "x"}]}
+        file.write_text(json.dumps(records))
+    assert import_audit(study, file)["labelled"] == 30
+    assert all(gold[i] == name for i, name in read_json(study.audit / "labels.json").items())
+
+
+def test_what_is_missing_or_wrong_is_said(study, tmp_path, command):
+    with pytest.raises(UserError, match="no sample was drawn"):
+        import_audit(study, tmp_path / "none.csv")
+    draw_audit(study, 40, tmp_path / "a.csv")
+    with pytest.raises(UserError, match="exists; somebody may have labelled it"):
+        draw_audit(study, 40, tmp_path / "a.csv")
+    with pytest.raises(UserError, match="148 asked for, of 147 texts"):
+        draw_audit(study, 148, tmp_path / "b.csv")
+    some = gold_of(study)
+    ids = fill(tmp_path / "a.csv", some)
+    fill(tmp_path / "a.csv", {i: some[i] for i in ids[:25]})
+    assert import_audit(study, tmp_path / "a.csv") == {"labelled": 25, "missing": 15, "changed": 0}
+    assert "Of the other 15 nothing is known" in " ".join(describe(write_labels(study)))
+    cases = {
+        "id,label\nx,positive\n": "entry 1 has the id 'x', which is not in the sample",
+        f"id,label\n{ids[0]},good\n": "the label 'good', which is none of negative, neutral, positive",
+        f"id,label\n{ids[0]},positive\n{ids[0]},negative\n": "has two labels, positive and negative",
+        "text,label\na,positive\n": "neither rows with id and label nor an export",
+    }
+    for content, said in cases.items():
+        (tmp_path / "bad.csv").write_text(content)
+        with pytest.raises(UserError, match=said):
+            import_audit(study, tmp_path / "bad.csv")
+    (tmp_path / "bad.json").write_text('[{"id": 1, "responses": {"label": 3}}]')
+    with pytest.raises(UserError, match="neither rows"):
+        import_audit(study, tmp_path / "bad.json")
+    recipe = study.recipe_file
+    code, _, errors = command("audit", "sample", recipe, "--n", 5, "--output", tmp_path / "d", "--format", "xml")
+    assert (code, "is none of csv, jsonl" in errors) == (2, True)
+    code, _, errors = command("audit", "import", recipe, tmp_path / "not-there.csv")
+    assert (code, "not-there.csv" in errors) == (2, True)
