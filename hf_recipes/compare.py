@@ -1,4 +1,4 @@
-"""Several studies side by side: one table, one figure. Everything in it is from their results.json."""
+"""Several studies side by side, in tables and figures. Everything in them is from their results.json."""
 
 from pathlib import Path
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader
 
 from .recipe import CONTROLS, UserError
-from .report import TEMPLATES, cell, interval, number, save_figure
+from .report import COLOURS, TEMPLATES, cell, gold_labels, interval, number, save_figure
 from .study import read_json, write_text
 
 #: What is set against what, wherever a study has both.
@@ -14,7 +14,7 @@ PAIRS = (("llm", "gold"), ("llm", "noise-fixed"), ("one-rater", "gold"), *CONTRO
 
 
 def compare(folders: list[Path], output: Path) -> list[dict[str, Any]]:
-    """Writes `comparison.md` and `comparison.png` for several measured studies.
+    """Writes `comparison.md`, `comparison.png` and `curves.png` for several measured studies.
 
     Args:
         folders (`list[Path]`):
@@ -35,10 +35,11 @@ def compare(folders: list[Path], output: Path) -> list[dict[str, Any]]:
         raise UserError(f"two studies are named {twice.pop()}; give one of them another --name")
     output.mkdir(parents=True, exist_ok=True)
     page = Environment(loader=FileSystemLoader(TEMPLATES), trim_blocks=True, lstrip_blocks=True, autoescape=True)
-    page.filters |= {"number": number, "interval": interval, "cell": cell}
+    page.filters |= {"number": number, "interval": interval, "cell": cell, "gold_labels": gold_labels}
     markdown = page.overlay(autoescape=False)  # `cell` escapes what comes from the data
     write_text(output / "comparison.md", markdown.get_template("comparison.md").render(studies=rows, pairs=PAIRS))
     _draw(rows, output)
+    _draw_curves(rows, output)
     return rows
 
 
@@ -53,6 +54,7 @@ def _read(folder: Path) -> dict[str, Any]:
     return {
         **{name: results[name] for name in ("study", "annotator", "verdict", "R", "n")},
         "size": top,
+        "curves": results["arms"],
         "arms": {arm["arm"]: arm for arm in results["arms"] if arm["size"] == top},
         "pairs": {
             pair: [found[(*pair, figure)] for figure in ("macro_f1", "pairwise_disagreement")]
@@ -83,3 +85,31 @@ def _draw(rows: list[dict[str, Any]], folder: Path) -> None:
         panel.set_xlabel(f"LLM labels less gold labels: {title}")
     axes[0].set_yticks(range(len(rows)), [row["study"] for row in reversed(rows)])
     save_figure(figure, folder, "comparison")
+
+
+def _draw_curves(rows: list[dict[str, Any]], folder: Path) -> None:
+    """Macro-F1 by the number of training texts, a panel a study, of all arms that were trained at several sizes."""
+    from matplotlib import pyplot as plt
+
+    figure, panels = plt.subplots(
+        1, len(rows), figsize=(1 + 3.2 * len(rows), 3.4), sharey=True, squeeze=False, layout="constrained"
+    )
+    for panel, row in zip(panels[0], rows, strict=True):
+        for name in row["arms"]:
+            curve = sorted((arm for arm in row["curves"] if arm["arm"] == name), key=lambda arm: arm["size"])
+            if len(curve) > 1:
+                sizes = [arm["size"] for arm in curve]
+                low, high = zip(*(arm["macro_f1_mean_interval"] for arm in curve), strict=True)
+                panel.fill_between(sizes, low, high, color=COLOURS[name], alpha=0.12, lw=0)
+                panel.plot(sizes, [arm["macro_f1_mean"] for arm in curve], "o-", ms=3, color=COLOURS[name], label=name)
+                panel.set_xscale("log", base=2)
+                panel.set_xticks(sizes, [f"{size:,}" for size in sizes], fontsize=8)
+        panel.minorticks_off()
+        panel.set_title(row["study"], fontsize=10)
+        panel.set_xlabel("training texts")
+    panels[0][0].set_ylabel("macro-F1")
+    if labels := panels[0][0].get_legend_handles_labels()[1]:
+        figure.legend(
+            *panels[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=len(labels), frameon=False
+        )
+    save_figure(figure, folder, "curves")
