@@ -73,16 +73,14 @@ def _draw(rows: list[dict[str, Any]], folder: Path) -> None:
 
     plt.rcParams.update({"font.size": 10, "axes.spines.top": False, "axes.spines.right": False})
     figure, axes = plt.subplots(1, 2, figsize=(8, 1.2 + 0.5 * len(rows)), sharey=True, layout="constrained")
-    for panel, place, title in zip(
-        axes, (0, 1), ("macro-F1", "share of texts on which two seeds disagree"), strict=True
-    ):
+    for panel, place, title in zip(axes, (0, 1), ("macro-F1", "disagreement of two seeds"), strict=True):
         panel.axvline(0, color="#999999", lw=1)
         for height, row in enumerate(reversed(rows)):
             one = row["pairs"]["llm", "gold"][place]
             if one["interval"] is not None:
                 panel.plot(one["interval"], [height, height], color="#D55E00", lw=2)
             panel.plot(one["difference"], height, "o", color="#D55E00")
-        panel.set_xlabel(f"LLM labels less gold labels: {title}")
+        panel.set_xlabel(f"LLM less gold: {title}")
     axes[0].set_yticks(range(len(rows)), [row["study"] for row in reversed(rows)])
     save_figure(figure, folder, "comparison")
 
@@ -110,6 +108,10 @@ def _draw_curves(rows: list[dict[str, Any]], folder: Path) -> None:
     panels[0][0].set_ylabel("macro-F1")
     if labels := panels[0][0].get_legend_handles_labels()[1]:
         figure.legend(
-            *panels[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=len(labels), frameon=False
+            *panels[0][0].get_legend_handles_labels(),
+            loc="outside lower center",
+            ncols=2 * len(rows),
+            frameon=False,
+            fontsize=8,
         )
     save_figure(figure, folder, "curves")

@@ -536,7 +536,9 @@ def _draw_frontier(results: dict[str, Any], folder: Path) -> None:
             name = arm["arm"] if arm is alone[0] or arm in others else None
             panel.plot(where, arm[field], "o", ms=5, color=COLOURS[arm["arm"]], label=name)
         panel.set_xscale("log")
-        panel.set_xlabel("gold labels consumed")
+        panel.set_xticks([gold_labels(a) for a in alone], [f"{gold_labels(a):,}" for a in alone])
+        panel.minorticks_off()
+        panel.set_xlabel("gold labels consumed (log scale)")
         panel.set_ylabel(title)
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right center", frameon=False, fontsize=8)
     save_figure(figure, folder, "frontier")
