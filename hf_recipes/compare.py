@@ -106,12 +106,7 @@ def _draw_curves(rows: list[dict[str, Any]], folder: Path) -> None:
         panel.set_title(row["study"], fontsize=10)
         panel.set_xlabel("training texts")
     panels[0][0].set_ylabel("macro-F1")
-    if labels := panels[0][0].get_legend_handles_labels()[1]:
-        figure.legend(
-            *panels[0][0].get_legend_handles_labels(),
-            loc="outside lower center",
-            ncols=2 * len(rows),
-            frameon=False,
-            fontsize=8,
-        )
+    shown = panels[0][0].get_legend_handles_labels()
+    if shown[0]:
+        figure.legend(*shown, loc="outside lower center", ncols=2 * len(rows), frameon=False, fontsize=8)
     save_figure(figure, folder, "curves")
