@@ -3,15 +3,19 @@
 import json
 from typing import Any
 
+import numpy as np
 from scipy import stats
 
 from .data import RowFiles, open_rows, usable_at_most
 from .measure import measure
 from .plan import make_plan
+from .recipe import UserError
 from .report import number
 from .study import Study
+from .verdict import freedom
 
 SEEDS = 4
+LEAST_SEEDS = 3
 SHRINK = 4  # the pilot's largest size is that part of the study's
 
 
@@ -20,8 +24,13 @@ def pilot_settings(study: Study) -> list[str]:
 
     Gold and LLM labels, few seeds, two small sizes, as few texts as these want; in a folder of its own, as its runs are
     not to be pooled with those that test what it suggested.
+
+    Raises:
+        UserError: the recipe has fewer than three seeds.
     """
     recipe, grid, train = study.recipe, study.grid, study.training
+    if len(grid.seeds) < LEAST_SEEDS:
+        raise UserError(f"grid.seeds: a pilot wants {LEAST_SEEDS} seeds or more, as fewer give no intervals")
     top = max(4, grid.sizes[-1] // SHRINK)
     files = open_rows(study)
     spent = len(files) - usable_at_most(recipe, files)
@@ -55,20 +64,18 @@ def chances(comparison: dict[str, Any], value: float, limit: float, runs: int, i
             Of the study.
 
     Returns:
-        `dict` with `se`, the study's standard error, and the probabilities `holds` and `fails` that its 95% interval
-        lies below, or above, the limit. At larger sizes standard errors are smaller as a rule: this errs on the safe
-        side.
+        `dict` with `se`, the study's standard error, and the probabilities `holds` and `fails` that its 95% interval (by
+        t, as in the metric modules) lies below, or above, the limit.
     """
-    seed, item = (comparison[part] ** 2 for part in ("seed_se", "item_se"))
-    se = float((seed * comparison["R"] / runs + item * comparison["n"] / items) ** 0.5)
+    seed = comparison["seed_se"] * (comparison["R"] / runs) ** 0.5
+    item = comparison["item_se"] * (comparison["n"] / items) ** 0.5
+    se, degrees = float(np.hypot(seed, item)), freedom(seed, item, runs)
     if se == 0:
         return {"se": 0.0, "holds": float(value < limit), "fails": float(value > limit)}
-    z = stats.norm.ppf(0.975)
-    return {
-        "se": se,
-        "holds": float(stats.norm.cdf((limit - value) / se - z)),
-        "fails": float(stats.norm.cdf((value - limit) / se - z)),
-    }
+    needed = stats.t.ppf(0.975, degrees)
+    degrees = min(degrees, 1e6)  # the noncentral t has no limit
+    holds, fails = (float(stats.nct.sf(needed, degrees, distance / se)) for distance in (limit - value, value - limit))
+    return {"se": se, "holds": holds, "fails": fails}
 
 
 def print_advice(study: Study, pilot: Study) -> None:
@@ -87,13 +94,20 @@ def _advice(study: Study, files: RowFiles, results: dict[str, Any], steps: list[
     runs, items = len(grid.seeds), files.manifest["rows"]["test"]
     minutes = {step["step"]: step["seconds"] / 60 for step in steps}
     top = max(arm["size"] for arm in results["arms"])
+    unlearnt = [arm["arm"] for arm in results["arms"] if arm["size"] == top and arm["failed_runs"]]
     found = {c["figure"]: c for c in results["comparisons"] if c["arm"] == "llm" and c["size"] == top}
     lines = [
-        f"The whole study: about {sum(minutes.values()):,.0f} minutes at the pilot's rates, of which annotation "
-        f"{minutes['annotate']:,.0f} and training {minutes['train']:,.0f}.",
+        f"What is left of the whole study: about {sum(minutes.values()):,.0f} minutes at the pilot's rates, of which "
+        f"annotation {minutes['annotate']:,.0f} and training {minutes['train']:,.0f}.",
         f"Its chances, with R = {runs} and {items:,} test texts, by the pilot's standard errors (R = {results['R']}, "
         f"n = {results['n']:,}, {top:,} training texts):",
     ]
+    if unlearnt:
+        return [
+            lines[0],
+            f"Its chances cannot be told: at {top:,} training texts some runs with {' and '.join(unlearnt)} labels "
+            "learnt nothing. Raise grid.sizes or train.epochs.",
+        ]
     cases = (
         ("macro_f1", accept.macro_f1_loss, "macro-F1 lost", -1),
         ("pairwise_disagreement", accept.churn, "churn", 1),

@@ -160,10 +160,12 @@ def plan_passes(study: Study, files: RowFiles) -> list[Pass]:
 
 def rows_left(study: Study, files: RowFiles) -> int:
     """How many rows of the pool are still to be annotated, over all passes; 0 if `annotate` has nothing to do."""
+    current = read_json(study.annotations_root / "current.json") or {}
+    if files.withheld and current.get("asked") == _asked(study):
+        return 0  # only whole annotations are published
     files.need_texts()
     passes = plan_passes(study, files)
     left = sum(rows_left_of(study, files, one) for one in passes)
-    current = read_json(study.annotations_root / "current.json") or {}
     return left or int(current != {"asked": _asked(study), "keys": [one.key for one in passes]})
 
 

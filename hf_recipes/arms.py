@@ -91,7 +91,7 @@ class Labels:
             its class, a soft one a distribution. A weight multiplies its row. Targets may be negative: with the label
             y' of every text, and the label y of texts audited at random with probability pi, the target
             (1 - R / pi) y' + (R / pi) y, R being 1 for audited texts, gives the loss under y without bias.
-        from_gold (`np.ndarray` of shape `(n,)`, bool): which of them cost a gold label.
+        from_gold (`np.ndarray` of shape `(n,)`, bool): which of them cost a gold label, or one of a rater's.
         then (`int`): so many of the last ones are trained on after the others, with a schedule of their own.
     """
 
@@ -281,7 +281,10 @@ def training_labels(  # noqa: PLR0911, PLR0912  (an arm a case)
             return Labels(both, targets, np.arange(len(both)) >= size, count)
         case "one-rater":
             found = _one_rater(pool, rows, f"rater:{seed}")
-            return Labels(rows[found >= 0], classes[found[found >= 0]], none[found >= 0])
+            kept = found >= 0
+            if not kept.any():
+                raise UserError(f"grid.arms: one-rater: none of the {size} texts of a run has a label in data.raters")
+            return Labels(rows[kept], classes[found[kept]], ~none[kept])
         case "llm-soft":  # the distribution in place of the label (Hinton et al. 2015, at temperature 1)
             return Labels(rows, pool.probs[rows], none)
         case "llm-majority":

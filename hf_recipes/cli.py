@@ -118,7 +118,7 @@ def advise(context: typer.Context, recipe: RecipeFile, verbose: Verbose = False)
     from .advise import pilot_settings, print_advice
 
     settings = [*context.args, *pilot_settings(study)]
-    pilot = Study(load_recipe(recipe, settings))
+    pilot = Study(load_recipe(recipe, settings), accept_changes=True)  # nothing in it is worth more than a new one
     _run_all(pilot, recipe, settings)
     print_advice(study, pilot)
 

@@ -444,21 +444,25 @@ class _Split:
         if asked is None:
             return pa.nulls(len(batch), pa.list_(pa.int32()))
         if isinstance(asked, dict):
-            try:
-                counts = [np.array(batch[asked[name]].to_pylist(), dtype=np.int32) for name in names]
-            except (TypeError, ValueError):
-                raise UserError(
-                    f"data.raters: {self._data.path} has something else than a count in one of the columns "
-                    f"{', '.join(asked.values())}, near row {start}"
-                ) from None
-            return pa.array(list(np.stack(counts, axis=1)), pa.list_(pa.int32()))
+            if set(asked) != set(names):
+                raise UserError(f"data.raters: it has to name a column for each of the classes {', '.join(names)}")
+            counts = np.empty((len(batch), len(names)), dtype=np.int32)
+            for k, name in enumerate(names):
+                for row, value in enumerate(batch[asked[name]].to_pylist()):
+                    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+                        raise UserError(
+                            f"data.raters: row {start + row} of {self._data.path} has {value!r} in '{asked[name]}', "
+                            "which is no number of raters"
+                        )
+                    counts[row, k] = value
+            return pa.array(list(counts), pa.list_(pa.int32()))
         own = getattr(getattr(kind, "feature", None), "names", None)
         found = np.zeros((len(batch), len(names)), dtype=np.int32)
         for row, labels in enumerate(batch[asked].to_pylist()):
             if not isinstance(labels, list):
                 raise UserError(f"data.raters: row {start + row} of {self._data.path} has no list in '{asked}'")
             for label in labels:
-                named = own[label] if own and label is not None else label
+                named = None if label in (None, -1) else own[label] if own else label
                 k = _class_index(named, names, self._data, start + row)
                 found[row, k] += k != NO_GOLD
         return pa.array(list(found), pa.list_(pa.int32()))

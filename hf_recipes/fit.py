@@ -137,7 +137,10 @@ class Fit:
         )
         places = np.arange(len(train.rows))
         self._stages = [some for some in np.split(places, [len(places) - train.then]) if len(some)]
-        self._steps = [settings.max_steps or settings.epochs * -(-len(s) // settings.batch_size) for s in self._stages]
+        self._steps = [settings.epochs * -(-len(some) // settings.batch_size) for some in self._stages]
+        if settings.max_steps:  # of all stages together
+            ends = [round(settings.max_steps * (some[-1] + 1) / len(places)) for some in self._stages]
+            self._steps = np.diff([0, *ends]).tolist()
 
         def rate(step: int) -> float:
             for steps in self._steps:

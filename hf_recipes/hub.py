@@ -35,7 +35,7 @@ from .grid import all_runs
 from .measure import measure
 from .parts import Parts
 from .recipe import Recipe, UserError, first_line
-from .study import FORMAT, Study, make_key, read_json, whole_folder, write_json, write_text
+from .study import FORMAT, Study, hash_ids, make_key, read_json, whole_folder, write_json, write_text
 from .train import Work
 from .variants import make_card, write_variants
 
@@ -194,9 +194,17 @@ def _collect(study: Study, folder: Path, texts: bool) -> Bundle:
     manifest = {
         **{"format": FORMAT, "study": study.recipe.name, "texts": texts, "recipe": recipe["recipe"]},
         **{"revisions": read_json(study.revisions_file), "rows": read_json(study.rows / "manifest.json")},
-        **{"current": current, "passes": passes, "runs": len(trained)},
+        **{"current": current, "passes": passes, "runs": len(trained), "row_ids": _identity(study)},
     }
     return Bundle(configs, others, manifest)
+
+
+def _identity(study: Study) -> str:
+    """Of the rows: what they are called and their gold, whatever else is known of them."""
+    tables = [pq.read_table(study.rows / f"{name}.parquet", columns=["id", "gold"]) for name in ("train", "test")]
+    return hash_ids(
+        f"{i} {gold}" for t in tables for i, gold in zip(t["id"].to_pylist(), t["gold"].to_pylist(), strict=True)
+    )
 
 
 ANNOTATIONS = pa.schema(
@@ -294,6 +302,8 @@ def _commit(
     while True:
         try:
             change = _plan(api, study, bundle, repo, branch, prefix, bare, cards, cache)
+            if create_pr and not change.stale and _find_difference(api, repo, change.parent, change) is None:
+                return f"{api.endpoint}/datasets/{repo}/tree/{branch}", change.parent, change  # nothing to ask for
             for number, commit in _requests(api, repo) if create_pr else ():
                 if _find_difference(api, repo, commit, change) is None:
                     return f"{api.endpoint}/datasets/{repo}/discussions/{number}", commit, change
@@ -439,12 +449,12 @@ def _read_before(bundle: Bundle, repo: str, path: str, head: str) -> dict[str, A
         before: dict[str, Any] = json.loads(_read(repo, path, head) or "{}")
         if not before:
             return before
-        rows, texts, lists = before["rows"]["key"], before["texts"], (before["configs"], before["files"])
+        rows, texts, lists = before["row_ids"], before["texts"], (before["configs"], before["files"])
         if not all(isinstance(one, list) for one in lists) or not re.fullmatch(PREFIX, before["prefix"]):
             raise ValueError("no lists of configs and files, or no prefix")
     except (LookupError, TypeError, AttributeError, ValueError) as error:
         raise UserError(f"--repo {repo}: {path} is damaged ({first_line(error)}); mend or delete it") from None
-    if rows != bundle.manifest["rows"]["key"]:
+    if rows != bundle.manifest["row_ids"]:
         raise UserError(f"--repo {repo}: holds another study of this name; give this one another name")
     if texts and not bundle.manifest["texts"]:
         raise UserError(f"--no-texts: {repo} holds the texts already, also in its history; name another repo")

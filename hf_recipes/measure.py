@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 
 from .annotate import shown_rows
 from .components import disagreement, variances
-from .data import Rows
+from .data import Rows, hash_order
 from .grid import WITHOUT_PASS, all_runs, crossed_runs, crossed_sources, paired_runs
 from .recipe import CONTROLS, ArmName, UserError
 from .study import Study, hash_files, hash_ids, make_key, read_json, write_json
@@ -96,10 +96,10 @@ def measure(study: Study) -> dict[str, Any]:
             "annotator": _measure_annotator(study, work),
             "arms": arms,
             "comparisons": comparisons,
-            "best_mitigation": _best_mitigation(predictions, work.test),
+            "best_mitigation": _best_mitigation(arms, predictions, work.test),
             "class_shares": list(_class_shares(predictions, work.test)),
             "gold_match": list(_match_gold(predictions, work.test)),
-            "iso_accuracy": _iso_accuracy(predictions, work.test),
+            "iso_accuracy": _iso_accuracy(arms, predictions, work.test),
             "plateaus": list(_plateaus(arms, predictions, work.test)),
             "components": list(_components(study, work.test)),
             "notes": _notes(work),
@@ -123,6 +123,7 @@ def _results_key(study: Study, work: Work) -> str:
         study=study.recipe.name,
         runs={str(run): read_json(study.run(run) / "run.json")["key"] for run in all_runs(study.grid)},
         pool=hash_ids(f"{i} {gold} {llm}" for i, gold, llm in pool),
+        raters=None if work.pool.raters is None else hash_ids(map(str, work.pool.raters.tolist())),
         annotations=[one.key for one in work.annotations],
         calibration=[one.section.calibration for one in work.annotations],
         status=work.annotations[0].status,
@@ -144,7 +145,8 @@ def _measure_arms(study: Study, work: Work, predictions: Predictions) -> Iterato
     names = work.test.label_names
     spent = shown_rows(study, work.annotations) + work.pool.calibration_gold
     for (arm, size), labels in predictions.items():
-        records = [read_json(study.run(run) / "run.json") for run in paired_runs(study.grid, arm, size)]
+        runs = paired_runs(study.grid, arm, size)
+        records = [read_json(study.run(run) / "run.json") for run in runs]
         given = {"predictions": labels, "references": work.test.gold, "num_classes": len(names)}
         stable = instability.compute(**given)
         by_name = {
@@ -155,7 +157,7 @@ def _measure_arms(study: Study, work: Work, predictions: Predictions) -> Iterato
         yield {
             "arm": arm,
             "size": size,
-            "gold_train_labels": [record["gold_train_labels"] for record in records],
+            "gold_train_labels": [work.labels(run).gold_labels for run in runs],
             "gold_prompt_labels": 0 if arm in WITHOUT_PASS else spent,
             "gold_validation_labels": records[0]["gold_validation_labels"],
             "train_label_accuracy": [record["train_label_accuracy"] for record in records],
@@ -243,9 +245,7 @@ def _correct(comparisons: list[dict[str, Any]], top: int) -> None:
         and one["figure"] in ("macro_f1", "pairwise_disagreement")
         and ((one["arm"], one["against"]) == ("llm", "gold") or one["against"] in ("llm", CONTROLS.get(one["arm"])))
     ]
-    values = [one["p_value"] for one in primary]
-    known = not np.isnan(values).any()
-    corrected = _load("instability_comparison").holm(values) if known else values
+    corrected = _load("instability_comparison").holm([one["p_value"] for one in primary])
     for one in comparisons:
         one |= {"primary": False, "p_holm": None}
     for one, p_value in zip(primary, corrected, strict=True):
@@ -265,27 +265,35 @@ def _match_gold(predictions: Predictions, test: Rows) -> Iterator[dict[str, Any]
         yield {"size": size, "R": found["R"], "n": found["n"], **_difference(found, "macro_f1")}
 
 
-def _best_mitigation(predictions: Predictions, test: Rows) -> dict[str, Any] | None:
+def _learnt(arms: list[dict[str, Any]]) -> set[tuple[str, int]]:
+    """The arms and sizes of which every run is better than the commonest class."""
+    return {(arm["arm"], arm["size"]) for arm in arms if not arm["failed_runs"]}
+
+
+def _best_mitigation(arms: list[dict[str, Any]], predictions: Predictions, test: Rows) -> dict[str, Any] | None:
     """The mitigation of the best macro-F1 on half of the seeds and texts, judged on the other halves.
 
-    Judged where it was chosen, the best of many looks better than it is.
+    Judged where it was chosen, the best of many looks better than it is. Texts are halved at random within each class.
     """
     top = max(size for _, size in predictions)
-    able = [arm for arm in CONTROLS if (arm, top) in predictions]
+    able = [arm for arm in CONTROLS if (arm, top) in _learnt(arms)]
     if not able or len(predictions["llm", top]) < 6:
         return None
     scores, comparison, classes = _load("seed_scores"), _load("instability_comparison"), len(test.label_names)
+    drawn = hash_order(test.ids, "halves")
+    ordered = [drawn[test.gold[drawn] == k] for k in range(classes)]
+    texts = [np.concatenate([of_class[start::2] for of_class in ordered]) for start in range(2)]
 
-    def half(arm: ArmName, start: int) -> np.ndarray:
-        return predictions[arm, top][start::2, start::2]
+    def half(arm: ArmName, which: int) -> np.ndarray:
+        return predictions[arm, top][which::2][:, texts[which]]
 
     def score(arm: ArmName) -> float:
-        found = scores.compute(predictions=half(arm, 0), references=test.gold[::2], num_classes=classes)
+        found = scores.compute(predictions=half(arm, 0), references=test.gold[texts[0]], num_classes=classes)
         return float(found["macro_f1_mean"])
 
     best = max(able, key=score)
     found = comparison.compute(
-        predictions1=half(best, 1), predictions2=half("llm", 1), references=test.gold[1::2], num_classes=classes
+        predictions1=half(best, 1), predictions2=half("llm", 1), references=test.gold[texts[1]], num_classes=classes
     )
     return {"arm": best, "among": able, "R": found["R"], "n": found["n"], **_difference(found, "macro_f1")}
 
@@ -293,11 +301,12 @@ def _best_mitigation(predictions: Predictions, test: Rows) -> dict[str, Any] | N
 def _class_shares(predictions: Predictions, test: Rows) -> Iterator[dict[str, Any]]:
     """For who counts classes: the share that each arm's classifiers give each class, and how far that is from gold.
 
-    The interval of the bias is by t over runs and texts together, as that of a mean score; the SD is over runs.
+    The interval of the bias is by t over runs and texts together, as that of a mean score, and corrected for the number
+    of classes (Bonferroni); the SD is over runs.
     """
     from scipy import stats
 
-    top = max(size for _, size in predictions)
+    top, classes = max(size for _, size in predictions), len(test.label_names)
     for arm, size in predictions:
         if size != top:
             continue
@@ -308,7 +317,7 @@ def _class_shares(predictions: Predictions, test: Rows) -> Iterator[dict[str, An
             over_runs, over_items = off.mean(axis=1).var(ddof=1) / runs, off.mean(axis=0).var(ddof=1) / items
             variance = over_runs + over_items
             freedom = (runs - 1) * variance / over_runs if over_runs else np.inf
-            half = float(stats.t.ppf(0.5 + LEVEL / 2, freedom) * np.sqrt(variance)) if variance else 0.0
+            half = float(stats.t.ppf(1 - (1 - LEVEL) / 2 / classes, freedom) * np.sqrt(variance)) if variance else 0.0
             bias = float(off.mean())
             yield {
                 **{"arm": arm, "size": size, "class": name, "R": runs, "n": items},
@@ -318,13 +327,16 @@ def _class_shares(predictions: Predictions, test: Rows) -> Iterator[dict[str, An
             }
 
 
-def _iso_accuracy(predictions: Predictions, test: Rows) -> dict[str, Any] | None:
-    """Whether LLM labels make classifiers less steady than gold labels do at the same accuracy."""
-    sizes = sorted({size for arm, size in predictions if arm == "gold"})
-    if len(sizes) < 2:
+def _iso_accuracy(arms: list[dict[str, Any]], predictions: Predictions, test: Rows) -> dict[str, Any] | None:
+    """Whether LLM labels make classifiers less steady than gold labels do at the same accuracy.
+
+    Sizes at which runs learnt nothing are left out: their agreement is no stability.
+    """
+    sizes, top = sorted(size for arm, size in _learnt(arms) if arm == "gold"), max(size for _, size in predictions)
+    if len(sizes) < 2 or ("llm", top) not in _learnt(arms):
         return None
     found = _load("instability_comparison").compute(
-        predictions1=predictions["llm", sizes[-1]],
+        predictions1=predictions["llm", top],
         predictions2=predictions["gold", sizes[-1]],
         references=test.gold,
         num_classes=len(test.label_names),

@@ -75,8 +75,7 @@ FIGURES = {
     "instability": "Share of test texts on which two runs disagree that differ in their seeds, with its interval",
     "sizes": "Macro-F1 against the number of training texts; points are runs, lines their means",
     "frontier": "What gold labels buy: macro-F1 and disagreement against all gold labels consumed, each arm beside "
-    "gold labels alone, with intervals. An arm above the line on the left, or below it on the right, is worth its "
-    "labels",
+    "gold labels alone, with intervals of each. Whether an arm lies off the line is for the differences to say",
 }
 
 
@@ -124,8 +123,15 @@ def cell(text: str) -> str:
 
 
 def gold_labels(arm: dict[str, Any]) -> int:
-    """All gold labels that a run of the arm consumed: for training, prompt, calibration and choice of checkpoint."""
-    return int(arm["gold_train_labels"][0] + arm["gold_prompt_labels"] + arm["gold_validation_labels"])
+    """All gold labels that a run of the arm consumed: for training, prompt, calibration and choice of checkpoint.
+
+    The mean over runs; of `one-rater` the raters' labels.
+    """
+    return round(
+        sum(arm["gold_train_labels"]) / len(arm["gold_train_labels"])
+        + arm["gold_prompt_labels"]
+        + arm["gold_validation_labels"]
+    )
 
 
 def components_of(found: dict[str, Any]) -> list[tuple[str, str, str]]:
@@ -195,6 +201,8 @@ def _gold_instead(matches: list[dict[str, Any]], top: int) -> str:
         least = max([size for size in below if size < min(above)], default=None)
         more = f"more than {least:,} and " if least else ""
         return f"{start} {more}at most {min(above):,} gold labels alone."
+    if max(below) == top:
+        return f"{start} more than {top:,} gold labels alone: they beat as many gold labels here."
     return f"{start} more than {max(below):,} gold labels; whether {top:,} are cannot be told."
 
 
@@ -367,9 +375,9 @@ def _mitigations(
                 f"{_signed(differences[CONTROLS[arm], 'llm', 'macro_f1', top])}. {choice}: "
                 f"{_signed(differences[pair])}, {_judge(differences[pair])}."
             )
-            if (alone := (arm, "gold-only-long", "macro_f1", top)) in differences:
+            if CONTROLS[arm] != "gold-only-long" and (alone := (arm, "gold-only-long", "macro_f1", top)) in differences:
                 text += (
-                    " Against those gold labels alone, trained on as long, LLM labels beside them change it by "
+                    " Against as many gold labels alone, trained on as long, it differs by "
                     f"{_signed(differences[alone])}, {_judge(differences[alone])}."
                 )
             if unlearnt := [name for name in (arm, CONTROLS[arm], "llm") if arms[name, top]["failed_runs"]]:
@@ -393,7 +401,8 @@ def _counting(shares: list[dict[str, Any]]) -> str:
         f"Who counts classes by classifiers trained on LLM labels finds '{one['class']}' in {number(one['share'])} of "
         f"the texts where gold has {number(one['gold'])}: a bias of {_plus(one['bias'])} "
         f"{interval(one['bias_interval'])}{'' if sure else ', which cannot be told from zero'}, with an SD of "
-        f"{number(one['sd'])} from seed to seed. It is the largest of the {len(shares)} classes' biases."
+        f"{number(one['sd'])} from seed to seed. It is the largest of {len(shares)} classes' biases, "
+        "and its interval is corrected for their number."
     )
 
 

@@ -102,13 +102,12 @@ def _train_columns(arm: ArmName, content: _Content) -> tuple[dict[str, Any], Any
     labels = training_labels(arm, pool, np.arange(len(pool.ids)), content.share, SEED)
     classes = ClassLabel(names=pool.label_names)
     rows, first = np.unique(labels.rows, return_index=True)
-    source = "noise" if arm.startswith("noise-") else "gold"
-    other = "rater" if arm == "one-rater" else "llm"
+    source = "noise" if arm.startswith("noise-") else "rater" if arm == "one-rater" else "gold"
     values = {
         "id": [pool.ids[i] for i in rows],
         "text": [pool.texts[i] for i in rows],
         "label": labels.labels[first],
-        "label_source": np.where(labels.from_gold[first], source, other),
+        "label_source": np.where(labels.from_gold[first], source, "llm"),
         "gold": pool.gold[rows],
         "llm_label": pool.llm[rows],
         "llm_probs": list(pool.probs[rows]),
@@ -159,13 +158,13 @@ def make_card(study: Study, repo: str, prefix: str, texts: bool, configs: list[s
             Whether the results are those of the runs as they are.
     """
     labels, results = read_json(study.labels_file), read_json(study.results_file) if measured else None
-    said, limits = describe_labels(labels) if labels else [], []
+    said = [cell(sentence) for sentence in describe_labels(labels)] if labels else []
+    limits: list[str] = []
     if results:
         found = describe(results)
-        said += [f"**{title}** {text}" for title, text in found["findings"] if title != "The labels."]
-        limits = found["limits"]
-    safe = [[cell(sentence).replace(r"\*\*", "**") for sentence in some] for some in (said, limits)]
-    return _render_card(study, _Content(study), study.dataset, repo, prefix, texts, configs, *safe)
+        said += [f"**{title}** {cell(text)}" for title, text in found["findings"] if title != "The labels."]
+        limits = [cell(sentence) for sentence in found["limits"]]
+    return _render_card(study, _Content(study), study.dataset, repo, prefix, texts, configs, said, limits)
 
 
 def _render_card(
@@ -213,7 +212,7 @@ def _render_card(
         source=read_json(study.rows / "manifest.json")["source"],
         recipe=recipe,
         manifest=manifest,
-        classes=pool.label_names,
+        classes=[cell(name) for name in pool.label_names],
         made=cell(how_trained(study)) if "runs" in configs else None,
         rows={arm: pq.read_metadata(next((folder / "data" / arm).iterdir())).num_rows for arm in content.arms},
         pool_size=len(pool.ids),

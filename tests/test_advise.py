@@ -1,28 +1,41 @@
 """A pilot, and what it says of the whole study."""
 
+from contextlib import redirect_stdout
+from io import StringIO
+
 import numpy as np
 import pytest
+from scipy import stats
 from test_annotate import engine  # noqa: F401  (a fixture)
 
-from hf_recipes.advise import chances, pilot_settings, print_advice
+from hf_recipes.advise import _advice, chances, pilot_settings, print_advice
 from hf_recipes.annotate import annotate
+from hf_recipes.data import open_rows
+from hf_recipes.measure import measure
+from hf_recipes.plan import make_plan
+from hf_recipes.recipe import UserError
 from hf_recipes.train import train
 
 
 @pytest.mark.parametrize(("value", "limit"), [(0.0, 0.02), (0.03, 0.02), (0.02, 0.02)])
-def test_chances_are_those_of_simulated_studies(value, limit):
-    pilot = {"seed_se": 0.01, "item_se": 0.02, "R": 4, "n": 200}
-    found = chances(pilot, value, limit, runs=16, items=3200)
+@pytest.mark.parametrize(("runs", "parts"), [(16, (0.01, 0.02)), (3, (0.005, 0.001)), (5, (0.009, 0.0))])
+def test_chances_are_those_of_simulated_studies(value, limit, runs, parts):
+    """With the t interval of studies, few seeds among them."""
+    pilot = {"seed_se": parts[0], "item_se": parts[1], "R": 4, "n": 200}
+    found = chances(pilot, value, limit, runs=runs, items=3200)
     rng = np.random.default_rng(0)
-    runs = rng.normal(0, 0.01 * 4**0.5, (20_000, 16)).mean(axis=1)
-    texts = rng.normal(0, 0.02 * (200 / 3200) ** 0.5, 20_000)
-    estimates, se = value + runs + texts, found["se"]
-    assert (estimates + 1.96 * se < limit).mean() == pytest.approx(found["holds"], abs=0.015)
-    assert (estimates - 1.96 * se > limit).mean() == pytest.approx(found["fails"], abs=0.015)
-    assert np.std(estimates) == pytest.approx(se, rel=0.03)
+    per_run = rng.normal(0, parts[0] * 4**0.5, (20_000, runs))
+    item_se = parts[1] * (200 / 3200) ** 0.5
+    estimates = value + per_run.mean(axis=1) + rng.normal(0, item_se, 20_000)
+    over_runs = per_run.var(axis=1, ddof=1) / runs
+    degrees = (runs - 1) * (over_runs + item_se**2) / over_runs
+    half = stats.t.ppf(0.975, degrees) * np.sqrt(over_runs + item_se**2)
+    assert (estimates + half < limit).mean() == pytest.approx(found["holds"], abs=0.03)
+    assert (estimates - half > limit).mean() == pytest.approx(found["fails"], abs=0.03)
+    assert np.std(estimates) == pytest.approx(found["se"], rel=0.03)
 
 
-def test_a_pilot_is_small_has_a_folder_of_its_own_and_speaks(make_study, engine, tiny_encoder, capsys, tmp_path):  # noqa: F811
+def test_a_pilot_is_small_has_a_folder_of_its_own_and_speaks(make_study, engine, tiny_encoder, tmp_path):  # noqa: F811
     overrides = [
         *(
             "--data.pool_size=200",
@@ -40,9 +53,17 @@ def test_a_pilot_is_small_has_a_folder_of_its_own_and_speaks(make_study, engine,
     assert pilot.recipe.data.pool_size == 2 * 20 + 3 + 50
     annotate(pilot)
     assert train(pilot) == {}
-    print_advice(study, pilot)
-    said = " ".join(capsys.readouterr().out.split())
-    assert "The whole study: about" in said
+    with redirect_stdout(StringIO()) as output:
+        print_advice(study, pilot)
+    said = " ".join(output.getvalue().split())
+    assert "What is left of the whole study: about" in said
+    assert "Its chances cannot be told: at 20 training texts some runs with gold and llm labels learnt nothing" in said
+    results = measure(pilot)
+    for arm in results["arms"]:
+        arm["failed_runs"] = 0
+    said = " ".join(_advice(study, open_rows(study), results, make_plan(study, pilot)[0]))
     assert "with R = 6 and 40 test texts, by the pilot's standard errors (R = 4, n = 40, 20 training texts)" in said
     assert said.count("to show that the limit holds") == 2
     assert not study.root.exists()
+    with pytest.raises(UserError, match="a pilot wants 3 seeds or more"):
+        pilot_settings(make_study(*overrides, "--grid.seeds=[0, 1]", folder="two"))

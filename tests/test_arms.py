@@ -119,10 +119,12 @@ def test_one_rater_is_drawn_among_a_texts_raters_anew_for_each_run():
     for found in draws:
         assert found.rows.tolist() == rows[7:].tolist()  # a text without raters has no label
         assert (pool.raters[found.rows, found.labels] > 0).all()
-        assert found.gold_labels == 0
+        assert found.gold_labels == len(rows) - 7  # people gave them
         expected = (pool.raters[7:] / 5).sum(axis=0)
         assert np.abs(np.bincount(found.labels) - expected).max() < 5 * np.sqrt(3000 * 0.25)
     assert (draws[0].labels != draws[1].labels).any()
+    with pytest.raises(UserError, match="none of the 7 texts of a run has a label"):
+        training_labels("one-rater", pool, rows[:7], 0.25, 0)
     with pytest.raises(UserError, match="one-rater wants data.raters"):
         training_labels("one-rater", replace(pool, raters=None), rows, 0.25, 0)
 

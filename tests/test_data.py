@@ -310,6 +310,8 @@ def test_raters_are_counted_by_class_from_lists_and_from_counts(make_study, tmp_
             "text": ["one", "two", "three"],
             "label": ["x", "y", "x"],
             "votes": [["x", "y", "x"], [], ["y", None]],
+            "share_x": [0.7, 0.0, 0.3],
+            "less": [1, -1, 0],
             "said_x": [2, 0, 0],
             "said_y": [1, 0, 1],
         }
@@ -325,11 +327,30 @@ def test_raters_are_counted_by_class_from_lists_and_from_counts(make_study, tmp_
             "three": [0, 1],
         }
     assert load_rows(make_study(*common, folder="none"))[0].raters is None
-    for asked, said in (("said_x", "no list in 'said_x'"), ("{x: text, y: said_y}", "something else than a count")):
+    for asked, said in (
+        ("said_x", "no list in 'said_x'"),
+        ("{x: text, y: said_y}", "row 0 of .* has 'one' in 'text', which is no number of raters"),
+        ("{x: share_x, y: said_y}", "row 0 of .* has 0.7 in 'share_x'"),
+        ("{x: said_x, y: less}", "row 1 of .* has -1 in 'less'"),
+    ):
         with pytest.raises(UserError, match=said):
-            load_rows(make_study(*common, f"--data.raters={asked}", folder=f"bad{len(asked)}"))
+            load_rows(make_study(*common, f"--data.raters={asked}", folder=f"bad{len(said)}"))
     with pytest.raises(UserError, match="raters must name a column for each class"):
         make_study(*common, "--data.raters={x: said_x}")
+
+
+def test_a_rater_without_a_label_is_none_and_classes_have_to_be_named(make_study, tmp_path):
+    from datasets import ClassLabel, Dataset, Features, List, Value
+
+    classes = ClassLabel(names=["x", "y"])
+    features = Features({"text": Value("string"), "label": classes, "votes": List(classes), "said": Value("int64")})
+    rows = {"text": ["one", "two"], "label": [0, 1], "votes": [[0, -1], [1, 1]], "said": [1, 1]}
+    Dataset.from_dict(rows, features=features).to_parquet(tmp_path / "train.parquet")
+    common = [f"--data.path={tmp_path}", "--data.pool_size=null", "--grid=null", "--train=null"]
+    found, _ = load_rows(make_study(*common, "--data.raters=votes"))
+    assert dict(zip(found.texts, found.raters.tolist(), strict=True)) == {"one": [1, 0], "two": [0, 2]}
+    with pytest.raises(UserError, match="a column for each of the classes x, y"):
+        load_rows(make_study(*common, "--data.raters={x: said}", folder="other"))
 
 
 def test_what_a_csv_file_holds_is_text_and_its_numbers_are_classes(make_study, tmp_path):

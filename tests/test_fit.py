@@ -250,6 +250,11 @@ def test_two_processes_that_share_every_batch_take_the_path_of_one(texts, tmp_pa
         assert found[2].numpy() == pytest.approx(probs, abs=1e-4)
 
 
+def test_steps_are_shared_by_stages(texts):
+    fit = make_fit(Texts(texts.tokens, texts.rows, texts.targets, then=11), make_model(), max_steps=20)
+    assert fit._steps == [16, 4]
+
+
 def test_what_comes_after_all_others_has_a_schedule_of_its_own(texts):
     from transformers import get_linear_schedule_with_warmup
 

@@ -33,7 +33,11 @@ def make_results(cost=-0.2, cost_interval=(-0.25, -0.15), churn=0.05, churn_inte
             **{"macro_f1_sd": 0.1, "macro_f1_sd_interval": [0.05, 0.6], "failed_runs": failed if arm == "llm" else 0},
             **{"pairwise_disagreement": 0.2, "pairwise_disagreement_interval": [0.1, 0.3]},
             **{"krippendorff_alpha": None, "krippendorff_alpha_interval": [None, None]},
-            **{"per_class_f1_mean": [0.5, 0.7], "per_class_f1_mean_interval": [[0.4, 0.65], [0.6, 0.8]]},
+            **{
+                "per_class_f1_mean": [0.5, 0.7],
+                "per_class_f1_seed_se": [0.001] * 2,
+                "per_class_f1_item_se": [0.06] * 2,
+            },
             **{"unanimity": 0.7, "unanimity_interval": [0.6, 0.8]},
             **{"per_class_disagreement": {name: 0.2, "b": 0.1}, "per_class_n": {name: 50, "b": 50}},
         }
@@ -132,9 +136,9 @@ def test_the_verdict_comes_first_and_says_what_would_decide_it():
     assert said[0][0] == "Verdict."
     assert said[0][1].startswith("Do not ship: these labels miss a limit of the recipe. Macro-F1 lost against gold")
     assert "is .200 [.150, .250], at most .020 wanted (fails)" in said[0][1]
-    assert "F1 of the worst class, a, is .500 [.400, .650], at least .600 wanted (cannot tell)" in said[0][1]
+    assert "F1 of the worst class, a, is .500 [.382, .618], at least .600 wanted (cannot tell)" in said[0][1]
     near = make_results(cost=-0.01, cost_interval=(-0.03, 0.01))
-    near["arms"] = [arm | {"per_class_f1_mean_interval": [[0.61, 0.65], [0.7, 0.8]]} for arm in near["arms"]]
+    near["arms"] = [arm | {"per_class_f1_mean": [0.8, 0.9]} for arm in near["arms"]]
     near["verdict"] = decide(near, Accept(churn=0.5))
     assert "Label more test texts" in describe(near)["findings"][0][1]
     assert "would decide it (4 times in 5)" in describe(near)["findings"][0][1]

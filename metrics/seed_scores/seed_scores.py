@@ -49,8 +49,9 @@ Returns:
     - **{score}_runs** (`list` of R `float`)
 
     and
-    - **per_class_f1_mean** (`list` of `float`), **per_class_f1_mean_interval** (`list` of pairs): by class, nan for a
-      class without gold.
+    - **per_class_f1_mean** (`list` of `float`), **per_class_f1_mean_interval** (`list` of pairs),
+      **per_class_f1_seed_se**, **per_class_f1_item_se**: by class, nan for a class without gold; the two parts of the
+      standard error. Where all or none of a class is right in every run, nothing varies and the interval says too much.
     - **accuracy_distribution_variance** (`float`), **accuracy_distribution_variance_interval**: the accuracy's variance
       over runs, less what the coin flips of this test set alone make (Jordan 2024, theorem 2). Signed: below zero there
       is no sign that runs differ in quality. ddof = 1.
@@ -180,6 +181,7 @@ def _macro_f1(predictions, references, gold_counts, level):
     present = np.flatnonzero(gold_counts)
     scores, influence = np.zeros(runs), np.zeros(items)
     means, intervals = np.full(len(gold_counts), np.nan), np.full((len(gold_counts), 2), np.nan)
+    parts = np.full((2, len(gold_counts)), np.nan)
     for k in present:
         is_gold, is_predicted = references == k, predictions == k
         hits = is_predicted & is_gold
@@ -190,13 +192,23 @@ def _macro_f1(predictions, references, gold_counts, level):
         moved = moves.mean(axis=0) * items
         influence += moved / len(present)
         means[k], intervals[k] = f1.mean(), _mean_interval(f1, moved, level)
-    return scores, influence, {"per_class_f1_mean": means.tolist(), "per_class_f1_mean_interval": intervals.tolist()}
+        parts[:, k] = np.sqrt(_variances(f1, moved))
+    per_class = {
+        **{"per_class_f1_mean": means.tolist(), "per_class_f1_mean_interval": intervals.tolist()},
+        **{"per_class_f1_seed_se": parts[0].tolist(), "per_class_f1_item_se": parts[1].tolist()},
+    }
+    return scores, influence, per_class
+
+
+def _variances(scores, influence):
+    """Of a mean score, over runs and over items; `influence` is scaled by n."""
+    items = len(influence)
+    return scores.var(ddof=1) / len(scores), (influence**2).sum() / items / max(items - 1, 1)
 
 
 def _mean_interval(scores, influence, level):
-    """`influence` is scaled by n: its variance over items, divided by n, is that of the mean score."""
-    runs, items = len(scores), len(influence)
-    over_runs, over_items = scores.var(ddof=1) / runs, (influence**2).sum() / items / max(items - 1, 1)
+    runs = len(scores)
+    over_runs, over_items = _variances(scores, influence)
     variance, half = over_runs + over_items, 0.0
     if variance > 0:
         freedom = (runs - 1) * variance / over_runs if over_runs else np.inf  # wider than Satterthwaite's: see the card
