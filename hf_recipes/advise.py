@@ -64,8 +64,8 @@ def chances(comparison: dict[str, Any], value: float, limit: float, runs: int, i
             Of the study.
 
     Returns:
-        `dict` with `se`, the study's standard error, and the probabilities `holds` and `fails` that its 95% interval (by
-        t, as in the metric modules) lies below, or above, the limit.
+        `dict` with `se`, the study's standard error, and the probabilities `holds` and `fails` that its 95% interval
+        (by t, as in the metric modules) lies below, or above, the limit.
     """
     seed = comparison["seed_se"] * (comparison["R"] / runs) ** 0.5
     item = comparison["item_se"] * (comparison["n"] / items) ** 0.5
