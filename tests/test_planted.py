@@ -1,7 +1,7 @@
 """Planted truth: annotators whose errors are known, real training, and what the report makes of it.
 
-Texts are bags of words of which some give the class away, so that a tiny encoder learns them in a second. An annotator
-errs by chance, or by the text (whenever a certain word is in it), and its entropy knows of its errors or does not.
+Texts are bags of words of which some give the class away, so that an encoder learns them from few. An annotator errs by
+chance, or by the text (whenever a certain word is in it), and its entropy knows of its errors or does not.
 Plateaus are planted in test_metric_family.py.
 """
 
@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import LLM
+from conftest import ENCODER, LLM
 
 from hf_recipes.annotate import annotate
 from hf_recipes.measure import measure
@@ -65,23 +65,23 @@ class Planted:
 
 
 @pytest.fixture
-def planted(make_study, tiny_encoder, monkeypatch, tmp_path):
+def planted(make_study, monkeypatch, tmp_path):
     (tmp_path / "texts").mkdir()
     pool = write_texts(tmp_path / "texts" / "train.parquet", 900, 0)
     write_texts(tmp_path / "texts" / "test.parquet", 400, 1)
     monkeypatch.setattr("hf_recipes.engines.vllm_engine.Engine", Planted)
     monkeypatch.setattr(Planted, "gold", pool, raising=False)
 
-    def make(errors, knows, *more):
+    def make(errors, knows, encoder, *more):
         monkeypatch.setattr(Planted, "errors", errors, raising=False)
         monkeypatch.setattr(Planted, "knows", knows, raising=False)
         study = make_study(
             *(f"--data.path={tmp_path / 'texts'}", "--data.pool_size=null", "--data.test_size=null"),
             *(f"--data.label_names=[{', '.join(NAMES)}]", f"--annotate.model={LLM}", "--annotate.calibration=none"),
             *("--annotate.prompt.template='{{ instruction }} Text: {{ text }} Label:'",),
-            *("--annotate.prompt.shots_per_class=0", f"--train.encoder={tiny_encoder}", "--train.learning_rate=3e-3"),
-            *("--grid.sizes=[400]", "--grid.seeds=[0, 1, 2, 3, 4, 5]", "--train.batch_size=16"),
-            *("--grid.arms=[gold, llm, noise-fixed, llm-entropy-replace, llm-random-replace]", "--train.epochs=6"),
+            *("--annotate.prompt.shots_per_class=0", f"--train.encoder={encoder}"),
+            *("--grid.sizes=[150]", "--grid.seeds=[0, 1, 2, 3, 4, 5]", "--train.learning_rate=2e-4"),
+            "--grid.arms=[gold, llm, noise-fixed, llm-entropy-replace, llm-random-replace]",
             *("--accept.min_class_f1=0.5", *more),
             folder=f"{errors}-{knows}",
         )
@@ -96,30 +96,34 @@ def difference(results, arm, against, figure="macro_f1"):
     return next(
         c
         for c in results["comparisons"]
-        if (c["arm"], c["against"], c["figure"], c["size"]) == (arm, against, figure, 400)
+        if (c["arm"], c["against"], c["figure"], c["size"]) == (arm, against, figure, 150)
     )
 
 
-def test_where_nothing_is_planted_nothing_is_found(planted):
-    results = planted("none", True)
+def test_where_nothing_is_planted_nothing_is_found(planted, tiny_encoder):
+    """Whatever the encoder learns: labels that are gold cost nothing and unsettle nothing."""
+    results = planted("none", True, tiny_encoder)
     assert results["annotator"]["accuracy"] == 1
     for arm, against in (("llm", "gold"), ("llm", "noise-fixed"), ("llm-entropy-replace", "llm-random-replace")):
         for figure in ("macro_f1", "pairwise_disagreement"):
             assert difference(results, arm, against, figure)["difference"] == 0
-    assert results["verdict"]["decision"] == "ship"
+    assert [one["status"] for one in results["verdict"]["criteria"][:2]] == ["holds", "holds"]
 
 
+@pytest.mark.slow
 def test_errors_by_chance_are_not_taken_for_systematic_ones(planted):
-    results = planted("random", False)
+    results = planted("random", False, ENCODER)
     assert results["annotator"]["accuracy"] == pytest.approx(0.7, abs=0.04)
     assert difference(results, "llm", "gold")["verdict"] == "lower"
     assert difference(results, "llm", "gold", "pairwise_disagreement")["verdict"] == "higher"
     assert difference(results, "llm", "noise-fixed")["verdict"] == "cannot tell"
     assert difference(results, "llm-entropy-replace", "llm-random-replace")["verdict"] == "cannot tell"
+    assert results["verdict"]["decision"] == "do not ship"
 
 
+@pytest.mark.slow
 def test_errors_by_the_text_are_found_and_so_is_an_entropy_that_knows_of_them(planted):
-    results = planted("systematic", True)
+    results = planted("systematic", True, ENCODER)
     assert difference(results, "llm", "gold")["verdict"] == "lower"
     assert (
         difference(results, "llm", "noise-fixed", "pairwise_disagreement")["verdict"] == "lower"

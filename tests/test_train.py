@@ -203,6 +203,7 @@ def test_every_arm_trains_and_stands_beside_its_control_in_dataset_results_and_r
     arms = [arm for arm in get_args(ArmName) if arm != "llm-dawid-skene"]
     study = annotated(
         *(f"--grid.arms={json.dumps(arms)}", "--grid.sizes=[20]", "--grid.seeds=[0, 1]"),
+        "--data.raters=votes",
         "--annotate.passes=[{prompt: {seed: 5}}]",
     )
     assert train(study) == {}
