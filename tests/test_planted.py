@@ -21,6 +21,7 @@ from hf_recipes.train import train
 KEYS = [["red", "blue", "green", "white"], ["dog", "horse", "cow", "sheep"], ["rain", "snow", "wind", "storm"]]
 FILL = ["and", "then", "so", "we", "went", "on", "by", "the", "old", "house", "with", "some", "friends", "for", "late"]
 SIGN = "indeed"
+CHANCE = 0.45
 NAMES = ["colour", "animal", "weather"]
 
 
@@ -53,11 +54,11 @@ class Planted:
             text = self.tokenizer.decode(prompt).rpartition("Text: ")[2].partition("Label:")[0].strip()
             rng = np.random.default_rng(zlib.crc32(text.encode()))
             label, wrong = self.gold.get(text, 0), False  # of a content-free input
-            if self.errors == "random" and rng.random() < 0.3:
+            if self.errors == "random" and rng.random() < CHANCE:
                 label, wrong = int((label + rng.integers(1, 3)) % 3), True
             if self.errors == "systematic" and SIGN in text.split() and label:
                 label, wrong = 0, True
-            sure = 0.5 if (wrong if self.knows else rng.random() < 0.3) else 0.95
+            sure = 0.5 if (wrong if self.knows else rng.random() < CHANCE) else 0.95
             probs = np.full(3, (1 - sure) / 2)
             probs[label] = sure
             found[row] = np.log(probs)
@@ -113,7 +114,7 @@ def test_where_nothing_is_planted_nothing_is_found(planted, tiny_encoder):
 @pytest.mark.slow
 def test_errors_by_chance_are_not_taken_for_systematic_ones(planted):
     results = planted("random", False, ENCODER)
-    assert results["annotator"]["accuracy"] == pytest.approx(0.7, abs=0.04)
+    assert results["annotator"]["accuracy"] == pytest.approx(1 - CHANCE, abs=0.04)
     assert difference(results, "llm", "gold")["verdict"] == "lower"
     assert difference(results, "llm", "gold", "pairwise_disagreement")["verdict"] == "higher"
     assert difference(results, "llm", "noise-fixed")["verdict"] == "cannot tell"
