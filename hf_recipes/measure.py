@@ -7,11 +7,11 @@ from typing import Any, get_args
 import numpy as np
 import pyarrow.parquet as pq
 
-from .annotate import shown_rows
+from .annotate import Annotations, shown_rows
 from .components import disagreement, variances
 from .data import Rows, hash_order
 from .grid import WITHOUT_PASS, all_runs, crossed_runs, crossed_sources, paired_runs
-from .recipe import CONTROLS, ArmName, UserError
+from .recipe import CONTROLS, PASSES, ArmName, UserError
 from .study import Study, hash_files, hash_ids, make_key, read_json, write_json
 from .train import Work
 from .verdict import __file__ as verdict_file
@@ -19,6 +19,7 @@ from .verdict import decide
 
 LEVEL = 0.95
 DELTA = 0.01  # of macro-F1: the gain that would still be worth doubling the training texts for
+ENSEMBLES = (2, 3, 5)  # runs of an ensemble
 Predictions = dict[tuple[ArmName, int], np.ndarray]  # by arm and size, class indices of shape (R, n)
 FIGURES = ("accuracy", "macro_f1", "pairwise_disagreement")
 #: Which arm is set against which: what LLM labels cost; what each mitigation buys, and whether more than its control,
@@ -97,6 +98,8 @@ def measure(study: Study) -> dict[str, Any]:
             "arms": arms,
             "comparisons": comparisons,
             "best_mitigation": _best_mitigation(arms, predictions, work.test),
+            "regained": list(_regained(arms, predictions, work.test)),
+            "ensembles": list(_ensembles(study, work)),
             "class_shares": list(_class_shares(predictions, work.test)),
             "gold_match": list(_match_gold(predictions, work.test)),
             "iso_accuracy": _iso_accuracy(arms, predictions, work.test),
@@ -144,6 +147,7 @@ def _measure_arms(study: Study, work: Work, predictions: Predictions) -> Iterato
     scores, instability = _load("seed_scores"), _load("seed_instability")
     names = work.test.label_names
     spent = shown_rows(study, work.annotations) + work.pool.calibration_gold
+    per_text = [_seconds_per_text(study, one) for one in work.annotations]
     for (arm, size), labels in predictions.items():
         runs = paired_runs(study.grid, arm, size)
         records = [read_json(study.run(run) / "run.json") for run in runs]
@@ -161,19 +165,34 @@ def _measure_arms(study: Study, work: Work, predictions: Predictions) -> Iterato
             "gold_prompt_labels": 0 if arm in WITHOUT_PASS else spent,
             "gold_validation_labels": records[0]["gold_validation_labels"],
             "train_label_accuracy": [record["train_label_accuracy"] for record in records],
+            "annotation_seconds": 0.0
+            if arm in WITHOUT_PASS
+            else size * sum(per_text if arm in PASSES else per_text[:1]),
+            "train_seconds": float(np.mean([record["seconds"] for record in records])),
             **scores.compute(**given),
             **stable,
             **by_name,
         }
 
 
+def _seconds_per_text(study: Study, annotations: Annotations) -> float:
+    """Of the annotation's last session, the engine's start included; nan where it asked about none."""
+    session = read_json(study.annotations(annotations.key) / "manifest.json")["last_session"]
+    return session["seconds"] / session["texts"] if session["texts"] else np.nan
+
+
 def _read_predictions(folder: Path, test: Rows) -> np.ndarray:
+    return _read_probs(folder, test).argmax(axis=1)
+
+
+def _read_probs(folder: Path, test: Rows) -> np.ndarray:
+    """A run's probabilities of the test texts, of shape `(n, K)`."""
     table = pq.read_table(folder / "predictions.parquet")
     if table["id"].to_pylist() != test.ids:
         raise UserError(
             f"{folder}/predictions.parquet: not the test rows of this study; delete the folder and run again"
         )
-    return np.array(table["probs"].to_pylist()).argmax(axis=1)
+    return np.array(table["probs"].to_pylist())
 
 
 def _measure_annotator(study: Study, work: Work) -> dict[str, Any]:
@@ -296,6 +315,75 @@ def _best_mitigation(arms: list[dict[str, Any]], predictions: Predictions, test:
         predictions1=half(best, 1), predictions2=half("llm", 1), references=test.gold[texts[1]], num_classes=classes
     )
     return {"arm": best, "among": able, "R": found["R"], "n": found["n"], **_difference(found, "macro_f1")}
+
+
+def _regained(arms: list[dict[str, Any]], predictions: Predictions, test: Rows) -> Iterator[dict[str, Any]]:
+    """What share of the macro-F1 that LLM labels cost each mitigation regains: (arm - llm) / (gold - llm).
+
+    Its interval is Fieller's, by t with R - 1 degrees of freedom, with the variances over runs and over texts added;
+    the covariance of the two differences follows from the variance of theirs, gold - arm. None is given where the gap's
+    own interval has zero in it: the share of nothing is not defined.
+    """
+    from scipy import stats
+
+    top = max(size for _, size in predictions)
+    compute, labels = (
+        _load("instability_comparison").compute,
+        {a: p for (a, size), p in predictions.items() if size == top},
+    )
+
+    def difference(one: ArmName, other: ArmName) -> tuple[float, float]:
+        found = compute(
+            predictions1=labels[one],
+            predictions2=labels[other],
+            references=test.gold,
+            num_classes=len(test.label_names),
+        )
+        parts = found["macro_f1_seed_se"], found["macro_f1_item_se"]
+        return found["macro_f1_difference"], float(np.square(parts).sum())
+
+    runs = len(labels["llm"])
+    gap, gap_variance = difference("gold", "llm")
+    needed = stats.t.ppf(1 - (1 - LEVEL) / 2, runs - 1) ** 2
+    square = gap**2 - needed * gap_variance
+    if runs < 3 or gap <= 0 or square <= 0 or ("gold", top) not in _learnt(arms):
+        return
+    for arm in CONTROLS:
+        if (arm, top) not in _learnt(arms):
+            continue
+        gain, variance = difference(arm, "llm")
+        together = (variance + gap_variance - difference("gold", arm)[1]) / 2
+        middle = gain * gap - needed * together
+        half = np.sqrt(max(middle**2 - square * (gain**2 - needed * variance), 0.0))
+        bounds = [float((middle - half) / square), float((middle + half) / square)]
+        yield {"arm": arm, "size": top, "R": runs, "n": len(test), "share": gain / gap, "interval": bounds}
+
+
+def _ensembles(study: Study, work: Work) -> Iterator[dict[str, Any]]:
+    """Ensembles of k runs at the largest size, their mean probabilities: scores, and how often two of them disagree.
+
+    Only ensembles that share no run are compared: R // k of them.
+    """
+    scores, instability, grid = _load("seed_scores"), _load("seed_instability"), study.grid
+    top, classes = grid.sizes[-1], len(work.test.label_names)
+    for arm in grid.arms:
+        probs = np.stack([_read_probs(study.run(run), work.test) for run in paired_runs(grid, arm, top)])
+        for k in ENSEMBLES:
+            if (count := len(probs) // k) < 2:
+                continue
+            labels = probs[: count * k].reshape(count, k, *probs.shape[1:]).mean(axis=1).argmax(axis=2)
+            given = {"predictions": labels, "references": work.test.gold, "num_classes": classes}
+            found = {**scores.compute(**given), **instability.compute(**given)}
+            fields = (
+                "macro_f1_mean",
+                "macro_f1_mean_interval",
+                "pairwise_disagreement",
+                "pairwise_disagreement_interval",
+            )
+            yield {
+                **{"arm": arm, "size": top, "k": k, "ensembles": count, "n": len(work.test)},
+                **{field: found[field] for field in fields},
+            }
 
 
 def _class_shares(predictions: Predictions, test: Rows) -> Iterator[dict[str, Any]]:

@@ -8,7 +8,7 @@ from .data import RowFiles, open_rows, usable_at_most
 from .grid import Run, all_runs, check_sizes
 from .measure import is_measured
 from .study import Study, read_json
-from .train import check_training, failed_runs, other_runs, runs_left
+from .train import check_training, failed_runs, other_runs, read_accelerate_config, runs_left
 from .variants import is_written
 
 # Rates of the demo's models on two cores without a GPU; a study's own replace them as soon as it has any.
@@ -92,7 +92,9 @@ def _run_seconds(study: Study, todo: list[Run], test_size: int) -> tuple[float, 
 
     records = [read_json(path) for path in Path(study.root, "runs").glob("*/*/*/run.json")]
     slower = sum(r["seconds"] for r in records) / sum(guess(r["size"]) for r in records) if records else 1.0
-    return slower * sum(guess(run.size) for run in todo), bool(records)
+    config = read_accelerate_config(train)
+    at_once = config["num_processes"] if train.distribute == "runs" else 1
+    return slower * sum(guess(run.size) for run in todo) / at_once, bool(records)
 
 
 def print_plan(study: Study) -> None:

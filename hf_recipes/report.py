@@ -9,7 +9,7 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader
 
-from .recipe import CONTROLS, ArmName
+from .recipe import CONTROLS, ArmName, Prices
 from .study import Study, hash_files, make_key, write_text
 from .train import other_runs
 
@@ -88,14 +88,21 @@ def write_report(study: Study, results: dict[str, Any]) -> None:
         results (`dict`):
             What `measure` returned.
     """
-    key = make_key(results=results, name=study.recipe.name, code=[hash_files(Path(__file__)), hash_files(TEMPLATES)])
+    prices = study.recipe.prices
+    key = make_key(
+        results=results,
+        name=study.recipe.name,
+        prices=prices and prices.model_dump(),
+        code=[hash_files(Path(__file__)), hash_files(TEMPLATES)],
+    )
     page = study.report / "report.html"  # written last
     if page.exists() and f'content="{key}"' in page.read_text(encoding="utf-8"):
         return
     with study.lock():
         _draw(results, study.report)
-        context = {"results": results, "recipe": study.recipe, "figures": FIGURES, "key": key, **describe(results)}
-        context |= {"made": how_made(study, results["annotator"]), "components_of": components_of}
+        context = {"results": results, "recipe": study.recipe, "key": key, **describe(results)}
+        context |= {"figures": captions(results), "methods": how_made(study, results), "components_of": components_of}
+        context |= {"prices": prices, "price": price}
         page_style = Environment(
             loader=FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True, lstrip_blocks=True
         )
@@ -132,6 +139,36 @@ def gold_labels(arm: dict[str, Any]) -> int:
         + arm["gold_prompt_labels"]
         + arm["gold_validation_labels"]
     )
+
+
+def price(arm: dict[str, Any], prices: Prices) -> float | None:
+    """What the labels of an arm and one classifier on them cost, in the currency of `prices`.
+
+    People's time for all gold labels, and the machine's for LLM labels and training; None where the time is not known.
+    """
+    if arm["annotation_seconds"] is None:
+        return None
+    machine = (arm["annotation_seconds"] + arm["train_seconds"]) / 3600
+    return gold_labels(arm) * prices.minutes_per_gold_label / 60 * prices.person_hour + machine * prices.machine_hour
+
+
+def captions(results: dict[str, Any]) -> dict[str, str]:
+    """The figures' captions, each with one of its marks read out."""
+    top = max(arm["size"] for arm in results["arms"])
+    gold, llm = (next(a for a in results["arms"] if (a["arm"], a["size"]) == (name, top)) for name in ("gold", "llm"))
+    score, same = "macro_f1_mean", "pairwise_disagreement"
+    found = {field: f"{number(llm[field])} {interval(llm[f'{field}_interval'])}" for field in (score, same)}
+    readings = {
+        "scores": f"each point in the row llm is a classifier with a seed of its own, trained on LLM labels of {top:,} "
+        f"texts; their mean, the tick in the bar, is {found[score]}",
+        "instability": f"of two classifiers with other seeds, trained on LLM labels of {top:,} texts, the one labels "
+        f"{found[same]} of the test texts otherwise than the other",
+        "sizes": f"at {top:,} texts, on the right, the line of llm is at {number(llm[score])} and that of gold at "
+        f"{number(gold[score])}; the points around it are seeds",
+        "frontier": f"the arm llm consumes {gold_labels(llm):,} gold labels, for its prompt, and reaches macro-F1 "
+        f"{number(llm[score])}; the black line says what that many, and more, reach alone",
+    }
+    return {name: f"{caption}. To read it: {readings[name]}" for name, caption in FIGURES.items()}
 
 
 def components_of(found: dict[str, Any]) -> list[tuple[str, str, str]]:
@@ -217,18 +254,28 @@ def how_trained(study: Study) -> str:
         else "last checkpoint"
     )
     return (
-        f"{train.encoder} fine-tuned for {length} (batches of {train.batch_size}, learning rate {train.learning_rate}, "
-        f"at most {train.max_length} tokens, {taken}). A seed draws {_listed(study.grid.vary)}; arms share it."
+        f"{train.encoder} was fine-tuned for {length} (batches of {train.batch_size}, learning rate "
+        f"{train.learning_rate}, at most {train.max_length} tokens, {taken}). A seed draws "
+        f"{_listed(study.grid.vary)}; arms share it."
     )
 
 
-def how_made(study: Study, annotator: dict[str, Any]) -> str:
-    """What was run, in words."""
-    data, model = study.recipe.data.path, study.recipe.annotate.model
+def how_made(study: Study, results: dict[str, Any]) -> str:
+    """What was run and how it was judged, in words: a paragraph of methods."""
+    data, model, annotator = study.recipe.data.path, study.recipe.annotate.model, results["annotator"]
     chosen = f" (chosen on {annotator['calibration_gold']} gold labels)" if annotator["calibration_gold"] else ""
+    sizes = sorted({arm["size"] for arm in results["arms"]})
     return (
-        f"Texts of {data}, labels of {model} with {annotator['demonstrations']} demonstrations and "
-        f"{annotator['calibration']} calibration{chosen}; {how_trained(study)}"
+        f"Texts of {data} were labelled by {model} with {annotator['demonstrations']} demonstrations and "
+        f"{annotator['calibration']} calibration{chosen}; {how_trained(study)} {results['R']} seeds were run for each "
+        f"source of labels at {_joined([f'{size:,}' for size in sizes])} training texts"
+        f"{' (some at the largest number alone)' if study.grid.curves else ''}, and judged on {results['n']:,} test "
+        "texts with gold labels. Disagreement is the share of test texts to which two runs that "
+        "differ in their seeds give different labels, averaged over pairs of runs (Du & Nguyen 2023). Differences are "
+        f"paired by seed and test text; intervals are {results['confidence_level']:.0%}, by t, over seeds and test "
+        "texts together. p-values of the primary comparisons (macro-F1 and disagreement at the largest size, LLM "
+        "labels against gold labels, every other source against LLM labels and against its control) are corrected for "
+        "each other (Holm 1979)."
     )
 
 
@@ -237,7 +284,11 @@ def _count(number: int, what: str) -> str:
 
 
 def _listed(sources: Sequence[str]) -> str:
-    *first, last = [SOURCES[source] for source in sources]
+    return _joined([SOURCES[source] for source in sources])
+
+
+def _joined(words: list[str]) -> str:
+    *first, last = words
     return f"{', '.join(first)} and {last}" if first else last
 
 
@@ -249,7 +300,8 @@ def describe(results: dict[str, Any]) -> dict[str, Any]:
             What `measure` returned.
 
     Returns:
-        `dict` with `findings`, a list of pairs of title and text, and `limits`, a list of `str`.
+        `dict` with `findings`, a list of pairs of title and text; `more`, such a list of what one asks next; and
+        `limits`, a list of `str`.
     """
     arms = {(arm["arm"], arm["size"]): arm for arm in results["arms"]}
     differences = {(c["arm"], c["against"], c["figure"], c["size"]): c for c in results["comparisons"]}
@@ -286,7 +338,6 @@ def describe(results: dict[str, Any]) -> dict[str, Any]:
         )
     findings = [
         ("Verdict.", _verdict(results["verdict"], results["n"], runs)),
-        ("The labels.", labels),
         (
             "What they cost.",
             f"With {top:,} training texts, classifiers reach macro-F1 {number(llm['macro_f1_mean'])} "
@@ -313,26 +364,29 @@ def describe(results: dict[str, Any]) -> dict[str, Any]:
             f"{', '.join(failures)}. Agreement among such runs is no stability."
         )
         findings.append(("Not learnt.", text))
+    if ("llm", "noise-fixed", "macro_f1", top) in differences:
+        findings.append(("Systematic or random.", _noise(differences, top)))
+    gains = {plateau["arm"]: plateau for plateau in results["plateaus"]}
+    if "llm" in gains and "gold" in gains:
+        findings.append(("More texts.", _more_texts(gains["llm"], gains["gold"])))
+    findings.append(("Gold instead.", _gold_instead(results["gold_match"], top)))
+    more = [("The labels.", labels)]
     if (iso := results["iso_accuracy"]) and iso["status"] == "ok":
         text = (
             f"Gold labels make classifiers as accurate as LLM labels do from between {iso['sizes'][0]:,} and "
             f"{iso['sizes'][1]:,} texts. Against those, two runs on LLM labels disagree on {_signed(iso)} of the test "
             f"texts more, {_judge(iso)}."
         )
-        findings.append(("At equal accuracy.", text))
-    findings.append(("Gold instead.", _gold_instead(results["gold_match"], top)))
-    gains = {plateau["arm"]: plateau for plateau in results["plateaus"]}
-    if "llm" in gains and "gold" in gains:
-        findings.append(("More texts.", _more_texts(gains["llm"], gains["gold"])))
-    findings += _mitigations(arms, differences, top)
+        more.append(("At equal accuracy.", text))
+    more += _mitigations(arms, differences, {one["arm"]: one for one in results["regained"]}, top)
     if best := results["best_mitigation"]:
-        findings.append(("Which of them.", _which(best)))
+        more.append(("Which of them.", _which(best)))
+    if ensembles := [one for one in results["ensembles"] if one["arm"] == "llm"]:
+        more.append(("Ensembles.", _ensembles(ensembles, llm)))
     if shares := [one for one in results["class_shares"] if one["arm"] == "llm" and one["bias_interval"]]:
-        findings.append(("Counting.", _counting(shares)))
-    if ("llm", "noise-fixed", "macro_f1", top) in differences:
-        findings.append(("Systematic or random.", _noise(differences, top)))
+        more.append(("Counting.", _counting(shares)))
     for found in results["components"]:
-        findings.append((f"Sources of chance ({found['arm']}).", _sources(found)))
+        more.append((f"Sources of chance ({found['arm']}).", _sources(found)))
     spread = llm["macro_f1_sd_interval"]
     limits = [
         f"R = {runs} runs an arm. The interval of a standard deviation over {runs} runs spans a factor of "
@@ -358,11 +412,14 @@ def describe(results: dict[str, Any]) -> dict[str, Any]:
         "Nothing is claimed for other models, encoders, data or sizes than these.",
         *results["notes"],
     ]
-    return {"findings": findings, "limits": limits}
+    return {"findings": findings, "more": more, "limits": limits}
 
 
 def _mitigations(
-    arms: dict[tuple[str, int], Any], differences: dict[tuple[str, str, str, int], Any], top: int
+    arms: dict[tuple[str, int], Any],
+    differences: dict[tuple[str, str, str, int], Any],
+    regained: dict[str, Any],
+    top: int,
 ) -> list[tuple[str, str]]:
     """What each mitigation buys, beside its control."""
     found = []
@@ -380,6 +437,11 @@ def _mitigations(
                     " Against as many gold labels alone, trained on as long, it differs by "
                     f"{_signed(differences[alone])}, {_judge(differences[alone])}."
                 )
+            if (one := regained.get(arm)) is not None:
+                text += (
+                    f" It regains {number(one['share'])} {interval(one['interval'])} of the macro-F1 that LLM labels "
+                    "cost against as many gold labels (Fieller's interval)."
+                )
             if unlearnt := [name for name in (arm, CONTROLS[arm], "llm") if arms[name, top]["failed_runs"]]:
                 text += f" But some runs with {' and '.join(unlearnt)} learnt nothing: the gain cannot be judged."
             found.append((f"The mitigation ({arm}).", text))
@@ -390,6 +452,20 @@ def _which(best: dict[str, Any]) -> str:
     return (
         f"Of {', '.join(best['among'])} the best in macro-F1 on half of the seeds and test texts is {best['arm']}. On "
         f"the other halves it changes macro-F1 by {_signed(best)} against LLM labels, {_judge(best)}."
+    )
+
+
+def _ensembles(ensembles: list[dict[str, Any]], llm: dict[str, Any]) -> str:
+    """Whether the mean of several runs is steadier than one."""
+    said = "; ".join(
+        f"two ensembles of {one['k']} runs on LLM labels disagree on {number(one['pairwise_disagreement'])} "
+        f"{interval(one['pairwise_disagreement_interval'])} and reach macro-F1 {number(one['macro_f1_mean'])} "
+        f"{interval(one['macro_f1_mean_interval'])} ({one['ensembles']} that share no run)"
+        for one in ensembles
+    )
+    return (
+        f"Where two single runs disagree on {number(llm['pairwise_disagreement'])} of the test texts and reach "
+        f"{number(llm['macro_f1_mean'])}, {said}. Errors that all seeds share stay."
     )
 
 

@@ -162,7 +162,8 @@ def make_card(study: Study, repo: str, prefix: str, texts: bool, configs: list[s
     limits: list[str] = []
     if results:
         found = describe(results)
-        said += [f"**{title}** {cell(text)}" for title, text in found["findings"] if title != "The labels."]
+        both = [*found["findings"], *found["more"]]
+        said += [f"**{title}** {cell(text)}" for title, text in both if title != "The labels."]
         limits = [cell(sentence) for sentence in found["limits"]]
     return _render_card(study, _Content(study), study.dataset, repo, prefix, texts, configs, said, limits)
 

@@ -7,6 +7,7 @@ Plateaus are planted in test_metric_family.py.
 
 import zlib
 
+import evaluate
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -14,7 +15,8 @@ import pytest
 from conftest import ENCODER, LLM
 
 from hf_recipes.annotate import annotate
-from hf_recipes.measure import measure
+from hf_recipes.data import Rows
+from hf_recipes.measure import _regained, measure, metrics_folder
 from hf_recipes.report import describe
 from hf_recipes.train import train
 
@@ -109,6 +111,46 @@ def test_where_nothing_is_planted_nothing_is_found(planted, tiny_encoder):
         for figure in ("macro_f1", "pairwise_disagreement"):
             assert difference(results, arm, against, figure)["difference"] == 0
     assert [one["status"] for one in results["verdict"]["criteria"][:2]] == ["holds", "holds"]
+    assert results["regained"] == []  # no gap, no share of it
+    assert {(one["k"], one["ensembles"]) for one in results["ensembles"]} == {(2, 3), (3, 2)}
+
+
+def test_the_share_of_the_gap_is_fiellers_by_inversion():
+    """Its bounds are where a test of arm - llm - share * (gold - llm) just fails to reject zero."""
+    from scipy.optimize import brentq
+    from scipy.stats import t
+
+    rng, runs, items = np.random.default_rng(0), 8, 300
+    test = Rows([str(i) for i in range(items)], [""] * items, rng.integers(3, size=items), NAMES)
+    arms = ("gold", "llm", "llm-entropy-replace")
+
+    def drawn(accuracy):
+        labels = np.where(rng.random((runs, items)) < accuracy, test.gold, rng.integers(3, size=(runs, items)))
+        return np.where(rng.random(items) < 0.3, labels[0], labels)  # texts on which all runs are alike
+
+    predictions = {(arm, 50): drawn(accuracy) for arm, accuracy in zip(arms, (0.8, 0.5, 0.65), strict=True)}
+    learnt = [{"arm": arm, "size": 50, "failed_runs": 0} for arm in arms]
+    (found,) = _regained(learnt, predictions, test)
+    scored = evaluate.load(str(metrics_folder() / "seed_scores"))
+    figures = {
+        arm: scored.compute(predictions=labels, references=test.gold, num_classes=3, return_items=True)
+        for (arm, _), labels in predictions.items()
+    }
+    by_run, by_item = (
+        {arm: np.array(figures[arm][f"macro_f1_{kind}"]) for arm in arms} for kind in ("runs", "influence")
+    )
+
+    def excess(share):
+        scores, moved = ((x[arms[2]] - x["llm"]) - share * (x["gold"] - x["llm"]) for x in (by_run, by_item))
+        variance = scores.var(ddof=1) / runs + (moved**2).sum() * items / (items - 1)
+        return abs(scores.mean()) - t.ppf(0.975, runs - 1) * variance**0.5
+
+    share = found["share"]
+    assert found["interval"] == pytest.approx(
+        [brentq(excess, share - 5, share), brentq(excess, share, share + 5)], abs=1e-8
+    )
+    learnt[2]["failed_runs"] = 1
+    assert not list(_regained(learnt, predictions, test))
 
 
 @pytest.mark.slow

@@ -2,8 +2,8 @@
 
 import pytest
 
-from hf_recipes.recipe import Accept
-from hf_recipes.report import describe, interval, number, write_report
+from hf_recipes.recipe import Accept, Prices
+from hf_recipes.report import captions, describe, interval, number, price, write_report
 from hf_recipes.verdict import decide
 
 ARMS = ("gold", "llm", "llm-entropy-replace", "llm-random-replace")
@@ -27,7 +27,7 @@ def make_results(cost=-0.2, cost_interval=(-0.25, -0.15), churn=0.05, churn_inte
                 "gold_prompt_labels": 6,
                 "gold_validation_labels": 0,
             },
-            **{"train_label_accuracy": [0.7] * 3},
+            **{"train_label_accuracy": [0.7] * 3, "annotation_seconds": 30.0, "train_seconds": 60.0},
             **{"accuracy_mean": 0.7, "accuracy_mean_interval": [0.6, 0.8], "majority_accuracy": 0.5},
             **{"macro_f1_mean": 0.6, "macro_f1_mean_interval": [0.5, 0.7], "macro_f1_runs": [0.5, 0.6, 0.7]},
             **{"macro_f1_sd": 0.1, "macro_f1_sd_interval": [0.05, 0.6], "failed_runs": failed if arm == "llm" else 0},
@@ -90,6 +90,14 @@ def make_results(cost=-0.2, cost_interval=(-0.25, -0.15), churn=0.05, churn_inte
             "gold_match": [{"size": size, **comparisons[0]} | {"size": size} for size in (10, 20)],
             "iso_accuracy": {"status": "no overlap"},
             "best_mitigation": None,
+            "regained": [{"arm": ARMS[2], "size": 20, "R": 3, "n": 100, "share": 0.5, "interval": [0.2, 0.9]}],
+            "ensembles": [
+                {
+                    **{"arm": "llm", "size": 20, "k": 2, "ensembles": 5, "n": 100},
+                    **{"macro_f1_mean": 0.62, "macro_f1_mean_interval": [0.5, 0.7]},
+                    **{"pairwise_disagreement": 0.12, "pairwise_disagreement_interval": [0.05, 0.2]},
+                }
+            ],
             "class_shares": [
                 {
                     **{
@@ -115,7 +123,7 @@ def plateau(arm, verdict, premature=None):
 
 
 def findings(said):
-    return " ".join(f"{title} {text}" for title, text in said["findings"])
+    return " ".join(f"{title} {text}" for title, text in said["findings"] + said["more"])
 
 
 def test_a_clear_cost_and_an_unclear_stability_are_said_so():
@@ -132,7 +140,8 @@ def test_a_clear_cost_and_an_unclear_stability_are_said_so():
 
 
 def test_the_verdict_comes_first_and_says_what_would_decide_it():
-    said = describe(make_results())["findings"]
+    said = describe(make_results())
+    said = said["findings"] + said["more"]
     assert said[0][0] == "Verdict."
     assert said[0][1].startswith("Do not ship: these labels miss a limit of the recipe. Macro-F1 lost against gold")
     assert "is .200 [.150, .250], at most .020 wanted (fails)" in said[0][1]
@@ -255,3 +264,38 @@ def test_sources_of_chance_are_ranked_and_only_a_clear_first_is_named(make_study
         text = (study.report / page).read_text(encoding="utf-8")
         assert "the order of batches and dropout" in text
         assert ".040" in text
+
+
+def test_labels_and_hours_become_money():
+    arm = make_results()["arms"][0]  # 11 gold labels, 90 seconds of the machine
+    prices = Prices(minutes_per_gold_label=0.5, person_hour=24.0, machine_hour=40.0)
+    assert price(arm, prices) == pytest.approx(11 * 0.5 / 60 * 24 + 90 / 3600 * 40)
+    assert price({**arm, "annotation_seconds": None}, prices) is None
+
+
+def test_the_first_page_is_short_and_the_rest_a_click_away(make_study):
+    study = make_study("--prices={minutes_per_gold_label: 0.5, person_hour: 24, machine_hour: 40}")
+    results = make_results()
+    with study.lock():
+        study.report.mkdir(parents=True)
+    write_report(study, results)
+    page = (study.report / "report.html").read_text(encoding="utf-8")
+    first, _, rest = page.partition("<details>")
+    assert (first.count("<figure>"), first.count("<table>")) == (2, 1)
+    assert first.count('class="finding"') <= 7
+    assert page.count("<details>") == page.count("</details>") >= 8
+    assert "<th>cost</th>" in first
+    assert "3.20" in first  # 11 labels at half a minute, 90 seconds
+    for what in ("More findings", "Methods, as a paragraph to paste", "Ensembles of runs", "Differences, paired"):
+        assert what in rest
+    assert "regains .500 [.200, .900]" in rest
+    text = (study.report / "report.md").read_text(encoding="utf-8")
+    assert "| llm | 11 | .600 [.500, .700] | .200 [.100, .300] | 3.20 |" in text
+    assert "## Methods, as a paragraph to paste" in text
+
+
+def test_a_figure_is_read_out_with_its_own_numbers():
+    said = captions(make_results())
+    assert "To read it" in said["scores"]
+    assert ".600 [.500, .700]" in said["scores"]
+    assert "consumes 11 gold labels" in said["frontier"]
