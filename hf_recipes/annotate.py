@@ -1,5 +1,8 @@
 """Annotations: for every text the LLM's log-probability of every label, raw, in append-only parts.
 
+The first pass is asked about the test texts too, after the pool: for nothing but to say which of its errors classifiers
+copy. No arm, calibration, demonstration or figure of the pool looks at them.
+
     python -m hf_recipes.annotate RECIPE [--key=value ...]
 
 `hf-recipes annotate RECIPE` runs just that in a process of its own, and starts another when the engine dies.
@@ -12,7 +15,7 @@ import time
 import unicodedata
 from array import array
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -39,7 +42,7 @@ ENGINE_DIED = 75  # the exit code that says: start another process and go on
 
 @dataclass(frozen=True)
 class Annotations:
-    """One pass over the pool, in the pool's order.
+    """One pass over the pool, or the first over the test texts, in their order.
 
     Attributes:
         key (`str`): the folder they lie in.
@@ -62,7 +65,10 @@ class Annotations:
 
 @dataclass(frozen=True)
 class Pass:
-    """One pass, ready to be made: `key` is the hash of `ingredients`, all that changes an answer."""
+    """One pass, ready to be made: `key` is the hash of `ingredients`, all that changes an answer.
+
+    `splits` are the files of rows that it is asked about; which they are changes no answer.
+    """
 
     section: Annotate
     key: str
@@ -70,6 +76,7 @@ class Pass:
     model: Model
     prompter: Prompter
     demonstrations: Demonstrations
+    splits: tuple[str, ...]
 
 
 def annotate(study: Study) -> list[str]:
@@ -109,7 +116,7 @@ def plan_passes(study: Study, files: RowFiles) -> list[Pass]:
         UserError: what is wrong with prompt, labels, model or engine.
     """
     data = study.recipe.data
-    passes = []
+    passes: list[Pass] = []
     for section in study.recipe.annotate.all_passes():
         engine = engine_module(section.engine).identity(section)
         model = resolve_model(study, "annotate.model", section.model, section.revision, weights=False)
@@ -140,7 +147,8 @@ def plan_passes(study: Study, files: RowFiles) -> list[Pass]:
             bank = list(zip(demonstrations.texts, demonstrations.gold, strict=True))
             prompt = section.prompt.model_dump(mode="json")
             ingredients["per_text"] = {"prompt": prompt, "bank": bank, "descriptions": data.descriptions}
-        passes.append(Pass(section, make_key(**ingredients), ingredients, model, prompter, demonstrations))
+        splits = ("train",) if passes else ("train", "test")
+        passes.append(Pass(section, make_key(**ingredients), ingredients, model, prompter, demonstrations, splits))
     able = int(
         np.sum((files.column("gold").to_numpy() != NO_GOLD) & files.column("text_id").is_valid().to_numpy(False))
     )
@@ -158,21 +166,24 @@ def plan_passes(study: Study, files: RowFiles) -> list[Pass]:
     return passes
 
 
-def rows_left(study: Study, files: RowFiles) -> int:
-    """How many rows of the pool are still to be annotated, over all passes; 0 if `annotate` has nothing to do."""
+def rows_left(study: Study, files: RowFiles, with_test: bool = True) -> int:
+    """How many rows are still to be annotated, over all passes; 0 if `annotate` has nothing to do.
+
+    Without the test rows: 0 if the later steps can go on.
+    """
     current = read_json(study.annotations_root / "current.json") or {}
     if files.withheld and current.get("asked") == _asked(study):
         return 0  # only whole annotations are published
     files.need_texts()
     passes = plan_passes(study, files)
-    left = sum(rows_left_of(study, files, one) for one in passes)
+    left = sum(rows_left_of(study, files, one if with_test else replace(one, splits=("train",))) for one in passes)
     return left or int(current != {"asked": _asked(study), "keys": [one.key for one in passes]})
 
 
 def rows_left_of(study: Study, files: RowFiles, one: Pass) -> int:
     """The same of one pass."""
     folder = study.annotations(one.key)
-    statuses = Parts(folder).statuses(files.column("id"))
+    statuses = Parts(folder).statuses(files.column("id", one.splits))
     left = int(np.sum((statuses < 0) | (statuses == STATUSES.index(FAILED))))
     manifest = read_json(folder / "manifest.json") or {}
     whole = (folder / CONTENT_FREE_FILE).exists() and manifest.get("rows") == files.manifest["key"]
@@ -185,19 +196,19 @@ def status(study: Study) -> list[dict[str, Any]]:
     """What is done, failed and left, by pass.
 
     Returns:
-        `list[dict]`: for each pass `key`, `model`, `rows`, `left`, `status` (the count of each) and `reasons` (why rows
-        failed, each with its count).
+        `list[dict]`: for each pass `key`, `model`, `rows` (all that it is asked about), `left`, `status` (the count of
+        each) and `reasons` (why rows failed, each with its count).
     """
     files = open_rows(study)
-    ids = files.column("id")
     found = []
     for one in plan_passes(study, files):
+        ids = files.column("id", one.splits)
         parts = Parts(study.annotations(one.key))
         counts = _count(parts.statuses(ids))
         found.append(
             {
-                **{"key": one.key, "model": one.section.model, "rows": len(files)},
-                **{"left": len(files) - sum(counts.values()), "status": counts, "reasons": parts.reasons(ids)},
+                **{"key": one.key, "model": one.section.model, "rows": len(ids)},
+                **{"left": len(ids) - sum(counts.values()), "status": counts, "reasons": parts.reasons(ids)},
             }
         )
     return found
@@ -232,6 +243,18 @@ def load_annotations(study: Study, pool: Rows) -> list[Annotations]:
     ids = pa.array(pool.ids, pa.string())
     passes = zip(current["keys"], study.recipe.annotate.all_passes(), strict=True)
     return [_load_pass(study, key, section, ids, len(pool.label_names)) for key, section in passes]
+
+
+def load_test_annotations(study: Study, test: Rows) -> Annotations | None:
+    """The first pass over the test texts of an annotated study; None where it was not asked about all of them.
+
+    So it is in studies that were annotated, or published, before it was.
+    """
+    key = read_json(study.annotations_root / "current.json")["keys"][0]
+    ids = pa.array(test.ids, pa.string())
+    if (Parts(study.annotations(key)).statuses(ids) < 0).any():
+        return None
+    return _load_pass(study, key, study.recipe.annotate.all_passes()[0], ids, len(test.label_names))
 
 
 def _load_pass(study: Study, key: str, section: Annotate, ids: pa.Array, classes: int) -> Annotations:
@@ -291,7 +314,7 @@ def _make_pass(study: Study, files: RowFiles, one: Pass, engine: Any, number: in
 
 
 class _Scoring:
-    """One pass at work: what is known of every row of the pool, in arrays of a few bytes a row.
+    """One pass at work: what is known of every row that it is asked about, in arrays of a few bytes a row.
 
     Attributes:
         engine: the running engine, started when the first text needs it.
@@ -303,7 +326,7 @@ class _Scoring:
         self.engine, self.scored = engine, 0
         self._folder = study.annotations(one.key)
         self._classes = len(files.label_names)
-        texts = files.column("text_id")
+        texts = files.column("text_id", one.splits)
         shown = pa.array([text_id(text) for text in one.demonstrations.texts], texts.type)
         self._shown = pc.is_in(texts, value_set=shown).to_numpy(False) & texts.is_valid().to_numpy(False)
         self._slots = _slots(texts)
@@ -312,7 +335,7 @@ class _Scoring:
 
     def _resume(self) -> None:
         """What earlier sessions left: which rows are settled, and the answers to texts that come again."""
-        ids = self._files.column("id")
+        ids = self._files.column("id", self._pass.splits)
         self._settled = np.zeros(len(ids), dtype=bool)
         self._silent = 0  # texts asked about until one gets an answer
         self._answered = False
@@ -349,7 +372,7 @@ class _Scoring:
     def _rows_left(self) -> Iterator[list[tuple[int, str, str | None]]]:
         """Position, id and text of the rows to be scored, some at a time."""
         start = 0
-        for batch in self._files.batches("id", "text"):
+        for batch in self._files.batches("id", "text", splits=self._pass.splits):
             left = np.flatnonzero(~self._settled[start : start + len(batch)])
             some = batch.take(pa.array(left))
             places = (left + start).tolist()

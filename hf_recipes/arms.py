@@ -13,7 +13,7 @@ import numpy as np
 from scipy.special import logsumexp
 
 from .annotate import Annotations
-from .calibrate import ON_GOLD, Calibration, calibrate, not_enough_gold
+from .calibrate import ON_GOLD, Calibration, calibrate, not_enough_gold, shift
 from .data import NO_GOLD, Rows, hash_order
 from .recipe import Annotate, ArmName, UserError
 from .votes import NO_VOTE, aggregate, flipped, majority
@@ -163,6 +163,21 @@ def build_pool(rows: Rows, passes: list[Annotations], with_gold: bool = True, by
         int(spent.sum()),
         raters=some.raters,
     )
+
+
+def label_others(pool: Pool, first: Annotations, others: Annotations) -> np.ndarray:
+    """The LLM's labels of texts outside the pool, by the calibration of its first pass; nothing is fitted on them.
+
+    Args:
+        pool (`Pool`):
+            What `build_pool` made of the pool.
+        first (`Annotations`), others (`Annotations`):
+            The first pass over the whole pool, and the same pass over the other texts.
+
+    Returns:
+        `np.ndarray` of shape `(n,)`: class indices; `NO_VOTE` where the LLM gave no label. A temperature changes none.
+    """
+    return _labels(shift(others.logprobs, first.content_free, pool.calibrations[0].method, first.logprobs))
 
 
 def _labels(scores: np.ndarray) -> np.ndarray:

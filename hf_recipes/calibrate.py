@@ -48,7 +48,9 @@ class Calibration:
     gold_rows: np.ndarray
 
 
-def shift(logprobs: np.ndarray, content_free: np.ndarray, method: str) -> np.ndarray:
+def shift(
+    logprobs: np.ndarray, content_free: np.ndarray, method: str, fitted_on: np.ndarray | None = None
+) -> np.ndarray:
     """Log-probabilities of shape `(n, K)` without the bias that a gold-free method takes away.
 
     Args:
@@ -58,11 +60,14 @@ def shift(logprobs: np.ndarray, content_free: np.ndarray, method: str) -> np.nda
             The same for inputs without content.
         method (`str`):
             One of `GOLD_FREE`.
+        fitted_on (`np.ndarray` of shape `(m, K)`, *optional*):
+            The texts whose mean `batch` takes away, where these are others.
     """
     if method == "contextual":
         return logprobs - content_free.mean(axis=0)
     if method == "batch":
-        return log_softmax(logprobs, axis=1) - np.log(np.nanmean(softmax(logprobs, axis=1), axis=0))
+        texts = logprobs if fitted_on is None else fitted_on
+        return log_softmax(logprobs, axis=1) - np.log(np.nanmean(softmax(texts, axis=1), axis=0))
     return logprobs
 
 

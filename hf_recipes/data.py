@@ -9,7 +9,7 @@ import hashlib
 import re
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -108,13 +108,15 @@ class RowFiles:
         """Whether the texts are not here, as the study was published without them."""
         return len(self) > 0 and all(batch["text"].null_count == len(batch) for batch in self.batches("text"))
 
-    def column(self, name: str) -> pa.Array:
-        """One column of the pool."""
-        return pq.read_table(self.folder / "train.parquet", columns=[name])[name].combine_chunks()
+    def column(self, name: str, splits: Sequence[str] = ("train",)) -> pa.Array:
+        """One column of the pool, or of several files in turn."""
+        tables = [pq.read_table(self.folder / f"{split}.parquet", columns=[name]) for split in splits]
+        return pa.concat_tables(tables)[name].combine_chunks()
 
-    def batches(self, *columns: str) -> Iterator[pa.RecordBatch]:
-        """The pool, `BATCH` rows at a time."""
-        yield from pq.ParquetFile(self.folder / "train.parquet").iter_batches(BATCH, columns=list(columns))
+    def batches(self, *columns: str, splits: Sequence[str] = ("train",)) -> Iterator[pa.RecordBatch]:
+        """The pool, or several files in turn, `BATCH` rows at a time."""
+        for split in splits:
+            yield from pq.ParquetFile(self.folder / f"{split}.parquet").iter_batches(BATCH, columns=list(columns))
 
     def texts(self, indices: np.ndarray) -> list[str]:
         """The texts of some rows of the pool, in the order of `indices`."""

@@ -218,7 +218,7 @@ ANNOTATIONS = pa.schema(
 
 def _final_rows(study: Study, key: str) -> Iterator[pa.Table]:
     """The rows of a pass, each as its last part has it, some parts at a time."""
-    ids = pq.read_table(study.rows / "train.parquet", columns=["id"])["id"].combine_chunks()
+    ids = open_rows(study).column("id", ("train", "test"))
     parts, last, seen = Parts(study.annotations(key)), np.full(len(ids), -1), 0
     for _, rows in parts.by_row(ids):
         last[rows] = np.arange(seen, seen + len(rows))  # of an id that comes again the last counts

@@ -16,6 +16,7 @@ from .study import Study, hash_files, hash_ids, make_key, read_json, write_json
 from .train import Work
 from .verdict import __file__ as verdict_file
 from .verdict import decide
+from .votes import NO_VOTE
 
 LEVEL = 0.95
 DELTA = 0.01  # of macro-F1: the gain that would still be worth doubling the training texts for
@@ -36,6 +37,8 @@ PAIRS: tuple[tuple[ArmName, ArmName], ...] = (
     ("noise-fixed", "gold"),
     ("noise-redrawn", "noise-fixed"),
 )
+#: Arms all of whose labels are the first pass's; and gold, whose classifiers say what is got wrong without them.
+TAUGHT = ("gold", "llm", "llm-soft", "llm-entropy-drop", "llm-balanced-drop", "llm-random-drop")
 
 
 def metrics_folder() -> Path:
@@ -101,6 +104,7 @@ def measure(study: Study) -> dict[str, Any]:
             "regained": list(_regained(arms, predictions, work.test)),
             "ensembles": list(_ensembles(study, work)),
             "class_shares": list(_class_shares(predictions, work.test)),
+            "error_cells": list(_error_cells(work, predictions)),
             "gold_match": list(_match_gold(predictions, work.test)),
             "iso_accuracy": _iso_accuracy(arms, predictions, work.test),
             "plateaus": list(_plateaus(arms, predictions, work.test)),
@@ -130,6 +134,7 @@ def _results_key(study: Study, work: Work) -> str:
         annotations=[one.key for one in work.annotations],
         calibration=[one.section.calibration for one in work.annotations],
         status=work.annotations[0].status,
+        teacher=None if work.teacher is None else work.teacher.tolist(),
         notes=_notes(work),
         accept=study.recipe.accept.model_dump(),
         code=[hash_files(metrics_folder(), ("*.py",)), *(hash_files(Path(path)) for path in (__file__, verdict_file))],
@@ -224,6 +229,7 @@ def _measure_annotator(study: Study, work: Work) -> dict[str, Any]:
         "gold_share": by_name(shares),
         "llm_share": by_name(found["label_share"]),
         "nll": float(-np.log(np.clip(pool.probs[np.arange(len(pool.gold)), pool.gold], 1e-300, None)).mean()),
+        **_divergence(pool.raters, pool.probs),
         "one_rater": None if pool.raters is None else one_rater_agreement(pool.raters),
         "covered": found["covered_mean"],
         "status": {name: status.count(name) for name in sorted(set(status))},
@@ -249,6 +255,32 @@ def one_rater_agreement(raters: np.ndarray) -> float | None:
         best = others == others.max(axis=1, keepdims=True)
         agreed += counts[:, k] * best[:, k] / best.sum(axis=1)
     return float((agreed / counts.sum(axis=1)).mean())
+
+
+def _divergence(raters: np.ndarray | None, probs: np.ndarray) -> dict[str, Any]:
+    """How far the LLM's probabilities are from the raters' shares: the mean KL(raters || LLM) over texts with raters.
+
+    Args:
+        raters (`np.ndarray` of shape `(n, K)`, *optional*), probs (`np.ndarray` of shape `(n, K)`)
+
+    Returns:
+        `dict` with `kl` in nats, at least 0, infinite where the LLM gives no probability to what a rater says;
+        `kl_interval`, by t over texts; `kl_n`, the texts. None where no text has raters.
+    """
+    from scipy.special import rel_entr
+
+    rated = np.flatnonzero(raters.sum(axis=1)) if raters is not None else np.zeros(0, int)
+    if raters is None or not len(rated):
+        return {"kl": None, "kl_interval": None, "kl_n": 0}
+    shares = raters[rated] / raters[rated].sum(axis=1, keepdims=True)
+    each = rel_entr(shares, probs[rated]).sum(axis=1)
+    mean, bounds = float(each.mean()), None
+    if len(each) > 1 and np.isfinite(mean):
+        from scipy import stats
+
+        half = float(stats.t.ppf(0.5 + LEVEL / 2, len(each) - 1) * each.std(ddof=1) / len(each) ** 0.5)
+        bounds = [max(mean - half, 0.0), mean + half]
+    return {"kl": mean, "kl_interval": bounds, "kl_n": len(each)}
 
 
 def _correct(comparisons: list[dict[str, Any]], top: int) -> None:
@@ -282,6 +314,64 @@ def _match_gold(predictions: Predictions, test: Rows) -> Iterator[dict[str, Any]
             num_classes=len(test.label_names),
         )
         yield {"size": size, "R": found["R"], "n": found["n"], **_difference(found, "macro_f1")}
+
+
+def _error_cells(work: Work, predictions: Predictions) -> Iterator[dict[str, Any]]:
+    """How the LLM's errors pass to classifiers: LLM right or wrong x classifier says the same or not, by test text.
+
+    Over the test texts that the LLM gave a label. Intervals of shares are those of a mean accuracy in `seed_scores`,
+    over runs and texts; None where nothing varies. Differences are paired by seed and text.
+    """
+    teacher = np.full(len(work.test), NO_VOTE) if work.teacher is None else work.teacher
+    known = np.flatnonzero(teacher != NO_VOTE)
+    if len(known) < 2:
+        return
+    scored, comparison = _load("seed_scores"), _load("instability_comparison")
+    teacher, gold, classes = teacher[known], work.test.gold[known], len(work.test.label_names)
+    wrong, every = teacher != gold, np.ones(len(known), int)
+    own = _load("annotation_uncertainty").compute(predictions=np.eye(classes)[teacher], references=gold)
+
+    def share(name: str, labels: np.ndarray, references: np.ndarray) -> dict[str, Any]:
+        """How often labels of shape `(R, n)` are the references of shape `(n,)`."""
+        if len(references) < 2:
+            return {name: None, f"{name}_interval": None}
+        found = scored.compute(predictions=labels, references=references, num_classes=classes)
+        low, high = found["accuracy_mean_interval"]
+        return {name: found["accuracy_mean"], f"{name}_interval": [low, high] if low < high else None}
+
+    def differ(one: np.ndarray, other: np.ndarray, references: np.ndarray) -> dict[str, Any]:
+        found = comparison.compute(predictions1=one, predictions2=other, references=references, num_classes=classes)
+        return {"R": found["R"], "n": found["n"], **_difference(found, "accuracy")}
+
+    for arm, size in predictions:
+        if arm not in TAUGHT:
+            continue
+        labels = predictions[arm, size][:, known]
+        cells = {
+            f"{how}_{what}": texts & said
+            for how, texts in (("right", ~wrong), ("wrong", wrong))
+            for what, said in (("same", labels == teacher), ("other", labels != teacher))
+        }
+        smaller = max((other for name, other in predictions if name == arm and other < size), default=None)
+        before = None if smaller is None else predictions[arm, smaller][:, known]
+        base = predictions["gold", size][:, known][:, wrong]
+        paired = arm != "gold" and wrong.sum() > 1
+        yield {
+            **{"arm": arm, "size": size, "R": len(labels), "n": len(known), "n_wrong": int(wrong.sum())},
+            **{"teacher_accuracy": own["accuracy"], "teacher_accuracy_interval": own["accuracy_interval"]},
+            **{key: value for cell, held in cells.items() for key, value in share(cell, held * 1, every).items()},
+            **share("agreement", labels, teacher),
+            **share("accuracy", labels, gold),
+            **share("copied", labels[:, wrong], teacher[wrong]),
+            "copied_above_gold": differ(labels[:, wrong], base, teacher[wrong]) if paired else None,
+            "since": None
+            if before is None
+            else {
+                "size": smaller,
+                "agreement": differ(labels, before, teacher),
+                "accuracy": differ(labels, before, gold),
+            },
+        }
 
 
 def _learnt(arms: list[dict[str, Any]]) -> set[tuple[str, int]]:
@@ -530,10 +620,12 @@ def without_nan(value: Any) -> Any:
 
 
 def _notes(work: Work) -> list[str]:
-    shared = len(set(work.pool.texts) & set(work.test.texts))
-    if not shared:
-        return work.notes
-    return [
-        *work.notes,
-        f"{shared} texts stand both in the training pool and in the test split: scores may be too good.",
-    ]
+    shared, notes = len(set(work.pool.texts) & set(work.test.texts)), list(work.notes)
+    if shared:
+        notes.append(f"{shared} texts stand both in the training pool and in the test split: scores may be too good.")
+    if work.teacher is None:
+        notes.append(
+            "Which of the LLM's errors classifiers copy is not known: it wants the LLM's labels of the test texts "
+            "(hf-recipes annotate), of one pass for all runs."
+        )
+    return notes

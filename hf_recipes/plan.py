@@ -41,8 +41,12 @@ def make_plan(study: Study, rates_of: Study | None = None) -> tuple[list[dict[st
     if recipe.grid:
         check_training(study, weights=False)
         notes = check_sizes(recipe.grid, usable_at_most(recipe, files))
-    texts, total = rows_left(study, files), len(files) * len(recipe.annotate.all_passes())
-    variants = bool(not texts and is_written(study))
+    texts, total = (
+        rows_left(study, files),
+        len(files) * len(recipe.annotate.all_passes()) + files.manifest["rows"]["test"],
+    )
+    unlabelled = bool(texts and rows_left(study, files, with_test=False))
+    variants = bool(not unlabelled and is_written(study))
     text_rate, text_measured = _annotation_rate(rates_of or study)
     arms = len(recipe.grid.arms) if recipe.grid else 1
     steps = [
@@ -55,7 +59,7 @@ def make_plan(study: Study, rates_of: Study | None = None) -> tuple[list[dict[st
             **{"seconds": 0, "measured": True},
         },
     ]
-    return (steps + _training_steps(study, rates_of or study, bool(texts), files) if recipe.grid else steps), notes
+    return (steps + _training_steps(study, rates_of or study, unlabelled, files) if recipe.grid else steps), notes
 
 
 def _training_steps(study: Study, rates_of: Study, unlabelled: bool, files: RowFiles) -> list[dict[str, Any]]:

@@ -385,6 +385,8 @@ def describe(results: dict[str, Any]) -> dict[str, Any]:
         more.append(("Ensembles.", _ensembles(ensembles, llm)))
     if shares := [one for one in results["class_shares"] if one["arm"] == "llm" and one["bias_interval"]]:
         more.append(("Counting.", _counting(shares)))
+    if cells := [one for one in results["error_cells"] if one["n_wrong"] > 1]:
+        more.append(("Copied errors.", _copied({(one["arm"], one["size"]): one for one in cells}, sizes[0], top)))
     for found in results["components"]:
         more.append((f"Sources of chance ({found['arm']}).", _sources(found)))
     spread = llm["macro_f1_sd_interval"]
@@ -480,6 +482,38 @@ def _counting(shares: list[dict[str, Any]]) -> str:
         f"{number(one['sd'])} from seed to seed. It is the largest of {len(shares)} classes' biases, "
         "and its interval is corrected for their number."
     )
+
+
+def _copied(cells: dict[tuple[str, int], Any], least: int, top: int) -> str:
+    """Which of the LLM's errors classifiers repeat, and whether its labels are a ceiling."""
+    last, gold = cells["llm", top], cells["gold", top]
+    shown = [f"in {_share(cells['llm', size], 'copied')} at {size:,} training texts" for size in sorted({least, top})]
+    text = (
+        f"Of the {last['n_wrong']:,} in {last['n']:,} test texts that the LLM itself gets wrong, classifiers on its "
+        f"labels give the same wrong label {' and '.join(shown)}, classifiers on {top:,} gold labels in "
+        f"{_share(gold, 'copied')}: a difference of {_signed(last['copied_above_gold'])}, "
+        f"{_judge(last['copied_above_gold'])}."
+    )
+    if (since := last["since"]) is None:
+        return text
+    closer, better = since["agreement"], since["accuracy"]
+    said = (
+        "that they still come closer to it cannot be told, so a ceiling of its labels cannot either"
+        if closer["verdict"] != "higher"
+        else "they come closer to it and are still getting better: its labels are no ceiling yet"
+        if better["verdict"] == "higher"
+        else "they come closer to it without a gain that can be told: more texts teach its errors too"
+    )
+    return (
+        f"{text} The LLM is right in {_share(last, 'teacher_accuracy')} of these texts, they are in "
+        f"{_share(last, 'accuracy')}, and agree with it in {_share(last, 'agreement')}. From {since['size']:,} to "
+        f"{top:,} training texts that agreement changes by {_signed(closer)} and their accuracy by {_signed(better)}: "
+        f"{said}."
+    )
+
+
+def _share(found: dict[str, Any], name: str) -> str:
+    return f"{number(found[name])} {interval(found[f'{name}_interval'])}"
 
 
 def _signed(comparison: dict[str, Any]) -> str:

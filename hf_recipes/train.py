@@ -25,8 +25,8 @@ import pyarrow.parquet as pq
 import yaml
 from filelock import Timeout
 
-from .annotate import Annotations, load_annotations
-from .arms import Labels, Pool, build_pool, training_labels
+from .annotate import Annotations, load_annotations, load_test_annotations
+from .arms import Labels, Pool, build_pool, label_others, training_labels
 from .data import hash_order, load_rows, open_rows
 from .fit import DIVERGED, RULES, Fit, Texts, Tokens
 from .grid import Run, all_runs, check_sizes, permutation
@@ -83,6 +83,17 @@ class Work:
     def encoder(self) -> Model:
         """The encoder; its weights are not looked at."""
         return check_encoder(self._study, weights=False)
+
+    @cached_property
+    def teacher(self) -> np.ndarray | None:
+        """The LLM's labels of the test texts, of shape `(n,)`, `NO_VOTE` where it gave none.
+
+        None where it was not asked about them, and where runs take their labels from different passes.
+        """
+        test = load_test_annotations(self._study, self.test)
+        if test is None or "pass" in self._study.grid.vary:
+            return None
+        return label_others(self.pool, self.annotations[0], test)
 
     @cached_property
     def accelerate(self) -> dict[str, Any]:

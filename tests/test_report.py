@@ -71,6 +71,7 @@ def make_results(cost=-0.2, cost_interval=(-0.25, -0.15), churn=0.05, churn_inte
             "llm_share": {name: 0.5, "b": 0.5},
             "entropy_auroc": 0.7,
             "nll": 0.9,
+            **{"kl": None, "kl_interval": None, "kl_n": 0},
             "one_rater": None,
             "covered": 0.9,
             **{"calibration_gold": 0, "demonstrations": 6, "calibration": "none"},
@@ -98,6 +99,7 @@ def make_results(cost=-0.2, cost_interval=(-0.25, -0.15), churn=0.05, churn_inte
                     **{"pairwise_disagreement": 0.12, "pairwise_disagreement_interval": [0.05, 0.2]},
                 }
             ],
+            "error_cells": [],
             "class_shares": [
                 {
                     **{
