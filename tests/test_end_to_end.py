@@ -54,9 +54,11 @@ def open_study(folder, *overrides):
     return Study(load_recipe(DEMO, [f"--output_dir={folder}", *SMALL, *overrides]))
 
 
-def annotation_rows(study):
+def annotation_rows(study, split="train"):
     folder = study.annotations(read_json(study.annotations_root / "current.json")["keys"][0])
-    return [row for part in sorted(folder.glob("part-*.parquet")) for row in pq.read_table(part).to_pylist()]
+    ids = set(pq.read_table(study.rows / f"{split}.parquet")["id"].to_pylist())
+    rows = [row for part in sorted(folder.glob("part-*.parquet")) for row in pq.read_table(part).to_pylist()]
+    return [row for row in rows if row["id"] in ids]
 
 
 @pytest.fixture(scope="module")
@@ -83,11 +85,18 @@ def test_the_study_is_complete_and_speaks(finished):
     texts = dict(zip(pool["id"], pool["text"], strict=True))
     shown = [row["id"] for row in rows if row["status"] == "demonstration"]
     assert len(shown) == len({texts[i] for i in shown}) == 6
+    assert {row["status"] for row in annotation_rows(study, "test")} <= {"ok", "demonstration"}
     results = read_json(study.results_file)
     assert (results["R"], results["n"], len(results["arms"])) == (2, 80, 8)
+    for cells in results["error_cells"]:
+        assert sum(cells[name] for name in ("right_same", "right_other", "wrong_same", "wrong_other")) == pytest.approx(
+            1
+        )
+        assert cells["n"] == sum(row["status"] == "ok" for row in annotation_rows(study, "test"))
     report = (study.report / "report.md").read_text()
     assert "**What they cost.** With 48 training texts" in report
     assert "R = 2 runs an arm" in report
+    assert "**Copied errors.** Of the " in report
     assert "llm-entropy-replace" in output
     assert str(study.report / "report.html") in output
     html = (study.report / "report.html").read_text()

@@ -187,6 +187,47 @@ def test_stability_is_named_only_when_its_interval_leaves_out_zero():
     assert "was more stable here" in findings(describe(make_results(churn_interval=(-0.09, -0.01))))
 
 
+def cells(arm, size, closer="higher", better="cannot tell"):
+    shares = {"right_same": 0.5, "right_other": 0.1, "wrong_same": 0.3, "wrong_other": 0.1, "agreement": 0.8}
+    shares |= {"accuracy": 0.55, "copied": 0.75 if arm == "llm" else 0.4, "teacher_accuracy": 0.6}
+    change = {"difference": 0.05, "interval": [0.01, 0.09], "R": 3}
+    since = {"size": 10, "agreement": {**change, "verdict": closer}, "accuracy": {**change, "verdict": better}}
+    bounds = {f"{name}_interval": [value - 0.1, value + 0.1] for name, value in shares.items()}
+    above = None if arm == "gold" else {**change, "difference": 0.35, "verdict": "higher"}
+    return {
+        **{"arm": arm, "size": size, "R": 3, "n": 100, "n_wrong": 40, **shares, **bounds},
+        **{"copied_above_gold": above, "since": since if size > 10 else None},
+    }
+
+
+def test_copied_errors_are_set_beside_what_gold_labels_get_wrong_and_a_ceiling_is_named_only_if_seen(make_study):
+    results = make_results() | {"error_cells": [cells(arm, size) for size in (10, 20) for arm in ("gold", "llm")]}
+    said = findings(describe(results))
+    assert (
+        "Copied errors. Of the 40 in 100 test texts that the LLM itself gets wrong, classifiers on its labels give the "
+        "same wrong label in .750 [.650, .850] at 10 training texts and in .750 [.650, .850] at 20 training texts, "
+        "classifiers on 20 gold labels in .400 [.300, .500]: a difference of +.350"
+    ) in said
+    assert "more texts teach its errors too" in said
+    for closer, better, words in (
+        ("higher", "higher", "its labels are no ceiling yet"),
+        ("cannot tell", "higher", "so a ceiling of its labels cannot either"),
+    ):
+        results["error_cells"][-1] = cells("llm", 20, closer, better)
+        assert words in findings(describe(results))
+    study = make_study()
+    with study.lock():
+        study.report.mkdir(parents=True)
+    results["annotator"] |= {"kl": 0.25, "kl_interval": [0.2, 0.3], "kl_n": 40}
+    write_report(study, results)
+    markdown = (study.report / "report.md").read_text(encoding="utf-8")
+    (line,) = [line for line in markdown.splitlines() if line.startswith("| 20 | llm | .500 ")]
+    assert line.endswith("| .750 [.650, .850] |")
+    assert ".250 [.200, .300] nats (40 texts)" in markdown
+    assert "LLM wrong, says the same" in (study.report / "report.html").read_text(encoding="utf-8")
+    assert "Copied errors" not in findings(describe(make_results()))
+
+
 def test_failed_runs_are_never_called_stable():
     for bounds in ((-0.09, -0.01), (0.01, 0.09)):
         text = findings(describe(make_results(failed=2, churn_interval=bounds)))

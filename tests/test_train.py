@@ -6,7 +6,9 @@ import shutil
 import subprocess
 import sys
 import time
+from collections import Counter
 from contextlib import suppress
+from itertools import product
 from typing import get_args
 
 import numpy as np
@@ -15,13 +17,14 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 from conftest import DEMO, ENCODER
+from scipy.stats import entropy
 from test_annotate import engine  # noqa: F401  (a fixture)
 
 from hf_recipes.annotate import annotate
 from hf_recipes.grid import all_runs, make_run
-from hf_recipes.measure import measure
+from hf_recipes.measure import _divergence, measure, without_nan
 from hf_recipes.recipe import CONTROLS, ArmName, UserError
-from hf_recipes.report import write_report
+from hf_recipes.report import describe, write_report
 from hf_recipes.study import Study, read_json
 from hf_recipes.train import Work, check_training, failed_runs, forget_failures, other_runs, runs_left, train
 from hf_recipes.variants import write_variants
@@ -226,6 +229,69 @@ def test_every_arm_trains_and_stands_beside_its_control_in_dataset_results_and_r
     assert len(kept) == len(whole) - round(0.25 * len(whole))
     noise = pq.read_table(next((study.dataset / "data" / "noise-fixed").iterdir()))
     assert set(noise["label_source"].to_pylist()) == {"noise"}
+
+
+def test_the_cells_of_the_llms_errors_are_counts_over_runs_and_test_texts(annotated):
+    from test_annotate import forget_test_rows
+
+    study = annotated("--grid.arms=[gold, llm, llm-soft, llm-majority]", "--annotate.passes=[{prompt: {seed: 5}}]")
+    assert train(study) == {}
+    results = measure(study)
+    work = Work(study)
+    known = work.teacher >= 0
+    found = {(one["arm"], one["size"]): one for one in results["error_cells"]}
+    assert set(found) == {(arm, size) for arm in ("gold", "llm", "llm-soft") for size in (10, 20)}
+    for (arm, size), cells in found.items():
+        counts = Counter()
+        for seed in study.grid.seeds:
+            labels = np.argmax(predictions(study, the_run(study, arm, size, seed)), axis=1)
+            for label, teacher, gold in zip(labels[known], work.teacher[known], work.test.gold[known], strict=True):
+                counts["right" if teacher == gold else "wrong", "same" if label == teacher else "other"] += 1
+                counts["correct"] += label == gold
+        total = len(study.grid.seeds) * known.sum()
+        shares = {name: cells["_".join(name)] for name in (*product(("right", "wrong"), ("same", "other")),)}
+        assert shares == pytest.approx({name: counts[name] / total for name in shares})
+        assert sum(shares.values()) == pytest.approx(1)
+        assert cells["agreement"] == pytest.approx((counts["right", "same"] + counts["wrong", "same"]) / total)
+        assert cells["accuracy"] == pytest.approx(counts["correct"] / total)
+        wrong = counts["wrong", "same"] + counts["wrong", "other"]
+        assert cells["copied"] == pytest.approx(counts["wrong", "same"] / wrong)
+        assert (cells["n"], cells["n_wrong"], cells["R"]) == (known.sum(), wrong / cells["R"], len(study.grid.seeds))
+        assert cells["teacher_accuracy"] == pytest.approx(1 - cells["n_wrong"] / cells["n"])
+        low, high = cells["copied_interval"] or (cells["copied"],) * 2
+        assert low <= cells["copied"] <= high
+        base = found["gold", size]
+        if arm != "gold":
+            assert cells["copied_above_gold"]["difference"] == pytest.approx(cells["copied"] - base["copied"])
+        if size == 20:
+            gain = cells["agreement"] - found[arm, 10]["agreement"]
+            assert cells["since"]["agreement"]["difference"] == pytest.approx(gain)
+    assert "Copied errors." in dict(describe(results)["findings"])
+    forget_test_rows(study)
+    before = measure(study)
+    assert before["error_cells"] == []
+    assert any("hf-recipes annotate" in note for note in before["notes"])
+    assert before["arms"] == results["arms"]
+    assert runs_left(study) == []
+    write_report(study, before)
+
+
+@pytest.mark.parametrize("given", [None, np.zeros((3, 2), int)])
+def test_without_raters_there_is_no_divergence_from_them(given):
+    assert _divergence(given, np.full((3, 2), 0.5)) == {"kl": None, "kl_interval": None, "kl_n": 0}
+
+
+def test_the_divergence_from_the_raters_is_the_mean_over_texts_with_raters():
+    raters, probs = (
+        np.array([[3, 1], [0, 0], [2, 2], [0, 4]]),
+        np.array([[0.5, 0.5], [0.9, 0.1], [0.8, 0.2], [0.3, 0.7]]),
+    )
+    each = [entropy(raters[i] / 4, probs[i]) for i in (0, 2, 3)]
+    found = _divergence(raters, probs)
+    assert found["kl"] == pytest.approx(np.mean(each))
+    assert found["kl_n"] == 3
+    assert found["kl_interval"][0] <= found["kl"] <= found["kl_interval"][1]
+    assert without_nan(_divergence(raters, np.eye(2)[[0, 0, 0, 0]]))["kl"] is None  # infinitely far
 
 
 def test_a_size_beyond_the_gold_rows_is_refused_before_anything_is_launched(annotated):
