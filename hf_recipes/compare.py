@@ -46,12 +46,15 @@ def _read(folder: Path) -> dict[str, Any]:
     results = read_json(folder / "report" / "results.json")
     if results is None:
         raise UserError(f"{folder}: no report/results.json; run hf-recipes report on its recipe first")
-    if "verdict" not in results:
+    if "error_cells" not in results:
         raise UserError(f"{folder}: report/results.json is of another version; run hf-recipes report on its recipe")
     top = max(arm["size"] for arm in results["arms"])
     found = {(c["arm"], c["against"], c["figure"]): c for c in results["comparisons"] if c["size"] == top}
     return {
-        **{name: results[name] for name in ("study", "annotator", "verdict", "R", "n")},
+        **{
+            name: results[name]
+            for name in ("study", "annotator", "verdict", "R", "n", "plateaus", "regained", "error_cells")
+        },
         "size": top,
         "curves": results["arms"],
         "arms": {arm["arm"]: arm for arm in results["arms"] if arm["size"] == top},
