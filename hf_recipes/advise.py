@@ -26,9 +26,11 @@ def pilot_settings(study: Study) -> list[str]:
     not to be pooled with those that test what it suggested.
 
     Raises:
-        UserError: the recipe has fewer than three seeds.
+        UserError: the recipe has fewer than three seeds, or no gold labels to train a pilot on.
     """
     recipe, grid, train = study.recipe, study.grid, study.training
+    if recipe.few_gold:
+        raise UserError("data.label_column is null: a pilot sets LLM labels against gold labels, and there are none")
     if len(grid.seeds) < LEAST_SEEDS:
         raise UserError(f"grid.seeds: a pilot wants {LEAST_SEEDS} seeds or more, as fewer give no intervals")
     top = max(4, grid.sizes[-1] // SHRINK)

@@ -18,10 +18,13 @@ from .data import NO_GOLD, Rows, hash_order
 from .recipe import Annotate, ArmName, UserError
 from .votes import NO_VOTE, aggregate, flipped, majority
 
+#: Arms that are content with gold for a random sample of the rows.
+SAMPLED: tuple[ArmName, ...] = ("llm-random-replace", "llm-audit", "gold-only", "gold-only-long")
+
 
 @dataclass(frozen=True)
 class Pool:
-    """The usable rows: those with an annotation and, to train on, a gold label.
+    """The usable rows: those with an annotation and, where the source has any, a gold label.
 
     Attributes:
         ids (`list[str]`), texts (`list[str]`), label_names (`list[str]`)
@@ -36,6 +39,9 @@ class Pool:
         calibration_gold (`int`): gold rows that went into them.
         number (`int`): the pass whose labels are the LLM's.
         raters (`np.ndarray` of shape `(n, K)`, *optional*): how many people gave each class.
+        audited (`np.ndarray` of shape `(n,)`, bool, *optional*): where only a random sample has gold, which rows of it
+            may be trained on; None where all have.
+        audit_share (`float` in [0, 1]): with which probability a row that may be trained on is one of these.
     """
 
     ids: list[str]
@@ -50,6 +56,8 @@ class Pool:
     calibration_gold: int
     number: int = 0
     raters: np.ndarray | None = None
+    audited: np.ndarray | None = None
+    audit_share: float = 1.0
 
     def of_pass(self, number: int) -> "Pool":
         """The same rows, with the labels of another pass as the LLM's."""
@@ -107,8 +115,14 @@ class Labels:
 
     @property
     def labels(self) -> np.ndarray:
-        """The class of each row, of shape `(n,)`; ties go to the first class."""
+        """The class of each row, of shape `(n,)`; ties go to the first class. Of signed targets that of the audit."""
         return np.asarray(self.targets.argmax(axis=1))
+
+    def accuracy(self, pool: Pool) -> float | None:
+        """The share of the labels that equal gold, among rows with gold; None if there are none."""
+        gold = pool.gold[self.rows]
+        known = gold != NO_GOLD
+        return float((self.labels == gold)[known].mean()) if known.any() else None
 
 
 def entropy(probs: np.ndarray) -> np.ndarray:
@@ -263,12 +277,17 @@ def training_labels(  # noqa: PLR0911, PLR0912  (an arm a case)
         rows (`np.ndarray` of shape `(size,)`):
             Indices of the run's rows in the pool.
         share (`float`):
-            The share of rows that the replacing and dropping arms replace or drop, in (0, 1).
+            The share of rows that the replacing and dropping arms replace or drop, in (0, 1). Where only a random
+            sample has gold, that sample stands for the share that would be replaced.
         seed (`int`):
             The run's subset seed.
 
     Returns:
-        `Labels`, in the order of `rows`, without those that the arm leaves out.
+        `Labels`, in the order of `rows`, without those that the arm leaves out. Of an audit, `gold-only` has all rows
+        that may be trained on (at most as many as `rows`), in `rows` or not.
+
+    Raises:
+        UserError: no raters where the arm wants them.
     """
     count, size = round(share * len(rows)), len(rows)
     none = np.zeros(size, dtype=bool)
@@ -282,6 +301,15 @@ def training_labels(  # noqa: PLR0911, PLR0912  (an arm a case)
 
     def gold(some: np.ndarray) -> Labels:
         return Labels(some, classes[pool.gold[some]], np.ones(len(some), dtype=bool))
+
+    def drawn(salt: str) -> np.ndarray:
+        """Which rows have gold by chance: as many as the budget, or those of the audit."""
+        return _drawn(pool, rows, count, f"{salt}:{seed}") if pool.audited is None else pool.audited[rows]
+
+    budget = rows[:count]
+    if pool.audited is not None and arm in SAMPLED:
+        sample = np.flatnonzero(pool.audited)
+        budget = sample[hash_order([pool.ids[i] for i in sample], f"gold-only:{seed}")[:size]]
 
     match arm:
         case "gold":
@@ -309,7 +337,12 @@ def training_labels(  # noqa: PLR0911, PLR0912  (an arm a case)
         case "llm-entropy-replace":  # Lu & Smith 2025, section 4: the top share by entropy
             return replaced(_most_uncertain(pool, rows, count))
         case "llm-random-replace":
-            return replaced(_drawn(pool, rows, count, f"random-replace:{seed}"))
+            return replaced(drawn("random-replace"))
+        case "llm-audit":  # (1 - R / pi) y' + (R / pi) y: the loss under gold, without bias
+            chosen = drawn("audit")
+            weight = (chosen / (count / size if pool.audited is None else pool.audit_share))[:, None]
+            targets = (1 - weight) * classes[pool.llm[rows]] + weight * replaced(chosen).targets
+            return Labels(rows, targets, chosen)
         case "llm-matched-replace":
             return replaced(_matched(pool, rows, _most_uncertain(pool, rows, count), f"matched-replace:{seed}"))
         case "llm-flip-replace":  # Lu & Smith 2025, section 4: what flips when prompted otherwise
@@ -323,9 +356,9 @@ def training_labels(  # noqa: PLR0911, PLR0912  (an arm a case)
         case "llm-random-drop":
             return dropped(_drawn(pool, rows, count, f"random-drop:{seed}"))
         case "gold-only":  # the gold labels that a replacing arm has, and no others: as many epochs
-            return gold(rows[:count])
+            return gold(budget)
         case "gold-only-long":  # and as many optimiser steps
-            return gold(np.resize(rows[:count], size))
+            return gold(np.resize(budget, size))
         case "noise-fixed":
             return Labels(rows, classes[_corrupted(pool, rows, "noise")], ~none)
         case "noise-redrawn":

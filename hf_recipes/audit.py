@@ -1,4 +1,6 @@
-"""The audit: a random sample of the pool for people to label, and what they say back. Few gold labels, known odds.
+"""The audit: random samples of pool and test texts for people to label, and what they say back.
+
+Few gold labels, known odds.
 
 hf-recipes audit sample RECIPE --n 200 --output to_label.csv
 hf-recipes audit import RECIPE labelled.csv
@@ -6,27 +8,32 @@ hf-recipes audit import RECIPE labelled.csv
 
 import csv
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
 
 from .annotate import load_annotations
-from .arms import Pool, build_pool
-from .data import NO_GOLD, hash_order, open_rows
+from .arms import SAMPLED, Pool, build_pool
+from .data import NO_GOLD, Rows, hash_order, open_rows
 from .recipe import UserError, first_line
 from .study import Study, read_json, write_json, write_text
 
 Form = Literal["csv", "jsonl", "label-studio", "argilla"]
 FORMS: tuple[Form, ...] = get_args(Form)
+Part = Literal["pool", "test"]
+TEST_SHARE = 0.5
 
 
-def draw_audit(study: Study, n: int, file: Path, form: Form = "csv") -> int:
-    """Writes texts for people to label: `n` of those that can be trained on, each as likely as any other.
+def draw_audit(study: Study, n: int, file: Path, form: Form = "csv", test_share: float = TEST_SHARE) -> int:
+    """Writes texts for people to label: a simple random sample of those that can be trained on.
 
-    A larger `n` later has the texts of a smaller one, so that no label is lost. The LLM's labels are not shown: people
-    tend to agree with what they see.
+    Where the recipe trains without gold, `test_share` of the texts are a sample of the test texts instead: the pool's
+    labels serve training and tell the quality of the LLM's labels, those of test texts only ever evaluate. A larger `n`
+    later has the texts of a smaller one, so that no label is lost. The LLM's labels are not shown: people tend to agree
+    with what they see.
 
     Args:
         study (`Study`):
@@ -38,31 +45,69 @@ def draw_audit(study: Study, n: int, file: Path, form: Form = "csv") -> int:
         form (`str`, *optional*, defaults to `"csv"`):
             `csv` and `jsonl` have the columns `id`, `text` and an empty `label`; `label-studio` is a JSON file for its
             import, `argilla` one for `Dataset.records.from_json`.
+        test_share (`float`, *optional*, defaults to .5):
+            In [0, 1]; rounded down to whole texts.
 
     Returns:
         `int`: the texts written.
 
     Raises:
-        UserError: there are fewer texts, the file is there already, or the texts are not here.
+        UserError: there are fewer texts, the file is there already, a part would lose texts that it has, or the texts
+            are not here.
     """
+    if not 0 <= test_share <= 1:
+        raise UserError(f"--test-share: {test_share} is no share; give a number from 0 to 1")
     files = open_rows(study)
     files.need_texts()
     rows = files.load("train")
     pool = build_pool(rows, load_annotations(study, rows), with_gold=False)
-    if not 0 < n <= len(pool.ids):
-        raise UserError(f"--n: {n} asked for, of {len(pool.ids):,} texts that can be drawn")
+    able: dict[Part, tuple[list[str], list[str]]] = {"pool": (pool.ids, pool.texts)}
+    sizes: dict[Part, int] = {"pool": n}
+    if study.recipe.few_gold:
+        test = files.load("test")
+        able["test"], sizes["test"] = (test.ids, [str(text) for text in test.texts]), int(n * test_share)
+        sizes["pool"] = n - sizes["test"]
+    had = (read_json(study.audit / "sample.json") or {}).get("parts", {})
+    for part, size in sizes.items():
+        if n < 1 or size > len(able[part][0]):
+            where = "can be drawn" if part == "pool" else "of the test can be drawn"
+            raise UserError(f"--n: {size} asked for, of {len(able[part][0]):,} texts that {where}")
+        if size < len(had.get(part, {}).get("ids", [])):
+            raise UserError(
+                f"--n: the sample has {len(had[part]['ids'])} texts of the {part} already, and {size} would be left; "
+                "ask for as many or more"
+            )
     if file.exists():
         raise UserError(f"{file}: exists; somebody may have labelled it: name another --output")
-    drawn = hash_order(pool.ids, "audit")[:n]
+    drawn = {part: hash_order(able[part][0], "audit")[:size] for part, size in sizes.items()}
+    parts = {
+        part: {
+            "population": len(able[part][0]),
+            "pi": sizes[part] / len(able[part][0]),
+            "ids": [able[part][0][i] for i in chosen],
+        }
+        for part, chosen in drawn.items()
+    }
     with study.lock():
         study.audit.mkdir(exist_ok=True)
         known = read_json(study.audit / "labels.json") or {}
-        sample = {"population": len(pool.ids), "ids": [pool.ids[i] for i in drawn], "label_names": pool.label_names}
-        write_json(study.audit / "sample.json", sample)
-    texts = {pool.ids[i]: pool.texts[i] for i in drawn if pool.ids[i] not in known}
+        write_json(study.audit / "sample.json", {"label_names": pool.label_names, "parts": parts})
+    texts = {able[part][0][i]: able[part][1][i] for part, chosen in drawn.items() for i in chosen}
+    texts = {i: text for i, text in texts.items() if i not in known}
     file.parent.mkdir(parents=True, exist_ok=True)
     write_text(file, "".join(_render(texts, pool.label_names, form)))
     return len(texts)
+
+
+def _read_sample(study: Study) -> dict[str, Any] | None:
+    """`audit/sample.json`, None if there is none."""
+    sample: dict[str, Any] | None = read_json(study.audit / "sample.json")
+    if sample is not None and "parts" not in sample:
+        raise UserError(
+            f"{study.audit / 'sample.json'}: of an older form; draw again with hf-recipes audit sample and as large an "
+            "--n (labels of texts that are drawn again are kept)"
+        )
+    return sample
 
 
 def _render(texts: dict[str, str], names: list[str], form: Form) -> Iterator[str]:
@@ -98,13 +143,13 @@ def import_audit(study: Study, file: Path) -> dict[str, int]:
         `dict`: how many of the sample are `labelled` now, `missing`, and `changed` since the last import.
 
     Raises:
-        UserError: no sample was drawn, the file cannot be read, a text that is not in the sample, a label that is no
-            class, two labels for one text.
+        UserError: no sample was drawn, or one of an older form, the file cannot be read, a text that is not in the
+            sample, a label that is no class, two labels for one text.
     """
-    sample = read_json(study.audit / "sample.json")
+    sample = _read_sample(study)
     if sample is None:
         raise UserError(f"{study.root}: no sample was drawn; run hf-recipes audit sample first")
-    ids, names = set(sample["ids"]), sample["label_names"]
+    ids, names = {i for part in sample["parts"].values() for i in part["ids"]}, sample["label_names"]
     found: dict[str, str] = {}
     for place, (i, label) in enumerate(_read(file), 1):
         if label is None or not str(label).strip():
@@ -155,13 +200,64 @@ def _id_and_label(entry: Any) -> tuple[Any, Any]:
     return entry["id"], entry["label"]
 
 
-def audited_gold(study: Study, pool: Pool) -> tuple[np.ndarray, int] | None:
-    """The people's labels of the pool's rows, `NO_GOLD` for all that were not asked for, and how many were drawn.
+def audited_gold(study: Study, part: Part, rows: Pool | Rows) -> tuple[np.ndarray, int] | None:
+    """What people said of the rows of a part.
 
-    None where there was no audit. Labels that the source brings are left out: they are no random sample.
+    Args:
+        study (`Study`):
+            The study.
+        part (`str`):
+            `pool` or `test`. A row that was drawn for the other part has no label here.
+        rows (`Pool` or `Rows`):
+            The rows.
+
+    Returns:
+        `tuple[np.ndarray, int]`: class indices of shape `(n,)`, `NO_GOLD` for all that were not asked for or not
+        answered, and how many were drawn. None where there was no audit. Labels that the source brings are left out:
+        they are no random sample.
+
+    Raises:
+        UserError: a sample of an older form, or labels of other classes.
     """
-    labels, sample = (read_json(study.audit / f"{name}.json") for name in ("labels", "sample"))
-    if not labels:
+    labels = read_json(study.audit / "labels.json")
+    sample = _read_sample(study)
+    if not labels or sample is None or part not in sample["parts"]:
         return None
-    number = {name: k for k, name in enumerate(pool.label_names)}
-    return np.array([number[labels[i]] if i in labels else NO_GOLD for i in pool.ids]), len(sample["ids"])
+    drawn = set(sample["parts"][part]["ids"])
+    if rows.label_names != sample["label_names"]:
+        raise UserError(f"{study.audit}: people labelled with other classes; delete the folder and draw again")
+    number = {name: k for k, name in enumerate(rows.label_names)}
+    gold = [number[labels[i]] if i in drawn and i in labels else NO_GOLD for i in rows.ids]
+    return np.array(gold, dtype=np.int64), len(drawn)
+
+
+def with_audit(study: Study, pool: Pool, spared: Sequence[int] | np.ndarray = ()) -> Pool:
+    """A pool without gold, with the people's labels of its rows in place.
+
+    Args:
+        study (`Study`):
+            A study that trains without gold.
+        pool (`Pool`):
+            Its usable rows.
+        spared (sequence of `int`, *optional*):
+            Rows that no run trains on.
+
+    Returns:
+        `Pool`: with `gold`, `audited` and `audit_share`. What selects the pool's rows knows nothing of the draw, so
+        that the rows with a label are a simple random sample of those that are here now, and each was as likely to be
+        in it as their share (as long as those that people skipped are skipped by chance).
+
+    Raises:
+        UserError: an arm wants such labels, and there are none.
+    """
+    found = audited_gold(study, "pool", pool)
+    gold = np.full(len(pool.ids), NO_GOLD) if found is None else found[0]
+    able = np.ones(len(gold), dtype=bool)
+    able[np.asarray(spared, dtype=int)] = False
+    audited = (gold != NO_GOLD) & able
+    if (wanting := [arm for arm in study.grid.arms if arm in SAMPLED]) and not audited.any():
+        raise UserError(
+            f"grid.arms names {wanting[0]}, which wants labels that people gave, and there are none; run hf-recipes "
+            "audit sample and audit import, or leave it out"
+        )
+    return replace(pool, gold=gold, audited=audited, audit_share=float(audited.sum() / max(able.sum(), 1)))

@@ -228,6 +228,9 @@ def audit_sample(
     n: Annotated[int, typer.Option("--n", help="Texts, all in all; more later keeps the first ones.")],
     output: Annotated[Path, typer.Option("--output", help="The file to write.")],
     form: Annotated[str, typer.Option("--format", help="csv, jsonl, label-studio or argilla.")] = "csv",
+    test_share: Annotated[
+        float, typer.Option("--test-share", help="Of them test texts, where the recipe trains without gold.")
+    ] = 0.5,
     verbose: Verbose = False,
 ) -> None:
     """Texts drawn at random, each as likely as any other, for people to label; the LLM's labels are not shown."""
@@ -236,7 +239,7 @@ def audit_sample(
 
     if form not in FORMS:
         raise UserError(f"--format: '{form}' is none of {', '.join(FORMS)}")
-    typer.echo(f"{draw_audit(study, n, output, form):,} texts to label: {output}")
+    typer.echo(f"{draw_audit(study, n, output, form, test_share):,} texts to label: {output}")
 
 
 @audit_app.command(name="import", context_settings=SETTINGS)

@@ -48,6 +48,8 @@ def _read(folder: Path) -> dict[str, Any]:
         raise UserError(f"{folder}: no report/results.json; run hf-recipes report on its recipe first")
     if "error_cells" not in results:
         raise UserError(f"{folder}: report/results.json is of another version; run hf-recipes report on its recipe")
+    if not any(arm["arm"] == "gold" for arm in results["arms"]):
+        raise UserError(f"{folder}: trained without gold labels, so that nothing is set against them; leave it out")
     top = max(arm["size"] for arm in results["arms"])
     found = {(c["arm"], c["against"], c["figure"]): c for c in results["comparisons"] if c["size"] == top}
     return {

@@ -151,8 +151,13 @@ def text_id(text: str | None) -> bytes | None:
 
 
 def usable_at_most(recipe: Recipe, files: RowFiles) -> int:
-    """How many rows can be trained on if all goes well: those with gold and a text, less what the prompt takes."""
+    """How many rows can be trained on if all goes well: those with a text and, where the source has any, gold.
+
+    What the prompt takes is left out.
+    """
     prompt, classes = recipe.annotate.prompt, len(files.label_names)
+    if recipe.data.label_column is None:  # no demonstrations are drawn
+        return int(np.sum(files.column("text_id").is_valid().to_numpy(False)))
     able = int(
         np.sum((files.column("gold").to_numpy() != NO_GOLD) & files.column("text_id").is_valid().to_numpy(False))
     )
@@ -223,7 +228,8 @@ def open_rows(study: Study) -> RowFiles:
     """The pool (of the training split) and the test rows: as kept in the study folder, or else from the source.
 
     A single file, or a recipe whose two splits are the same, has no test split: `data.test_size` rows are drawn for it,
-    and neither they nor rows with the same text are in the pool. A recipe without a grid needs no test rows.
+    and neither they nor rows with the same text are in the pool. A recipe without a grid needs no test rows. Where the
+    recipe has no label column, test rows are texts whose class nobody knows before an audit.
 
     Args:
         study (`Study`):
@@ -234,7 +240,7 @@ def open_rows(study: Study) -> RowFiles:
 
     Raises:
         UserError: the folder is another recipe's; no such data set, split or column; an empty split; a text or label
-            that is none; a test row without gold.
+            that is none; a test row without gold in a source that has some.
     """
     study.check()
     identity, key = _source(study)
@@ -306,10 +312,11 @@ def _read_source(
             raise UserError(
                 f"data.test_size: {data.path} has no test split of its own; say how many rows to draw for it"
             )
-        able = np.flatnonzero((pool.gold != NO_GOLD) & pool.has_text)
+        able = np.flatnonzero(pool.can_test)
         if len(able) <= data.test_size:
             raise UserError(
-                f"data.test_size: {data.test_size} asked for, but {data.path} has {len(able)} gold rows in all"
+                f"data.test_size: {data.test_size} asked for, but {data.path} has {len(able)} "
+                f"{'gold rows' if data.label_column else 'texts'} in all"
             )
         order = hash_order(strings(pool.ids, able), f"test:{data.seed}")
         drawn = np.sort(able[order[: data.test_size]])
@@ -319,11 +326,11 @@ def _read_source(
     else:
         test = _Split(data, identity, data.test_split, folder / "source-test.parquet")
         drawn = _draw(test.ids, np.arange(len(test.ids)), data.test_size, data.seed)
-        missing = drawn[(test.gold[drawn] == NO_GOLD) | ~test.has_text[drawn]]
+        missing = drawn[~test.can_test[drawn]]
         if len(missing):
             raise UserError(
                 f"{data.path}: {len(missing)} rows of '{data.test_split}' lack a text or a gold label (the first: row "
-                f"{missing[0]}); every test row needs both"
+                f"{missing[0]}); every test row needs {'both' if data.label_column else 'a text'}"
             )
         if test.label_names != pool.label_names:
             raise UserError(
@@ -356,6 +363,7 @@ class _Split:
 
     Attributes:
         ids (`pa.Array`), gold (`np.ndarray`), has_text (`np.ndarray`, bool): of every row.
+        can_test (`np.ndarray`, bool): rows with a text and, where the recipe has a label column, gold.
         label_names (`list[str]`)
     """
 
@@ -372,6 +380,7 @@ class _Split:
             raise UserError(f"data: split '{split}' of {data.path} has no rows")
         self.ids = _numbered(self._digests)
         self.gold, self.has_text = np.concatenate(self._gold), np.concatenate(self._has_text)
+        self.can_test = self.has_text & ((self.gold != NO_GOLD) | (data.label_column is None))
 
     @property
     def text_ids(self) -> pa.Array:

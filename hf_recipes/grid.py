@@ -126,8 +126,8 @@ def check_sizes(grid: Grid, available: int) -> list[str]:
     top = grid.sizes[-1]
     if top > available:
         raise UserError(
-            f"grid.sizes: {top} asked for, but only {available} rows of the pool have a gold label and an annotation "
-            "and are not spent on validation; lower it, or raise data.pool_size"
+            f"grid.sizes: {top} asked for, but only {available} rows of the pool have an annotation (and gold, where "
+            "the source has a label column) and are not spent on validation; lower it, or raise data.pool_size"
         )
     if 2 * top > available and "subset" in grid.vary:
         return [

@@ -1,6 +1,7 @@
 """Results: every figure of the report, computed from the stored predictions through the modules in `metrics/`."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -8,8 +9,9 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from .annotate import Annotations, shown_rows
+from .audit import audited_gold
 from .components import disagreement, variances
-from .data import Rows, hash_order
+from .data import NO_GOLD, Rows, hash_order
 from .grid import WITHOUT_PASS, all_runs, crossed_runs, crossed_sources, paired_runs
 from .recipe import CONTROLS, PASSES, ArmName, UserError
 from .study import Study, hash_files, hash_ids, make_key, read_json, write_json
@@ -23,6 +25,11 @@ DELTA = 0.01  # of macro-F1: the gain that would still be worth doubling the tra
 ENSEMBLES = (2, 3, 5)  # runs of an ensemble
 Predictions = dict[tuple[ArmName, int], np.ndarray]  # by arm and size, class indices of shape (R, n)
 FIGURES = ("accuracy", "macro_f1", "pairwise_disagreement")
+#: What an arm has no value of where no test text has gold.
+SCORES = (
+    *(f"{figure}_{what}" for figure in ("accuracy", "macro_f1") for what in ("mean", "mean_interval")),
+    *("macro_f1_sd", "macro_f1_sd_interval", "failed_runs", "majority_accuracy", "per_class_f1_mean"),
+)
 #: Which arm is set against which: what LLM labels cost; what each mitigation buys, and whether more than its control,
 #: or than the gold labels alone; and whether the cost is that of systematic errors, or of as many at random.
 PAIRS: tuple[tuple[ArmName, ArmName], ...] = (
@@ -85,8 +92,11 @@ def measure(study: Study) -> dict[str, Any]:
             for size in study.grid.sizes
             for arm in study.grid.arms_at(size)
         }
-        arms = list(_measure_arms(study, work, predictions))
-        comparisons = list(_compare(predictions, work.test))
+        seen = np.flatnonzero(_test_gold(study, work) != NO_GOLD)
+        test = replace(work.test, gold=_test_gold(study, work)).take(seen)  # all of it, or what people labelled
+        judged = {run: labels[:, seen] for run, labels in predictions.items()} if len(seen) > 1 else {}
+        arms = list(_measure_arms(study, work, predictions, judged, test))
+        comparisons = list(_compare(predictions, judged, test))
         _correct(comparisons, study.grid.sizes[-1])
         results = {
             "key": _results_key(study, work),
@@ -96,19 +106,20 @@ def measure(study: Study) -> dict[str, Any]:
             "vary": study.grid.vary,
             "R": len(study.grid.seeds),
             "n": len(work.test),
+            "audit": _describe_audit(study, work, len(seen)),
             "confidence_level": LEVEL,
             "annotator": _measure_annotator(study, work),
             "arms": arms,
             "comparisons": comparisons,
-            "best_mitigation": _best_mitigation(arms, predictions, work.test),
-            "regained": list(_regained(arms, predictions, work.test)),
-            "ensembles": list(_ensembles(study, work)),
-            "class_shares": list(_class_shares(predictions, work.test)),
-            "error_cells": list(_error_cells(work, predictions)),
-            "gold_match": list(_match_gold(predictions, work.test)),
-            "iso_accuracy": _iso_accuracy(arms, predictions, work.test),
-            "plateaus": list(_plateaus(arms, predictions, work.test)),
-            "components": list(_components(study, work.test)),
+            "best_mitigation": _best_mitigation(arms, judged, test),
+            "regained": list(_regained(arms, judged, test)) if ("gold", study.grid.sizes[-1]) in judged else [],
+            "ensembles": list(_ensembles(study, work, seen, test)),
+            "class_shares": list(_class_shares(predictions, judged, test)),
+            "error_cells": [] if study.recipe.few_gold else list(_error_cells(work, predictions)),
+            "gold_match": list(_match_gold(judged, test)),
+            "iso_accuracy": _iso_accuracy(arms, judged, test),
+            "plateaus": list(_plateaus(arms, judged, test)),
+            "components": list(_components(study, work.test, seen, test)),
             "notes": _notes(work),
         }
         results = without_nan(results)
@@ -136,9 +147,28 @@ def _results_key(study: Study, work: Work) -> str:
         status=work.annotations[0].status,
         teacher=None if work.teacher is None else work.teacher.tolist(),
         notes=_notes(work),
+        audit=_describe_audit(study, work, 0),
+        test=hash_ids(map(str, _test_gold(study, work))),
         accept=study.recipe.accept.model_dump(),
         code=[hash_files(metrics_folder(), ("*.py",)), *(hash_files(Path(path)) for path in (__file__, verdict_file))],
     )
+
+
+def _test_gold(study: Study, work: Work) -> np.ndarray:
+    """Classes of the test texts; `NO_GOLD` where neither the source nor an audit has one."""
+    found = audited_gold(study, "test", work.test) if study.recipe.few_gold else None
+    return work.test.gold if found is None else found[0]
+
+
+def _describe_audit(study: Study, work: Work, labelled: int) -> dict[str, Any] | None:
+    """How many texts people were asked for, and how many they labelled; None where the source has gold."""
+    if not study.recipe.few_gold:
+        return None
+    pool, test = (audited_gold(study, "pool", work.pool), audited_gold(study, "test", work.test))
+    return {
+        "test": {"drawn": test[1] if test else 0, "labelled": labelled},
+        "pool": {"drawn": pool[1] if pool else 0, "labelled": int((work.pool.gold != NO_GOLD).sum())},
+    }
 
 
 def _load(name: str) -> Any:
@@ -147,8 +177,10 @@ def _load(name: str) -> Any:
     return evaluate.load(str(metrics_folder() / name), keep_in_memory=True)
 
 
-def _measure_arms(study: Study, work: Work, predictions: Predictions) -> Iterator[dict[str, Any]]:
-    """Scores and instability of each arm at each size."""
+def _measure_arms(
+    study: Study, work: Work, predictions: Predictions, judged: Predictions, test: Rows
+) -> Iterator[dict[str, Any]]:
+    """Scores and instability of each arm at each size; what wants no gold is of all test texts."""
     scores, instability = _load("seed_scores"), _load("seed_instability")
     names = work.test.label_names
     spent = shown_rows(study, work.annotations) + work.pool.calibration_gold
@@ -156,8 +188,14 @@ def _measure_arms(study: Study, work: Work, predictions: Predictions) -> Iterato
     for (arm, size), labels in predictions.items():
         runs = paired_runs(study.grid, arm, size)
         records = [read_json(study.run(run) / "run.json") for run in runs]
-        given = {"predictions": labels, "references": work.test.gold, "num_classes": len(names)}
-        stable = instability.compute(**given)
+        given_labels = [work.labels(run) for run in runs]
+        scored: dict[str, Any] = dict.fromkeys(SCORES) | {"macro_f1_runs": []}
+        stable: dict[str, Any] = {"per_class_n": {}, "per_class_disagreement": {}}
+        if judged:
+            given = {"predictions": judged[arm, size], "references": test.gold, "num_classes": len(names)}
+            scored, stable = scores.compute(**given), instability.compute(**given)
+        if len(test) < len(work.test):
+            stable |= instability.compute(predictions=labels, num_classes=len(names))
         by_name = {
             field: {names[k]: value for k, value in figures.items()}
             for field, figures in stable.items()
@@ -166,17 +204,18 @@ def _measure_arms(study: Study, work: Work, predictions: Predictions) -> Iterato
         yield {
             "arm": arm,
             "size": size,
-            "gold_train_labels": [work.labels(run).gold_labels for run in runs],
+            "gold_train_labels": [labels.gold_labels for labels in given_labels],
             "gold_prompt_labels": 0 if arm in WITHOUT_PASS else spent,
             "gold_validation_labels": records[0]["gold_validation_labels"],
-            "train_label_accuracy": [record["train_label_accuracy"] for record in records],
+            "train_label_accuracy": [labels.accuracy(work.pool) for labels in given_labels],
             "annotation_seconds": 0.0
             if arm in WITHOUT_PASS
             else size * sum(per_text if arm in PASSES else per_text[:1]),
             "train_seconds": float(np.mean([record["seconds"] for record in records])),
-            **scores.compute(**given),
+            **scored,
             **stable,
             **by_name,
+            "n_gold": len(test) if judged else 0,
         }
 
 
@@ -205,9 +244,10 @@ def _measure_annotator(study: Study, work: Work) -> dict[str, Any]:
     pool, status = work.pool, work.annotations[0].status
     given = {"predictions": pool.probs, "references": pool.gold, "covered": pool.covered}
     found = _load("annotation_uncertainty").compute(**given)
-    shares = np.array(found["per_class_n"]) / found["n_gold"]
+    known = np.flatnonzero(pool.gold != NO_GOLD)
     fields = (
         "n",
+        "n_gold",
         "accuracy",
         "accuracy_interval",
         "majority_accuracy",
@@ -216,19 +256,22 @@ def _measure_annotator(study: Study, work: Work) -> dict[str, Any]:
         "entropy_auroc",
     )
 
-    def by_name(values: Any) -> dict[str, float]:
-        return dict(zip(pool.label_names, map(float, values), strict=True))
+    def by_name(values: Any) -> dict[str, float | None]:
+        return dict(zip(pool.label_names, map(float, values), strict=True)) if len(known) else dict.fromkeys(names)
+
+    names, counts = pool.label_names, np.array(found.get("per_class_n", 0))
+    given_gold = pool.probs[known, pool.gold[known]]
 
     return {
         "model": study.recipe.annotate.model,
         "calibration": pool.calibrations[0].method,
         "demonstrations": shown_rows(study, work.annotations),
         "calibration_gold": pool.calibration_gold,
-        **{field: found[field] for field in fields},
-        "recall": by_name(found["per_class_recall"]),
-        "gold_share": by_name(shares),
-        "llm_share": by_name(found["label_share"]),
-        "nll": float(-np.log(np.clip(pool.probs[np.arange(len(pool.gold)), pool.gold], 1e-300, None)).mean()),
+        **{field: found.get(field) for field in fields},
+        "recall": by_name(found.get("per_class_recall")),
+        "gold_share": by_name(counts / max(len(known), 1)),
+        "llm_share": dict(zip(names, found["label_share"], strict=True)),
+        "nll": float(-np.log(np.clip(given_gold, 1e-300, None)).mean()) if len(known) else None,
         **_divergence(pool.raters, pool.probs),
         "one_rater": None if pool.raters is None else one_rater_agreement(pool.raters),
         "covered": found["covered_mean"],
@@ -305,7 +348,7 @@ def _correct(comparisons: list[dict[str, Any]], top: int) -> None:
 
 def _match_gold(predictions: Predictions, test: Rows) -> Iterator[dict[str, Any]]:
     """Classifiers on gold labels of each size against those on all LLM labels: how many gold labels are as good."""
-    comparison, top = _load("instability_comparison"), max(size for _, size in predictions)
+    comparison, top = _load("instability_comparison"), max((size for _, size in predictions), default=0)
     for size in sorted({size for arm, size in predictions if arm == "gold"}):
         found = comparison.compute(
             predictions1=predictions["gold", size],
@@ -384,8 +427,8 @@ def _best_mitigation(arms: list[dict[str, Any]], predictions: Predictions, test:
 
     Judged where it was chosen, the best of many looks better than it is. Texts are halved at random within each class.
     """
-    top = max(size for _, size in predictions)
-    able = [arm for arm in CONTROLS if (arm, top) in _learnt(arms)]
+    top = max((size for _, size in predictions), default=0)
+    able = [arm for arm in CONTROLS if (arm, top) in _learnt(arms) & set(predictions)]
     if not able or len(predictions["llm", top]) < 6:
         return None
     scores, comparison, classes = _load("seed_scores"), _load("instability_comparison"), len(test.label_names)
@@ -449,49 +492,81 @@ def _regained(arms: list[dict[str, Any]], predictions: Predictions, test: Rows) 
         yield {"arm": arm, "size": top, "R": runs, "n": len(test), "share": gain / gap, "interval": bounds}
 
 
-def _ensembles(study: Study, work: Work) -> Iterator[dict[str, Any]]:
+def _ensembles(study: Study, work: Work, seen: np.ndarray, test: Rows) -> Iterator[dict[str, Any]]:
     """Ensembles of k runs at the largest size, their mean probabilities: scores, and how often two of them disagree.
 
-    Only ensembles that share no run are compared: R // k of them.
+    Only ensembles that share no run are compared: R // k of them. Scores are of the texts with gold, `seen`.
     """
     scores, instability, grid = _load("seed_scores"), _load("seed_instability"), study.grid
-    top, classes = grid.sizes[-1], len(work.test.label_names)
+    top, classes = grid.sizes[-1], len(test.label_names)
     for arm in grid.arms:
         probs = np.stack([_read_probs(study.run(run), work.test) for run in paired_runs(grid, arm, top)])
         for k in ENSEMBLES:
             if (count := len(probs) // k) < 2:
                 continue
             labels = probs[: count * k].reshape(count, k, *probs.shape[1:]).mean(axis=1).argmax(axis=2)
-            given = {"predictions": labels, "references": work.test.gold, "num_classes": classes}
-            found = {**scores.compute(**given), **instability.compute(**given)}
-            fields = (
-                "macro_f1_mean",
-                "macro_f1_mean_interval",
-                "pairwise_disagreement",
-                "pairwise_disagreement_interval",
-            )
+            found = instability.compute(predictions=labels, num_classes=classes)
+            if len(seen) > 1:
+                found |= scores.compute(predictions=labels[:, seen], references=test.gold, num_classes=classes)
             yield {
                 **{"arm": arm, "size": top, "k": k, "ensembles": count, "n": len(work.test)},
-                **{field: found[field] for field in fields},
+                **{field: found.get(field) for field in ("macro_f1_mean", "macro_f1_mean_interval")},
+                **{field: found[field] for field in ("pairwise_disagreement", "pairwise_disagreement_interval")},
             }
 
 
-def _class_shares(predictions: Predictions, test: Rows) -> Iterator[dict[str, Any]]:
+def powered_share(found: np.ndarray, known: np.ndarray, gold: np.ndarray, level: float) -> tuple[float, list[float]]:
+    """The share of a class among texts that were all classified, and of which a random sample was labelled.
+
+    The classifiers' share, less their bias on the sample: mean(f) + mean(y - f), the prediction-powered estimate of
+    Angelopoulos et al. 2023. It is right on average whatever the classifiers are; good ones make it more exact.
+
+    Args:
+        found (`np.ndarray` of shape `(N,)`):
+            f, the share of the runs that give a text the class, of all texts.
+        known (`np.ndarray` of shape `(n,)`):
+            The same of the labelled texts, which are among them; n >= 2.
+        gold (`np.ndarray` of shape `(n,)`, bool):
+            y, whether these are of the class.
+        level (`float`):
+            Of the interval.
+
+    Returns:
+        `tuple[float, list[float]]`: the estimate and its interval, for texts like these, in [0, 1]: by t with n - 1
+        degrees of freedom and the variance (1/n - 1/N) var(y - f) + share (1 - share) / N. So that a sample without an
+        error is not taken for the proof that there is none, var(y - f) counts one more error each way.
+    """
+    from scipy import stats
+
+    off, texts = gold - known, len(gold)
+    share = float(np.clip(found.mean() + off.mean(), 0, 1))
+    spread = (np.square(off - off.mean()).sum() + 2) / (texts + 1)
+    variance = (1 / texts - 1 / len(found)) * spread + share * (1 - share) / len(found)
+    half = float(stats.t.ppf(0.5 + level / 2, texts - 1) * np.sqrt(variance))
+    return share, [max(share - half, 0.0), min(share + half, 1.0)]
+
+
+def _class_shares(predictions: Predictions, judged: Predictions, test: Rows) -> Iterator[dict[str, Any]]:
     """For who counts classes: the share that each arm's classifiers give each class, and how far that is from gold.
 
     The interval of the bias is by t over runs and texts together, as that of a mean score, and corrected for the number
-    of classes (Bonferroni); the SD is over runs.
+    of classes (Bonferroni); the SD is over runs. Where people labelled a sample of the texts, the share in gold is an
+    estimate by all of them (`powered_share`), and its interval corrected likewise.
     """
     from scipy import stats
 
     top, classes = max(size for _, size in predictions), len(test.label_names)
     for arm, size in predictions:
-        if size != top:
+        if size != top or not judged:
             continue
-        labels = predictions[arm, size]
-        runs, items = labels.shape
+        labels, runs, items = judged[arm, size], len(judged[arm, size]), len(test)
+        every = predictions[arm, size]
         for k, name in enumerate(test.label_names):
             off = (labels == k).astype(float) - (test.gold == k)
+            gold, bounds = float((test.gold == k).mean()), None
+            if items < every.shape[1]:
+                voted = (every == k).mean(axis=0), (labels == k).mean(axis=0)
+                gold, bounds = powered_share(*voted, test.gold == k, 1 - (1 - LEVEL) / classes)
             over_runs, over_items = off.mean(axis=1).var(ddof=1) / runs, off.mean(axis=0).var(ddof=1) / items
             variance = over_runs + over_items
             freedom = (runs - 1) * variance / over_runs if over_runs else np.inf
@@ -499,9 +574,9 @@ def _class_shares(predictions: Predictions, test: Rows) -> Iterator[dict[str, An
             bias = float(off.mean())
             yield {
                 **{"arm": arm, "size": size, "class": name, "R": runs, "n": items},
-                **{"gold": float((test.gold == k).mean()), "share": float((labels == k).mean()), "bias": bias},
+                **{"gold": gold, "gold_interval": bounds, "share": float((every == k).mean()), "bias": bias},
                 **{"bias_interval": [bias - half, bias + half] if runs > 2 else None},
-                "sd": float((labels == k).mean(axis=1).std(ddof=1)),
+                "sd": float((every == k).mean(axis=1).std(ddof=1)),
             }
 
 
@@ -510,7 +585,7 @@ def _iso_accuracy(arms: list[dict[str, Any]], predictions: Predictions, test: Ro
 
     Sizes at which runs learnt nothing are left out: their agreement is no stability.
     """
-    sizes, top = sorted(size for arm, size in _learnt(arms) if arm == "gold"), max(size for _, size in predictions)
+    sizes, top = sorted(size for arm, size in _learnt(arms) if arm == "gold"), max(arm["size"] for arm in arms)
     if len(sizes) < 2 or ("llm", top) not in _learnt(arms):
         return None
     found = _load("instability_comparison").compute(
@@ -527,19 +602,27 @@ def _iso_accuracy(arms: list[dict[str, Any]], predictions: Predictions, test: Ro
     return dict(same)
 
 
-def _compare(predictions: Predictions, test: Rows) -> Iterator[dict[str, Any]]:
-    """Paired differences of two arms at one size: same seeds, same training rows, same test items."""
+def _compare(predictions: Predictions, judged: Predictions, test: Rows) -> Iterator[dict[str, Any]]:
+    """Paired differences of two arms at one size: same seeds, same training rows, same test items.
+
+    Scores are compared on the test texts with gold, disagreement, which wants none, on all.
+    """
     comparison = _load("instability_comparison")
+
+    def compare(of: Predictions, gold: np.ndarray) -> dict[str, Any]:
+        pair = {"predictions1": of[one, size], "predictions2": of[other, size]}
+        return dict(comparison.compute(**pair, references=gold, num_classes=len(test.label_names)))
+
     for size in dict.fromkeys(size for _, size in predictions):
         for one, other in PAIRS:
             if (one, size) in predictions and (other, size) in predictions:
-                found = comparison.compute(
-                    predictions1=predictions[one, size],
-                    predictions2=predictions[other, size],
-                    references=test.gold,
-                    num_classes=len(test.label_names),
-                )
+                items = predictions[one, size].shape[1]
+                scores = compare(judged, test.gold) if judged else None
+                stability = scores if scores and items == len(test) else compare(predictions, np.zeros(items, int))
                 for figure in FIGURES:
+                    found = stability if figure == "pairwise_disagreement" else scores
+                    if found is None:
+                        continue
                     yield {
                         **{"size": size, "arm": one, "against": other, "figure": figure, "R": found["R"]},
                         **{"n": found["n"], **_difference(found, figure)},
@@ -560,7 +643,7 @@ def _plateaus(arms: list[dict[str, Any]], predictions: Predictions, test: Rows) 
     """
     plateau, scored = _load("learning_plateau"), _load("seed_scores")
     sizes = sorted({size for _, size in predictions})
-    if sizes[-1] < 2 * sizes[0]:
+    if not sizes or sizes[-1] < 2 * sizes[0]:
         return
     curves = {
         name: [one["macro_f1_runs"] for s in sizes for one in arms if (one["arm"], one["size"]) == (name, s)]
@@ -579,29 +662,32 @@ def _plateaus(arms: list[dict[str, Any]], predictions: Predictions, test: Rows) 
     for name, scores in curves.items():
         se = {"item_se": _item_se(moved[name])}
         against = {}
-        if name != "gold":
+        if name != "gold" and "gold" in curves:
             against = {"against": curves["gold"], "against_item_se": _item_se(moved["gold"])}
             against["difference_item_se"] = _item_se(moved["gold"] - moved[name])
         found = plateau.compute(sizes=sizes, scores=scores, delta=DELTA, **se, **against)
         yield {"arm": name, "figure": "macro_f1", "n": len(test), **se, **found}
 
 
-def _components(study: Study, test: Rows) -> Iterator[dict[str, Any]]:
-    """What each source of chance brings, by arm, where the grid crosses them."""
+def _components(study: Study, every: Rows, seen: np.ndarray, test: Rows) -> Iterator[dict[str, Any]]:
+    """What each source of chance brings, by arm, where the grid crosses them; to scores where two texts have gold."""
     grid, scored = study.grid, _load("seed_scores")
     for arm in grid.crossed.arms if grid.crossed else []:
         sources, runs = crossed_sources(grid, arm), crossed_runs(grid, arm)
         shape = (max(place[0] for place in runs) + 1,) * len(sources)
-        labels = np.stack([_read_predictions(study.run(run), test) for run in runs.values()])
-        scores = scored.compute(predictions=labels, references=test.gold, num_classes=len(test.label_names))
+        labels = np.stack([_read_predictions(study.run(run), every) for run in runs.values()])
+        found = {figure: variances(np.zeros(shape), sources) for figure in ("accuracy", "macro_f1")}
+        if len(seen) > 1:
+            given = {"references": test.gold, "num_classes": len(test.label_names)}
+            scores = scored.compute(predictions=labels[:, seen], **given)
+            found = {figure: variances(np.reshape(scores[f"{figure}_runs"], shape), sources) for figure in found}
+        else:
+            found = {figure: {name: dict.fromkeys(one) for name, one in of.items()} for figure, of in found.items()}
         yield {
             **{"arm": arm, "size": grid.sizes[-1], "sources": sources, "levels": shape[0]},
-            **{"R": len(runs), "n": len(test)},
+            **{"R": len(runs), "n": len(every)},
             "disagreement": disagreement(labels.reshape(*shape, -1), sources, len(test.label_names)),
-            **{
-                figure: variances(np.reshape(scores[f"{figure}_runs"], shape), sources)
-                for figure in ("accuracy", "macro_f1")
-            },
+            **found,
         }
 
 

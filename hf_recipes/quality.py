@@ -39,7 +39,7 @@ def write_labels(study: Study) -> dict[str, Any]:
     rows = open_rows(study).load("train", texts=False)
     passes = load_annotations(study, rows)
     pool = build_pool(rows, passes, with_gold=False)
-    audit = audited_gold(study, pool)
+    audit = audited_gold(study, "pool", pool)
     if audit:
         pool = replace(pool, gold=audit[0])
     key = make_key(

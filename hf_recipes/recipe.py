@@ -25,6 +25,7 @@ ArmName = Literal[
     "llm-entropy-replace",
     "llm-random-replace",
     "llm-matched-replace",
+    "llm-audit",
     "llm-flip-replace",
     "llm-flip-random-replace",
     "llm-entropy-drop",
@@ -38,6 +39,7 @@ ArmName = Literal[
 #: Without its control beside it, a mitigation's gain is no result.
 CONTROLS: dict[ArmName, ArmName] = {
     "llm-entropy-replace": "llm-random-replace",
+    "llm-audit": "llm-random-replace",
     "llm-flip-replace": "llm-flip-random-replace",
     "llm-entropy-drop": "llm-random-drop",
     "llm-balanced-drop": "llm-random-drop",
@@ -50,6 +52,17 @@ PASSES: dict[ArmName, int] = {
     "llm-flip-random-replace": 2,
     "llm-dawid-skene": 3,
 }
+#: Arms that want gold where they choose, hence for every text; of the others some are content with a random sample.
+WANT_ALL_GOLD: tuple[ArmName, ...] = (
+    "gold",
+    "llm-then-gold",
+    "llm-entropy-replace",
+    "llm-matched-replace",
+    "llm-flip-replace",
+    "llm-flip-random-replace",
+    "noise-fixed",
+    "noise-redrawn",
+)
 Source = Literal["subset", "init", "order", "pass"]
 
 
@@ -272,14 +285,14 @@ class Grid(Section):
 
     @model_validator(mode="after")
     def comparable(self) -> "Grid":
-        for arm in ("gold", "llm"):
-            if arm not in self.arms:
-                raise ValueError(f"arms must name '{arm}': every other arm is compared with gold and llm")
-        if self.curves is not None and not {"gold", "llm"} <= set(self.curves) <= set(self.arms):
-            raise ValueError("curves must name gold and llm, and no arm that is not in arms")
+        if "llm" not in self.arms:
+            raise ValueError("arms must name 'llm': every other arm is compared with it")
+        always = [arm for arm in ("gold", "llm") if arm in self.arms]
+        if self.curves is not None and not set(always) <= set(self.curves) <= set(self.arms):
+            raise ValueError(f"curves must name {' and '.join(always)}, and no arm that is not in arms")
         for arm in self.arms:
             least = next(size for size in self.sizes if arm in self.arms_at(size))
-            partial = arm.endswith("-drop") or arm.startswith("gold-only") or arm == "llm-then-gold"
+            partial = arm.endswith("-drop") or arm in ("gold-only", "gold-only-long", "llm-then-gold", "llm-audit")
             if partial and not 0 < round(self.replace_share * least) < least:
                 raise ValueError(
                     f"replace_share {self.replace_share} of {least} texts is none or all: nothing is left for {arm}; "
@@ -385,11 +398,28 @@ class Recipe(Section):
             if len(different) < PASSES.get(arm, 1):
                 what = "passes of different models" if arm == "llm-dawid-skene" else "annotation passes"
                 raise ValueError(f"grid.arms names {arm}, which wants {PASSES[arm]} {what}; add to annotate.passes")
-        if self.grid and self.data.label_column is None:
-            raise ValueError(
-                "data.label_column is null, and without gold there is nothing to compare with; leave out grid and train"
-            )
+        if self.grid and self.train:
+            self._suits_its_gold(self.grid, self.train)
         return self
+
+    def _suits_its_gold(self, grid: Grid, train: Train) -> None:
+        """With gold labels, they are an arm; without, no arm wants one for each text, and no validation row either."""
+        if self.data.label_column is not None:
+            if "gold" not in grid.arms:
+                raise ValueError("grid.arms must name 'gold': what LLM labels cost is told against it")
+            return
+        if named := [arm for arm in grid.arms if arm in WANT_ALL_GOLD]:
+            raise ValueError(
+                f"grid.arms names {named[0]}, which wants a gold label for every text, and data.label_column is null; "
+                "leave it out (llm, llm-soft, the -drop arms want none; gold-only, llm-audit those of an audit)"
+            )
+        if train.validation_size and train.validation_labels == "gold":
+            raise ValueError("train.validation_labels is gold, and data.label_column is null; set it to llm")
+
+    @property
+    def few_gold(self) -> bool:
+        """Whether it trains on texts without gold labels: what is known of them comes from an audit, if any."""
+        return self.grid is not None and self.data.label_column is None
 
     @property
     def folder(self) -> Path:

@@ -21,6 +21,7 @@ COLOURS = {  # Okabe & Ito's and Tol's: told apart by the colour-blind
     "llm-entropy-replace": "#0072B2",
     "llm-random-replace": "#009E73",
     "llm-matched-replace": "#66C2A5",
+    "llm-audit": "#44AA99",
     "llm-majority": "#CC79A7",
     "llm-dawid-skene": "#AA4499",
     "llm-flip-replace": "#56B4E9",
@@ -48,6 +49,12 @@ MITIGATIONS: dict[ArmName, tuple[str, str, str]] = {
         "as many at random",
         "Choosing by entropy rather than at random",
     ),
+    "llm-audit": (
+        "Weighting the gold labels of {count} of {top} texts drawn at random, so that the loss is on average that of "
+        "gold labels, changes",
+        "as many at random that replace the LLM's and weigh no more",
+        "Weighting rather than replacing",
+    ),
     "llm-flip-replace": (
         "Gold labels for the {count} of {top} texts on which the passes differ change",
         "as many at random",
@@ -69,6 +76,7 @@ MITIGATIONS: dict[ArmName, tuple[str, str, str]] = {
         "Choosing by entropy rather than at random",
     ),
 }
+AUDIT = "hf-recipes audit sample draws texts for people to label."
 ONE_SIDED = 0.9  # share of one class above which an annotator hardly tells texts apart
 FIGURES = {
     "scores": "Macro-F1 of every run at the largest size; bars are means with their intervals",
@@ -106,9 +114,17 @@ def write_report(study: Study, results: dict[str, Any]) -> None:
         page_style = Environment(
             loader=FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True, lstrip_blocks=True
         )
-        page_style.filters |= {"number": number, "interval": interval, "cell": cell, "gold_labels": gold_labels}
+        page_style.filters |= {
+            "number": number,
+            "interval": interval,
+            "cell": cell,
+            "gold_labels": gold_labels,
+            "mean": mean,
+        }
         markdown = page_style.overlay(autoescape=False)  # `cell` escapes what comes from the data
-        images = {name: base64.b64encode((study.report / f"{name}.png").read_bytes()).decode() for name in FIGURES}
+        images = {
+            name: base64.b64encode((study.report / f"{name}.png").read_bytes()).decode() for name in context["figures"]
+        }
         write_text(study.report / "report.md", markdown.get_template("report.md").render(context))
         write_text(page, page_style.get_template("report.html").render(context, images=images))
 
@@ -141,6 +157,12 @@ def gold_labels(arm: dict[str, Any]) -> int:
     )
 
 
+def mean(values: list[float | None]) -> float | None:
+    """Of those that are known; None if none is."""
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None
+
+
 def price(arm: dict[str, Any], prices: Prices) -> float | None:
     """What the labels of an arm and one classifier on them cost, in the currency of `prices`.
 
@@ -153,22 +175,23 @@ def price(arm: dict[str, Any], prices: Prices) -> float | None:
 
 
 def captions(results: dict[str, Any]) -> dict[str, str]:
-    """The figures' captions, each with one of its marks read out."""
+    """The captions of the figures that there are, each with one of its marks read out."""
     top = max(arm["size"] for arm in results["arms"])
-    gold, llm = (next(a for a in results["arms"] if (a["arm"], a["size"]) == (name, top)) for name in ("gold", "llm"))
-    score, same = "macro_f1_mean", "pairwise_disagreement"
+    arms = {arm["arm"]: arm for arm in results["arms"] if arm["size"] == top}
+    llm, score, same = arms["llm"], "macro_f1_mean", "pairwise_disagreement"
     found = {field: f"{number(llm[field])} {interval(llm[f'{field}_interval'])}" for field in (score, same)}
+    beside = f" and that of gold at {number(arms['gold'][score])}" if "gold" in arms else ""
     readings = {
         "scores": f"each point in the row llm is a classifier with a seed of its own, trained on LLM labels of {top:,} "
         f"texts; their mean, the tick in the bar, is {found[score]}",
         "instability": f"of two classifiers with other seeds, trained on LLM labels of {top:,} texts, the one labels "
         f"{found[same]} of the test texts otherwise than the other",
-        "sizes": f"at {top:,} texts, on the right, the line of llm is at {number(llm[score])} and that of gold at "
-        f"{number(gold[score])}; the points around it are seeds",
+        "sizes": f"at {top:,} texts, on the right, the line of llm is at {number(llm[score])}{beside}; the "
+        "points around it are seeds",
         "frontier": f"the arm llm consumes {gold_labels(llm):,} gold labels, for its prompt, and reaches macro-F1 "
         f"{number(llm[score])}; the black line says what that many, and more, reach alone",
     }
-    return {name: f"{caption}. To read it: {readings[name]}" for name, caption in FIGURES.items()}
+    return {name: f"{FIGURES[name]}. To read it: {readings[name]}" for name in FIGURES if name in _drawable(results)}
 
 
 def components_of(found: dict[str, Any]) -> list[tuple[str, str, str]]:
@@ -197,6 +220,11 @@ CRITERIA = {
     "churn": "two seeds disagree on {value} {interval} more texts than with gold labels, at most {limit} wanted",
     "min_class_f1": "F1 of the worst class, {worst}, is {value} {interval}, at least {limit} wanted",
 }
+UNKNOWN = {  # without gold labels, or without labels for test texts
+    "macro_f1_loss": "macro-F1 lost against gold labels is not identifiable",
+    "churn": "what LLM labels add to the disagreement of two seeds is not identifiable",
+    "min_class_f1": "F1 of the classes is not known",
+}
 DECISIONS = {
     "ship": "Ship: these labels may be trained on, by the limits of the recipe.",
     "do not ship": "Do not ship: these labels miss a limit of the recipe.",
@@ -207,7 +235,9 @@ DECISIONS = {
 
 def _verdict(verdict: dict[str, Any], items: int, runs: int) -> str:
     said = [
-        CRITERIA[one["name"]].format(
+        UNKNOWN[one["name"]]
+        if one["value"] is None
+        else CRITERIA[one["name"]].format(
             **{"value": number(one["value"]), "interval": interval(one["interval"]), "limit": number(one["limit"])},
             worst=verdict["worst_class"],
         )
@@ -223,7 +253,10 @@ def _verdict(verdict: dict[str, Any], items: int, runs: int) -> str:
     if (seeds := verdict["seeds"]) and seeds > runs:
         ways.append(f"{seeds:,} seeds")
     if ways and verdict["decision"] != "do not ship":
-        text += f" If the truth is where the estimates are, about {' or '.join(ways)} would decide it (4 times in 5)."
+        what = "it" if all(one["value"] is not None for one in verdict["criteria"]) else "the limit on the worst class"
+        text += (
+            f" If the truth is where the estimates are, about {' or '.join(ways)} would decide {what} (4 times in 5)."
+        )
     return text
 
 
@@ -265,12 +298,17 @@ def how_made(study: Study, results: dict[str, Any]) -> str:
     data, model, annotator = study.recipe.data.path, study.recipe.annotate.model, results["annotator"]
     chosen = f" (chosen on {annotator['calibration_gold']} gold labels)" if annotator["calibration_gold"] else ""
     sizes = sorted({arm["size"] for arm in results["arms"]})
+    texts = f"{results['n']:,} test texts"
+    if results["audit"]:
+        judged = f"{texts}, of which people labelled {results['audit']['test']['labelled']:,}, drawn at random"
+    else:
+        judged = f"{texts} with gold labels"
     return (
         f"Texts of {data} were labelled by {model} with {annotator['demonstrations']} demonstrations and "
         f"{annotator['calibration']} calibration{chosen}; {how_trained(study)} {results['R']} seeds were run for each "
         f"source of labels at {_joined([f'{size:,}' for size in sizes])} training texts"
-        f"{' (some at the largest number alone)' if study.grid.curves else ''}, and judged on {results['n']:,} test "
-        "texts with gold labels. Disagreement is the share of test texts to which two runs that "
+        f"{' (some at the largest number alone)' if study.grid.curves else ''}, and judged on {judged}. "
+        "Disagreement is the share of test texts to which two runs that "
         "differ in their seeds give different labels, averaged over pairs of runs (Du & Nguyen 2023). Differences are "
         f"paired by seed and test text; intervals are {results['confidence_level']:.0%}, by t, over seeds and test "
         "texts together. p-values of the primary comparisons (macro-F1 and disagreement at the largest size, LLM "
@@ -303,6 +341,8 @@ def describe(results: dict[str, Any]) -> dict[str, Any]:
         `dict` with `findings`, a list of pairs of title and text; `more`, such a list of what one asks next; and
         `limits`, a list of `str`.
     """
+    if results["audit"]:
+        return _describe_few_gold(results)
     arms = {(arm["arm"], arm["size"]): arm for arm in results["arms"]}
     differences = {(c["arm"], c["against"], c["figure"], c["size"]): c for c in results["comparisons"]}
     sizes = sorted({arm["size"] for arm in results["arms"]})
@@ -370,25 +410,7 @@ def describe(results: dict[str, Any]) -> dict[str, Any]:
     if "llm" in gains and "gold" in gains:
         findings.append(("More texts.", _more_texts(gains["llm"], gains["gold"])))
     findings.append(("Gold instead.", _gold_instead(results["gold_match"], top)))
-    more = [("The labels.", labels)]
-    if (iso := results["iso_accuracy"]) and iso["status"] == "ok":
-        text = (
-            f"Gold labels make classifiers as accurate as LLM labels do from between {iso['sizes'][0]:,} and "
-            f"{iso['sizes'][1]:,} texts. Against those, two runs on LLM labels disagree on {_signed(iso)} of the test "
-            f"texts more, {_judge(iso)}."
-        )
-        more.append(("At equal accuracy.", text))
-    more += _mitigations(arms, differences, {one["arm"]: one for one in results["regained"]}, top)
-    if best := results["best_mitigation"]:
-        more.append(("Which of them.", _which(best)))
-    if ensembles := [one for one in results["ensembles"] if one["arm"] == "llm"]:
-        more.append(("Ensembles.", _ensembles(ensembles, llm)))
-    if shares := [one for one in results["class_shares"] if one["arm"] == "llm" and one["bias_interval"]]:
-        more.append(("Counting.", _counting(shares)))
-    if cells := [one for one in results["error_cells"] if one["n_wrong"] > 1]:
-        more.append(("Copied errors.", _copied({(one["arm"], one["size"]): one for one in cells}, sizes[0], top)))
-    for found in results["components"]:
-        more.append((f"Sources of chance ({found['arm']}).", _sources(found)))
+    more = [("The labels.", labels), *_what_one_asks_next(results, arms, differences)]
     spread = llm["macro_f1_sd_interval"]
     limits = [
         f"R = {runs} runs an arm. The interval of a standard deviation over {runs} runs spans a factor of "
@@ -411,6 +433,116 @@ def describe(results: dict[str, Any]) -> dict[str, Any]:
         f"Intervals are {results['confidence_level']:.0%} each, over runs and the {results['n']:,} test texts "
         "together, by t forms with variances added; they are not corrected for the number of comparisons: of the "
         "differences that are truly zero, about one in twenty is shown as different.",
+        "Nothing is claimed for other models, encoders, data or sizes than these.",
+        *results["notes"],
+    ]
+    return {"findings": findings, "more": more, "limits": limits}
+
+
+def _what_one_asks_next(
+    results: dict[str, Any],
+    arms: dict[tuple[str, int], Any],
+    differences: dict[tuple[str, str, str, int], Any],
+) -> list[tuple[str, str]]:
+    sizes = sorted({size for _, size in arms})
+    top, llm = sizes[-1], arms["llm", sizes[-1]]
+    more = []
+    if (iso := results["iso_accuracy"]) and iso["status"] == "ok":
+        text = (
+            f"Gold labels make classifiers as accurate as LLM labels do from between {iso['sizes'][0]:,} and "
+            f"{iso['sizes'][1]:,} texts. Against those, two runs on LLM labels disagree on {_signed(iso)} of the test "
+            f"texts more, {_judge(iso)}."
+        )
+        more.append(("At equal accuracy.", text))
+    more += _mitigations(arms, differences, {one["arm"]: one for one in results["regained"]}, top)
+    if best := results["best_mitigation"]:
+        more.append(("Which of them.", _which(best)))
+    if ensembles := [one for one in results["ensembles"] if one["arm"] == "llm"]:
+        more.append(("Ensembles.", _ensembles(ensembles, llm)))
+    if shares := [one for one in results["class_shares"] if one["arm"] == "llm" and one["bias_interval"]]:
+        more.append(("Counting.", _counting(shares)))
+    if cells := [one for one in results["error_cells"] if one["n_wrong"] > 1]:
+        more.append(("Copied errors.", _copied({(one["arm"], one["size"]): one for one in cells}, sizes[0], top)))
+    for found in results["components"]:
+        more.append((f"Sources of chance ({found['arm']}).", _sources(found)))
+    return more
+
+
+def _describe_few_gold(results: dict[str, Any]) -> dict[str, Any]:
+    """`describe` where the source has no gold: what an audit says, and what wants none."""
+    arms = {(arm["arm"], arm["size"]): arm for arm in results["arms"]}
+    differences = {(c["arm"], c["against"], c["figure"], c["size"]): c for c in results["comparisons"]}
+    top, runs, annotator = max(arm["size"] for arm in results["arms"]), results["R"], results["annotator"]
+    pool, test = results["audit"]["pool"], results["audit"]["test"]
+    llm = arms["llm", top]
+    labels = f"{annotator['model']} labelled {annotator['n']:,} training texts"
+    labels += (
+        f"; of {annotator['n_gold']:,} of them, drawn at random, people gave the same label in "
+        f"{number(annotator['accuracy'])} of the cases {interval(annotator['accuracy_interval'])}, macro-F1 "
+        f"{number(annotator['macro_f1'])} {interval(annotator['macro_f1_interval'])}; always giving the commonest "
+        f"class would be right in {number(annotator['majority_accuracy'])}."
+        if annotator["n_gold"]
+        else f"; nobody has checked any of these labels. {AUDIT}"
+    )
+    scores = (
+        f"With {top:,} training texts and LLM labels, classifiers reach macro-F1 {number(llm['macro_f1_mean'])} "
+        f"{interval(llm['macro_f1_mean_interval'])} and accuracy {number(llm['accuracy_mean'])} "
+        f"{interval(llm['accuracy_mean_interval'])} on the {llm['n_gold']:,} test texts, drawn at random of "
+        f"{results['n']:,}, that people labelled; over {runs} runs and these texts."
+        if llm["n_gold"]
+        else f"Not known: fewer than two of the {results['n']:,} test texts have people's labels. {AUDIT}"
+    )
+    for alone in ("gold-only-long", "gold-only"):
+        if pair := differences.get((alone, "llm", "macro_f1", top)):
+            count = round(sum(arms[alone, top]["gold_train_labels"]) / runs)
+            scores += (
+                f" On the {count:,} gold labels of the audit alone ({alone}) they reach "
+                f"{number(arms[alone, top]['macro_f1_mean'])} {interval(arms[alone, top]['macro_f1_mean_interval'])}: "
+                f"{_signed(pair)} against LLM labels, {_judge(pair)}."
+            )
+    findings = [
+        ("Verdict.", _verdict(results["verdict"], llm["n_gold"], runs)),
+        ("The labels.", labels),
+        ("The classifiers.", scores),
+        (
+            "What they cost against full gold: not identifiable.",
+            "No classifier was trained on gold labels for as many texts, so neither the macro-F1 that LLM labels lose "
+            "nor the disagreement that they add can be told, whatever the number of seeds.",
+        ),
+        (
+            "Stability.",
+            f"Two runs that differ in their seeds, which draw {_listed(results['vary'])}, disagree on "
+            f"{number(llm['pairwise_disagreement'])} {interval(llm['pairwise_disagreement_interval'])} of all "
+            f"{results['n']:,} test texts with LLM labels; all {runs} agree on {number(llm['unanimity'])} "
+            f"{interval(llm['unanimity_interval'])}. That wants no gold, and says nothing of whether they are right.",
+        ),
+    ]
+    more = _mitigations(arms, differences, {}, top)
+    if best := results["best_mitigation"]:
+        more.append(("Which of them.", _which(best)))
+    if ensembles := [one for one in results["ensembles"] if one["arm"] == "llm"]:
+        more.append(("Ensembles.", _ensembles(ensembles, llm)))
+    if shares := [one for one in results["class_shares"] if one["arm"] == "llm"]:
+        said = ", ".join(
+            f"'{one['class']}' {number(one['gold'])} {interval(one['gold_interval'])} (classifiers alone: "
+            f"{number(one['share'])})"
+            for one in shares
+        )
+        text = (
+            "Shares of the classes among texts like the test's, by all classifiers less their bias where people looked"
+        )
+        more.append(("Counting.", f"{text}: {said}."))
+    more += [(f"Sources of chance ({found['arm']}).", _sources(found)) for found in results["components"]]
+    limits = [
+        f"R = {runs} runs an arm; intervals are {results['confidence_level']:.0%} each, not corrected for the number "
+        "of comparisons (those of shares are, for the number of classes). Scores are over runs and audited test texts "
+        "together, stability over runs and all test texts.",
+        *(
+            f"People labelled {part['labelled']:,} of the {part['drawn']:,} texts of the {name} that were drawn: if "
+            "they left out the hard ones, what is said of them is too good."
+            for name, part in (("pool", pool), ("test", test))
+            if part["labelled"] < part["drawn"]
+        ),
         "Nothing is claimed for other models, encoders, data or sizes than these.",
         *results["notes"],
     ]
@@ -575,6 +707,12 @@ def _more_texts(llm: dict[str, Any], gold: dict[str, Any]) -> str:
     )
 
 
+def _drawable(results: dict[str, Any]) -> set[str]:
+    """The figures that there is something to draw of: scores want gold for test texts, the frontier gold as an arm."""
+    scored = all(arm["macro_f1_mean"] is not None for arm in results["arms"])
+    return {"instability"} | ({"scores", "sizes"} if scored else set()) | (set() if results["audit"] else {"frontier"})
+
+
 def _draw(results: dict[str, Any], folder: Path) -> None:
     import matplotlib
 
@@ -589,18 +727,6 @@ def _draw(results: dict[str, Any], folder: Path) -> None:
 
     figure, axes = plt.subplots(figsize=(7, 1 + 0.55 * len(top)), layout="constrained")
     for place, arm in zip(places, top, strict=True):
-        low, high = arm["macro_f1_mean_interval"]
-        axes.plot([low, high], [place, place], color=COLOURS[arm["arm"]], lw=6, alpha=0.25, solid_capstyle="butt")
-        axes.plot([arm["macro_f1_mean"]] * 2, [place - 0.2, place + 0.2], color=COLOURS[arm["arm"]], lw=2)
-        axes.plot(arm["macro_f1_runs"], [place] * arm["R"], "o", ms=5, color=COLOURS[arm["arm"]], mec="white", mew=0.7)
-    axes.set_yticks(list(places), names)
-    axes.set_xlabel(
-        f"macro-F1 on {results['n']:,} test texts, {sizes[-1]:,} training texts (points: {results['R']} seeds)"
-    )
-    save_figure(figure, folder, "scores")
-
-    figure, axes = plt.subplots(figsize=(7, 1 + 0.55 * len(top)), layout="constrained")
-    for place, arm in zip(places, top, strict=True):
         bounds = arm["pairwise_disagreement_interval"]
         if None not in bounds:
             axes.plot(bounds, [place, place], color=COLOURS[arm["arm"]], lw=6, alpha=0.25, solid_capstyle="butt")
@@ -611,6 +737,20 @@ def _draw(results: dict[str, Any], folder: Path) -> None:
         f"share of test texts on which two seeds disagree ({sizes[-1]:,} training texts, R = {results['R']})"
     )
     save_figure(figure, folder, "instability")
+
+    if "scores" not in (shown := _drawable(results)):
+        return
+
+    figure, axes = plt.subplots(figsize=(7, 1 + 0.55 * len(top)), layout="constrained")
+    for place, arm in zip(places, top, strict=True):
+        low, high = arm["macro_f1_mean_interval"]
+        axes.plot([low, high], [place, place], color=COLOURS[arm["arm"]], lw=6, alpha=0.25, solid_capstyle="butt")
+        axes.plot([arm["macro_f1_mean"]] * 2, [place - 0.2, place + 0.2], color=COLOURS[arm["arm"]], lw=2)
+        axes.plot(arm["macro_f1_runs"], [place] * arm["R"], "o", ms=5, color=COLOURS[arm["arm"]], mec="white", mew=0.7)
+    axes.set_yticks(list(places), names)
+    judged, seeds = top[0]["n_gold"], results["R"]
+    axes.set_xlabel(f"macro-F1 on {judged:,} test texts, {sizes[-1]:,} training texts (points: {seeds} seeds)")
+    save_figure(figure, folder, "scores")
 
     figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
     for place, name in enumerate(names):
@@ -632,7 +772,8 @@ def _draw(results: dict[str, Any], folder: Path) -> None:
     axes.set_ylabel("macro-F1")
     axes.legend(frameon=False)
     save_figure(figure, folder, "sizes")
-    _draw_frontier(results, folder)
+    if "frontier" in shown:
+        _draw_frontier(results, folder)
 
 
 def _draw_frontier(results: dict[str, Any], folder: Path) -> None:

@@ -27,6 +27,7 @@ from filelock import Timeout
 
 from .annotate import Annotations, load_annotations, load_test_annotations
 from .arms import Labels, Pool, build_pool, label_others, training_labels
+from .audit import with_audit
 from .data import hash_order, load_rows, open_rows
 from .fit import DIVERGED, RULES, Fit, Texts, Tokens
 from .grid import Run, all_runs, check_sizes, permutation
@@ -64,10 +65,13 @@ class Work:
         grid, settings = study.grid, study.training
         self.rows, self.test = load_rows(study)
         self.annotations: list[Annotations] = load_annotations(study, self.rows)
-        self.pool: Pool = build_pool(self.rows, self.annotations, by_all="pass" in grid.vary)
+        few_gold = study.recipe.few_gold
+        self.pool: Pool = build_pool(self.rows, self.annotations, not few_gold, by_all="pass" in grid.vary)
         drawn = hash_order(self.pool.ids, "validation")
         self.validation = np.sort(drawn[: settings.validation_size])
         able = np.sort(drawn[settings.validation_size :])
+        if few_gold:
+            self.pool = with_audit(study, self.pool, self.validation)
         self.notes = check_sizes(grid, len(able))
         self._study = study
         self._keys: dict[Run, str] = {}
@@ -118,7 +122,7 @@ class Work:
         return self._orders[run.subset_seed][: run.size]
 
     def labels(self, run: Run) -> Labels:
-        """The rows that the run trains on, out of `subset(run)`, and their labels."""
+        """The rows that the run trains on, out of `subset(run)` or of the audit, and their labels."""
         share, pool = self._study.grid.replace_share, self.pool.of_pass(run.annotation_pass)
         return training_labels(run.arm, pool, self.subset(run), share, run.subset_seed)
 
@@ -416,7 +420,7 @@ class _Trainer:
     def _tokenize(self, runs: list[Run]) -> None:
         study, work = self.study, self.work
         self._tokenizer = load_tokenizer("train.encoder", work.encoder)
-        needed = np.unique(np.concatenate([work.validation, *(work.subset(run) for run in runs)]))
+        needed = np.unique(np.concatenate([work.validation, *(work.labels(run).rows for run in runs)]))
         self._places = np.full(len(work.pool.ids), -1)
         self._places[needed] = np.arange(len(needed))
         longest = study.training.max_length
@@ -582,7 +586,7 @@ class _Trainer:
                 "annotation_pass": run.annotation_pass,
                 "gold_train_labels": labels.gold_labels,
                 "gold_validation_labels": len(work.validation) if settings.validation_labels == "gold" else 0,
-                "train_label_accuracy": float((labels.labels == work.pool.gold[labels.rows]).mean()),
+                "train_label_accuracy": labels.accuracy(work.pool),
                 "curves": {name: values for name, values in vars(fitted.curves).items() if values},
                 "train": settings.model_dump(mode="json"),
                 "environment": work.environment,

@@ -3,6 +3,7 @@
 load_dataset("studies/tweets-demo/dataset", "llm-entropy-replace")
 """
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pyarrow.parquet as pq
 from . import arms
 from .annotate import load_annotations
 from .arms import build_pool, training_labels
+from .audit import audited_gold, with_audit
 from .data import NO_GOLD, Rows, load_rows
 from .quality import describe as describe_labels
 from .recipe import ArmName
@@ -64,7 +66,11 @@ class _Content:
         self._study = study
         rows, self.test = load_rows(study)
         self.annotations = load_annotations(study, rows)
-        self.pool = build_pool(rows, self.annotations, with_gold=recipe.grid is not None)
+        self.pool = build_pool(rows, self.annotations, with_gold=recipe.grid is not None and not recipe.few_gold)
+        if recipe.few_gold:
+            self.pool = with_audit(study, self.pool)
+            found = audited_gold(study, "test", self.test)
+            self.test = replace(self.test, gold=self.test.gold if found is None else found[0])
         self.arms: list[ArmName] = list(recipe.grid.arms) if recipe.grid else ["llm"]
         self.share = recipe.grid.replace_share if recipe.grid else 0.0
         pool, test = self.pool, self.test
@@ -218,6 +224,8 @@ def _render_card(
         rows={arm: pq.read_metadata(next((folder / "data" / arm).iterdir())).num_rows for arm in content.arms},
         pool_size=len(pool.ids),
         test_size=len(test),
+        test_gold=int((test.gold != NO_GOLD).sum()),
+        audited=None if pool.audited is None else int((pool.gold != NO_GOLD).sum()),
         arms=content.arms,
         share=content.share,
         calibration=pool.calibrations[0],

@@ -23,7 +23,7 @@ def decide(results: dict[str, Any], accept: Accept) -> dict[str, Any]:
 
     Args:
         results (`dict`):
-            `arms` and `comparisons` of `measure`.
+            `arms`, `comparisons`, `label_names`, `R` and `n` of `measure`.
         accept (`Accept`):
             The limits.
 
@@ -32,12 +32,15 @@ def decide(results: dict[str, Any], accept: Accept) -> dict[str, Any]:
         `value`, `interval`, `limit`, `status`), `worst_class` (that whose F1 may be the lowest), `test_labels` and
         `seeds` (of either how many, in all and the other as it is, would decide what is open with probability .8, the
         truth being where the estimate is; None if no number would), and `reason` (why nothing can be told, or None).
+        Without an arm of gold labels, a limit against them has no `value`, and nothing is shipped.
     """
     top = max(arm["size"] for arm in results["arms"])
     arms = {arm["arm"]: arm for arm in results["arms"] if arm["size"] == top}
     found = {
         c["figure"]: c for c in results["comparisons"] if (c["arm"], c["against"], c["size"]) == ("llm", "gold", top)
     }
+    if "gold" not in arms:
+        return _without_gold(results, arms["llm"], accept)
     runs, items = results["R"], results["n"]
     loss, churn = found["macro_f1"], found["pairwise_disagreement"]
     classes, worst = _classes(arms["llm"], results["label_names"], accept.min_class_f1, runs)
@@ -71,6 +74,27 @@ def decide(results: dict[str, Any], accept: Accept) -> dict[str, Any]:
         **{"decision": decision, "criteria": criteria, "worst_class": worst["name"], "reason": reason},
         **{"test_labels": test_labels, "seeds": seeds},
     }
+
+
+def _without_gold(results: dict[str, Any], llm: dict[str, Any], accept: Accept) -> dict[str, Any]:
+    """Where no arm has gold: what is lost against it is not identifiable, F1 of the classes is, on audited test texts.
+
+    A class of which no audited text is keeps no limit: it is not known. `test_labels` and `seeds` are those that would
+    decide the limit on classes.
+    """
+    runs, unknown = results["R"], {"value": None, "interval": None, "status": "cannot tell"}
+    criteria = [{"name": name, "limit": getattr(accept, name), **unknown} for name in type(accept).model_fields]
+    found: dict[str, Any] = {"worst_class": None, "reason": None, "test_labels": None, "seeds": None}
+    if llm["n_gold"]:
+        classes, worst = _classes(llm, results["label_names"], accept.min_class_f1, runs)
+        criteria[-1], found["worst_class"] = classes, worst["name"]
+        still = [(abs(classes["value"] - classes["limit"]), *worst["parts"])] if runs > 2 else []
+        if classes["status"] == "cannot tell":
+            found |= {"test_labels": _labels(still, runs, llm["n_gold"]), "seeds": _seeds(still, runs, llm["n_gold"])}
+        elif classes["status"] == "holds" and None in llm["per_class_f1_mean"]:
+            classes["status"] = "cannot tell"
+    decision = "do not ship" if criteria[-1]["status"] == "fails" else "cannot tell"
+    return {"decision": decision, "criteria": criteria, **found}
 
 
 def _flipped(interval: list[float] | None) -> list[float] | None:

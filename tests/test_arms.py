@@ -56,7 +56,8 @@ def test_every_arm_labels_rows_of_the_run_and_mitigation_and_control_spend_the_s
     assert labels["gold"].labels.tolist() == pool.gold[rows].tolist()
     assert labels["llm"].labels.tolist() == pool.llm[rows].tolist()
     budget = round(share * size)
-    for arm in ("llm-entropy-replace", "llm-random-replace", "llm-matched-replace", "gold-only", "gold-only-long"):
+    spenders = ("llm-entropy-replace", "llm-random-replace", "llm-matched-replace", "llm-audit")
+    for arm in (*spenders, "gold-only", "gold-only-long"):
         found = labels[arm]
         taken = found.from_gold
         assert found.gold_labels == budget
@@ -127,6 +128,48 @@ def test_one_rater_is_drawn_among_a_texts_raters_anew_for_each_run():
         training_labels("one-rater", pool, rows[:7], 0.25, 0)
     with pytest.raises(UserError, match="one-rater wants data.raters"):
         training_labels("one-rater", replace(pool, raters=None), rows, 0.25, 0)
+
+
+def test_the_loss_under_an_audit_is_on_average_that_under_gold():
+    """Over many draws, whatever the classifier says; with as many labels replaced it is not."""
+    pool, seeds = make_pool(200), range(4000)
+    rows = permutation(pool.ids, 0)[:100]
+    loss = -np.log(np.random.default_rng(1).dirichlet(np.ones(3), 200))
+    losses = {
+        arm: np.array([(found.targets * loss[found.rows]).sum() for found in drawn]) / 100
+        for arm in ("llm-audit", "llm-random-replace")
+        if (drawn := [training_labels(arm, pool, rows, 0.2, seed) for seed in seeds])
+    }
+    gold = loss[rows, pool.gold[rows]].mean()
+    off = {arm: (of.mean() - gold) / (of.std() / len(of) ** 0.5) for arm, of in losses.items()}
+    assert abs(off["llm-audit"]) < 4
+    assert abs(off["llm-random-replace"]) > 20
+    found = training_labels("llm-audit", pool, rows, 0.2, 3)
+    wrong = found.from_gold & (pool.llm[rows] != pool.gold[rows])
+    places = np.flatnonzero(wrong)
+    assert found.targets[places, pool.gold[rows][wrong]] == pytest.approx(5)  # 1 / pi
+    assert found.targets[places, pool.llm[rows][wrong]] == pytest.approx(-4)
+    assert (found.targets[~wrong] == np.eye(3)[pool.llm[rows][~wrong]]).all()
+
+
+def test_where_only_an_audit_has_gold_arms_take_what_they_may_of_it():
+    rng = np.random.default_rng(0)
+    whole = make_pool(400)
+    audited = rng.random(400) < 0.2
+    pool = replace(whole, gold=np.where(audited, whole.gold, NO_GOLD), audited=audited, audit_share=audited.mean())
+    rows = permutation(pool.ids, 2)[:150]
+    inside = audited[rows]
+    replaced, weighted = (training_labels(arm, pool, rows, 0.5, 2) for arm in ("llm-random-replace", "llm-audit"))
+    for found in (replaced, weighted):
+        assert found.from_gold.tolist() == inside.tolist()
+        assert found.labels.tolist() == np.where(inside, pool.gold[rows], pool.llm[rows]).tolist()
+        assert found.accuracy(pool) == 1  # of what is known
+    assert weighted.targets.max() == pytest.approx(1 / audited.mean())
+    alone, long = (training_labels(arm, pool, rows, 0.5, 2) for arm in ("gold-only", "gold-only-long"))
+    assert sorted(alone.rows) == np.flatnonzero(audited).tolist()  # all of it, wherever it is
+    assert (len(long.rows), set(long.rows)) == (150, set(alone.rows))
+    assert len(training_labels("gold-only", pool, rows[:20], 0.5, 2).rows) == 20
+    assert training_labels("llm", pool, rows, 0.5, 2).accuracy(replace(pool, gold=np.full(400, NO_GOLD))) is None
 
 
 def test_llm_then_gold_takes_the_rows_of_gold_only_last():

@@ -47,7 +47,7 @@ def test_the_sample_is_random_nested_and_says_what_all_texts_would(study, tmp_pa
     more = fill(tmp_path / "b.csv", gold_of(study))
     assert not set(ids) & set(more)
     import_audit(study, tmp_path / "b.csv")
-    assert set(read_json(study.audit / "sample.json")["ids"]) == {*ids, *more}
+    assert set(read_json(study.audit / "sample.json")["parts"]["pool"]["ids"]) == {*ids, *more}
     audited = write_labels(study)
     low, high = audited["annotator"]["accuracy_interval"]
     assert audited["annotator"]["n_gold"] == 60
@@ -63,7 +63,7 @@ def test_the_sample_is_random_nested_and_says_what_all_texts_would(study, tmp_pa
 def test_a_draw_is_fair(study, tmp_path):
     """Ids are hashes, so that over many studies each text is drawn as often; here: not by class, length or the LLM."""
     draw_audit(study, 75, tmp_path / "a.csv")
-    drawn = set(read_json(study.audit / "sample.json")["ids"])
+    drawn = set(read_json(study.audit / "sample.json")["parts"]["pool"]["ids"])
     rows, _ = load_rows(study)
     inside = np.array([i in drawn for i in rows.ids])
     lengths = np.array([len(text) for text in rows.texts])

@@ -18,7 +18,8 @@ BAD_SETTINGS = {
     "--train.epochs=0": ["'train.epochs' is 0", "greater than 0"],
     "--train.epochs=many": ["'train.epochs' is 'many'", "integer"],
     "--grid.arms=[gold, lm]": ["'grid.arms' is 'lm'", "did you mean 'llm'?"],
-    "--grid.arms=[llm]": ["'grid'", "must name 'gold'"],
+    "--grid.arms=[llm]": ["grid.arms must name 'gold'"],
+    "--grid.arms=[gold]": ["'grid'", "must name 'llm'"],
     "--grid.seeds=[1]": ["'grid.seeds' is [1]", "at least 2"],
     "--grid.seeds=[1, 1]": ["'grid.seeds' is [1, 1]", "twice"],
     "--annotate.engine=vlm": ["'annotate.engine' is 'vlm'", "did you mean 'vllm'?"],
@@ -37,6 +38,9 @@ BAD_SETTINGS = {
     "--data.name=2020-13-45": ["'2020-13-45' is not a YAML value"],
     "--train.epochs=[": ["'[' is not a YAML value"],
 }
+
+
+NO_GOLD = ["--data.label_column=null", "--data.label_names=[a, b]"]
 
 
 @pytest.mark.parametrize(("setting", "parts"), BAD_SETTINGS.items())
@@ -111,7 +115,14 @@ def test_passes_are_the_section_with_what_each_changes():
         (["--grid.curves=[gold]"], "curves must name gold and llm"),
         (["--grid.arms=[gold, llm]", "--grid.curves=[gold, llm, llm-soft]"], "no arm that is not in arms"),
         (["--data.label_column=null"], "label_names must name the classes"),
-        (["--data.label_column=null", "--data.label_names=[a, b]"], "without gold there is nothing to compare with"),
+        (["--data.label_column=null", "--data.label_names=[a, b]"], "names gold, which wants a gold label for every"),
+        ([*NO_GOLD, "--grid.arms=[llm, llm-audit]"], "arms must name llm-random-replace beside llm-audit"),
+        ([*NO_GOLD, "--grid.arms=[llm, noise-fixed]"], "names noise-fixed, which wants a gold label for every text"),
+        ([*NO_GOLD, "--grid.curves=[llm-soft]", "--grid.arms=[llm, llm-soft]"], "curves must name llm, and no arm"),
+        (
+            [*NO_GOLD, "--grid.arms=[llm]", "--train.validation_size=9", "--train.validation_labels=gold"],
+            "train.validation_labels is gold, and data.label_column is null",
+        ),
     ],
 )
 def test_what_does_not_go_together_is_said(settings, part, command, tmp_path):

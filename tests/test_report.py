@@ -26,6 +26,7 @@ def make_results(cost=-0.2, cost_interval=(-0.25, -0.15), churn=0.05, churn_inte
                 "gold_train_labels": [5, 5, 5],
                 "gold_prompt_labels": 6,
                 "gold_validation_labels": 0,
+                "n_gold": 100,
             },
             **{"train_label_accuracy": [0.7] * 3, "annotation_seconds": 30.0, "train_seconds": 60.0},
             **{"accuracy_mean": 0.7, "accuracy_mean_interval": [0.6, 0.8], "majority_accuracy": 0.5},
@@ -100,6 +101,7 @@ def make_results(cost=-0.2, cost_interval=(-0.25, -0.15), churn=0.05, churn_inte
                 }
             ],
             "error_cells": [],
+            "audit": None,
             "class_shares": [
                 {
                     **{

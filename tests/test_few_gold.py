@@ -1,0 +1,302 @@
+"""Few gold labels: a study trained on LLM labels alone, judged by what people say of random samples."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+from scipy import stats
+from test_planted import NAMES, Planted, write_texts
+
+from hf_recipes.advise import pilot_settings
+from hf_recipes.annotate import annotate
+from hf_recipes.audit import draw_audit, import_audit
+from hf_recipes.compare import compare
+from hf_recipes.data import load_rows
+from hf_recipes.measure import measure, powered_share
+from hf_recipes.quality import describe as describe_labels
+from hf_recipes.quality import write_labels
+from hf_recipes.recipe import Accept, UserError
+from hf_recipes.report import describe, print_summary, write_report
+from hf_recipes.study import read_json
+from hf_recipes.train import Work, runs_left, train
+from hf_recipes.variants import write_variants
+from hf_recipes.verdict import decide
+
+ALONE = "llm, llm-entropy-drop, llm-random-drop"
+AUDITED = "llm, llm-audit, llm-random-replace, gold-only, gold-only-long"
+
+
+@pytest.fixture
+def source(monkeypatch, tmp_path):
+    """Texts whose classes only the test and the planted annotator know: pool and test by text."""
+    (tmp_path / "texts").mkdir()
+    gold = write_texts(tmp_path / "texts" / "train.parquet", 240, 0)
+    gold |= write_texts(tmp_path / "texts" / "test.parquet", 120, 1)
+    monkeypatch.setattr("hf_recipes.engines.vllm_engine.Engine", Planted)
+    for name, value in (("gold", gold), ("errors", "random"), ("knows", True)):
+        monkeypatch.setattr(Planted, name, value, raising=False)
+    return tmp_path / "texts", gold
+
+
+@pytest.fixture
+def make(source, make_study, tiny_encoder):
+    def make(arms, *more):
+        return make_study(
+            *(f"--data.path={source[0]}", "--data.pool_size=null", "--data.test_size=null", "--data.label_column=null"),
+            *(f"--data.label_names=[{', '.join(NAMES)}]", "--annotate.model=models/SmolLM2-135M-Instruct"),
+            *("--annotate.prompt.template='{{ instruction }} Text: {{ text }} Label:'", "--annotate.calibration=none"),
+            *("--annotate.prompt.shots_per_class=0", f"--train.encoder={tiny_encoder}", "--train.max_steps=4"),
+            *("--grid.sizes=[60]", "--grid.seeds=[0, 1, 2]", f"--grid.arms=[{arms}]", *more),
+        )
+
+    return make
+
+
+def label(file, gold, share=1.0):
+    """Fills in a CSV file as people would; of the texts `share`, from the top."""
+    with file.open(newline="") as sheet:
+        rows = list(csv.DictReader(sheet))
+    some = len(rows) * share
+    said = [row | {"label": NAMES[gold[row["text"]]] if place < some else ""} for place, row in enumerate(rows)]
+    with file.open("w", newline="") as sheet:
+        writer = csv.DictWriter(sheet, ["id", "text", "label"])
+        writer.writeheader()
+        writer.writerows(said)
+    return [row["id"] for row in rows]
+
+
+def findings(results):
+    said = describe(results)
+    return " ".join(f"{title} {text}" for title, text in said["findings"] + said["more"])
+
+
+def report(study):
+    results = measure(study)
+    write_report(study, results)
+    write_variants(study)
+    print_summary(study, results)
+    return results, (study.report / "report.md").read_text(), (study.report / "report.html").read_text()
+
+
+def test_a_grid_without_any_gold_tells_what_wants_none(make, tmp_path):
+    study = make(ALONE, "--grid.crossed={arms: [llm], levels: 2}")
+    annotate(study)
+    assert train(study) == {}
+    results, page, html = report(study)
+    assert results["audit"] == {"test": {"drawn": 0, "labelled": 0}, "pool": {"drawn": 0, "labelled": 0}}
+    for arm in results["arms"]:
+        low, high = arm["pairwise_disagreement_interval"]
+        assert 0 <= low <= arm["pairwise_disagreement"] <= high <= 1
+        assert arm["unanimity_interval"][0] <= arm["unanimity"] <= arm["unanimity_interval"][1]
+        assert (arm["n"], arm["n_gold"], arm["macro_f1_mean"]) == (120, 0, None)
+        assert arm["train_label_accuracy"] == [None] * 3
+    assert {c["figure"] for c in results["comparisons"]} == {"pairwise_disagreement"}
+    assert {(c["arm"], c["against"]) for c in results["comparisons"]} >= {("llm-entropy-drop", "llm-random-drop")}
+    assert results["components"][0]["macro_f1"]["total"]["sd"] is None
+    assert results["verdict"]["decision"] == "cannot tell"
+    assert [one["status"] for one in results["verdict"]["criteria"]] == ["cannot tell"] * 3
+    said = findings(results)
+    assert "What they cost against full gold: not identifiable." in said
+    assert "Macro-F1 lost against gold labels is not identifiable" in said
+    assert "nobody has checked any of these labels" in said
+    for text in (page, html):
+        assert "not identifiable" in text
+        assert "the one labels" in text  # the figure of disagreement
+        assert "scores.png" not in text
+    with pytest.raises(UserError, match="a pilot sets LLM labels against gold labels, and there are none"):
+        pilot_settings(study)
+    with pytest.raises(UserError, match="trained without gold labels"):
+        compare([study.root], tmp_path / "out")
+
+
+def test_an_audit_judges_classifiers_and_trains_them_but_no_text_does_both(make, source, tmp_path):
+    study = make(AUDITED)
+    annotate(study)
+    with pytest.raises(UserError, match="names llm-audit, which wants labels that people gave, and there are none"):
+        runs_left(study)
+    _, gold = source
+    assert draw_audit(study, 40, tmp_path / "a.csv") == 40
+    first = label(tmp_path / "a.csv", gold)
+    import_audit(study, tmp_path / "a.csv")
+    assert draw_audit(study, 80, tmp_path / "b.csv") == 40
+    second = label(tmp_path / "b.csv", gold)
+    import_audit(study, tmp_path / "b.csv")
+    parts = read_json(study.audit / "sample.json")["parts"]
+    assert {*first, *second} == {*parts["pool"]["ids"], *parts["test"]["ids"]}  # nested
+    assert not set(parts["pool"]["ids"]) & set(parts["test"]["ids"])
+    pool, test = load_rows(study)
+    assert set(parts["pool"]["ids"]) <= set(pool.ids)
+    assert set(parts["test"]["ids"]) <= set(test.ids)
+    assert [(part["population"], part["pi"]) for part in parts.values()] == [(240, 40 / 240), (120, 40 / 120)]
+
+    assert train(study) == {}
+    work = Work(study)
+    for run in (run for run in runs_of(study) if run.arm != "llm"):
+        trained = {work.pool.ids[i] for i in work.labels(run).rows[work.labels(run).from_gold]}
+        assert trained <= set(parts["pool"]["ids"])
+        if run.arm == "gold-only":
+            assert len(trained) == 40
+        if run.arm == "llm-audit":
+            assert work.labels(run).targets.max() == pytest.approx(240 / 40)
+    results, page, html = report(study)
+    truth = np.array([gold[text] for text in test.texts])
+    places = np.array([test.ids.index(i) for i in parts["test"]["ids"]])
+    llm = next(arm for arm in results["arms"] if (arm["arm"], arm["size"]) == ("llm", 60))
+    assert (llm["n"], llm["n_gold"]) == (120, 40)
+    predicted = read_predictions(study, "llm")
+    assert llm["accuracy_mean"] == pytest.approx((predicted == truth)[:, places].mean())
+    assert llm["pairwise_disagreement"] == pytest.approx(
+        np.mean([(predicted[i] != predicted[j]).mean() for i, j in ((0, 1), (0, 2), (1, 2))])
+    )
+    low, high = results["annotator"]["accuracy_interval"]
+    known = np.array([gold[text] for text in pool.texts])
+    assert low <= (work.pool.llm == known).mean() <= high
+    assert results["annotator"]["n_gold"] == 40
+    shares = [one for one in results["class_shares"] if one["arm"] == "llm"]
+    for k, one in enumerate(shares):
+        voted = (predicted == k).mean(axis=0)
+        assert one["gold"] == pytest.approx(voted.mean() + ((truth == k) - voted)[places].mean())
+        assert one["gold_interval"][0] <= (truth == k).mean() <= one["gold_interval"][1]
+    figures = {(c["arm"], c["against"], c["figure"]): c["n"] for c in results["comparisons"]}
+    assert figures["llm-audit", "llm-random-replace", "macro_f1"] == 40
+    assert figures["llm-audit", "llm-random-replace", "pairwise_disagreement"] == 120
+    verdict = results["verdict"]
+    assert [one["value"] is None for one in verdict["criteria"]] == [True, True, False]
+    said = findings(results)
+    assert "on the 40 test texts, drawn at random of 120, that people labelled" in said
+    assert "On the 40 gold labels of the audit alone (gold-only-long)" in said
+    assert "The mitigation (llm-audit). Weighting the gold labels of" in said
+    for text in (page, html):
+        assert "of which 40 have people" in text
+        assert "scores" in text
+    card = (study.dataset / "README.md").read_text()
+    assert "people's labels of 40 of them, drawn at random," in card
+    from datasets import load_dataset
+
+    dataset = load_dataset(str(study.dataset), "llm-audit")
+    published = {row["id"]: row for row in dataset["train"]}
+    for i in parts["pool"]["ids"]:  # signed targets are published as the label that people gave
+        assert (published[i]["label"], published[i]["label_source"]) == (gold[published[i]["text"]], "gold")
+    assert sum(row["label_source"] == "gold" for row in published.values()) == 40
+    assert sum(row["label"] != -1 for row in dataset["test"]) == 40
+
+
+def runs_of(study):
+    from hf_recipes.grid import all_runs
+
+    return all_runs(study.grid)
+
+
+def read_predictions(study, arm):
+    import pyarrow.parquet as pq
+
+    files = [study.root / "runs" / arm / "n60" / str(seed) / "predictions.parquet" for seed in range(3)]
+    return np.stack([np.array(pq.read_table(file)["probs"].to_pylist()).argmax(axis=1) for file in files])
+
+
+def test_test_labels_change_no_run_and_those_that_are_missing_are_said(make, source, tmp_path):
+    study = make("llm", "--grid.sizes=[30, 60]")
+    annotate(study)
+    train(study)
+    _, gold = source
+    draw_audit(study, 40, tmp_path / "a.csv", test_share=1.0)
+    label(tmp_path / "a.csv", gold, share=0.5)
+    assert import_audit(study, tmp_path / "a.csv") == {"labelled": 20, "missing": 20, "changed": 0}
+    assert runs_left(study) == []
+    results = measure(study)
+    assert results["audit"]["test"] == {"drawn": 40, "labelled": 20}
+    assert "20 of the 40 texts of the test that were drawn" in " ".join(describe(results)["limits"])
+    assert "There is no gold" in " ".join(describe_labels(write_labels(study)))  # of the pool's labels
+    label(tmp_path / "a.csv", gold)
+    import_audit(study, tmp_path / "a.csv")
+    results = measure(study)
+    assert results["audit"]["test"]["labelled"] == 40
+    assert [(one["arm"], one["n"], "premature_plateau" in one) for one in results["plateaus"]] == [("llm", 40, False)]
+
+
+def test_a_sample_that_does_not_do_is_said_in_one_line(make, source, tmp_path, command):
+    study = make("llm")
+    annotate(study)
+    _, gold = source
+    for settings, said in (
+        ({"n": 242}, "121 asked for, of 120 texts of the test that can be drawn"),
+        ({"n": 0}, "0 asked for, of 240"),
+        ({"n": 9, "test_share": 1.2}, "--test-share: 1.2 is no share"),
+    ):
+        with pytest.raises(UserError, match=said):
+            draw_audit(study, file=tmp_path / "x.csv", **settings)
+    draw_audit(study, 40, tmp_path / "a.csv")
+    with pytest.raises(UserError, match="the sample has 20 texts of the test already, and 4 would be left"):
+        draw_audit(study, 40, tmp_path / "b.csv", test_share=0.1)
+    label(tmp_path / "a.csv", gold)
+    import_audit(study, tmp_path / "a.csv")
+    sample = read_json(study.audit / "sample.json")
+    ids = sample["parts"]["pool"]["ids"]
+    for content, said in (
+        ({"population": 240, "ids": ids, "label_names": NAMES}, "of an older form; draw again"),
+        (sample | {"label_names": ["other", "names"]}, "people labelled with other classes"),
+    ):
+        (study.audit / "sample.json").write_text(json.dumps(content))
+        with pytest.raises(UserError, match=said):
+            write_labels(study)
+    (study.audit / "sample.json").write_text(json.dumps({"population": 240, "ids": ids, "label_names": NAMES}))
+    code, _, errors = command("audit", "import", study.recipe_file, tmp_path / "a.csv")
+    assert (code, errors.count("\n"), "of an older form" in errors) == (2, 1, True)
+    assert draw_audit(study, 60, tmp_path / "c.csv") == 20  # labels stay: 40 were there
+    assert write_labels(study)["audit_drawn"] == 30
+
+
+@pytest.mark.parametrize(("n", "rate", "quality"), [(40, 0.3, 0.8), (100, 0.1, 0.9), (100, 0.05, 1.0), (200, 0.5, 0.0)])
+def test_the_powered_share_is_right_on_average_and_covers_as_often_as_it_says(n, rate, quality):
+    """Simulated populations of 1,000 test texts; classifiers from useless to perfect."""
+    rng = np.random.default_rng(0)
+    estimates, covered, widths = [], 0, []
+    for _ in range(2000):
+        truth = rng.random(1000) < rate
+        votes = np.where(rng.random((5, 1000)) < quality, truth, rng.random((5, 1000)) < 0.4).mean(axis=0)
+        share, (low, high) = powered_share(votes, votes[:n], truth[:n], 0.95)
+        estimates.append(votes.mean() + (truth[:n] - votes[:n]).mean())
+        covered += low <= rate <= high
+        widths.append(high - low)
+        assert 0 <= low <= share <= high <= 1
+    assert np.mean(estimates) == pytest.approx(rate, abs=4 * np.std(estimates) / 2000**0.5)
+    assert covered / 2000 > 0.94
+    if quality > 0.8:  # good classifiers make it more exact than the labels alone are
+        alone = 2 * stats.t.ppf(0.975, n - 1) * np.sqrt(rate * (1 - rate) / n)
+        assert np.mean(widths) < alone
+
+
+def test_the_powered_share_by_hand():
+    found, gold = np.array([1.0, 0.5, 0.0, 0.5, 0.0, 1.0]), np.array([True, False])
+    share, (low, high) = powered_share(found, found[:2], gold, 0.95)
+    assert share == pytest.approx(3 / 6 + ((1 - 1) + (0 - 0.5)) / 2)  # .25
+    variance = (1 / 2 - 1 / 6) * ((0.25**2 * 2 + 2) / 3) + 0.25 * 0.75 / 6
+    half = stats.t.ppf(0.975, 1) * variance**0.5
+    assert (low, high) == (max(0, 0.25 - half), min(1, 0.25 + half))
+    whole, _ = powered_share(found, found, np.array([1, 0, 0, 1, 0, 1]) > 0, 0.95)
+    assert whole == pytest.approx(0.5)  # where all are labelled, what they say
+
+
+def test_without_gold_the_verdict_is_on_classes_alone_and_never_ships():
+    def results(f1, se=0.03, **more):
+        llm = {
+            **{"arm": "llm", "size": 10, "failed_runs": 0, "n_gold": 80, "per_class_f1_mean": f1},
+            **{"per_class_f1_seed_se": [0.005] * len(f1), "per_class_f1_item_se": [se] * len(f1)},
+            **{"per_class_n": dict.fromkeys("ab", 40)},
+        }
+        return {"arms": [llm | more], "comparisons": [], "label_names": ["a", "b"], "R": 10, "n": 500}
+
+    def found(*given, **more):
+        verdict = decide(results(*given, **more), Accept(min_class_f1=0.6))
+        return verdict["decision"], verdict["criteria"][2]["status"], verdict["test_labels"]
+
+    assert found([0.9, 0.8]) == ("cannot tell", "holds", None)
+    assert found([0.9, 0.4]) == ("do not ship", "fails", None)
+    assert found([0.9, None]) == ("cannot tell", "cannot tell", None)  # nothing is known of the other class
+    decision, status, labels = found([0.9, 0.65])
+    assert (decision, status) == ("cannot tell", "cannot tell")
+    enough = found([0.9, 0.65], se=0.03 * (80 / labels) ** 0.5, n_gold=labels)
+    assert labels > 80
+    assert enough[1] == "holds"
+    assert found([None, None], n_gold=0) == ("cannot tell", "cannot tell", None)
