@@ -334,7 +334,7 @@ def test_test_rows_change_no_calibration_and_are_calibrated_like_the_pool(method
     forget_test_rows(study)
     assert build_pool(rows, load(study)).probs.tobytes() == pool.probs.tobytes()
     ours = np.isin(rows.ids, pool.ids)
-    like = replace(first, logprobs=first.logprobs[ours], status=["ok"] * ours.sum())
+    like = replace(first, logprobs=first.logprobs[ours], status=["ok"] * int(ours.sum()))
     assert label_others(pool, first, like).tolist() == pool.llm.tolist()
     moved = shift(tested.logprobs, first.content_free, pool.calibrations[0].method, first.logprobs)
     alone = [int(row.argmax()) if row.size and not np.isnan(row[0]) else -1 for row in moved]
