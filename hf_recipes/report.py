@@ -637,10 +637,10 @@ def _copied(cells: dict[tuple[str, int], Any], least: int, top: int) -> str:
         else "they come closer to it without a gain that can be told: more texts teach its errors too"
     )
     return (
-        f"{text} The LLM is right in {_share(last, 'teacher_accuracy')} of these texts, they are in "
-        f"{_share(last, 'accuracy')}, and agree with it in {_share(last, 'agreement')}. From {since['size']:,} to "
-        f"{top:,} training texts that agreement changes by {_signed(closer)} and their accuracy by {_signed(better)}: "
-        f"{said}."
+        f"{text} Of all {last['n']:,} the LLM gets {_share(last, 'teacher_accuracy')} right and classifiers on "
+        f"its labels {_share(last, 'accuracy')}; they agree with it in {_share(last, 'agreement')}. From "
+        f"{since['size']:,} to {top:,} training texts that agreement changes by {_signed(closer)} and their accuracy "
+        f"by {_signed(better)}: {said}."
     )
 
 
