@@ -70,8 +70,8 @@ def draw_audit(study: Study, n: int, file: Path, form: Form = "csv", test_share:
     had = (read_json(study.audit / "sample.json") or {}).get("parts", {})
     for part, size in sizes.items():
         if n < 1 or size > len(able[part][0]):
-            where = "can be drawn" if part == "pool" else "of the test can be drawn"
-            raise UserError(f"--n: {size} asked for, of {len(able[part][0]):,} texts that {where}")
+            what = "texts" if part == "pool" else "texts of the test"
+            raise UserError(f"--n: {size} asked for, of {len(able[part][0]):,} {what} that can be drawn")
         if size < len(had.get(part, {}).get("ids", [])):
             raise UserError(
                 f"--n: the sample has {len(had[part]['ids'])} texts of the {part} already, and {size} would be left; "
