@@ -125,6 +125,21 @@ class Labels:
         return float((self.labels == gold)[known].mean()) if known.any() else None
 
 
+def confident_errors(labels: np.ndarray, probs: np.ndarray) -> np.ndarray:
+    """The labels that confident learning calls wrong (Northcutt et al. 2021), as cleanlab has it.
+
+    Args:
+        labels (`np.ndarray` of shape `(n,)`): classes.
+        probs (`np.ndarray` of shape `(n, K)`): of each text by a classifier that has not seen it.
+
+    Returns:
+        `np.ndarray` of shape `(n,)`, bool.
+    """
+    from cleanlab.filter import find_label_issues
+
+    return np.asarray(find_label_issues(labels, probs, filter_by="prune_by_noise_rate", n_jobs=1), dtype=bool)
+
+
 def entropy(probs: np.ndarray) -> np.ndarray:
     """Shannon entropy in nats over the last axis."""
     return -(probs * np.log(np.clip(probs, 1e-300, None))).sum(axis=-1)
@@ -215,7 +230,8 @@ def _most_uncertain(pool: Pool, rows: np.ndarray, count: int) -> np.ndarray:
     return np.isin(np.arange(len(rows)), ranked[:count])
 
 
-def _drawn(pool: Pool, rows: np.ndarray, count: int, seed: str) -> np.ndarray:
+def draw(pool: Pool, rows: np.ndarray, count: int, seed: str) -> np.ndarray:
+    """Marks `count` of the rows, drawn at random by their ids."""
     order = hash_order([pool.ids[i] for i in rows], seed)
     return np.isin(np.arange(len(rows)), order[:count])
 
@@ -232,7 +248,7 @@ def _by_class(pool: Pool, rows: np.ndarray, choose: Callable[[np.ndarray, int], 
 def _matched(pool: Pool, rows: np.ndarray, like: np.ndarray, seed: str) -> np.ndarray:
     """As many of each class that the LLM gave as `like` has, at random."""
     counts = np.bincount(pool.llm[rows][like], minlength=len(pool.label_names))
-    return _by_class(pool, rows, lambda some, k: _drawn(pool, some, counts[k], seed))
+    return _by_class(pool, rows, lambda some, k: draw(pool, some, counts[k], seed))
 
 
 def _flips(pool: Pool, rows: np.ndarray) -> np.ndarray:
@@ -304,7 +320,7 @@ def training_labels(  # noqa: PLR0911, PLR0912  (an arm a case)
 
     def drawn(salt: str) -> np.ndarray:
         """Which rows have gold by chance: as many as the budget, or those of the audit."""
-        return _drawn(pool, rows, count, f"{salt}:{seed}") if pool.audited is None else pool.audited[rows]
+        return draw(pool, rows, count, f"{salt}:{seed}") if pool.audited is None else pool.audited[rows]
 
     budget = rows[:count]
     if pool.audited is not None and arm in SAMPLED:
@@ -314,7 +330,7 @@ def training_labels(  # noqa: PLR0911, PLR0912  (an arm a case)
     match arm:
         case "gold":
             return gold(rows)
-        case "llm":
+        case "llm" | "llm-confident-drop" | "llm-confident-random-drop":  # training leaves out rows of the latter
             return replaced(none)
         case "llm-raw":  # as in Lu & Smith 2025
             return replaced(none, pool.raw_votes[rows, pool.number])
@@ -348,13 +364,13 @@ def training_labels(  # noqa: PLR0911, PLR0912  (an arm a case)
         case "llm-flip-replace":  # Lu & Smith 2025, section 4: what flips when prompted otherwise
             return replaced(_flips(pool, rows))
         case "llm-flip-random-replace":
-            return replaced(_drawn(pool, rows, int(_flips(pool, rows).sum()), f"flip-random-replace:{seed}"))
+            return replaced(draw(pool, rows, int(_flips(pool, rows).sum()), f"flip-random-replace:{seed}"))
         case "llm-entropy-drop":
             return dropped(_most_uncertain(pool, rows, count))
         case "llm-balanced-drop":
             return dropped(_by_class(pool, rows, lambda some, _: _most_uncertain(pool, some, round(share * len(some)))))
         case "llm-random-drop":
-            return dropped(_drawn(pool, rows, count, f"random-drop:{seed}"))
+            return dropped(draw(pool, rows, count, f"random-drop:{seed}"))
         case "gold-only":  # the gold labels that a replacing arm has, and no others: as many epochs
             return gold(budget)
         case "gold-only-long":  # and as many optimiser steps

@@ -13,7 +13,7 @@ from .audit import audited_gold
 from .components import disagreement, variances
 from .data import NO_GOLD, Rows, hash_order
 from .grid import WITHOUT_PASS, all_runs, crossed_runs, crossed_sources, paired_runs
-from .recipe import CONTROLS, PASSES, ArmName, UserError
+from .recipe import CONFIDENT, CONTROLS, PASSES, ArmName, UserError
 from .study import Study, hash_files, hash_ids, make_key, read_json, write_json
 from .train import Work
 from .verdict import __file__ as verdict_file
@@ -45,7 +45,7 @@ PAIRS: tuple[tuple[ArmName, ArmName], ...] = (
     ("noise-redrawn", "noise-fixed"),
 )
 #: Arms all of whose labels are the first pass's; and gold, whose classifiers say what is got wrong without them.
-TAUGHT = ("gold", "llm", "llm-soft", "llm-entropy-drop", "llm-balanced-drop", "llm-random-drop")
+TAUGHT = ("gold", "llm", "llm-soft", "llm-entropy-drop", "llm-balanced-drop", "llm-random-drop", *CONFIDENT)
 
 
 def metrics_folder() -> Path:
@@ -207,7 +207,10 @@ def _measure_arms(
             "gold_train_labels": [labels.gold_labels for labels in given_labels],
             "gold_prompt_labels": 0 if arm in WITHOUT_PASS else spent,
             "gold_validation_labels": records[0]["gold_validation_labels"],
-            "train_label_accuracy": [labels.accuracy(work.pool) for labels in given_labels],
+            "train_label_accuracy": [
+                record["train_label_accuracy"] if arm in CONFIDENT else labels.accuracy(work.pool)
+                for record, labels in zip(records, given_labels, strict=True)
+            ],
             "annotation_seconds": 0.0
             if arm in WITHOUT_PASS
             else size * sum(per_text if arm in PASSES else per_text[:1]),

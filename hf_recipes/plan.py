@@ -7,8 +7,9 @@ from .annotate import rows_left
 from .data import RowFiles, open_rows, usable_at_most
 from .grid import Run, all_runs, check_sizes
 from .measure import is_measured
+from .recipe import CONFIDENT
 from .study import Study, read_json
-from .train import check_training, failed_runs, other_runs, read_accelerate_config, runs_left
+from .train import FOLDS, check_training, failed_runs, other_runs, read_accelerate_config, runs_left
 from .variants import is_written
 
 # Rates of the demo's models on two cores without a GPU; a study's own replace them as soon as it has any.
@@ -48,7 +49,7 @@ def make_plan(study: Study, rates_of: Study | None = None) -> tuple[list[dict[st
     unlabelled = bool(texts and rows_left(study, files, with_test=False))
     variants = bool(not unlabelled and is_written(study))
     text_rate, text_measured = _annotation_rate(rates_of or study)
-    arms = len(recipe.grid.arms) if recipe.grid else 1
+    arms = len(set(recipe.grid.arms) - set(CONFIDENT)) if recipe.grid else 1
     steps = [
         {
             **{"step": "annotate", "done": total - texts, "total": total, "unit": "texts"},
@@ -90,15 +91,16 @@ def _annotation_rate(study: Study) -> tuple[float, bool]:
 def _run_seconds(study: Study, todo: list[Run], test_size: int) -> tuple[float, bool]:
     train = study.training
 
-    def guess(size: int) -> float:
+    def guess(arm: str, size: int) -> float:
         texts = train.max_steps * train.batch_size if train.max_steps else size * train.epochs
-        return texts / TEXTS_TRAINED_PER_SECOND + test_size / TEXTS_TESTED_PER_SECOND
+        fits = FOLDS if arm == CONFIDENT[0] else 1  # of four folds each leaves a quarter out: as much as three more
+        return fits * texts / TEXTS_TRAINED_PER_SECOND + test_size / TEXTS_TESTED_PER_SECOND
 
     records = [read_json(path) for path in Path(study.root, "runs").glob("*/*/*/run.json")]
-    slower = sum(r["seconds"] for r in records) / sum(guess(r["size"]) for r in records) if records else 1.0
+    slower = sum(r["seconds"] for r in records) / sum(guess(r["arm"], r["size"]) for r in records) if records else 1.0
     config = read_accelerate_config(train)
     at_once = config["num_processes"] if train.distribute == "runs" else 1
-    return slower * sum(guess(run.size) for run in todo) / at_once, bool(records)
+    return slower * sum(guess(run.arm, run.size) for run in todo) / at_once, bool(records)
 
 
 def print_plan(study: Study) -> None:

@@ -31,6 +31,8 @@ ArmName = Literal[
     "llm-entropy-drop",
     "llm-balanced-drop",
     "llm-random-drop",
+    "llm-confident-drop",
+    "llm-confident-random-drop",
     "gold-only",
     "gold-only-long",
     "noise-fixed",
@@ -43,8 +45,11 @@ CONTROLS: dict[ArmName, ArmName] = {
     "llm-flip-replace": "llm-flip-random-replace",
     "llm-entropy-drop": "llm-random-drop",
     "llm-balanced-drop": "llm-random-drop",
+    "llm-confident-drop": "llm-confident-random-drop",
     "llm-then-gold": "gold-only-long",
 }
+#: Arms that leave out what classifiers say of the run's own labels: which rows these are, training finds out.
+CONFIDENT: tuple[ArmName, ArmName] = ("llm-confident-drop", "llm-confident-random-drop")
 #: How many annotation passes an arm wants.
 PASSES: dict[ArmName, int] = {
     "llm-majority": 2,
@@ -292,7 +297,8 @@ class Grid(Section):
             raise ValueError(f"curves must name {' and '.join(always)}, and no arm that is not in arms")
         for arm in self.arms:
             least = next(size for size in self.sizes if arm in self.arms_at(size))
-            partial = arm.endswith("-drop") or arm in ("gold-only", "gold-only-long", "llm-then-gold", "llm-audit")
+            drops = arm.endswith("-drop") and arm not in CONFIDENT
+            partial = drops or arm in ("gold-only", "gold-only-long", "llm-then-gold", "llm-audit")
             if partial and not 0 < round(self.replace_share * least) < least:
                 raise ValueError(
                     f"replace_share {self.replace_share} of {least} texts is none or all: nothing is left for {arm}; "

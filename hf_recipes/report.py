@@ -29,6 +29,8 @@ COLOURS = {  # Okabe & Ito's and Tol's: told apart by the colour-blind
     "llm-entropy-drop": "#882255",
     "llm-balanced-drop": "#CC6677",
     "llm-random-drop": "#999933",
+    "llm-confident-drop": "#44AA99",
+    "llm-confident-random-drop": "#B8860B",
     "llm-raw": "#F4A582",
     "llm-then-gold": "#332288",
     "one-rater": "#5D5D5D",
@@ -74,6 +76,11 @@ MITIGATIONS: dict[ArmName, tuple[str, str, str]] = {
         "Leaving out the most uncertain of each class among {top} texts changes",
         "as many at random",
         "Choosing by entropy rather than at random",
+    ),
+    "llm-confident-drop": (
+        "Leaving out the labels among {top} that confident learning calls wrong changes",
+        "as many at random",
+        "Choosing by confident learning rather than at random",
     ),
 }
 AUDIT = "hf-recipes audit sample draws texts for people to label."

@@ -14,7 +14,7 @@ import tempfile
 import time
 import traceback
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -26,18 +26,19 @@ import yaml
 from filelock import Timeout
 
 from .annotate import Annotations, load_annotations, load_test_annotations
-from .arms import Labels, Pool, build_pool, label_others, training_labels
+from .arms import Labels, Pool, build_pool, confident_errors, draw, label_others, training_labels
 from .audit import with_audit
 from .data import hash_order, load_rows, open_rows
 from .fit import DIVERGED, RULES, Fit, Texts, Tokens
 from .grid import Run, all_runs, check_sizes, permutation
 from .models import Model, load_tokenizer, resolve_model
-from .recipe import Train, UserError, first_line, load_recipe
+from .recipe import CONFIDENT, Train, UserError, first_line, load_recipe
 from .study import Study, cpu_threads, follow_parent, hash_ids, make_key, read_json, versions, whole_folder, write_json
 
 logger = logging.getLogger(__name__)
 
 LIBRARIES = ("torch", "transformers", "accelerate", "tokenizers", "numpy")
+FOLDS = 4  # of confident learning
 POLL_SECONDS = 20  # others may be waiting in a collective, which has a time limit
 STARTS_AGAIN = 75  # the exit code that says: a run failed in one of several processes; start all again and go on
 #: Settings that change how a run is made, and not what comes out; encoder and mixed precision are in its environment.
@@ -104,14 +105,13 @@ class Work:
         """The accelerate configuration."""
         return read_accelerate_config(self._study.training)
 
-    @cached_property
-    def environment(self) -> dict[str, Any]:
+    def environment(self, run: Run) -> dict[str, Any]:
         """What of this machine and its software changes the outcome of a run."""
         config = self.accelerate
         return {
             "encoder": self.encoder.identity,
             "rules": RULES,
-            "versions": versions(*LIBRARIES),
+            "versions": versions(*LIBRARIES, *(["cleanlab"] if run.arm in CONFIDENT else [])),
             "threads": threads(config) if config["use_cpu"] else None,
             "mixed_precision": config["mixed_precision"],
             "team": config["num_processes"] if self._study.training.distribute == "batches" else 1,
@@ -122,7 +122,10 @@ class Work:
         return self._orders[run.subset_seed][: run.size]
 
     def labels(self, run: Run) -> Labels:
-        """The rows that the run trains on, out of `subset(run)` or of the audit, and their labels."""
+        """The rows that the run trains on, out of `subset(run)` or of the audit, and their labels.
+
+        Of `CONFIDENT` arms all rows: what these leave out follows from them, and stands in the run's `run.json`.
+        """
         share, pool = self._study.grid.replace_share, self.pool.of_pass(run.annotation_pass)
         return training_labels(run.arm, pool, self.subset(run), share, run.subset_seed)
 
@@ -135,7 +138,7 @@ class Work:
     def key(self, run: Run) -> str:
         """The run's key: of the very rows and labels it trains on, and of everything else that changes its outcome."""
         if run not in self._keys:
-            self._keys[run] = self._make_key(run, self.environment)
+            self._keys[run] = self._make_key(run, self.environment(run))
         return self._keys[run]
 
     def _make_key(self, run: Run, environment: dict[str, Any]) -> str:
@@ -144,6 +147,7 @@ class Work:
             hash_ids(self.pool.ids[i] for i in labels.rows),
             hashlib.sha256(labels.targets.tobytes()).hexdigest(),
             *([labels.then] if labels.then else []),
+            *([run.arm, FOLDS, run.subset_seed] if run.arm in CONFIDENT else []),
         ]
         checked = zip(self.validation, self.validation_labels(run), strict=True)
         validation = hash_ids(f"{self.pool.ids[i]} {label}" for i, label in checked)
@@ -180,6 +184,8 @@ def check_training(study: Study, weights: bool = True) -> None:
         UserError: no such encoder or configuration, or one that cannot be used here.
     """
     check_encoder(study, weights)
+    if (named := set(CONFIDENT) & set(study.grid.arms)) and not versions("cleanlab"):
+        raise UserError(f"grid.arms names {min(named)}, which wants cleanlab; pip install 'hf-recipes[cleanlab]'")
     config = read_accelerate_config(study.training)
     if not config["use_cpu"]:
         import torch
@@ -435,13 +441,16 @@ class _Trainer:
         study, main = self.study, self.accelerator.is_main_process
         self._start = time.monotonic()
         try:
-            fitted, at_once = self._fit(run)
+            labels = self.work.labels(run)
+            if run.arm in CONFIDENT:
+                labels = self._doubt(run, labels)
+            fitted, at_once = self._fit(run, labels, self.work.key(run))
             probs = fitted.predict(self._test, np.arange(len(self.work.test)))
             if not np.isfinite(probs).all():
                 raise FloatingPointError(DIVERGED)
             if main:
                 with whole_folder(study.run(run)) as folder:
-                    self._write(folder, run, fitted, probs, at_once)
+                    self._write(folder, run, labels, fitted, probs, at_once)
                 study.run_state(run).unlink(missing_ok=True)
         except UserError:
             raise
@@ -453,9 +462,36 @@ class _Trainer:
                 os._exit(STARTS_AGAIN)
         self.accelerator.free_memory()
 
-    def _fit(self, run: Run) -> tuple[Fit, int]:
+    def _doubt(self, run: Run, labels: Labels) -> Labels:
+        """The labels without those that confident learning calls wrong, or without as many at random.
+
+        Each fold's probabilities are those of a classifier fitted to the other folds of the run's own rows, with the
+        run's settings and seeds. A killed run does this anew; the control takes the number from the other arm's run.
+        """
+        found = replace(run, arm=CONFIDENT[0])
+        record = read_json(self.study.run(found) / "run.json") if self.work.is_done(found) else None
+        count = self._agree(record and len(record["dropped"]))
+        if count is None:
+            probs, ids = np.empty_like(labels.targets), [self.work.pool.ids[i] for i in labels.rows]
+            fold = np.argsort(hash_order(ids, "folds")) % FOLDS
+            for number in range(min(FOLDS, len(ids))):
+                rest, here = np.flatnonzero(fold != number), np.flatnonzero(fold == number)
+                others = Labels(labels.rows[rest], labels.targets[rest], labels.from_gold[rest])
+                fitted, _ = self._fit(run, others)
+                probs[here] = fitted.predict(self._tokens, self._places[labels.rows[here]])
+                self.accelerator.free_memory()
+            if not np.isfinite(probs).all():
+                raise FloatingPointError(DIVERGED)
+            wrong = confident_errors(labels.labels, probs)
+            count = int(wrong.sum())
+        if run != found:
+            wrong = draw(self.work.pool, labels.rows, count, f"confident-random-drop:{run.subset_seed}")
+        return Labels(labels.rows[~wrong], labels.targets[~wrong], labels.from_gold[~wrong])
+
+    def _fit(self, run: Run, labels: Labels, key: str | None = None) -> tuple[Fit, int]:
         """A fitted classifier, and how many texts at once went into memory: half as many after each try that did not.
 
+        With the run's key it starts where a killed process left off, keeps states and has trackers.
         Processes that compute a run together do not try: they would have to run out of memory at the same place.
         """
         from accelerate.utils import find_executable_batch_size
@@ -463,11 +499,9 @@ class _Trainer:
         work, settings = self.work, self.study.training
         team = self.accelerator.num_processes
         at_once = -(-settings.batch_size // (settings.gradient_accumulation_steps * team))
-        labels = work.labels(run)
         train = Texts(self._tokens, self._places[labels.rows], labels.targets, labels.then)
         classes = np.eye(len(work.pool.label_names))
         checked = Texts(self._tokens, self._places[work.validation], classes[work.validation_labels(run)])
-        key = work.key(run)
         if state := self._read_state(run, key):
             at_once = min(at_once, state["at_once"])
             self._start -= state["seconds"]
@@ -488,13 +522,14 @@ class _Trainer:
                 train,
                 checked if settings.validation_size else None,
                 size,
-                lambda state: self._save_state(run, {"key": key, "at_once": size, **state}),
+                lambda state: self._save_state(run, {"key": key, "at_once": size, **state}) if key else None,
                 self._log,
             )
             fit.run(self._read_state(run, key))
             return fit
 
-        self._start_trackers(run)
+        if key:
+            self._start_trackers(run)
         try:
             if team > 1:
                 return attempt(at_once), at_once
@@ -537,7 +572,7 @@ class _Trainer:
             torch.save({**state, "seconds": time.monotonic() - self._start}, temporary)
             temporary.replace(file)
 
-    def _read_state(self, run: Run, key: str) -> dict[str, Any] | None:
+    def _read_state(self, run: Run, key: str | None) -> dict[str, Any] | None:
         """Where a killed process left the run; a state of other labels or settings is of no use."""
         import torch
 
@@ -560,9 +595,9 @@ class _Trainer:
     def _log(self, values: dict[str, float], step: int) -> None:
         self.accelerator.log(values, step=step)
 
-    def _write(self, folder: Path, run: Run, fitted: Fit, probs: np.ndarray, at_once: int) -> None:
+    def _write(self, folder: Path, run: Run, labels: Labels, fitted: Fit, probs: np.ndarray, at_once: int) -> None:
         work, settings = self.work, self.study.training
-        labels = work.labels(run)
+        dropped = [work.pool.ids[i] for i in np.setdiff1d(work.subset(run), labels.rows)]
         table = pa.table(
             {
                 "run": pa.array([str(run)] * len(work.test)).dictionary_encode(),
@@ -586,10 +621,11 @@ class _Trainer:
                 "annotation_pass": run.annotation_pass,
                 "gold_train_labels": labels.gold_labels,
                 "gold_validation_labels": len(work.validation) if settings.validation_labels == "gold" else 0,
+                **({"dropped": dropped} if run.arm in CONFIDENT else {}),
                 "train_label_accuracy": labels.accuracy(work.pool),
                 "curves": {name: values for name, values in vars(fitted.curves).items() if values},
                 "train": settings.model_dump(mode="json"),
-                "environment": work.environment,
+                "environment": work.environment(run),
                 "texts_at_once": at_once,
                 "seconds": round(time.monotonic() - self._start, 2),
             },

@@ -16,7 +16,7 @@ from .arms import build_pool, training_labels
 from .audit import audited_gold, with_audit
 from .data import NO_GOLD, Rows, load_rows
 from .quality import describe as describe_labels
-from .recipe import ArmName
+from .recipe import CONFIDENT, ArmName
 from .report import cell, describe, how_trained
 from .study import Study, hash_files, hash_ids, make_key, read_json, versions, whole_folder, write_json, write_text
 from .votes import flipped
@@ -71,7 +71,8 @@ class _Content:
             self.pool = with_audit(study, self.pool)
             found = audited_gold(study, "test", self.test)
             self.test = replace(self.test, gold=self.test.gold if found is None else found[0])
-        self.arms: list[ArmName] = list(recipe.grid.arms) if recipe.grid else ["llm"]
+        named: list[ArmName] = list(recipe.grid.arms) if recipe.grid else ["llm"]
+        self.arms = [arm for arm in named if arm not in CONFIDENT]  # of these each run has rows of its own
         self.share = recipe.grid.replace_share if recipe.grid else 0.0
         pool, test = self.pool, self.test
         self.key = make_key(

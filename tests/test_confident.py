@@ -1,0 +1,114 @@
+"""Confident learning: labels that classifiers of a run's other rows doubt are left out, beside as many at random."""
+
+import shutil
+
+import numpy as np
+import pytest
+from conftest import ENCODER
+from test_planted import NAMES, Planted, write_texts
+
+from hf_recipes.annotate import annotate
+from hf_recipes.arms import confident_errors
+from hf_recipes.grid import all_runs
+from hf_recipes.measure import measure
+from hf_recipes.recipe import UserError
+from hf_recipes.report import describe
+from hf_recipes.study import read_json
+from hf_recipes.train import Work, check_training, train
+from hf_recipes.variants import write_variants
+
+ARMS = ("llm-confident-drop", "llm-confident-random-drop")
+
+
+@pytest.fixture
+def make(make_study, monkeypatch, tmp_path):
+    (tmp_path / "texts").mkdir()
+    gold = write_texts(tmp_path / "texts" / "train.parquet", 400, 0)
+    write_texts(tmp_path / "texts" / "test.parquet", 100, 1)
+    monkeypatch.setattr("hf_recipes.engines.vllm_engine.Engine", Planted)
+    for name, value in (("gold", gold), ("errors", "systematic"), ("knows", False)):
+        monkeypatch.setattr(Planted, name, value, raising=False)
+
+    def make(encoder, *more):
+        return make_study(
+            *(f"--data.path={tmp_path / 'texts'}", "--data.pool_size=null", "--data.test_size=null"),
+            *(f"--data.label_names=[{', '.join(NAMES)}]", "--annotate.model=models/SmolLM2-135M-Instruct"),
+            *("--annotate.prompt.template='{{ instruction }} Text: {{ text }} Label:'", "--annotate.calibration=none"),
+            *("--annotate.prompt.shots_per_class=0", f"--train.encoder={encoder}", "--grid.seeds=[0, 1]"),
+            *(f"--grid.arms=[gold, llm, {', '.join(ARMS)}]", *more),
+        )
+
+    return make
+
+
+def records(study):
+    found = {}
+    for run in all_runs(study.grid):
+        if run.arm in ARMS:
+            found[run.arm, run.name] = read_json(study.run(run) / "run.json")
+    return found
+
+
+def predictions(study, run):
+    return (study.run(run) / "predictions.parquet").read_bytes()
+
+
+def test_labels_that_a_classifier_contradicts_are_called_wrong():
+    rng = np.random.default_rng(0)
+    truth = rng.integers(3, size=300)
+    wrong = rng.random(300) < 0.2
+    labels = np.where(wrong, (truth + 1) % 3, truth)
+    probs = np.eye(3)[truth] * 0.7 + 0.1
+    found = confident_errors(labels, probs)
+    assert found[wrong].mean() > 0.9
+    assert found[~wrong].mean() < 0.1
+
+
+def test_a_run_leaves_out_doubted_rows_and_its_control_as_many_whichever_comes_first(make, tiny_encoder):
+    study = make(tiny_encoder, "--grid.sizes=[40]", "--train.max_steps=3")
+    annotate(study)
+    assert train(study) == {}
+    work, kept = Work(study), records(study)
+    runs = {(run.arm, run.name): run for run in all_runs(study.grid) if run.arm in ARMS}
+    for seed in ("0", "1"):
+        one, control = (kept[arm, seed]["dropped"] for arm in ARMS)
+        drawn = {work.pool.ids[i] for i in work.subset(runs[ARMS[0], seed])}
+        assert len(one) == len(control) > 0
+        assert set(one) | set(control) <= drawn
+        assert one != control
+    # without the other arm's run the control finds the number itself, and both come out the same, bit for bit
+    before = {where: predictions(study, run) for where, run in runs.items()}
+    for run in runs.values():
+        shutil.rmtree(study.run(run))
+    alone = make(tiny_encoder, "--grid.sizes=[40]", "--train.max_steps=3", f"--grid.seeds=[1, 0]")
+    assert train(alone) == {}
+    assert {where: predictions(study, run) for where, run in runs.items()} == before
+    assert all(work.is_valid(run) for run in runs.values())
+    results = measure(study)
+    assert "Leaving out the labels among 40 that confident learning calls wrong" in str(describe(results)["more"])
+    arm = next(arm for arm in results["arms"] if arm["arm"] == ARMS[0])
+    assert arm["train_label_accuracy"] == [kept[ARMS[0], seed]["train_label_accuracy"] for seed in ("0", "1")]
+    write_variants(study)  # each run has rows of its own
+    assert not {path.name for path in (study.dataset / "data").iterdir()} & set(ARMS)
+
+
+def test_without_cleanlab_it_is_said_what_to_install(make, tiny_encoder, monkeypatch):
+    study = make(tiny_encoder, "--grid.sizes=[40]")
+    monkeypatch.setattr("hf_recipes.train.versions", lambda *names: {})
+    with pytest.raises(
+        UserError, match=r"llm-confident-drop, which wants cleanlab; pip install 'hf-recipes\[cleanlab\]'"
+    ):
+        check_training(study)
+
+
+@pytest.mark.slow
+def test_it_finds_wrong_labels_more_often_than_chance_does(make):
+    study = make(ENCODER, "--grid.sizes=[150]", "--train.learning_rate=2e-4")
+    annotate(study)
+    assert train(study) == {}
+    work = Work(study)
+    wrong = {i for i, gold, llm in zip(work.pool.ids, work.pool.gold, work.pool.llm, strict=True) if gold != llm}
+    hits = {arm: [] for arm in ARMS}
+    for (arm, _), record in records(study).items():
+        hits[arm] += [i in wrong for i in record["dropped"]]
+    assert np.mean(hits[ARMS[0]]) > np.mean(hits[ARMS[1]]) + 0.1
