@@ -80,7 +80,7 @@ def test_a_run_leaves_out_doubted_rows_and_its_control_as_many_whichever_comes_f
     before = {where: predictions(study, run) for where, run in runs.items()}
     for run in runs.values():
         shutil.rmtree(study.run(run))
-    alone = make(tiny_encoder, "--grid.sizes=[40]", "--train.max_steps=3", f"--grid.seeds=[1, 0]")
+    alone = make(tiny_encoder, "--grid.sizes=[40]", "--train.max_steps=3", "--grid.seeds=[1, 0]")
     assert train(alone) == {}
     assert {where: predictions(study, run) for where, run in runs.items()} == before
     assert all(work.is_valid(run) for run in runs.values())
