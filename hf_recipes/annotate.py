@@ -295,6 +295,8 @@ def _make_pass(study: Study, files: RowFiles, one: Pass, engine: Any, number: in
     work.run(f"annotate, pass {number}" if study.recipe.annotate.passes else "annotate")
     statuses = Parts(folder).statuses(files.column("id"))
     prompter = one.prompter
+    session = {"texts": work.scored, "seconds": round(time.monotonic() - start, 1)}
+    before = (read_json(folder / "manifest.json") or {}).get("all_sessions", {"texts": 0, "seconds": 0.0})
     write_json(
         folder / "manifest.json",
         {
@@ -307,7 +309,8 @@ def _make_pass(study: Study, files: RowFiles, one: Pass, engine: Any, number: in
             "answers": prompter.answers,
             "demonstrations": one.demonstrations.ids,
             "status": _count(statuses),
-            "last_session": {"texts": work.scored, "seconds": round(time.monotonic() - start, 1)},
+            "last_session": session,
+            "all_sessions": {what: round(before[what] + session[what], 1) for what in session},
         },
     )
     return work.engine

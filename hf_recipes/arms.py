@@ -119,10 +119,24 @@ class Labels:
         return np.asarray(self.targets.argmax(axis=1))
 
     def accuracy(self, pool: Pool) -> float | None:
-        """The share of the labels that equal gold, among rows with gold; None if there are none."""
+        """The share of the labels that equal gold; None if no row has gold.
+
+        Where only a random sample has gold and the labels of it are gold, the others are as often right as the LLM is
+        on that sample.
+        """
         gold = pool.gold[self.rows]
         known = gold != NO_GOLD
-        return float((self.labels == gold)[known].mean()) if known.any() else None
+        if not known.any():
+            return None
+        if pool.audited is None or not self.from_gold.any():
+            return float((self.labels == gold)[known].mean())
+        sure = self.from_gold.mean()
+        return float(sure + (1 - sure) * (pool.llm[self.rows] == gold)[known].mean())
+
+    def without(self, dropped: np.ndarray) -> "Labels":
+        """The others, where `dropped` of shape `(n,)` marks some."""
+        kept = ~dropped
+        return replace(self, rows=self.rows[kept], targets=self.targets[kept], from_gold=self.from_gold[kept])
 
 
 def confident_errors(labels: np.ndarray, probs: np.ndarray) -> np.ndarray:
@@ -133,10 +147,12 @@ def confident_errors(labels: np.ndarray, probs: np.ndarray) -> np.ndarray:
         probs (`np.ndarray` of shape `(n, K)`): of each text by a classifier that has not seen it.
 
     Returns:
-        `np.ndarray` of shape `(n,)`, bool.
+        `np.ndarray` of shape `(n,)`, bool; none where all labels are one class.
     """
     from cleanlab.filter import find_label_issues
 
+    if len(np.unique(labels)) < 2:  # cleanlab refuses it
+        return np.zeros(len(labels), dtype=bool)
     return np.asarray(find_label_issues(labels, probs, filter_by="prune_by_noise_rate", n_jobs=1), dtype=bool)
 
 
@@ -355,7 +371,7 @@ def training_labels(  # noqa: PLR0911, PLR0912  (an arm a case)
         case "llm-random-replace":
             return replaced(drawn("random-replace"))
         case "llm-audit":  # (1 - R / pi) y' + (R / pi) y: the loss under gold, without bias
-            chosen = drawn("audit")
+            chosen = drawn("random-replace")  # the very rows of its control
             weight = (chosen / (count / size if pool.audited is None else pool.audit_share))[:, None]
             targets = (1 - weight) * classes[pool.llm[rows]] + weight * replaced(chosen).targets
             return Labels(rows, targets, chosen)

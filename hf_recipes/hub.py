@@ -188,6 +188,8 @@ def _collect(study: Study, folder: Path, texts: bool) -> Bundle:
         measure(study)
     reports = [study.labels_file, *([study.results_file] if measured else [])]
     others |= {file.name: file for file in reports if file.exists()}
+    audit = {f"audit-{name}.json": study.audit / f"{name}.json" for name in ("sample", "labels")}  # ids and classes
+    others |= {name: file for name, file in audit.items() if file.exists()}
     recipe = yaml.safe_load(study.recipe_file.read_text(encoding="utf-8"))
     for change in recipe["recipe"]["annotate"]["passes"]:
         change.pop("base_url", None)  # where a server listens is nobody's business
@@ -704,6 +706,10 @@ def _unpack(where: Path, home: Path, said: dict[str, Any], recipe: Recipe, made:
             mine = predictions.filter(pa.compute.equal(predictions["run"].cast(pa.string()), row["run"]))
             pq.write_table(mine, folder / "predictions.parquet")
             write_json(folder / "run.json", json.loads(row["record"]))
+    for name in ("sample", "labels"):
+        if (home / f"audit-{name}.json").exists():
+            study.audit.mkdir(exist_ok=True)
+            shutil.copyfile(home / f"audit-{name}.json", study.audit / f"{name}.json")
     study.report.mkdir()
     for file in (study.results_file, study.labels_file):
         if (home / file.name).exists():

@@ -9,15 +9,16 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from .annotate import Annotations, shown_rows
+from .arms import Labels
 from .audit import audited_gold
 from .components import disagreement, variances
 from .data import NO_GOLD, Rows, hash_order
-from .grid import WITHOUT_PASS, all_runs, crossed_runs, crossed_sources, paired_runs
+from .grid import WITHOUT_PASS, Run, all_runs, crossed_runs, crossed_sources, paired_runs
 from .recipe import CONFIDENT, CONTROLS, PASSES, ArmName, UserError
 from .study import Study, hash_files, hash_ids, make_key, read_json, write_json
 from .train import Work
 from .verdict import __file__ as verdict_file
-from .verdict import decide
+from .verdict import decide, freedom
 from .votes import NO_VOTE
 
 LEVEL = 0.95
@@ -39,6 +40,8 @@ PAIRS: tuple[tuple[ArmName, ArmName], ...] = (
     ("llm-entropy-replace", "llm-matched-replace"),
     ("llm-entropy-replace", "gold-only"),
     ("llm-entropy-replace", "gold-only-long"),
+    ("llm-random-replace", "gold-only-long"),
+    ("llm-audit", "gold-only-long"),
     ("one-rater", "gold"),
     ("llm", "noise-fixed"),
     ("noise-fixed", "gold"),
@@ -115,7 +118,7 @@ def measure(study: Study) -> dict[str, Any]:
             "regained": list(_regained(arms, judged, test)) if ("gold", study.grid.sizes[-1]) in judged else [],
             "ensembles": list(_ensembles(study, work, seen, test)),
             "class_shares": list(_class_shares(predictions, judged, test)),
-            "error_cells": [] if study.recipe.few_gold else list(_error_cells(work, predictions)),
+            "error_cells": list(_error_cells(work, judged, seen, test)),
             "gold_match": list(_match_gold(judged, test)),
             "iso_accuracy": _iso_accuracy(arms, judged, test),
             "plateaus": list(_plateaus(arms, judged, test)),
@@ -143,6 +146,7 @@ def _results_key(study: Study, work: Work) -> str:
         pool=hash_ids(f"{i} {gold} {llm}" for i, gold, llm in pool),
         raters=None if work.pool.raters is None else hash_ids(map(str, work.pool.raters.tolist())),
         annotations=[one.key for one in work.annotations],
+        seconds=[str(_seconds_per_text(study, one)) for one in work.annotations],
         calibration=[one.section.calibration for one in work.annotations],
         status=work.annotations[0].status,
         teacher=None if work.teacher is None else work.teacher.tolist(),
@@ -188,14 +192,16 @@ def _measure_arms(
     for (arm, size), labels in predictions.items():
         runs = paired_runs(study.grid, arm, size)
         records = [read_json(study.run(run) / "run.json") for run in runs]
-        given_labels = [work.labels(run) for run in runs]
+        given_labels = [_labels(work, run, record) for run, record in zip(runs, records, strict=True)]
         scored: dict[str, Any] = dict.fromkeys(SCORES) | {"macro_f1_runs": []}
         stable: dict[str, Any] = {"per_class_n": {}, "per_class_disagreement": {}}
         if judged:
             given = {"predictions": judged[arm, size], "references": test.gold, "num_classes": len(names)}
             scored, stable = scores.compute(**given), instability.compute(**given)
-        if len(test) < len(work.test):
+        if study.recipe.few_gold:
             stable |= instability.compute(predictions=labels, num_classes=len(names))
+            if judged:  # on few texts a good classifier may be no better than the commonest class by chance
+                scored["failed_runs"] = sum(len(np.unique(one)) == 1 for one in labels)
         by_name = {
             field: {names[k]: value for k, value in figures.items()}
             for field, figures in stable.items()
@@ -207,10 +213,7 @@ def _measure_arms(
             "gold_train_labels": [labels.gold_labels for labels in given_labels],
             "gold_prompt_labels": 0 if arm in WITHOUT_PASS else spent,
             "gold_validation_labels": records[0]["gold_validation_labels"],
-            "train_label_accuracy": [
-                record["train_label_accuracy"] if arm in CONFIDENT else labels.accuracy(work.pool)
-                for record, labels in zip(records, given_labels, strict=True)
-            ],
+            "train_label_accuracy": [labels.accuracy(work.pool) for labels in given_labels],
             "annotation_seconds": 0.0
             if arm in WITHOUT_PASS
             else size * sum(per_text if arm in PASSES else per_text[:1]),
@@ -222,10 +225,17 @@ def _measure_arms(
         }
 
 
+def _labels(work: Work, run: Run, record: dict[str, Any]) -> Labels:
+    """What the run was trained on."""
+    labels, dropped = work.labels(run), set(record.get("dropped", ()))
+    return labels.without(np.array([work.pool.ids[i] in dropped for i in labels.rows]))
+
+
 def _seconds_per_text(study: Study, annotations: Annotations) -> float:
-    """Of the annotation's last session, the engine's start included; nan where it asked about none."""
-    session = read_json(study.annotations(annotations.key) / "manifest.json")["last_session"]
-    return session["seconds"] / session["texts"] if session["texts"] else np.nan
+    """Of all sessions of the annotation, the engine's starts included; nan where none asked about any."""
+    made = read_json(study.annotations(annotations.key) / "manifest.json")
+    sessions = made.get("all_sessions", made["last_session"])  # the former is of this version
+    return float(sessions["seconds"] / sessions["texts"]) if sessions["texts"] else np.nan
 
 
 def _read_predictions(folder: Path, test: Rows) -> np.ndarray:
@@ -362,18 +372,18 @@ def _match_gold(predictions: Predictions, test: Rows) -> Iterator[dict[str, Any]
         yield {"size": size, "R": found["R"], "n": found["n"], **_difference(found, "macro_f1")}
 
 
-def _error_cells(work: Work, predictions: Predictions) -> Iterator[dict[str, Any]]:
+def _error_cells(work: Work, predictions: Predictions, seen: np.ndarray, test: Rows) -> Iterator[dict[str, Any]]:
     """How the LLM's errors pass to classifiers: LLM right or wrong x classifier says the same or not, by test text.
 
-    Over the test texts that the LLM gave a label. Intervals of shares are those of a mean accuracy in `seed_scores`,
-    over runs and texts; None where nothing varies. Differences are paired by seed and text.
+    Over the test texts with gold (`seen`) that the LLM gave a label. Intervals of shares are those of a mean accuracy
+    in `seed_scores`, over runs and texts; None where nothing varies. Differences are paired by seed and text.
     """
-    teacher = np.full(len(work.test), NO_VOTE) if work.teacher is None else work.teacher
+    teacher = np.full(len(seen), NO_VOTE) if work.teacher is None else work.teacher[seen]
     known = np.flatnonzero(teacher != NO_VOTE)
     if len(known) < 2:
         return
     scored, comparison = _load("seed_scores"), _load("instability_comparison")
-    teacher, gold, classes = teacher[known], work.test.gold[known], len(work.test.label_names)
+    teacher, gold, classes = teacher[known], test.gold[known], len(test.label_names)
     wrong, every = teacher != gold, np.ones(len(known), int)
     own = _load("annotation_uncertainty").compute(predictions=np.eye(classes)[teacher], references=gold)
 
@@ -400,8 +410,7 @@ def _error_cells(work: Work, predictions: Predictions) -> Iterator[dict[str, Any
         }
         smaller = max((other for name, other in predictions if name == arm and other < size), default=None)
         before = None if smaller is None else predictions[arm, smaller][:, known]
-        base = predictions["gold", size][:, known][:, wrong]
-        paired = arm != "gold" and wrong.sum() > 1
+        base = predictions.get(("gold", size)) if arm != "gold" and wrong.sum() > 1 else None
         yield {
             **{"arm": arm, "size": size, "R": len(labels), "n": len(known), "n_wrong": int(wrong.sum())},
             **{"teacher_accuracy": own["accuracy"], "teacher_accuracy_interval": own["accuracy_interval"]},
@@ -409,13 +418,16 @@ def _error_cells(work: Work, predictions: Predictions) -> Iterator[dict[str, Any
             **share("agreement", labels, teacher),
             **share("accuracy", labels, gold),
             **share("copied", labels[:, wrong], teacher[wrong]),
-            "copied_above_gold": differ(labels[:, wrong], base, teacher[wrong]) if paired else None,
+            "copied_above_gold": None
+            if base is None
+            else differ(labels[:, wrong], base[:, known][:, wrong], teacher[wrong]),
             "since": None
             if before is None
             else {
                 "size": smaller,
                 "agreement": differ(labels, before, teacher),
                 "accuracy": differ(labels, before, gold),
+                "copied": differ(labels[:, wrong], before[:, wrong], teacher[wrong]) if wrong.sum() > 1 else None,
             },
         }
 
@@ -456,7 +468,7 @@ def _best_mitigation(arms: list[dict[str, Any]], predictions: Predictions, test:
 def _regained(arms: list[dict[str, Any]], predictions: Predictions, test: Rows) -> Iterator[dict[str, Any]]:
     """What share of the macro-F1 that LLM labels cost each mitigation regains: (arm - llm) / (gold - llm).
 
-    Its interval is Fieller's, by t with R - 1 degrees of freedom, with the variances over runs and over texts added;
+    Its interval is Fieller's, by t with the gap's degrees of freedom and the variances over runs and over texts added;
     the covariance of the two differences follows from the variance of theirs, gold - arm. None is given where the gap's
     own interval has zero in it: the share of nothing is not defined.
     """
@@ -468,7 +480,7 @@ def _regained(arms: list[dict[str, Any]], predictions: Predictions, test: Rows) 
         {a: p for (a, size), p in predictions.items() if size == top},
     )
 
-    def difference(one: ArmName, other: ArmName) -> tuple[float, float]:
+    def difference(one: ArmName, other: ArmName) -> tuple[float, float, float]:
         found = compute(
             predictions1=labels[one],
             predictions2=labels[other],
@@ -476,18 +488,18 @@ def _regained(arms: list[dict[str, Any]], predictions: Predictions, test: Rows) 
             num_classes=len(test.label_names),
         )
         parts = found["macro_f1_seed_se"], found["macro_f1_item_se"]
-        return found["macro_f1_difference"], float(np.square(parts).sum())
+        return found["macro_f1_difference"], float(np.square(parts).sum()), freedom(*parts, runs)
 
     runs = len(labels["llm"])
-    gap, gap_variance = difference("gold", "llm")
-    needed = stats.t.ppf(1 - (1 - LEVEL) / 2, runs - 1) ** 2
+    gap, gap_variance, degrees = difference("gold", "llm")
+    needed = stats.t.ppf(1 - (1 - LEVEL) / 2, degrees) ** 2
     square = gap**2 - needed * gap_variance
-    if runs < 3 or gap <= 0 or square <= 0 or ("gold", top) not in _learnt(arms):
+    if runs < 3 or gap <= 0 or square <= 0 or not {("gold", top), ("llm", top)} <= _learnt(arms):
         return
     for arm in CONTROLS:
         if (arm, top) not in _learnt(arms):
             continue
-        gain, variance = difference(arm, "llm")
+        gain, variance, _ = difference(arm, "llm")
         together = (variance + gap_variance - difference("gold", arm)[1]) / 2
         middle = gain * gap - needed * together
         half = np.sqrt(max(middle**2 - square * (gain**2 - needed * variance), 0.0))
@@ -570,10 +582,11 @@ def _class_shares(predictions: Predictions, judged: Predictions, test: Rows) -> 
             if items < every.shape[1]:
                 voted = (every == k).mean(axis=0), (labels == k).mean(axis=0)
                 gold, bounds = powered_share(*voted, test.gold == k, 1 - (1 - LEVEL) / classes)
-            over_runs, over_items = off.mean(axis=1).var(ddof=1) / runs, off.mean(axis=0).var(ddof=1) / items
-            variance = over_runs + over_items
-            freedom = (runs - 1) * variance / over_runs if over_runs else np.inf
-            half = float(stats.t.ppf(1 - (1 - LEVEL) / 2 / classes, freedom) * np.sqrt(variance)) if variance else 0.0
+            by_item = off.mean(axis=0)  # with one more error each way: few texts without any are no proof of none
+            over_items = (np.square(by_item - by_item.mean()).sum() + 2) / (items + 1) / items
+            over_runs = off.mean(axis=1).var(ddof=1) / runs
+            variance, degrees = over_runs + over_items, freedom(over_runs**0.5, over_items**0.5, runs)
+            half = float(stats.t.ppf(1 - (1 - LEVEL) / 2 / classes, degrees) * np.sqrt(variance)) if variance else 0.0
             bias = float(off.mean())
             yield {
                 **{"arm": arm, "size": size, "class": name, "R": runs, "n": items},

@@ -21,7 +21,7 @@ COLOURS = {  # Okabe & Ito's and Tol's: told apart by the colour-blind
     "llm-entropy-replace": "#0072B2",
     "llm-random-replace": "#009E73",
     "llm-matched-replace": "#66C2A5",
-    "llm-audit": "#44AA99",
+    "llm-audit": "#DDAA33",
     "llm-majority": "#CC79A7",
     "llm-dawid-skene": "#AA4499",
     "llm-flip-replace": "#56B4E9",
@@ -195,8 +195,8 @@ def captions(results: dict[str, Any]) -> dict[str, str]:
         f"{found[same]} of the test texts otherwise than the other",
         "sizes": f"at {top:,} texts, on the right, the line of llm is at {number(llm[score])}{beside}; the "
         "points around it are seeds",
-        "frontier": f"the arm llm consumes {gold_labels(llm):,} gold labels, for its prompt, and reaches macro-F1 "
-        f"{number(llm[score])}; the black line says what that many, and more, reach alone",
+        "frontier": f"the arm llm consumes {gold_labels(llm):,} gold labels and reaches macro-F1 {number(llm[score])}; "
+        "the black line says what gold labels reach alone, at the numbers below it",
     }
     return {name: f"{FIGURES[name]}. To read it: {readings[name]}" for name in FIGURES if name in _drawable(results)}
 
@@ -318,9 +318,9 @@ def how_made(study: Study, results: dict[str, Any]) -> str:
         "Disagreement is the share of test texts to which two runs that "
         "differ in their seeds give different labels, averaged over pairs of runs (Du & Nguyen 2023). Differences are "
         f"paired by seed and test text; intervals are {results['confidence_level']:.0%}, by t, over seeds and test "
-        "texts together. p-values of the primary comparisons (macro-F1 and disagreement at the largest size, LLM "
-        "labels against gold labels, every other source against LLM labels and against its control) are corrected for "
-        "each other (Holm 1979)."
+        "texts together. p-values of the primary comparisons (macro-F1 and disagreement at the largest size, "
+        f"{'' if results['audit'] else 'LLM labels against gold labels, '}every other source against LLM labels and "
+        "against its control) are corrected for each other (Holm 1979)."
     )
 
 
@@ -529,6 +529,9 @@ def _describe_few_gold(results: dict[str, Any]) -> dict[str, Any]:
         more.append(("Which of them.", _which(best)))
     if ensembles := [one for one in results["ensembles"] if one["arm"] == "llm"]:
         more.append(("Ensembles.", _ensembles(ensembles, llm)))
+    if cells := [one for one in results["error_cells"] if one["n_wrong"] > 1]:
+        least = min(size for _, size in arms)
+        more.append(("Copied errors.", _copied({(one["arm"], one["size"]): one for one in cells}, least, top)))
     if shares := [one for one in results["class_shares"] if one["arm"] == "llm"]:
         said = ", ".join(
             f"'{one['class']}' {number(one['gold'])} {interval(one['gold_interval'])} (classifiers alone: "
@@ -550,6 +553,12 @@ def _describe_few_gold(results: dict[str, Any]) -> dict[str, Any]:
             for name, part in (("pool", pool), ("test", test))
             if part["labelled"] < part["drawn"]
         ),
+        *(
+            [f"No audited test text is of {' or '.join(missing)}: macro-F1 is over the other classes."]
+            if (missing := [name for name in results["label_names"] if not llm["per_class_n"].get(name)])
+            and llm["n_gold"]
+            else []
+        ),
         "Nothing is claimed for other models, encoders, data or sizes than these.",
         *results["notes"],
     ]
@@ -566,7 +575,7 @@ def _mitigations(
     found = []
     for arm, (what, alike, choice) in MITIGATIONS.items():
         if (pair := (arm, CONTROLS[arm], "macro_f1", top)) in differences:
-            count = f"{arms[arm, top]['gold_train_labels'][0]}"
+            count = f"{round(sum(arms[arm, top]['gold_train_labels']) / arms[arm, top]['R']):,}"
             text = (
                 f"{what.format(count=count, top=f'{top:,}')} macro-F1 by "
                 f"{_signed(differences[arm, 'llm', 'macro_f1', top])} against LLM labels alone; {alike} by "
@@ -575,7 +584,7 @@ def _mitigations(
             )
             if CONTROLS[arm] != "gold-only-long" and (alone := (arm, "gold-only-long", "macro_f1", top)) in differences:
                 text += (
-                    " Against as many gold labels alone, trained on as long, it differs by "
+                    " Against gold labels alone, trained on as long, it differs by "
                     f"{_signed(differences[alone])}, {_judge(differences[alone])}."
                 )
             if (one := regained.get(arm)) is not None:
@@ -598,15 +607,19 @@ def _which(best: dict[str, Any]) -> str:
 
 def _ensembles(ensembles: list[dict[str, Any]], llm: dict[str, Any]) -> str:
     """Whether the mean of several runs is steadier than one."""
+
+    def score(found: dict[str, Any]) -> str:
+        known = found["macro_f1_mean"] is not None
+        return f" (macro-F1 {number(found['macro_f1_mean'])} {interval(found['macro_f1_mean_interval'])})" * known
+
     said = "; ".join(
-        f"two ensembles of {one['k']} runs on LLM labels disagree on {number(one['pairwise_disagreement'])} "
-        f"{interval(one['pairwise_disagreement_interval'])} and reach macro-F1 {number(one['macro_f1_mean'])} "
-        f"{interval(one['macro_f1_mean_interval'])} ({one['ensembles']} that share no run)"
+        f"two ensembles of {one['k']} runs on {number(one['pairwise_disagreement'])} "
+        f"{interval(one['pairwise_disagreement_interval'])}{score(one)}, of {one['ensembles']} that share no run"
         for one in ensembles
     )
     return (
-        f"Where two single runs disagree on {number(llm['pairwise_disagreement'])} of the test texts and reach "
-        f"{number(llm['macro_f1_mean'])}, {said}. Errors that all seeds share stay."
+        f"Two single runs on LLM labels disagree on {number(llm['pairwise_disagreement'])} of the test texts"
+        f"{score(llm)}; {said}. Errors that all seeds share stay."
     )
 
 
@@ -625,23 +638,28 @@ def _counting(shares: list[dict[str, Any]]) -> str:
 
 def _copied(cells: dict[tuple[str, int], Any], least: int, top: int) -> str:
     """Which of the LLM's errors classifiers repeat, and whether its labels are a ceiling."""
-    last, gold = cells["llm", top], cells["gold", top]
+    last, gold = cells["llm", top], cells.get(("gold", top))
     shown = [f"in {_share(cells['llm', size], 'copied')} at {size:,} training texts" for size in sorted({least, top})]
     text = (
         f"Of the {last['n_wrong']:,} in {last['n']:,} test texts that the LLM itself gets wrong, classifiers on its "
-        f"labels give the same wrong label {' and '.join(shown)}, classifiers on {top:,} gold labels in "
-        f"{_share(gold, 'copied')}: a difference of {_signed(last['copied_above_gold'])}, "
-        f"{_judge(last['copied_above_gold'])}."
+        f"labels give the same wrong label {' and '.join(shown)}"
+        + (
+            f", classifiers on {top:,} gold labels in {_share(gold, 'copied')}: a difference of "
+            f"{_signed(last['copied_above_gold'])}, {_judge(last['copied_above_gold'])}."
+            if gold
+            else "."
+        )
     )
     if (since := last["since"]) is None:
         return text
-    closer, better = since["agreement"], since["accuracy"]
+    closer, better, copied = since["agreement"], since["accuracy"], since["copied"]
     said = (
         "that they still come closer to it cannot be told, so a ceiling of its labels cannot either"
         if closer["verdict"] != "higher"
         else "they come closer to it and are still getting better: its labels are no ceiling yet"
         if better["verdict"] == "higher"
-        else "they come closer to it without a gain that can be told: more texts teach its errors too"
+        else "they come closer to it without a gain that can be told"
+        + (": more texts teach its errors too" if copied["verdict"] == "higher" else "")
     )
     return (
         f"{text} Of all {last['n']:,} the LLM gets {_share(last, 'teacher_accuracy')} right and classifiers on "

@@ -405,10 +405,17 @@ class _Trainer:
     def _take(self, run: Run, wait: bool) -> None:
         """Trains a run unless it is settled, or another process is at it and shall not be waited for."""
         lock, view = self.study.run_lock(run), "taken"
+        needed = self.study.run_lock(replace(run, arm=CONFIDENT[0])) if run.arm == CONFIDENT[1] else None
         while view == "taken":
             if self.accelerator.is_main_process:
                 with suppress(Timeout):
                     lock.acquire(timeout=POLL_SECONDS if wait else 0)
+                    if needed:  # another process may just be finding the number of rows that this one leaves out
+                        try:
+                            needed.acquire(timeout=POLL_SECONDS if wait else 0)
+                            needed.release()
+                        except Timeout:
+                            lock.release()
                 view = "settled" if self._is_settled(run) else "free" if lock.is_locked else "taken"
             view = self._agree(view)
             if view == "taken":
@@ -441,10 +448,11 @@ class _Trainer:
         study, main = self.study, self.accelerator.is_main_process
         self._start = time.monotonic()
         try:
-            labels = self.work.labels(run)
+            labels, key = self.work.labels(run), self.work.key(run)
             if run.arm in CONFIDENT:
                 labels = self._doubt(run, labels)
-            fitted, at_once = self._fit(run, labels, self.work.key(run))
+                key += hash_ids(self.work.pool.ids[i] for i in labels.rows)
+            fitted, at_once = self._fit(run, labels, key)
             probs = fitted.predict(self._test, np.arange(len(self.work.test)))
             if not np.isfinite(probs).all():
                 raise FloatingPointError(DIVERGED)
@@ -472,12 +480,12 @@ class _Trainer:
         record = read_json(self.study.run(found) / "run.json") if self.work.is_done(found) else None
         count = self._agree(record and len(record["dropped"]))
         if count is None:
-            probs, ids = np.empty_like(labels.targets), [self.work.pool.ids[i] for i in labels.rows]
-            fold = np.argsort(hash_order(ids, "folds")) % FOLDS
-            for number in range(min(FOLDS, len(ids))):
-                rest, here = np.flatnonzero(fold != number), np.flatnonzero(fold == number)
-                others = Labels(labels.rows[rest], labels.targets[rest], labels.from_gold[rest])
-                fitted, _ = self._fit(run, others)
+            probs = np.empty_like(labels.targets)
+            texts, place = np.unique([self.work.pool.texts[i] for i in labels.rows], return_inverse=True)
+            fold = (np.argsort(hash_order(texts.tolist(), "folds")) % FOLDS)[place]  # equal texts in one
+            for number in np.unique(fold):
+                here = fold == number
+                fitted, _ = self._fit(run, labels.without(here))
                 probs[here] = fitted.predict(self._tokens, self._places[labels.rows[here]])
                 self.accelerator.free_memory()
             if not np.isfinite(probs).all():
@@ -486,7 +494,7 @@ class _Trainer:
             count = int(wrong.sum())
         if run != found:
             wrong = draw(self.work.pool, labels.rows, count, f"confident-random-drop:{run.subset_seed}")
-        return Labels(labels.rows[~wrong], labels.targets[~wrong], labels.from_gold[~wrong])
+        return labels.without(wrong)
 
     def _fit(self, run: Run, labels: Labels, key: str | None = None) -> tuple[Fit, int]:
         """A fitted classifier, and how many texts at once went into memory: half as many after each try that did not.

@@ -10,6 +10,7 @@ from .recipe import Accept
 Status = Literal["holds", "fails", "cannot tell"]
 LEVEL = 0.95
 POWER = 0.8  # with which more labels or seeds are to decide
+NO_INTERVALS = "two runs give no intervals"
 MOST = 10_000_000
 
 
@@ -54,7 +55,7 @@ def decide(results: dict[str, Any], accept: Accept) -> dict[str, Any]:
     if arms["gold"]["failed_runs"]:
         reason = "gold labels were not learnt in every run, so that nothing can be compared with them"
     elif runs < 3:
-        reason = "two runs give no intervals"
+        reason = NO_INTERVALS
     parts = [(one["seed_se"], one["item_se"]) for one in (loss, churn)] + [worst["parts"]]
     still = [
         (abs(one["value"] - one["limit"]), *part)
@@ -84,7 +85,8 @@ def _without_gold(results: dict[str, Any], llm: dict[str, Any], accept: Accept) 
     """
     runs, unknown = results["R"], {"value": None, "interval": None, "status": "cannot tell"}
     criteria = [{"name": name, "limit": getattr(accept, name), **unknown} for name in type(accept).model_fields]
-    found: dict[str, Any] = {"worst_class": None, "reason": None, "test_labels": None, "seeds": None}
+    reason = None if runs > 2 else NO_INTERVALS
+    found: dict[str, Any] = {"worst_class": None, "reason": reason, "test_labels": None, "seeds": None}
     if llm["n_gold"]:
         classes, worst = _classes(llm, results["label_names"], accept.min_class_f1, runs)
         criteria[-1], found["worst_class"] = classes, worst["name"]
@@ -126,7 +128,7 @@ def _classes(arm: dict[str, Any], names: list[str], limit: float, runs: int) -> 
         one["upper"] = _bounds(one, 1 - (1 - LEVEL) / len(known), runs)[1]
     worst = min(known, key=lambda one: one["interval"][0])
     status: Status = "cannot tell"
-    if limit == 0 or all(one["interval"][0] > limit for one in known):
+    if limit == 0 or (runs > 2 and all(one["interval"][0] > limit for one in known)):
         status = "holds"
     elif runs > 2 and (failing := [one for one in known if one["upper"] < limit]):
         status, worst = "fails", min(failing, key=lambda one: one["upper"])
@@ -140,7 +142,8 @@ def _bounds(one: dict[str, Any], level: float, runs: int) -> list[float]:
     if seed_se == item_se == 0:
         tail = ((1 - level) / 2) ** (1 / one["n"])
         return [tail if value == 1 else 0.0, 1.0 if value == 1 else 1 - tail]
-    half = stats.t.ppf(0.5 + level / 2, freedom(seed_se, item_se, runs)) * np.hypot(seed_se, item_se)
+    degrees = min(freedom(seed_se, item_se, runs), max(one["n"] - 1, 1))  # of few texts the variance is not known well
+    half = stats.t.ppf(0.5 + level / 2, degrees) * np.hypot(seed_se, item_se)
     return [float(max(value - half, 0.0)), float(min(value + half, 1.0))]
 
 

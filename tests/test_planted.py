@@ -140,10 +140,14 @@ def test_the_share_of_the_gap_is_fiellers_by_inversion():
         {arm: np.array(figures[arm][f"macro_f1_{kind}"]) for arm in arms} for kind in ("runs", "influence")
     )
 
+    gap = by_run["gold"] - by_run["llm"], by_item["gold"] - by_item["llm"]
+    over_runs = gap[0].var(ddof=1) / runs
+    degrees = (runs - 1) * (over_runs + (gap[1] ** 2).sum() * items / (items - 1)) / over_runs
+
     def excess(share):
         scores, moved = ((x[arms[2]] - x["llm"]) - share * (x["gold"] - x["llm"]) for x in (by_run, by_item))
         variance = scores.var(ddof=1) / runs + (moved**2).sum() * items / (items - 1)
-        return abs(scores.mean()) - t.ppf(0.975, runs - 1) * variance**0.5
+        return abs(scores.mean()) - t.ppf(0.975, degrees) * variance**0.5
 
     share = found["share"]
     assert found["interval"] == pytest.approx(

@@ -1,9 +1,11 @@
 """The report: what it says follows from the numbers, and it shows hostile names as text."""
 
+from typing import get_args
+
 import pytest
 
-from hf_recipes.recipe import Accept, Prices
-from hf_recipes.report import captions, describe, interval, number, price, write_report
+from hf_recipes.recipe import Accept, ArmName, Prices
+from hf_recipes.report import COLOURS, captions, describe, interval, number, price, write_report
 from hf_recipes.verdict import decide
 
 ARMS = ("gold", "llm", "llm-entropy-replace", "llm-random-replace")
@@ -344,3 +346,8 @@ def test_a_figure_is_read_out_with_its_own_numbers():
     assert "To read it" in said["scores"]
     assert ".600 [.500, .700]" in said["scores"]
     assert "consumes 11 gold labels" in said["frontier"]
+
+
+def test_every_arm_has_a_colour_of_its_own():
+    assert len(set(COLOURS.values())) == len(COLOURS)
+    assert set(COLOURS) == set(get_args(ArmName))
