@@ -123,6 +123,7 @@ def measure(study: Study) -> dict[str, Any]:
             "iso_accuracy": _iso_accuracy(arms, judged, test),
             "plateaus": list(_plateaus(arms, judged, test)),
             "components": list(_components(study, work.test, seen, test)),
+            "seconds": list(_seconds(study, work)),
             "notes": _notes(work),
         }
         results = without_nan(results)
@@ -188,7 +189,6 @@ def _measure_arms(
     scores, instability = _load("seed_scores"), _load("seed_instability")
     names = work.test.label_names
     spent = shown_rows(study, work.annotations) + work.pool.calibration_gold
-    per_text = [_seconds_per_text(study, one) for one in work.annotations]
     for (arm, size), labels in predictions.items():
         runs = paired_runs(study.grid, arm, size)
         records = [read_json(study.run(run) / "run.json") for run in runs]
@@ -214,10 +214,6 @@ def _measure_arms(
             "gold_prompt_labels": 0 if arm in WITHOUT_PASS else spent,
             "gold_validation_labels": records[0]["gold_validation_labels"],
             "train_label_accuracy": [labels.accuracy(work.pool) for labels in given_labels],
-            "annotation_seconds": 0.0
-            if arm in WITHOUT_PASS
-            else size * sum(per_text if arm in PASSES else per_text[:1]),
-            "train_seconds": float(np.mean([record["seconds"] for record in records])),
             **scored,
             **stable,
             **by_name,
@@ -229,6 +225,17 @@ def _labels(work: Work, run: Run, record: dict[str, Any]) -> Labels:
     """What the run was trained on."""
     labels, dropped = work.labels(run), set(record.get("dropped", ()))
     return labels.without(np.array([work.pool.ids[i] in dropped for i in labels.rows]))
+
+
+def _seconds(study: Study, work: Work) -> Iterator[dict[str, Any]]:
+    """What the machine took for the LLM labels of an arm, in the passes that it wants, and for a run, on average."""
+    per_text = [_seconds_per_text(study, one) for one in work.annotations]
+    for size in study.grid.sizes:
+        for arm in study.grid.arms_at(size):
+            records = [read_json(study.run(run) / "run.json") for run in paired_runs(study.grid, arm, size)]
+            labels = 0.0 if arm in WITHOUT_PASS else size * sum(per_text if arm in PASSES else per_text[:1])
+            trained = float(np.mean([record["seconds"] for record in records]))
+            yield {"arm": arm, "size": size, "annotation": labels, "training": trained}
 
 
 def _seconds_per_text(study: Study, annotations: Annotations) -> float:

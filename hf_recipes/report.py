@@ -117,7 +117,7 @@ def write_report(study: Study, results: dict[str, Any]) -> None:
         _draw(results, study.report)
         context = {"results": results, "recipe": study.recipe, "key": key, **describe(results)}
         context |= {"figures": captions(results), "methods": how_made(study, results), "components_of": components_of}
-        context |= {"prices": prices, "price": price}
+        context |= {"prices": prices, "costs": prices_of(results, prices)}
         page_style = Environment(
             loader=FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True, lstrip_blocks=True
         )
@@ -170,15 +170,21 @@ def mean(values: list[float | None]) -> float | None:
     return sum(known) / len(known) if known else None
 
 
-def price(arm: dict[str, Any], prices: Prices) -> float | None:
-    """What the labels of an arm and one classifier on them cost, in the currency of `prices`.
+def prices_of(results: dict[str, Any], prices: Prices | None) -> dict[str, float | None]:
+    """By arm what its labels at the largest size and one classifier on them cost, in the currency of `prices`.
 
     People's time for all gold labels, and the machine's for LLM labels and training; None where the time is not known.
     """
-    if arm["annotation_seconds"] is None:
-        return None
-    machine = (arm["annotation_seconds"] + arm["train_seconds"]) / 3600
-    return gold_labels(arm) * prices.minutes_per_gold_label / 60 * prices.person_hour + machine * prices.machine_hour
+    if prices is None:
+        return {}
+    found: dict[str, float | None] = {}
+    arms = {(arm["arm"], arm["size"]): arm for arm in results["arms"]}
+    for one in results["seconds"]:
+        people = gold_labels(arms[one["arm"], one["size"]]) * prices.minutes_per_gold_label / 60 * prices.person_hour
+        known = one["annotation"] is not None
+        machine = (one["annotation"] + one["training"]) / 3600 * prices.machine_hour if known else 0.0
+        found[one["arm"]] = people + machine if known else None  # the largest size comes last
+    return found
 
 
 def captions(results: dict[str, Any]) -> dict[str, str]:

@@ -209,7 +209,7 @@ def test_a_recipe_that_stops_with_an_error_leaves_no_study_to_refuse_the_mended_
         (["--annotate.prompt.template='{{ text }}{{ x }}'"], ["annotate.prompt.template: 'x' is undefined"]),
         (
             ["--train.accelerate_config=tpu"],
-            ["train.accelerate_config: 'tpu' is neither a file nor one of cpu, cpu-bf16, multi-gpu,"],
+            ["train.accelerate_config: 'tpu' is neither a file nor one of cpu, cpu-bf16, cpu-two, multi-gpu,"],
         ),
     ],
 )
@@ -226,7 +226,7 @@ def test_what_a_recipe_names_must_exist(settings, parts, command, tmp_path):
 def test_plan_writes_nothing(command, tmp_path):
     code, output, _ = command("plan", DEMO, f"--output_dir={tmp_path / 'study'}")
     assert code == 0
-    assert "420 texts" in output
+    assert "920 texts" in output
     assert "24 runs" in output
     assert not (tmp_path / "study").exists()
 

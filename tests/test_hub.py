@@ -325,7 +325,7 @@ def test_without_texts_into_a_branch_and_as_a_pull_request(hub, study, tmp_path)
     hub.cli(*again, "--no-texts")
     assert len(commits(hub)) == made  # it is the same
     hub.cli("report", tmp_path / "pulled" / "recipe.yaml")
-    assert "180" in hub.cli("plan", tmp_path / "pulled" / "recipe.yaml")
+    assert "201" in hub.cli("plan", tmp_path / "pulled" / "recipe.yaml")
     hub.cli("run", tmp_path / "pulled" / "recipe.yaml")  # there is nothing left to do
     for step in (
         ["plan", "--annotate.prompt.seed=9"],

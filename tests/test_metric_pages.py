@@ -62,7 +62,7 @@ def serve(addresses):
 
     def wait(name):
         address, log = addresses[name]
-        for _ in range(240):
+        for _ in range(720):
             try:
                 with urllib.request.urlopen(f"{address}/config", timeout=5):
                     return address

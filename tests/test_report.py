@@ -5,7 +5,7 @@ from typing import get_args
 import pytest
 
 from hf_recipes.recipe import Accept, ArmName, Prices
-from hf_recipes.report import COLOURS, captions, describe, interval, number, price, write_report
+from hf_recipes.report import COLOURS, captions, describe, interval, number, prices_of, write_report
 from hf_recipes.verdict import decide
 
 ARMS = ("gold", "llm", "llm-entropy-replace", "llm-random-replace")
@@ -30,7 +30,7 @@ def make_results(cost=-0.2, cost_interval=(-0.25, -0.15), churn=0.05, churn_inte
                 "gold_validation_labels": 0,
                 "n_gold": 100,
             },
-            **{"train_label_accuracy": [0.7] * 3, "annotation_seconds": 30.0, "train_seconds": 60.0},
+            **{"train_label_accuracy": [0.7] * 3},
             **{"accuracy_mean": 0.7, "accuracy_mean_interval": [0.6, 0.8], "majority_accuracy": 0.5},
             **{"macro_f1_mean": 0.6, "macro_f1_mean_interval": [0.5, 0.7], "macro_f1_runs": [0.5, 0.6, 0.7]},
             **{"macro_f1_sd": 0.1, "macro_f1_sd_interval": [0.05, 0.6], "failed_runs": failed if arm == "llm" else 0},
@@ -102,6 +102,11 @@ def make_results(cost=-0.2, cost_interval=(-0.25, -0.15), churn=0.05, churn_inte
                     **{"pairwise_disagreement": 0.12, "pairwise_disagreement_interval": [0.05, 0.2]},
                 }
             ],
+            "seconds": [
+                {"arm": arm, "size": size, "annotation": 30.0, "training": size * 3.0}
+                for size in (10, 20)
+                for arm in ARMS
+            ],
             "error_cells": [],
             "audit": None,
             "class_shares": [
@@ -151,7 +156,7 @@ def test_the_verdict_comes_first_and_says_what_would_decide_it():
     assert said[0][0] == "Verdict."
     assert said[0][1].startswith("Do not ship: these labels miss a limit of the recipe. Macro-F1 lost against gold")
     assert "is .200 [.150, .250], at most .020 wanted (fails)" in said[0][1]
-    assert "F1 of the worst class, a, is .500 [.382, .618], at least .600 wanted (cannot tell)" in said[0][1]
+    assert "F1 of the worst class, a, is .500 [.379, .621], at least .600 wanted (cannot tell)" in said[0][1]
     near = make_results(cost=-0.01, cost_interval=(-0.03, 0.01))
     near["arms"] = [arm | {"per_class_f1_mean": [0.8, 0.9]} for arm in near["arms"]]
     near["verdict"] = decide(near, Accept(churn=0.5))
@@ -191,11 +196,12 @@ def test_stability_is_named_only_when_its_interval_leaves_out_zero():
     assert "was more stable here" in findings(describe(make_results(churn_interval=(-0.09, -0.01))))
 
 
-def cells(arm, size, closer="higher", better="cannot tell"):
+def cells(arm, size, closer="higher", better="cannot tell", copied="higher"):
     shares = {"right_same": 0.5, "right_other": 0.1, "wrong_same": 0.3, "wrong_other": 0.1, "agreement": 0.8}
     shares |= {"accuracy": 0.55, "copied": 0.75 if arm == "llm" else 0.4, "teacher_accuracy": 0.6}
     change = {"difference": 0.05, "interval": [0.01, 0.09], "R": 3}
     since = {"size": 10, "agreement": {**change, "verdict": closer}, "accuracy": {**change, "verdict": better}}
+    since["copied"] = {**change, "verdict": copied}
     bounds = {f"{name}_interval": [value - 0.1, value + 0.1] for name, value in shares.items()}
     above = None if arm == "gold" else {**change, "difference": 0.35, "verdict": "higher"}
     return {
@@ -219,6 +225,8 @@ def test_copied_errors_are_set_beside_what_gold_labels_get_wrong_and_a_ceiling_i
     ):
         results["error_cells"][-1] = cells("llm", 20, closer, better)
         assert words in findings(describe(results))
+    results["error_cells"][-1] = cells("llm", 20, copied="cannot tell")
+    assert "without a gain that can be told." in findings(describe(results))
     study = make_study()
     with study.lock():
         study.report.mkdir(parents=True)
@@ -314,10 +322,13 @@ def test_sources_of_chance_are_ranked_and_only_a_clear_first_is_named(make_study
 
 
 def test_labels_and_hours_become_money():
-    arm = make_results()["arms"][0]  # 11 gold labels, 90 seconds of the machine
+    results = make_results()  # 11 gold labels, 90 seconds of the machine at the largest size
     prices = Prices(minutes_per_gold_label=0.5, person_hour=24.0, machine_hour=40.0)
-    assert price(arm, prices) == pytest.approx(11 * 0.5 / 60 * 24 + 90 / 3600 * 40)
-    assert price({**arm, "annotation_seconds": None}, prices) is None
+    assert prices_of(results, prices)["llm"] == pytest.approx(11 * 0.5 / 60 * 24 + 90 / 3600 * 40)
+    for one in results["seconds"]:
+        one["annotation"] = None
+    assert prices_of(results, prices)["llm"] is None
+    assert prices_of(results, None) == {}
 
 
 def test_the_first_page_is_short_and_the_rest_a_click_away(make_study):

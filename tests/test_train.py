@@ -266,7 +266,7 @@ def test_the_cells_of_the_llms_errors_are_counts_over_runs_and_test_texts(annota
         if size == 20:
             gain = cells["agreement"] - found[arm, 10]["agreement"]
             assert cells["since"]["agreement"]["difference"] == pytest.approx(gain)
-    assert "Copied errors." in dict(describe(results)["findings"])
+    assert "Copied errors." in dict(describe(results)["more"])
     forget_test_rows(study)
     before = measure(study)
     assert before["error_cells"] == []
