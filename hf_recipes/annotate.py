@@ -296,7 +296,8 @@ def _make_pass(study: Study, files: RowFiles, one: Pass, engine: Any, number: in
     statuses = Parts(folder).statuses(files.column("id"))
     prompter = one.prompter
     session = {"texts": work.scored, "seconds": round(time.monotonic() - start, 1)}
-    before = (read_json(folder / "manifest.json") or {}).get("all_sessions", {"texts": 0, "seconds": 0.0})
+    made = read_json(folder / "manifest.json") or {"last_session": {"texts": 0, "seconds": 0.0}}
+    before = made.get("all_sessions", made["last_session"])  # of this version, or of one before
     write_json(
         folder / "manifest.json",
         {

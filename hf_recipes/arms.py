@@ -128,7 +128,7 @@ class Labels:
         known = gold != NO_GOLD
         if not known.any():
             return None
-        if pool.audited is None or not self.from_gold.any():
+        if pool.audited is None or self.from_gold.all() or not self.from_gold.any():
             return float((self.labels == gold)[known].mean())
         sure = self.from_gold.mean()
         return float(sure + (1 - sure) * (pool.llm[self.rows] == gold)[known].mean())

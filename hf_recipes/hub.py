@@ -378,6 +378,8 @@ def _plan(
         notes.append(f"{repo}: had {before['runs']:,} runs of this study, and has {said['runs']:,} now")
     if f"{home}/results.json" in unused:
         notes.append(f"{repo}: its results were taken out, as not all runs are trained")
+    if f"{home}/audit-labels.json" in unused:
+        notes.append(f"{repo}: people's labels (audit) were taken out, as they are not in this study")
     if notes:
         notes.append(f"what was there is at {head}")
     return Change(head, files, unused, names, notes)

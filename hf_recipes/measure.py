@@ -213,7 +213,10 @@ def _measure_arms(
             "gold_train_labels": [labels.gold_labels for labels in given_labels],
             "gold_prompt_labels": 0 if arm in WITHOUT_PASS else spent,
             "gold_validation_labels": records[0]["gold_validation_labels"],
-            "train_label_accuracy": [labels.accuracy(work.pool) for labels in given_labels],
+            "train_label_accuracy": [
+                labels.accuracy(work.pool.of_pass(run.annotation_pass))
+                for run, labels in zip(runs, given_labels, strict=True)
+            ],
             **scored,
             **stable,
             **by_name,

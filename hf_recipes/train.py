@@ -147,7 +147,7 @@ class Work:
             hash_ids(self.pool.ids[i] for i in labels.rows),
             hashlib.sha256(labels.targets.tobytes()).hexdigest(),
             *([labels.then] if labels.then else []),
-            *([run.arm, FOLDS, run.subset_seed] if run.arm in CONFIDENT else []),
+            *([run.arm, FOLDS, "by text", run.subset_seed] if run.arm in CONFIDENT else []),
         ]
         checked = zip(self.validation, self.validation_labels(run), strict=True)
         validation = hash_ids(f"{self.pool.ids[i]} {label}" for i, label in checked)
@@ -481,10 +481,12 @@ class _Trainer:
         count = self._agree(record and len(record["dropped"]))
         if count is None:
             probs = np.empty_like(labels.targets)
-            texts, place = np.unique([self.work.pool.texts[i] for i in labels.rows], return_inverse=True)
-            fold = (np.argsort(hash_order(texts.tolist(), "folds")) % FOLDS)[place]  # equal texts in one
-            for number in np.unique(fold):
-                here = fold == number
+            texts = [self.work.pool.texts[i] for i in labels.rows]
+            number = {text: i for i, text in enumerate(dict.fromkeys(texts))}
+            places = np.argsort(hash_order(number, "folds"))
+            fold = places[[number[text] for text in texts]] % FOLDS  # equal texts in one
+            for one in np.unique(fold):
+                here = fold == one
                 fitted, _ = self._fit(run, labels.without(here))
                 probs[here] = fitted.predict(self._tokens, self._places[labels.rows[here]])
                 self.accelerator.free_memory()
@@ -630,7 +632,7 @@ class _Trainer:
                 "gold_train_labels": labels.gold_labels,
                 "gold_validation_labels": len(work.validation) if settings.validation_labels == "gold" else 0,
                 **({"dropped": dropped} if run.arm in CONFIDENT else {}),
-                "train_label_accuracy": labels.accuracy(work.pool),
+                "train_label_accuracy": labels.accuracy(work.pool.of_pass(run.annotation_pass)),
                 "curves": {name: values for name, values in vars(fitted.curves).items() if values},
                 "train": settings.model_dump(mode="json"),
                 "environment": work.environment(run),

@@ -56,7 +56,7 @@ def decide(results: dict[str, Any], accept: Accept) -> dict[str, Any]:
         reason = "gold labels were not learnt in every run, so that nothing can be compared with them"
     elif runs < 3:
         reason = NO_INTERVALS
-    parts = [(one["seed_se"], one["item_se"]) for one in (loss, churn)] + [worst["parts"]]
+    parts = [(one["seed_se"], one["item_se"], np.inf) for one in (loss, churn)] + [(*worst["parts"], worst["n"])]
     still = [
         (abs(one["value"] - one["limit"]), *part)
         for one, part in zip(criteria, parts, strict=True)
@@ -90,7 +90,7 @@ def _without_gold(results: dict[str, Any], llm: dict[str, Any], accept: Accept) 
     if llm["n_gold"]:
         classes, worst = _classes(llm, results["label_names"], accept.min_class_f1, runs)
         criteria[-1], found["worst_class"] = classes, worst["name"]
-        still = [(abs(classes["value"] - classes["limit"]), *worst["parts"])] if runs > 2 else []
+        still = [(abs(classes["value"] - classes["limit"]), *worst["parts"], worst["n"])] if runs > 2 else []
         if classes["status"] == "cannot tell":
             found |= {"test_labels": _labels(still, runs, llm["n_gold"]), "seeds": _seeds(still, runs, llm["n_gold"])}
         elif classes["status"] == "holds" and None in llm["per_class_f1_mean"]:
@@ -152,14 +152,15 @@ def freedom(seed_se: float, item_se: float, runs: int) -> float:
     return (runs - 1) * (seed_se**2 + item_se**2) / seed_se**2 if seed_se else np.inf
 
 
-Open = list[tuple[float, float, float]]  # distance from the limit, and the two parts of the standard error
+# distance from the limit, the two parts of the standard error, and the texts that the latter is known from
+Open = list[tuple[float, float, float, float]]
 
 
 def _decides(still: Open, seed_factor: float, item_factor: float, runs: int) -> bool:
     """Whether all that is open would be decided with standard errors whose parts are so much smaller."""
-    for distance, seed_se, item_se in still:
+    for distance, seed_se, item_se, texts in still:
         seed, item = seed_se * seed_factor, item_se * item_factor
-        degrees = freedom(seed, item, runs)
+        degrees = min(freedom(seed, item, runs), max(texts / item_factor**2 - 1, 1))
         needed = stats.t.ppf(0.5 + LEVEL / 2, degrees) + stats.t.ppf(POWER, degrees)
         if needed * np.hypot(seed, item) > distance:
             return False

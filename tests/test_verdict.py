@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from hf_recipes.recipe import Accept
-from hf_recipes.verdict import decide
+from hf_recipes.verdict import _labels, _seeds, decide
 
 RULE = Accept(macro_f1_loss=0.02, churn=0.03, min_class_f1=0.6)
 
@@ -128,3 +128,11 @@ def test_where_nothing_can_be_told_it_says_why():
     on_the_limit = decide(make_results(loss=(0.0, 0.04)), RULE)
     assert (on_the_limit["decision"], on_the_limit["test_labels"], on_the_limit["seeds"]) == ("cannot tell", None, None)
     assert decide(make_results(f1=(0.0, 0.0)), Accept(min_class_f1=0))["decision"] == "ship"  # no limit
+
+
+def test_a_class_of_three_texts_is_not_decided_by_one_more():
+    """The variance over three texts is not known well, and more seeds do not change that."""
+    still = [(0.3, 0.005, 0.085, 3)]
+    assert _labels(still, runs=5, items=100) > 130  # not 101
+    assert _seeds(still, runs=5, items=100) is None
+    assert _labels([(0.3, 0.005, 0.085, np.inf)], runs=5, items=100) == 101
