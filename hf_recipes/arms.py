@@ -334,9 +334,9 @@ def training_labels(  # noqa: PLR0911, PLR0912  (an arm a case)
     def gold(some: np.ndarray) -> Labels:
         return Labels(some, classes[pool.gold[some]], np.ones(len(some), dtype=bool))
 
-    def drawn(salt: str) -> np.ndarray:
+    def drawn() -> np.ndarray:
         """Which rows have gold by chance: as many as the budget, or those of the audit."""
-        return draw(pool, rows, count, f"{salt}:{seed}") if pool.audited is None else pool.audited[rows]
+        return draw(pool, rows, count, f"random-replace:{seed}") if pool.audited is None else pool.audited[rows]
 
     budget = rows[:count]
     if pool.audited is not None and arm in SAMPLED:
@@ -369,9 +369,9 @@ def training_labels(  # noqa: PLR0911, PLR0912  (an arm a case)
         case "llm-entropy-replace":  # Lu & Smith 2025, section 4: the top share by entropy
             return replaced(_most_uncertain(pool, rows, count))
         case "llm-random-replace":
-            return replaced(drawn("random-replace"))
+            return replaced(drawn())
         case "llm-audit":  # (1 - R / pi) y' + (R / pi) y: the loss under gold, without bias
-            chosen = drawn("random-replace")  # the very rows of its control
+            chosen = drawn()  # the very rows of its control
             weight = (chosen / (count / size if pool.audited is None else pool.audit_share))[:, None]
             targets = (1 - weight) * classes[pool.llm[rows]] + weight * replaced(chosen).targets
             return Labels(rows, targets, chosen)

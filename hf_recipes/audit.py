@@ -24,10 +24,9 @@ from .study import Study, read_json, write_json, write_text
 Form = Literal["csv", "jsonl", "label-studio", "argilla"]
 FORMS: tuple[Form, ...] = get_args(Form)
 Part = Literal["pool", "test"]
-TEST_SHARE = 0.5
 
 
-def draw_audit(study: Study, n: int, file: Path, form: Form = "csv", test_share: float = TEST_SHARE) -> int:
+def draw_audit(study: Study, n: int, file: Path, form: Form = "csv", test_share: float = 0.5) -> int:
     """Writes texts for people to label: a simple random sample of those that can be trained on.
 
     Where the recipe trains without gold, `test_share` of the texts are a sample of the test texts instead: the pool's

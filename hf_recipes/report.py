@@ -457,6 +457,7 @@ def _what_one_asks_next(
     arms: dict[tuple[str, int], Any],
     differences: dict[tuple[str, str, str, int], Any],
 ) -> list[tuple[str, str]]:
+    """Findings behind the first page: at equal accuracy, mitigations, ensembles, counts, copied errors, sources."""
     sizes = sorted({size for _, size in arms})
     top, llm = sizes[-1], arms["llm", sizes[-1]]
     more = []
