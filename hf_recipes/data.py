@@ -29,6 +29,7 @@ NO_GOLD = -1
 BATCH = 10_000  # rows in memory at a time
 SOURCE_BATCH = 1_000  # the same of a source, whose texts may be books
 ID_BYTES = 12
+MOST_GROUPS = 50
 #: In JSON: an escaped backslash, a pair of surrogates, and in a group of its own half of one alone.
 SURROGATES = re.compile(
     rb"\\\\|\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(\\u[dD][89a-fA-F][0-9a-fA-F]{2})"
@@ -40,6 +41,7 @@ SCHEMA = pa.schema(
         "text_id": pa.binary(ID_BYTES),
         "gold": pa.int64(),
         "raters": pa.list_(pa.int32()),
+        "group": pa.string(),
     }
 )
 
@@ -54,6 +56,7 @@ class Rows:
         gold (`np.ndarray` of shape `(n,)`, int64): class indices, `NO_GOLD` where the source has none.
         label_names (`list[str]`): the classes.
         raters (`np.ndarray` of shape `(n, K)`, *optional*): how many raters gave each class.
+        groups (`np.ndarray` of shape `(n,)`, *optional*): what `data.group_column` has; None where it has a null.
     """
 
     ids: list[str]
@@ -61,14 +64,15 @@ class Rows:
     gold: np.ndarray
     label_names: list[str]
     raters: np.ndarray | None = None
+    groups: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def take(self, indices: np.ndarray) -> "Rows":
-        raters = None if self.raters is None else self.raters[indices]
+        raters, groups = (None if one is None else one[indices] for one in (self.raters, self.groups))
         ids, texts = [self.ids[i] for i in indices], [self.texts[i] for i in indices]
-        return Rows(ids, texts, self.gold[indices], self.label_names, raters)
+        return Rows(ids, texts, self.gold[indices], self.label_names, raters, groups)
 
 
 @dataclass(frozen=True)
@@ -95,13 +99,14 @@ class RowFiles:
 
     def load(self, name: str, texts: bool = True) -> Rows:
         """All rows of `train` or `test`, in memory; without `texts`, these are None."""
-        columns = ["id", "gold", "raters", "text"] if texts else ["id", "gold", "raters"]
+        columns = ["id", "gold", "raters", "group", *(["text"] if texts else [])]
         table = pq.read_table(self.folder / f"{name}.parquet", columns=columns)
         found = table["text"].to_pylist() if texts else [None] * len(table)
         counts = table["raters"].combine_chunks()
         shape = (len(table), len(self.label_names))
         raters = None if counts.null_count else counts.flatten().to_numpy().reshape(shape)
-        return Rows(table["id"].to_pylist(), found, table["gold"].to_numpy(), self.label_names, raters)
+        groups = None if table["group"].null_count == len(table) else table["group"].to_numpy()
+        return Rows(table["id"].to_pylist(), found, table["gold"].to_numpy(), self.label_names, raters, groups)
 
     @property
     def withheld(self) -> bool:
@@ -343,6 +348,12 @@ def _read_source(
     pool.write(folder / "train.parquet", chosen)
     for source in folder.glob("source-*.parquet"):
         source.unlink()
+    groups = len(pc.unique(pq.read_table(folder / "test.parquet", columns=["group"])["group"]))
+    if groups > MOST_GROUPS:
+        raise UserError(
+            f"data.group_column: '{data.group_column}' has {groups} values in the test rows; at most {MOST_GROUPS} "
+            "groups can be told apart"
+        )
     return pool.label_names, {"train": len(chosen), "test": tested}
 
 
@@ -445,8 +456,10 @@ class _Split:
         self._bar.update(len(texts))
         nothing = pa.nulls(len(texts), pa.string())  # ids are known when all rows have been seen
         raters = self._count_raters(batch, rater_kind, start)
+        values = batch[data.group_column].to_pylist() if data.group_column else [None] * len(texts)
+        groups = pa.array([None if value is None else str(value) for value in values], pa.string())
         return pa.record_batch(
-            [nothing, pa.array(texts, pa.string()), pa.array(ids, pa.binary(ID_BYTES)), gold, raters], SCHEMA
+            [nothing, pa.array(texts, pa.string()), pa.array(ids, pa.binary(ID_BYTES)), gold, raters, groups], SCHEMA
         )
 
     def _count_raters(self, batch: Any, kind: Any, start: int) -> pa.Array:
@@ -526,7 +539,8 @@ def _asked_columns(data: Data) -> dict[str, list[str]]:
     """The columns that each key of the recipe names."""
     texts = {"text_template": _template_columns(data)} if data.text_template else {"text_column": [data.text_column]}
     raters = [data.raters] if isinstance(data.raters, str) else list((data.raters or {}).values())
-    return {**texts, "label_column": [data.label_column] if data.label_column else [], "raters": raters}
+    single = {key: [name] if (name := getattr(data, key)) else [] for key in ("label_column", "group_column")}
+    return {**texts, **single, "raters": raters}
 
 
 def _reason(error: BaseException) -> str:

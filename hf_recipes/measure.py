@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any, get_args
 
@@ -47,6 +48,8 @@ PAIRS: tuple[tuple[ArmName, ArmName], ...] = (
     ("noise-fixed", "gold"),
     ("noise-redrawn", "noise-fixed"),
 )
+#: The same gold labels, trained on for as many epochs and for as many steps as all texts.
+SCHEDULES: tuple[ArmName, ArmName] = ("gold-only", "gold-only-long")
 #: Arms all of whose labels are the first pass's; and gold, whose classifiers say what is got wrong without them.
 TAUGHT = ("gold", "llm", "llm-soft", "llm-entropy-drop", "llm-balanced-drop", "llm-random-drop", *CONFIDENT)
 
@@ -99,8 +102,8 @@ def measure(study: Study) -> dict[str, Any]:
         test = replace(work.test, gold=_test_gold(study, work)).take(seen)  # all of it, or what people labelled
         judged = {run: labels[:, seen] for run, labels in predictions.items()} if len(seen) > 1 else {}
         arms = list(_measure_arms(study, work, predictions, judged, test))
-        comparisons = list(_compare(predictions, judged, test))
-        _correct(comparisons, study.grid.sizes[-1])
+        comparisons, top = list(_compare(predictions, judged, test)), study.grid.sizes[-1]
+        _correct(comparisons, top)
         results = {
             "key": _results_key(study, work),
             "study": study.recipe.name,
@@ -114,10 +117,11 @@ def measure(study: Study) -> dict[str, Any]:
             "annotator": _measure_annotator(study, work),
             "arms": arms,
             "comparisons": comparisons,
-            "best_mitigation": _best_mitigation(arms, judged, test),
-            "regained": list(_regained(arms, judged, test)) if ("gold", study.grid.sizes[-1]) in judged else [],
+            "best_mitigation": _best([a for a in CONTROLS if (a, top) in _learnt(arms) & set(judged)], judged, test),
+            "best_gold_only": _best([*SCHEDULES] if {(a, top) for a in SCHEDULES} <= set(judged) else [], judged, test),
+            "regained": list(_regained(arms, judged, test)) if ("gold", top) in judged else [],
             "ensembles": list(_ensembles(study, work, seen, test)),
-            "class_shares": list(_class_shares(predictions, judged, test)),
+            "class_shares": list(_class_shares(predictions, judged, work.test, test)),
             "error_cells": list(_error_cells(work, judged, seen, test)),
             "gold_match": list(_match_gold(judged, test)),
             "iso_accuracy": _iso_accuracy(arms, judged, test),
@@ -154,6 +158,7 @@ def _results_key(study: Study, work: Work) -> str:
         notes=_notes(work),
         audit=_describe_audit(study, work, 0),
         test=hash_ids(map(str, _test_gold(study, work))),
+        groups=None if work.test.groups is None else hash_ids(map(str, work.test.groups)),
         accept=study.recipe.accept.model_dump(),
         code=[hash_files(metrics_folder(), ("*.py",)), *(hash_files(Path(path)) for path in (__file__, verdict_file))],
     )
@@ -447,14 +452,13 @@ def _learnt(arms: list[dict[str, Any]]) -> set[tuple[str, int]]:
     return {(arm["arm"], arm["size"]) for arm in arms if not arm["failed_runs"]}
 
 
-def _best_mitigation(arms: list[dict[str, Any]], predictions: Predictions, test: Rows) -> dict[str, Any] | None:
-    """The mitigation of the best macro-F1 on half of the seeds and texts, judged on the other halves.
+def _best(among: list[ArmName], predictions: Predictions, test: Rows) -> dict[str, Any] | None:
+    """The arm of the best macro-F1 on half of the seeds and texts, judged against LLM labels on the other halves.
 
     Judged where it was chosen, the best of many looks better than it is. Texts are halved at random within each class.
     """
     top = max((size for _, size in predictions), default=0)
-    able = [arm for arm in CONTROLS if (arm, top) in _learnt(arms) & set(predictions)]
-    if not able or len(predictions["llm", top]) < 6:
+    if not among or len(predictions["llm", top]) < 6:
         return None
     scores, comparison, classes = _load("seed_scores"), _load("instability_comparison"), len(test.label_names)
     drawn = hash_order(test.ids, "halves")
@@ -468,11 +472,11 @@ def _best_mitigation(arms: list[dict[str, Any]], predictions: Predictions, test:
         found = scores.compute(predictions=half(arm, 0), references=test.gold[texts[0]], num_classes=classes)
         return float(found["macro_f1_mean"])
 
-    best = max(able, key=score)
+    best = max(among, key=score)
     found = comparison.compute(
         predictions1=half(best, 1), predictions2=half("llm", 1), references=test.gold[texts[1]], num_classes=classes
     )
-    return {"arm": best, "among": able, "R": found["R"], "n": found["n"], **_difference(found, "macro_f1")}
+    return {"arm": best, "among": among, "R": found["R"], "n": found["n"], **_difference(found, "macro_f1")}
 
 
 def _regained(arms: list[dict[str, Any]], predictions: Predictions, test: Rows) -> Iterator[dict[str, Any]]:
@@ -571,38 +575,44 @@ def powered_share(found: np.ndarray, known: np.ndarray, gold: np.ndarray, level:
     return share, [max(share - half, 0.0), min(share + half, 1.0)]
 
 
-def _class_shares(predictions: Predictions, judged: Predictions, test: Rows) -> Iterator[dict[str, Any]]:
+def _class_shares(predictions: Predictions, judged: Predictions, every: Rows, test: Rows) -> Iterator[dict[str, Any]]:
     """For who counts classes: the share that each arm's classifiers give each class, and how far that is from gold.
 
     The interval of the bias is by t over runs and texts together, as that of a mean score, and corrected for the number
     of classes (Bonferroni); the SD is over runs. Where people labelled a sample of the texts, the share in gold is an
-    estimate by all of them (`powered_share`), and its interval corrected likewise.
+    estimate by all of them (`powered_share`), and its interval corrected likewise. With groups, the same among the
+    texts of each of which two or more have gold, corrected for the number of classes and groups.
     """
     from scipy import stats
 
     top, classes = max(size for _, size in predictions), len(test.label_names)
+    names = sorted(set(test.groups[test.groups != None])) if test.groups is not None else []  # noqa: E711  (by element)
+    parts = [(None, np.arange(len(every)), np.arange(len(test)))]
+    parts += [(one, *(np.flatnonzero(rows.groups == one) for rows in (every, test))) for one in names]
     for arm, size in predictions:
         if size != top or not judged:
             continue
-        labels, runs, items = judged[arm, size], len(judged[arm, size]), len(test)
-        every = predictions[arm, size]
-        for k, name in enumerate(test.label_names):
-            off = (labels == k).astype(float) - (test.gold == k)
-            gold, bounds = float((test.gold == k).mean()), None
-            if items < every.shape[1]:
-                voted = (every == k).mean(axis=0), (labels == k).mean(axis=0)
-                gold, bounds = powered_share(*voted, test.gold == k, 1 - (1 - LEVEL) / classes)
+        for (group, all_texts, known), (k, name) in product(parts, enumerate(test.label_names)):
+            labels, given = judged[arm, size][:, known] == k, predictions[arm, size][:, all_texts] == k
+            truth, runs, items = test.gold[known] == k, len(labels), len(known)
+            if items < 2:
+                continue
+            level = 1 - (1 - LEVEL) / classes / (1 if group is None else len(names))
+            off = labels.astype(float) - truth
+            gold, bounds = float(truth.mean()), None
+            if items < len(all_texts):
+                gold, bounds = powered_share(given.mean(axis=0), labels.mean(axis=0), truth, level)
             by_item = off.mean(axis=0)  # with one more error each way: few texts without any are no proof of none
             over_items = (np.square(by_item - by_item.mean()).sum() + 2) / (items + 1) / items
             over_runs = off.mean(axis=1).var(ddof=1) / runs
             variance, degrees = over_runs + over_items, freedom(over_runs**0.5, over_items**0.5, runs)
-            half = float(stats.t.ppf(1 - (1 - LEVEL) / 2 / classes, degrees) * np.sqrt(variance)) if variance else 0.0
+            half = float(stats.t.ppf(0.5 + level / 2, degrees) * np.sqrt(variance)) if variance else 0.0
             bias = float(off.mean())
             yield {
-                **{"arm": arm, "size": size, "class": name, "R": runs, "n": items},
-                **{"gold": gold, "gold_interval": bounds, "share": float((every == k).mean()), "bias": bias},
+                **{"arm": arm, "size": size, "group": group, "class": name, "R": runs, "n": items},
+                **{"gold": gold, "gold_interval": bounds, "share": float(given.mean()), "bias": bias},
                 **{"bias_interval": [bias - half, bias + half] if runs > 2 else None},
-                "sd": float((every == k).mean(axis=1).std(ddof=1)),
+                "sd": float(given.mean(axis=1).std(ddof=1)),
             }
 
 

@@ -103,6 +103,9 @@ class Data(Section):
         description="who else labelled: a column of lists of the raters' labels, or for each class the column that "
         "counts the raters who gave it",
     )
+    group_column: str | None = Field(
+        None, description="a year, party or source: shares of classes are also counted among the test texts of each"
+    )
     label_names: Annotated[list[str], Field(min_length=2)] | Annotated[dict[str, str], Field(min_length=2)] | None = (
         Field(None, description="the classes, or a mapping of each to its description, which the prompt shows")
     )

@@ -471,6 +471,8 @@ def _what_one_asks_next(
     more += _mitigations(arms, differences, {one["arm"]: one for one in results["regained"]}, top)
     if best := results["best_mitigation"]:
         more.append(("Which of them.", _which(best)))
+    if best := results["best_gold_only"]:
+        more.append(("How long on gold alone.", _which(best)))
     if ensembles := [one for one in results["ensembles"] if one["arm"] == "llm"]:
         more.append(("Ensembles.", _ensembles(ensembles, llm)))
     if shares := [one for one in results["class_shares"] if one["arm"] == "llm" and one["bias_interval"]]:
@@ -534,12 +536,14 @@ def _describe_few_gold(results: dict[str, Any]) -> dict[str, Any]:
     more = _mitigations(arms, differences, {}, top)
     if best := results["best_mitigation"]:
         more.append(("Which of them.", _which(best)))
+    if best := results["best_gold_only"]:
+        more.append(("How long on gold alone.", _which(best)))
     if ensembles := [one for one in results["ensembles"] if one["arm"] == "llm"]:
         more.append(("Ensembles.", _ensembles(ensembles, llm)))
     if cells := [one for one in results["error_cells"] if one["n_wrong"] > 1]:
         least = min(size for _, size in arms)
         more.append(("Copied errors.", _copied({(one["arm"], one["size"]): one for one in cells}, least, top)))
-    if shares := [one for one in results["class_shares"] if one["arm"] == "llm"]:
+    if shares := [one for one in results["class_shares"] if one["arm"] == "llm" and one["group"] is None]:
         said = ", ".join(
             f"'{one['class']}' {number(one['gold'])} {interval(one['gold_interval'])} (classifiers alone: "
             f"{number(one['share'])})"
@@ -631,16 +635,30 @@ def _ensembles(ensembles: list[dict[str, Any]], llm: dict[str, Any]) -> str:
 
 
 def _counting(shares: list[dict[str, Any]]) -> str:
-    """For who counts classes: the largest bias."""
-    one = max(shares, key=lambda one: abs(one["bias"]))
-    sure = one["bias_interval"][0] > 0 or one["bias_interval"][1] < 0
-    return (
+    """For who counts classes: the largest bias, of all texts and, where the recipe has any, of a group's."""
+    whole, grouped = ([one for one in shares if (one["group"] is None) == alone] for alone in (True, False))
+
+    def largest(among: list[dict[str, Any]]) -> tuple[dict[str, Any], str]:
+        one = max(among, key=lambda one: abs(one["bias"]))
+        sure = one["bias_interval"][0] > 0 or one["bias_interval"][1] < 0
+        unsure = "" if sure else ", which cannot be told from zero"
+        return one, f"{_plus(one['bias'])} {interval(one['bias_interval'])}{unsure}"
+
+    one, bias = largest(whole)
+    text = (
         f"Who counts classes by classifiers trained on LLM labels finds '{one['class']}' in {number(one['share'])} of "
-        f"the texts where gold has {number(one['gold'])}: a bias of {_plus(one['bias'])} "
-        f"{interval(one['bias_interval'])}{'' if sure else ', which cannot be told from zero'}, with an SD of "
-        f"{number(one['sd'])} from seed to seed. It is the largest of {len(shares)} classes' biases, "
+        f"the texts where gold has {number(one['gold'])}: a bias of {bias}, with an SD of "
+        f"{number(one['sd'])} from seed to seed. It is the largest of {len(whole)} classes' biases, "
         "and its interval is corrected for their number."
     )
+    if grouped:
+        one, bias = largest(grouped)
+        text += (
+            f" By groups the largest is that of '{one['class']}' in '{one['group']}' ({one['n']:,} texts with gold): "
+            f"{bias}; corrected for the number of classes and groups. Where biases differ between groups, so do "
+            "differences between groups that are counted."
+        )
+    return text
 
 
 def _copied(cells: dict[tuple[str, int], Any], least: int, top: int) -> str:

@@ -1,6 +1,8 @@
 """Confident learning: labels that classifiers of a run's other rows doubt are left out, beside as many at random."""
 
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -90,6 +92,25 @@ def test_a_run_leaves_out_doubted_rows_and_its_control_as_many_whichever_comes_f
     assert arm["train_label_accuracy"] == [kept[ARMS[0], seed]["train_label_accuracy"] for seed in ("0", "1")]
     write_variants(study)  # each run has rows of its own
     assert not {path.name for path in (study.dataset / "data").iterdir()} & set(ARMS)
+
+
+def test_two_launches_at_once_neither_wait_for_each_other_for_ever_nor_differ(make, tiny_encoder, monkeypatch):
+    monkeypatch.setenv("LOKY_MAX_CPU_COUNT", "1")  # of this process and of the launches: they run side by side
+    study = make(tiny_encoder, "--grid.sizes=[40]", "--train.max_steps=3")
+    annotate(study)
+    assert train(study) == {}
+    runs = [run for run in all_runs(study.grid) if run.arm in ARMS]
+    before, kept = [predictions(study, run) for run in runs], records(study)
+    for run in runs:
+        shutil.rmtree(study.run(run))
+    command = [sys.executable, "-m", "hf_recipes.cli", "train", str(study.recipe_file)]
+    both = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) for _ in range(2)]
+    outputs = [one.communicate(timeout=300)[0] for one in both]
+    assert [one.returncode for one in both] == [0, 0], outputs
+    assert [predictions(study, run) for run in runs] == before
+    assert {where: one["dropped"] for where, one in records(study).items()} == {
+        where: one["dropped"] for where, one in kept.items()
+    }
 
 
 def test_without_cleanlab_it_is_said_what_to_install(make, tiny_encoder, monkeypatch):

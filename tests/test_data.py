@@ -384,3 +384,21 @@ def test_only_halves_of_surrogate_pairs_are_mended(make_study, tmp_path):
     assert sorted(pool.texts) == sorted(
         [r"literal \ud83d\ude00", "pair \U0001f600", "half \ufffd", "after one \\\ufffd", "\ufffd\U0001f600"]
     )
+
+
+def test_groups_are_what_the_column_says_and_few_enough_to_be_told_apart(make_study, tmp_path):
+    rows = [{"text": f"text {i}", "label": "xy"[i % 2], "year": 2000 + i % 3, "day": str(i)} for i in range(120)]
+    rows[0]["year"] = None
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "rows.parquet")
+    common = [f"--data.path={tmp_path / 'rows.parquet'}", "--data.label_names=[x, y]", "--data.pool_size=null"]
+    common += ["--data.test_size=60", "--grid.sizes=[5]"]
+    study = make_study(*common, "--data.group_column=year")
+    said = {row["text"]: None if row["year"] is None else str(row["year"]) for row in rows}
+    for found in load_rows(study):
+        assert found.groups.tolist() == [said[text] for text in found.texts]
+        assert found.take(np.array([3, 1])).groups.tolist() == found.groups[[3, 1]].tolist()
+    assert load_rows(make_study(*common, folder="none"))[0].groups is None
+    with pytest.raises(UserError, match="data.group_column: 'day' has 60 values in the test rows; at most 50"):
+        load_rows(make_study(*common, "--data.group_column=day", folder="many"))
+    with pytest.raises(UserError, match="data.group_column: no column 'month'"):
+        load_rows(make_study(*common, "--data.group_column=month", folder="missing"))

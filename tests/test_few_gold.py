@@ -6,6 +6,7 @@ import json
 import numpy as np
 import pytest
 from scipy import stats
+from test_hub import hub  # noqa: F401  (a fixture)
 from test_planted import NAMES, Planted, write_texts
 
 from hf_recipes.advise import pilot_settings
@@ -180,6 +181,30 @@ def test_an_audit_judges_classifiers_and_trains_them_but_no_text_does_both(make,
         assert (published[i]["label"], published[i]["label_source"]) == (gold[published[i]["text"]], "gold")
     assert sum(row["label_source"] == "gold" for row in published.values()) == 40
     assert sum(row["label"] != -1 for row in dataset["test"]) == 40
+
+
+def test_an_audit_goes_to_the_hub_and_back(make, source, hub, tmp_path):  # noqa: F811
+    study = make("llm, llm-random-replace, gold-only", "--grid.seeds=[0, 1]")
+    annotate(study)
+    draw_audit(study, 80, tmp_path / "a.csv")
+    label(tmp_path / "a.csv", source[1])
+    import_audit(study, tmp_path / "a.csv")
+    assert train(study) == {}
+    results = measure(study)
+    push = ["push", "dataset", study.recipe_file, "--repo", "me/labels"]
+    hub.cli(*push)
+    hub.cli("pull", "me/labels", "--output_dir", tmp_path / "pulled")
+    for name in ("sample", "labels"):
+        file = f"audit/{name}.json"
+        assert (tmp_path / "pulled" / file).read_bytes() == (study.root / file).read_bytes()
+    (tmp_path / "pulled" / "report" / "results.json").unlink()
+    hub.cli("report", tmp_path / "pulled" / "recipe.yaml")
+    again = read_json(tmp_path / "pulled" / "report" / "results.json")
+    assert again["audit"] == {"test": {"drawn": 40, "labelled": 40}, "pool": {"drawn": 40, "labelled": 40}}
+    assert {**again, "key": None} == {**results, "key": None}
+    (study.audit / "labels.json").unlink()  # without people's labels the runs on them are no longer this study's
+    said = hub.cli(*push, "--grid.arms=[llm]")
+    assert "people's labels (audit) were taken out" in said
 
 
 def runs_of(study):

@@ -94,6 +94,7 @@ def make_results(cost=-0.2, cost_interval=(-0.25, -0.15), churn=0.05, churn_inte
             "gold_match": [{"size": size, **comparisons[0]} | {"size": size} for size in (10, 20)],
             "iso_accuracy": {"status": "no overlap"},
             "best_mitigation": None,
+            "best_gold_only": None,
             "regained": [{"arm": ARMS[2], "size": 20, "R": 3, "n": 100, "share": 0.5, "interval": [0.2, 0.9]}],
             "ensembles": [
                 {
@@ -113,6 +114,7 @@ def make_results(cost=-0.2, cost_interval=(-0.25, -0.15), churn=0.05, churn_inte
                 {
                     **{
                         "arm": "llm",
+                        "group": None,
                         "class": name,
                         "gold": 0.5,
                         "share": 0.6,
@@ -175,6 +177,20 @@ def test_what_gold_alone_would_do_and_what_happens_at_equal_accuracy():
     text = findings(describe(results))
     assert "As good in macro-F1 as 20 LLM labels are more than 20 and at most 80 gold labels alone." in text
     assert "from between 40 and 80 texts. Against those, two runs on LLM labels disagree on +.050 [.010, .090]" in text
+
+
+def test_who_counts_by_groups_is_told_of_the_group_with_the_largest_bias():
+    results = make_results()
+    assert "By groups" not in findings(describe(results))
+    of_all = results["class_shares"][0]
+    biases = {"1998": 0.1, "2002": -0.3}
+    results["class_shares"] += [
+        {**of_all, "group": group, "bias": bias, "bias_interval": [bias - 0.2, bias + 0.2], "n": 50}
+        for group, bias in biases.items()
+    ]
+    text = findings(describe(results))
+    assert "a bias of +.100 [.050, .150], with" in text
+    assert "in '2002' (50 texts with gold): -.300 [-.500, -.100]; corrected" in text
 
 
 def test_two_runs_an_untaught_gold_arm_and_a_one_sided_annotator_are_said_so():
