@@ -3,7 +3,7 @@
 What is published:
 
     data/<prefix><arm>/         the configs of the dataset folder; data/<prefix>test/ is the test split of all
-    data/<prefix>annotations/   every row of every pass, raw; runs/ and predictions/ where runs are trained
+    data/<prefix>annotations/   every row of every pass, raw; runs/, predictions/ and results/ where runs are trained
     hf-recipes/<study>/         study.json, rows and results: with the above all that a study folder is made of again
     README.md                   the configs, and a section between two marks; all else in it stays byte for byte
 
@@ -185,7 +185,8 @@ def _collect(study: Study, folder: Path, texts: bool) -> Bundle:
         others[f"rows-{name}.parquet"] = file if texts else _without_texts(file, folder / f"rows-{name}.parquet", True)
     measured = bool(wanted) and trained == wanted
     if measured:
-        measure(study)
+        pq.write_table(pa.Table.from_pylist(list(_figures(measure(study))), FIGURES), folder / "results.parquet")
+        configs["results"] = {"train": folder / "results.parquet"}
     reports = [study.labels_file, *([study.results_file] if measured else [])]
     others |= {file.name: file for file in reports if file.exists()}
     audit = {f"audit-{name}.json": study.audit / f"{name}.json" for name in ("sample", "labels")}  # ids and classes
@@ -199,6 +200,28 @@ def _collect(study: Study, folder: Path, texts: bool) -> Bundle:
         **{"current": current, "passes": passes, "runs": len(trained), "row_ids": _identity(study)},
     }
     return Bundle(configs, others, manifest)
+
+
+FIGURES = pa.schema(
+    [
+        *(("arm", pa.string()), ("against", pa.string()), ("size", pa.int32()), ("figure", pa.string())),
+        *((name, pa.float64()) for name in ("value", "low", "high")),
+        *(("R", pa.int32()), ("n", pa.int32()), ("p_value", pa.float64()), ("p_holm", pa.float64())),
+        *(("primary", pa.bool_()), ("verdict", pa.string())),
+    ]
+)
+
+
+def _figures(results: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """The results as rows: each figure of an arm that has an interval, and each difference of one arm from another."""
+    for arm in results["arms"]:
+        for figure in (name.removesuffix("_interval") for name in arm if name.endswith("_interval")):
+            if isinstance(value := arm.get(figure), float):  # not those of each class, which are lists
+                low, high = arm[f"{figure}_interval"] or (None, None)
+                yield {**arm, "figure": figure, "value": value, "low": low, "high": high}
+    for one in results["comparisons"]:
+        low, high = one["interval"] or (None, None)
+        yield {**one, "value": one["difference"], "low": low, "high": high}
 
 
 def _identity(study: Study) -> str:

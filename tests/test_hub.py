@@ -146,7 +146,7 @@ def test_a_study_is_published_whole_and_pulled_back(hub, study, tmp_path):
     assert f"{hub.address}/datasets/me/labels/commit/" in said
     assert len(commits(hub)) == 1
     arms = ["gold", "llm", "llm-entropy-replace", "llm-random-replace"]
-    found = hub.python(LOAD.format(configs=[*arms, "annotations", "runs", "predictions"]))
+    found = hub.python(LOAD.format(configs=[*arms, "annotations", "runs", "predictions", "results"]))
     for arm in arms:
         local = pq.read_table(study.dataset / "data" / arm / "train-00000-of-00001.parquet").to_pylist()
         assert found[arm]["train"] == [{**row} for row in local]
@@ -156,6 +156,17 @@ def test_a_study_is_published_whole_and_pulled_back(hub, study, tmp_path):
     assert len(found["annotations"]["train"]) == 2 * 90 + 21  # the first pass has the test rows too
     assert len(found["runs"]["train"]) == 8
     assert len(found["predictions"]["train"]) == 8 * 21
+    figures = {(row["arm"], row["against"], row["figure"], row["size"]): row for row in found["results"]["train"]}
+    results = read_json(study.results_file)
+    for arm in results["arms"]:
+        row = figures[arm["arm"], None, "macro_f1_mean", 20]
+        assert [row["value"], row["R"], row["n"]] == [arm["macro_f1_mean"], 2, 21]
+        assert [row["low"], row["high"]] == arm["macro_f1_mean_interval"]
+        assert row["primary"] is None
+    for one in results["comparisons"]:
+        row = figures[one["arm"], one["against"], one["figure"], 20]
+        assert [row["value"], row["p_holm"], row["verdict"]] == [one["difference"], one.get("p_holm"), one["verdict"]]
+    assert len(figures) == len(found["results"]["train"])
     card = found["card"]
     assert "license: mit" in card
     assert "machine-generated" in card
