@@ -21,9 +21,9 @@ CALIBRATIONS = ["none", "contextual", "batch", "auto"]
 
 def measure(name: str, model: str, folder: str, settings: list[str]) -> list[str]:
     """One row of the table for each calibration."""
+    from hf_recipes.findings import interval, number
     from hf_recipes.quality import write_labels
     from hf_recipes.recipe import load_recipe
-    from hf_recipes.report import interval, number
     from hf_recipes.study import Study
 
     recipe = ROOT / "hf_recipes" / "recipes" / "annotators" / f"{name}.yaml"

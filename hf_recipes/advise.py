@@ -7,10 +7,10 @@ import numpy as np
 from scipy import stats
 
 from .data import RowFiles, open_rows, usable_at_most
+from .findings import number
 from .measure import measure
 from .plan import make_plan
 from .recipe import UserError
-from .report import number
 from .study import Study
 from .verdict import freedom
 

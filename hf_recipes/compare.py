@@ -5,8 +5,10 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader
 
+from .figures import COLOURS, save_figure
+from .findings import cell, gold_labels, interval, number
 from .recipe import CONTROLS, UserError
-from .report import COLOURS, TEMPLATES, cell, gold_labels, interval, number, save_figure
+from .report import TEMPLATES
 from .study import read_json, write_text
 
 #: What is set against what, wherever a study has both.

@@ -13,8 +13,10 @@ from .arms import Pool, build_pool
 from .audit import audited_gold
 from .calibrate import ON_GOLD
 from .data import NO_GOLD, open_rows
+from .figures import save_figure
+from .findings import cell, interval, number
 from .measure import metrics_folder, without_nan
-from .report import TEMPLATES, cell, interval, number, save_figure
+from .report import TEMPLATES
 from .study import Study, hash_files, hash_ids, make_key, read_json, write_json, write_text
 
 LEFT_OUT = ("that the prompts show as demonstrations", "with gold that the calibration looked at")

@@ -15,9 +15,9 @@ from .annotate import load_annotations
 from .arms import build_pool, training_labels
 from .audit import audited_gold, with_audit
 from .data import NO_GOLD, Rows, load_rows
+from .findings import cell, describe, how_trained
 from .quality import describe as describe_labels
 from .recipe import CONFIDENT, ArmName
-from .report import cell, describe, how_trained
 from .study import Study, hash_files, hash_ids, make_key, read_json, versions, whole_folder, write_json, write_text
 from .votes import flipped
 

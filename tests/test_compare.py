@@ -7,8 +7,8 @@ import pytest
 from test_report import make_results
 
 from hf_recipes.compare import compare
+from hf_recipes.findings import interval, number
 from hf_recipes.recipe import UserError
-from hf_recipes.report import interval, number
 
 
 @pytest.fixture

@@ -11,10 +11,10 @@ from test_planted import NAMES, Planted, write_texts
 
 from hf_recipes.annotate import annotate
 from hf_recipes.arms import confident_errors
+from hf_recipes.findings import describe
 from hf_recipes.grid import all_runs
 from hf_recipes.measure import measure
 from hf_recipes.recipe import UserError
-from hf_recipes.report import describe
 from hf_recipes.study import read_json
 from hf_recipes.train import Work, check_training, train
 from hf_recipes.variants import write_variants

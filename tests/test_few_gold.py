@@ -14,11 +14,12 @@ from hf_recipes.annotate import annotate
 from hf_recipes.audit import draw_audit, import_audit
 from hf_recipes.compare import compare
 from hf_recipes.data import load_rows
+from hf_recipes.findings import describe
 from hf_recipes.measure import measure, powered_share
 from hf_recipes.quality import describe as describe_labels
 from hf_recipes.quality import write_labels
 from hf_recipes.recipe import Accept, UserError
-from hf_recipes.report import describe, print_summary, write_report
+from hf_recipes.report import print_summary, write_report
 from hf_recipes.study import read_json
 from hf_recipes.train import Work, runs_left, train
 from hf_recipes.variants import write_variants

@@ -16,8 +16,8 @@ from conftest import ENCODER, LLM
 
 from hf_recipes.annotate import annotate
 from hf_recipes.data import Rows
+from hf_recipes.findings import describe
 from hf_recipes.measure import _regained, measure, metrics_folder
-from hf_recipes.report import describe
 from hf_recipes.train import train
 
 KEYS = [["red", "blue", "green", "white"], ["dog", "horse", "cow", "sheep"], ["rain", "snow", "wind", "storm"]]

@@ -4,8 +4,10 @@ from typing import get_args
 
 import pytest
 
+from hf_recipes.figures import COLOURS, captions
+from hf_recipes.findings import describe, interval, number
 from hf_recipes.recipe import Accept, ArmName, Prices
-from hf_recipes.report import COLOURS, captions, describe, interval, number, prices_of, write_report
+from hf_recipes.report import prices_of, write_report
 from hf_recipes.verdict import decide
 
 ARMS = ("gold", "llm", "llm-entropy-replace", "llm-random-replace")

@@ -21,10 +21,11 @@ from scipy.stats import entropy
 from test_annotate import engine  # noqa: F401  (a fixture)
 
 from hf_recipes.annotate import annotate
+from hf_recipes.findings import describe
 from hf_recipes.grid import all_runs, make_run
 from hf_recipes.measure import _divergence, measure, without_nan
 from hf_recipes.recipe import CONTROLS, ArmName, UserError
-from hf_recipes.report import describe, write_report
+from hf_recipes.report import write_report
 from hf_recipes.study import Study, read_json
 from hf_recipes.train import Work, check_training, failed_runs, forget_failures, other_runs, runs_left, train
 from hf_recipes.variants import write_variants

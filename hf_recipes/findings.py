@@ -1,0 +1,629 @@
+"""The findings as sentences, and the form of numbers in them: all of a report's words that results.json has not."""
+
+import html
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from .recipe import CONTROLS, ArmName
+from .study import Study
+
+SOURCES = {
+    "subset": "the training texts",
+    "init": "the first weights of the head",
+    "order": "the order of batches and dropout",
+    "pass": "the annotation passes",
+}
+MITIGATIONS: dict[ArmName, tuple[str, str, str]] = {
+    "llm-entropy-replace": (
+        "Gold labels for the {count} most uncertain of {top} texts change",
+        "as many at random",
+        "Choosing by entropy rather than at random",
+    ),
+    "llm-audit": (
+        "Weighting the gold labels of {count} of {top} texts drawn at random, so that the loss is on average that of "
+        "gold labels, changes",
+        "as many at random that replace the LLM's and weigh no more",
+        "Weighting rather than replacing",
+    ),
+    "llm-flip-replace": (
+        "Gold labels for the {count} of {top} texts on which the passes differ change",
+        "as many at random",
+        "Choosing by flips rather than at random",
+    ),
+    "llm-then-gold": (
+        "Training on gold labels for {count} of {top} texts after all LLM labels changes",
+        "on those gold labels alone, as long as on all,",
+        "LLM labels first rather than none",
+    ),
+    "llm-entropy-drop": (
+        "Leaving out the most uncertain of {top} texts changes",
+        "as many at random",
+        "Choosing by entropy rather than at random",
+    ),
+    "llm-balanced-drop": (
+        "Leaving out the most uncertain of each class among {top} texts changes",
+        "as many at random",
+        "Choosing by entropy rather than at random",
+    ),
+    "llm-confident-drop": (
+        "Leaving out the labels among {top} that confident learning calls wrong changes",
+        "as many at random",
+        "Choosing by confident learning rather than at random",
+    ),
+}
+AUDIT = "hf-recipes audit sample draws texts for people to label."
+ONE_SIDED = 0.9  # share of one class above which an annotator hardly tells texts apart
+CRITERIA = {
+    "macro_f1_loss": "macro-F1 lost against gold labels is {value} {interval}, at most {limit} wanted",
+    "churn": "two seeds disagree on {value} {interval} more texts than with gold labels, at most {limit} wanted",
+    "min_class_f1": "F1 of the worst class, {worst}, is {value} {interval}, at least {limit} wanted",
+}
+UNKNOWN = {  # without gold labels, or without labels for test texts
+    "macro_f1_loss": "macro-F1 lost against gold labels is not identifiable",
+    "churn": "what LLM labels add to the disagreement of two seeds is not identifiable",
+    "min_class_f1": "F1 of the classes is not known",
+}
+DECISIONS = {
+    "ship": "Ship: these labels may be trained on, by the limits of the recipe.",
+    "do not ship": "Do not ship: these labels miss a limit of the recipe.",
+    "label more": "Label more test texts: the limits of the recipe cannot be judged yet.",
+    "cannot tell": "Cannot tell whether these labels keep the limits of the recipe.",
+}
+
+
+def describe(results: dict[str, Any]) -> dict[str, Any]:
+    """The findings as sentences: what the data show, and what cannot be concluded.
+
+    Args:
+        results (`dict`):
+            What `measure` returned.
+
+    Returns:
+        `dict` with `findings`, a list of pairs of title and text; `more`, such a list of what one asks next; and
+        `limits`, a list of `str`.
+    """
+    if results["audit"]:
+        return _describe_few_gold(results)
+    arms = {(arm["arm"], arm["size"]): arm for arm in results["arms"]}
+    differences = {(c["arm"], c["against"], c["figure"], c["size"]): c for c in results["comparisons"]}
+    sizes = sorted({arm["size"] for arm in results["arms"]})
+    top, runs = sizes[-1], results["R"]
+    gold, llm, annotator = arms["gold", top], arms["llm", top], results["annotator"]
+    cost = differences["llm", "gold", "macro_f1", top]
+    churn = differences["llm", "gold", "pairwise_disagreement", top]
+    ranks = annotator["entropy_auroc"]
+    failures = [
+        f"{arms[name, size]['failed_runs']} of {runs} with {name}"
+        for name, size in arms
+        if size == top and arms[name, size]["failed_runs"]
+    ]
+    labels = (
+        f"{annotator['model']} gives {annotator['n']:,} training texts the gold label in "
+        f"{number(annotator['accuracy'])} of the cases {interval(annotator['accuracy_interval'])}, macro-F1 "
+        f"{number(annotator['macro_f1'])}; always giving the commonest class would be right in "
+        f"{number(annotator['majority_accuracy'])}."
+    )
+    favourite, share = max(annotator["llm_share"].items(), key=lambda pair: pair[1])
+    if share > ONE_SIDED:
+        labels += f" {share:.0%} of its labels are '{favourite}': it hardly tells these texts apart."
+    elif ranks is not None:
+        labels += f" Its entropy ranks a wrong label above a right one with probability {number(ranks)} (.5 is chance)."
+    disagreement = {
+        name: f"{number(arms[name, top]['pairwise_disagreement'])} "
+        f"{interval(arms[name, top]['pairwise_disagreement_interval'])}"
+        for name in ("llm", "gold")
+    }
+    if annotator["one_rater"] is not None:
+        labels += (
+            f" One of the texts' raters gives the commonest label of the others in {number(annotator['one_rater'])}."
+        )
+    findings = [
+        ("Verdict.", _verdict(results["verdict"], results["n"], runs)),
+        (
+            "What they cost.",
+            f"With {top:,} training texts, classifiers reach macro-F1 {number(llm['macro_f1_mean'])} "
+            f"{interval(llm['macro_f1_mean_interval'])} on LLM labels and {number(gold['macro_f1_mean'])} "
+            f"{interval(gold['macro_f1_mean_interval'])} on gold labels: a difference of {_signed(cost)}, "
+            f"{_judge(cost)}."
+            + (
+                " But gold labels were not learnt in every run: the cost cannot be judged."
+                if gold["failed_runs"]
+                else ""
+            ),
+        ),
+        (
+            "Stability.",
+            f"Two runs that differ in their seeds, which draw {_listed(results['vary'])}, disagree on "
+            f"{disagreement['llm']} of the test texts with LLM labels "
+            f"and on {disagreement['gold']} with gold labels: a difference of {_signed(churn)}, {_judge(churn)}"
+            f"{_stability(churn, llm['failed_runs'] + gold['failed_runs'])}.",
+        ),
+    ]
+    if failures:
+        text = (
+            f"No better than always giving the commonest class (accuracy {number(gold['majority_accuracy'])}): "
+            f"{', '.join(failures)}. Agreement among such runs is no stability."
+        )
+        findings.append(("Not learnt.", text))
+    if ("llm", "noise-fixed", "macro_f1", top) in differences:
+        findings.append(("Systematic or random.", _noise(differences, top)))
+    gains = {plateau["arm"]: plateau for plateau in results["plateaus"]}
+    if "llm" in gains and "gold" in gains:
+        findings.append(("More texts.", _more_texts(gains["llm"], gains["gold"])))
+    findings.append(("Gold instead.", _gold_instead(results["gold_match"], top)))
+    more = [("The labels.", labels), *_what_one_asks_next(results, arms, differences)]
+    spread = llm["macro_f1_sd_interval"]
+    limits = [
+        f"R = {runs} runs an arm. The interval of a standard deviation over {runs} runs spans a factor of "
+        f"{spread[1] / spread[0]:.0f}: nothing is concluded here from standard deviations."
+        if spread[0]
+        else f"R = {runs} runs an arm: too few to conclude anything from standard deviations.",
+        *(
+            [
+                "With fewer than 10 runs an arm, a difference in stability has to be very large to be seen; add "
+                "seeds to grid.seeds."
+            ]
+            if runs < 10
+            else []
+        ),
+        *(
+            []
+            if "pass" in results["vary"]
+            else ["All of this is for one prompt with one draw of demonstrations; another draw gives other labels."]
+        ),
+        f"Intervals are {results['confidence_level']:.0%} each, over runs and the {results['n']:,} test texts "
+        "together, by t forms with variances added; they are not corrected for the number of comparisons: of the "
+        "differences that are truly zero, about one in twenty is shown as different.",
+        "Nothing is claimed for other models, encoders, data or sizes than these.",
+        *results["notes"],
+    ]
+    return {"findings": findings, "more": more, "limits": limits}
+
+
+def _describe_few_gold(results: dict[str, Any]) -> dict[str, Any]:
+    """`describe` where the source has no gold: what an audit says, and what wants none."""
+    arms = {(arm["arm"], arm["size"]): arm for arm in results["arms"]}
+    differences = {(c["arm"], c["against"], c["figure"], c["size"]): c for c in results["comparisons"]}
+    top, runs, annotator = max(arm["size"] for arm in results["arms"]), results["R"], results["annotator"]
+    pool, test = results["audit"]["pool"], results["audit"]["test"]
+    llm = arms["llm", top]
+    labels = f"{annotator['model']} labelled {annotator['n']:,} training texts"
+    labels += (
+        f"; of {annotator['n_gold']:,} of them, drawn at random, people gave the same label in "
+        f"{number(annotator['accuracy'])} of the cases {interval(annotator['accuracy_interval'])}, macro-F1 "
+        f"{number(annotator['macro_f1'])} {interval(annotator['macro_f1_interval'])}; always giving the commonest "
+        f"class would be right in {number(annotator['majority_accuracy'])}."
+        if annotator["n_gold"]
+        else f"; nobody has checked any of these labels. {AUDIT}"
+    )
+    scores = (
+        f"With {top:,} training texts and LLM labels, classifiers reach macro-F1 {number(llm['macro_f1_mean'])} "
+        f"{interval(llm['macro_f1_mean_interval'])} and accuracy {number(llm['accuracy_mean'])} "
+        f"{interval(llm['accuracy_mean_interval'])} on the {llm['n_gold']:,} test texts, drawn at random of "
+        f"{results['n']:,}, that people labelled; over {runs} runs and these texts."
+        if llm["n_gold"]
+        else f"Not known: fewer than two of the {results['n']:,} test texts have people's labels. {AUDIT}"
+    )
+    for alone in ("gold-only-long", "gold-only"):
+        if pair := differences.get((alone, "llm", "macro_f1", top)):
+            count = round(sum(arms[alone, top]["gold_train_labels"]) / runs)
+            scores += (
+                f" On the {count:,} gold labels of the audit alone ({alone}) they reach "
+                f"{number(arms[alone, top]['macro_f1_mean'])} {interval(arms[alone, top]['macro_f1_mean_interval'])}: "
+                f"{_signed(pair)} against LLM labels, {_judge(pair)}."
+            )
+    findings = [
+        ("Verdict.", _verdict(results["verdict"], llm["n_gold"], runs)),
+        ("The labels.", labels),
+        ("The classifiers.", scores),
+        (
+            "What they cost against full gold: not identifiable.",
+            "No classifier was trained on gold labels for as many texts, so neither the macro-F1 that LLM labels lose "
+            "nor the disagreement that they add can be told, whatever the number of seeds.",
+        ),
+        (
+            "Stability.",
+            f"Two runs that differ in their seeds, which draw {_listed(results['vary'])}, disagree on "
+            f"{number(llm['pairwise_disagreement'])} {interval(llm['pairwise_disagreement_interval'])} of all "
+            f"{results['n']:,} test texts with LLM labels; all {runs} agree on {number(llm['unanimity'])} "
+            f"{interval(llm['unanimity_interval'])}. That wants no gold, and says nothing of whether they are right.",
+        ),
+    ]
+    more = _what_one_asks_next(results, arms, differences)
+    limits = [
+        f"R = {runs} runs an arm; intervals are {results['confidence_level']:.0%} each, not corrected for the number "
+        "of comparisons (those of shares are, for the number of classes). Scores are over runs and audited test texts "
+        "together, stability over runs and all test texts.",
+        *(
+            f"People labelled {part['labelled']:,} of the {part['drawn']:,} texts of the {name} that were drawn: if "
+            "they left out the hard ones, what is said of them is too good."
+            for name, part in (("pool", pool), ("test", test))
+            if part["labelled"] < part["drawn"]
+        ),
+        *(
+            [f"No audited test text is of {' or '.join(missing)}: macro-F1 is over the other classes."]
+            if (missing := [name for name in results["label_names"] if not llm["per_class_n"].get(name)])
+            and llm["n_gold"]
+            else []
+        ),
+        "Nothing is claimed for other models, encoders, data or sizes than these.",
+        *results["notes"],
+    ]
+    return {"findings": findings, "more": more, "limits": limits}
+
+
+def _what_one_asks_next(
+    results: dict[str, Any],
+    arms: dict[tuple[str, int], Any],
+    differences: dict[tuple[str, str, str, int], Any],
+) -> list[tuple[str, str]]:
+    """Findings behind the first page: at equal accuracy, mitigations, ensembles, counts, copied errors, sources."""
+    sizes = sorted({size for _, size in arms})
+    top, llm = sizes[-1], arms["llm", sizes[-1]]
+    more = []
+    if (iso := results["iso_accuracy"]) and iso["status"] == "ok":
+        text = (
+            f"Gold labels make classifiers as accurate as LLM labels do from between {iso['sizes'][0]:,} and "
+            f"{iso['sizes'][1]:,} texts. Against those, two runs on LLM labels disagree on {_signed(iso)} of the test "
+            f"texts more, {_judge(iso)}."
+        )
+        more.append(("At equal accuracy.", text))
+    more += _mitigations(arms, differences, {one["arm"]: one for one in results["regained"]}, top)
+    if best := results["best_mitigation"]:
+        more.append(("Which of them.", _which(best)))
+    if best := results["best_gold_only"]:
+        more.append(("How long on gold alone.", _which(best)))
+    if ensembles := [one for one in results["ensembles"] if one["arm"] == "llm"]:
+        more.append(("Ensembles.", _ensembles(ensembles, llm)))
+    shares = [one for one in results["class_shares"] if one["arm"] == "llm"]
+    if shares and results["audit"]:
+        more.append(("Counting.", _counting_by_audit(shares)))
+    elif shares and shares[0]["bias_interval"]:
+        more.append(("Counting.", _counting(shares)))
+    if cells := [one for one in results["error_cells"] if one["n_wrong"] > 1]:
+        more.append(("Copied errors.", _copied({(one["arm"], one["size"]): one for one in cells}, sizes[0], top)))
+    for found in results["components"]:
+        more.append((f"Sources of chance ({found['arm']}).", _sources(found)))
+    return more
+
+
+def _verdict(verdict: dict[str, Any], items: int, runs: int) -> str:
+    said = [
+        UNKNOWN[one["name"]]
+        if one["value"] is None
+        else CRITERIA[one["name"]].format(
+            **{"value": number(one["value"]), "interval": interval(one["interval"]), "limit": number(one["limit"])},
+            worst=verdict["worst_class"],
+        )
+        + f" ({one['status']})"
+        for one in verdict["criteria"]
+    ]
+    text = f"{DECISIONS[verdict['decision']]} {'; '.join(said)[0].upper()}{'; '.join(said)[1:]}."
+    if verdict["reason"]:
+        return f"{text} For {verdict['reason']}."
+    ways = []
+    if (labels := verdict["test_labels"]) and labels > items:
+        ways.append(f"{labels:,} test labels in all ({labels - items:,} more)")
+    if (seeds := verdict["seeds"]) and seeds > runs:
+        ways.append(f"{seeds:,} seeds")
+    if ways and verdict["decision"] != "do not ship":
+        what = "it" if all(one["value"] is not None for one in verdict["criteria"]) else "the limit on the worst class"
+        text += (
+            f" If the truth is where the estimates are, about {' or '.join(ways)} would decide {what} (4 times in 5)."
+        )
+    return text
+
+
+def _noise(differences: dict[tuple[str, str, str, int], Any], top: int) -> str:
+    """Whether LLM labels do more harm than as many errors at random."""
+    score, churn = (differences["llm", "noise-fixed", figure, top] for figure in ("macro_f1", "pairwise_disagreement"))
+    shown = [what for one, what in ((score, "score"), (churn, "stability")) if one["verdict"] != "cannot tell"]
+    return (
+        "Gold labels made wrong at random, as often and between the same classes as the LLM's, say what wrong labels "
+        f"do whatever they are. LLM labels differ from them by {_signed(score)} of macro-F1, {_judge(score)}, and by "
+        f"{_signed(churn)} in the share of test texts on which two runs disagree, {_judge(churn)}. "
+        + (
+            f"In {' and '.join(shown)} errors that go by the text do not do what errors by chance do."
+            if shown
+            else "Whether errors that go by the text do anything that errors by chance do not cannot be told."
+        )
+    )
+
+
+def _gold_instead(matches: list[dict[str, Any]], top: int) -> str:
+    """Between which numbers of gold labels classifiers are as good as on all LLM labels."""
+    below = [one["size"] for one in matches if one["verdict"] == "lower"]
+    above = [one["size"] for one in matches if one["verdict"] == "higher"]
+    start = f"As good in macro-F1 as {top:,} LLM labels are"
+    if not below and not above:
+        return f"{start} how many gold labels: that cannot be told from these sizes."
+    if above:
+        least = max([size for size in below if size < min(above)], default=None)
+        more = f"more than {least:,} and " if least else ""
+        return f"{start} {more}at most {min(above):,} gold labels alone."
+    if max(below) == top:
+        return f"{start} more than {top:,} gold labels alone: they beat as many gold labels here."
+    return f"{start} more than {max(below):,} gold labels; whether {top:,} are cannot be told."
+
+
+def _more_texts(llm: dict[str, Any], gold: dict[str, Any]) -> str:
+    """What the last doubling gained, and whether that is a plateau."""
+    said = {
+        "plateau": f"less than {llm['delta']:g} is left to gain by doubling them again",
+        "gains": "they still help",
+        "cannot tell": "whether they still help cannot be told",
+    }
+    first, last = llm["last_doubling"]
+    between = {
+        "yes": " LLM labels stopped helping before gold labels did.",
+        "no": "",
+        "cannot tell": " Whether LLM labels stop helping before gold labels do cannot be told.",
+    }[llm["premature_plateau"]]
+    return (
+        f"From {first:,.0f} to {last:,.0f} training texts macro-F1 changes by {_plus(llm['gain'])} "
+        f"{interval(llm['gain_interval'])} with LLM labels: {said[llm['verdict']]}; with gold labels by "
+        f"{_plus(gold['gain'])} {interval(gold['gain_interval'])}: {said[gold['verdict']]}.{between}"
+    )
+
+
+def _stability(comparison: dict[str, Any], failed_runs: int) -> str:
+    """What a difference in disagreement means; nothing where it is not seen, or where runs failed."""
+    word = {"higher": "less stable", "lower": "more stable"}.get(comparison["verdict"])
+    return f", so training on LLM labels was {word} here" if word and not failed_runs else ""
+
+
+def _mitigations(
+    arms: dict[tuple[str, int], Any],
+    differences: dict[tuple[str, str, str, int], Any],
+    regained: dict[str, Any],
+    top: int,
+) -> list[tuple[str, str]]:
+    """What each mitigation buys, beside its control."""
+    found = []
+    for arm, (what, alike, choice) in MITIGATIONS.items():
+        if (pair := (arm, CONTROLS[arm], "macro_f1", top)) in differences:
+            count = f"{round(sum(arms[arm, top]['gold_train_labels']) / arms[arm, top]['R']):,}"
+            text = (
+                f"{what.format(count=count, top=f'{top:,}')} macro-F1 by "
+                f"{_signed(differences[arm, 'llm', 'macro_f1', top])} against LLM labels alone; {alike} by "
+                f"{_signed(differences[CONTROLS[arm], 'llm', 'macro_f1', top])}. {choice}: "
+                f"{_signed(differences[pair])}, {_judge(differences[pair])}."
+            )
+            if CONTROLS[arm] != "gold-only-long" and (alone := (arm, "gold-only-long", "macro_f1", top)) in differences:
+                text += (
+                    " Against gold labels alone, trained on as long, it differs by "
+                    f"{_signed(differences[alone])}, {_judge(differences[alone])}."
+                )
+            if (one := regained.get(arm)) is not None:
+                text += (
+                    f" It regains {number(one['share'])} {interval(one['interval'])} of the macro-F1 that LLM labels "
+                    "cost against as many gold labels (Fieller's interval)."
+                )
+            if unlearnt := [name for name in (arm, CONTROLS[arm], "llm") if arms[name, top]["failed_runs"]]:
+                text += f" But some runs with {' and '.join(unlearnt)} learnt nothing: the gain cannot be judged."
+            found.append((f"The mitigation ({arm}).", text))
+    return found
+
+
+def _which(best: dict[str, Any]) -> str:
+    return (
+        f"Of {', '.join(best['among'])} the best in macro-F1 on half of the seeds and test texts is {best['arm']}. On "
+        f"the other halves it changes macro-F1 by {_signed(best)} against LLM labels, {_judge(best)}."
+    )
+
+
+def _ensembles(ensembles: list[dict[str, Any]], llm: dict[str, Any]) -> str:
+    """Whether the mean of several runs is steadier than one."""
+
+    def score(found: dict[str, Any]) -> str:
+        known = found["macro_f1_mean"] is not None
+        return f" (macro-F1 {number(found['macro_f1_mean'])} {interval(found['macro_f1_mean_interval'])})" * known
+
+    said = "; ".join(
+        f"two ensembles of {one['k']} runs on {number(one['pairwise_disagreement'])} "
+        f"{interval(one['pairwise_disagreement_interval'])}{score(one)}, of {one['ensembles']} that share no run"
+        for one in ensembles
+    )
+    return (
+        f"Two single runs on LLM labels disagree on {number(llm['pairwise_disagreement'])} of the test texts"
+        f"{score(llm)}; {said}. Errors that all seeds share stay."
+    )
+
+
+def _counting(shares: list[dict[str, Any]]) -> str:
+    """For who counts classes: the largest bias, of all texts and, where the recipe has any, of a group's."""
+    whole, grouped = ([one for one in shares if (one["group"] is None) == alone] for alone in (True, False))
+
+    def largest(among: list[dict[str, Any]]) -> tuple[dict[str, Any], str]:
+        one = max(among, key=lambda one: abs(one["bias"]))
+        sure = one["bias_interval"][0] > 0 or one["bias_interval"][1] < 0
+        unsure = "" if sure else ", which cannot be told from zero"
+        return one, f"{_plus(one['bias'])} {interval(one['bias_interval'])}{unsure}"
+
+    one, bias = largest(whole)
+    text = (
+        f"Who counts classes by classifiers trained on LLM labels finds '{one['class']}' in {number(one['share'])} of "
+        f"the texts where gold has {number(one['gold'])}: a bias of {bias}, with an SD of "
+        f"{number(one['sd'])} from seed to seed. It is the largest of {len(whole)} classes' biases, "
+        "and its interval is corrected for their number."
+    )
+    if grouped:
+        one, bias = largest(grouped)
+        text += (
+            f" By groups the largest is that of '{one['class']}' in '{one['group']}' ({one['n']:,} texts with gold): "
+            f"{bias}; corrected for the number of classes and groups. Where biases differ between groups, so do "
+            "differences between groups that are counted."
+        )
+    return text
+
+
+def _counting_by_audit(shares: list[dict[str, Any]]) -> str:
+    said = ", ".join(
+        f"'{one['class']}' {number(one['gold'])} {interval(one['gold_interval'])} (classifiers alone: "
+        f"{number(one['share'])})"
+        for one in shares
+        if one["group"] is None
+    )
+    return (
+        "Shares of the classes among texts like the test's, by all classifiers less their bias where people looked: "
+        f"{said}."
+    )
+
+
+def _copied(cells: dict[tuple[str, int], Any], least: int, top: int) -> str:
+    """Which of the LLM's errors classifiers repeat, and whether its labels are a ceiling."""
+    last, gold = cells["llm", top], cells.get(("gold", top))
+    shown = [f"in {_share(cells['llm', size], 'copied')} at {size:,} training texts" for size in sorted({least, top})]
+    text = (
+        f"Of the {last['n_wrong']:,} in {last['n']:,} test texts that the LLM itself gets wrong, classifiers on its "
+        f"labels give the same wrong label {' and '.join(shown)}"
+        + (
+            f", classifiers on {top:,} gold labels in {_share(gold, 'copied')}: a difference of "
+            f"{_signed(last['copied_above_gold'])}, {_judge(last['copied_above_gold'])}."
+            if gold
+            else "."
+        )
+    )
+    if (since := last["since"]) is None:
+        return text
+    closer, better, copied = since["agreement"], since["accuracy"], since["copied"]
+    said = (
+        "that they still come closer to it cannot be told, so a ceiling of its labels cannot either"
+        if closer["verdict"] != "higher"
+        else "they come closer to it and are still getting better: its labels are no ceiling yet"
+        if better["verdict"] == "higher"
+        else "they come closer to it without a gain that can be told"
+        + (": more texts teach its errors too" if copied["verdict"] == "higher" else "")
+    )
+    return (
+        f"{text} Of all {last['n']:,} the LLM gets {_share(last, 'teacher_accuracy')} right and classifiers on "
+        f"its labels {_share(last, 'accuracy')}; they agree with it in {_share(last, 'agreement')}. From "
+        f"{since['size']:,} to {top:,} training texts that agreement changes by {_signed(closer)} and their accuracy "
+        f"by {_signed(better)}: {said}."
+    )
+
+
+def _sources(found: dict[str, Any]) -> str:
+    """What each source of chance brings to disagreement, largest first, and whether the largest stands out."""
+    ranked = sorted(found["sources"], key=lambda source: -found["disagreement"][source]["value"])
+    figures = [found["disagreement"][source] for source in ranked]
+    said = ", ".join(
+        f"{number(figure['value'])} {interval(figure['interval'])} if only {SOURCES[source]} differ"
+        for source, figure in zip(ranked, figures, strict=True)
+    )
+    first, second = figures[0]["interval"], figures[1]["interval"]
+    apart = first is not None and first[0] > second[1]
+    return (
+        f"Of {found['n']:,} test texts two runs disagree on {said}; "
+        f"{number(found['disagreement']['all']['value'])} if all do. "
+        + (f"Most comes from {SOURCES[ranked[0]]}." if apart else "Which of them brings most cannot be told.")
+    )
+
+
+def _signed(comparison: dict[str, Any]) -> str:
+    return f"{_plus(comparison['difference'])} {interval(comparison['interval'])}"
+
+
+def _judge(comparison: dict[str, Any]) -> str:
+    if comparison["interval"] is None:
+        return f"of which R = {comparison['R']} runs do not say how sure it is"
+    if comparison["verdict"] == "cannot tell":
+        return f"which cannot be told from zero with R = {comparison['R']}"
+    return f"clearly {'above' if comparison['verdict'] == 'higher' else 'below'} zero"
+
+
+def _share(found: dict[str, Any], name: str) -> str:
+    return f"{number(found[name])} {interval(found[f'{name}_interval'])}"
+
+
+def _plus(value: float) -> str:
+    return f"{'+' if value >= 0 else ''}{number(value)}"
+
+
+def how_trained(study: Study) -> str:
+    """The encoder and its settings, in words."""
+    train = study.training
+    length = _count(train.max_steps, "step") if train.max_steps else _count(train.epochs, "epoch")
+    origin = {"gold": "gold", "llm": "LLM"}[train.validation_labels]
+    taken = (
+        f"the best epoch by macro-F1 on {train.validation_size:,} validation texts with {origin} labels"
+        if train.checkpoint == "best"
+        else "last checkpoint"
+    )
+    return (
+        f"{train.encoder} was fine-tuned for {length} (batches of {train.batch_size}, learning rate "
+        f"{train.learning_rate}, at most {train.max_length} tokens, {taken}). A seed draws "
+        f"{_listed(study.grid.vary)}; arms share it."
+    )
+
+
+def how_made(study: Study, results: dict[str, Any]) -> str:
+    """What was run and how it was judged, in words: a paragraph of methods."""
+    data, model, annotator = study.recipe.data.path, study.recipe.annotate.model, results["annotator"]
+    chosen = f" (chosen on {annotator['calibration_gold']} gold labels)" if annotator["calibration_gold"] else ""
+    sizes = sorted({arm["size"] for arm in results["arms"]})
+    texts = f"{results['n']:,} test texts"
+    if results["audit"]:
+        judged = f"{texts}, of which people labelled {results['audit']['test']['labelled']:,}, drawn at random"
+    else:
+        judged = f"{texts} with gold labels"
+    return (
+        f"Texts of {data} were labelled by {model} with {annotator['demonstrations']} demonstrations and "
+        f"{annotator['calibration']} calibration{chosen}; {how_trained(study)} {results['R']} seeds were run for each "
+        f"source of labels at {_joined([f'{size:,}' for size in sizes])} training texts"
+        f"{' (some at the largest number alone)' if study.grid.curves else ''}, and judged on {judged}. "
+        "Disagreement is the share of test texts to which two runs that "
+        "differ in their seeds give different labels, averaged over pairs of runs (Du & Nguyen 2023). Differences are "
+        f"paired by seed and test text; intervals are {results['confidence_level']:.0%}, by t, over seeds and test "
+        "texts together. p-values of the primary comparisons (macro-F1 and disagreement at the largest size, "
+        f"{'' if results['audit'] else 'LLM labels against gold labels, '}every other source against LLM labels and "
+        "against its control) are corrected for each other (Holm 1979)."
+    )
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number:,} {what}{'s' if number > 1 else ''}"
+
+
+def _listed(sources: Sequence[str]) -> str:
+    return _joined([SOURCES[source] for source in sources])
+
+
+def _joined(words: list[str]) -> str:
+    *first, last = words
+    return f"{', '.join(first)} and {last}" if first else last
+
+
+def number(value: float | None) -> str:
+    """Three digits, without the leading zero: .123; - for what is not defined."""
+    if value is None:
+        return "-"
+    return f"{value:.3f}".replace("0.", ".", 1) if abs(value) < 1 else f"{value:.3f}"
+
+
+def interval(bounds: list[float] | None) -> str:
+    return "[not defined]" if bounds is None or None in bounds else f"[{number(bounds[0])}, {number(bounds[1])}]"
+
+
+def cell(text: str) -> str:
+    """Text made safe for Markdown, tables included: no markup, no link, no image."""
+    return re.sub(r"([\\`*_\[\]!|~#])", r"\\\1", html.escape(" ".join(str(text).split()), quote=False))
+
+
+def gold_labels(arm: dict[str, Any]) -> int:
+    """All gold labels that a run of the arm consumed: for training, prompt, calibration and choice of checkpoint.
+
+    The mean over runs; of `one-rater` the raters' labels.
+    """
+    return round(
+        sum(arm["gold_train_labels"]) / len(arm["gold_train_labels"])
+        + arm["gold_prompt_labels"]
+        + arm["gold_validation_labels"]
+    )
+
+
+def mean(values: list[float | None]) -> float | None:
+    """Of those that are known; None if none is."""
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None
