@@ -96,7 +96,7 @@ def _advice(study: Study, files: RowFiles, results: dict[str, Any], steps: list[
     runs, items = len(grid.seeds), files.manifest["rows"]["test"]
     minutes = {step["step"]: step["seconds"] / 60 for step in steps}
     top = max(arm["size"] for arm in results["arms"])
-    unlearnt = [arm["arm"] for arm in results["arms"] if arm["size"] == top and arm["failed_runs"]]
+    unlearnt = [arm["arm"] for arm in results["arms"] if arm["size"] == top and arm["unlearnt_runs"]]
     found = {c["figure"]: c for c in results["comparisons"] if c["arm"] == "llm" and c["size"] == top}
     lines = [
         f"What is left of the whole study: about {sum(minutes.values()):,.0f} minutes at the pilot's rates, of which "

@@ -94,9 +94,9 @@ def describe(results: dict[str, Any]) -> dict[str, Any]:
     churn = differences["llm", "gold", "pairwise_disagreement", top]
     ranks = annotator["entropy_auroc"]
     failures = [
-        f"{arms[name, size]['failed_runs']} of {runs} with {name}"
+        f"{arms[name, size]['unlearnt_runs']} of {runs} with {name}"
         for name, size in arms
-        if size == top and arms[name, size]["failed_runs"]
+        if size == top and arms[name, size]["unlearnt_runs"]
     ]
     labels = (
         f"{annotator['model']} gives {annotator['n']:,} training texts the gold label in "
@@ -128,7 +128,7 @@ def describe(results: dict[str, Any]) -> dict[str, Any]:
             f"{_judge(cost)}."
             + (
                 " But gold labels were not learnt in every run: the cost cannot be judged."
-                if gold["failed_runs"]
+                if gold["unlearnt_runs"]
                 else ""
             ),
         ),
@@ -137,12 +137,12 @@ def describe(results: dict[str, Any]) -> dict[str, Any]:
             f"Two runs that differ in their seeds, which draw {_listed(results['vary'])}, disagree on "
             f"{disagreement['llm']} of the test texts with LLM labels "
             f"and on {disagreement['gold']} with gold labels: a difference of {_signed(churn)}, {_judge(churn)}"
-            f"{_stability(churn, llm['failed_runs'] + gold['failed_runs'])}.",
+            f"{_stability(churn, llm['unlearnt_runs'] + gold['unlearnt_runs'])}.",
         ),
     ]
     if failures:
         text = (
-            f"No better than always giving the commonest class (accuracy {number(gold['majority_accuracy'])}): "
+            "No more agreement with gold than by chance (kappa not above 0 at .05): "
             f"{', '.join(failures)}. Agreement among such runs is no stability."
         )
         findings.append(("Not learnt.", text))
@@ -367,10 +367,10 @@ def _more_texts(llm: dict[str, Any], gold: dict[str, Any]) -> str:
     )
 
 
-def _stability(comparison: dict[str, Any], failed_runs: int) -> str:
-    """What a difference in disagreement means; nothing where it is not seen, or where runs failed."""
+def _stability(comparison: dict[str, Any], unlearnt: int) -> str:
+    """What a difference in disagreement means; nothing where it is not seen, or where runs learnt nothing."""
     word = {"higher": "less stable", "lower": "more stable"}.get(comparison["verdict"])
-    return f", so training on LLM labels was {word} here" if word and not failed_runs else ""
+    return f", so training on LLM labels was {word} here" if word and not unlearnt else ""
 
 
 def _mitigations(
@@ -400,7 +400,7 @@ def _mitigations(
                     f" It regains {number(one['share'])} {interval(one['interval'])} of the macro-F1 that LLM labels "
                     "cost against as many gold labels (Fieller's interval)."
                 )
-            if unlearnt := [name for name in (arm, CONTROLS[arm], "llm") if arms[name, top]["failed_runs"]]:
+            if unlearnt := [name for name in (arm, CONTROLS[arm], "llm") if arms[name, top]["unlearnt_runs"]]:
                 text += f" But some runs with {' and '.join(unlearnt)} learnt nothing: the gain cannot be judged."
             found.append((f"The mitigation ({arm}).", text))
     return found

@@ -30,7 +30,7 @@ FIGURES = ("accuracy", "macro_f1", "pairwise_disagreement")
 #: What an arm has no value of where no test text has gold.
 SCORES = (
     *(f"{figure}_{what}" for figure in ("accuracy", "macro_f1") for what in ("mean", "mean_interval")),
-    *("macro_f1_sd", "macro_f1_sd_interval", "failed_runs", "majority_accuracy", "per_class_f1_mean"),
+    *("macro_f1_sd", "macro_f1_sd_interval", "unlearnt_runs", "majority_accuracy", "per_class_f1_mean"),
 )
 #: Which arm is set against which: what LLM labels cost; what each mitigation buys, and whether more than its control,
 #: or than the gold labels alone; and whether the cost is that of systematic errors, or of as many at random.
@@ -205,8 +205,8 @@ def _measure_arms(
             scored, stable = scores.compute(**given), instability.compute(**given)
         if study.recipe.few_gold:
             stable |= instability.compute(predictions=labels, num_classes=len(names))
-            if judged:  # on few texts a good classifier may be no better than the commonest class by chance
-                scored["failed_runs"] = sum(len(np.unique(one)) == 1 for one in labels)
+            if judged:  # on few texts a good classifier may be no better than chance by chance
+                scored["unlearnt_runs"] = sum(len(np.unique(one)) == 1 for one in labels)
         by_name = {
             field: {names[k]: value for k, value in figures.items()}
             for field, figures in stable.items()
@@ -448,8 +448,8 @@ def _error_cells(work: Work, predictions: Predictions, seen: np.ndarray, test: R
 
 
 def _learnt(arms: list[dict[str, Any]]) -> set[tuple[str, int]]:
-    """The arms and sizes of which every run is better than the commonest class."""
-    return {(arm["arm"], arm["size"]) for arm in arms if not arm["failed_runs"]}
+    """The arms and sizes of which every run is better than chance."""
+    return {(arm["arm"], arm["size"]) for arm in arms if not arm["unlearnt_runs"]}
 
 
 def _best(among: list[ArmName], predictions: Predictions, test: Rows) -> dict[str, Any] | None:

@@ -52,7 +52,7 @@ def decide(results: dict[str, Any], accept: Accept) -> dict[str, Any]:
     ]
     statuses = {one["status"] for one in criteria}
     reason = None
-    if arms["gold"]["failed_runs"]:
+    if arms["gold"]["unlearnt_runs"]:
         reason = "gold labels were not learnt in every run, so that nothing can be compared with them"
     elif runs < 3:
         reason = NO_INTERVALS

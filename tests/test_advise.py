@@ -60,7 +60,7 @@ def test_a_pilot_is_small_has_a_folder_of_its_own_and_speaks(make_study, engine,
     assert "Its chances cannot be told: at 20 training texts some runs with gold and llm labels learnt nothing" in said
     results = measure(pilot)
     for arm in results["arms"]:
-        arm["failed_runs"] = 0
+        arm["unlearnt_runs"] = 0
     said = " ".join(_advice(study, open_rows(study), results, make_plan(study, pilot)[0]))
     assert "with R = 6 and 40 test texts, by the pilot's standard errors (R = 4, n = 40, 20 training texts)" in said
     assert said.count("to show that the limit holds") == 2

@@ -308,7 +308,7 @@ def test_the_powered_share_by_hand():
 def test_without_gold_the_verdict_is_on_classes_alone_and_never_ships():
     def results(f1, se=0.03, **more):
         llm = {
-            **{"arm": "llm", "size": 10, "failed_runs": 0, "n_gold": 80, "per_class_f1_mean": f1},
+            **{"arm": "llm", "size": 10, "unlearnt_runs": 0, "n_gold": 80, "per_class_f1_mean": f1},
             **{"per_class_f1_seed_se": [0.005] * len(f1), "per_class_f1_item_se": [se] * len(f1)},
             **{"per_class_n": dict.fromkeys("ab", 40)},
         }

@@ -129,7 +129,7 @@ def test_the_share_of_the_gap_is_fiellers_by_inversion():
         return np.where(rng.random(items) < 0.3, labels[0], labels)  # texts on which all runs are alike
 
     predictions = {(arm, 50): drawn(accuracy) for arm, accuracy in zip(arms, (0.8, 0.5, 0.65), strict=True)}
-    learnt = [{"arm": arm, "size": 50, "failed_runs": 0} for arm in arms]
+    learnt = [{"arm": arm, "size": 50, "unlearnt_runs": 0} for arm in arms]
     (found,) = _regained(learnt, predictions, test)
     scored = evaluate.load(str(metrics_folder() / "seed_scores"))
     figures = {
@@ -153,7 +153,7 @@ def test_the_share_of_the_gap_is_fiellers_by_inversion():
     assert found["interval"] == pytest.approx(
         [brentq(excess, share - 5, share), brentq(excess, share, share + 5)], abs=1e-8
     )
-    learnt[2]["failed_runs"] = 1
+    learnt[2]["unlearnt_runs"] = 1
     assert not list(_regained(learnt, predictions, test))
 
 

@@ -35,7 +35,7 @@ def make_results(cost=-0.2, cost_interval=(-0.25, -0.15), churn=0.05, churn_inte
             **{"train_label_accuracy": [0.7] * 3},
             **{"accuracy_mean": 0.7, "accuracy_mean_interval": [0.6, 0.8], "majority_accuracy": 0.5},
             **{"macro_f1_mean": 0.6, "macro_f1_mean_interval": [0.5, 0.7], "macro_f1_runs": [0.5, 0.6, 0.7]},
-            **{"macro_f1_sd": 0.1, "macro_f1_sd_interval": [0.05, 0.6], "failed_runs": failed if arm == "llm" else 0},
+            **{"macro_f1_sd": 0.1, "macro_f1_sd_interval": [0.05, 0.6], "unlearnt_runs": failed if arm == "llm" else 0},
             **{"pairwise_disagreement": 0.2, "pairwise_disagreement_interval": [0.1, 0.3]},
             **{"krippendorff_alpha": None, "krippendorff_alpha_interval": [None, None]},
             **{
@@ -201,7 +201,7 @@ def test_two_runs_an_untaught_gold_arm_and_a_one_sided_annotator_are_said_so():
         comparison |= {"interval": None, "verdict": "cannot tell"}
     assert "R = 3 runs do not say how sure it is" in findings(describe(results))
     for arm in results["arms"]:
-        arm["failed_runs"] = 1 if arm["arm"] == "gold" else 0
+        arm["unlearnt_runs"] = 1 if arm["arm"] == "gold" else 0
     results["annotator"]["llm_share"] = {"a": 0.02, "b": 0.98}
     text = findings(describe(results))
     assert "the cost cannot be judged" in text
@@ -258,7 +258,7 @@ def test_copied_errors_are_set_beside_what_gold_labels_get_wrong_and_a_ceiling_i
     assert "Copied errors" not in findings(describe(make_results()))
 
 
-def test_failed_runs_are_never_called_stable():
+def test_unlearnt_runs_are_never_called_stable():
     for bounds in ((-0.09, -0.01), (0.01, 0.09)):
         text = findings(describe(make_results(failed=2, churn_interval=bounds)))
         assert "2 of 3 with llm" in text

@@ -26,7 +26,7 @@ def make_results(loss=(-0.01, 0.01), churn=(-0.02, 0.02), f1=(0.7, 0.9), se=0.02
     seed, item = more.get("class_parts", (se / 4, se))
     arms = [
         {
-            **{"arm": arm, "size": 100, "failed_runs": more.get("unlearnt", 0) if arm == "gold" else 0},
+            **{"arm": arm, "size": 100, "unlearnt_runs": more.get("unlearnt", 0) if arm == "gold" else 0},
             **{
                 "per_class_f1_mean": [*f1, None],
                 "per_class_n": {**dict.fromkeys(names, more.get("n_k", 100)), "no": 0},

@@ -57,6 +57,9 @@ Returns:
       is no sign that runs differ in quality. ddof = 1.
     - **failed_runs** (`int`): runs whose accuracy is not above that of always giving the commonest class (Mosbach et
       al. 2021), **majority_accuracy** (`float`): that accuracy.
+    - **unlearnt_runs** (`int`): runs that agree with gold no more than labels given regardless of the item: Cohen's
+      kappa is not above 0 by a one-sided test at .05 (Fleiss, Cohen & Everitt 1969). Unlike a failed run, one that
+      gives rare classes too often counts as learnt, and one that gives the commonest a little less often does not.
     - **single_class_runs** (`int`): runs that predict one class throughout.
     - **ddof** (`int`), **R** (`int`), **n** (`int`), **confidence_level** (`float`)
 """
@@ -156,6 +159,7 @@ def seed_scores(predictions, references, num_classes=None, best_of=None, return_
         **_distribution_variance(accuracy, correct, confidence_level),
         "failed_runs": int((accuracy <= majority).sum()),
         "majority_accuracy": float(majority),
+        "unlearnt_runs": int((~_above_chance(predictions, accuracy, gold_counts)).sum()),
         "single_class_runs": int((predictions == predictions[:, :1]).all(axis=1).sum()),
         "ddof": 1,
         "R": runs,
@@ -169,6 +173,20 @@ def seed_scores(predictions, references, num_classes=None, best_of=None, return_
         result["accuracy_influence"] = ((correct - accuracy[:, None]).mean(axis=0) / items).tolist()
         result["macro_f1_influence"] = (f1_influence / items).tolist()
     return result
+
+
+def _above_chance(predictions, accuracy, gold_counts):
+    """Of each run, whether kappa is above 0 at .05: its agreement against that of independent labels of equal counts.
+
+    The variance of the agreement is (p_e + p_e^2 - sum_k p_k q_k (p_k + q_k)) / n, with the shares p_k and q_k of class
+    k in the run and in gold, and p_e = sum_k p_k q_k (Fleiss, Cohen & Everitt 1969).
+    """
+    items, classes = predictions.shape[1], len(gold_counts)
+    given = np.stack([np.bincount(run, minlength=classes) for run in predictions]) / items
+    gold = gold_counts / items
+    expected = given @ gold
+    variance = (expected + expected**2 - (given * gold * (given + gold)).sum(axis=1)) / items
+    return accuracy - expected > stats.norm.ppf(0.95) * np.sqrt(np.maximum(variance, 0)) + 1e-12
 
 
 def _macro_f1(predictions, references, gold_counts, level):
