@@ -14,6 +14,7 @@ os.environ.update(
     HF_HUB_DISABLE_TELEMETRY="1",
     HYPOTHESIS_STORAGE_DIRECTORY=f"{_HOME.name}/hypothesis",
     MPLCONFIGDIR=f"{_HOME.name}/matplotlib",
+    OMP_WAIT_POLICY="PASSIVE",  # threads that spin while they wait stop those of whatever else the machine does
 )
 
 # of several workers each has a core of its own, and so have the processes that its tests start
