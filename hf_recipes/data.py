@@ -29,7 +29,7 @@ NO_GOLD = -1
 BATCH = 10_000  # rows in memory at a time
 SOURCE_BATCH = 1_000  # the same of a source, whose texts may be books
 ID_BYTES = 12
-MOST_GROUPS = 50
+MOST_GROUPS, LONGEST_GROUP = 50, 100
 #: In JSON: an escaped backslash, a pair of surrogates, and in a group of its own half of one alone.
 SURROGATES = re.compile(
     rb"\\\\|\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(\\u[dD][89a-fA-F][0-9a-fA-F]{2})"
@@ -414,7 +414,9 @@ class _Split:
 
     def _read(self, identity: dict[str, Any]) -> Iterator[pa.RecordBatch]:
         data = self._data
-        stream, columns, label_kind, rater_kind = _open_stream(data, identity, self._split, self._path.parent)
+        stream, columns, kinds = _open_stream(data, identity, self._split, self._path.parent)
+        label_kind, rater_kind = (kinds.get(name) for name in ("label_column", "raters"))
+        self._group_names = getattr(kinds.get("group_column"), "names", None)
         template = _text_template(data)
         try:
             for batch in stream.select_columns(columns).with_format("arrow").iter(SOURCE_BATCH):
@@ -456,11 +458,25 @@ class _Split:
         self._bar.update(len(texts))
         nothing = pa.nulls(len(texts), pa.string())  # ids are known when all rows have been seen
         raters = self._count_raters(batch, rater_kind, start)
-        values = batch[data.group_column].to_pylist() if data.group_column else [None] * len(texts)
-        groups = pa.array([None if value is None else str(value) for value in values], pa.string())
+        groups = self._groups(batch, start)
         return pa.record_batch(
             [nothing, pa.array(texts, pa.string()), pa.array(ids, pa.binary(ID_BYTES)), gold, raters, groups], SCHEMA
         )
+
+    def _groups(self, batch: Any, start: int) -> pa.Array:
+        """What the group column says, as text; null where it is empty, or the recipe names none."""
+        column, found = self._data.group_column, []
+        for row, value in enumerate(batch[column].to_pylist() if column else []):
+            if self._group_names and value is not None:
+                value = self._group_names[value] if value >= 0 else None  # noqa: PLW2901
+            said = "" if value is None or value != value else one_line(str(value))  # noqa: PLR0124  (not a number)
+            if len(said) > LONGEST_GROUP:
+                raise UserError(
+                    f"data.group_column: row {start + row} of {self._data.path} has '{said[:40]}...' in '{column}', "
+                    f"which is longer than the name of a group ({LONGEST_GROUP} characters)"
+                )
+            found.append(said or None)
+        return pa.array(found, pa.string()) if column else pa.nulls(len(batch), pa.string())
 
     def _count_raters(self, batch: Any, kind: Any, start: int) -> pa.Array:
         """How many raters gave each class, for each row; nulls where the recipe names no raters."""
@@ -492,8 +508,10 @@ class _Split:
         return pa.array(list(found), pa.list_(pa.int32()))
 
 
-def _open_stream(data: Data, identity: dict[str, Any], split: str, folder: Path) -> tuple[Any, list[str], Any, Any]:
-    """A stream of one split, the columns wanted, and the features of the label column and of the raters' column.
+def _open_stream(
+    data: Data, identity: dict[str, Any], split: str, folder: Path
+) -> tuple[Any, list[str], dict[str, Any]]:
+    """A stream of one split, the columns wanted, and the features of those that a key of the recipe names by itself.
 
     `folder` takes a mended copy.
 
@@ -531,8 +549,7 @@ def _open_stream(data: Data, identity: dict[str, Any], split: str, folder: Path)
         if not (isinstance(kind, Value) and kind.dtype in ("string", "large_string", "null")):
             raise UserError(f"data.text_column: '{data.text_column}' in {data.path} is {kind}, not text")
     wanted = dict.fromkeys(column for columns in asked.values() for column in columns)
-    label_kind = found[data.label_column] if data.label_column else None
-    return stream, list(wanted), label_kind, found[data.raters] if isinstance(data.raters, str) else None
+    return stream, list(wanted), {key: found[columns[0]] for key, columns in asked.items() if len(columns) == 1}
 
 
 def _asked_columns(data: Data) -> dict[str, list[str]]:

@@ -233,8 +233,8 @@ def _describe_few_gold(results: dict[str, Any]) -> dict[str, Any]:
     more = _what_one_asks_next(results, arms, differences)
     limits = [
         f"R = {runs} runs an arm; intervals are {results['confidence_level']:.0%} each, not corrected for the number "
-        "of comparisons (those of shares are, for the number of classes). Scores are over runs and audited test texts "
-        "together, stability over runs and all test texts.",
+        "of comparisons (those of shares are, for that of classes and groups). Scores are over runs and audited test "
+        "texts together, stability over runs and all test texts.",
         *(
             f"People labelled {part['labelled']:,} of the {part['drawn']:,} texts of the {name} that were drawn: if "
             "they left out the hard ones, what is said of them is too good."
@@ -271,9 +271,9 @@ def _what_one_asks_next(
         more.append(("At equal accuracy.", text))
     more += _mitigations(arms, differences, {one["arm"]: one for one in results["regained"]}, top)
     if best := results["best_mitigation"]:
-        more.append(("Which of them.", _which(best)))
+        more.append(("Which of them.", _which(best, arms, top)))
     if best := results["best_gold_only"]:
-        more.append(("How long on gold alone.", _which(best)))
+        more.append(("Gold alone, by its better schedule.", _which(best, arms, top)))
     if ensembles := [one for one in results["ensembles"] if one["arm"] == "llm"]:
         more.append(("Ensembles.", _ensembles(ensembles, llm)))
     shares = [one for one in results["class_shares"] if one["arm"] == "llm"]
@@ -406,11 +406,14 @@ def _mitigations(
     return found
 
 
-def _which(best: dict[str, Any]) -> str:
-    return (
+def _which(best: dict[str, Any], arms: dict[tuple[str, int], Any], top: int) -> str:
+    text = (
         f"Of {', '.join(best['among'])} the best in macro-F1 on half of the seeds and test texts is {best['arm']}. On "
         f"the other halves it changes macro-F1 by {_signed(best)} against LLM labels, {_judge(best)}."
     )
+    if unlearnt := [name for name in (best["arm"], "llm") if arms[name, top]["unlearnt_runs"]]:
+        text += f" But some runs with {' and '.join(unlearnt)} learnt nothing."
+    return text
 
 
 def _ensembles(ensembles: list[dict[str, Any]], llm: dict[str, Any]) -> str:
@@ -432,30 +435,31 @@ def _ensembles(ensembles: list[dict[str, Any]], llm: dict[str, Any]) -> str:
 
 
 def _counting(shares: list[dict[str, Any]]) -> str:
-    """For who counts classes: the largest bias, of all texts and, where the recipe has any, of a group's."""
-    whole, grouped = ([one for one in shares if (one["group"] is None) == alone] for alone in (True, False))
-
-    def largest(among: list[dict[str, Any]]) -> tuple[dict[str, Any], str]:
-        one = max(among, key=lambda one: abs(one["bias"]))
-        sure = one["bias_interval"][0] > 0 or one["bias_interval"][1] < 0
-        unsure = "" if sure else ", which cannot be told from zero"
-        return one, f"{_plus(one['bias'])} {interval(one['bias_interval'])}{unsure}"
-
-    one, bias = largest(whole)
-    text = (
+    """For who counts classes: the largest bias."""
+    whole = [one for one in shares if one["group"] is None]
+    one = max(whole, key=lambda one: abs(one["bias"]))
+    sure = one["bias_interval"][0] > 0 or one["bias_interval"][1] < 0
+    return (
         f"Who counts classes by classifiers trained on LLM labels finds '{one['class']}' in {number(one['share'])} of "
-        f"the texts where gold has {number(one['gold'])}: a bias of {bias}, with an SD of "
+        f"the texts where gold has {number(one['gold'])}: a bias of {_plus(one['bias'])} "
+        f"{interval(one['bias_interval'])}{'' if sure else ', which cannot be told from zero'}, with an SD of "
         f"{number(one['sd'])} from seed to seed. It is the largest of {len(whole)} classes' biases, "
-        "and its interval is corrected for their number."
+        f"and its interval is corrected for their number.{_groups(shares)}"
     )
-    if grouped:
-        one, bias = largest(grouped)
-        text += (
-            f" By groups the largest is that of '{one['class']}' in '{one['group']}' ({one['n']:,} texts with gold): "
-            f"{bias}; corrected for the number of classes and groups. Where biases differ between groups, so do "
-            "differences between groups that are counted."
-        )
-    return text
+
+
+def _groups(shares: list[dict[str, Any]]) -> str:
+    """Whether classifiers miscount a class in a group; of those that do for sure the surest: small groups vary most."""
+    if not (found := [one for one in shares if one["group"] is not None and one["bias_interval"]]):
+        return ""
+    if not (sure := [one for one in found if one["bias_interval"][0] > 0 or one["bias_interval"][1] < 0]):
+        return f" In none of {len({one['group'] for one in found})} groups can a bias be told from zero."
+    one = max(sure, key=lambda one: max(one["bias_interval"][0], -one["bias_interval"][1]))
+    return (
+        f" By groups it is clearest for '{one['class']}' in '{one['group']}' ({one['n']:,} texts with gold): "
+        f"{_plus(one['bias'])} {interval(one['bias_interval'])}, corrected for the number of classes and groups. Where "
+        "biases differ between groups, so do differences between groups that are counted."
+    )
 
 
 def _counting_by_audit(shares: list[dict[str, Any]]) -> str:
@@ -467,7 +471,7 @@ def _counting_by_audit(shares: list[dict[str, Any]]) -> str:
     )
     return (
         "Shares of the classes among texts like the test's, by all classifiers less their bias where people looked: "
-        f"{said}."
+        f"{said}.{_groups(shares)}"
     )
 
 
@@ -608,7 +612,8 @@ def interval(bounds: list[float] | None) -> str:
 
 def cell(text: str) -> str:
     """Text made safe for Markdown, tables included: no markup, no link, no image."""
-    return re.sub(r"([\\`*_\[\]!|~#])", r"\\\1", html.escape(" ".join(str(text).split()), quote=False))
+    safe = re.sub(r"([\\`*_\[\]!|~#])", r"\\\1", html.escape(" ".join(str(text).split()), quote=False))
+    return safe.replace("://", "&#58;//").replace("www.", "www&#46;")
 
 
 def gold_labels(arm: dict[str, Any]) -> int:

@@ -185,7 +185,7 @@ def _collect(study: Study, folder: Path, texts: bool) -> Bundle:
         others[f"rows-{name}.parquet"] = file if texts else _without_texts(file, folder / f"rows-{name}.parquet", True)
     measured = bool(wanted) and trained == wanted
     if measured:
-        pq.write_table(pa.Table.from_pylist(list(_figures(measure(study))), FIGURES), folder / "results.parquet")
+        pq.write_table(pa.Table.from_pylist(list(_figures(measure(study))), FIGURE_COLUMNS), folder / "results.parquet")
         configs["results"] = {"train": folder / "results.parquet"}
     reports = [study.labels_file, *([study.results_file] if measured else [])]
     others |= {file.name: file for file in reports if file.exists()}
@@ -202,7 +202,7 @@ def _collect(study: Study, folder: Path, texts: bool) -> Bundle:
     return Bundle(configs, others, manifest)
 
 
-FIGURES = pa.schema(
+FIGURE_COLUMNS = pa.schema(
     [
         *(("arm", pa.string()), ("against", pa.string()), ("size", pa.int32()), ("figure", pa.string())),
         *((name, pa.float64()) for name in ("value", "low", "high")),
@@ -218,7 +218,8 @@ def _figures(results: dict[str, Any]) -> Iterator[dict[str, Any]]:
         for figure in (name.removesuffix("_interval") for name in arm if name.endswith("_interval")):
             if isinstance(value := arm.get(figure), float):  # not those of each class, which are lists
                 low, high = arm[f"{figure}_interval"] or (None, None)
-                yield {**arm, "figure": figure, "value": value, "low": low, "high": high}
+                judged = arm["n_gold"] if figure.startswith(("accuracy", "macro_f1")) else arm["n"]
+                yield {**arm, "n": judged, "figure": figure, "value": value, "low": low, "high": high}
     for one in results["comparisons"]:
         low, high = one["interval"] or (None, None)
         yield {**one, "value": one["difference"], "low": low, "high": high}

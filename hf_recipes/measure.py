@@ -18,10 +18,10 @@ from .grid import WITHOUT_PASS, Run, all_runs, crossed_runs, crossed_sources, pa
 from .recipe import CONFIDENT, CONTROLS, PASSES, ArmName, UserError
 from .study import Study, hash_files, hash_ids, make_key, read_json, write_json
 from .train import Work
-from .verdict import __file__ as verdict_file
 from .verdict import decide, freedom
 from .votes import NO_VOTE
 
+CODE = ("measure.py", "components.py", "verdict.py")
 LEVEL = 0.95
 DELTA = 0.01  # of macro-F1: the gain that would still be worth doubling the training texts for
 ENSEMBLES = (2, 3, 5)  # runs of an ensemble
@@ -158,9 +158,9 @@ def _results_key(study: Study, work: Work) -> str:
         notes=_notes(work),
         audit=_describe_audit(study, work, 0),
         test=hash_ids(map(str, _test_gold(study, work))),
-        groups=None if work.test.groups is None else hash_ids(map(str, work.test.groups)),
+        groups=None if work.test.groups is None else work.test.groups.tolist(),
         accept=study.recipe.accept.model_dump(),
-        code=[hash_files(metrics_folder(), ("*.py",)), *(hash_files(Path(path)) for path in (__file__, verdict_file))],
+        code=[hash_files(metrics_folder(), ("*.py",)), *(hash_files(Path(__file__).with_name(name)) for name in CODE)],
     )
 
 
@@ -456,9 +456,10 @@ def _best(among: list[ArmName], predictions: Predictions, test: Rows) -> dict[st
     """The arm of the best macro-F1 on half of the seeds and texts, judged against LLM labels on the other halves.
 
     Judged where it was chosen, the best of many looks better than it is. Texts are halved at random within each class.
+    None with fewer than six seeds or forty texts.
     """
     top = max((size for _, size in predictions), default=0)
-    if not among or len(predictions["llm", top]) < 6:
+    if not among or len(predictions["llm", top]) < 6 or len(test) < 40:
         return None
     scores, comparison, classes = _load("seed_scores"), _load("instability_comparison"), len(test.label_names)
     drawn = hash_order(test.ids, "halves")
@@ -585,34 +586,34 @@ def _class_shares(predictions: Predictions, judged: Predictions, every: Rows, te
     """
     from scipy import stats
 
+    if not judged:
+        return
     top, classes = max(size for _, size in predictions), len(test.label_names)
-    names = sorted(set(test.groups[test.groups != None])) if test.groups is not None else []  # noqa: E711  (by element)
+    names = sorted({name for name in test.groups if name is not None}) if test.groups is not None else []
     parts = [(None, np.arange(len(every)), np.arange(len(test)))]
     parts += [(one, *(np.flatnonzero(rows.groups == one) for rows in (every, test))) for one in names]
-    for arm, size in predictions:
-        if size != top or not judged:
+    for (arm, size), (group, all_texts, known) in product(predictions, parts):
+        if size != top or len(known) < 2:
             continue
-        for (group, all_texts, known), (k, name) in product(parts, enumerate(test.label_names)):
-            labels, given = judged[arm, size][:, known] == k, predictions[arm, size][:, all_texts] == k
-            truth, runs, items = test.gold[known] == k, len(labels), len(known)
-            if items < 2:
-                continue
-            level = 1 - (1 - LEVEL) / classes / (1 if group is None else len(names))
-            off = labels.astype(float) - truth
-            gold, bounds = float(truth.mean()), None
+        labels, given, truth = judged[arm, size][:, known], predictions[arm, size][:, all_texts], test.gold[known]
+        runs, items = labels.shape
+        level = 1 - (1 - LEVEL) / classes / (1 if group is None else len(names))
+        off = np.stack([(labels == k).astype(float) - (truth == k) for k in range(classes)])
+        by_item = off.mean(axis=1)  # with one more error each way: few texts without any are no proof of none
+        spread = np.square(by_item - by_item.mean(axis=1, keepdims=True)).sum(axis=1)
+        over_items, over_runs = (spread + 2) / (items + 1) / items, off.mean(axis=2).var(axis=1, ddof=1) / runs
+        degrees = [freedom(over_runs[k] ** 0.5, over_items[k] ** 0.5, runs) for k in range(classes)]
+        half = stats.t.ppf(0.5 + level / 2, np.minimum(degrees, items - 1)) * np.sqrt(over_items + over_runs)
+        for k, name in enumerate(test.label_names):
+            found, gold, bounds = given == k, float((truth == k).mean()), None
             if items < len(all_texts):
-                gold, bounds = powered_share(given.mean(axis=0), labels.mean(axis=0), truth, level)
-            by_item = off.mean(axis=0)  # with one more error each way: few texts without any are no proof of none
-            over_items = (np.square(by_item - by_item.mean()).sum() + 2) / (items + 1) / items
-            over_runs = off.mean(axis=1).var(ddof=1) / runs
-            variance, degrees = over_runs + over_items, freedom(over_runs**0.5, over_items**0.5, runs)
-            half = float(stats.t.ppf(0.5 + level / 2, degrees) * np.sqrt(variance)) if variance else 0.0
-            bias = float(off.mean())
+                gold, bounds = powered_share(found.mean(axis=0), (labels == k).mean(axis=0), truth == k, level)
+            bias = float(off[k].mean())
             yield {
                 **{"arm": arm, "size": size, "group": group, "class": name, "R": runs, "n": items},
-                **{"gold": gold, "gold_interval": bounds, "share": float(given.mean()), "bias": bias},
-                **{"bias_interval": [bias - half, bias + half] if runs > 2 else None},
-                "sd": float(given.mean(axis=1).std(ddof=1)),
+                **{"gold": gold, "gold_interval": bounds, "share": float(found.mean()), "bias": bias},
+                **{"bias_interval": [bias - float(half[k]), bias + float(half[k])] if runs > 2 else None},
+                "sd": float(found.mean(axis=1).std(ddof=1)),
             }
 
 

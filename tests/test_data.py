@@ -398,6 +398,19 @@ def test_groups_are_what_the_column_says_and_few_enough_to_be_told_apart(make_st
         assert found.groups.tolist() == [said[text] for text in found.texts]
         assert found.take(np.array([3, 1])).groups.tolist() == found.groups[[3, 1]].tolist()
     assert load_rows(make_study(*common, folder="none"))[0].groups is None
+    from datasets import ClassLabel, Dataset
+
+    named = Dataset.from_list(
+        [{**row, "year": i % 3 - 1, "party": [" ", "", "a\nb"][i % 3]} for i, row in enumerate(rows)]
+    )
+    named.cast_column("year", ClassLabel(names=["left", "right"])).to_parquet(tmp_path / "rows.parquet")
+    for column, names in (("year", [None, "left", "right"]), ("party", [None, None, "a b"])):
+        found = load_rows(make_study(*common, f"--data.group_column={column}", folder=column))[1]
+        assert found.groups.tolist() == [names[int(text.split()[1]) % 3] for text in found.texts]
+    pq.write_table(pa.Table.from_pylist([{**row, "day": "x" * 101} for row in rows]), tmp_path / "rows.parquet")
+    with pytest.raises(UserError, match="row 0 of .* which is longer than the name of a group"):
+        load_rows(make_study(*common, "--data.group_column=day", folder="long"))
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "rows.parquet")
     with pytest.raises(UserError, match="data.group_column: 'day' has 60 values in the test rows; at most 50"):
         load_rows(make_study(*common, "--data.group_column=day", folder="many"))
     with pytest.raises(UserError, match="data.group_column: no column 'month'"):

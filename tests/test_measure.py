@@ -58,3 +58,5 @@ def test_a_choice_is_made_on_one_half_and_judged_on_the_other():
     few = {arm: labels[:5] for arm, labels in predictions.items()}
     assert _best(among, few, test) is None
     assert _best([], predictions, test) is None
+    some = np.arange(39)
+    assert _best(among, {arm: labels[:, some] for arm, labels in predictions.items()}, test.take(some)) is None

@@ -190,9 +190,27 @@ def test_who_counts_by_groups_is_told_of_the_group_with_the_largest_bias():
         {**of_all, "group": group, "bias": bias, "bias_interval": [bias - 0.2, bias + 0.2], "n": 50}
         for group, bias in biases.items()
     ]
+    results["class_shares"].append({**of_all, "group": "2006", "bias": -0.5, "bias_interval": [-1.5, 0.5], "n": 2})
     text = findings(describe(results))
     assert "a bias of +.100 [.050, .150], with" in text
-    assert "in '2002' (50 texts with gold): -.300 [-.500, -.100]; corrected" in text
+    assert "in '2002' (50 texts with gold): -.300 [-.500, -.100], corrected" in text  # not the smallest group's
+    for one in results["class_shares"][1:]:
+        one["bias_interval"] = [-1, 1]
+    assert "In none of 3 groups can a bias be told from zero." in findings(describe(results))
+
+
+def test_the_best_of_several_is_told_with_what_was_learnt():
+    results = make_results()
+    chosen = {**results["comparisons"][0], "among": ["gold-only", "gold-only-long"], "arm": ARMS[2]}
+    results |= {"best_mitigation": chosen, "best_gold_only": chosen}
+    text = findings(describe(results))
+    best = f"the best in macro-F1 on half of the seeds and test texts is {ARMS[2]}. On the other halves it changes"
+    assert f"Which of them. Of gold-only, gold-only-long {best} macro-F1 by" in text
+    assert "Gold alone, by its better schedule. Of gold-only" in text
+    assert "But some runs with" not in text
+    for arm in results["arms"]:
+        arm["unlearnt_runs"] = int(arm["arm"] == ARMS[2])
+    assert f"But some runs with {ARMS[2]} learnt nothing." in findings(describe(results))
 
 
 def test_two_runs_an_untaught_gold_arm_and_a_one_sided_annotator_are_said_so():
@@ -272,19 +290,21 @@ def test_hostile_names_are_shown_as_text(make_study):
     with study.lock():
         study.report.mkdir()
     hostile = "<script>alert(1)</script>|x ![i](http://e.vil/x.png) `c`"
-    write_report(study, make_results(name=hostile))
+    results = make_results(name=hostile)
+    results["class_shares"].append({**results["class_shares"][0], "group": hostile})
+    write_report(study, results)
     html = (study.report / "report.html").read_text()
     assert "<script" not in html
     assert "&lt;script&gt;alert(1)&lt;/script&gt;|x" in html
     assert "<img" not in html.replace('<img alt="', "")
     markdown = (study.report / "report.md").read_text()
     assert "<script" not in markdown
-    assert "&lt;script&gt;alert(1)&lt;/script&gt;\\|x \\!\\[i\\](http://e.vil/x.png) \\`c\\`" in markdown
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;\\|x \\!\\[i\\](http&#58;//e.vil/x.png) \\`c\\`" in markdown
     for line in markdown.splitlines():
         if line.startswith("| 10 | gold"):
             assert line.replace("\\|", "").count("|") == 5  # two names, two more cells
     first = (study.report / "scores.png").read_bytes()
-    write_report(study, make_results(name=hostile))
+    write_report(study, results)
     assert (study.report / "scores.png").read_bytes() == first
 
 

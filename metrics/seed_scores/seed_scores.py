@@ -179,14 +179,15 @@ def _above_chance(predictions, accuracy, gold_counts):
     """Of each run, whether kappa is above 0 at .05: its agreement against that of independent labels of equal counts.
 
     The variance of the agreement is (p_e + p_e^2 - sum_k p_k q_k (p_k + q_k)) / n, with the shares p_k and q_k of class
-    k in the run and in gold, and p_e = sum_k p_k q_k (Fleiss, Cohen & Everitt 1969).
+    k in the run and in gold, and p_e = sum_k p_k q_k (Fleiss, Cohen & Everitt 1969). Less 1 / n for continuity: of two
+    classes the agreement moves in steps of 2 / n, and one lucky hit of a rare class is no learning.
     """
     items, classes = predictions.shape[1], len(gold_counts)
     given = np.stack([np.bincount(run, minlength=classes) for run in predictions]) / items
     gold = gold_counts / items
     expected = given @ gold
     variance = (expected + expected**2 - (given * gold * (given + gold)).sum(axis=1)) / items
-    return accuracy - expected > stats.norm.ppf(0.95) * np.sqrt(np.maximum(variance, 0)) + 1e-12
+    return accuracy - expected - 1 / items > stats.norm.ppf(0.95) * np.sqrt(np.maximum(variance, 0))
 
 
 def _macro_f1(predictions, references, gold_counts, level):
