@@ -129,7 +129,7 @@ def _render(texts: dict[str, str], names: list[str], form: Form) -> Iterator[str
         yield json.dumps(records, indent=1, ensure_ascii=False) + "\n"
 
 
-def import_audit(study: Study, file: Path) -> dict[str, int]:
+def import_audit(study: Study, file: Path, replace: bool = False) -> dict[str, int]:
     """Takes back what people said: a CSV or JSONL file of the sample, or an export of Label Studio or Argilla.
 
     Args:
@@ -137,13 +137,15 @@ def import_audit(study: Study, file: Path) -> dict[str, int]:
             A study with a sample; gains `audit/labels.json`.
         file (`Path`):
             Rows with `id` and `label`, or tasks with annotations (Label Studio), or records with responses (Argilla).
+        replace (`bool`, *optional*, defaults to `False`):
+            Let its labels take the place of others that were imported before.
 
     Returns:
         `dict`: how many of the sample are `labelled` now, `missing`, and `changed` since the last import.
 
     Raises:
         UserError: no sample was drawn, or one of an older form, the file cannot be read, a text that is not in the
-            sample, a label that is no class, two labels for one text.
+            sample, a label that is no class, two labels for one text, none at all, or another one than before.
     """
     sample = _read_sample(study)
     if sample is None:
@@ -157,15 +159,22 @@ def import_audit(study: Study, file: Path) -> dict[str, int]:
         if i not in ids:
             raise UserError(f"{file}: entry {place} has the id {i!r}, which is not in the sample")
         if name not in names:
-            raise UserError(f"{file}: entry {place} has the label {name!r}, which is none of {', '.join(names)}")
+            raise UserError(f"{file}: entry {place} ({i}) has the label {name!r}, which is none of {', '.join(names)}")
         if found.setdefault(i, name) != name:
             raise UserError(f"{file}: the text {i} has two labels, {found[i]} and {name}; leave one")
+    if not found:
+        raise UserError(f"{file}: no entry has a label; fill them in, each with one of {', '.join(names)}")
     with study.lock():
         before = read_json(study.audit / "labels.json") or {}
+        others = [i for i, name in found.items() if before.get(i, name) != name]
+        if others and not replace:
+            raise UserError(
+                f"{file}: {len(others)} labels are others than those imported before (the first: {others[0]}, "
+                f"{before[others[0]]} then, {found[others[0]]} now); --replace lets them take their place"
+            )
         labels = {i: label for i, label in {**before, **found}.items() if i in ids}
         write_json(study.audit / "labels.json", labels)
-    changed = sum(before.get(i, name) != name for i, name in found.items())
-    return {"labelled": len(labels), "missing": len(ids) - len(labels), "changed": changed}
+    return {"labelled": len(labels), "missing": len(ids) - len(labels), "changed": len(others)}
 
 
 def _read(file: Path) -> Iterator[tuple[Any, Any]]:
@@ -174,6 +183,8 @@ def _read(file: Path) -> Iterator[tuple[Any, Any]]:
         text = file.read_text(encoding="utf-8-sig")
         if file.suffix == ".csv":
             entries: list[Any] = list(csv.DictReader(text.splitlines(keepends=True)))
+            if missing := [name for name in ("id", "label") if entries and name not in entries[0]]:
+                raise UserError(f"{file}: it has no column '{missing[0]}', but {', '.join(map(str, entries[0]))}")
         elif file.suffix == ".jsonl":
             entries = [json.loads(line) for line in text.splitlines() if line.strip()]
         else:
@@ -181,7 +192,9 @@ def _read(file: Path) -> Iterator[tuple[Any, Any]]:
         for entry in entries:
             yield _id_and_label(entry)
     except OSError as error:
-        raise UserError(f"{file}: {first_line(error)}") from None
+        raise UserError(f"{file}: {error.strerror or first_line(error)}") from None
+    except UserError:
+        raise
     except (ValueError, LookupError, TypeError, AttributeError, csv.Error) as error:
         raise UserError(
             f"{file}: neither rows with id and label nor an export of Label Studio or Argilla ({first_line(error)})"

@@ -247,6 +247,7 @@ def audit_import(
     context: typer.Context,
     recipe: RecipeFile,
     file: Annotated[Path, typer.Argument(metavar="FILE", help="The labelled file, or an export.")],
+    replace: Annotated[bool, typer.Option("--replace", help="Let it change labels that were imported before.")] = False,
     verbose: Verbose = False,
 ) -> None:
     """What people said, checked; then how good the LLM's labels are."""
@@ -254,7 +255,7 @@ def audit_import(
     from .audit import import_audit
     from .quality import print_labels, write_labels
 
-    said = import_audit(study, file)
+    said = import_audit(study, file, replace)
     typer.echo(f"{said['labelled']:,} labelled, {said['missing']:,} missing, {said['changed']:,} changed")
     print_labels(study, write_labels(study))
 

@@ -193,7 +193,7 @@ def _measure_arms(
     """Scores and instability of each arm at each size; what wants no gold is of all test texts."""
     scores, instability = _load("seed_scores"), _load("seed_instability")
     names = work.test.label_names
-    spent = shown_rows(study, work.annotations) + work.pool.calibration_gold
+    first, every = (shown_rows(study, passes) for passes in (work.annotations[:1], work.annotations))
     for (arm, size), labels in predictions.items():
         runs = paired_runs(study.grid, arm, size)
         records = [read_json(study.run(run) / "run.json") for run in runs]
@@ -216,7 +216,9 @@ def _measure_arms(
             "arm": arm,
             "size": size,
             "gold_train_labels": [labels.gold_labels for labels in given_labels],
-            "gold_prompt_labels": 0 if arm in WITHOUT_PASS else spent,
+            "gold_prompt_labels": 0
+            if arm in WITHOUT_PASS
+            else (every if arm in PASSES or "pass" in study.grid.vary else first) + work.pool.calibration_gold,
             "gold_validation_labels": records[0]["gold_validation_labels"],
             "train_label_accuracy": [
                 labels.accuracy(work.pool.of_pass(run.annotation_pass))
@@ -293,7 +295,7 @@ def _measure_annotator(study: Study, work: Work) -> dict[str, Any]:
     return {
         "model": study.recipe.annotate.model,
         "calibration": pool.calibrations[0].method,
-        "demonstrations": shown_rows(study, work.annotations),
+        "demonstrations": shown_rows(study, work.annotations[:1]),
         "calibration_gold": pool.calibration_gold,
         **{field: found.get(field) for field in fields},
         "recall": by_name(found.get("per_class_recall")),

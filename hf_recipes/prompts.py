@@ -126,7 +126,8 @@ def _per_class(order: np.ndarray, gold: np.ndarray, names: list[str], count: int
         rows = np.flatnonzero(gold[order] == k)
         if len(rows) < count:
             raise UserError(
-                f"annotate.prompt.{key}: {count} asked for, but class '{name}' has {len(rows)} gold rows in the pool"
+                f"annotate.prompt.{key}: {count} asked for, but class '{name}' has {len(rows)} gold rows in the pool; "
+                "ask for fewer, or write demonstrations as annotate.prompt.examples"
             )
         chosen[rows[:count]] = True
     return order[chosen]

@@ -113,12 +113,21 @@ def test_what_is_missing_or_wrong_is_said(study, tmp_path, command):
         "id,label\nx,positive\n": "entry 1 has the id 'x', which is not in the sample",
         f"id,label\n{ids[0]},good\n": "the label 'good', which is none of negative, neutral, positive",
         f"id,label\n{ids[0]},positive\n{ids[0]},negative\n": "has two labels, positive and negative",
-        "text,label\na,positive\n": "neither rows with id and label nor an export",
+        "text,label\na,positive\n": "it has no column 'id', but text, label",
+        f"id,text\n{ids[0]},a\n": "it has no column 'label', but id, text",
+        f"id,label\n{ids[0]},\n": "no entry has a label; fill them in, each with one of negative",
     }
     for content, said in cases.items():
         (tmp_path / "bad.csv").write_text(content)
         with pytest.raises(UserError, match=said):
             import_audit(study, tmp_path / "bad.csv")
+    before = (study.audit / "labels.json").read_bytes()
+    other = next(name for name in ("positive", "negative") if name != some[ids[0]])
+    (tmp_path / "other.csv").write_text(f"id,label\n{ids[0]},{other}\n")
+    with pytest.raises(UserError, match=f"1 labels are others than .*{ids[0]}, {some[ids[0]]} then, {other} now"):
+        import_audit(study, tmp_path / "other.csv")
+    assert (study.audit / "labels.json").read_bytes() == before
+    assert import_audit(study, tmp_path / "other.csv", replace=True) == {"labelled": 25, "missing": 15, "changed": 1}
     (tmp_path / "bad.json").write_text('[{"id": 1, "responses": {"label": 3}}]')
     with pytest.raises(UserError, match="neither rows"):
         import_audit(study, tmp_path / "bad.json")
