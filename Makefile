@@ -2,9 +2,10 @@
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check
+PINS := --no-deps --require-hashes -r requirements/cpu.txt -r requirements/torch.txt
 RECIPE ?= hf_recipes/recipes/tweets-demo.yaml
 
-.PHONY: demo test test-slow gpu-smoke lint clean
+.PHONY: demo test test-slow gpu-smoke lint pins audit dist clean
 
 demo: .venv/installed models/fetched
 	$(BIN)/hf-recipes run $(RECIPE)
@@ -27,17 +28,39 @@ lint: .venv/installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# After a change of requirements/*.in: every pin with the hashes of all its files.
+pins: .venv/installed
+	$(PIP) --require-hashes -r requirements/uv.txt
+	for set in cpu dev uv; do $(BIN)/uv pip compile -q --no-deps --generate-hashes --no-annotate --python-version 3.11 \
+	  --custom-compile-command "make pins" requirements/$$set.in -o requirements/$$set.txt || exit; done
+
+# Known vulnerabilities of the pins; what is to be said of each finding is in docs/dependencies.md.
+audit: .venv/installed
+	$(PYTHON) -m venv .venv/audit
+	.venv/audit/bin/python -m pip install -qq pip-audit
+	.venv/audit/bin/pip-audit --disable-pip -r requirements/cpu.txt
+
+# Wheel and sdist in dist/; the wheel is installed, with the pins, into an environment of its own, and used from there.
+dist: .venv/installed-dev models/fetched
+	rm -rf build dist
+	$(BIN)/python -m build --no-isolation
+	$(PYTHON) -m venv dist/.venv
+	dist/.venv/bin/python -m pip install -qq $(PINS)
+	dist/.venv/bin/python -m pip install -qq --no-deps dist/*.whl
+	cd dist && .venv/bin/python -I ../tests/installed.py ../models
+
 # pip finds the CPU build of torch where it is at hand as a file; uv knows where to find it anywhere else.
-.venv/installed: requirements/cpu.txt setup.py
+.venv/installed: requirements/cpu.txt requirements/torch.txt setup.py
 	$(PYTHON) -m venv .venv
 	@echo "installing the pinned packages into .venv: 2-3 minutes, 3.3 GB"
-	$(PIP) --no-deps -r requirements/cpu.txt || { \
-	  $(PIP) uv && $(BIN)/uv pip install -q --python $(BIN)/python --torch-backend=cpu --no-deps -r requirements/cpu.txt; }
+	$(PIP) $(PINS) || { \
+	  $(PIP) --require-hashes -r requirements/uv.txt && \
+	  $(BIN)/uv pip install -q --python $(BIN)/python --torch-backend=cpu $(PINS); }
 	$(PIP) --no-deps --no-build-isolation -e .
 	@touch $@
 
 .venv/installed-dev: .venv/installed requirements/dev.txt
-	$(PIP) --no-deps -r requirements/dev.txt
+	$(PIP) --no-deps --require-hashes -r requirements/dev.txt
 	@touch $@
 
 # The metrics' pages are tested in a real browser, with fonts for its screenshots.
