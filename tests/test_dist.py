@@ -1,4 +1,4 @@
-"""What is packed: the same from the clone and from the sdist, with everything in it; and it works where it is installed."""
+"""What is packed: the same from clone and sdist, with everything in it; and it works where it is installed."""
 
 import shutil
 import subprocess
@@ -25,7 +25,8 @@ def build(source, kind, target):
 def packed(tmp_path_factory):
     """A wheel and an sdist of a copy of what git tracks, and the tracked files."""
     folder = tmp_path_factory.mktemp("dist")
-    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    listing = [shutil.which("git"), "ls-files", "-z"]
+    listed = subprocess.run(listing, cwd=ROOT, check=True, capture_output=True, text=True).stdout
     tracked = [name for name in listed.split("\0") if name and (ROOT / name).exists()]
     for name in tracked:
         (folder / "clone" / name).parent.mkdir(parents=True, exist_ok=True)
