@@ -90,6 +90,12 @@ class AnnotationUncertainty(evaluate.Measurement):
             ),
         )
 
+    def compute(self, *, predictions=None, **kwargs):
+        """Of all texts at once, or of those that were added."""
+        if predictions is None and self.writer is None and self.num_process == 1:
+            raise ValueError("predictions: none were given or added")
+        return super().compute(predictions=predictions, **kwargs)
+
     def add_batch(self, *, predictions=None, references=None, **kwargs):
         """Adds texts; references may be left out."""
         predictions = distributions(predictions)

@@ -85,7 +85,7 @@ class InstabilityComparison(evaluate.Comparison):
 
     def compute(self, *, predictions1=None, predictions2=None, references=None, **kwargs):
         """Of all runs at once without a detour through evaluate's cache, or of those that were added."""
-        if predictions1 is None or self.writer is not None or self.num_process > 1:
+        if self.writer is not None or self.num_process > 1:
             given = {"predictions1": predictions1, "predictions2": predictions2}
             return super().compute(references=references, **given, **kwargs)
         return instability_comparison(*arms_and_gold(predictions1, predictions2, references), **kwargs)

@@ -82,7 +82,7 @@ class LearningPlateau(evaluate.Measurement):
 
     def compute(self, *, sizes=None, scores=None, **kwargs):
         """Of all sizes at once, or of those that were added."""
-        if sizes is None or self.writer is not None or self.num_process > 1:
+        if self.writer is not None or self.num_process > 1:
             return super().compute(sizes=sizes, scores=scores, **kwargs)
         return learning_plateau(sizes, scores, **kwargs)
 

@@ -79,7 +79,7 @@ class SeedInstability(evaluate.Metric):
 
     def compute(self, *, predictions=None, references=None, **kwargs):
         """Of all runs at once without a detour through evaluate's cache, where casting takes most of the time."""
-        if predictions is None or self.writer is not None or self.num_process > 1:
+        if self.writer is not None or self.num_process > 1:
             return super().compute(predictions=predictions, references=references, **kwargs)
         return seed_instability(*runs_and_gold(predictions, references), **kwargs)
 
