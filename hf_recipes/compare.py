@@ -3,16 +3,24 @@
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader
+from jinja2 import Environment, FileSystemLoader, TemplateError
 
 from .figures import COLOURS, save_figure
 from .findings import cell, gold_labels, interval, number
-from .recipe import CONTROLS, UserError
+from .recipe import CONTROLS, ArmName, UserError
 from .report import TEMPLATES
 from .study import read_json, write_text
 
 #: What is set against what, wherever a study has both.
-PAIRS = (("llm", "gold"), ("llm", "noise-fixed"), ("one-rater", "gold"), *CONTROLS.items())
+PAIRS: tuple[tuple[ArmName, ArmName], ...] = (
+    ("llm", "gold"),
+    ("llm", "noise-fixed"),
+    ("one-rater", "gold"),
+    *CONTROLS.items(),
+)
+
+#: What comes of reading and showing what is no results.json.
+NO_RESULTS = (LookupError, TypeError, AttributeError, ValueError)
 
 
 def compare(folders: list[Path], output: Path) -> list[dict[str, Any]]:
@@ -29,29 +37,49 @@ def compare(folders: list[Path], output: Path) -> list[dict[str, Any]]:
         comparisons of macro-F1 and disagreement.
 
     Raises:
-        UserError: a folder without results, or two studies of one name.
+        UserError: a folder without results, or with some that are none, or two studies of one name.
     """
     rows = [_read(folder) for folder in folders]
     names = [row["study"] for row in rows]
     if twice := {name for name in names if names.count(name) > 1}:
         raise UserError(f"two studies are named {twice.pop()}; give one of them another --name")
-    output.mkdir(parents=True, exist_ok=True)
     page = Environment(loader=FileSystemLoader(TEMPLATES), trim_blocks=True, lstrip_blocks=True, autoescape=False)  # noqa: S701
     page.filters |= {"number": number, "interval": interval, "cell": cell, "gold_labels": gold_labels}
-    write_text(output / "comparison.md", page.get_template("comparison.md").render(studies=rows, pairs=PAIRS))
+    template = page.get_template("comparison.md")
+    for folder, row in zip(folders, rows, strict=True):
+        try:
+            template.render(studies=[row], pairs=PAIRS)
+        except (*NO_RESULTS, TemplateError):
+            raise _odd(folder) from None
+    output.mkdir(parents=True, exist_ok=True)
+    write_text(output / "comparison.md", template.render(studies=rows, pairs=PAIRS))
     _draw(rows, output)
     _draw_curves(rows, output)
     return rows
 
 
+def _odd(folder: Path) -> UserError:
+    return UserError(f"{folder}: report/results.json is damaged or of another version; run hf-recipes report again")
+
+
 def _read(folder: Path) -> dict[str, Any]:
+    """What is shown of a study. Its results may be anybody's: nothing of their form is believed."""
     results = read_json(folder / "report" / "results.json")
     if results is None:
         raise UserError(f"{folder}: no report/results.json; run hf-recipes report on its recipe first")
-    if "error_cells" not in results:
-        raise UserError(f"{folder}: report/results.json is of another version; run hf-recipes report on its recipe")
-    if not any(arm["arm"] == "gold" for arm in results["arms"]):
-        raise UserError(f"{folder}: trained without gold labels, so that nothing is set against them; leave it out")
+    try:
+        if not any(arm["arm"] == "gold" for arm in results["arms"]):
+            raise UserError(f"{folder}: trained without gold labels, so that nothing is set against them; leave it out")
+        return _shown(results)
+    except UserError:
+        raise
+    except NO_RESULTS:
+        raise _odd(folder) from None
+
+
+def _shown(results: dict[str, Any]) -> dict[str, Any]:
+    if not isinstance(results["study"], str):
+        raise TypeError("study")
     top = max(arm["size"] for arm in results["arms"])
     found = {(c["arm"], c["against"], c["figure"]): c for c in results["comparisons"] if c["size"] == top}
     return {
@@ -60,7 +88,7 @@ def _read(folder: Path) -> dict[str, Any]:
             for name in ("study", "annotator", "verdict", "R", "n", "plateaus", "regained", "error_cells")
         },
         "size": top,
-        "curves": results["arms"],
+        "curves": [_numbered(arm) for arm in results["arms"]],
         "arms": {arm["arm"]: arm for arm in results["arms"] if arm["size"] == top},
         "pairs": {
             pair: [found[(*pair, figure)] for figure in ("macro_f1", "pairwise_disagreement")]
@@ -68,6 +96,15 @@ def _read(folder: Path) -> dict[str, Any]:
             if (*pair, "macro_f1") in found
         },
     }
+
+
+def _numbered(arm: dict[str, Any]) -> dict[str, Any]:
+    """The arm, what is drawn of it made sure to be numbers, and of an arm that there is."""
+    low, high = arm["macro_f1_mean_interval"]
+    drawn = {"macro_f1_mean_interval": (float(low), float(high)), "macro_f1_mean": float(arm["macro_f1_mean"])}
+    if arm["arm"] not in COLOURS:
+        raise ValueError(arm["arm"])
+    return {**arm, "size": int(arm["size"]), **drawn}
 
 
 def _draw(rows: list[dict[str, Any]], folder: Path) -> None:

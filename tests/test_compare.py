@@ -47,6 +47,6 @@ def test_what_cannot_be_compared_is_said(folders, tmp_path):
     old = json.loads((folders[0] / "report" / "results.json").read_text())
     del old["error_cells"]
     (folders[0] / "report" / "results.json").write_text(json.dumps(old))
-    with pytest.raises(UserError, match="is of another version"):
+    with pytest.raises(UserError, match="damaged or of another version"):
         compare(folders, tmp_path / "out")
     assert not (tmp_path / "out").exists()
