@@ -10,6 +10,7 @@ import csv
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from io import StringIO
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -111,8 +112,6 @@ def _read_sample(study: Study) -> dict[str, Any] | None:
 
 def _render(texts: dict[str, str], names: list[str], form: Form) -> Iterator[str]:
     if form == "csv":
-        from io import StringIO
-
         sheet = StringIO()
         writer = csv.writer(sheet, lineterminator="\n")
         writer.writerows([("id", "text", "label"), *((i, text, "") for i, text in texts.items())])
@@ -156,7 +155,7 @@ def import_audit(study: Study, file: Path, replace: bool = False) -> dict[str, i
         if label is None or not str(label).strip():
             continue
         name = str(label).strip()
-        if i not in ids:
+        if not isinstance(i, str) or i not in ids:
             raise UserError(f"{file}: entry {place} has the id {i!r}, which is not in the sample")
         if name not in names:
             raise UserError(f"{file}: entry {place} ({i}) has the label {name!r}, which is none of {', '.join(names)}")
@@ -182,11 +181,12 @@ def _read(file: Path) -> Iterator[tuple[Any, Any]]:
     try:
         text = file.read_text(encoding="utf-8-sig")
         if file.suffix == ".csv":
-            entries: list[Any] = list(csv.DictReader(text.splitlines(keepends=True)))
+            csv.field_size_limit(2**31 - 1)  # a text may be a book
+            entries: list[Any] = list(csv.DictReader(StringIO(text, newline="")))
             if missing := [name for name in ("id", "label") if entries and name not in entries[0]]:
                 raise UserError(f"{file}: it has no column '{missing[0]}', but {', '.join(map(str, entries[0]))}")
         elif file.suffix == ".jsonl":
-            entries = [json.loads(line) for line in text.splitlines() if line.strip()]
+            entries = [json.loads(line) for line in text.split("\n") if line.strip()]
         else:
             entries = json.loads(text)
         for entry in entries:
@@ -195,7 +195,7 @@ def _read(file: Path) -> Iterator[tuple[Any, Any]]:
         raise UserError(f"{file}: {error.strerror or first_line(error)}") from None
     except UserError:
         raise
-    except (ValueError, LookupError, TypeError, AttributeError, csv.Error) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError, csv.Error) as error:
         raise UserError(
             f"{file}: neither rows with id and label nor an export of Label Studio or Argilla ({first_line(error)})"
         ) from None
