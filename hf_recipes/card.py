@@ -5,7 +5,7 @@ from typing import Any
 
 import yaml
 
-from .recipe import UserError
+from .recipe import UserError, parse_yaml
 
 #: As the Hub finds it: white space and a byte order mark may stand before the first fence.
 FRONT = re.compile(r"\A(\ufeff?\s*---[ \t]*\r?\n)(.*?)(^---[ \t]*(?:\r?\n|\Z))", re.DOTALL | re.MULTILINE)
@@ -24,8 +24,8 @@ def read_front(card: str) -> dict[str, Any]:
         UserError: it cannot be read, or is no mapping with a list of configs.
     """
     try:
-        front = yaml.safe_load(split_card(card)[0]) or {}
-    except yaml.YAMLError:
+        front = parse_yaml(split_card(card)[0]) or {}
+    except ValueError:
         raise UserError("the repo's README.md has YAML that cannot be read; mend it first") from None
     configs = front.get("configs") or [] if isinstance(front, dict) else None
     if not isinstance(configs, list) or not all(isinstance(entry, dict) for entry in configs):

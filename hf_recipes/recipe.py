@@ -223,6 +223,8 @@ class Annotate(Section):
             raise ValueError(f"scoring: {self.scoring} gives no probabilities to calibrate; set calibration: none")
         if self.engine_args.get("trust_remote_code"):
             raise ValueError("engine_args cannot set trust_remote_code: a model's own code is not run")
+        if "hf_token" in self.engine_args:
+            raise ValueError("engine_args cannot set hf_token, as recipes are published; log in with hf auth login")
         for change in self.passes:
             if named := {"passes", "calibration_rows"} & change.keys():
                 raise ValueError(f"a pass cannot change {named.pop()}")
@@ -435,6 +437,18 @@ class Recipe(Section):
         return Path(self.output_dir or f"studies/{self.name}")
 
 
+def parse_yaml(text: str) -> Any:
+    """The content of a YAML text.
+
+    Raises:
+        ValueError: it is none. PyYAML itself raises many kinds.
+    """
+    try:
+        return yaml.safe_load(text)
+    except Exception as error:  # a KeyError for `!!bool x`, a RecursionError for what is deeply nested
+        raise ValueError(" ".join(str(error).split()) or type(error).__name__) from None
+
+
 def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """Reads a recipe.
 
@@ -451,13 +465,15 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         UserError: a key that does not exist (the nearest one is named), a value out of its range, no such file.
     """
     try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        content = parse_yaml(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path}: no such recipe; hf_recipes/recipes/ has examples") from None
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise UserError(f"{path}: not a YAML file that can be read ({' '.join(str(error).split())})") from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: not a YAML file that can be read ({error})") from None
     if isinstance(content, dict) and content.keys() == {"format", "recipe"}:  # the one that a study keeps
-        content = {**content["recipe"], "output_dir": str(Path(path).parent)}
+        content = content["recipe"]
+        if isinstance(content, dict):
+            content["output_dir"] = str(Path(path).parent)
     if not isinstance(content, dict):
         raise UserError(f"{path}: a recipe is a YAML mapping with the keys {', '.join(Recipe.model_fields)}")
     for override in overrides:
@@ -471,12 +487,12 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
             if not isinstance(target, dict):
                 raise UserError(f"{override}: '{section}' is a value, not a section")
         try:
-            target[last] = yaml.safe_load(value)
-        except (ValueError, yaml.YAMLError):  # an impossible date is a ValueError
+            target[last] = parse_yaml(value)
+        except ValueError:
             raise UserError(f"{override}: '{value}' is not a YAML value; quote it") from None
     try:
         json.dumps(content, allow_nan=False, ensure_ascii=False).encode()
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RecursionError) as error:
         raise UserError(
             f"{path}: a value is no text, number, list or mapping that JSON can hold: {error}; quote dates"
         ) from None

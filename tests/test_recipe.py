@@ -35,6 +35,8 @@ BAD_SETTINGS = {
     "--annotate.engine_args={a: .nan}": ["JSON can hold"],
     "--annotate.engine_args={a: 2020-01-01}": ["JSON can hold", "quote dates"],
     '--annotate.prompt.instruction="\\ud800"': ["JSON can hold"],
+    "--annotate.engine_args={hf_token: hf_abc}": ["cannot set hf_token, as recipes are published"],
+    "--train.epochs=!!bool x": ["'!!bool x' is not a YAML value"],
     "--data.name=2020-13-45": ["'2020-13-45' is not a YAML value"],
     "--train.epochs=[": ["'[' is not a YAML value"],
 }
