@@ -23,11 +23,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from tqdm import tqdm
 
+from . import tables
 from .calibrate import ON_GOLD, not_enough_gold
 from .data import NO_GOLD, RowFiles, Rows, keep_rows, open_rows, rows_key, text_id
 from .engines import EngineError, engine_module
 from .models import Model, load_tokenizer, resolve_model
-from .parts import FAILED, NO_LABEL, STATUSES, Parts, matrix, read, write_rows
+from .parts import FAILED, NO_LABEL, SCHEMA, STATUSES, Parts, matrix, write_rows
 from .prompts import Demonstrations, Prompter, draw_demonstrations
 from .recipe import Annotate, UserError, load_recipe
 from .study import Study, make_key, read_json, versions, write_json
@@ -188,7 +189,7 @@ def rows_left_of(study: Study, files: RowFiles, one: Pass) -> int:
     manifest = read_json(folder / "manifest.json") or {}
     whole = (folder / CONTENT_FREE_FILE).exists() and manifest.get("rows") == files.manifest["key"]
     if (folder / CONTENT_FREE_FILE).exists():
-        read(folder / CONTENT_FREE_FILE, ["id"])  # damage is said before anything is started
+        tables.read(folder / CONTENT_FREE_FILE, SCHEMA, ["id"])  # damage is said before anything is started
     return left or int(not whole)
 
 
@@ -228,7 +229,7 @@ def shown_rows(study: Study, passes: list[Annotations]) -> int:
 def rows_in_parts(study: Study) -> int:
     """How many rows with an answer all parts hold: what a process has got done shows here, what it only retried not."""
     parts = study.annotations_root.glob("*/part-*.parquet")
-    return sum(int(np.sum(read(part, ["status"])["status"].to_numpy() != FAILED)) for part in parts)
+    return sum(int(np.sum(tables.read(part, SCHEMA, ["status"])["status"].to_numpy() != FAILED)) for part in parts)
 
 
 def load_annotations(study: Study, pool: Rows) -> list[Annotations]:
@@ -268,7 +269,7 @@ def _load_pass(study: Study, key: str, section: Annotate, ids: pa.Array, classes
     for table, rows in parts.by_row(ids, "logprobs", "truncated"):
         logprobs[rows] = matrix(table["logprobs"], classes)
         truncated[rows] = table["truncated"].fill_null(False).to_numpy()
-    content_free = matrix(read(folder / CONTENT_FREE_FILE, ["logprobs"])["logprobs"], classes)
+    content_free = matrix(tables.read(folder / CONTENT_FREE_FILE, SCHEMA, ["logprobs"])["logprobs"], classes)
     return Annotations(key, section, logprobs, [STATUSES[code] for code in statuses], truncated, content_free)
 
 
@@ -560,16 +561,12 @@ def main() -> None:
     from . import logs
 
     logs.set_up()
-    try:
-        annotate(Study(load_recipe(sys.argv[1], sys.argv[2:])))
-    except EngineError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(ENGINE_DIED)
-    except (UserError, OSError) as error:
-        if logs.verbose():
-            raise
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    with logs.in_a_line():
+        try:
+            annotate(Study(load_recipe(sys.argv[1], sys.argv[2:])))
+        except EngineError as error:
+            print(f"error: {error}", file=sys.stderr)
+            sys.exit(ENGINE_DIED)
 
 
 if __name__ == "__main__":

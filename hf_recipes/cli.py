@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from . import __version__, logs
+from .logs import BAD_INPUT
 from .recipe import UserError, load_recipe
 from .study import Study, follow_parent
 
@@ -32,7 +33,6 @@ Accept = Annotated[
 Verbose = Annotated[bool, typer.Option("--verbose", help="Show what vLLM, transformers and the rest have to say.")]
 Retry = Annotated[bool, typer.Option("--retry-failed", help="Try the runs again that failed.")]
 DEATHS = [-signal.SIGKILL, -signal.SIGSEGV, -signal.SIGABRT, -signal.SIGBUS]  # memory ran out, or a crash
-BAD_INPUT = 2  # the exit code of a step that says itself what the user can mend
 MAX_DEATHS = 3  # in a row, without a text labelled between them
 SETTINGS = {"allow_extra_args": True, "ignore_unknown_options": True}
 
@@ -442,16 +442,11 @@ def _interrupted(_: int, frame: FrameType | None) -> None:
 
 
 def main() -> None:
-    """The entry point: errors that the user can mend are one line, and exit with code 2."""
+    """The entry point: an error is one line; one that the user can mend exits with code 2."""
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # a shell's background job ignores Ctrl-C
         signal.signal(signal.SIGINT, _interrupted)
-    try:
+    with logs.in_a_line():
         app()
-    except (UserError, OSError) as error:
-        if logs.verbose():
-            raise
-        typer.echo(f"error: {error}", err=True)
-        sys.exit(2)
 
 
 if __name__ == "__main__":

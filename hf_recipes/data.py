@@ -22,6 +22,7 @@ from jinja2 import StrictUndefined, TemplateError, meta
 from jinja2.sandbox import SandboxedEnvironment
 from tqdm import tqdm
 
+from . import tables
 from .recipe import Data, Recipe, UserError, first_line
 from .study import Study, hash_files, make_key, read_json, whole_folder, write_json
 
@@ -100,7 +101,7 @@ class RowFiles:
     def load(self, name: str, texts: bool = True) -> Rows:
         """All rows of `train` or `test`, in memory; without `texts`, these are None."""
         columns = ["id", "gold", "raters", "group", *(["text"] if texts else [])]
-        table = pq.read_table(self.folder / f"{name}.parquet", columns=columns)
+        table = tables.read(self.folder / f"{name}.parquet", SCHEMA, columns, self.folder)
         found = table["text"].to_pylist() if texts else [None] * len(table)
         counts = table["raters"].combine_chunks()
         shape = (len(table), len(self.label_names))
@@ -115,13 +116,13 @@ class RowFiles:
 
     def column(self, name: str, splits: Sequence[str] = ("train",)) -> pa.Array:
         """One column of the pool, or of several files in turn."""
-        tables = [pq.read_table(self.folder / f"{split}.parquet", columns=[name]) for split in splits]
-        return pa.concat_tables(tables)[name].combine_chunks()
+        read = [tables.read(self.folder / f"{split}.parquet", SCHEMA, [name], self.folder) for split in splits]
+        return pa.concat_tables(read)[name].combine_chunks()
 
     def batches(self, *columns: str, splits: Sequence[str] = ("train",)) -> Iterator[pa.RecordBatch]:
         """The pool, or several files in turn, `BATCH` rows at a time."""
         for split in splits:
-            yield from pq.ParquetFile(self.folder / f"{split}.parquet").iter_batches(BATCH, columns=list(columns))
+            yield from tables.batches(self.folder / f"{split}.parquet", SCHEMA, list(columns), BATCH, self.folder)
 
     def texts(self, indices: np.ndarray) -> list[str]:
         """The texts of some rows of the pool, in the order of `indices`."""
@@ -364,7 +365,7 @@ def _draw(ids: pa.Array, rows: np.ndarray, size: int | None, seed: int) -> np.nd
 
 
 def _write(path: Path, batches: Iterable[pa.RecordBatch]) -> None:
-    with pq.ParquetWriter(path, SCHEMA, compression="zstd") as writer:
+    with tables.writer(path, SCHEMA, "zstd") as writer:
         for batch in batches:
             writer.write_batch(batch)
 

@@ -28,15 +28,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
+from . import tables
 from .annotate import CONTENT_FREE_FILE
 from .card import merge_card, read_front
+from .data import SCHEMA as ROWS
 from .data import open_rows
 from .grid import all_runs
 from .measure import measure
-from .parts import Parts
+from .parts import SCHEMA, Parts
 from .recipe import Recipe, UserError, first_line
 from .study import FORMAT, Study, hash_ids, make_key, read_json, whole_folder, write_json, write_text
-from .train import Work
+from .train import PREDICTIONS, Work
 from .variants import make_card, write_variants
 
 logger = logging.getLogger(__name__)
@@ -155,14 +157,14 @@ def _collect(study: Study, folder: Path, texts: bool) -> Bundle:
             configs[arm]["test"] = test
     current = read_json(study.annotations_root / "current.json")
     passes = []
-    with pq.ParquetWriter(folder / "annotations.parquet", ANNOTATIONS) as writer:
+    with tables.writer(folder / "annotations.parquet", ANNOTATIONS) as writer:
         for number, key in enumerate(dict.fromkeys(current["keys"])):  # passes may differ in their calibration alone
             for rows in _final_rows(study, key):
                 silent = rows.set_column(rows.column_names.index("error"), "error", pa.nulls(len(rows), pa.string()))
                 table = rows if texts else silent  # what an engine says of a text may hold it
                 extra = [pa.array([number] * len(table), pa.int32()), pa.array([key] * len(table), pa.string())]
                 writer.write_table(pa.table([*extra, *table.columns], schema=ANNOTATIONS))
-            free = pq.read_table(study.annotations(key) / CONTENT_FREE_FILE).to_pylist()
+            free = tables.read(study.annotations(key) / CONTENT_FREE_FILE, SCHEMA).to_pylist()
             made = read_json(study.annotations(key) / "manifest.json")
             passes.append({"key": key, "manifest": made if texts else _without_prompt(made), "free": free})
     configs["annotations"] = {"train": folder / "annotations.parquet"}
@@ -175,9 +177,11 @@ def _collect(study: Study, folder: Path, texts: bool) -> Bundle:
         )
     if trained:
         records = [{"run": str(run), "record": (study.run(run) / "run.json").read_text("utf-8")} for run in trained]
-        pq.write_table(pa.Table.from_pylist(records), folder / "runs.parquet")
-        tables = [pq.read_table(study.run(run) / "predictions.parquet") for run in trained]
-        pq.write_table(pa.concat_tables(tables).unify_dictionaries(), folder / "predictions.parquet")
+        tables.write(folder / "runs.parquet", pa.Table.from_pylist(records))
+        read = [
+            tables.read(study.run(run) / "predictions.parquet", PREDICTIONS, delete=study.run(run)) for run in trained
+        ]
+        tables.write(folder / "predictions.parquet", pa.concat_tables(read).unify_dictionaries())
         configs |= {name: {"train": folder / f"{name}.parquet"} for name in ("runs", "predictions")}
     others = {}
     for name in ("train", "test"):
@@ -227,9 +231,9 @@ def _figures(results: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 def _identity(study: Study) -> str:
     """Of the rows: what they are called and their gold, whatever else is known of them."""
-    tables = [pq.read_table(study.rows / f"{name}.parquet", columns=["id", "gold"]) for name in ("train", "test")]
+    read = [tables.read(study.rows / f"{name}.parquet", ROWS, ["id", "gold"], study.rows) for name in ("train", "test")]
     return hash_ids(
-        f"{i} {gold}" for t in tables for i, gold in zip(t["id"].to_pylist(), t["gold"].to_pylist(), strict=True)
+        f"{i} {gold}" for t in read for i, gold in zip(t["id"].to_pylist(), t["gold"].to_pylist(), strict=True)
     )
 
 
@@ -688,6 +692,10 @@ def pull_study(repo: str, folder: Path | None = None, name: str | None = None, r
             raise UserError(f"{repo}: published by another version of hf-recipes (format {said['format']})")
         recipe = Recipe.model_validate(said["recipe"])  # nothing in the repo is believed: it may be anybody's
         keys = [one["key"] for one in said["passes"]]
+        if not set(said["current"]["keys"]) <= set(keys) or len(said["current"]["keys"]) != len(
+            recipe.annotate.all_passes()
+        ):
+            raise ValueError("passes that are not there")
         if recipe.name != home.name or not all(re.fullmatch("[0-9a-f]{16}", key) for key in keys):
             raise ValueError("names that are none")
         if not re.fullmatch(PREFIX, said["prefix"]):
@@ -719,8 +727,8 @@ def _unpack(where: Path, home: Path, said: dict[str, Any], recipe: Recipe, made:
         folder = study.annotations(one["key"])
         folder.mkdir(parents=True)
         mine = rows.filter(pa.compute.equal(rows["key"], one["key"])).drop_columns(["pass", "key"])
-        pq.write_table(mine, folder / "part-00000.parquet")
-        pq.write_table(pa.Table.from_pylist(one["free"], mine.schema), folder / CONTENT_FREE_FILE)
+        tables.write(folder / "part-00000.parquet", mine)
+        tables.write(folder / CONTENT_FREE_FILE, pa.Table.from_pylist(one["free"], mine.schema))
         write_json(folder / "manifest.json", one["manifest"])
     write_json(study.annotations_root / "current.json", said["current"])
     if f"{said['prefix']}runs" in said["configs"]:
@@ -730,7 +738,7 @@ def _unpack(where: Path, home: Path, said: dict[str, Any], recipe: Recipe, made:
             folder = study.run(runs[row["run"]])
             folder.mkdir(parents=True)
             mine = predictions.filter(pa.compute.equal(predictions["run"].cast(pa.string()), row["run"]))
-            pq.write_table(mine, folder / "predictions.parquet")
+            tables.write(folder / "predictions.parquet", mine)
             write_json(folder / "run.json", json.loads(row["record"]))
     for name in ("sample", "labels"):
         if (home / f"audit-{name}.json").exists():

@@ -8,6 +8,11 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from .recipe import UserError, first_line
+
+BAD_INPUT = 2  # the exit code of a step that says itself what the user can mend
+NOT_FORESEEN = 70  # and of one that ends by a fault of its own, or without memory
+
 
 def verbose() -> bool:
     return os.environ.get("HF_RECIPES_VERBOSITY") == "debug"
@@ -27,6 +32,28 @@ def set_up(be_verbose: bool = False) -> None:
         os.environ.setdefault("HF_HUB_VERBOSITY", "error")
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
         os.environ.setdefault("TQDM_MININTERVAL", "1")
+
+
+@contextmanager
+def in_a_line() -> Iterator[None]:
+    """Ends the process with one line in place of a traceback, unless all is to be shown."""
+    try:
+        yield
+    except Exception as error:
+        if verbose():
+            raise
+        foreseen = isinstance(error, (UserError, OSError))
+        said = str(error)
+        if isinstance(error, MemoryError):
+            said = "memory ran out; what is done stays: free some, then run again"
+        elif not foreseen:
+            said = (
+                f"{type(error).__name__}: {first_line(error)}. This should have been foreseen; what is done stays, and "
+                "--verbose shows where it comes from. If files were changed by hand, delete these and run again"
+            )
+        said = "".join(c if c.isprintable() else " " for c in said)  # what a file says may hold anything
+        print(f"error: {' '.join(said.split())}", file=sys.stderr)
+        sys.exit(BAD_INPUT if foreseen else NOT_FORESEEN)
 
 
 @contextmanager

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
-import pyarrow.parquet as pq
 
+from . import tables
 from .annotate import Annotations, shown_rows
 from .arms import Labels
 from .audit import audited_gold
@@ -17,7 +17,7 @@ from .data import NO_GOLD, Rows, hash_order
 from .grid import WITHOUT_PASS, Run, all_runs, crossed_runs, crossed_sources, paired_runs
 from .recipe import CONFIDENT, CONTROLS, PASSES, ArmName, UserError
 from .study import Study, hash_files, hash_ids, make_key, read_json, write_json
-from .train import Work
+from .train import PREDICTIONS, Work
 from .verdict import decide, freedom
 from .votes import NO_VOTE
 
@@ -261,7 +261,7 @@ def _read_predictions(folder: Path, test: Rows) -> np.ndarray:
 
 def _read_probs(folder: Path, test: Rows) -> np.ndarray:
     """A run's probabilities of the test texts, of shape `(n, K)`."""
-    table = pq.read_table(folder / "predictions.parquet")
+    table = tables.read(folder / "predictions.parquet", PREDICTIONS, delete=folder)
     if table["id"].to_pylist() != test.ids:
         raise UserError(
             f"{folder}/predictions.parquet: not the test rows of this study; delete the folder and run again"

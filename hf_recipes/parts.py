@@ -8,9 +8,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
-from .recipe import UserError
+from . import tables
 
 BLOCK = 262_144  # rows of parts in memory at a time
 STATUSES = ["ok", "null_text", "empty_text", "demonstration", "no_label", "engine_error"]
@@ -39,7 +38,7 @@ class Parts:
         """The parts' rows that are among `ids`, some parts at a time, and where in `ids` they stand."""
         block: list[pa.Table] = []
         for file in self._files:
-            block.append(read(file, ["id", *columns]))
+            block.append(tables.read(file, SCHEMA, ["id", *columns]))
             if sum(map(len, block)) >= BLOCK or file == self._files[-1]:
                 table = pa.concat_tables(block)
                 block = []
@@ -65,14 +64,6 @@ class Parts:
         return dict(Counter(reason for reason in found if reason).most_common())
 
 
-def read(path: Path, columns: list[str]) -> pa.Table:
-    """Some columns of a part; a damaged one is an error that names it."""
-    try:
-        return pq.read_table(path, columns=columns)
-    except (pa.ArrowInvalid, OSError):
-        raise UserError(f"{path}: damaged; delete it and run hf-recipes annotate again") from None
-
-
 def matrix(lists: pa.ChunkedArray, classes: int) -> np.ndarray:
     """Lists of K numbers as an array of shape `(n, K)`; nan for null."""
     found = np.full((len(lists), classes), np.nan)
@@ -85,5 +76,5 @@ def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
     """A part appears whole or not at all; columns that a row lacks are null."""
     columns = {name: pa.array([row.get(name) for row in rows], SCHEMA.field(name).type) for name in SCHEMA.names}
     temporary = path.with_name(f".tmp-{path.name}")
-    pq.write_table(pa.table(columns, schema=SCHEMA), temporary)
+    tables.write(temporary, pa.table(columns, schema=SCHEMA))
     temporary.replace(path)

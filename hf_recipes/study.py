@@ -33,7 +33,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 from filelock import FileLock, Timeout
 
-from .recipe import Grid, Recipe, Train, UserError
+from .recipe import Grid, Recipe, Train, UserError, parse_yaml
 
 if TYPE_CHECKING:
     from .grid import Run
@@ -120,8 +120,14 @@ class Study:
             if self.root.exists() and any(not entry.name.startswith(".") for entry in self.root.iterdir()):
                 raise UserError(f"{self.root}: holds other files and is no study; choose another --output_dir=")
             return False
-        theirs = yaml.safe_load(self.recipe_file.read_text(encoding="utf-8"))
-        if theirs.get("format") != FORMAT:
+        theirs = _read_kept_recipe(self.recipe_file)
+        if theirs is None:
+            if self.accept_changes:
+                return False
+            raise UserError(
+                f"{self.recipe_file}: damaged; pass --accept-changes to write it anew: what this recipe has made stays"
+            )
+        if theirs["format"] != FORMAT:
             raise UserError(f"{self.root}: made by another version of hf-recipes; choose another --output_dir=")
         changed = sorted(_differences(theirs["recipe"], self._recipe_as_kept()))
         foreign = [key for key in changed if not key.startswith(GROWS)]
@@ -159,6 +165,16 @@ class Study:
             yield
         finally:
             self._lock.release()
+
+
+def _read_kept_recipe(file: Path) -> dict[str, Any] | None:
+    """The content of a study's `recipe.yaml`; None if it is damaged."""
+    try:
+        content = parse_yaml(file.read_text(encoding="utf-8"))
+    except ValueError:
+        return None
+    whole = isinstance(content, dict) and content.keys() == {"format", "recipe"} and isinstance(content["recipe"], dict)
+    return content if whole else None
 
 
 def _differences(one: Any, other: Any, prefix: str = "") -> Iterator[str]:
@@ -249,7 +265,11 @@ def whole_folder(path: Path) -> Iterator[Path]:
     for leftover in (temporary, old):
         shutil.rmtree(leftover, ignore_errors=True)
     temporary.mkdir(parents=True)
-    yield temporary
+    try:
+        yield temporary
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
     if path.exists():
         path.rename(old)
     temporary.rename(path)

@@ -21,10 +21,9 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
-import yaml
 from filelock import Timeout
 
+from . import tables
 from .annotate import Annotations, load_annotations, load_test_annotations
 from .arms import Labels, Pool, build_pool, confident_errors, draw, label_others, training_labels
 from .audit import with_audit
@@ -32,11 +31,19 @@ from .data import hash_order, load_rows, open_rows
 from .fit import DIVERGED, RULES, Fit, Texts, Tokens
 from .grid import Run, all_runs, check_sizes, permutation
 from .models import Model, load_tokenizer, resolve_model
-from .recipe import CONFIDENT, Train, UserError, first_line, load_recipe
+from .recipe import CONFIDENT, Train, UserError, first_line, load_recipe, parse_yaml
 from .study import Study, cpu_threads, follow_parent, hash_ids, make_key, read_json, versions, whole_folder, write_json
 
 logger = logging.getLogger(__name__)
 
+PREDICTIONS = pa.schema(
+    {
+        "run": pa.dictionary(pa.int32(), pa.string()),
+        "id": pa.string(),
+        "gold": pa.int64(),
+        "probs": pa.list_(pa.float64()),
+    }
+)
 LIBRARIES = ("torch", "transformers", "accelerate", "tokenizers", "numpy")
 FOLDS = 4  # of confident learning
 POLL_SECONDS = 20  # others may be waiting in a collective, which has a time limit
@@ -268,8 +275,8 @@ def read_accelerate_config(train: Train) -> dict[str, Any]:
         known = ", ".join(sorted(p.stem for p in folder.glob("*.yaml")))
         raise UserError(f"train.accelerate_config: '{name}' is neither a file nor one of {known}")
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError):
+        content = parse_yaml(path.read_text(encoding="utf-8"))
+    except ValueError:
         content = None
     if not isinstance(content, dict):
         raise UserError(
@@ -460,7 +467,7 @@ class _Trainer:
                 with whole_folder(study.run(run)) as folder:
                     self._write(folder, run, labels, fitted, probs, at_once)
                 study.run_state(run).unlink(missing_ok=True)
-        except UserError:
+        except (UserError, OSError):  # the latter: a full disk and the like are not the run's fault
             raise
         except Exception as error:
             study.run(run).mkdir(parents=True, exist_ok=True)  # what is there stays until there is better
@@ -579,17 +586,21 @@ class _Trainer:
         if self.accelerator.is_main_process:
             file = self.study.run_state(run)
             temporary = file.with_name(f".tmp-{file.name}")
-            torch.save({**state, "seconds": time.monotonic() - self._start}, temporary)
+            with temporary.open("wb") as stream:  # of a name torch makes a RuntimeError of a full disk
+                torch.save({**state, "seconds": time.monotonic() - self._start}, stream)
             temporary.replace(file)
 
     def _read_state(self, run: Run, key: str | None) -> dict[str, Any] | None:
-        """Where a killed process left the run; a state of other labels or settings is of no use."""
+        """Where a killed process left the run; a state of other labels or settings, or a damaged one, is of no use."""
         import torch
 
         file = self.study.run_state(run)
         if not file.exists():
             return None
-        state: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
+        try:
+            state: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
+        except Exception:  # torch raises many kinds
+            return None
         return state if state["key"] == key else None
 
     def _start_trackers(self, run: Run) -> None:
@@ -608,15 +619,9 @@ class _Trainer:
     def _write(self, folder: Path, run: Run, labels: Labels, fitted: Fit, probs: np.ndarray, at_once: int) -> None:
         work, settings = self.work, self.study.training
         dropped = [work.pool.ids[i] for i in np.setdiff1d(work.subset(run), labels.rows)]
-        table = pa.table(
-            {
-                "run": pa.array([str(run)] * len(work.test)).dictionary_encode(),
-                "id": work.test.ids,
-                "gold": work.test.gold,
-                "probs": pa.array(list(probs), pa.list_(pa.float64())),
-            }
-        )
-        pq.write_table(table, folder / "predictions.parquet")
+        named = pa.array([str(run)] * len(work.test), pa.string()).dictionary_encode()
+        table = pa.table([named, work.test.ids, work.test.gold, list(probs)], schema=PREDICTIONS)
+        tables.write(folder / "predictions.parquet", table)
         if settings.save_models:
             fitted.model.save_pretrained(folder / "model")
             self._tokenizer.save_pretrained(folder / "model")
@@ -648,15 +653,13 @@ def main() -> None:
 
     logs.set_up()
     follow_parent()
-    try:
-        if len(sys.argv) < 2:
-            raise UserError("which recipe? accelerate launch ... -m hf_recipes.train RECIPE [--key=value ...]")
-        failures = train(Study(load_recipe(sys.argv[1], sys.argv[2:])))
-    except KeyboardInterrupt:
-        sys.exit(130)
-    except (UserError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    with logs.in_a_line():
+        try:
+            if len(sys.argv) < 2:
+                raise UserError("which recipe? accelerate launch ... -m hf_recipes.train RECIPE [--key=value ...]")
+            failures = train(Study(load_recipe(sys.argv[1], sys.argv[2:])))
+        except KeyboardInterrupt:
+            sys.exit(130)
     sys.exit(1 if failures else 0)
 
 

@@ -1,0 +1,66 @@
+"""The parquet files of a study folder: written with checksums of their pages, by which damage is found on reading."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from .recipe import UserError
+
+
+def writer(path: Path, schema: pa.Schema, compression: str = "snappy") -> pq.ParquetWriter:
+    """Takes batches one after the other; to be closed."""
+    return pq.ParquetWriter(path, schema, compression=compression, write_page_checksum=True)
+
+
+def write(path: Path, table: pa.Table) -> None:
+    pq.write_table(table, path, write_page_checksum=True)
+
+
+def read(path: Path, schema: pa.Schema, columns: list[str] | None = None, delete: Path | None = None) -> pa.Table:
+    """The file, or some of its columns.
+
+    Args:
+        path (`Path`):
+            The file.
+        schema (`pa.Schema`):
+            What it has to be; the checksums are of its pages alone, and not of what it says of them.
+        columns (`list[str]`, *optional*):
+            All by default.
+        delete (`Path`, *optional*):
+            What has to go with the file, so that it is made anew; the file alone by default.
+
+    Raises:
+        UserError: it is damaged, or not there.
+    """
+    with _damage_named(path, delete):
+        return _open(path, schema).read(columns)
+
+
+def batches(
+    path: Path, schema: pa.Schema, columns: list[str], size: int, delete: Path | None = None
+) -> Iterator[pa.RecordBatch]:
+    """The same, `size` rows at a time."""
+    with _damage_named(path, delete):
+        yield from _open(path, schema).iter_batches(size, columns=columns)
+
+
+def _open(path: Path, schema: pa.Schema) -> pq.ParquetFile:
+    file = pq.ParquetFile(path, page_checksum_verification=True)
+    if not file.schema_arrow.equals(schema):
+        raise ValueError("other columns")
+    return file
+
+
+@contextmanager
+def _damage_named(path: Path, delete: Path | None) -> Iterator[None]:
+    try:
+        yield
+    except MemoryError:  # Arrow's own is one
+        raise
+    except FileNotFoundError:
+        raise UserError(f"{path}: is gone; delete {delete or path} and run again") from None
+    except (pa.ArrowException, OSError, ValueError, LookupError):  # all of them come of damaged files
+        raise UserError(f"{path}: damaged; delete {delete or 'it'} and run again") from None
