@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
+from urllib.parse import urlsplit
 
 import numpy as np
 import pyarrow as pa
@@ -279,15 +280,45 @@ def _source(study: Study) -> tuple[dict[str, Any], str]:
     """The source's identity, and the key of the rows; on the Hub a branch is resolved once in a study."""
     data = study.recipe.data
     identity: dict[str, Any]
+    known = (read_json(study.rows / "manifest.json") or {}).get("source", {})
     if Path(data.path).exists():
         identity = {"sha256": hash_files(Path(data.path))}
+    elif is_url(data.path):
+        try:
+            identity = {"path": data.path, "files": _stamps(data.path)}
+        except UserError:
+            if known.get("path") != data.path:
+                raise
+            identity = known  # out of reach: the later steps need no more than the rows that are kept
     else:
-        known = (read_json(study.rows / "manifest.json") or {}).get("source", {})
         asked = {"path": data.path, "asked": data.revision}
         kept = known.items() >= asked.items() or "sha256" in known  # of a local source that is not here (any more)
         identity = known if kept else {**asked, "sha": _hub_sha(data)}
     settings = {**data.model_dump(mode="json"), "label_names": data.label_names and list(data.label_names)}
     return identity, make_key(source=identity, data=settings, test=study.recipe.grid is not None, columns=SCHEMA.names)
+
+
+def is_url(path: str) -> bool:
+    """Whether the source is elsewhere: `s3://bucket/texts-*.parquet`, or in any other file system of fsspec."""
+    return "://" in path
+
+
+def _stamps(url: str) -> str:
+    """What the file system says of the files: names, sizes, times, tags; reading them all would take too long."""
+    import fsspec
+
+    if not url.endswith(".parquet"):
+        raise UserError(f"data.path: {url} does not name .parquet files; of a URL nothing else is read")
+    if "@" in urlsplit(url).netloc:
+        raise UserError("data.path: leave user and password out of the URL; fsspec reads them from its own settings")
+    try:
+        system, path = fsspec.url_to_fs(url)
+        files = [system.info(file) for file in sorted(system.glob(path))]
+    except Exception as error:  # of a file system that is not installed, of the network, of the service
+        raise UserError(f"data.path: {url}: {_reason(error)}") from None
+    if not files:
+        raise UserError(f"data.path: {url}: there is no such file")
+    return make_key(files=[{name: str(value) for name, value in file.items()} for file in files])
 
 
 def _hub_sha(data: Data) -> str:
@@ -313,7 +344,7 @@ def _read_source(
     if not with_test:
         _write(folder / "test.parquet", [])
         tested = 0
-    elif Path(data.path).is_file() or data.train_split == data.test_split:
+    elif Path(data.path).is_file() or is_url(data.path) or data.train_split == data.test_split:
         if data.test_size is None:
             raise UserError(
                 f"data.test_size: {data.path} has no test split of its own; say how many rows to draw for it"
@@ -522,7 +553,10 @@ def _open_stream(
 
     path = data.path
     options: dict[str, Any] = {}
-    if Path(path).is_file():
+    if is_url(path):
+        options["data_files"] = {split: path}
+        path = "parquet"
+    elif Path(path).is_file():
         builders = {".csv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
         if Path(path).suffix not in builders:
             raise UserError(f"data.path: {path} is not a folder, .parquet, .csv or .jsonl file")

@@ -14,7 +14,7 @@ from . import arms
 from .annotate import load_annotations
 from .arms import build_pool, training_labels
 from .audit import audited_gold, with_audit
-from .data import NO_GOLD, Rows, load_rows
+from .data import NO_GOLD, Rows, is_url, load_rows
 from .findings import cell, describe, how_trained
 from .quality import describe as describe_labels
 from .recipe import CONFIDENT, ArmName
@@ -196,7 +196,7 @@ def _render_card(
         language=source.get("language"),
         task_categories=["text-classification"],
         annotations_creators=["machine-generated"],
-        source_datasets=None if Path(recipe.data.path).exists() else [recipe.data.path],
+        source_datasets=None if Path(recipe.data.path).exists() or is_url(recipe.data.path) else [recipe.data.path],
         tags=["hf-recipes", "llm-labels"],
         configs=[
             {
@@ -253,7 +253,7 @@ def _source_card(path: str) -> dict[str, Any]:
     if local.exists():
         file = local / "README.md"
         return dict(DatasetCard.load(file).data.to_dict()) if file.is_file() else {}
-    if constants.HF_HUB_OFFLINE:
+    if is_url(path) or constants.HF_HUB_OFFLINE:
         return {}
     try:
         return dict(DatasetCard.load(path).data.to_dict())

@@ -75,6 +75,51 @@ def test_every_kind_of_source_gives_the_same_rows(kind, make_study, tmp_path):
     assert again.ids == pool.ids
 
 
+@pytest.fixture
+def elsewhere():
+    """A file system of fsspec that is no folder of this machine."""
+    import fsspec
+
+    system = fsspec.filesystem("memory")
+    system.makedirs("/bucket", exist_ok=True)
+    yield system
+    system.rm("/bucket", recursive=True)
+
+
+def test_parquet_files_at_any_url_of_fsspec_are_one_source(elsewhere, make_study, tmp_path):
+    for i in range(2):
+        table = pa.table({name: values[2 * i : 2 * i + 2] for name, values in ROWS.items()})
+        with elsewhere.open(f"/bucket/texts-{i}.parquet", "wb") as file:
+            pq.write_table(table, file)
+    _, *settings = [*write_source(tmp_path / "local", "parquet"), "--data.pool_size=null"]
+    there = make_study("--data.path=memory://bucket/texts-*.parquet", *settings)
+    local = make_study(f"--data.path={tmp_path / 'local' / 'rows.parquet'}", *settings)
+    for found, expected in zip(load_rows(there), load_rows(local), strict=True):
+        assert (found.ids, found.texts) == (expected.ids, expected.texts)
+        assert found.gold.tolist() == expected.gold.tolist()
+    kept = keep_rows(there, open_rows(there)).manifest["key"]
+    with elsewhere.open("/bucket/texts-2.parquet", "wb") as file:  # a file more is another source
+        pq.write_table(pa.table({"text": ["new"], "label": ROWS["label"][:1]}), file)
+    assert open_rows(there).manifest["key"] != kept
+    elsewhere.rm("/bucket/texts-*.parquet")
+    assert open_rows(there).manifest["key"] == kept  # out of reach: what is kept will do
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("memory://bucket/none.parquet", "there is no such file"),
+        ("memory://bucket/none.csv", "does not name .parquet files"),
+        ("s3://key:secret@bucket/x.parquet", "leave user and password out of the URL"),
+        ("nowhere://x.parquet", "Protocol not known: nowhere"),
+    ],
+)
+def test_a_url_that_cannot_be_read_is_said_and_no_password(url, said, elsewhere, make_study):
+    with pytest.raises(UserError, match=said) as error:
+        open_rows(make_study(f"--data.path={url}"))
+    assert "secret" not in str(error.value)
+
+
 @pytest.mark.parametrize(
     ("labels", "names", "expected"),
     [
