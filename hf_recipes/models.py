@@ -1,5 +1,6 @@
 """Models by name: a local folder, or a Hub id resolved to a sha; safetensors only."""
 
+import os
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -41,6 +42,7 @@ def resolve_model(study: Study, key: str, name: str, revision: str | None, weigh
     """
     folder = Path(name)
     if folder.is_dir():
+        folder = folder.absolute()
         identity = f"sha256:{hash_files(folder, WEIGHTS + SETTINGS)}"
     else:
         from huggingface_hub import snapshot_download
@@ -61,6 +63,28 @@ def resolve_model(study: Study, key: str, name: str, revision: str | None, weigh
     if (weights or Path(name).is_dir()) and not any(folder.glob("*.safetensors")):
         raise UserError(f"{key}: {name} has no .safetensors file; other formats are not loaded")
     return Model(name, folder, identity)
+
+
+def find_again(key: str, model: Model) -> Path:
+    """The folder of a model that was resolved on another machine, with the very same files.
+
+    Raises:
+        UserError: it is not here, or is another one.
+    """
+    if not model.identity.startswith("sha256:"):
+        from huggingface_hub import snapshot_download
+
+        patterns = [*SETTINGS, *WEIGHTS]
+        try:
+            return Path(snapshot_download(model.name, revision=model.identity, allow_patterns=patterns))
+        except Exception as error:  # the Hub's own errors, and all that a network can do
+            raise UserError(f"{key}: '{model.name}' on the node {os.uname().nodename}: {first_line(error)}") from None
+    if not model.folder.is_dir() or f"sha256:{hash_files(model.folder, WEIGHTS + SETTINGS)}" != model.identity:
+        raise UserError(
+            f"{key}: the node {os.uname().nodename} has no folder {model.folder} with the same files; copy it to every "
+            "node, or to a file system that they share"
+        )
+    return model.folder
 
 
 @cache

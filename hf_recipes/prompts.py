@@ -189,6 +189,10 @@ class Prompter:
         self._limit = section.max_model_len - room[section.scoring]
         self._encode_one(self.frame, "")  # or there is no room for any text
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the compiled template, which cannot travel to another machine and is compiled there if wanted."""
+        return {name: value for name, value in self.__dict__.items() if name != "_template"}
+
     def encode(self, texts: Sequence[str]) -> list[tuple[list[int], bool]]:
         """The model inputs for texts: token ids, and whether the text was cut to fit; never the frame.
 

@@ -6,6 +6,7 @@ many sizes and seeds. `load_recipe` is the only way in; everything after it can 
 
 import difflib
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -86,7 +87,8 @@ class Section(BaseModel):
 
 
 class Data(Section):
-    """The texts. `path` is a Hub dataset id or a local folder or file, relative to the working directory."""
+    """The texts. `path` is a Hub dataset id, a local folder or file, relative to the working directory, or the URL of
+    .parquet files in any file system of fsspec (`s3://bucket/texts-*.parquet`)."""
 
     path: str
     name: str | None = Field(None, description="the dataset's config")
@@ -185,13 +187,36 @@ class Prompt(Section):
         return self
 
 
+class RayCluster(Section):
+    """Where the engines of `engine: ray` run: actors on a cluster, each with the whole model."""
+
+    address: str | None = Field(
+        default=None, description="host:port of a running cluster, or auto; by default one is started on this machine"
+    )
+    actors: int = Field(default=1, gt=0, description="how many; each is a copy of the model")
+    cpus: int | None = Field(
+        default=None, gt=0, description="of an actor, its threads; by default all of this machine without a GPU, else 1"
+    )
+    gpus: int | None = Field(
+        default=None, ge=0, description="of an actor; by default as many as engine_args spreads the model over"
+    )
+
+    @field_validator("address")
+    @classmethod
+    def plain(cls, value: str | None) -> str | None:
+        if value is not None and value != "auto" and not re.fullmatch(r"[A-Za-z0-9.-]+:[0-9]{1,5}", value):
+            raise ValueError("must be host:port, as ray start --head prints it, or auto")
+        return value
+
+
 class Annotate(Section):
-    """The LLM. `vllm` runs it in this process; `server` asks running vLLM servers at `base_url`."""
+    """The LLM. `vllm` runs it in this process, `ray` on a cluster; `server` asks running vLLM servers at `base_url`."""
 
     model: str
     revision: str | None = None
-    engine: Literal["vllm", "server"] = "vllm"
+    engine: Literal["vllm", "server", "ray"] = "vllm"
     base_url: str | list[str] = Field("http://127.0.0.1:8000", description="one server, or several with the same model")
+    ray: RayCluster = RayCluster()
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
     max_model_len: int = Field(1024, ge=64, description="tokens; a longer text is cut to fit, and flagged")
     engine_args: dict[str, Any] = Field({}, description="passed to vllm.LLM as they are")
@@ -226,7 +251,7 @@ class Annotate(Section):
         if "hf_token" in self.engine_args:
             raise ValueError("engine_args cannot set hf_token, as recipes are published; log in with hf auth login")
         for change in self.passes:
-            if named := {"passes", "calibration_rows"} & change.keys():
+            if named := {"passes", "calibration_rows", "ray"} & change.keys():
                 raise ValueError(f"a pass cannot change {named.pop()}")
         if self.passes:
             self.all_passes()

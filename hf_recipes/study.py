@@ -44,7 +44,7 @@ FORMAT = 2  # the version of the study folder's contract
 #: What may change around runs that stay valid, and how they are made rather than what.
 GROWS = (
     *("grid.arms", "grid.sizes", "grid.seeds", "grid.curves", "grid.crossed", "accept", "annotate.passes"),
-    *("train.trackers", "train.save_steps", "train.save_models", "train.accelerate_config"),
+    *("annotate.ray", "train.trackers", "train.save_steps", "train.save_models", "train.accelerate_config"),
 )
 
 
@@ -139,8 +139,10 @@ class Study:
         return not changed
 
     def _recipe_as_kept(self) -> dict[str, Any]:
-        """The recipe without what may differ from place to place: where the folder lies, where a server listens."""
-        return self.recipe.model_dump(mode="json", exclude={"output_dir": True, "annotate": {"base_url"}})
+        """The recipe without what may differ from place to place: where it lies, where a server or cluster listens."""
+        return self.recipe.model_dump(
+            mode="json", exclude={"output_dir": True, "annotate": {"base_url": True, "ray": {"address"}}}
+        )
 
     @contextmanager
     def lock(self) -> Iterator[None]:

@@ -14,6 +14,8 @@ An engine is a module of this package with two names:
       `samples` generated texts without special tokens, drawn with the prompt's own seed, `seeds[i]`; with `choices`,
       each text is one of these strings, by constrained decoding. A refused prompt has an empty list.
 
+`ray` has `stream` in place of `Engine`: the rows go to engines on a cluster, and answers come back as they are there.
+
 Whatever only the user can mend is a `UserError`; an engine that is dead raises an `EngineError`.
 """
 
@@ -26,5 +28,5 @@ class EngineError(RuntimeError):
 
 
 def engine_module(name: str) -> Any:
-    """The module of the engine that a recipe names (`vllm` or `server`)."""
+    """The module of the engine that a recipe names (`vllm`, `server` or `ray`)."""
     return import_module(f"hf_recipes.engines.{name}_engine")

@@ -1,0 +1,283 @@
+"""Annotation on Ray: the rows of the in-process engine, whoever is killed. Real clusters on this machine."""
+
+import os
+import secrets
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+
+import numpy as np
+import psutil
+import pyarrow.parquet as pq
+import pytest
+from conftest import DEMO, ROOT
+
+from hf_recipes.annotate import plan_passes
+from hf_recipes.data import open_rows
+from hf_recipes.recipe import UserError
+from hf_recipes.study import read_json
+
+SMALL = ["--data.test_size=6", "--annotate.prompt.shots_per_class=1", "--grid.sizes=[10, 20]"]
+RAY = ["--annotate.engine=ray", "--annotate.ray.cpus=1"]
+
+# In place of a language model, in Ray's workers and in a driver that labels by itself: it notes what it is asked.
+STAND_IN = """
+import os, sys, time
+if "default_worker" in " ".join(sys.orig_argv) or "hf_recipes.annotate" in " ".join(sys.orig_argv):
+    import numpy as np
+    from hf_recipes.engines import vllm_engine
+
+    class Engine:
+        def __init__(self, section, folder):
+            pass
+        def score(self, prompts, token_ids):
+            time.sleep(float(os.environ["SECONDS_EACH"]) * len(prompts))
+            with open(os.environ["ASKED"], "a") as file:
+                file.writelines(f"{os.getpid()} {hash(tuple(prompt))}" + chr(10) for prompt in prompts)
+            return np.log([[(sum(p) * (i + 3)) % 97 / 1000 + 0.01 for i in token_ids] for p in prompts]), {}
+    vllm_engine.Engine = Engine
+"""
+
+
+@pytest.fixture
+def start(tmp_path):
+    """Starts `hf-recipes annotate` on a study folder of the test; with `seconds` for a text, on the stand-in."""
+    (tmp_path / "path").mkdir()
+    (tmp_path / "path" / "sitecustomize.py").write_text(STAND_IN)
+    children = []
+
+    def call(name, *arguments, seconds=None, **environment):
+        path = f"{ROOT}:{os.environ.get('PYTHONPATH', '')}"
+        if seconds is not None:
+            environment |= {"SECONDS_EACH": str(seconds), "ASKED": str(tmp_path / f"asked-{name}")}
+            path = f"{tmp_path / 'path'}:{path}"
+        command = [sys.executable, "-m", "hf_recipes.cli", "annotate", str(DEMO), f"--output_dir={tmp_path / name}"]
+        with (tmp_path / f"said-{name}").open("a") as said:
+            child = subprocess.Popen(
+                [*command, *SMALL, *arguments],
+                env={**os.environ, "PYTHONPATH": path, **environment},
+                stdout=said,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        children.append(child)
+        return child
+
+    yield call
+    for child in children:
+        if child.poll() is None:
+            os.killpg(child.pid, signal.SIGKILL)
+            child.wait()
+
+
+def finish(child, tmp_path, name):
+    assert child.wait(timeout=600) == 0, (tmp_path / f"said-{name}").read_text()[-3000:]
+
+
+def wait_for(something, child=None, seconds=300):
+    for _ in range(seconds * 10):
+        if found := something():
+            return found
+        assert child is None or child.poll() is None, "the command has ended"
+        time.sleep(0.1)
+    raise AssertionError("it did not come")
+
+
+def parts(folder):
+    return sorted(folder.glob("annotations/*/part-*.parquet"))
+
+
+def actors():
+    """The processes of Ray's actors that hold an engine."""
+    return [p for p in psutil.process_iter(["cmdline"]) if "_Actor" in " ".join(p.info["cmdline"] or [])[:80]]
+
+
+def all_rows(folder):
+    rows = [row for part in parts(folder) for row in pq.read_table(part).to_pylist()]
+    assert len(rows) == len({row["id"] for row in rows})  # none doubled
+    return {row.pop("id"): row for row in rows}
+
+
+def content_free(folder):
+    (file,) = folder.glob("annotations/*/content_free.parquet")
+    return pq.read_table(file).to_pylist()
+
+
+def assert_equal_tables(one, other, at_most=1e-4):
+    """The same rows in all columns, log-probabilities within float32's rounding."""
+    first, second = all_rows(one), all_rows(other)
+    assert first.keys() == second.keys()
+    apart = 0.0
+    for mine, theirs in zip(
+        [first[i] for i in first] + content_free(one), [second[i] for i in first] + content_free(other), strict=True
+    ):
+        here, there = mine.pop("logprobs"), theirs.pop("logprobs")
+        assert mine == theirs
+        assert (here is None) == (there is None)
+        if here:
+            apart = max(apart, np.abs(np.subtract(here, there)).max())
+    assert apart <= at_most
+    (key,), (same) = ([part.name for part in (folder / "annotations").glob("*/")] for folder in (one, other))
+    assert [key] == same
+    manifests = [read_json(folder / "annotations" / key / "manifest.json") for folder in (one, other)]
+    sessions = ("last_session", "all_sessions")
+    assert len({str({k: v for k, v in m.items() if k not in sessions}) for m in manifests}) == 1
+    print(f"log-probabilities at most {apart:.1e} apart")
+
+
+def test_an_actor_gives_the_rows_of_the_in_process_engine_although_it_is_killed(start, tmp_path):
+    """With the real model, on a cluster of the command's own."""
+    size = "--data.pool_size=60"
+    one_core = {"LOKY_MAX_CPU_COUNT": "1"}
+    finish(start("alone", size, **one_core), tmp_path, "alone")
+    child = start("ray", size, *RAY)
+    wait_for(lambda: parts(tmp_path / "ray"), child)
+    (actor,) = actors()
+    actor.kill()
+    finish(child, tmp_path, "ray")
+    assert_equal_tables(tmp_path / "alone", tmp_path / "ray")
+    wait_for(lambda: not actors(), seconds=30)
+
+
+@pytest.fixture
+def cluster(monkeypatch):
+    """Two nodes of two CPUs each on this machine, of which one can be killed."""
+    monkeypatch.setenv("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")  # it listens on 127.0.0.1 alone
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    monkeypatch.setenv("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    monkeypatch.setenv("RAY_raylet_start_wait_time_s", "200")
+    from ray.cluster_utils import Cluster
+
+    with tempfile.TemporaryDirectory(prefix="r", dir="/tmp", ignore_cleanup_errors=True) as folder:
+
+        def begin(environment):
+            for name, value in environment.items():
+                monkeypatch.setenv(name, value)
+            head = {"num_cpus": 2, "include_dashboard": False, "temp_dir": folder, "node_ip_address": "127.0.0.1"}
+            found = Cluster(initialize_head=True, head_node_args=head)
+            begun.append(found)
+            found.second = found.add_node(num_cpus=2, node_ip_address="127.0.0.1", temp_dir=folder)
+            return found
+
+        begun = []
+        yield begin
+        for found in begun:
+            found.shutdown()
+
+
+def stand_in(tmp_path, seconds):
+    path = f"{tmp_path / 'path'}:{ROOT}:{os.environ.get('PYTHONPATH', '')}"
+    return {"PYTHONPATH": path, "SECONDS_EACH": str(seconds), "ASKED": str(tmp_path / "asked-nodes")}
+
+
+def test_of_two_nodes_one_may_be_killed(start, cluster, tmp_path):
+    """And the command that drives them too; the cluster outlives it and is given by its address."""
+    size = "--data.pool_size=500"
+    finish(start("alone", size, seconds=0, LOKY_MAX_CPU_COUNT="2"), tmp_path, "alone")
+    nodes = cluster(stand_in(tmp_path, 0.1))
+    on_two = [size, "--annotate.engine=ray", f"--annotate.ray={{address: '{nodes.address}', actors: 2, cpus: 2}}"]
+    asked = tmp_path / "asked-nodes"
+
+    def askers():
+        return {line.split()[0] for line in asked.read_text().splitlines()} if asked.exists() else set()
+
+    child = start("nodes", *on_two, seconds=0.1)
+    wait_for(lambda: len(askers()) == 2, child)
+    wait_for(lambda: parts(tmp_path / "nodes"), child)
+    os.killpg(child.pid, signal.SIGKILL)
+    child.wait()
+    before = len(all_rows(tmp_path / "nodes"))
+    assert 0 < before < 506
+    killed = askers()
+    child = start("nodes", *on_two, seconds=0.1)
+    wait_for(lambda: len(askers() - killed) == 2, child)
+    nodes.remove_node(nodes.second, allow_graceful=False)
+    finish(child, tmp_path, "nodes")
+    assert_equal_tables(tmp_path / "alone", tmp_path / "nodes", at_most=0)
+    lines = [line.split()[1] for line in asked.read_text().splitlines()]
+    assert len(set(lines)) >= 500 - 10
+    assert len(lines) - len(set(lines)) < 200  # blocks in flight at either kill; what is in parts is not asked about
+
+
+def test_the_key_is_the_in_process_engines_and_no_address_or_number_of_actors_changes_it(make_study, monkeypatch):
+    monkeypatch.setenv("LOKY_MAX_CPU_COUNT", "2")
+
+    def key(*settings, folder):
+        study = make_study(*SMALL, *settings, folder=folder)
+        return plan_passes(study, open_rows(study))[0].key
+
+    base = key(folder="alone")
+    on_ray = "--annotate.engine=ray"
+    same = [[], ["--annotate.ray.address=10.0.0.1:6379"], ["--annotate.ray.actors=4"], ["--annotate.ray.cpus=2"]]
+    assert {key(on_ray, *settings, folder=f"same-{i}") for i, settings in enumerate(same)} == {base}
+    assert key(on_ray, "--annotate.ray.cpus=3", folder="threads") != base
+
+
+def test_where_a_cluster_is_does_not_matter_to_a_study_that_is_there(make_study):
+    study = make_study(*SMALL, *RAY, "--annotate.ray.address=10.0.0.1:6379", folder="one")
+    with study.lock():
+        pass
+    assert "10.0.0.1" not in study.recipe_file.read_text()
+    moved = make_study(*SMALL, *RAY, "--annotate.ray.address=auto", "--annotate.ray.actors=3", folder="one")
+    moved.accept_changes = False
+    moved.check()
+
+
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ("--annotate.ray.address=http://x", "must be host:port"),
+        ("--annotate.ray.actors=0", "greater than 0"),
+        ("--annotate.ray.cpu=2", "did you mean 'annotate.ray.cpus'"),
+        ("--annotate.passes=[{ray: {actors: 2}}]", "a pass cannot change ray"),
+    ],
+)
+def test_settings_that_cannot_be_are_named(setting, said, make_study):
+    with pytest.raises(UserError, match=said):
+        make_study(*SMALL, *RAY, setting)
+
+
+def test_without_ray_it_is_said_what_to_install(make_study, monkeypatch):
+    monkeypatch.setattr("hf_recipes.engines.ray_engine.versions", lambda *names: {})
+    study = make_study(*SMALL, *RAY)
+    with pytest.raises(UserError, match=r"annotate.engine: Ray is not installed; pip install 'hf-recipes\[ray\]'"):
+        plan_passes(study, open_rows(study))
+
+
+@pytest.mark.slow
+def test_what_is_wrong_with_a_cluster_or_a_node_is_one_line(start, cluster, tmp_path):
+    def said(name, *arguments, **environment):
+        child = start(name, *arguments, "--data.pool_size=40", **environment)
+        assert child.wait(timeout=300) == 2
+        return (tmp_path / f"said-{name}").read_text().strip().splitlines()[-1]
+
+    nowhere = said("nowhere", *RAY, "--annotate.ray.address=127.0.0.1:9")
+    assert nowhere.startswith("error: annotate.ray.address: no Ray cluster answers at 127.0.0.1:9 (")
+    nodes = cluster({"PYTHONPATH": f"{ROOT}:{os.environ.get('PYTHONPATH', '')}"})
+    there = [*RAY, f"--annotate.ray.address={nodes.address}"]
+    large = said("large", *there, "--annotate.ray.cpus=64")
+    assert "no node of the cluster can hold an actor of 64 CPUs and 0 GPUs (they have 2 CPUs, 0 GPUs; 2" in large
+    bad = said("bad", *there, "--annotate.engine_args={max_num_batched_tokens: 1}")
+    assert bad.startswith("error: annotate: vLLM could not load models/SmolLM2-135M-Instruct: ")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_a_driver_killed_at_random_moments_goes_on(start, tmp_path):
+    rng = np.random.default_rng()
+    size = "--data.pool_size=300"
+    finish(start("alone", size, seconds=0, LOKY_MAX_CPU_COUNT="1"), tmp_path, "alone")
+    for _ in range(8):
+        child = start("ray", size, *RAY, seconds=0.1)
+        try:
+            child.wait(timeout=rng.uniform(5, 50))
+            break
+        except subprocess.TimeoutExpired:
+            os.killpg(child.pid, signal.SIGKILL)
+            child.wait()
+    finish(start("ray", size, *RAY, seconds=0.1), tmp_path, "ray")
+    assert_equal_tables(tmp_path / "alone", tmp_path / "ray", at_most=0)
+    wait_for(lambda: not actors(), seconds=60)
