@@ -125,6 +125,7 @@ def diagnose() -> list[Check]:
             torchvision.result(),
             _check_gpu(built),
             _check_vllm(engine, vllm_error, built),
+            _check_ray(),
             _check_size(free, built),
             hub.result(),
         ]
@@ -305,6 +306,12 @@ def _check_vllm(engine: dict[str, Any], error: str, built: dict[str, Any]) -> Ch
     if engine["platform"] == "cpu" and built.get("devices"):
         return Check("vLLM", "warn", detail, "it does not use the GPU: pip install 'hf-recipes[vllm]' instead")
     return Check("vLLM", "ok", detail)
+
+
+def _check_ray() -> Check:
+    if not versions("ray"):
+        return Check("Ray", "ok", "not installed; engine: ray wants it", "pip install 'hf-recipes[ray]' for a cluster")
+    return Check("Ray", "ok", f"{versions('ray')['ray']}, for engine: ray")
 
 
 def _check_size(free: int, built: dict[str, Any]) -> Check:
