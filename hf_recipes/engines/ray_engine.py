@@ -9,6 +9,7 @@ import re
 import secrets
 import shutil
 import signal
+import socket
 import sys
 import tempfile
 import textwrap
@@ -192,6 +193,9 @@ def _cluster(annotate: Annotate, cpus: int, gpus: int) -> Iterator[None]:
     level = "INFO" if logs.verbose() else "ERROR"
     try:
         try:
+            if address not in (None, "auto"):
+                host, port = address.split(":")
+                socket.create_connection((host, int(port)), timeout=10).close()  # Ray tries for many minutes
             with logs.hush():
                 ray.init(address or "local", log_to_driver=logs.verbose(), logging_level=level, **own)
         except Exception as error:  # Ray raises bare ones, too
