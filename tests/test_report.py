@@ -35,7 +35,8 @@ def make_results(cost=-0.2, cost_interval=(-0.25, -0.15), churn=0.05, churn_inte
             **{"train_label_accuracy": [0.7] * 3},
             **{"accuracy_mean": 0.7, "accuracy_mean_interval": [0.6, 0.8], "majority_accuracy": 0.5},
             **{"macro_f1_mean": 0.6, "macro_f1_mean_interval": [0.5, 0.7], "macro_f1_runs": [0.5, 0.6, 0.7]},
-            **{"macro_f1_sd": 0.1, "macro_f1_sd_interval": [0.05, 0.6], "unlearnt_runs": failed if arm == "llm" else 0},
+            **{"macro_f1_sd": 0.1, "macro_f1_sd_interval": [0.05, 0.6], "failed_runs": 0},
+            "unlearnt_runs": failed if arm == "llm" else 0,
             **{"pairwise_disagreement": 0.2, "pairwise_disagreement_interval": [0.1, 0.3]},
             **{"krippendorff_alpha": None, "krippendorff_alpha_interval": [None, None]},
             **{
