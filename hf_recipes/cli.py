@@ -393,9 +393,10 @@ def _annotate(study: Study, files: "RowFiles", recipe: Path, overrides: list[str
     from .annotate import ENGINE_DIED, rows_in_parts, rows_left
     from .data import keep_rows
 
-    if not rows_left(study, files):
+    left = rows_left(study, files)
+    keep_rows(study, files)  # also where they alone are gone, as the later steps want them
+    if not left:
         return
-    keep_rows(study, files)
     deaths = 0
     while True:
         before = rows_in_parts(study)

@@ -8,10 +8,14 @@ import pyarrow as pa
 import pytest
 import torch
 from conftest import DEMO, ROOT
+from test_annotate import engine  # noqa: F401  (a fixture)
 
-from hf_recipes import tables
+from hf_recipes import cli, tables
+from hf_recipes.annotate import annotate
+from hf_recipes.data import open_rows
 from hf_recipes.recipe import UserError, load_recipe
 from hf_recipes.study import Study
+from hf_recipes.variants import write_variants
 
 
 def test_no_changed_byte_of_a_table_makes_another_number(tmp_path):
@@ -53,6 +57,16 @@ def test_a_damaged_recipe_of_a_study_is_written_anew_when_that_is_accepted(conte
     with study.lock():
         pass
     assert strict.check()
+
+
+def test_rows_that_are_gone_come_back_though_all_is_annotated(make_study, engine):  # noqa: F811
+    study = make_study("--data.pool_size=40", "--data.test_size=10", "--annotate.prompt.shots_per_class=1")
+    annotate(study)
+    kept = {path.name: path.read_bytes() for path in study.rows.iterdir()}
+    (study.rows / "manifest.json").unlink()
+    cli._annotate(study, open_rows(study), DEMO, [])
+    assert {path.name: path.read_bytes() for path in study.rows.iterdir()} == kept
+    write_variants(study)
 
 
 CODES = {
