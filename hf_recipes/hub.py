@@ -4,7 +4,8 @@ What is published:
 
     data/<prefix><arm>/         the configs of the dataset folder; data/<prefix>test/ is the test split of all
     data/<prefix>annotations/   every row of every pass, raw; runs/, predictions/ and results/ where runs are trained
-    hf-recipes/<study>/         study.json, rows and results: with the above all that a study folder is made of again
+    hf-recipes/<study>/         study.json, rows and results: with the above all that a study folder is made of again;
+                                findings.json: what was found in words
     README.md                   the configs, and a section between two marks; all else in it stays byte for byte
 
 docs/hub.md says what is promised.
@@ -39,7 +40,7 @@ from .parts import SCHEMA, Parts
 from .recipe import Recipe, UserError, first_line
 from .study import FORMAT, Study, hash_ids, make_key, read_json, whole_folder, write_json, write_text
 from .train import PREDICTIONS, Work
-from .variants import make_card, write_variants
+from .variants import make_card, make_findings, write_variants
 
 logger = logging.getLogger(__name__)
 
@@ -193,6 +194,8 @@ def _collect(study: Study, folder: Path, texts: bool) -> Bundle:
         configs["results"] = {"train": folder / "results.parquet"}
     reports = [study.labels_file, *([study.results_file] if measured else [])]
     others |= {file.name: file for file in reports if file.exists()}
+    others["findings.json"] = folder / "findings.json"
+    write_json(others["findings.json"], make_findings(study, measured))
     audit = {f"audit-{name}.json": study.audit / f"{name}.json" for name in ("sample", "labels")}  # ids and classes
     others |= {name: file for name, file in audit.items() if file.exists()}
     recipe = yaml.safe_load(study.recipe_file.read_text(encoding="utf-8"))

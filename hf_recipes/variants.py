@@ -15,14 +15,40 @@ from .annotate import load_annotations
 from .arms import build_pool, training_labels
 from .audit import audited_gold, with_audit
 from .data import NO_GOLD, Rows, is_url, load_rows
-from .findings import cell, describe, how_trained
+from .findings import cell, describe, how_made, how_trained
 from .quality import describe as describe_labels
-from .recipe import CONFIDENT, ArmName
+from .recipe import CONFIDENT, CONTROLS, ArmName
 from .study import Study, hash_files, hash_ids, make_key, read_json, versions, whole_folder, write_json, write_text
 from .votes import flipped
 
 TEMPLATE = Path(__file__).parent / "templates" / "dataset_card.md"
 SEED = 0  # of the published random control; each training run draws its own
+SAID: dict[ArmName, str] = {  # what an arm trains on; {share} of the rows
+    "gold": "the source's own labels",
+    "llm": "the LLM's",
+    "llm-soft": "the LLM's; studies train on its probabilities (`llm_probs`)",
+    "llm-entropy-replace": "the LLM's; the {share} with the highest entropy replaced by gold",
+    "llm-random-replace": "the LLM's; {share} drawn at random replaced by gold (the control of the former)",
+    "llm-matched-replace": "the LLM's; as many of each class drawn at random replaced by gold (another control)",
+    "llm-audit": "the LLM's; those of texts drawn at random are gold, and studies give them the weight that makes the "
+    "loss that of gold on average",
+    "llm-majority": "the commonest of all passes",
+    "llm-raw": "the LLM's without calibration",
+    "llm-then-gold": "the LLM's; studies train on them, and then on the gold labels of {share}",
+    "one-rater": "of one of the source's raters, drawn at random",
+    "llm-dawid-skene": "all passes together, by Dawid and Skene",
+    "llm-flip-replace": "the LLM's; where the passes differ, gold",
+    "llm-flip-random-replace": "the LLM's; as many drawn at random replaced by gold (the control of the former)",
+    "llm-entropy-drop": "the LLM's, without the {share} with the highest entropy",
+    "llm-balanced-drop": "the LLM's, without the {share} of each of its classes with the highest entropy",
+    "llm-random-drop": "the LLM's, without {share} drawn at random (the control of the former)",
+    "llm-confident-drop": "the LLM's, without those that confident learning calls wrong, in each run anew",
+    "llm-confident-random-drop": "the LLM's, without as many drawn at random (the control of the former)",
+    "gold-only": "the source's own, of {share} of the rows alone",
+    "gold-only-long": "the same; studies train on them as long as on all",
+    "noise-fixed": "the source's own, changed at random as often as the LLM errs, class by class",
+    "noise-redrawn": "the same; studies draw the changes anew for each run",
+}
 
 
 def write_variants(study: Study) -> None:
@@ -175,6 +201,32 @@ def make_card(study: Study, repo: str, prefix: str, texts: bool, configs: list[s
     return _render_card(study, _Content(study), study.dataset, repo, prefix, texts, configs, said, limits)
 
 
+def make_findings(study: Study, measured: bool) -> dict[str, Any]:
+    """What was found, in the words of the report, for those who show a published study: findings.json.
+
+    Args:
+        study (`Study`):
+            An annotated study.
+        measured (`bool`):
+            Whether the results are those of the runs as they are.
+
+    Returns:
+        `dict` with `findings`, `more`, `limits` (of `report.describe`, empty without results), `methods` (null
+        without), `labels` (of `quality.describe`), `arms` (what each trains on) and `controls` (of each arm that has one).
+    """
+    labels, results = read_json(study.labels_file), read_json(study.results_file) if measured else None
+    grid = study.recipe.grid
+    named: list[ArmName] = list(grid.arms) if grid else ["llm"]
+    share = f"{100 * grid.replace_share:g}%" if grid else ""
+    return {
+        **(describe(results) if results else {"findings": [], "more": [], "limits": []}),
+        "methods": how_made(study, results) if results else None,
+        "labels": describe_labels(labels) if labels else [],
+        "arms": {arm: SAID[arm].format(share=share) for arm in named},
+        "controls": {arm: control for arm, control in CONTROLS.items() if arm in named and control in named},
+    }
+
+
 def _render_card(
     study: Study,
     content: _Content,
@@ -228,7 +280,7 @@ def _render_card(
         test_gold=int((test.gold != NO_GOLD).sum()),
         audited=None if pool.audited is None else int((pool.gold != NO_GOLD).sum()),
         arms=content.arms,
-        share=content.share,
+        arms_said={arm: SAID[arm].format(share=f"{100 * content.share:g}%") for arm in content.arms},
         calibration=pool.calibrations[0],
         accuracy=float((pool.llm == pool.gold)[pool.gold != NO_GOLD].mean()) if (pool.gold != NO_GOLD).any() else None,
         passes=pool.votes.shape[1],

@@ -1,0 +1,452 @@
+"""A published study as small tables in memory: read from a Hub repo or a folder, and checked, as it may be anybody's.
+
+    study = read_hub("owner/name")              # or "owner/name/study" where a repo holds several
+    study = read_folder(Path("a/copy/of/the/repo"))
+
+Nothing of it is run, and no file of it stays: what is downloaded is read into memory and deleted.
+"""
+
+import json
+import math
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+OURS = "hf-recipes"
+NAME = r"[A-Za-z0-9._-]{1,96}"
+SPEC = re.compile(rf"({NAME}/{NAME})(?:/({NAME}))?")
+SHARD = "00000-of-00001.parquet"
+TABLES = ("annotations", "runs", "predictions")
+MOST_BYTES = 200_000_000  # of the files of a study
+MOST_JSON = 30_000_000  # of one of its JSON files
+MOST_ROWS = 200_000  # of a split
+MOST_CELLS = 20_000_000  # probabilities: runs x test texts x classes
+MOST_CLASSES = 200
+LONGEST = 3_000  # characters of a text that are shown
+NO_LABEL = -1
+
+
+class UnreadableError(ValueError):
+    """What is wrong with a study, in a sentence for the page."""
+
+
+@dataclass(frozen=True)
+class Arm:
+    """What an arm's config says of the rows of the pool.
+
+    Attributes:
+        labels (`np.ndarray` of shape `(n,)`): class indices; -1 where the arm leaves the row out.
+        sources (`np.ndarray` of shape `(n,)`): `gold`, `llm`, `rater` or `noise`; empty where it leaves the row out.
+    """
+
+    labels: np.ndarray
+    sources: np.ndarray
+
+
+@dataclass(frozen=True)
+class Pool:
+    """The training texts that have a label.
+
+    Attributes:
+        texts (`list[str]`): empty where they are not published.
+        gold, llm (`np.ndarray` of shape `(n,)`): class indices; -1 for none.
+        probs (`np.ndarray` of shape `(n, K)`), entropy (`np.ndarray` of shape `(n,)`): of the LLM.
+        votes (`np.ndarray` of shape `(n, P)`): the label of each pass, -1 for none; P is 0 where there is one pass.
+        arms (`dict[str, Arm]`)
+    """
+
+    ids: list[str]
+    texts: list[str]
+    gold: np.ndarray
+    llm: np.ndarray
+    probs: np.ndarray
+    entropy: np.ndarray
+    votes: np.ndarray
+    arms: dict[str, Arm]
+
+
+@dataclass(frozen=True)
+class Test:
+    """The test texts, and what each run made of them.
+
+    Attributes:
+        gold (`np.ndarray` of shape `(n,)`): -1 for none.
+        runs (`list[tuple[str, int, str]]`): arm, size and seed.
+        labels (`np.ndarray` of shape `(runs, n)`), sure (likewise): the most probable class, and its probability.
+    """
+
+    ids: list[str]
+    texts: list[str]
+    gold: np.ndarray
+    runs: list[tuple[str, int, str]]
+    labels: np.ndarray
+    sure: np.ndarray
+
+    def of(self, arm: str, size: int) -> np.ndarray:
+        """Which runs are of an arm at a size."""
+        return np.array([i for i, run in enumerate(self.runs) if run[:2] == (arm, size)], dtype=int)
+
+    def cells(self) -> list[tuple[str, int]]:
+        """The arms and sizes that have runs, in the order of the study."""
+        return list(dict.fromkeys(run[:2] for run in self.runs))
+
+
+@dataclass(frozen=True)
+class Study:
+    """What is published of a study.
+
+    Attributes:
+        where (`str`): the repo, or what the folder is called.
+        sha (`str`): the commit; empty for a folder.
+        others (`list[str]`): all studies of the repo.
+        prefix (`str`): what the names of its configs begin with.
+        texts (`bool`): whether the texts are published.
+        manifest, findings (`dict`): of study.json and findings.json; empty without.
+        results (`dict`): the checked part of results.json; empty without.
+        pool (`Pool`), test (`Test`, *optional*)
+    """
+
+    where: str
+    name: str
+    sha: str
+    others: list[str]
+    prefix: str
+    texts: bool
+    classes: list[str]
+    manifest: dict[str, Any]
+    findings: dict[str, Any]
+    results: dict[str, Any]
+    pool: Pool
+    test: Test | None
+
+
+def read_hub(spec: str, token: str | bool | None = False) -> Study:
+    """Downloads what is shown of a study, at the commit that the repo stands at now.
+
+    Args:
+        spec (`str`):
+            `owner/name` of a dataset repo, or `owner/name/study`.
+        token (`str` or `bool`, *optional*, defaults to `False`):
+            By default none: who asks by the page sees what is public.
+
+    Raises:
+        UnreadableError: no such repo, none of this project's studies in it, too large, or damaged.
+    """
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
+
+    if not (found := SPEC.fullmatch(spec)):
+        raise UnreadableError(
+            "A study is named as owner/name, the id of a dataset repo on the Hub, or owner/name/study."
+        )
+    repo, name = found[1], found[2]
+    api: Any = HfApi(token=token)
+    try:
+        info = api.repo_info(repo, repo_type="dataset", timeout=10)
+        there = {file.rfilename for file in info.siblings}
+        names = sorted(p.split("/")[1] for p in there if re.fullmatch(rf"{OURS}/{NAME}/study\.json", p))
+        chosen = _choose(repo, names, name)
+        with TemporaryDirectory(prefix="study-") as folder:
+            where = Path(folder)
+            home = f"{OURS}/{chosen}"
+            _download(api, repo, info.sha, [f"{home}/study.json"], where)
+            configs, prefix = _configs(_read_json(where / home / "study.json"))
+            wanted = [f"{home}/{file}.json" for file in ("results", "findings")]
+            wanted += [f"data/{config}/train-{SHARD}" for config in configs if config[len(prefix) :] != "annotations"]
+            wanted += [f"data/{prefix}test/test-{SHARD}"]
+            _download(api, repo, info.sha, [path for path in wanted if path in there], where)
+            return read_folder(where, chosen, repo, info.sha, names)
+    except RepositoryNotFoundError:
+        raise UnreadableError(f"There is no public dataset repo {repo} on the Hub.") from None
+    except HfHubHTTPError as error:
+        raise UnreadableError(f"The Hub did not give {repo}: it answered {error.response.status_code}.") from None
+    except OSError:  # of the network: httpx' errors among them are no OSError
+        raise UnreadableError(f"The Hub could not be reached for {repo}; try again.") from None
+    except Exception as error:
+        if isinstance(error, UnreadableError):
+            raise
+        raise UnreadableError(f"The Hub could not be reached for {repo} ({type(error).__name__}); try again.") from None
+
+
+def _choose(where: str, names: list[str], name: str | None) -> str:
+    if not names:
+        raise UnreadableError(
+            f"{where} holds no study of hf-recipes: it has no {OURS}/*/study.json. What can be shown is made by "
+            "hf-recipes push dataset."
+        )
+    if name is not None and name not in names:
+        raise UnreadableError(f"{where} holds no study '{name}'; it has {', '.join(names[:20])}.")
+    return names[0] if name is None else name
+
+
+def _download(api: Any, repo: str, sha: str, paths: list[str], folder: Path) -> None:
+    sizes = {one.path: one.size for one in api.get_paths_info(repo, paths, repo_type="dataset", revision=sha)}
+    if (total := sum(sizes.values())) > MOST_BYTES:
+        raise UnreadableError(
+            f"{repo}: the study's files have {total / 1e6:,.0f} MB, and at most {MOST_BYTES / 1e6:,.0f} MB are shown "
+            "here; clone the project and run the app beside a local copy."
+        )
+    for path in sizes:
+        api.hf_hub_download(repo, path, repo_type="dataset", revision=sha, local_dir=folder)
+
+
+def read_folder(
+    folder: Path, name: str | None = None, where: str = "", sha: str = "", others: list[str] | None = None
+) -> Study:
+    """Reads a copy of a repo, or the `dataset` folder of a study.
+
+    Raises:
+        UnreadableError: no such study, or damaged.
+    """
+    where = where or folder.resolve().name
+    names = others or sorted(path.parent.name for path in folder.glob(f"{OURS}/*/study.json"))
+    try:
+        if not names and (folder / "data" / "llm").is_dir():  # a dataset folder that is not published
+            manifest: dict[str, Any] = {}
+            configs, prefix, chosen = sorted(p.name for p in (folder / "data").iterdir()), "", where
+            found, findings = {}, {}
+        else:
+            chosen = _choose(where, names, name)
+            home = folder / OURS / chosen
+            manifest = _read_json(home / "study.json")
+            configs, prefix = _configs(manifest)
+            found = _results(_read_json(home / "results.json"))
+            findings = _findings(_read_json(home / "findings.json"))
+        data = folder / "data"
+        named = [config[len(prefix) :] for config in configs]
+        files = {arm: data / f"{prefix}{arm}" / f"train-{SHARD}" for arm in named if arm not in (*TABLES, "test")}
+        pool, classes = _read_pool({arm: file for arm, file in files.items() if file.is_file()})
+        test = _read_test(data / f"{prefix}test", data / f"{prefix}predictions", len(classes))
+        return Study(
+            **{"where": where, "name": chosen, "sha": sha, "others": names, "prefix": prefix, "classes": classes},
+            **{"texts": any(pool.texts), "manifest": manifest, "findings": findings, "results": found},
+            **{"pool": pool, "test": test},
+        )
+    except UnreadableError:
+        raise
+    except (LookupError, TypeError, AttributeError, ValueError, OSError, pa.ArrowException, RecursionError) as error:
+        raise UnreadableError(
+            f"{where}: the study is damaged, or of another version ({type(error).__name__})."
+        ) from None
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    """The file's mapping; empty if there is no such file."""
+    if not path.is_file():
+        return {}
+    if path.stat().st_size > MOST_JSON:
+        raise UnreadableError(f"{path.name} is larger than {MOST_JSON / 1e6:,.0f} MB.")
+    found = json.loads(path.read_text(encoding="utf-8"), parse_constant=lambda _: None)
+    if not isinstance(found, dict):
+        raise ValueError(f"{path.name} is no mapping")
+    return found
+
+
+def _configs(manifest: dict[str, Any]) -> tuple[list[str], str]:
+    configs, prefix = manifest["configs"], manifest["prefix"]
+    if not re.fullmatch(r"[A-Za-z0-9._-]{0,96}", prefix) or len(configs) > 100:
+        raise ValueError("a prefix that is none")
+    if not all(re.fullmatch(NAME, one) and one.startswith(prefix) and set(one) != {"."} for one in configs):
+        raise ValueError("a config that is none")
+    return configs, prefix
+
+
+def _number(value: Any) -> float | None:
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError("no number")
+    return value if math.isfinite(value) else None
+
+
+def _bounds(value: Any) -> list[float] | None:
+    if value is None or None in value:
+        return None
+    low, high = (_number(one) for one in value)
+    return [low, high]  # type: ignore[list-item]
+
+
+def _text(value: Any) -> str | None:
+    return None if value is None else str(value)[:LONGEST]
+
+
+def _numbers(value: Any) -> list[float]:
+    return [number for one in value or [] if (number := _number(one)) is not None]
+
+
+ARM = {
+    **{"arm": _text, "size": int, "R": int, "n": int, "n_gold": _number, "failed_runs": _number},
+    **{"macro_f1_mean": _number, "macro_f1_mean_interval": _bounds, "macro_f1_runs": _numbers},
+    **{"accuracy_mean": _number, "accuracy_mean_interval": _bounds, "accuracy_runs": _numbers},
+    **{"macro_f1_sd": _number, "macro_f1_sd_interval": _bounds},
+    **{"pairwise_disagreement": _number, "pairwise_disagreement_interval": _bounds},
+    **{"unanimity": _number, "unanimity_interval": _bounds},
+    **{"gold_train_labels": _numbers, "gold_prompt_labels": _number, "gold_validation_labels": _number},
+}
+COMPARISON = {
+    **{"size": int, "arm": _text, "against": _text, "figure": _text, "difference": _number, "interval": _bounds},
+    **{"p_value": _number, "p_holm": _number, "detectable": _number, "verdict": _text, "R": int, "n": int},
+}
+CRITERION = {"name": _text, "value": _number, "interval": _bounds, "limit": _number, "status": _text}
+
+
+def _take(raw: Any, fields: dict[str, Any]) -> dict[str, Any]:
+    return {name: read(raw.get(name)) for name, read in fields.items()}
+
+
+def _results(raw: dict[str, Any]) -> dict[str, Any]:
+    """Those fields of results.json that are shown, each of the type that it should be; docs/CONTRACT.md says what."""
+    if not raw:
+        return {}
+    verdict, annotator = raw["verdict"], raw["annotator"]
+    return {
+        **{"R": int(raw["R"]), "n": int(raw["n"]), "seeds": len(raw["seeds"]), "audit": raw.get("audit") is not None},
+        "confidence_level": float(raw["confidence_level"]),
+        "decision": _text(verdict["decision"]),
+        "criteria": [_take(one, CRITERION) for one in verdict["criteria"]],
+        "annotator": _take(annotator, {"model": _text, "accuracy": _number, "accuracy_interval": _bounds, "n": int}),
+        "arms": [_take(one, ARM) for one in raw["arms"]],
+        "comparisons": [_take(one, COMPARISON) for one in raw["comparisons"]],
+    }
+
+
+def _findings(raw: dict[str, Any]) -> dict[str, Any]:
+    """Of findings.json: sentences, and what is said of the arms."""
+    return {
+        **{name: [(str(title), str(text)) for title, text in raw.get(name) or []] for name in ("findings", "more")},
+        **{name: [str(one) for one in raw.get(name) or []] for name in ("limits", "labels")},
+        **{name: {str(k): str(v) for k, v in (raw.get(name) or {}).items()} for name in ("arms", "controls")},
+        "methods": str(raw.get("methods") or ""),
+    }
+
+
+STRINGS = ("text", "run", "id", "label_source")
+
+
+def _open(path: Path, most_rows: int, most_values: int) -> pq.ParquetFile:
+    """A parquet file whose own account of its size is within limits; strings stay one of a kind, however often."""
+    said = pq.read_metadata(path)
+    groups = [said.row_group(i) for i in range(said.num_row_groups)]
+    values = max((sum(g.column(j).num_values for g in groups) for j in range(said.num_columns)), default=0)
+    size = sum(group.total_byte_size for group in groups)
+    if said.num_rows > most_rows or values > most_values or size > 4 * MOST_BYTES:
+        raise UnreadableError(
+            f"{path.parent.name} has {said.num_rows:,} rows, {values:,} values and {size / 1e6:,.0f} MB: more than is shown "
+            "here."
+        )
+    return pq.ParquetFile(path, read_dictionary=[one for one in STRINGS if one in said.schema.names])
+
+
+def _strings(column: pa.ChunkedArray) -> list[str]:
+    """Of a column that was read as a dictionary; long ones are cut."""
+    found: list[str] = []
+    for chunk in column.chunks:
+        if not isinstance(chunk, pa.DictionaryArray):
+            chunk = chunk.dictionary_encode()
+        words = [_cut(word) for word in chunk.dictionary.to_pylist()]
+        found += ["" if i is None else words[i] for i in chunk.indices.to_pylist()]
+    return found
+
+
+def _cut(text: str | None) -> str:
+    return "" if text is None else text if len(text) <= LONGEST else f"{text[:LONGEST]} …"
+
+
+def _integers(column: pa.ChunkedArray, classes: int, name: str) -> np.ndarray:
+    found = column.fill_null(NO_LABEL).to_numpy().astype(np.int64)
+    if len(found) and not (found.min() >= NO_LABEL and found.max() < classes):
+        raise ValueError(f"{name}: no class")
+    return found
+
+
+def _matrix(column: pa.ChunkedArray, width: int, kind: Any) -> np.ndarray:
+    whole = column.combine_chunks()
+    if whole.null_count:
+        raise ValueError("rows without a list")
+    flat = whole.flatten().to_numpy(zero_copy_only=False).astype(kind)
+    return flat.reshape(len(whole), width)
+
+
+def _class_names(schema: pa.Schema) -> list[str]:
+    said = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]["label"]["names"]
+    if not 2 <= len(said) <= MOST_CLASSES:
+        raise ValueError("a number of classes that is none")
+    return [str(name)[:100] for name in said]
+
+
+def _read_pool(files: dict[str, Path]) -> tuple[Pool, list[str]]:
+    if not files:
+        raise UnreadableError("The study has no labels: no config of an arm is in the repo.")
+    base = "llm" if "llm" in files else next(iter(files))
+    file = _open(files[base], MOST_ROWS, MOST_ROWS * MOST_CLASSES)
+    classes = _class_names(file.schema_arrow)
+    table = file.read()
+    ids = _strings(table["id"])
+    probs = _matrix(table["llm_probs"], len(classes), np.float64)
+    votes = np.empty((len(ids), 0), dtype=np.int64)
+    if "votes" in table.column_names and len(ids):
+        width = len(table["votes"].combine_chunks().flatten()) // len(ids)
+        votes = _matrix(table["votes"], width, np.int64)
+    place = {row: i for i, row in enumerate(ids)}
+    arms = {}
+    for arm, path in files.items():
+        mine = table if arm == base else _open(path, MOST_ROWS, MOST_ROWS).read(["id", "label", "label_source"])
+        known = [(i, at) for i, row in enumerate(_strings(mine["id"])) if (at := place.get(row)) is not None]
+        rows, at = np.array(known, dtype=int).reshape(-1, 2).T
+        labels, sources = np.full(len(ids), NO_LABEL), np.full(len(ids), "", dtype=object)
+        labels[at] = _integers(mine["label"], len(classes), "label")[rows]
+        sources[at] = np.array(_strings(mine["label_source"]), dtype=object)[rows]
+        arms[arm] = Arm(labels, sources)
+    return (
+        Pool(
+            ids,
+            _strings(table["text"]) if "text" in table.column_names else [""] * len(ids),
+            _integers(table["gold"], len(classes), "gold"),
+            _integers(table["llm_label"], len(classes), "llm_label"),
+            probs,
+            np.nan_to_num(table["entropy"].to_numpy().astype(np.float64)),
+            votes,
+            arms,
+        ),
+        classes,
+    )
+
+
+def _read_test(test: Path, predictions: Path, classes: int) -> Test | None:
+    """The test texts with what the runs say of them; none without a test split."""
+    path = test / f"test-{SHARD}"
+    if not path.is_file():
+        return None
+    table = _open(path, MOST_ROWS, MOST_ROWS).read()
+    ids = _strings(table["id"])
+    texts = _strings(table["text"]) if "text" in table.column_names else [""] * len(ids)
+    gold = _integers(table["label"], classes, "label")
+    runs: list[tuple[str, int, str]] = []
+    labels = np.empty((0, len(ids)), dtype=np.int16)
+    sure = np.empty((0, len(ids)), dtype=np.float32)
+    path = predictions / f"train-{SHARD}"
+    if path.is_file():
+        file = _open(path, MOST_CELLS // classes, MOST_CELLS)
+        found = file.read(["run", "id", "probs"])
+        names = _strings(found["run"])
+        count = len(names) // max(len(ids), 1)
+        if not ids or len(names) != count * len(ids) or _strings(found["id"]) != ids * count:
+            raise ValueError("runs that do not have each test text once, in order")
+        probs = _matrix(found["probs"], classes, np.float64).reshape(count, len(ids), classes)
+        heads = names[:: len(ids)]
+        if names != [head for head in heads for _ in ids]:
+            raise ValueError("runs that are mixed")
+        runs = [_run(head) for head in heads]
+        labels, sure = probs.argmax(axis=2).astype(np.int16), probs.max(axis=2).astype(np.float32)
+    return Test(ids, texts, gold, runs, labels, sure)
+
+
+def _run(name: str) -> tuple[str, int, str]:
+    arm, size, seed = name.split("/")
+    return arm, int(size.removeprefix("n")), seed

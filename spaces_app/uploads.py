@@ -1,0 +1,437 @@
+"""Somebody's predictions: read within limits, and measured by the metric modules that lie beside this app.
+
+Nothing is kept: a call reads one file, computes, and forgets it.
+"""
+
+import csv
+import importlib
+import io
+import json
+import sys
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+HERE = Path(__file__).parent
+METRICS = HERE / "metrics" if (HERE / "metrics").is_dir() else HERE.parent / "metrics"  # in a Space, or in a clone
+MOST_BYTES = 20_000_000  # of a file
+MOST_JSON = 8_000_000  # of JSON and of what is pasted, which take many times their size in memory
+MOST_RUNS = 200
+MOST_TEXTS = 100_000
+MOST_LABELS = 4_000_000  # runs x texts
+MOST_PROBS = 8_000_000  # runs x texts x classes
+MOST_CLASSES = 100
+LIMITS = (
+    f"At most {MOST_BYTES / 1e6:.0f} MB ({MOST_JSON / 1e6:.0f} MB of JSON or pasted text), {MOST_RUNS} runs, "
+    f"{MOST_TEXTS:,} texts, {MOST_CLASSES} classes, {MOST_LABELS / 1e6:.0f} million labels or "
+    f"{MOST_PROBS / 1e6:.0f} million probabilities in all."
+)
+GOLD = ("gold", "reference", "references")
+LABEL = ("label", "prediction")
+KNOWN = ("run", "id", "text", "probs", *GOLD, *LABEL)
+_LOCK = threading.Lock()
+
+
+class UploadError(ValueError):
+    """What is wrong with what was given, in a sentence."""
+
+
+@dataclass(frozen=True)
+class Runs:
+    """Predictions of several runs on the same texts.
+
+    Attributes:
+        labels (`np.ndarray` of shape `(R, n)`): class indices.
+        probs (`np.ndarray` of shape `(R, n, K)`, *optional*)
+        gold (`np.ndarray` of shape `(n,)`, *optional*)
+    """
+
+    labels: np.ndarray
+    probs: np.ndarray | None
+    gold: np.ndarray | None
+    classes: list[str]
+
+
+def metric(name: str) -> Any:
+    """The function of a metric module, imported as plain Python when it is first asked for."""
+    return getattr(_module(name), name)
+
+
+def _module(name: str) -> ModuleType:
+    with _LOCK:
+        if name in sys.modules:
+            return sys.modules[name]
+        # `evaluate` imports transformers, and with it torch, where they are installed; nothing here needs them
+        hidden = "transformers" not in sys.modules
+        if hidden:
+            sys.modules["transformers"] = None  # type: ignore[assignment]
+        sys.path.insert(0, str(METRICS / name))
+        try:
+            return importlib.import_module(name)
+        finally:
+            sys.path.remove(str(METRICS / name))
+            if hidden:
+                del sys.modules["transformers"]
+
+
+def warm_up() -> None:
+    """Imports the modules, which takes seconds, so that nobody waits for it."""
+    for name in ("seed_instability", "seed_scores", "seed_divergence", "instability_comparison"):
+        _module(name)
+
+
+def read(path: str | None, pasted: str) -> Runs:
+    """Reads a file, or what was pasted.
+
+    Raises:
+        UploadError: it is too large, or not what it should be.
+    """
+    if path is None:
+        if not pasted.strip():
+            raise UploadError("Upload a file, or paste a table.")
+        if len(pasted.encode()) > MOST_JSON:
+            raise UploadError(f"What was pasted is larger than {MOST_JSON / 1e6:.0f} MB; upload it as a file.")
+        return _from_json(pasted) if pasted.lstrip()[0] in "{[" else _from_csv(pasted)
+    file = Path(path)
+    kind = file.suffix.lower()
+    if kind not in (".csv", ".json", ".parquet"):
+        raise UploadError(f"The file's name ends with '{kind[:20]}'; it should be .csv, .json or .parquet.")
+    most = MOST_JSON if kind == ".json" else MOST_BYTES
+    if (size := file.stat().st_size) > most:
+        raise UploadError(f"The file has {size / 1e6:.1f} MB; at most {most / 1e6:.0f} MB are taken.")
+    if kind == ".parquet":
+        return _from_parquet(file)
+    try:
+        content = file.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UploadError(f"The file is not UTF-8 text (byte {error.start:,}); save it as UTF-8.") from None
+    if not content.strip():
+        raise UploadError("The file is empty.")
+    return _from_json(content) if kind == ".json" else _from_csv(content)
+
+
+def _from_csv(content: str) -> Runs:
+    if "\0" in content:
+        raise UploadError("The table holds a null byte; it is no CSV text.")
+    try:
+        header = next(csv.reader(io.StringIO(content), skipinitialspace=True))
+        if len(header) > MOST_RUNS + len(KNOWN):
+            raise UploadError(f"The table has {len(header):,} columns; at most {MOST_RUNS} runs are taken. {ROUND}")
+        if len(set(header)) < len(header):
+            raise UploadError(f"Two columns have the same name, '{_twice(header)[:50]}'.")
+        most = MOST_TEXTS + 1 if "run" not in header else MOST_LABELS + 1
+        table = pd.read_csv(
+            io.StringIO(content), dtype=str, skipinitialspace=True, keep_default_na=False, nrows=most, index_col=False
+        )
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, csv.Error, StopIteration) as error:
+        raise UploadError(f"This is no CSV table: {str(error)[:200] or 'it is empty'}") from None
+    return _from_table({str(name): table[name].to_numpy(dtype=object) for name in table})
+
+
+ROUND = "A column is a run, and a row a text."
+
+
+def _twice(names: list[str]) -> str:
+    return next(name for i, name in enumerate(names) if name in names[:i])
+
+
+def _from_parquet(path: Path) -> Runs:
+    try:
+        file = pq.ParquetFile(path)
+        said = file.metadata
+        groups = [said.row_group(i) for i in range(said.num_row_groups)]
+        values = max((sum(g.column(j).num_values for g in groups) for j in range(said.num_columns)), default=0)
+        size = sum(group.total_byte_size for group in groups)
+        if values > MOST_PROBS or said.num_rows > MOST_LABELS or size > 5 * MOST_BYTES:
+            raise UploadError(
+                f"The file unpacks to {said.num_rows:,} rows, {values:,} values in a column, {size / 1e6:,.0f} MB: too much."
+            )
+        if said.num_columns > MOST_RUNS + len(KNOWN):
+            raise UploadError(f"The file has {said.num_columns:,} columns; at most {MOST_RUNS} runs are taken. {ROUND}")
+        schema = file.schema_arrow
+        if bad := [f.name for f in schema if pa.types.is_struct(f.type) or pa.types.is_map(f.type)]:
+            raise UploadError(f"The column '{bad[0][:50]}' is of the type {schema.field(bad[0]).type}: no labels.")
+        strings = [f.name for f in schema if pa.types.is_string(f.type) or pa.types.is_large_string(f.type)]
+        table = pq.ParquetFile(path, read_dictionary=strings).read([n for n in schema.names if n != "text"])
+        columns = {}
+        for name in table.column_names:
+            column = table[name]
+            if column.null_count:
+                raise UploadError(f"The column '{name[:50]}' has {column.null_count:,} empty cells.")
+            if pa.types.is_list(column.type) or pa.types.is_fixed_size_list(column.type):
+                columns[name] = _lists(column, name)
+            elif pa.types.is_dictionary(column.type):
+                whole = column.combine_chunks()
+                words = np.array([str(word)[:200] for word in whole.dictionary.to_pylist()], dtype=object)
+                columns[name] = words[whole.indices.to_numpy()] if len(whole) else np.empty(0, dtype=object)
+            else:
+                columns[name] = column.to_numpy()
+    except UploadError:
+        raise
+    except (pa.ArrowException, ValueError, OSError, TypeError, IndexError) as error:
+        raise UploadError(f"This is no parquet file that can be read: {str(error)[:150]}") from None
+    return _from_table(columns)
+
+
+def _lists(column: pa.ChunkedArray, name: str) -> np.ndarray:
+    whole = column.combine_chunks()
+    lengths = np.unique(whole.value_lengths().to_numpy(zero_copy_only=False))
+    if len(lengths) != 1:
+        raise UploadError(f"The lists in '{name[:50]}' differ in length; each has a probability for each class.")
+    return whole.flatten().to_numpy(zero_copy_only=False).reshape(len(whole), -1)
+
+
+def _from_table(columns: dict[str, np.ndarray]) -> Runs:
+    """A column for each run and a row for each text; or a row for each run and text, with `run` and `id`."""
+    columns = {name.strip(): column for name, column in columns.items()}
+    lower = {name.lower(): name for name in columns}
+    gold = next((columns.pop(lower[name]) for name in GOLD if name in lower), None)
+    if "run" in lower and "id" in lower:
+        return _from_long(columns, lower, gold)
+    runs = {name: column for name, column in columns.items() if name.lower() not in ("id", "text")}
+    if not runs:
+        raise UploadError(f"The table has no column of a run's labels. {ROUND}")
+    if listed := [name for name, column in runs.items() if column.ndim > 1]:
+        if len(listed) < len(runs):
+            raise UploadError("Some columns are lists and some are not; give probabilities of all runs, or labels.")
+        return _checked_probs(list(runs.values()), gold, None)
+    return _checked_labels(list(runs.values()), gold)
+
+
+def _from_long(columns: dict[str, np.ndarray], lower: dict[str, str], gold: np.ndarray | None) -> Runs:
+    run, item = (columns.pop(lower[name]) for name in ("run", "id"))
+    if not len(run):
+        raise UploadError("The table has no rows.")
+    names, of_run = np.unique(run.astype(str), return_inverse=True)
+    items, of_item = np.unique(item.astype(str), return_inverse=True)
+    if len(names) * len(items) != len(run):
+        raise UploadError(
+            f"{len(names):,} runs of {len(items):,} texts should be {len(names) * len(items):,} rows, and there are "
+            f"{len(run):,}: each run has each id once."
+        )
+    order = np.lexsort((of_item, of_run))
+    shape = (len(names), len(items))
+    if (np.bincount(of_run) != shape[1]).any() or (of_item[order].reshape(shape) != np.arange(shape[1])).any():
+        raise UploadError("Some run has an id twice, and another one not at all.")
+    _limits(*shape, 1)
+    said = None
+    if gold is not None:
+        said = gold[order].reshape(shape)
+        if (said != said[0]).any():
+            raise UploadError("Runs differ in the gold label of a text.")
+        said = said[0]
+    if label := next((lower[name] for name in LABEL if name in lower), None):
+        return _checked_labels(list(columns[label][order].reshape(shape)), said)
+    if "probs" in lower:
+        probs = columns[lower["probs"]]
+        if probs.ndim != 2:
+            raise UploadError("'probs' should be lists of numbers, one for each class.")
+        return _checked_probs(list(probs[order].reshape(*shape, -1)), said, None)
+    classes = [name for name in columns if name.lower() not in KNOWN]
+    if len(classes) < 2:
+        raise UploadError(
+            "Beside run and id there should be a column label, or a column of probabilities for each class."
+        )
+    try:
+        probs = np.stack([columns[name].astype(float) for name in classes], axis=1)
+    except (ValueError, TypeError):
+        raise UploadError(
+            f"The columns {', '.join(classes)[:100]} should be probabilities; some are no numbers."
+        ) from None
+    return _checked_probs(list(probs[order].reshape(*shape, -1)), said, classes)
+
+
+def _from_json(content: str) -> Runs:
+    try:
+        found = json.loads(content)
+    except RecursionError:
+        raise UploadError("The JSON is nested too deeply.") from None
+    except ValueError as error:
+        raise UploadError(f"This is no JSON: {str(error)[:150]}") from None
+    found = {"predictions": found} if isinstance(found, list) else found
+    if not isinstance(found, dict) or not isinstance(found.get("predictions"), list) or not found["predictions"]:
+        raise UploadError('The JSON should be {"predictions": [a list for each run], "references": [gold, if any]}.')
+    runs, gold, names = found["predictions"], found.get("references"), found.get("classes")
+    if not all(isinstance(run, list) for run in runs):
+        raise UploadError("'predictions' should have a list for each run.")
+    if gold is not None and not isinstance(gold, list):
+        raise UploadError("'references' should be a list of gold labels, one for each text.")
+    if names is not None and not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
+        raise UploadError("'classes' should be a list of names.")
+    if len({len(run) for run in runs}) > 1:
+        raise UploadError("The runs differ in their number of texts.")
+    _limits(len(runs), len(runs[0]), 1)
+    if runs[0] and isinstance(runs[0][0], list):
+        width = len(runs[0][0])
+        if not all(isinstance(one, list) and len(one) == width for run in runs for one in run):
+            raise UploadError("Each text should have a list of probabilities, one for each class.")
+        _limits(len(runs), len(runs[0]), width)
+        try:
+            probs = np.array(runs, dtype=float)
+        except (ValueError, TypeError, OverflowError):
+            raise UploadError("Some probabilities are no numbers.") from None
+        return _checked_probs(list(probs), None if gold is None else _labels(gold), names)
+    return _checked_labels([_labels(run) for run in runs], None if gold is None else _labels(gold), names)
+
+
+def _labels(values: list[Any]) -> np.ndarray:
+    if bad := [one for one in values if isinstance(one, bool) or not isinstance(one, (str, int))]:
+        raise UploadError(f"A label is {str(bad[0])[:50]}; labels are names or whole numbers.")
+    return np.array([str(one)[:200] for one in values], dtype=object)
+
+
+def _limits(runs: int, texts: int, classes: int) -> None:
+    if not texts:
+        raise UploadError("The table has no rows.")
+    if runs < 2:
+        raise UploadError(f"There is {runs} run; it takes two to differ.")
+    if runs > MOST_RUNS or texts > MOST_TEXTS:
+        raise UploadError(
+            f"{runs:,} runs of {texts:,} texts; at most {MOST_RUNS} runs and {MOST_TEXTS:,} texts are taken. {ROUND}"
+        )
+    if runs * texts > MOST_LABELS:
+        raise UploadError(
+            f"{runs:,} runs x {texts:,} texts are {runs * texts:,} labels; at most {MOST_LABELS:,} are taken."
+        )
+    if runs * texts * classes > MOST_PROBS:
+        raise UploadError(f"{runs * texts * classes:,} probabilities; at most {MOST_PROBS:,} are taken.")
+
+
+def _names(values: np.ndarray, where: str) -> np.ndarray:
+    """Labels as strings: 1.0 is 1, and an empty one is an error."""
+    if values.dtype.kind == "f":
+        if not np.all(values == np.floor(values)):
+            raise UploadError(f"{where}: {values[values != np.floor(values)][0]} is no label; are these probabilities?")
+        values = values.astype(np.int64)
+    elif values.dtype.kind not in "iuO":
+        raise UploadError(f"{where}: values of the type {values.dtype} are no labels.")
+    found = values.astype(str) if values.dtype.kind != "O" else np.array([str(v).strip() for v in values], dtype=object)
+    if (empty := np.flatnonzero(found == "")).size:
+        raise UploadError(f"{where}: row {empty[0] + 1:,} is empty.")
+    return found.astype(object)
+
+
+def _checked_labels(runs: list[np.ndarray], gold: np.ndarray | None, classes: list[str] | None = None) -> Runs:
+    _limits(len(runs), len(runs[0]), 1)
+    everything = [_names(run, f"run {i + 1}") for i, run in enumerate(runs)]
+    if gold is not None:
+        if len(gold) != len(runs[0]):
+            raise UploadError(f"There are {len(gold):,} gold labels for {len(runs[0]):,} texts.")
+        everything.append(_names(gold, "gold"))
+    found = sorted(set().union(*(set(one) for one in everything)), key=_natural)
+    if len(found) > MOST_CLASSES:
+        raise UploadError(
+            f"{len(found):,} different labels; at most {MOST_CLASSES} are taken. Is there a column of texts?"
+        )
+    if len(found) < 2:
+        raise UploadError(f"All labels are '{found[0][:50]}': there is nothing to measure.")
+    place = {name: i for i, name in enumerate(found)}
+    codes = [np.array([place[name] for name in one]) for one in everything]
+    shown = [classes[int(n)] if classes and n.isdigit() and int(n) < len(classes) else n for n in found]
+    return Runs(np.stack(codes[: len(runs)]), None, codes[-1] if gold is not None else None, shown)
+
+
+def _natural(name: str) -> tuple[int, str]:
+    return (int(name), name) if name.isascii() and name.isdigit() and len(name) < 10 else (10**10, name)
+
+
+def _checked_probs(runs: list[np.ndarray], gold: np.ndarray | None, classes: list[str] | None) -> Runs:
+    if any(run.shape != runs[0].shape for run in runs):
+        raise UploadError("The runs differ in their number of texts or classes.")
+    texts, width = runs[0].shape
+    _limits(len(runs), texts, width)
+    if not 2 <= width <= MOST_CLASSES:
+        raise UploadError(f"Each text has {width} probabilities; 2 to {MOST_CLASSES} classes are taken.")
+    if classes is not None and len(classes) != width:
+        raise UploadError(f"There are {len(classes)} names for {width} classes.")
+    try:
+        probs = np.stack(runs).astype(float)
+    except (ValueError, TypeError):
+        raise UploadError("Some probabilities are no numbers.") from None
+    if not np.isfinite(probs).all() or probs.min() < 0 or probs.max() > 1:
+        raise UploadError("Some probabilities are not between 0 and 1.")
+    off = np.abs(probs.sum(axis=2) - 1)
+    if off.max() > 1e-3:
+        run, text = np.unravel_index(off.argmax(), off.shape)
+        raise UploadError(
+            f"The probabilities of run {run + 1}, text {text + 1:,} sum to {probs[run, text].sum():.4g}, not 1."
+        )
+    names = classes or [str(k) for k in range(width)]
+    said = None
+    if gold is not None:
+        if len(gold) != texts:
+            raise UploadError(f"There are {len(gold):,} gold labels for {texts:,} texts.")
+        place = {name.strip(): i for i, name in enumerate(names)} | {str(i): i for i in range(width)}
+        words = _names(gold, "gold")
+        if bad := [word for word in words if word not in place]:
+            raise UploadError(f"The gold label '{bad[0][:50]}' is none of the classes {', '.join(names)[:100]}.")
+        said = np.array([place[word] for word in words])
+    return Runs(probs.argmax(axis=2), probs, said, names)
+
+
+SHOWN = {
+    "seed_scores": ("accuracy_mean", "macro_f1_mean", "accuracy_sd", "macro_f1_sd"),
+    "seed_instability": ("pairwise_disagreement", "krippendorff_alpha", "gwet_ac1", "unanimity", "vote_entropy"),
+    "seed_divergence": ("js_divergence", "total_variation", "accuracy_gain", "nll_gain"),
+}
+
+
+def measure(runs: Runs) -> dict[str, Any]:
+    """What the metric modules say of the runs.
+
+    Returns:
+        `dict` with `R`, `n`, `classes`, `figures` (a list of `metric`, `figure`, `value`, `interval`) and `full`, all
+        that each module returned.
+
+    Raises:
+        UploadError: a module refuses it.
+    """
+    count = len(runs.classes)
+    try:
+        full = {
+            "seed_instability": metric("seed_instability")(
+                runs.labels, runs.gold, num_classes=count, return_items=True
+            ),
+        }
+        if runs.gold is not None:
+            full["seed_scores"] = metric("seed_scores")(runs.labels, runs.gold, num_classes=count)
+        if runs.probs is not None:
+            full["seed_divergence"] = metric("seed_divergence")(runs.probs, runs.gold)
+    except ValueError as error:
+        raise UploadError(f"{error}."[:400]) from None
+    full = without_nan(full)
+    figures = [
+        {
+            "metric": name,
+            "figure": figure,
+            "value": full[name][figure],
+            "interval": _whole(full[name].get(f"{figure}_interval")),
+        }
+        for name, shown in SHOWN.items()
+        if name in full
+        for figure in shown
+        if figure in full[name]
+    ]
+    return {"R": len(runs.labels), "n": runs.labels.shape[1], "classes": runs.classes, "figures": figures, "full": full}
+
+
+def _whole(bounds: list[float | None] | None) -> list[float] | None:
+    return None if bounds is None or None in bounds else bounds  # type: ignore[return-value]
+
+
+def without_nan(value: Any) -> Any:
+    """JSON has neither nan nor infinity: what is not defined becomes null."""
+    if isinstance(value, dict):
+        return {str(key): without_nan(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [without_nan(entry) for entry in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    return None if isinstance(value, float) and not np.isfinite(value) else value

@@ -1,0 +1,422 @@
+"""Pages as HTML. Whatever comes from a study or an upload goes through `safe`: it is text, whatever it looks like."""
+
+import html
+from typing import Any
+
+COLOURS = ["#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#999999", "#B8860B"]
+DECISIONS = {
+    "ship": ("good", "✓", "These labels can be trained on"),
+    "do not ship": ("bad", "✕", "Do not train on these labels"),
+    "label more": ("open", "?", "Not decided yet: label more test texts"),
+    "cannot tell": ("open", "?", "Cannot tell"),
+}
+CRITERIA = {
+    "macro_f1_loss": "macro-F1 lost against gold labels",
+    "churn": "what LLM labels add to the disagreement of two seeds",
+    "min_class_f1": "F1 of the worst class",
+}
+LIMITS = {"min_class_f1": "at least"}
+
+
+def safe(value: Any) -> str:
+    """Text for HTML, whatever it holds: characters that turn the direction of writing are shown as what they are."""
+    text = "" if value is None else str(value)
+    return html.escape("".join("\N{REPLACEMENT CHARACTER}" if c in TURNING else c for c in text))
+
+
+TURNING = set("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\0")
+
+
+def number(value: float | None) -> str:
+    """Three digits, without the leading zero: .123; – for what is not defined."""
+    if value is None:
+        return "–"
+    return f"{value:.3f}".replace("0.", ".", 1) if abs(value) < 1 else f"{value:.3f}"
+
+
+def plus(value: float | None) -> str:
+    return f"{'+' if value is not None and value >= 0 else ''}{number(value)}"
+
+
+def interval(bounds: list[float] | None) -> str:
+    return "[not defined]" if bounds is None else f"[{number(bounds[0])}, {number(bounds[1])}]"
+
+
+def table(head: list[str], rows: list[list[str]], label: str, kind: str = "") -> str:
+    """A table that scrolls in a box of its own, also by keyboard. Cells are HTML already."""
+    if not rows:
+        return '<p class="nothing">Nothing to show.</p>'
+    top = "".join(f'<th scope="col">{one}</th>' for one in head)
+    body = "".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>" for row in rows)
+    return (
+        f'<div class="scroll {kind}" tabindex="0" role="region" aria-label="{safe(label)}">'
+        f"<table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>"
+    )
+
+
+def notes(sentences: list[str]) -> str:
+    return "".join(f'<p class="note">{safe(one)}</p>' for one in sentences)
+
+
+def header(about: dict[str, Any], notice: str = "") -> str:
+    """Which study is shown."""
+    bits = [f"{about['pool']:,} training texts"]
+    if about["annotator"]:
+        bits.append(f"labelled by {about['annotator'].rpartition('/')[2] or about['annotator']}")
+    if about["runs"]:
+        bits.append(f"{about['runs']:,} classifiers")
+    if about["test"]:
+        bits.append(f"{about['test']:,} test texts")
+    sha = f' <span class="sha">@ {safe(about["sha"][:8])}</span>' if about["sha"] else ""
+    warned = f'<p class="notice" role="status">{safe(notice)}</p>' if notice else ""
+    return (
+        f'{warned}<div class="study"><b>{safe(about["study"])}</b> <span class="from">{safe(about["repo"])}</span>{sha}'
+        f"<br><span>{safe(' · '.join(bits))}</span></div>"
+    )
+
+
+def verdict_top(data: dict[str, Any]) -> str:
+    """The answer and the numbers that it stands on."""
+    if data["decision"] is None:
+        said = "".join(f"<li>{safe(one)}</li>" for one in data["labels"])
+        return (
+            '<section class="decision open"><span class="mark" aria-hidden="true">?</span><div><h2>No verdict</h2>'
+            f"{notes(data['about']['missing'])}</div></section>"
+            + (f'<section class="found"><h3>What the labels are worth</h3><ul>{said}</ul></section>' if said else "")
+        )
+    kind, mark, title = DECISIONS.get(data["decision"], ("open", "?", data["decision"]))
+    first = next((text for head, text in data["findings"] if head == "Verdict."), "")
+    tiles = "".join(
+        f'<div class="tile {_tone(one)}"><span>{safe(one["title"])}</span><b>{_value(one)}</b>'
+        f"<i>{interval(one['interval'])}</i><small>{safe(one['of'])}</small></div>"
+        for one in data["tiles"]
+    )
+    return (
+        f'<section class="decision {kind}"><span class="mark" aria-hidden="true">{mark}</span>'
+        f"<div><h2>{safe(title)}</h2><p>{safe(first)}</p></div></section>"
+        f'<div class="tiles">{tiles}</div>{notes(data["about"]["missing"])}'
+    )
+
+
+def _value(tile: dict[str, Any]) -> str:
+    return plus(tile["value"]) if "verdict" in tile else number(tile["value"])
+
+
+def _tone(tile: dict[str, Any]) -> str:
+    return "" if "verdict" not in tile else "unclear" if tile["verdict"] == "cannot tell" else "clear"
+
+
+def verdict_rest(data: dict[str, Any]) -> str:
+    """Findings, limits and the table of all arms."""
+    if data["decision"] is None:
+        return ""
+    found = "".join(
+        f"<dt>{safe(head.rstrip('.'))}</dt><dd>{safe(text)}</dd>"
+        for head, text in data["findings"]
+        if head != "Verdict."
+    )
+    more = "".join(f"<dt>{safe(head.rstrip('.'))}</dt><dd>{safe(text)}</dd>" for head, text in data["more"])
+    limits = "".join(f"<li>{safe(one)}</li>" for one in data["limits"])
+    criteria = table(
+        ["your limit", "value", "interval", "limit", "status"],
+        [
+            [
+                safe(CRITERIA.get(one["name"], one["name"])),
+                number(one["value"]),
+                interval(one["interval"]),
+                f"{LIMITS.get(one['name'], 'at most')} {number(one['limit'])}",
+                safe(one["status"]),
+            ]
+            for one in data["criteria"]
+        ],
+        "Limits of the recipe",
+    )
+    arms = table(
+        ["labels", "texts", "gold labels", "macro-F1", "accuracy", "two seeds disagree on", "R", "learnt nothing"],
+        [
+            [
+                f'<span title="{safe(arm["says"])}">{safe(arm["arm"])}</span>',
+                f"{arm['size']:,}",
+                "–" if arm["gold_labels"] is None else f"{arm['gold_labels']:,}",
+                f"{number(arm['macro_f1_mean'])} <i>{interval(arm['macro_f1_mean_interval'])}</i>",
+                f"{number(arm['accuracy_mean'])} <i>{interval(arm['accuracy_mean_interval'])}</i>",
+                f"{number(arm['pairwise_disagreement'])} <i>{interval(arm['pairwise_disagreement_interval'])}</i>",
+                str(arm["R"]),
+                "–" if arm["failed_runs"] is None else f"{arm['failed_runs']:,}",
+            ]
+            for arm in data["arms"]
+        ],
+        "Scores and disagreement of every arm and size",
+        "numbers",
+    )
+    said = {arm["arm"]: arm["says"] for arm in data["arms"] if arm["says"]}
+    legend = "".join(f"<dt><code>{safe(arm)}</code></dt><dd>{safe(says)}</dd>" for arm, says in said.items())
+    confidence = f"{data['confidence_level']:.0%}" if data["confidence_level"] else ""
+    return (
+        (f'<section class="found"><h3>What was found</h3><dl>{found}</dl></section>' if found else "")
+        + (f'<details><summary>More findings</summary><dl class="found">{more}</dl></details>' if more else "")
+        + f"<h3>Limits of the recipe</h3>{criteria}"
+        + f"<h3>All arms and sizes</h3><p class='caption'>Means over R seeds with {confidence} intervals over seeds and "
+        f"{data['n']:,} test texts together.</p>{arms}"
+        + (
+            f'<details><summary>What each arm trains on</summary><dl class="found">{legend}</dl></details>'
+            if legend
+            else ""
+        )
+        + (f"<details open><summary>What cannot be concluded</summary><ul>{limits}</ul></details>" if limits else "")
+        + (
+            f"<details><summary>How it was made</summary><p>{safe(data['methods'])}</p></details>"
+            if data["methods"]
+            else ""
+        )
+    )
+
+
+def labels_table(data: dict[str, Any]) -> str:
+    """A page of training texts."""
+    names = data["classes"]
+    head = ["text", "gold", "LLM", f'distribution <span class="keys">{legend(names)}</span>', "entropy"]
+    votes, arm = any(row["votes"] for row in data["rows"]), data["arm"]
+    head += (["passes"] if votes else []) + ([f"in {safe(arm['arm'])}"] if arm else [])
+    rows = []
+    for row in data["rows"]:
+        wrong = row["gold"] is not None and row["gold"] != row["llm"]
+        cells = [
+            f'<div class="text" dir="auto">{_text(row)}</div>',
+            chip(row["gold"], names),
+            chip(row["llm"], names) + (' <b class="off" title="differs from gold">≠</b>' if wrong else ""),
+            bar(row["probs"], names),
+            f"{row['entropy']:.2f}<br><small>rank {row['rank']:,}</small>",
+        ]
+        if votes:
+            said = " ".join(chip(one, names, short=True) for one in row["votes"])
+            cells.append(f"{said}{'<br><small>differ</small>' if row['flips'] else ''}")
+        if arm:
+            cells.append(f"{chip(row['arm_label'], names)}<br><small>{safe(row['why'])}</small>")
+        rows.append(cells)
+    return table(head, rows, "Training texts and their labels", "texts")
+
+
+def _text(row: dict[str, Any]) -> str:
+    """The text, or the id where texts are not published."""
+    return safe(row["text"]) or f"<code>{safe(row['id'])}</code>"
+
+
+def labels_count(data: dict[str, Any]) -> str:
+    judged = f"; of {data['judged']:,} with gold, {data['wrong']:,} have a wrong label" if data["judged"] else ""
+    share = f" ({data['wrong'] / data['judged']:.1%})" if data["judged"] else ""
+    said = notes(data["missing"])
+    if arm := data["arm"]:
+        counts = ", ".join(f"{count:,} {kind}" for kind, count in arm["sources"].items())
+        said += f'<p class="note"><b>{safe(arm["arm"])}</b>: {safe(arm["says"])}. Rows by source of their label: {safe(counts)}.</p>'
+    return (
+        f'<p class="count" role="status"><b>{data["found"]:,}</b> of {data["total"]:,} texts{judged}{share}.</p>{said}'
+    )
+
+
+def confusion(data: dict[str, Any]) -> str:
+    """Counts of gold against LLM, shaded by their share of the gold class."""
+    if not data["judged"]:
+        return '<p class="nothing">No gold labels among these texts.</p>'
+    names = data["classes"]
+    rows = []
+    for name, counts in zip(names, data["confusion"], strict=True):
+        total = sum(counts) or 1
+        rows.append(
+            [
+                f"<b>{safe(name)}</b>",
+                *(
+                    f'<span class="heat" style="--share:{count / total:.2f}">{count:,}<small>{count / total:.0%}</small></span>'
+                    for count in counts
+                ),
+            ]
+        )
+    return table(
+        ["gold ↓ LLM →", *(safe(name) for name in names)], rows, "Confusion of gold and LLM labels", "confusion"
+    )
+
+
+def legend(names: list[str]) -> str:
+    if len(names) > len(COLOURS):
+        return ""
+    return " ".join(f'<span><i style="background:{_colour(k)}"></i>{safe(name)}</span>' for k, name in enumerate(names))
+
+
+def _colour(index: int) -> str:
+    return COLOURS[index % len(COLOURS)]
+
+
+def chip(name: str | None, names: list[str], short: bool = False) -> str:
+    """A class: its colour and its name, or what tells it from the others."""
+    if name is None:
+        return '<span class="chip none">–</span>'
+    place = names.index(name) if name in names else 0
+    shown = abbreviations(names)[place] if short else name
+    return f'<span class="chip" style="--class:{_colour(place)}" title="{safe(name)}">{safe(shown)}</span>'
+
+
+def abbreviations(names: list[str]) -> list[str]:
+    """The shortest beginnings, to three characters, that differ; else numbers."""
+    for length in (1, 2, 3):
+        found = [name[:length] for name in names]
+        if len(set(found)) == len(names):
+            return found
+    return [str(i) for i in range(len(names))]
+
+
+def bar(probs: list[float], names: list[str]) -> str:
+    """A distribution as a bar with the largest probabilities in words."""
+    parts = "".join(
+        f'<i style="width:{100 * p:.1f}%;background:{_colour(k)}"></i>' for k, p in enumerate(probs) if p >= 0.005
+    )
+    top = sorted(range(len(probs)), key=lambda k: -probs[k])[:3]
+    said = ", ".join(f"{names[k]} {number(round(probs[k], 2))[:-1]}" for k in top)
+    return f'<div class="bar" role="img" aria-label="{safe(said)}" title="{safe(said)}">{parts}</div><small>{safe(said)}</small>'
+
+
+def seeds_top(data: dict[str, Any]) -> str:
+    if not data.get("arm"):
+        return notes(data["missing"])
+    beside = "" if data["gold_flipped"] is None else f"; with gold labels on {data['gold_flipped']:,}"
+    mean = "" if data["mean"] is None else f" Two seeds disagree on {number(data['mean'])} of the texts on average."
+    return (
+        f'<p class="count" role="status">The {data["runs"]} seeds of <b>{safe(data["arm"])}</b> at {data["size"]:,} training texts do not '
+        f"all agree on <b>{data['flipped']:,}</b> of {data['total']:,} test texts{beside}.{mean} "
+        f"Shown: {data['found']:,}.</p>{notes(data['missing'])}"
+    )
+
+
+def seeds_table(data: dict[str, Any]) -> str:
+    """Test texts with what each seed says; a button opens one over all arms."""
+    if not data.get("arm"):
+        return ""
+    names = data["classes"]
+    head = [
+        "text",
+        "gold",
+        f"by seed ({', '.join(safe(one) for one in data['seeds'][:12])}{', …' if len(data['seeds']) > 12 else ''})",
+    ]
+    head += ["two seeds differ", "... with gold labels"]
+    rows = [
+        [
+            f'<button class="pick" data-id="{safe(row["id"])}" dir="auto">{safe(row["text"] or row["id"])}</button>',
+            chip(row["gold"], names),
+            f'<span class="strip">{"".join(chip(one, names, short=True) for one in row["labels"])}</span>',
+            number(row["disagreement"]),
+            "–" if row["gold_disagreement"] is None else number(row["gold_disagreement"]),
+        ]
+        for row in data["rows"]
+    ]
+    return f'<p class="caption">{legend(names)}</p>' + table(head, rows, "Test texts on which seeds disagree", "texts")
+
+
+def one_text(data: dict[str, Any]) -> str:
+    """One text's predictions over all runs, sizes and arms."""
+    if not (one := data.get("one")):
+        return '<p class="caption">Choose a text in the table to see what every run of every arm says of it.</p>'
+    names = data["classes"]
+    rows = [
+        [
+            safe(cell["arm"]),
+            f"{cell['size']:,}",
+            f'<span class="strip">{"".join(_seen(run, names) for run in cell["runs"])}</span>',
+            f"{sum(run['label'] == one['gold'] for run in cell['runs'])} of {len(cell['runs'])}"
+            if one["gold"]
+            else "–",
+        ]
+        for cell in one["cells"]
+    ]
+    text = _text(one)
+    return (
+        f'<section class="one"><blockquote dir="auto">{text}</blockquote><p>gold: {chip(one["gold"], names)}</p>'
+        + table(["labels", "texts", "by seed", "right"], rows, "One text over all runs", "numbers")
+        + "</section>"
+    )
+
+
+def _seen(run: dict[str, Any], names: list[str]) -> str:
+    place = names.index(run["label"])
+    said = f"seed {run['seed']}: {run['label']}, {number(run['probability'])}"
+    short = abbreviations(names)[place]
+    return f'<span class="chip" style="--class:{_colour(place)}" title="{safe(said)}">{safe(short)}</span>'
+
+
+def compare_table(data: dict[str, Any], figures: dict[str, str]) -> str:
+    """Both sides and the test of their difference."""
+    if not data["sides"]:
+        return notes(data["said"])
+    one, two = data["sides"]
+    tests = {test["figure"]: test for test in data["tests"]}
+
+    def name(side: dict[str, Any]) -> str:
+        of = "" if data["same_study"] else f"<br><small>{safe(side['study'])}, {safe(side['repo'])}</small>"
+        return f"{safe(side['arm'])}<br><small>{side['size']:,} texts, R = {side['R']}</small>{of}"
+
+    rows = []
+    for figure, title in figures.items():
+        values = [
+            f"{number(side['figures'][figure]['value'])} <i>{interval(side['figures'][figure]['interval'])}</i>"
+            for side in (one, two)
+        ]
+        rows.append([f"<b>{safe(title)}</b>", *values, *_tested(tests.get(figure))])
+    spent = ["–" if side["gold_labels"] is None else f"{side['gold_labels']:,}" for side in (one, two)]
+    rows.append(["<b>gold labels consumed</b>", *spent, "", "", ""])
+    head = ["", name(one), name(two), "difference", "p", "verdict"]
+    says = "".join(
+        f"<dt><code>{safe(side['arm'])}</code></dt><dd>{safe(side['says'])}</dd>" for side in (one, two) if side["says"]
+    )
+    return (
+        table(head, rows, "Two sources of labels side by side", "numbers")
+        + notes(data["said"])
+        + (f'<dl class="found">{says}</dl>' if says else "")
+    )
+
+
+def _tested(test: dict[str, Any] | None) -> list[str]:
+    if test is None:
+        return ["–", "–", "not tested"]
+    p = test["p_holm"] if test.get("p_holm") is not None else test["p_value"]
+    kind = "Holm" if test.get("p_holm") is not None else "exploratory"
+    said = {"higher": "clearly higher", "lower": "clearly lower", "cannot tell": "cannot be told from zero"}
+    return [
+        f"{plus(test['difference'])} <i>{interval(test['interval'])}</i>",
+        f"{number(p)} <small>({kind})</small>",
+        safe(said.get(test["verdict"], test["verdict"])),
+    ]
+
+
+def measured_table(data: dict[str, Any]) -> str:
+    rows = [
+        [
+            safe(one["figure"].replace("_", " ")),
+            number(one["value"]),
+            interval(one["interval"]),
+            f"<code>{one['metric']}</code>",
+        ]
+        for one in data["figures"]
+    ]
+    said = f"{data['R']} runs on {data['n']:,} texts, {len(data['classes'])} classes. Intervals are 95%, over runs and texts together."
+    few = "" if data["R"] > 2 else " With two runs no interval over runs can be given: three are the least."
+    return f'<p class="count" role="status">{safe(said + few)}</p>' + table(
+        ["figure", "value", "interval", "module"], rows, "Figures of your predictions", "numbers"
+    )
+
+
+def report(data: dict[str, Any]) -> str:
+    """What was measured, as Markdown to be kept. Names of classes are code, so that they stay text."""
+    lines = [
+        "# Predictions of several runs, measured",
+        "",
+        f"{data['R']} runs, {data['n']:,} texts, {len(data['classes'])} classes. Intervals are 95%, over runs and texts together.",
+        "",
+        "| figure | value | interval | module |",
+        "|---|---|---|---|",
+        *(
+            f"| {one['figure'].replace('_', ' ')} | {number(one['value'])} | {interval(one['interval'])} | {one['metric']} |"
+            for one in data["figures"]
+        ),
+        "",
+        "The modules' cards say what each figure means. Unanimity and vote entropy hold for this number of runs only.",
+        "",
+    ]
+    return "\n".join(lines)
