@@ -14,11 +14,12 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.11",
-    packages=[*find_packages(include=["hf_recipes", "hf_recipes.*"]), "hf_recipes.metrics"],
-    package_dir={"hf_recipes.metrics": "metrics"},
+    packages=[*find_packages(include=["hf_recipes", "hf_recipes.*"]), "hf_recipes.metrics", "hf_recipes.spaces_app"],
+    package_dir={"hf_recipes.metrics": "metrics", "hf_recipes.spaces_app": "spaces_app"},
     package_data={
         "hf_recipes": ["recipes/**/*", "templates/*", "sample/**/*", "examples/**/*"],
         "hf_recipes.metrics": ["*/*"],
+        "hf_recipes.spaces_app": ["*", "sample/**/*"],
     },
     install_requires=[
         "accelerate>=1.15",

@@ -18,7 +18,11 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-FETCH = "import sys; from huggingface_hub import snapshot_download as get; get('me/sample', repo_type='dataset', local_dir=sys.argv[1])"
+FETCH = """
+import sys
+from huggingface_hub import snapshot_download
+snapshot_download("me/sample", repo_type="dataset", local_dir=sys.argv[1])
+"""
 
 
 def main():

@@ -260,7 +260,7 @@ def audit_import(
     print_labels(study, write_labels(study))
 
 
-push_app = typer.Typer(help="Publish a study or a metric module on the Hub.", no_args_is_help=True)
+push_app = typer.Typer(help="Publish a study, a metric module or the Space on the Hub.", no_args_is_help=True)
 app.add_typer(push_app, name="push")
 
 
@@ -300,6 +300,19 @@ def push_metric(
     from .hub import push_metric as push
 
     typer.echo(push(folder, owner, private))
+
+
+@push_app.command(name="space")
+def push_space(
+    repo: Annotated[str, typer.Option("--repo", help="owner/name of the Space; made if it is not there.")],
+    study: Annotated[str, typer.Option("--study", help="owner/name of a published study, or owner/name/study.")],
+    private: Annotated[bool, typer.Option("--private", help="Make a new Space private.")] = False,
+) -> None:
+    """The app that shows a published study, as a Space."""
+    logs.set_up()
+    from .hub import push_space as push
+
+    typer.echo(push(repo, study, private))
 
 
 @app.command()

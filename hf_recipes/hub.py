@@ -1,4 +1,5 @@
-"""To the Hub and back: a study as configs of a dataset repo, in one guarded commit; a metric module as a Space.
+"""To the Hub and back: a study as configs of a dataset repo, in one guarded commit; a metric module, or the app
+that shows studies, as a Space.
 
 What is published:
 
@@ -31,11 +32,11 @@ import yaml
 
 from . import tables
 from .annotate import CONTENT_FREE_FILE
-from .card import merge_card, read_front
+from .card import merge_card, read_front, split_card
 from .data import SCHEMA as ROWS
 from .data import open_rows
 from .grid import all_runs
-from .measure import measure
+from .measure import measure, metrics_folder
 from .parts import SCHEMA, Parts
 from .recipe import Recipe, UserError, first_line
 from .study import FORMAT, Study, hash_ids, make_key, read_json, whole_folder, write_json, write_text
@@ -787,6 +788,107 @@ def push_metric(folder: Path, owner: str, private: bool = False) -> str:
     except Exception as error:  # the Hub's own errors, and all that a network can do
         raise UserError(f"{owner}/{name}: {_explain(error)}") from None
     return str(made)
+
+
+def push_space(repo: str, study: str, private: bool = False) -> str:
+    """Publishes the app of `spaces_app/` as a Space that shows a published study.
+
+    Its card is the app's own; `datasets` and `models` in it are the study's, by which the app knows what to show. The
+    metric modules go along, as the app measures what its visitors bring.
+
+    Args:
+        repo (`str`):
+            `owner/name` of the Space; made if it does not exist.
+        study (`str`):
+            `owner/name` of the dataset repo with the study, or `owner/name/study` where it holds several.
+        private (`bool`, *optional*, defaults to `False`):
+            Make a new Space private.
+
+    Returns:
+        `str`: the address of the Space.
+
+    Raises:
+        UserError: no such study, the Space holds other files, or the Hub refuses.
+    """
+    from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
+
+    api: Any = HfApi()
+    source, name, recipe = _find_study(api, study)
+    app, modules = spaces_folder(), metrics_folder()
+    files = {str(path.relative_to(app)): path.read_bytes() for path in _own_files(app)}
+    files |= {f"metrics/{path.relative_to(modules)}": path.read_bytes() for path in _own_files(modules)}
+    files["README.md"] = _space_card(app / "README.md", source, name, recipe).encode()
+    try:
+        made = api.create_repo(repo, repo_type="space", space_sdk="gradio", private=private or None, exist_ok=True)
+        head = api.repo_info(made.repo_id, repo_type="space")
+        there = {file.rfilename for file in head.siblings} - {"README.md", ".gitattributes"}
+        if there and not {"app.py", "published.py"} <= there:
+            raise ValueError(f"the Space holds other files ({min(there)}); name another --repo")
+        stale = [path for path in sorted(there - files.keys()) if path.startswith(("sample/", "metrics/"))]
+        api.create_commit(
+            made.repo_id,
+            [
+                *(CommitOperationAdd(path, content) for path, content in files.items()),
+                *(CommitOperationDelete(path) for path in stale),
+            ],
+            repo_type="space",
+            parent_commit=head.sha,
+            commit_message=f"The Space of hf-recipes, for {study}",
+        )
+    except Exception as error:  # the Hub's own errors, and all that a network can do
+        raise UserError(f"--repo {repo}: {_explain(error)}") from None
+    return str(made)
+
+
+def _find_study(api: Any, study: str) -> tuple[str, str, dict[str, Any]]:
+    """The repo and name of a published study, `owner/name` or `owner/name/study`, and its recipe."""
+    from huggingface_hub import hf_hub_download
+
+    *first, name = study.split("/") if study.count("/") == 2 else (*study.split("/"), "")
+    source = "/".join(first)
+    try:
+        info = api.repo_info(source, repo_type="dataset")
+        paths = [file.rfilename for file in info.siblings]
+        found = sorted(path.split("/")[1] for path in paths if re.fullmatch(STUDY_FILE, path))
+        if not found or (name and name not in found):
+            held = f"it has {', '.join(found)}" if found else f"it has no {OURS}/*/study.json"
+            raise UserError(f"--study {study}: no study of hf-recipes was published there ({held})")
+        manifest = f"{OURS}/{name or found[0]}/study.json"
+        said = read_json(Path(hf_hub_download(source, manifest, repo_type="dataset", revision=info.sha)))
+        return source, name, dict(said["recipe"])
+    except UserError:
+        raise
+    except Exception as error:  # the Hub's own errors, and all that a network can do
+        raise UserError(f"--study {study}: {_explain(error)}") from None
+
+
+STUDY_FILE = rf"{OURS}/[A-Za-z0-9._-]+/study\.json"
+
+
+def spaces_folder() -> Path:
+    """Where the app lies: inside the installed package, or beside it in a clone."""
+    inside = Path(__file__).parent / "spaces_app"
+    return inside if inside.is_dir() else Path(__file__).parent.parent / "spaces_app"
+
+
+def _own_files(folder: Path) -> list[Path]:
+    """The files of a folder that are not made by running what is in it."""
+    hidden = ("__pycache__", ".gradio", ".cache")
+    found = (path for path in sorted(folder.rglob("*")) if path.is_file())
+    return [path for path in found if not set(path.relative_to(folder).parts) & set(hidden)]
+
+
+def _space_card(card: Path, source: str, name: str, recipe: dict[str, Any]) -> str:
+    """The app's card with the study in `datasets` and its models, as far as they have an id on the Hub, in `models`."""
+    front, body = split_card(card.read_text(encoding="utf-8"))
+    models = [recipe["annotate"].get("model"), (recipe.get("train") or {}).get("encoder")]
+    known = [one for one in dict.fromkeys(models) if one and HUB_ID.fullmatch(one) and not Path(one).exists()]
+    said = {**yaml.safe_load(front), "datasets": [source], **({"study": name} if name else {})}
+    said |= {"models": known} if known else {}
+    return f"---\n{yaml.safe_dump(said, sort_keys=False, allow_unicode=True)}---\n{body}"
+
+
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 
 def _at_home(path: Path, owner: str, endpoint: str) -> bytes:

@@ -211,8 +211,8 @@ def make_findings(study: Study, measured: bool) -> dict[str, Any]:
             Whether the results are those of the runs as they are.
 
     Returns:
-        `dict` with `findings`, `more`, `limits` (of `report.describe`, empty without results), `methods` (null
-        without), `labels` (of `quality.describe`), `arms` (what each trains on) and `controls` (of each arm that has one).
+        `dict` with `findings`, `more`, `limits` (of `findings.describe`, empty without results), `methods` (null
+        without), `labels` (of `quality.describe`), `arms` (what each trains on) and `controls` (of arms that have one).
     """
     labels, results = read_json(study.labels_file), read_json(study.results_file) if measured else None
     grid = study.recipe.grid

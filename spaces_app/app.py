@@ -13,7 +13,6 @@ import html
 import json
 import os
 import re
-import tempfile
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
@@ -24,8 +23,8 @@ os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 
-import figures
 import gradio as gr
+import pages
 import tables
 import uploads
 import words
@@ -36,17 +35,13 @@ from uploads import UploadError
 
 HERE = Path(__file__).parent
 SAMPLE = HERE / "sample"
+TITLE = "Can these labels be trusted?"
+SUBTITLE = (
+    "What it costs to train a classifier on labels that a language model made: published studies, in two minutes."
+)
 KEPT = 3  # studies that visitors asked for, in memory
-EXAMPLE = """\
-gold,run 0,run 1,run 2,run 3
-positive,positive,positive,positive,positive
-negative,negative,neutral,negative,negative
-neutral,neutral,positive,neutral,positive
-positive,positive,positive,positive,positive
-negative,negative,negative,negative,negative
-neutral,positive,neutral,neutral,neutral
-"""
-PAGES = ["verdict", "labels", "seeds", "compare", "yours", "use"]
+PAGES = {"verdict": "Verdict", "labels": "Labels", "seeds": "Seeds", "compare": "Compare"}
+PAGES |= {"yours": "Your predictions", "use": "Use it"}
 
 
 class Shelf:
@@ -104,6 +99,7 @@ class Data:
     def __init__(self, shelf: Shelf):
         self.get = shelf.get
 
+    @spoken
     def studies(self, study: str = "") -> dict:
         """Which study is shown and what its pages can be set to.
 
@@ -116,6 +112,7 @@ class Data:
         found = self.get(study)
         return {"about": tables.about(found), "choices": tables.choices(found)}
 
+    @spoken
     def verdict(self, study: str = "") -> dict:
         """The answer in words, its numbers with intervals, and every arm and size.
 
@@ -127,6 +124,7 @@ class Data:
         """
         return tables.verdict(self.get(study))
 
+    @spoken
     def labels(
         self,
         study: str = "",
@@ -153,6 +151,7 @@ class Data:
         """
         return tables.labels(self.get(study), label, kind, search, order, arm, int(page))
 
+    @spoken
     def seeds(
         self, study: str = "", arm: str = "", size: int = 0, only: str = "flips", text: str = "", page: int = 1
     ) -> dict:
@@ -171,6 +170,7 @@ class Data:
         """
         return tables.seeds(self.get(study), arm, int(size), only, text, int(page))
 
+    @spoken
     def compare(self, study: str = "", arm: str = "", against: str = "", size: int = 0, other: str = "") -> dict:
         """Two arms, or the arms of two studies, side by side, with the test of their difference.
 
@@ -187,6 +187,7 @@ class Data:
         second = self.get(other) if other.strip() else None
         return tables.compare(self.get(study), second, arm, against, int(size), tested)
 
+    @spoken
     def measure(self, file: str | None, pasted: str) -> dict:
         """What the metric modules say of your predictions: runs x texts, labels or probabilities.
 
@@ -199,6 +200,7 @@ class Data:
         """
         return uploads.measure(uploads.read(file, pasted))
 
+    @spoken
     def use(self, study: str = "", arm: str = "llm") -> dict:
         """Lines of code that load what is shown.
 
@@ -241,186 +243,92 @@ def code_lines(study: Study, arm: str) -> dict[str, str]:
 
 
 # What is kept in the address, by its name there, with what it is when it is not there. (`page` is Gradio's own.)
-LINK = {
+LINK: dict[str, Any] = {
     **{"study": "", "view": "verdict", "class": "", "show": "all", "q": "", "order": "study", "in": "", "at": 1},
     **{"arm": "llm", "size": 0, "only": "flips", "text": "", "seeds_at": 1},
-    **{"first": "llm", "second": "gold", "compare_at": 0, "other": ""},
+    **{"first": "llm", "second": "gold", "compare_at": 0, "other": "", "load": "llm"},
 }
 REMEMBER = f"""(...values) => {{
   const names = {json.dumps(list(LINK))}, usual = {json.dumps(list(LINK.values()))};
   const found = new URLSearchParams();
   const theme = new URLSearchParams(location.search).get("__theme");
   names.forEach((name, i) => {{
-    const value = values[i];
-    if (value !== null && value !== undefined && value !== "" && String(value) !== String(usual[i])) found.set(name, value);
+    const value = String(values[i] ?? "");
+    if (value !== "" && value !== String(usual[i])) found.set(name, value);
   }});
   if (theme) found.set("__theme", theme);
   const query = found.toString();
   history.replaceState(null, "", query ? "?" + query : location.pathname);
   if (window.parent !== window) window.parent.postMessage({{queryString: query, hash: ""}}, "https://huggingface.co");
 }}"""
-PICK = """
-element.addEventListener("click", (event) => {
-  const button = event.target.closest("[data-id]");
-  if (button) trigger("click", {id: button.dataset.id});
-});
-"""
-SHOW_ONE = """() => setTimeout(() => {
-  const one = document.querySelector("#one .one");
-  if (one) { one.setAttribute("tabindex", "-1"); one.focus({preventScroll: true}); one.scrollIntoView({block: "nearest"}); }
-}, 50)"""
 
 
-def label_choices(pairs: dict[str, str]) -> list[tuple[str, str]]:
-    return [(said, name) for name, said in pairs.items()]
+def filters(study: Study, given: dict[str, str]) -> list[Any]:
+    """The components of `LINK` set to what an address says.
+
+    What the study does not have stays in `given`, and the component is set to what it has.
+    """
+    can = tables.choices(study)
+    options: dict[str, list[Any]] = {
+        **{"class": ["", *can["classes"]], "in": ["", *can["arms"]], "load": can["arms"]},
+        **{"show": list(tables.KINDS), "order": list(tables.ORDERS), "only": list(tables.SEEDS)},
+        **dict.fromkeys(("arm", "first", "second"), can["trained"]),
+        **{name: [0, *can["sizes"]] for name in ("size", "compare_at")},
+    }
+    found = []
+    for name, usual in LINK.items():
+        value: Any = given.pop(name, None)
+        if value is not None and isinstance(usual, int):
+            value = int(value) if re.fullmatch(r"[0-9]{1,9}", value) else usual
+        if (allowed := options.get(name)) is None:
+            found.append(usual if value is None else value)
+            continue
+        if value is not None and value not in allowed:
+            given[name] = str(value)
+        chosen = next((one for one in (value, usual, *allowed) if one in allowed), None)
+        if name in ("show", "order", "only"):
+            found.append(chosen)
+        else:
+            said = {"": "none" if name == "in" else "any", 0: "largest"}
+            found.append(
+                gr.update(
+                    choices=[(said.get(one, f"{one:,}" if isinstance(one, int) else one), one) for one in allowed],
+                    value=chosen,
+                )
+            )
+    return found
+
+
+def settle(shelf: Shelf, spec: str, given: dict[str, str], notice: str = "") -> tuple[Any, ...]:
+    """Everything that changes with the study: the line about it, the choice of studies, the tab, and all filters."""
+    said = [notice] if notice else []
+    try:
+        study = shelf.get(spec)
+    except UnreadableError as error:
+        said.append(f"{error} What is shown is {spec_of(shelf.first)}.")
+        study, spec = shelf.first, ""
+    given["study"] = spec
+    if given.get("view", "verdict") not in PAGES:
+        said.append(f"There is no page '{given.pop('view')}'.")
+    state = filters(study, given)
+    said += [f"This study has no {name} '{value}' to show." for name, value in given.items()]
+    several = gr.update(
+        choices=[(one, f"{study.where}/{one}") for one in study.others],
+        value=spec_of(study) if study.others else None,
+        visible=len(study.others) > 1,
+    )
+    tab = gr.Tabs(selected=state[list(LINK).index("view")])
+    return words.header(tables.about(study), " ".join(said)), several, tab, spec, *state
 
 
 def build(shelf: Shelf, notice: str = "") -> gr.Blocks:
     """The app of the studies on a shelf."""
     data = Data(shelf)
-    usual = tables.choices(shelf.first)
-
-    def show_verdict(study: str) -> tuple[Any, ...]:
-        found = data.verdict(study)
-        arms = [arm for arm in found["arms"] if arm["macro_f1_mean"] is not None]
-        score = figures.scores(arms, found["confidence_level"]) if arms else None
-        return (
-            words.verdict_top(found),
-            gr.update(value=score, visible=bool(arms)),
-            *_instability(found),
-            words.verdict_rest(found),
-        )
-
-    def show_labels(*state: Any) -> tuple[Any, ...]:
-        found = data.labels(*state)
-        risk = found["risk_coverage"]
-        figure = figures.risk(risk["kept"], risk["wrong"]) if risk["kept"] else None
-        return (
-            *(words.labels_count(found), words.labels_table(found), words.confusion(found)),
-            *(gr.update(value=figure, visible=figure is not None), _page(found)),
-        )
-
-    def show_seeds(*state: Any) -> tuple[Any, ...]:
-        found = data.seeds(*state)
-        return words.seeds_top(found), words.one_text(found), words.seeds_table(found), _page(found)
-
-    def show_one(study: str, event: gr.EventData) -> tuple[str, str]:
-        found = data.seeds(study, text=str(event.id)[:100])
-        return str(event.id)[:100], words.one_text(found)
-
-    def show_compare(*state: Any) -> tuple[Any, ...]:
-        found = data.compare(*state)
-        rows = [
-            {"name": tables.FIGURES[one["figure"]], "value": one["difference"], "interval": one["interval"]}
-            for one in found["tests"]
-            if one["difference"] is not None
-        ]
-        said = ", ".join(f"{row['name']} {words.plus(row['value'])} {words.interval(row['interval'])}" for row in rows)
-        figure = figures.intervals(rows, "first less second", f"Differences: {said}.", zero=True) if rows else None
-        return words.compare_table(found, tables.FIGURES), gr.update(value=figure, visible=bool(rows))
-
-    def show_use(study: str, arm: str) -> tuple[Any, ...]:
-        found = data.use(study, arm)
-        return tuple(gr.update(value=found[name], visible=bool(found[name])) for name in found)
-
-    def show_measured(file: str | None, pasted: str, progress: gr.Progress = gr.Progress()) -> tuple[Any, ...]:
-        progress(0.1, desc="reading")
-        runs = uploads.read(file, pasted)
-        progress(0.3, desc="measuring")
-        found = uploads.measure(runs)
-        rows = [
-            {"name": one["figure"].replace("_", " "), "value": one["value"], "interval": one["interval"]}
-            for one in found["figures"]
-            if one["value"] is not None and 0 <= one["value"] <= 1
-        ]
-        said = ", ".join(f"{row['name']} {words.number(row['value'])}" for row in rows)
-        figure = figures.intervals(rows, "value, with 95% interval", f"Figures of your predictions: {said}.")
-        where = Path(tempfile.mkdtemp(dir=page.GRADIO_CACHE), "report.md")
-        where.write_text(words.report(found), encoding="utf-8")
-        return (
-            words.measured_table(found),
-            gr.update(value=figure, visible=True),
-            gr.update(value=str(where), visible=True),
-        )
-
-    def move(show: Callable[..., Any], by: int) -> Callable[..., Any]:
-        return lambda *state: show(*state[:-1], int(state[-1] or 1) + by)
-
-    def filters(study: Study, given: dict[str, str]) -> list[Any]:
-        """The components of `LINK` set to what an address says, as far as the study has it; `given` shrinks to the rest."""
-        can = tables.choices(study)
-        options = {
-            **{
-                "class": ["", *can["classes"]],
-                "show": list(tables.KINDS),
-                "order": list(tables.ORDERS),
-                "in": ["", *can["arms"]],
-            },
-            **{"arm": can["trained"], "size": [0, *can["sizes"]], "only": list(tables.SEEDS)},
-            **{"first": can["trained"], "second": can["trained"], "compare_at": [0, *can["sizes"]]},
-        }
-        found: list[Any] = []
-        for name, otherwise in LINK.items():
-            value: Any = given.pop(name, None)
-            if name in ("size", "compare_at", "at", "seeds_at"):
-                value = int(value) if value and re.fullmatch(r"\d{1,9}", value) else otherwise
-            if name not in options:
-                found.append(otherwise if value is None else value)
-                continue
-            allowed = options[name]
-            if value is not None and value not in allowed:
-                given[name] = str(value)
-            first = otherwise if otherwise in allowed or not allowed else allowed[0]
-            chosen = value if value in allowed else first
-            if name in ("show", "order", "only"):
-                found.append(chosen)
-            else:
-                named = {"": "any", 0: "largest"}
-                found.append(
-                    gr.update(
-                        choices=[(named.get(one, _said(one)), one) for one in allowed],
-                        value=chosen if allowed else None,
-                    )
-                )
-        return found
-
-    def arrive(request: gr.Request) -> tuple[Any, ...]:
-        given = {name: str(value)[:300] for name, value in request.query_params.items() if name in LINK}
-        return settle(given.get("study", ""), given)
-
-    def settle(spec: str, given: dict[str, str]) -> tuple[Any, ...]:
-        """Everything that changes with the study: the line about it, the choice of studies, the tab, and all filters."""
-        said = [notice] if notice else []
-        try:
-            study = shelf.get(spec)
-        except UnreadableError as error:
-            said.append(f"{error} What is shown is {spec_of(shelf.first)}.")
-            study, spec = shelf.first, ""
-        given["study"] = spec
-        if given.get("view", "verdict") not in PAGES:
-            said.append(f"There is no page '{given.pop('view')}'.")
-        state = filters(study, given)
-        said += [f"This study has no {name} '{value}' to show." for name, value in given.items()]
-        several = gr.update(
-            choices=[(one, f"{study.where}/{one}") for one in study.others],
-            value=spec_of(study) if study.others else None,
-            visible=len(study.others) > 1,
-        )
-        tab = state[list(LINK).index("view")]
-        return words.header(tables.about(study), " ".join(said)), several, gr.Tabs(selected=tab), spec, *state
-
-    def open_study(spec: str, tab: str) -> tuple[Any, ...]:
-        return settle(spec, {"view": tab})
-
-    with gr.Blocks(title="Can these labels be trusted?", analytics_enabled=False, delete_cache=(600, 1800)) as page:
-        gr.HTML(
-            "<h1>Can these labels be trusted?</h1><p>What it costs to train a classifier on labels that a language model "
-            "made: published studies, in two minutes.</p>",
-            elem_id="title",
-        )
-        with gr.Row(elem_id="which", equal_height=True):
+    with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(600, 1800)) as page:
+        gr.HTML(f"<h1>{TITLE}</h1><p>{SUBTITLE}</p>", elem_id="title")
+        with gr.Row(elem_id="which"):
             about = gr.HTML(words.header(tables.about(shelf.first), notice), min_width=280, elem_id="about")
-            with gr.Row(scale=1):
+            with gr.Row():
                 box = gr.Textbox(
                     **{"label": "Study on the Hub", "placeholder": "owner/name of a dataset repo", "max_lines": 1},
                     **{"scale": 3, "max_length": 300, "min_width": 180},
@@ -428,234 +336,57 @@ def build(shelf: Shelf, notice: str = "") -> gr.Blocks:
                 go = gr.Button("Open", scale=0, min_width=80)
         several = gr.Dropdown([], label="Studies in this repo", visible=False)
         study = gr.Textbox("", visible="hidden", label="study")
-        now = gr.Textbox("verdict", visible="hidden", label="page")
-        first_page = gr.State(1)
-        with gr.Tabs(elem_id="pages") as tabs:
-            with gr.Tab("Verdict", id="verdict") as verdict_tab:
-                top = gr.HTML()
-                with gr.Row():
-                    with gr.Column(min_width=320):
-                        gr.HTML(
-                            "<h3>Score by number of training texts</h3><p class='caption'>Points are seeds, lines their "
-                            "means, bands the intervals. Choose a source in the legend to see it alone.</p>"
-                        )
-                        score = gr.Plot(show_label=False, container=False)
-                    with gr.Column(min_width=320):
-                        gr.HTML(
-                            "<h3>How often two seeds disagree</h3><p class='caption'>Share of test texts at the largest "
-                            "size, each remedy beside its control.</p>"
-                        )
-                        churn = gr.Plot(show_label=False, container=False)
-                rest = gr.HTML()
-            with gr.Tab("Labels", id="labels") as labels_tab:
-                with gr.Row():
-                    label = gr.Dropdown([("any", "")], value="", label="Class (gold or LLM)", min_width=150)
-                    kind = gr.Dropdown(label_choices(tables.KINDS), value="all", label="Show", min_width=170)
-                    order = gr.Dropdown(label_choices(tables.ORDERS), value="study", label="Order", min_width=170)
-                    beside = gr.Dropdown([("any", "")], value="", label="Beside: the labels of an arm", min_width=170)
-                    search = gr.Textbox(label="Search in the texts", max_lines=1, max_length=200, min_width=170)
-                count = gr.HTML()
-                texts = gr.HTML()
-                with gr.Row(elem_classes="pager"):
-                    back = gr.Button("← Previous", min_width=90)
-                    at = gr.Number(1, label="Page", minimum=1, precision=0, min_width=90)
-                    ahead = gr.Button("Next →", min_width=90)
-                with gr.Row():
-                    with gr.Column(min_width=320):
-                        gr.HTML("<h3>Gold against LLM</h3>")
-                        confused = gr.HTML()
-                    with gr.Column(min_width=320):
-                        gr.HTML(
-                            "<h3>Risk and coverage</h3><p class='caption'>If only the most certain labels are kept, how "
-                            "many of them are wrong?</p>"
-                        )
-                        risk = gr.Plot(show_label=False, container=False)
-            with gr.Tab("Seeds", id="seeds") as seeds_tab:
-                with gr.Row():
-                    arm = gr.Dropdown(usual["trained"], label="Labels trained on", min_width=170)
-                    size = gr.Dropdown([("largest", 0)], value=0, label="Training texts", min_width=130)
-                    only = gr.Dropdown(
-                        label_choices(tables.SEEDS), value="flips", label="Test texts where", min_width=170
-                    )
-                flipped = gr.HTML()
-                one = gr.HTML(elem_id="one")
-                flips = gr.HTML(js_on_load=PICK)
-                with gr.Row(elem_classes="pager"):
-                    seeds_back = gr.Button("← Previous", min_width=90)
-                    seeds_at = gr.Number(1, label="Page", minimum=1, precision=0, min_width=90)
-                    seeds_ahead = gr.Button("Next →", min_width=90)
-                text = gr.Textbox("", visible="hidden", label="text")
-            with gr.Tab("Compare", id="compare") as compare_tab:
-                with gr.Row():
-                    first = gr.Dropdown(usual["trained"], label="First", min_width=150)
-                    second = gr.Dropdown(usual["trained"], label="Second", min_width=150)
-                    compare_at = gr.Dropdown([("largest", 0)], value=0, label="Training texts", min_width=130)
-                    other = gr.Textbox(
-                        **{"label": "Second from another study", "placeholder": "owner/name", "max_lines": 1},
-                        **{"max_length": 300, "min_width": 200},
-                    )
-                compared = gr.HTML()
-                difference = gr.Plot(show_label=False, container=False, visible=False)
-            with gr.Tab("Your predictions", id="yours"):
-                gr.HTML(
-                    "<h3>Measure your own runs</h3><p>Several training runs on one test set: do they agree, and how good are "
-                    "they? Give a <b>CSV or parquet table with a column for each run</b> and a row for each text (a column "
-                    "<code>gold</code> adds scores); a long table with <code>run</code>, <code>id</code> and either "
-                    "<code>label</code>, <code>probs</code> or a column for each class; or JSON, <code>"
-                    '{"predictions": [[...], ...], "references": [...]}</code>, of labels or of lists of probabilities.</p>'
-                    f"<p class='caption'>{uploads.LIMITS} What you give is measured and forgotten: the report is yours to "
-                    "download, and files are deleted within the hour.</p>"
-                )
-                with gr.Row():
-                    pasted = gr.Textbox(EXAMPLE, lines=8, max_lines=8, label="Paste a table or JSON", min_width=280)
-                    file = gr.File(label="or upload one", file_types=[".csv", ".parquet", ".json"], min_width=280)
-                run = gr.Button("Measure", variant="primary")
-                measured = gr.HTML()
-                picture = gr.Plot(show_label=False, container=False, visible=False)
-                report = gr.DownloadButton("Download the report", visible=False)
-            with gr.Tab("Use it", id="use") as use_tab:
-                use_arm = gr.Dropdown([], label="Labels", min_width=170)
-                loads = gr.Code(language="python", label="Load these labels", interactive=False)
-                evaluates = gr.Code(language="python", label="Measure its runs again", interactive=False)
-                pulls = gr.Code(language="shell", label="The whole study on your machine", interactive=False)
+        now = gr.Textbox("verdict", visible="hidden", label="view")
+        shown: dict[str, pages.Page] = {}
+        with gr.Tabs(elem_id="pages", overflow_behavior="wrap") as tabs:
+            for name, title in PAGES.items():
+                with gr.Tab(title, id=name):
+                    if name == "yours":
+                        pages.yours(data)
+                    else:
+                        shown[name] = getattr(pages, name)(data, study)
+        linked = {"study": study, "view": now}
+        for one in shown.values():
+            linked |= one.linked
+        state = [linked[name] for name in LINK]
+        settled = [about, several, tabs, box, *state]
 
-        state = {
-            **{
-                "study": study,
-                "view": now,
-                "class": label,
-                "show": kind,
-                "q": search,
-                "order": order,
-                "in": beside,
-                "at": at,
-            },
-            **{"arm": arm, "size": size, "only": only, "text": text, "seeds_at": seeds_at},
-            **{"first": first, "second": second, "compare_at": compare_at, "other": other},
-        }
-        private = {"api_visibility": "private", "show_progress": "hidden"}
-        verdict_page = (spoken(show_verdict), [study], [top, score, churn, rest])
-        label_inputs = [study, label, kind, search, order, beside]
-        labels_page = (spoken(show_labels), [*label_inputs, at], [count, texts, confused, risk, at])
-        seed_inputs = [study, arm, size, only, text]
-        seeds_page = (spoken(show_seeds), [*seed_inputs, seeds_at], [flipped, one, flips, seeds_at])
-        compare_page = (spoken(show_compare), [study, first, second, compare_at, other], [compared, difference])
-        use_page = (spoken(show_use), [study, use_arm], [loads, evaluates, pulls])
-        by_page = {
-            "verdict": verdict_page,
-            "labels": labels_page,
-            "seeds": seeds_page,
-            "compare": compare_page,
-            "use": use_page,
-        }
-        settled = [about, several, tabs, box, *state.values()]
+        def arrive(request: gr.Request) -> tuple[Any, ...]:
+            given = {name: str(value)[:300] for name, value in request.query_params.items() if name in LINK}
+            return settle(shelf, given.get("study", ""), given, notice)
 
-        def only_if(name: str, show: Callable[..., Any], count: int) -> Callable[..., Any]:
-            return lambda tab, *given: show(*given) if tab == name else (gr.skip(),) * count
-
-        def arms_to_use(spec: str) -> Any:
-            arms = list(shelf.get(spec).pool.arms)
-            return gr.update(choices=arms, value="llm" if "llm" in arms else arms[0])
+        def open_study(spec: str, tab: str) -> tuple[Any, ...]:
+            return settle(shelf, spec, {"view": tab})
 
         opened = [
-            page.load(arrive, None, settled, **private),
-            go.click(open_study, [box, now], settled, **private),
-            box.submit(open_study, [box, now], settled, **private),
-            several.input(open_study, [several, now], settled, **private),
+            page.load(arrive, None, settled, **pages.PRIVATE),
+            *(event(open_study, [box, now], settled, **pages.PRIVATE) for event in (go.click, box.submit)),
+            several.input(open_study, [several, now], settled, **pages.PRIVATE),
         ]
         for event in opened:
-            filled = event.then(arms_to_use, study, use_arm, **private)
-            for name, (show, inputs, outputs) in by_page.items():
-                after = filled if name == "use" else event
-                after.then(only_if(name, show, len(outputs)), [now, *inputs], outputs, **private)
+            for name, one in shown.items():
+                event.then(_if_open(name, one), [now, *one.inputs], one.outputs, **pages.PRIVATE)
         for name, tab in zip(PAGES, tabs.children, strict=True):
             chosen = tab.select(None, None, now, js=f"() => '{name}'")
-            if name in by_page:
-                chosen.then(*by_page[name], **private)
-        show, inputs, outputs = labels_page
-        gr.on(
-            [c.input for c in (label, kind, order, beside, search)],
-            show,
-            [*label_inputs, first_page],
-            outputs,
-            trigger_mode="always_last",
-            **private,
-        )
-        at.submit(show, inputs, outputs, **private)
-        back.click(move(show, -1), inputs, outputs, **private)
-        ahead.click(move(show, 1), inputs, outputs, **private)
-        show, inputs, outputs = seeds_page
-        gr.on([c.input for c in (arm, size, only)], show, [*seed_inputs, first_page], outputs, **private)
-        seeds_at.submit(show, inputs, outputs, **private)
-        seeds_back.click(move(show, -1), inputs, outputs, **private)
-        seeds_ahead.click(move(show, 1), inputs, outputs, **private)
-        flips.click(spoken(show_one), study, [text, one], **private).then(None, js=SHOW_ONE)
-        gr.on([first.input, second.input, compare_at.input, other.submit, other.blur], *compare_page, **private)
-        use_arm.input(*use_page, **private)
-        gr.on([c.change for c in state.values()], None, list(state.values()), None, js=REMEMBER)
-        run.click(
-            spoken(show_measured),
-            [file, pasted],
-            [measured, picture, report],
-            api_visibility="private",
-            concurrency_limit=1,
-            concurrency_id="measure",
-        )
-        asked = gr.Button(visible=False)
-        asked.click(
-            spoken(data.measure),
-            [file, pasted],
-            gr.JSON(visible=False),
-            api_name="measure",
-            concurrency_limit=1,
-            concurrency_id="measure",
-        )
+            if name in shown:
+                chosen.then(shown[name].show, shown[name].inputs, shown[name].outputs, **pages.PRIVATE)
+        gr.on([one.change for one in state], None, state, None, js=REMEMBER)
         for function in (data.studies, data.verdict, data.labels, data.seeds, data.compare, data.use):
-            gr.api(spoken(function), api_name=function.__name__)
+            gr.api(function, api_name=function.__name__)
     page.queue(max_size=200, default_concurrency_limit=8)
     return page
 
 
-def _said(value: Any) -> str:
-    return f"{value:,}" if isinstance(value, int) else str(value)
-
-
-def _page(found: dict[str, Any]) -> Any:
-    return gr.update(value=found["page"], label=f"Page (of {found['pages']:,})")
-
-
-def _instability(found: dict[str, Any]) -> tuple[Any, ...]:
-    """The figure of disagreement at the largest size, each arm beside its control."""
-    if not found["arms"]:
-        return (gr.update(visible=False),)
-    top = max(arm["size"] for arm in found["arms"])
-    arms = {arm["arm"]: arm for arm in found["arms"] if arm["size"] == top}
-    controls = {arm["control"] for arm in arms.values() if arm["control"]}
-    order: list[str] = []
-    for name, arm in arms.items():
-        order += [one for one in (name, arm["control"]) if one and one not in order and (one == name or one in arms)]
-    rows = []
-    for name in order:
-        arm = arms[name]
-        note = f"beside its control, {arm['control']}" if arm["control"] else "a control" if name in controls else ""
-        rows.append(
-            {
-                "name": name,
-                "value": arm["pairwise_disagreement"],
-                "interval": arm["pairwise_disagreement_interval"],
-                "note": note,
-            }
-        )
-    said = ", ".join(f"{row['name']} {words.number(row['value'])} {words.interval(row['interval'])}" for row in rows)
-    description = f"Share of test texts on which two seeds disagree, at {top:,} training texts: {said}."
-    return (gr.update(value=figures.intervals(rows, "share of test texts", description), visible=True),)
+def _if_open(name: str, page: pages.Page) -> Callable[..., Any]:
+    """Draws a page if it is the one that is open: the others are drawn when they are."""
+    return lambda now, *given: page.show(*given) if now == name else (gr.skip(),) * len(page.outputs)
 
 
 def first_study(asked: str | None) -> tuple[Study, Path | None, str]:
     """The study that the app starts with, its folder if it has one, and a notice where it is not the one asked for."""
-    front = (HERE / "README.md").read_text(encoding="utf-8").split("---")[1]
-    spec = asked or next(iter(yaml.safe_load(front).get("datasets") or []), None)
-    if spec is None:
+    front = yaml.safe_load((HERE / "README.md").read_text(encoding="utf-8").split("---")[1])
+    spec = asked or "/".join([*(front.get("datasets") or [])[:1], *([front["study"]] if "study" in front else [])])
+    if not spec:
         return read_folder(SAMPLE, where="sample"), SAMPLE, ""
     if Path(spec).is_dir():
         return read_folder(Path(spec)), Path(spec), ""
@@ -677,20 +408,22 @@ def main() -> None:
         raise SystemExit(f"error: --study: {error}") from None
     app = build(Shelf(study, folder), notice)
     threading.Timer(1.0, uploads.warm_up).start()
-    font = ["ui-sans-serif", "system-ui", "sans-serif"]
     app.launch(
-        **{
-            "theme": gr.themes.Soft(
-                primary_hue="blue", neutral_hue="slate", font=font, font_mono=["ui-monospace", "monospace"]
-            )
-        },
-        **{
-            "css_paths": HERE / "style.css",
-            "max_file_size": uploads.MOST_BYTES,
-            "ssr_mode": False,
-            "show_error": False,
-        },
+        **{"theme": theme(), "css_paths": HERE / "style.css", "max_file_size": uploads.MOST_BYTES, "ssr_mode": False},
         **{"app_kwargs": {"middleware": Guard.middleware(app.GRADIO_CACHE)}, "footer_links": ["api"]},
+    )
+
+
+def theme() -> gr.themes.Base:
+    """Calm, and with the fonts that are there: nothing is asked of other hosts."""
+    font = ["ui-sans-serif", "system-ui", "sans-serif"]
+    plain = gr.themes.Base(primary_hue="blue", neutral_hue="slate", font=font, font_mono=["ui-monospace", "monospace"])
+    return plain.set(
+        **{"block_background_fill": "transparent", "block_border_width": "0px", "block_shadow": "none"},
+        **{"block_background_fill_dark": "transparent", "block_border_width_dark": "0px", "block_padding": "2px"},
+        **{"block_label_background_fill": "transparent", "block_title_text_weight": "500", "layout_gap": "12px"},
+        **{"input_border_width": "1px", "input_radius": "8px", "button_large_radius": "8px", "form_gap_width": "12px"},
+        **{"input_background_fill": "*background_fill_primary", "block_title_text_size": "*text_sm"},
     )
 
 

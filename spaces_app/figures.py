@@ -1,4 +1,4 @@
-"""Figures as Vega-Lite, which Gradio draws in the browser: SVG in the colours of the page, with tooltips and alt text."""
+"""Figures as Vega-Lite, which Gradio draws in the browser: in the page's colours, with tooltips and alt text."""
 
 import json
 from typing import Any
@@ -9,16 +9,25 @@ from gradio.components.plot import PlotData
 COLOURS = ["#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#999999", "#B8860B"]
 SHAPES = ["circle", "square", "triangle-up", "diamond", "cross", "triangle-down", "triangle-right", "triangle-left"]
 DASHES = [[1, 0], [6, 3], [2, 2], [8, 3, 2, 3]]
+FONT = "ui-sans-serif, system-ui, sans-serif"  # the page's: by its widths Vega makes room for labels
 PAGE = {
-    **{"background": "transparent", "view": {"stroke": None}, "font": "inherit"},
+    **{"background": "transparent", "view": {"stroke": None}, "font": FONT},
     "axis": {
         **{"labelColor": "currentColor", "titleColor": "currentColor", "gridColor": "currentColor"},
         **{"gridOpacity": 0.12, "domain": False, "tickColor": "currentColor", "tickOpacity": 0.3},
         **{"labelFontSize": 12, "titleFontSize": 12, "titleFontWeight": "normal", "labelLimit": 190, "titlePadding": 8},
     },
     "legend": {
-        **{"labelColor": "currentColor", "titleColor": "currentColor", "labelFontSize": 12, "symbolSize": 80},
-        **{"orient": "bottom", "columns": 2, "title": None, "labelLimit": 190, "rowPadding": 4},
+        **{"labelColor": "currentColor", "titleColor": "currentColor", "labelFontSize": 11, "symbolSize": 70},
+        **{
+            "orient": "bottom",
+            "columns": 2,
+            "symbolLimit": 40,
+            "symbolOpacity": 1,
+            "title": None,
+            "labelLimit": 190,
+            "rowPadding": 4,
+        },
     },
     "text": {"fill": "currentColor"},
 }
@@ -74,7 +83,14 @@ def scores(arms: list[dict[str, Any]], confidence: float) -> PlotData:
     }
     y = {"type": "quantitative", "title": "macro-F1", "scale": {"zero": False}}
     colour = {"field": "arm", "type": "nominal", "scale": styles["color"], "sort": names}
+    colour["legend"] = {"symbolOpacity": 1, "symbolStrokeWidth": 2.2}  # and not as faint as a band
     dimmed = {"condition": {"param": "picked", "value": 1}, "value": 0.08}
+    alone = "(datum.arm === 'gold' || datum.arm === 'llm') && !length(data('picked_store'))"
+    strong = 0.16 if len(sizes) > 1 else 1  # of one size the interval is a line
+    band = {
+        "condition": [{"param": "picked", "empty": False, "value": strong}, {"test": alone, "value": strong}],
+        "value": 0.02 if len(names) > 3 else strong,  # of many arms bands hide each other
+    }
     tooltip = [
         {"field": "arm", "title": "labels"},
         {"field": "size", "title": "training texts", "format": ","},
@@ -89,22 +105,19 @@ def scores(arms: list[dict[str, Any]], confidence: float) -> PlotData:
         f"Macro-F1 against the number of training texts, a line for each source of labels. At {sizes[-1]:,} texts: "
         f"{', '.join(at)}. The table below has all numbers.",
         {
-            "height": 320,
+            "height": 360,
             "layer": [
                 {
                     "data": {"values": means},
-                    "mark": {"type": "area" if len(sizes) > 1 else "rule", "opacity": 0.14 if len(sizes) > 1 else 1},
+                    "mark": {"type": "area" if len(sizes) > 1 else "rule"},
                     "encoding": {
                         **{
                             "x": x,
                             "y": {**y, "field": "low"},
                             "y2": {"field": "high"},
-                            "color": {**colour, "legend": None},
+                            "color": colour,
                         },
-                        "opacity": {
-                            "condition": {"param": "picked", "value": 0.14 if len(sizes) > 1 else 1},
-                            "value": 0.02,
-                        },
+                        "opacity": band,
                     },
                 },
                 {
@@ -112,10 +125,7 @@ def scores(arms: list[dict[str, Any]], confidence: float) -> PlotData:
                     "mark": {"type": "line", "strokeWidth": 2.2},
                     "encoding": {
                         **{"x": x, "y": {**y, "field": "mean"}, "color": colour, "opacity": dimmed},
-                        "strokeDash": {
-                            **{"field": "arm", "type": "nominal", "scale": styles["strokeDash"], "sort": names},
-                            "legend": None,
-                        },
+                        "strokeDash": {"field": "arm", "type": "nominal", "scale": styles["strokeDash"], "sort": names},
                     },
                     "params": [
                         {"name": "picked", "select": {"type": "point", "fields": ["arm"]}, "bind": "legend"},
@@ -166,32 +176,27 @@ def intervals(rows: list[dict[str, Any]], title: str, description: str, zero: bo
         {"field": "high", "title": "to", **SCORE},
         {"field": "note", "title": " "},
     ]
-    x = {"type": "quantitative", "title": title, "scale": {"zero": zero}}
+    x = {"type": "quantitative", "title": title, "scale": {"zero": zero}, "axis": {"tickCount": 6}}
+    common = {"y": {**y, "axis": {"grid": False}}, "color": colour, "tooltip": tooltip}
+    rule = {
+        "mark": {"type": "rule", "opacity": 0.5, "color": "currentColor"},
+        "encoding": {"x": {**x, "field": "at"}},
+    }
     return _figure(
         description,
         {
             "height": max(34 * len(rows), 90),
             "data": {"values": values},
-            "encoding": {"y": {**y, "axis": {"grid": False}}, "color": colour, "tooltip": tooltip},
             "layer": [
-                *(
-                    [
-                        {
-                            "data": {"values": [{"at": 0}]},
-                            "mark": {"type": "rule", "opacity": 0.5, "color": "currentColor"},
-                        }
-                    ]
-                    if zero
-                    else []
-                ),
+                *([{**rule, "data": {"values": [{"at": 0}]}}] if zero else []),
                 {
                     "mark": {"type": "rule", "strokeWidth": 7, "opacity": 0.3},
-                    "encoding": {"x": {**x, "field": "low"}, "x2": {"field": "high"}},
+                    "encoding": {**common, "x": {**x, "field": "low"}, "x2": {"field": "high"}},
                 },
                 {
                     "mark": {"type": "point", "filled": True, "size": 110, "opacity": 1},
                     "encoding": {
-                        "x": {**x, "field": "value"},
+                        **{**common, "x": {**x, "field": "value"}},
                         "shape": {"field": "name", "type": "nominal", "scale": styles["shape"], "legend": None},
                     },
                 },
@@ -214,7 +219,7 @@ def risk(coverage: list[float], wrong: list[float]) -> PlotData:
             "height": 260,
             "data": {"values": values},
             "encoding": {
-                "x": {**x, "axis": {"format": "%"}, "scale": {"domain": [0, 1]}},
+                "x": {**x, "axis": {"format": "%", "tickCount": 5}, "scale": {"domain": [0, 1]}},
                 "y": {**y, "scale": {"domainMin": 0}},
                 "tooltip": tooltip,
             },

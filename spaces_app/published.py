@@ -22,7 +22,8 @@ OURS = "hf-recipes"
 NAME = r"[A-Za-z0-9._-]{1,96}"
 SPEC = re.compile(rf"({NAME}/{NAME})(?:/({NAME}))?")
 SHARD = "00000-of-00001.parquet"
-TABLES = ("annotations", "runs", "predictions")
+TABLES = ("annotations", "runs", "predictions", "results")
+UNREAD = ("annotations", "runs", "results")
 MOST_BYTES = 200_000_000  # of the files of a study
 MOST_JSON = 30_000_000  # of one of its JSON files
 MOST_ROWS = 200_000  # of a split
@@ -158,7 +159,7 @@ def read_hub(spec: str, token: str | bool | None = False) -> Study:
             _download(api, repo, info.sha, [f"{home}/study.json"], where)
             configs, prefix = _configs(_read_json(where / home / "study.json"))
             wanted = [f"{home}/{file}.json" for file in ("results", "findings")]
-            wanted += [f"data/{config}/train-{SHARD}" for config in configs if config[len(prefix) :] != "annotations"]
+            wanted += [f"data/{config}/train-{SHARD}" for config in configs if config[len(prefix) :] not in UNREAD]
             wanted += [f"data/{prefix}test/test-{SHARD}"]
             _download(api, repo, info.sha, [path for path in wanted if path in there], where)
             return read_folder(where, chosen, repo, info.sha, names)
@@ -281,7 +282,7 @@ def _numbers(value: Any) -> list[float]:
 
 
 ARM = {
-    **{"arm": _text, "size": int, "R": int, "n": int, "n_gold": _number, "failed_runs": _number},
+    **{"arm": _text, "size": int, "R": int, "n": int, "n_gold": _number, "unlearnt_runs": _number},
     **{"macro_f1_mean": _number, "macro_f1_mean_interval": _bounds, "macro_f1_runs": _numbers},
     **{"accuracy_mean": _number, "accuracy_mean_interval": _bounds, "accuracy_runs": _numbers},
     **{"macro_f1_sd": _number, "macro_f1_sd_interval": _bounds},
@@ -337,8 +338,8 @@ def _open(path: Path, most_rows: int, most_values: int) -> pq.ParquetFile:
     size = sum(group.total_byte_size for group in groups)
     if said.num_rows > most_rows or values > most_values or size > 4 * MOST_BYTES:
         raise UnreadableError(
-            f"{path.parent.name} has {said.num_rows:,} rows, {values:,} values and {size / 1e6:,.0f} MB: more than is shown "
-            "here."
+            f"{path.parent.name} has {said.num_rows:,} rows, {values:,} values and {size / 1e6:,.0f} MB: more than is "
+            "shown here."
         )
     return pq.ParquetFile(path, read_dictionary=[one for one in STRINGS if one in said.schema.names])
 
@@ -346,9 +347,7 @@ def _open(path: Path, most_rows: int, most_values: int) -> pq.ParquetFile:
 def _strings(column: pa.ChunkedArray) -> list[str]:
     """Of a column that was read as a dictionary; long ones are cut."""
     found: list[str] = []
-    for chunk in column.chunks:
-        if not isinstance(chunk, pa.DictionaryArray):
-            chunk = chunk.dictionary_encode()
+    for chunk in (column if pa.types.is_dictionary(column.type) else column.dictionary_encode()).chunks:
         words = [_cut(word) for word in chunk.dictionary.to_pylist()]
         found += ["" if i is None else words[i] for i in chunk.indices.to_pylist()]
     return found

@@ -3,7 +3,7 @@
 from typing import Any
 
 import numpy as np
-from published import NO_LABEL, Study
+from published import Study
 
 ROWS = 25  # on a page of a table
 KINDS = {
@@ -104,7 +104,7 @@ def _gold_labels(arm: dict[str, Any]) -> int | None:
 
 
 def _tiles(results: dict[str, Any]) -> list[dict[str, Any]]:
-    """The numbers that the answer stands on: LLM labels beside gold labels at the largest size, and their difference."""
+    """The numbers that the answer stands on: LLM labels beside gold labels at the largest size."""
     if not results:
         return []
     top = max(arm["size"] for arm in results["arms"])
@@ -122,11 +122,12 @@ def _tiles(results: dict[str, Any]) -> list[dict[str, Any]]:
         for arm in ("llm", "gold"):
             if arm in arms and arms[arm][field] is not None:
                 values = {"value": arms[arm][field], "interval": arms[arm][f"{field}_interval"]}
-                found.append({"title": title, "of": f"{arm} labels, {top:,} texts", **values})
+                name = "LLM labels" if arm == "llm" else "gold labels"
+                found.append({"title": f"{title}, {name}", "of": f"{top:,} training texts", **values})
         if figure in tests:
             one = tests[figure]
             values = {"value": one["difference"], "interval": one["interval"], "verdict": one["verdict"]}
-            found.append({"title": f"{title}: LLM less gold", "of": "paired by seed and text", **values})
+            found.append({"title": f"{title}, LLM less gold", "of": "paired by seed and text", **values})
     return found
 
 
@@ -195,12 +196,12 @@ def _row(study: Study, i: int, rank: np.ndarray, flips: np.ndarray, arm: str) ->
     }
     if one := pool.arms.get(arm):
         found |= {"arm_label": name(one.labels[i]), "arm_source": str(one.sources[i]) or None}
-        found["why"] = _why(found, arm, len(pool.ids))
+        found["why"] = _why(found, len(pool.ids))
     return found
 
 
-def _why(row: dict[str, Any], arm: str, total: int) -> str:
-    """Why a row has another label in an arm, or none: what is known of it. What the arm's rule is, its sentence says."""
+def _why(row: dict[str, Any], total: int) -> str:
+    """Why a row has another label in an arm, or none: what is known of it. The rule is in what is said of the arm."""
     if row["arm_source"] == "llm" and row["arm_label"] == row["llm"]:
         return "kept: the LLM's label"
     told = {None: "left out", "gold": "gold label", "rater": "a rater's label", "noise": "a label made wrong at random"}
@@ -252,6 +253,7 @@ def _risk(entropy: np.ndarray, wrong: np.ndarray) -> tuple[list[float], list[flo
     order = np.argsort(entropy, kind="stable")
     total = np.cumsum(wrong[order])
     ends = np.flatnonzero(np.append(np.diff(entropy[order]) > 0, True))
+    ends = ends[ends >= min(20, len(order)) - 1]  # of the first few texts a share says nothing
     ends = ends[np.unique(np.linspace(0, len(ends) - 1, 60).astype(int))]
     return [float((i + 1) / len(order)) for i in ends], [float(total[i] / (i + 1)) for i in ends]
 
@@ -399,7 +401,7 @@ def _side(study: Study, arm: str, size: int) -> dict[str, Any]:
             "R": found["R"],
             "n": found["n"],
         },
-        **{"gold_labels": _gold_labels(found), "failed_runs": found["failed_runs"], "figures": values},
+        **{"gold_labels": _gold_labels(found), "unlearnt_runs": found["unlearnt_runs"], "figures": values},
         "says": study.findings.get("arms", {}).get(arm, ""),
     }
 
@@ -449,7 +451,10 @@ def _tested_here(
         return [], ["This pair was not tested in the study, and is too large to be tested here."]
     first, last = (np.array(rows) for rows in zip(*pairs, strict=True))
     found = test(a.labels[first].astype(int), b.labels[last].astype(int), a.gold, len(study.classes))
-    said = f"This pair was not tested in the study: it was tested here, on {len(pairs)} seeds and {len(a.ids):,} texts, and its p-values are not corrected."
+    said = (
+        f"This pair was not tested in the study: it was tested here, on {len(pairs)} seeds and {len(a.ids):,} texts, "
+        "and its p-values are not corrected."
+    )
     return found, [said]
 
 

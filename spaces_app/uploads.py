@@ -127,11 +127,11 @@ def _from_csv(content: str) -> Runs:
         if len(set(header)) < len(header):
             raise UploadError(f"Two columns have the same name, '{_twice(header)[:50]}'.")
         most = MOST_TEXTS + 1 if "run" not in header else MOST_LABELS + 1
-        table = pd.read_csv(
-            io.StringIO(content), dtype=str, skipinitialspace=True, keep_default_na=False, nrows=most, index_col=False
-        )
+        table = pd.read_csv(io.StringIO(content), dtype=str, skipinitialspace=True, keep_default_na=False, nrows=most)
     except (pd.errors.ParserError, pd.errors.EmptyDataError, csv.Error, StopIteration) as error:
-        raise UploadError(f"This is no CSV table: {str(error)[:200] or 'it is empty'}") from None
+        raise UploadError(f"This is no CSV table: {str(error).strip()[:200] or 'it is empty'}.") from None
+    if not isinstance(table.index, pd.RangeIndex):
+        raise UploadError("A row has more cells than the header.")
     return _from_table({str(name): table[name].to_numpy(dtype=object) for name in table})
 
 
@@ -151,7 +151,8 @@ def _from_parquet(path: Path) -> Runs:
         size = sum(group.total_byte_size for group in groups)
         if values > MOST_PROBS or said.num_rows > MOST_LABELS or size > 5 * MOST_BYTES:
             raise UploadError(
-                f"The file unpacks to {said.num_rows:,} rows, {values:,} values in a column, {size / 1e6:,.0f} MB: too much."
+                f"The file unpacks to {said.num_rows:,} rows, {values:,} values in a column, {size / 1e6:,.0f} MB: too "
+                "much."
             )
         if said.num_columns > MOST_RUNS + len(KNOWN):
             raise UploadError(f"The file has {said.num_columns:,} columns; at most {MOST_RUNS} runs are taken. {ROUND}")

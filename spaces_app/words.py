@@ -142,7 +142,7 @@ def verdict_rest(data: dict[str, Any]) -> str:
                 f"{number(arm['accuracy_mean'])} <i>{interval(arm['accuracy_mean_interval'])}</i>",
                 f"{number(arm['pairwise_disagreement'])} <i>{interval(arm['pairwise_disagreement_interval'])}</i>",
                 str(arm["R"]),
-                "–" if arm["failed_runs"] is None else f"{arm['failed_runs']:,}",
+                "–" if arm["unlearnt_runs"] is None else f"{arm['unlearnt_runs']:,}",
             ]
             for arm in data["arms"]
         ],
@@ -156,8 +156,8 @@ def verdict_rest(data: dict[str, Any]) -> str:
         (f'<section class="found"><h3>What was found</h3><dl>{found}</dl></section>' if found else "")
         + (f'<details><summary>More findings</summary><dl class="found">{more}</dl></details>' if more else "")
         + f"<h3>Limits of the recipe</h3>{criteria}"
-        + f"<h3>All arms and sizes</h3><p class='caption'>Means over R seeds with {confidence} intervals over seeds and "
-        f"{data['n']:,} test texts together.</p>{arms}"
+        + "<h3>All arms and sizes</h3><p class='caption'>Means over R seeds with "
+        + f"{confidence} intervals over seeds and {data['n']:,} test texts together.</p>{arms}"
         + (
             f'<details><summary>What each arm trains on</summary><dl class="found">{legend}</dl></details>'
             if legend
@@ -175,7 +175,7 @@ def verdict_rest(data: dict[str, Any]) -> str:
 def labels_table(data: dict[str, Any]) -> str:
     """A page of training texts."""
     names = data["classes"]
-    head = ["text", "gold", "LLM", f'distribution <span class="keys">{legend(names)}</span>', "entropy"]
+    head = ["text", "gold", "LLM", "distribution", "entropy"]
     votes, arm = any(row["votes"] for row in data["rows"]), data["arm"]
     head += (["passes"] if votes else []) + ([f"in {safe(arm['arm'])}"] if arm else [])
     rows = []
@@ -190,11 +190,13 @@ def labels_table(data: dict[str, Any]) -> str:
         ]
         if votes:
             said = " ".join(chip(one, names, short=True) for one in row["votes"])
-            cells.append(f"{said}{'<br><small>differ</small>' if row['flips'] else ''}")
+            cells.append(f'<span class="strip few">{said}</span>{"<small>differ</small>" if row["flips"] else ""}')
         if arm:
             cells.append(f"{chip(row['arm_label'], names)}<br><small>{safe(row['why'])}</small>")
         rows.append(cells)
-    return table(head, rows, "Training texts and their labels", "texts")
+    return f'<p class="caption keys">{legend(names)}</p>' + table(
+        head, rows, "Training texts and their labels", "texts"
+    )
 
 
 def _text(row: dict[str, Any]) -> str:
@@ -208,7 +210,8 @@ def labels_count(data: dict[str, Any]) -> str:
     said = notes(data["missing"])
     if arm := data["arm"]:
         counts = ", ".join(f"{count:,} {kind}" for kind, count in arm["sources"].items())
-        said += f'<p class="note"><b>{safe(arm["arm"])}</b>: {safe(arm["says"])}. Rows by source of their label: {safe(counts)}.</p>'
+        said += f'<p class="note"><b>{safe(arm["arm"])}</b>: {safe(arm["says"])}. '
+        said += f"Rows by source of their label: {safe(counts)}.</p>"
     return (
         f'<p class="count" role="status"><b>{data["found"]:,}</b> of {data["total"]:,} texts{judged}{share}.</p>{said}'
     )
@@ -225,15 +228,17 @@ def confusion(data: dict[str, Any]) -> str:
         rows.append(
             [
                 f"<b>{safe(name)}</b>",
-                *(
-                    f'<span class="heat" style="--share:{count / total:.2f}">{count:,}<small>{count / total:.0%}</small></span>'
-                    for count in counts
-                ),
+                *(_heat(count, total) for count in counts),
             ]
         )
     return table(
         ["gold ↓ LLM →", *(safe(name) for name in names)], rows, "Confusion of gold and LLM labels", "confusion"
     )
+
+
+def _heat(count: int, total: int) -> str:
+    share = count / total
+    return f'<span class="heat" style="--share:{share:.2f}">{count:,}<small>{share:.0%}</small></span>'
 
 
 def legend(names: list[str]) -> str:
@@ -271,7 +276,8 @@ def bar(probs: list[float], names: list[str]) -> str:
     )
     top = sorted(range(len(probs)), key=lambda k: -probs[k])[:3]
     said = ", ".join(f"{names[k]} {number(round(probs[k], 2))[:-1]}" for k in top)
-    return f'<div class="bar" role="img" aria-label="{safe(said)}" title="{safe(said)}">{parts}</div><small>{safe(said)}</small>'
+    named = f'role="img" aria-label="{safe(said)}" title="{safe(said)}"'
+    return f'<div class="bar" {named}>{parts}</div><small>{safe(said)}</small>'
 
 
 def seeds_top(data: dict[str, Any]) -> str:
@@ -280,8 +286,9 @@ def seeds_top(data: dict[str, Any]) -> str:
     beside = "" if data["gold_flipped"] is None else f"; with gold labels on {data['gold_flipped']:,}"
     mean = "" if data["mean"] is None else f" Two seeds disagree on {number(data['mean'])} of the texts on average."
     return (
-        f'<p class="count" role="status">The {data["runs"]} seeds of <b>{safe(data["arm"])}</b> at {data["size"]:,} training texts do not '
-        f"all agree on <b>{data['flipped']:,}</b> of {data['total']:,} test texts{beside}.{mean} "
+        f'<p class="count" role="status">The {data["runs"]} seeds of <b>{safe(data["arm"])}</b> at '
+        f"{data['size']:,} training texts do not all agree on <b>{data['flipped']:,}</b> of "
+        f"{data['total']:,} test texts{beside}.{mean} "
         f"Shown: {data['found']:,}.</p>{notes(data['missing'])}"
     )
 
@@ -361,7 +368,7 @@ def compare_table(data: dict[str, Any], figures: dict[str, str]) -> str:
         rows.append([f"<b>{safe(title)}</b>", *values, *_tested(tests.get(figure))])
     spent = ["–" if side["gold_labels"] is None else f"{side['gold_labels']:,}" for side in (one, two)]
     rows.append(["<b>gold labels consumed</b>", *spent, "", "", ""])
-    head = ["", name(one), name(two), "difference", "p", "verdict"]
+    head = ["", name(one), name(two), "difference", "p", "by its interval"]
     says = "".join(
         f"<dt><code>{safe(side['arm'])}</code></dt><dd>{safe(side['says'])}</dd>" for side in (one, two) if side["says"]
     )
@@ -377,7 +384,7 @@ def _tested(test: dict[str, Any] | None) -> list[str]:
         return ["–", "–", "not tested"]
     p = test["p_holm"] if test.get("p_holm") is not None else test["p_value"]
     kind = "Holm" if test.get("p_holm") is not None else "exploratory"
-    said = {"higher": "clearly higher", "lower": "clearly lower", "cannot tell": "cannot be told from zero"}
+    said = {"higher": "clearly higher", "lower": "clearly lower", "cannot tell": "cannot tell"}
     return [
         f"{plus(test['difference'])} <i>{interval(test['interval'])}</i>",
         f"{number(p)} <small>({kind})</small>",
@@ -395,24 +402,32 @@ def measured_table(data: dict[str, Any]) -> str:
         ]
         for one in data["figures"]
     ]
-    said = f"{data['R']} runs on {data['n']:,} texts, {len(data['classes'])} classes. Intervals are 95%, over runs and texts together."
+    said = _counts(data)
     few = "" if data["R"] > 2 else " With two runs no interval over runs can be given: three are the least."
     return f'<p class="count" role="status">{safe(said + few)}</p>' + table(
         ["figure", "value", "interval", "module"], rows, "Figures of your predictions", "numbers"
     )
 
 
+def _counts(data: dict[str, Any]) -> str:
+    classes = len(data["classes"])
+    return (
+        f"{data['R']} runs on {data['n']:,} texts, {classes} classes. Intervals are 95%, over runs and texts together."
+    )
+
+
 def report(data: dict[str, Any]) -> str:
-    """What was measured, as Markdown to be kept. Names of classes are code, so that they stay text."""
+    """What was measured, as Markdown to be kept: numbers alone, and no word of what was uploaded."""
     lines = [
         "# Predictions of several runs, measured",
         "",
-        f"{data['R']} runs, {data['n']:,} texts, {len(data['classes'])} classes. Intervals are 95%, over runs and texts together.",
+        _counts(data),
         "",
         "| figure | value | interval | module |",
         "|---|---|---|---|",
         *(
-            f"| {one['figure'].replace('_', ' ')} | {number(one['value'])} | {interval(one['interval'])} | {one['metric']} |"
+            f"| {one['figure'].replace('_', ' ')} | {number(one['value'])} | {interval(one['interval'])} "
+            f"| {one['metric']} |"
             for one in data["figures"]
         ),
         "",

@@ -9,7 +9,8 @@ put, commit, read) meet, as {"commit": ["drop", "503"]}; each is used up by one 
 "late": it is done, and no answer for a minute; "race": somebody else commits first. GET /log: what was asked.
 GET /state/KIND/OWNER/NAME: the files at main, by hash, with the repo's name left out.
 
-Whose token is hf_secret is `me`; hf_read may read only, hf_other is `other`, no other token is known.
+Whose token is hf_secret is `me`; hf_read may read only, hf_other is `other`, no other token is known, and who has none
+reads what is public.
 """
 
 import base64
@@ -121,9 +122,10 @@ async def serve(request, parts, body, fault):  # noqa: PLR0911
             OBJECTS["/".join(parts[1:])] = body
         return JSONResponse({})
     token = request.headers.get("authorization", "").removeprefix("Bearer ")
-    if token not in TOKENS:
+    reads = request.method in ("GET", "HEAD") or "paths-info" in parts
+    if token not in TOKENS and (token or not reads or parts == ["api", "whoami-v2"]):
         return fail(401, "", "Invalid username or password.")
-    user, role = TOKENS[token]
+    user, role = TOKENS.get(token, ("", "read"))  # who has none sees what is public
     if parts == ["api", "whoami-v2"]:
         return JSONResponse({"name": user, "type": "user", "orgs": [], "auth": {}})
     if parts == ["api", "validate-yaml"]:

@@ -557,3 +557,87 @@ def test_the_script_annotates_and_pushes_in_one_go(hub, tmp_path):
     env = {**hub.env, "PYTHONPATH": str(ROOT)}
     assert subprocess.run(command, check=False, cwd=tmp_path, env=env).returncode == 0
     assert len(hub.python(LOAD.format(configs=["llm"]))["llm"]["train"]) == 27
+
+
+def test_the_space_of_a_study_is_published_and_runs_from_what_the_hub_holds(hub, study, tmp_path):
+    from space_app import serve
+
+    def refuse(study_id, said, repo="me/space"):
+        assert said in hub.cli("push", "space", "--repo", repo, "--study", study_id, code=2)
+
+    refuse("me/nowhere", "--study me/nowhere: no such repo")
+    hub.cli("push", "dataset", study.recipe_file, "--repo", "me/labels")
+    refuse("me/labels/other", "it has tweets")
+    assert f"{hub.address}/spaces/me/space" in hub.cli("push", "space", "--repo", "me/space", "--study", "me/labels")
+    once = hub.ask("state/spaces/me/space")
+    hub.cli("push", "space", "--repo", "me/space", "--study", "me/labels")
+    assert hub.ask("state/spaces/me/space") == once
+    for space in ("me/space", "me/other"):
+        hub.python(f"""
+import json
+from huggingface_hub import HfApi
+api = HfApi()
+api.create_repo("{space}", repo_type="space", space_sdk="gradio", exist_ok=True)
+name = "sample/stale.txt" if "{space}" == "me/space" else "mine.py"
+api.upload_file(path_or_fileobj=b"x", path_in_repo=name, repo_id="{space}", repo_type="space")
+print(json.dumps(0))
+""")
+    refuse("me/labels", "holds other files (mine.py)", repo="me/other")
+    hub.cli("push", "space", "--repo", "me/space", "--study", "me/labels")
+    assert hub.ask("state/spaces/me/space") == once  # what is stale in the app's own folders is gone
+    where = hub.python(
+        """
+import json
+from huggingface_hub import snapshot_download
+print(json.dumps(snapshot_download("me/space", repo_type="space", local_dir="%s")))
+"""
+        % (tmp_path / "downloaded")
+    )
+    card = (tmp_path / "downloaded" / "README.md").read_text()
+    assert "datasets:\n- me/labels\n" in card
+    assert "app_file: app.py" in card
+    quiet = {name: value for name, value in hub.env.items() if name != "HF_TOKEN"}
+    with serve(where, env={**quiet, "HF_TOKEN": ""}, log=tmp_path / "app.log") as address:
+        from gradio_client import Client
+
+        client = Client(address, verbose=False)
+        about = client.predict(api_name="/studies")["about"]
+        assert (about["repo"], about["study"], len(about["sha"])) == ("me/labels", "tweets", 40)
+        assert client.predict(api_name="/verdict")["decision"]
+        assert client.predict(file=None, pasted="a,b\nx,y\nx,x\n", api_name="/measure")["R"] == 2
+        lines = client.predict(arm="gold", api_name="/use")
+        assert client.predict(study="me/labels/tweets", api_name="/studies")["about"]["study"] == "tweets"
+        for name, private, said in (("foreign", False, "holds no study"), ("secret", True, "no public dataset repo")):
+            hub.python(f"""
+import json
+from huggingface_hub import create_repo
+print(json.dumps(str(create_repo("me/{name}", repo_type="dataset", private={private}))))
+""")
+            with pytest.raises(Exception, match=said):
+                client.predict(study=f"me/{name}", api_name="/verdict")
+    code = f"{lines['load_dataset']}\n{lines['evaluate']}\nimport json\nprint(json.dumps(len(data['train'])))"
+    assert hub.python(code) == len(pq.read_table(study.dataset / "data" / "gold" / "train-00000-of-00001.parquet"))
+    pulled = lines["hf_recipes"].splitlines()[0].removeprefix("hf-recipes ").split()
+    hub.cli(*pulled, "--output_dir", tmp_path / "pulled")
+
+
+@pytest.mark.slow
+def test_the_space_runs_in_an_environment_of_its_own(hub, study, tmp_path):
+    from gradio_client import Client
+    from space_app import serve
+
+    hub.cli("push", "dataset", study.recipe_file, "--repo", "me/labels")
+    hub.cli("push", "space", "--repo", "me/space", "--study", "me/labels")
+    hub.python(f"""
+import json
+from huggingface_hub import snapshot_download
+print(json.dumps(snapshot_download("me/space", repo_type="space", local_dir="{tmp_path}/downloaded")))
+""")
+    subprocess.run([sys.executable, "-m", "venv", tmp_path / "venv"], check=True)
+    python = tmp_path / "venv" / "bin" / "python"
+    subprocess.run([python, "-m", "pip", "install", "-qr", tmp_path / "downloaded" / "requirements.txt"], check=True)
+    env = {name: value for name, value in hub.env.items() if name != "PYTHONPATH"}
+    with serve(tmp_path / "downloaded", env=env, log=tmp_path / "app.log", python=python) as address:
+        client = Client(address, verbose=False)
+        assert client.predict(api_name="/studies")["about"]["repo"] == "me/labels"
+        assert client.predict(file=None, pasted="a,b\nx,y\nx,x\n", api_name="/measure")["R"] == 2

@@ -1,0 +1,65 @@
+"""What the tests of the Space share: its sample, and the app as a process."""
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from contextlib import contextmanager
+
+from conftest import ROOT
+
+APP = ROOT / "spaces_app"
+SAMPLE = APP / "sample"
+#: Starts an app that finds these installed, as they are here, and cannot import them.
+HEAVY = """
+import importlib.util, sys
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in ("torch", "vllm", "transformers", "hf_recipes"):
+            return importlib.util.spec_from_loader(name, self)
+    def create_module(self, spec):
+        raise SystemError(f"the Space imports {spec.name}")
+    def exec_module(self, module):
+        pass
+sys.meta_path.insert(0, Refuse())
+sys.argv = ["app.py", *sys.argv[2:]]
+import runpy
+runpy.run_path("app.py", run_name="__main__")
+"""
+
+
+@contextmanager
+def serve(folder, *arguments, log, env=None, python=sys.executable):
+    """Starts the app of a folder as its Space would; gives its address."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    settings = {"GRADIO_SERVER_PORT": str(port), "GRADIO_TEMP_DIR": str(log.parent / "gradio"), **(env or {})}
+    with log.open("w") as said:
+        command = [str(python), "-c", HEAVY, "app.py", *map(str, arguments)]
+        app = subprocess.Popen(
+            command, cwd=folder, env={**os.environ, **settings}, stdout=said, stderr=subprocess.STDOUT
+        )
+    try:
+        address = f"http://127.0.0.1:{port}"
+        for _ in range(1200):
+            if app.poll() is not None:
+                break
+            try:
+                with urllib.request.urlopen(f"{address}/config", timeout=5):
+                    break
+            except OSError:
+                time.sleep(0.25)
+        assert app.poll() is None, log.read_text()[-3000:]
+        yield address
+    finally:
+        app.terminate()
+        app.wait()
+
+
+def copy_study(target):
+    """A copy of the sample, to be made into something else."""
+    return shutil.copytree(SAMPLE, target)

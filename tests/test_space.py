@@ -1,0 +1,457 @@
+"""The Space's data: what it reads, what it refuses, uploads of every kind, endpoints, and many users at once."""
+
+import csv
+import io
+import json
+import shutil
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import published
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import tables
+import uploads
+import words
+import yaml
+from conftest import ROOT
+from gradio_client import Client, handle_file
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from space_app import APP, SAMPLE, copy_study, serve
+
+HOSTILE = '<img src=x onerror="alert(1)"> <script>alert(2)</script> [x](javascript:alert(3)) $x$ `y` {{ z }}'
+
+
+@pytest.fixture(scope="module")
+def study():
+    return published.read_folder(SAMPLE)
+
+
+def change_json(folder, name, change):
+    file = next(folder.glob(f"hf-recipes/*/{name}.json"))
+    content = json.loads(file.read_text())
+    change(content)
+    file.write_text(json.dumps(content))
+
+
+# ------------------------------------------------------------------------------------------------ published studies
+
+
+def test_what_is_shown_is_what_the_study_says(study):
+    home = next(SAMPLE.glob("hf-recipes/*/"))
+    results = json.loads((home / "results.json").read_text())
+    findings = json.loads((home / "findings.json").read_text())
+    shown = tables.verdict(study)
+    assert shown["decision"] == results["verdict"]["decision"]
+    assert [tuple(pair) for pair in findings["findings"]] == shown["findings"]
+    assert [arm["macro_f1_mean_interval"] for arm in shown["arms"]] == [
+        arm["macro_f1_mean_interval"] for arm in results["arms"]
+    ]
+    llm = next(arm for arm in shown["arms"] if arm["arm"] == "llm")
+    same = tables.seeds(study, "llm", llm["size"], "all")
+    assert same["mean"] == pytest.approx(llm["pairwise_disagreement"])
+    cost = next(one for one in results["comparisons"] if (one["arm"], one["against"]) == ("llm", "gold"))
+    there = tables.compare(study, arm="llm", against="gold", size=cost["size"])["tests"]
+    back = tables.compare(study, arm="gold", against="llm", size=cost["size"])["tests"]
+    mine = next(one for one in there if one["figure"] == cost["figure"])
+    assert mine["difference"] == cost["difference"]
+    turned = next(one for one in back if one["figure"] == cost["figure"])
+    assert turned["interval"] == [-cost["interval"][1], -cost["interval"][0]]
+
+
+def test_labels_are_filtered_counted_and_explained(study):
+    everything = tables.labels(study)
+    wrong = tables.labels(study, kind="wrong", order="unsure")
+    right = tables.labels(study, kind="right")
+    assert wrong["found"] + right["found"] == everything["judged"] == sum(map(sum, everything["confusion"]))
+    assert all(row["gold"] != row["llm"] for row in wrong["rows"])
+    entropies = [row["entropy"] for row in wrong["rows"]]
+    assert entropies == sorted(entropies, reverse=True)
+    assert everything["risk_coverage"]["kept"][-1] == 1
+    assert everything["risk_coverage"]["wrong"][-1] == pytest.approx(wrong["found"] / everything["judged"])
+    word = everything["rows"][0]["text"].split()[-1]
+    found = tables.labels(study, search=word.upper())
+    assert found["found"]
+    assert all(word.lower() in row["text"].lower() for row in found["rows"])
+    replaced = tables.labels(study, kind="changed", arm="llm-entropy-replace", order="unsure")
+    assert replaced["found"] == replaced["arm"]["sources"]["gold"]
+    assert replaced["rows"][0]["why"].startswith("gold label (entropy")
+    assert [row["rank"] for row in replaced["rows"]] == list(range(1, len(replaced["rows"]) + 1))
+    assert tables.labels(study, page=10**9)["page"] == everything["pages"]
+
+
+def test_seeds_are_those_of_the_predictions(study):
+    shown = tables.seeds(study, "llm", 0, "flips")
+    row = shown["rows"][0]
+    assert len(set(row["labels"])) > 1
+    one = tables.seeds(study, text=row["id"])["one"]
+    cell = next(c for c in one["cells"] if (c["arm"], c["size"]) == (shown["arm"], shown["size"]))
+    assert [run["label"] for run in cell["runs"]] == row["labels"]
+    assert tables.seeds(study, text="nobody")["one"] is None
+
+
+@pytest.mark.parametrize("missing", ["runs", "texts", "gold", "findings", "results"])
+def test_what_is_not_published_is_said_and_the_rest_is_shown(missing, tmp_path):
+    folder = copy_study(tmp_path / "study")
+    if missing == "runs":
+        shutil.rmtree(folder / "data" / "predictions")
+        next(folder.glob("hf-recipes/*/results.json")).unlink()
+    if missing in ("findings", "results"):
+        next(folder.glob(f"hf-recipes/*/{missing}.json")).unlink()
+    for path in folder.glob("data/*/*.parquet") if missing in ("texts", "gold") else ():
+        table = pq.read_table(path)
+        if missing == "texts" and "text" in table.column_names:
+            pq.write_table(table.drop_columns(["text"]), path)
+        if missing == "gold" and "label_source" in table.column_names:
+            nothing = pa.array([-1] * len(table), table["gold"].type)
+            pq.write_table(table.set_column(table.column_names.index("gold"), "gold", nothing), path)
+    found = published.read_folder(folder)
+    said = " ".join(tables.missing(found))
+    expected = {"runs": "No classifiers", "texts": "not published", "gold": "no gold", "results": "results are not"}
+    assert expected.get(missing, "") in said
+    page = words.verdict_top(tables.verdict(found)) + words.verdict_rest(tables.verdict(found))
+    page += words.labels_count(tables.labels(found)) + words.labels_table(tables.labels(found))
+    page += words.seeds_top(tables.seeds(found)) + words.seeds_table(tables.seeds(found))
+    page += words.compare_table(tables.compare(found), tables.FIGURES)
+    assert "None" not in page
+    assert tables.use(found)["load_dataset"]
+
+
+def test_texts_and_names_are_shown_as_text(tmp_path):
+    folder = copy_study(tmp_path / "study")
+    for path in [*folder.glob("data/*/train-*.parquet"), *folder.glob("data/test/*.parquet")]:
+        table = pq.read_table(path)
+        if "text" in table.column_names:
+            texts = pa.array([HOSTILE] * len(table))
+            pq.write_table(table.set_column(table.column_names.index("text"), "text", texts), path)
+
+    def poison(content):
+        for name in ("findings", "more", "limits", "labels"):
+            content[name] = [[HOSTILE, HOSTILE]] if name in ("findings", "more") else [HOSTILE]
+        content["arms"] = dict.fromkeys(content["arms"], HOSTILE)
+        content["methods"] = HOSTILE
+
+    change_json(folder, "findings", poison)
+    change_json(folder, "study", lambda content: content["recipe"]["annotate"].update(model=HOSTILE))
+    found = published.read_folder(folder)
+    verdict, labels, seeds = tables.verdict(found), tables.labels(found, arm="gold"), tables.seeds(found)
+    seeds["one"] = tables.seeds(found, text=found.test.ids[0])["one"]
+    page = words.verdict_top(verdict) + words.verdict_rest(verdict) + words.header(verdict["about"], HOSTILE)
+    page += words.labels_count(labels) + words.labels_table(labels) + words.seeds_table(seeds) + words.one_text(seeds)
+    page += words.compare_table(tables.compare(found), tables.FIGURES)
+    assert page.count("&lt;script&gt;") > 50
+    for sign in ("<script", "<img", 'onerror="'):
+        assert sign not in page
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        ("empty", "holds no study of hf-recipes"),
+        ("prefix", "damaged"),
+        ("configs", "damaged"),
+        ("classes", "damaged"),
+        ("label", "damaged"),
+        ("no parquet", "damaged"),
+        ("results", "damaged"),
+        ("deep", "damaged"),
+        ("runs", "damaged"),
+        ("many", "more than is shown"),
+    ],
+)
+def test_a_repo_that_is_none_of_ours_or_damaged_gets_a_sentence(damage, said, tmp_path, monkeypatch):
+    folder = copy_study(tmp_path / "study")
+    file = folder / "data" / "llm" / "train-00000-of-00001.parquet"
+    table = pq.read_table(file)
+    if damage == "empty":
+        shutil.rmtree(folder / "hf-recipes")
+        shutil.rmtree(folder / "data" / "llm")
+    elif damage in ("prefix", "configs"):
+        change_json(folder, "study", lambda c: c.update({damage: "../../" if damage == "prefix" else ["../../etc"]}))
+    elif damage == "classes":
+        pq.write_table(table.replace_schema_metadata({}), file)
+    elif damage == "label":
+        bad = pa.array([7] * len(table), pa.int64())
+        pq.write_table(table.set_column(table.column_names.index("gold"), "gold", bad), file)
+    elif damage == "no parquet":
+        file.write_bytes(b"PAR1 and nothing else")
+    elif damage == "results":
+        change_json(folder, "results", lambda c: c["arms"][0].update(macro_f1_mean={"a": 1}))
+    elif damage == "deep":
+        next(folder.glob("hf-recipes/*/findings.json")).write_text('{"a":' + "[" * 100_000)
+    elif damage == "runs":
+        path = folder / "data" / "predictions" / "train-00000-of-00001.parquet"
+        pq.write_table(pq.read_table(path).slice(1), path)
+    elif damage == "many":
+        monkeypatch.setattr(published, "MOST_ROWS", 10)
+    with pytest.raises(published.UnreadableError, match=said):
+        published.read_folder(folder)
+
+
+# ------------------------------------------------------------------------------------------------------------ uploads
+
+
+def wide(runs, gold=None):
+    table = {f"run {i}": run for i, run in enumerate(runs)} | ({} if gold is None else {"gold": gold})
+    text = io.StringIO()
+    writer = csv.writer(text)
+    writer.writerow(table)
+    writer.writerows(zip(*table.values(), strict=True))
+    return text.getvalue()
+
+
+RUNS = [["a", "b", "a", "c"], ["a", "b", "b", "c"], ["a", "a", "a", "c"]]
+GOLD = ["a", "b", "a", "a"]
+
+
+def test_csv_json_and_parquet_say_the_same(tmp_path):
+    long = [(run, i, label, GOLD[i]) for run, labels in enumerate(RUNS) for i, label in enumerate(labels)]
+    run, text, label, gold = (list(column) for column in zip(*long[::-1], strict=True))
+    pq.write_table(pa.table({"run": run, "id": text, "label": label, "gold": gold}), tmp_path / "long.parquet")
+    pq.write_table(
+        pa.table({**{f"r{i}": labels for i, labels in enumerate(RUNS)}, "gold": GOLD}), tmp_path / "w.parquet"
+    )
+    (tmp_path / "x.json").write_text(json.dumps({"predictions": RUNS, "references": GOLD}))
+    (tmp_path / "x.csv").write_text(wide(RUNS, GOLD))
+    found = [uploads.measure(uploads.read(str(tmp_path / name), "")) for name in ("x.csv", "x.json", "w.parquet")]
+    found.append(uploads.measure(uploads.read(None, wide(RUNS, GOLD))))
+    assert found[0] == found[1] == found[2] == found[3]
+    by_run = uploads.read(str(tmp_path / "long.parquet"), "")
+    assert by_run.labels.tolist() == uploads.read(None, wide(RUNS)).labels.tolist()
+    from seed_instability import seed_instability
+
+    codes = [["abc".index(k) for k in labels] for labels in RUNS]
+    expected = seed_instability(np.array(codes), np.array(["abc".index(k) for k in GOLD]), num_classes=3)
+    shown = {one["figure"]: one for one in found[0]["figures"]}
+    assert shown["pairwise_disagreement"]["value"] == expected["pairwise_disagreement"]
+    assert shown["pairwise_disagreement"]["interval"] == expected["pairwise_disagreement_interval"]
+
+
+def test_probabilities_come_as_json_parquet_and_the_projects_own_table(study, tmp_path):
+    probs = np.random.default_rng(0).dirichlet(np.ones(3), (4, 30))
+    gold = [str(k) for k in probs[0].argmax(axis=1)]
+    (tmp_path / "p.json").write_text(json.dumps({"predictions": probs.tolist(), "references": gold}))
+    pq.write_table(
+        pa.table({f"r{i}": list(run) for i, run in enumerate(probs)} | {"gold": gold}), tmp_path / "p.parquet"
+    )
+    one, two = (uploads.measure(uploads.read(str(tmp_path / name), "")) for name in ("p.json", "p.parquet"))
+    assert one == two
+    assert {one["metric"] for one in one["figures"]} == {"seed_scores", "seed_instability", "seed_divergence"}
+    table = pq.read_table(SAMPLE / "data" / "predictions" / "train-00000-of-00001.parquet")
+    name, size = study.test.cells()[0]
+    mine = [str(run).startswith(f"{name}/n{size}/") for run in table["run"].to_pylist()]
+    pq.write_table(table.filter(pa.array(mine)), tmp_path / "ours.parquet")
+    found = uploads.measure(uploads.read(str(tmp_path / "ours.parquet"), ""))
+    measured = next(arm for arm in study.results["arms"] if (arm["arm"], arm["size"]) == (name, size))
+    shown = {one["figure"]: one["value"] for one in found["figures"]}
+    assert shown["pairwise_disagreement"] == pytest.approx(measured["pairwise_disagreement"])
+    assert shown["macro_f1_mean"] == pytest.approx(measured["macro_f1_mean"])
+
+
+BAD = {
+    "nothing": ("", "Upload a file"),
+    "one run": ("a\nx\ny\n", "it takes two"),
+    "only gold": ("gold\nx\ny\n", "no column of a run"),
+    "no rows": ("a,b\n", "no rows"),
+    "an empty cell": ("a,b\nx,\ny,y\n", "row 1 is empty"),
+    "twice": ("a,a\nx,y\n", "same name"),
+    "one label": ("a,b\nx,x\nx,x\n", "nothing to measure"),
+    "texts": ("a,b\n" + "".join(f"t{i},u{i}\n" for i in range(200)), "different labels"),
+    "many columns": (",".join(map(str, range(500))) + "\n", "columns"),
+    "no json": ("{", "no JSON"),
+    "deep": ("[" * 200_000, "nested too deeply|no JSON"),
+    "no predictions": ('{"a": 1}', "should be"),
+    "uneven": ("[[0, 1], [0]]", "differ in their number"),
+    "numbers": ("[[0.5, 1.5], [0, 1]]", "A label is 0.5"),
+    "no sum": ("[[[0.5, 0.6]], [[0.5, 0.5]]]", "sum to 1.1"),
+    "negative": ("[[[-0.5, 1.5]], [[0.5, 0.5]]]", "between 0 and 1"),
+    "nan": ("[[[NaN, 1]], [[0.5, 0.5]]]", "between 0 and 1"),
+    "classes": ("[[[1, 0]], [[0.5, 0.2, 0.3]]]", "a list of probabilities, one for each class"),
+    "gold": ('{"predictions": [[0, 1], [1, 1]], "references": [0]}', "1 gold labels for 2"),
+    "unknown gold": ('{"predictions": [[[1, 0]], [[1, 0]]], "references": ["z"]}', "none of the classes"),
+    "bool": ("[[true, 1], [1, 1]]", "A label is True"),
+    "long": ("run,id,label\n0,a,x\n0,b,y\n1,a,x\n", "should be 4 rows"),
+    "long twice": ("run,id,label\n0,a,x\n0,a,y\n1,b,x\n1,b,x\n", "twice"),
+    "long without": ("run,id,other\n0,a,x\n1,a,y\n", "a column label"),
+    "long gold": ("run,id,label,gold\n0,a,x,x\n1,a,y,y\n", "differ in the gold"),
+    "null byte": ("a,b\nx,\0\n", "null byte"),
+    "long rows": ("a,b\nx,y,z\nx,y,z\n", "more cells than the header"),
+    "a long row": ("a,b\nx,y\nx,y,z\n", "no CSV table.*line 3"),
+    "a short row": ("a,b\nx,y\nx\n", "run 2: row 2 is empty"),
+}
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_each_kind_of_bad_table_has_its_sentence(kind):
+    text, said = BAD[kind]
+    with pytest.raises(uploads.UploadError, match=said):
+        uploads.measure(uploads.read(None, text))
+
+
+def test_each_kind_of_bad_file_has_its_sentence(tmp_path, monkeypatch):
+    def refuse(name, content, said):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(uploads.UploadError, match=said):
+            uploads.read(str(tmp_path / name), "")
+
+    refuse("x.exe", b"MZ", "should be .csv")
+    refuse("x.csv", b"a,b\n\xff\xfe,1\n", "not UTF-8")
+    refuse("e.csv", b" ", "is empty")
+    refuse("x.parquet", b"PAR1", "no parquet")
+    refuse("big.json", b" " * (uploads.MOST_JSON + 1), "at most 8 MB")
+    pq.write_table(pa.table({"a": ["x", None], "b": ["x", "y"]}), tmp_path / "null.parquet")
+    with pytest.raises(uploads.UploadError, match="1 empty cells"):
+        uploads.read(str(tmp_path / "null.parquet"), "")
+    pq.write_table(pa.table({"a": [{"x": 1}], "b": [{"x": 1}]}), tmp_path / "struct.parquet")
+    with pytest.raises(uploads.UploadError, match="no labels"):
+        uploads.read(str(tmp_path / "struct.parquet"), "")
+
+
+def test_a_small_file_that_unpacks_to_gigabytes_is_not_unpacked(tmp_path):
+    many = uploads.MOST_PROBS + 1
+    table = pa.table({"a": pa.array(np.zeros(many, dtype=np.int8)), "b": pa.array(np.zeros(many, dtype=np.int8))})
+    pq.write_table(table, tmp_path / "bomb.parquet", compression="zstd")
+    assert (tmp_path / "bomb.parquet").stat().st_size < 1_000_000
+    with pytest.raises(uploads.UploadError, match="too much"):
+        uploads.read(str(tmp_path / "bomb.parquet"), "")
+    long = pa.array(["x" * 1_000_000]).dictionary_encode()
+    wide_text = pa.DictionaryArray.from_arrays(pa.array(np.zeros(50_000, dtype=np.int32)), long.dictionary)
+    pq.write_table(pa.table({"a": wide_text, "b": wide_text}), tmp_path / "text.parquet")
+    with pytest.raises(uploads.UploadError, match="nothing to measure|too much"):
+        uploads.measure(uploads.read(str(tmp_path / "text.parquet"), ""))
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.one_of(st.text(max_size=300), st.binary(max_size=300).map(lambda b: b.decode("latin-1"))))
+def test_whatever_is_pasted_there_is_an_answer_or_a_sentence(text):
+    try:
+        found = uploads.measure(uploads.read(None, text))
+    except uploads.UploadError:
+        return
+    assert json.dumps(found, allow_nan=False)
+
+
+VALUES = st.recursive(
+    st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=5)),
+    lambda inner: st.one_of(st.lists(inner, max_size=4), st.dictionaries(st.text(max_size=5), inner, max_size=3)),
+    max_leaves=20,
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(VALUES, VALUES, VALUES)
+def test_whatever_json_is_given_there_is_an_answer_or_a_sentence(runs, gold, classes):
+    text = json.dumps({"predictions": runs, "references": gold, "classes": classes})
+    try:
+        found = uploads.measure(uploads.read(None, text))
+    except uploads.UploadError:
+        return
+    assert json.dumps(found, allow_nan=False)
+
+
+# --------------------------------------------------------------------------------------------------------- the app
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory):
+    """The app, in which importing torch, vllm, transformers or hf_recipes is an error."""
+    log = tmp_path_factory.mktemp("space") / "app.log"
+    with serve(APP, log=log) as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
+def client(address):
+    return Client(address, verbose=False)
+
+
+def test_every_pages_data_is_an_endpoint_with_names_and_types(client):
+    named = client.view_api(return_format="dict")["named_endpoints"]
+    assert set(named) == {"/studies", "/verdict", "/labels", "/seeds", "/compare", "/measure", "/use"}
+    parameters = {one["parameter_name"]: one for one in named["/labels"]["parameters"]}
+    assert list(parameters) == ["study", "label", "kind", "search", "order", "arm", "page"]
+    assert parameters["page"]["python_type"]["type"] == "int"
+    assert all(one["parameter_has_default"] for one in parameters.values())
+    assert "recall" not in named["/verdict"]
+    assert client.predict(api_name="/verdict")["decision"]
+    can = client.predict(api_name="/studies")["choices"]
+    assert client.predict(label=can["classes"][0], kind="wrong", api_name="/labels")["rows"]
+    assert client.predict(arm="llm", api_name="/seeds")["rows"]
+    assert client.predict(arm="llm", against="gold", api_name="/compare")["tests"]
+    assert "load_dataset" in client.predict(api_name="/use")["load_dataset"]
+
+
+def test_a_pair_that_the_study_did_not_test_is_tested_by_the_module(client, study):
+    sizes = sorted({size for _, size in study.test.cells()})
+    pair = client.predict(arm="gold", against="llm-random-replace", size=sizes[-1], api_name="/compare")
+    assert {one["by"] for one in pair["tests"]} == {"app"}
+    assert "was tested here" in pair["said"][0]
+    assert all(one["interval"] for one in pair["tests"])
+
+
+def test_a_file_is_measured_and_a_path_of_the_server_is_refused(client, tmp_path):
+    (tmp_path / "mine.csv").write_text(wide(RUNS, GOLD))
+    found = client.predict(file=handle_file(tmp_path / "mine.csv"), pasted="", api_name="/measure")
+    assert found["R"] == 3
+    assert found["full"]["seed_scores"]["n"] == 4
+    for path in ("/etc/passwd", str(APP / "app.py"), str(SAMPLE / "README.md")):
+        with pytest.raises(Exception, match="(?i)error|not allowed|invalid"):
+            client.predict(file={"path": path, "meta": {"_type": "gradio.FileData"}}, pasted="", api_name="/measure")
+    with pytest.raises(Exception, match="it takes two"):
+        client.predict(file=None, pasted="a\nx\n", api_name="/measure")
+
+
+@pytest.mark.parametrize("name", ["../../etc", "/etc/passwd", "a/b/c/d", "x", "..", "file:///etc"])
+def test_a_visitor_names_no_folder(client, name):
+    with pytest.raises(Exception, match="owner/name|no public|could not be reached"):
+        client.predict(study=name, api_name="/verdict")
+
+
+def test_fifty_users_at_once_are_served_and_none_sees_anothers(address):
+    def one(i):
+        mine = Client(address, verbose=False)
+        labels = [[f"user{i}", "b", "b"], [f"user{i}", "b", f"user{i}"]]
+        found = mine.predict(file=None, pasted=wide(labels), api_name="/measure")
+        mine.predict(api_name="/labels")
+        return found["classes"]
+
+    with ThreadPoolExecutor(50) as pool:
+        found = list(pool.map(one, range(50)))
+    assert found == [["b", f"user{i}"] for i in range(50)]
+
+
+def test_bodies_are_bounded_and_uploads_stop_when_the_disk_is_used(address, tmp_path):
+    import httpx
+    from guard import MOST_BODY, Guard
+
+    answer = httpx.post(f"{address}/gradio_api/queue/join", content=b" " * (MOST_BODY + 1))
+    assert answer.status_code == 413
+
+    def endless():
+        for _ in range(40):
+            yield b" " * 1_000_000
+
+    with pytest.raises(httpx.HTTPError):
+        httpx.post(f"{address}/gradio_api/queue/join", content=endless()).raise_for_status()
+    guard = Guard(None, str(tmp_path))
+    assert guard._disk() == 0
+    (tmp_path / "x").write_bytes(b"1234")
+    guard._looked = time.monotonic() - 5
+    assert guard._disk() == 4
+
+
+def test_the_card_and_the_requirements_agree_with_the_project():
+    front = yaml.safe_load((APP / "README.md").read_text().split("---")[1])
+    pins = dict(line.split("==") for line in (APP / "requirements.txt").read_text().splitlines() if "==" in line)
+    ours = dict(
+        line.split("==") for line in (ROOT / "requirements" / "cpu.txt").read_text().splitlines() if "==" in line
+    )
+    assert front["sdk"] == "gradio"
+    assert front["sdk_version"] == pins["gradio"] == ours["gradio"]
+    assert all(ours[name] == version for name, version in pins.items())
+    assert not {"torch", "vllm", "transformers"} & set(pins)
+    size = sum(path.stat().st_size for path in SAMPLE.rglob("*") if path.is_file())
+    assert size < 4_000_000
