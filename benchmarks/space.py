@@ -12,8 +12,8 @@ Gradio's own. Medians, and the ratio of the app's to the trivial one's within ea
 endpoints at the same time. Memory is the app's at its peak (VmHWM).
 """
 
+import json
 import os
-import random
 import socket
 import subprocess
 import sys
@@ -21,7 +21,7 @@ import tempfile
 import time
 import urllib.request
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,15 +29,21 @@ from typing import Any
 
 import numpy as np
 import typer
-from annotate import DEMO, ROOT, SAMPLE
+from annotate import DEMO, ROOT, SAMPLE, in_fresh_process
 from push import RandomEngine, serve
 
-ARMS = '["gold", "llm", "llm-soft", "llm-entropy-replace", "llm-random-replace", "llm-random-drop", "llm-entropy-drop"]'
+ARMS = ["gold", "llm", "llm-soft", "llm-entropy-replace", "llm-random-replace", "noise-fixed"]
 SIZES = [100, 200, 400, 800, 1600]
-TRIVIAL = "import gradio as gr\nwith gr.Blocks(analytics_enabled=False) as page:\n    gr.api(lambda text: text, api_name='echo')\npage.launch(ssr_mode=False)"
+TRIVIAL = """
+import gradio as gr
+with gr.Blocks(analytics_enabled=False) as page:
+    gr.api(lambda text="": text, api_name="echo")
+page.launch(ssr_mode=False)
+"""
+PYTHON = sys.executable
 
 
-def make_study(folder: str, texts: int, seeds: int, *overrides: str, pool: int = 4000) -> Any:
+def make_study(folder: str, texts: int, seeds: int) -> None:
     """A study with labels, runs and results, none of which took a model."""
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -55,7 +61,7 @@ def make_study(folder: str, texts: int, seeds: int, *overrides: str, pool: int =
     source = pq.read_table(SAMPLE, columns=["text", "label"])
     drawn = np.random.default_rng(0)
     Path(folder, "source").mkdir(parents=True)
-    for split, count in (("train", pool), ("test", texts)):
+    for split, count in (("train", 4000), ("test", texts)):
         rows = drawn.integers(len(source), size=count)
         words = source["text"].take(rows).to_pylist()
         pq.write_table(
@@ -65,11 +71,16 @@ def make_study(folder: str, texts: int, seeds: int, *overrides: str, pool: int =
             f"{folder}/source/{split}.parquet",
         )
     settings = [
-        *(f"--data.path={folder}/source", f"--output_dir={folder}/study", "--name=bench", f"--grid.arms={ARMS}"),
+        *(
+            f"--data.path={folder}/source",
+            f"--output_dir={folder}/study",
+            "--name=bench",
+            f"--grid.arms={json.dumps(ARMS)}",
+        ),
         *(f"--grid.sizes={SIZES}", f"--grid.seeds={list(range(seeds))}", "--annotate.prompt.shots_per_class=1"),
         *("--data.label_names=[negative, neutral, positive]", "--data.pool_size=null", "--data.test_size=null"),
     ]
-    study = Study(load_recipe(DEMO, [*settings, *overrides]), accept_changes=True)
+    study = Study(load_recipe(DEMO, settings), accept_changes=True)
     vllm_engine.Engine = RandomEngine
 
     class Drawn:
@@ -90,14 +101,150 @@ def make_study(folder: str, texts: int, seeds: int, *overrides: str, pool: int =
     def fit(self: Any, run: Any, labels: Any, key: str | None = None) -> tuple[Any, int]:
         return Drawn(run, self.work.test.gold), 1
 
-    training._Trainer._fit = fit  # type: ignore[method-assign, assignment]
+    training._Trainer._fit = fit
     annotate(study)
     write_variants(study)
     write_labels(study)
     training.train(study)
     measure(study)
-    return study
+
+
+def publish(folder: str) -> str:
+    """Pushes the study, and brings back the repo's files."""
+    from huggingface_hub import snapshot_download
+
+    from hf_recipes.hub import push_dataset
+    from hf_recipes.recipe import load_recipe
+    from hf_recipes.study import Study
+
+    push_dataset(Study(load_recipe(f"{folder}/study/recipe.yaml", [f"--output_dir={folder}/study"])), "me/bench")
+    return snapshot_download("me/bench", repo_type="dataset", local_dir=f"{folder}/repo")
+
+
+@contextmanager
+def running(*command: str, folder: Path, env: dict[str, str]) -> Iterator[tuple[str, int]]:
+    """An app in a process of its own: its address and process id."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    started = subprocess.Popen(
+        [PYTHON, *command],
+        cwd=folder,
+        env={**os.environ, **env, "GRADIO_SERVER_PORT": str(port)},
+        stdout=subprocess.DEVNULL,
+    )
+    try:
+        yield f"http://127.0.0.1:{port}", started.pid
+    finally:
+        started.terminate()
+        started.wait()
+
+
+def wait_for(address: str) -> None:
+    while True:
+        try:
+            with urllib.request.urlopen(f"{address}/config", timeout=5):  # noqa: S310
+                return
+        except OSError:
+            time.sleep(0.1)
+
+
+def peak(process: int) -> float:
+    """Megabytes that a process has had in memory at most."""
+    line = next(line for line in Path(f"/proc/{process}/status").read_text().splitlines() if line.startswith("VmHWM"))
+    return int(line.split()[1]) / 1024
+
+
+def first_picture(address: str, since: float, browser: Any) -> float:
+    """Seconds from a moment to a figure in a browser."""
+    wait_for(address)
+    page = browser.new_page(viewport={"width": 1200, "height": 900})
+    page.goto(address, wait_until="domcontentloaded")
+    page.locator(".vega-embed svg").first.wait_for(timeout=120_000)
+    page.close()
+    return time.perf_counter() - since
+
+
+def questions(client: Any, table: str) -> dict[str, Callable[[], Any]]:
+    """What is asked of the app, by name."""
+    text = client.predict(api_name="/seeds")["rows"][0]["id"]
+    return {
+        "studies": lambda: client.predict(api_name="/studies"),
+        "verdict": lambda: client.predict(api_name="/verdict"),
+        "labels": lambda: client.predict(kind="wrong", order="unsure", arm="llm-entropy-replace", api_name="/labels"),
+        "labels, search": lambda: client.predict(search="the", api_name="/labels"),
+        "seeds": lambda: client.predict(arm="llm", api_name="/seeds"),
+        "seeds, one text": lambda: client.predict(text=text, api_name="/seeds"),
+        "compare": lambda: client.predict(arm="llm", against="gold", api_name="/compare"),
+        "use": lambda: client.predict(api_name="/use"),
+        "measure, 10 x 2,000": lambda: client.predict(file=None, pasted=table, api_name="/measure"),
+    }
+
+
+def main(texts: int = 2000, seeds: int = 10, repeats: int = 15, clients: int = 20) -> None:
+    """See the docstring of this file."""
+    from gradio_client import Client
+    from playwright.sync_api import sync_playwright
+
+    drawn = np.random.default_rng(0)
+    rows = [range(10), *drawn.integers(3, size=(2000, 10))]
+    table = "\n".join(",".join(map(str, row)) for row in rows)
+    with tempfile.TemporaryDirectory() as folder:
+        in_fresh_process(make_study, folder, texts, seeds)
+        with serve(0):
+            repo = in_fresh_process(publish, folder)
+        env = {"GRADIO_TEMP_DIR": f"{folder}/gradio", "GRADIO_ANALYTICS_ENABLED": "False"}
+        app = ("app.py", "--study", repo)
+        with sync_playwright() as play:
+            browser = play.chromium.launch(executable_path="/usr/bin/chromium", args=["--no-sandbox", "--disable-gpu"])
+            starts = []
+            for _ in range(3):
+                since = time.perf_counter()
+                with running(*app, folder=ROOT / "spaces_app", env=env) as (address, _):
+                    starts.append(first_picture(address, since, browser))
+            browser.close()
+        print(f"start to first picture: {np.median(starts):.1f} s ({min(starts):.1f} to {max(starts):.1f})")
+        with (
+            running(*app, folder=ROOT / "spaces_app", env=env) as (address, process),
+            running("-c", TRIVIAL, folder=ROOT, env=env) as (plain, _),
+        ):
+            wait_for(address)
+            wait_for(plain)
+            client, echo = Client(address, verbose=False), Client(plain, verbose=False)
+            asked = questions(client, table)
+            for ask in asked.values():  # what is imported late is imported
+                ask()
+            took: dict[str, list[float]] = {name: [] for name in asked}
+            ratios: dict[str, list[float]] = {name: [] for name in asked}
+            for _ in range(repeats):
+                base = seconds(lambda: echo.predict(text="x", api_name="/echo"))
+                for name in drawn.permutation(list(asked)):
+                    took[name].append(seconds(asked[name]))
+                    ratios[name].append(took[name][-1] / base)
+            for name, values in took.items():
+                print(f"{name}: {1000 * np.median(values):.0f} ms, {np.median(ratios[name]):.2f} of a trivial app's")
+            alone = peak(process)
+
+            def visit(_: int) -> list[float]:
+                mine = questions(Client(address, verbose=False), table)
+                return [seconds(ask) for ask in mine.values()]
+
+            with ThreadPoolExecutor(clients) as pool:
+                since = time.perf_counter()
+                answers = [one for times in pool.map(visit, range(clients)) for one in times]
+            whole = time.perf_counter() - since
+            print(
+                f"{clients} clients at once: {len(answers)} answers without an error in {whole:.0f} s, "
+                f"median {1000 * np.median(answers):.0f} ms, 95% under {1000 * np.quantile(answers, 0.95):.0f} ms"
+            )
+            print(f"memory at its peak: {alone:.0f} MB, with {clients} clients {peak(process):.0f} MB")
+
+
+def seconds(ask: Callable[[], Any]) -> float:
+    since = time.perf_counter()
+    ask()
+    return time.perf_counter() - since
 
 
 if __name__ == "__main__":
-    print(make_study(sys.argv[1], 300, 5, "--grid.sizes=[100, 200, 400]", pool=1000))
+    typer.run(main)

@@ -4,6 +4,7 @@ The engine of each actor is the one of `vllm_engine`, so a key says `vllm` whoev
 `stream`: actors live as long as one execution of a dataset, hence everything that is left of a pass goes through one.
 """
 
+import logging
 import os
 import re
 import secrets
@@ -190,7 +191,7 @@ def _cluster(annotate: Annotate, cpus: int, gpus: int) -> Iterator[None]:
     import ray
     import ray.data
 
-    level = "INFO" if logs.verbose() else "ERROR"
+    level = logging.INFO if logs.verbose() else logging.ERROR
     try:
         try:
             if address not in (None, "auto"):
