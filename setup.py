@@ -26,7 +26,7 @@ setup(
         "crowd-kit>=1.4",
         "datasets>=5.2",
         "evaluate>=0.4.6",
-        "filelock",
+        "filelock>=4",
         "fsspec",
         "httpx",
         "huggingface_hub>=2.4",

@@ -7,7 +7,7 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -162,8 +162,18 @@ def train(
     accept_changes: Accept = False,
     verbose: Verbose = False,
     retry_failed: Retry = False,
+    machine_rank: Annotated[
+        int | None,
+        typer.Option(
+            "--machine-rank",
+            help="Which of several machines this is, from 0, in place of the accelerate configuration's.",
+        ),
+    ] = None,
+    main_process_ip: Annotated[
+        str | None, typer.Option("--main-process-ip", help="The address of machine 0, likewise.")
+    ] = None,
 ) -> None:
-    """The grid of runs, under `accelerate launch`."""
+    """The grid of runs, under `accelerate launch`; of several machines each is given the same command and its rank."""
     study = _open(context, recipe, accept_changes, verbose)
     from .train import check_training, forget_failures, runs_left
 
@@ -172,7 +182,7 @@ def train(
     if retry_failed:
         forget_failures(study)
     if runs_left(study):  # and what is wrong with the input is said before anything is launched
-        _launch_training(study, recipe, context.args)
+        _launch_training(study, recipe, context.args, machine_rank, main_process_ip)
     typer.echo(f"runs: {study.root / 'runs'}")
 
 
@@ -360,21 +370,38 @@ except Exception as ended:
 """
 
 
-def _launch_training(study: Study, recipe: Path, overrides: list[str]) -> None:
-    from .train import failed_runs, read_accelerate_config, runs_left, threads
+def _launcher(config: dict[str, Any], machine_rank: int | None, main_ip: str | None) -> list[str]:
+    """The command that starts the processes of this machine."""
+    from .train import threads
 
-    config = read_accelerate_config(study.training)
-    each = str(threads(config))
-    if config["use_cpu"] and config["num_processes"] > 1:  # of which accelerate launch would start one
+    each, machines, processes = str(threads(config)), config["num_machines"], config["num_processes"]
+    rank = config["machine_rank"] if machine_rank is None else machine_rank
+    address, port = str(main_ip or config.get("main_process_ip") or ""), str(config.get("main_process_port") or 29500)
+    if not 0 <= rank < machines:
+        raise UserError(f"--machine-rank: {rank}, but {config['path']} has num_machines: {machines}")
+    if machines > 1 and not address:
+        raise UserError(f"{config['path']}: no main_process_ip; add it, or pass --main-process-ip")
+    if config["use_cpu"] and processes > 1:  # of which accelerate launch would start one
         os.environ |= {"ACCELERATE_USE_CPU": "true", "ACCELERATE_MIXED_PRECISION": config["mixed_precision"]}
         os.environ |= {"OMP_NUM_THREADS": each}
-        launch = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-        launch += ["--nproc_per_node", str(config["num_processes"])]
-    else:
-        launch = [sys.executable, "-c", LAUNCHER, "--config_file", config["path"]]
-        launch += ["--num_cpu_threads_per_process", each]
-        if config["num_processes"] > 1 and config["num_machines"] == 1:
-            launch += ["--main_process_port", "0"]  # a free one: another launch may be at work
+        launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", str(processes // machines)]
+        if machines == 1:
+            return [*launch, "--standalone"]
+        launch += ["--nnodes", str(machines), "--node_rank", str(rank)]
+        return [*launch, "--master_addr", address, "--master_port", port]
+    launch = [sys.executable, "-c", LAUNCHER, "--config_file", config["path"], "--num_cpu_threads_per_process", each]
+    if machines > 1:
+        return [*launch, "--machine_rank", str(rank), "--main_process_ip", address, "--main_process_port", port]
+    return [*launch, *(["--main_process_port", "0"] if processes > 1 else [])]  # a free one: others may be at work
+
+
+def _launch_training(
+    study: Study, recipe: Path, overrides: list[str], machine_rank: int | None = None, main_ip: str | None = None
+) -> None:
+    from .train import failed_runs, read_accelerate_config, runs_left
+
+    config = read_accelerate_config(study.training)
+    launch = _launcher(config, machine_rank, main_ip)
     left, deaths = len(runs_left(study)), 0
     while True:
         code = _run([*launch, "-m", "hf_recipes.train", str(recipe), *overrides])

@@ -17,6 +17,7 @@ writes over it when it runs again. docs/CONTRACT.md describes every file.
 """
 
 import ctypes
+import errno
 import hashlib
 import json
 import logging
@@ -39,6 +40,12 @@ if TYPE_CHECKING:
     from .grid import Run
 
 logger = logging.getLogger(__name__)
+
+MOUNTS = Path("/proc/self/mountinfo")
+#: Kinds of file systems, and options of others, whose locks other machines may not see.
+LOCKS_STAY_HERE = ("fuse", "9p", "virtiofs", "beegfs")
+LOCKS_KEPT_HERE = {"nolock", "local_lock=all", "local_lock=flock", "localflock", "nobrl"}
+NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 
 FORMAT = 2  # the version of the study folder's contract
 #: What may change around runs that stay valid, and how they are made rather than what.
@@ -74,7 +81,7 @@ class Study:
         self.report = self.root / "report"
         self.results_file = self.report / "results.json"
         self.labels_file = self.report / "labels.json"
-        self._lock = FileLock(self.root / ".lock")
+        self._lock = _file_lock(self.root / ".lock")
 
     @property
     def grid(self) -> Grid:
@@ -104,7 +111,7 @@ class Study:
         """Whoever trains a run holds this."""
         folder = self.run(run)
         folder.parent.mkdir(parents=True, exist_ok=True)
-        return FileLock(folder.with_name(f".{folder.name}.lock"))
+        return _file_lock(folder.with_name(f".{folder.name}.lock"))
 
     def run_state(self, run: "Run") -> Path:
         """Where a run in flight stands, from which a killed one goes on."""
@@ -151,7 +158,7 @@ class Study:
         The folder becomes this recipe's: `recipe.yaml` is written if it is not there or the grid has grown.
 
         Raises:
-            UserError: see `check`.
+            UserError: see `check`; and where the file system has no locks.
         """
         self.check()
         self.root.mkdir(parents=True, exist_ok=True)
@@ -160,6 +167,13 @@ class Study:
         except Timeout:
             logger.warning("%s: another hf-recipes process is at work here; waiting for it", self.root)
             self._lock.acquire()
+        except OSError as error:
+            if error.errno not in NO_LOCKS:
+                raise
+            raise UserError(
+                f"{self.root}: its file system has no locks ({error.strerror}); choose another --output_dir=, or mount "
+                "it with locks (NFS: version 4, or 3 with rpc.statd; Lustre: -o flock)"
+            ) from None
         try:
             if not self.check():
                 content = {"format": FORMAT, "recipe": self._recipe_as_kept()}
@@ -177,6 +191,28 @@ def _read_kept_recipe(file: Path) -> dict[str, Any] | None:
         return None
     whole = isinstance(content, dict) and content.keys() == {"format", "recipe"} and isinstance(content["recipe"], dict)
     return content if whole else None
+
+
+def _file_lock(path: Path) -> FileLock:
+    """A lock that goes with its process; no file that a lost machine would leave for ever stands in for it."""
+    return FileLock(path, fallback_to_soft=False)
+
+
+def local_locks(folder: Path) -> str | None:
+    """The file system of a folder if other machines may not see the locks that are held there; else None.
+
+    What Linux says of the mount is all that is known: `docs/nodes.md` has a test of the locks themselves.
+    """
+    if not MOUNTS.exists():
+        return None
+    found, kind, options = Path(), "", set[str]()
+    for line in MOUNTS.read_text().splitlines():
+        mount, _, source = line.partition(" - ")
+        place = Path(mount.split(" ")[4].replace("\\040", " "))
+        if folder.resolve().is_relative_to(place) and len(place.parts) >= len(found.parts):
+            found, kind = place, source.split(" ")[0]
+            options = {*mount.split(" ")[5].split(","), *source.split(" ")[-1].split(",")}
+    return kind if kind.startswith(LOCKS_STAY_HERE) or options & LOCKS_KEPT_HERE else None
 
 
 def _differences(one: Any, other: Any, prefix: str = "") -> Iterator[str]:

@@ -32,7 +32,18 @@ from .fit import DIVERGED, RULES, Fit, Texts, Tokens
 from .grid import Run, all_runs, check_sizes, permutation
 from .models import Model, load_tokenizer, resolve_model
 from .recipe import CONFIDENT, Train, UserError, first_line, load_recipe, parse_yaml
-from .study import Study, cpu_threads, follow_parent, hash_ids, make_key, read_json, versions, whole_folder, write_json
+from .study import (
+    Study,
+    cpu_threads,
+    follow_parent,
+    hash_ids,
+    local_locks,
+    make_key,
+    read_json,
+    versions,
+    whole_folder,
+    write_json,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -282,7 +293,7 @@ def read_accelerate_config(train: Train) -> dict[str, Any]:
         raise UserError(
             f"train.accelerate_config: {path} is no accelerate configuration; make one with accelerate config"
         )
-    base = {"use_cpu": False, "mixed_precision": "no", "num_processes": 1, "num_machines": 1}
+    base = {"use_cpu": False, "mixed_precision": "no", "num_processes": 1, "num_machines": 1, "machine_rank": 0}
     config = {**base, **{name: value for name, value in content.items() if value is not None}, "path": str(path)}
     kind = str(content.get("distributed_type") or "NO")
     if kind not in ("NO", "MULTI_GPU", "MULTI_CPU") or content.get("dynamo_config"):
@@ -290,10 +301,10 @@ def read_accelerate_config(train: Train) -> dict[str, Any]:
             f"train.accelerate_config: {path}: distributed_type {kind} or dynamo is not supported; encoders are small: "
             "take NO, MULTI_GPU or MULTI_CPU, and no dynamo"
         )
-    if config["use_cpu"] and config["num_machines"] > 1:
+    if config["num_processes"] % config["num_machines"]:
         raise UserError(
-            f"train.accelerate_config: {path}: several machines without GPUs share a grid by a launch on each, of one "
-            "machine; set num_machines to 1"
+            f"train.accelerate_config: {path}: num_processes {config['num_processes']} is that of all machines, and no "
+            f"multiple of num_machines {config['num_machines']}"
         )
     if config["mixed_precision"] not in ("no", "bf16"):
         raise UserError(
@@ -341,6 +352,12 @@ def train(study: Study) -> dict[Run, str]:
     if first:
         for note in work.notes:
             logger.warning(note)
+        if kind := local_locks(study.root):
+            logger.warning(
+                "%s lies on %s, where other machines may not see this one's locks: train it from one machine alone, or "
+                "test the locks as docs/nodes.md says",
+                *(study.root, kind),
+            )
     with tempfile.TemporaryDirectory(prefix="hf-recipes-") as folder:
         _Trainer(study, work, accelerator, Path(folder), first).train_all()
     return _failures(study, work)
@@ -349,6 +366,14 @@ def train(study: Study) -> dict[Run, str]:
 def _failures(study: Study, work: Work) -> dict[Run, str]:
     failures = {run: work.failure(run) for run in all_runs(study.grid) if not work.is_done(run)}
     return {run: error for run, error in failures.items() if error is not None}
+
+
+def _lost_others(error: Exception) -> bool:
+    """Whether another process of a team is gone, as its machine may be."""
+    from torch import distributed
+
+    gone = (distributed.DistBackendError, distributed.DistNetworkError)
+    return isinstance(error, gone) or "gloo" in str(error)
 
 
 def _count_processes(config: dict[str, Any], together: bool) -> bool:
@@ -368,9 +393,10 @@ def _count_processes(config: dict[str, Any], together: bool) -> bool:
         for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
             os.environ.pop(name, None)
         if not config["use_cpu"]:  # before CUDA is asked for its devices
-            seen = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(found)))
+            here = found // config["num_machines"]
+            seen = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(here)))
             if local >= len(seen.split(",")):
-                raise UserError(f"train.accelerate_config: {found} processes, but CUDA_VISIBLE_DEVICES is {seen}")
+                raise UserError(f"train.accelerate_config: {here} processes, but CUDA_VISIBLE_DEVICES is {seen}")
             os.environ["CUDA_VISIBLE_DEVICES"] = seen.split(",")[local]
     return first
 
@@ -470,6 +496,8 @@ class _Trainer:
         except (UserError, OSError):  # the latter: a full disk and the like are not the run's fault
             raise
         except Exception as error:
+            if self.accelerator.num_processes > 1 and _lost_others(error):  # the run has not failed
+                os._exit(STARTS_AGAIN)
             study.run(run).mkdir(parents=True, exist_ok=True)  # what is there stays until there is better
             trouble = {"error": f"{type(error).__name__}: {first_line(error)}", "traceback": traceback.format_exc()}
             write_json(study.run(run) / "failed.json", {"key": self.work.key(run), **trouble})
@@ -591,17 +619,19 @@ class _Trainer:
             temporary.replace(file)
 
     def _read_state(self, run: Run, key: str | None) -> dict[str, Any] | None:
-        """Where a killed process left the run; a state of other labels or settings, or a damaged one, is of no use."""
+        """Where a killed process left the run; a state of other labels or settings, or a damaged one, is of no use.
+
+        Of a team the first reads it for all: another machine may see an older file, or none yet.
+        """
         import torch
 
+        state: dict[str, Any] | None = None
         file = self.study.run_state(run)
-        if not file.exists():
-            return None
-        try:
-            state: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
-        except Exception:  # torch raises many kinds
-            return None
-        return state if state["key"] == key else None
+        if self.accelerator.is_main_process and file.exists():
+            with suppress(Exception):  # of a damaged file torch raises many kinds
+                state = torch.load(file, map_location="cpu", weights_only=True)
+        found: dict[str, Any] | None = self._agree(state if state and state["key"] == key else None)
+        return found
 
     def _start_trackers(self, run: Run) -> None:
         if self.study.training.trackers:

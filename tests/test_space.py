@@ -446,7 +446,8 @@ def test_bodies_are_bounded_and_uploads_stop_when_the_disk_is_used(address, tmp_
 def test_the_card_and_the_requirements_agree_with_the_project():
     front = yaml.safe_load((APP / "README.md").read_text().split("---")[1])
     pins = dict(line.split("==") for line in (APP / "requirements.txt").read_text().splitlines() if "==" in line)
-    ours = dict(line.split("==") for line in (ROOT / "requirements" / "cpu.in").read_text().splitlines() if "==" in line)
+    listed = (ROOT / "requirements" / "cpu.in").read_text().splitlines()
+    ours = dict(line.split("==") for line in listed if "==" in line)
     assert front["sdk"] == "gradio"
     assert front["sdk_version"] == pins["gradio"] == ours["gradio"]
     assert all(ours[name] == version for name, version in pins.items())

@@ -424,11 +424,11 @@ def test_when_memory_runs_out_smaller_parts_give_the_same_path(annotated, monkey
     assert np.array(predictions(halved, run)) == pytest.approx(np.array(predictions(whole, run)), abs=1e-4)
 
 
-def launch(study, *arguments):
+def launch(study, *arguments, before=()):
     settings = [f"--output_dir={study.root}", "--accept-changes", *SETTINGS]
     settings += [f"--train.encoder={study.training.encoder}", *arguments]
     return subprocess.Popen(
-        [sys.executable, "-m", "hf_recipes.cli", "train", str(DEMO), *settings],
+        [*before, sys.executable, "-m", "hf_recipes.cli", "train", str(DEMO), *settings],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

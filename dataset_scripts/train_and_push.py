@@ -1,0 +1,76 @@
+# /// script
+# requires-python = ">=3.11"
+# dependencies = []
+# ///
+"""Trains what is left of a published study and pushes it back, also while it trains: on a machine that may be lost.
+
+On the Hub's own machines (ADDRESS: of this repository, as git+https://...):
+
+    hf jobs uv run --flavor a10g-small --timeout 6h --attempts 3 --secrets HF_TOKEN --with "hf-recipes @ ADDRESS" \\
+        dataset_scripts/train_and_push.py me/my-labels --train.accelerate_config=one-gpu
+
+The study was annotated and pushed before, with its texts (`hf-recipes annotate`, `hf-recipes push dataset`). A job that
+is killed or runs out of time has lost what it trained since the last push; the same command again goes on.
+
+Of several jobs each takes a part of the grid and a branch of its own, and `hf-recipes pull --revision` brings the parts
+back, whose `runs` folders are copied into one (docs/nodes.md):
+
+    ... train_and_push.py me/my-labels --revision part-1 --grid.seeds="[0, 1, 2, 3, 4]"
+    ... train_and_push.py me/my-labels --revision part-2 --grid.seeds="[5, 6, 7, 8, 9]"
+
+Any setting of a recipe can be given as well. A folder that is there already is gone on with.
+"""
+
+import argparse
+import subprocess
+import sys
+from pathlib import Path
+
+from huggingface_hub import HfApi
+from huggingface_hub.errors import HfHubHTTPError
+
+HF_RECIPES = [sys.executable, "-m", "hf_recipes.cli"]
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("repo", help="owner/name of the dataset repo that has the study")
+    parser.add_argument("--study", help="which, where the repo holds several")
+    parser.add_argument("--revision", help="the branch to push to, made of main if it is not there; main by default")
+    parser.add_argument("--every", type=float, default=20, help="minutes from push to push")
+    args, settings = parser.parse_known_args()
+    try:
+        HfApi().auth_check(args.repo, repo_type="dataset", write=True)
+        branches = [branch.name for branch in HfApi().list_repo_refs(args.repo, repo_type="dataset").branches]
+    except HfHubHTTPError as error:
+        sys.exit(f"error: {args.repo}: {error}")
+    folder = Path("studies", args.repo.replace("/", "--") + (f"--{args.study}" if args.study else ""))
+    recipe = folder / "recipe.yaml"
+    if not recipe.exists():
+        known = ["--revision", args.revision] if args.revision in branches else []
+        known += ["--study", args.study] if args.study else []
+        hf_recipes("pull", args.repo, "--output_dir", folder, *known)
+    target = ["--repo", args.repo, *(["--revision", args.revision] if args.revision else [])]
+    push = [*HF_RECIPES, "push", "dataset", str(recipe), *target, *settings]
+    training = subprocess.Popen([*HF_RECIPES, "train", str(recipe), *settings])
+    while True:
+        try:
+            code = training.wait(60 * args.every)
+            break
+        except subprocess.TimeoutExpired:
+            subprocess.run(push, check=False)  # the next one may find the network again
+    if code == 0:
+        hf_recipes("report", recipe, *settings)
+    pushed = subprocess.run(push, check=False).returncode
+    sys.exit(code or pushed)
+
+
+def hf_recipes(*arguments):
+    """Runs a command of hf-recipes; ends with it if it fails."""
+    done = subprocess.run([*HF_RECIPES, *map(str, arguments)], check=False)
+    if done.returncode:
+        sys.exit(done.returncode)
+
+
+if __name__ == "__main__":
+    main()
