@@ -40,6 +40,7 @@ SUBTITLE = (
     "What it costs to train a classifier on labels that a language model made: published studies, in two minutes."
 )
 KEPT = 3  # studies that visitors asked for, in memory
+PATIENCE = 30  # seconds that one waits while others' studies are read
 PAGES = {"verdict": "Verdict", "labels": "Labels", "seeds": "Seeds", "compare": "Compare"}
 PAGES |= {"yours": "Your predictions", "use": "Use it"}
 
@@ -62,17 +63,25 @@ class Shelf:
             if spec in self._kept:
                 self._kept.move_to_end(spec)
                 return self._kept[spec]
-        with self._reading:  # one after the other: a study may take its place in memory while it is read
-            if spec in self._kept:
-                return self._kept[spec]
-            where, _, name = spec.rpartition("/")
-            local = self._folder is not None and where == self.first.where and name in self.first.others
-            study = read_folder(self._folder, name, where) if local and self._folder else read_hub(spec)
-            with self._lock:
-                self._kept[spec] = study
-                while len(self._kept) > KEPT:
-                    self._kept.popitem(last=False)
-        return study
+        # one after the other: a study may take its place in memory while it is read
+        if not self._reading.acquire(timeout=PATIENCE):
+            raise UnreadableError("Other studies are being read; try again in a minute.")
+        try:
+            if spec not in self._kept:
+                study = self._read(spec)
+                with self._lock:
+                    self._kept[spec] = study
+                    while len(self._kept) > KEPT:
+                        self._kept.popitem(last=False)
+            return self._kept[spec]
+        finally:
+            self._reading.release()
+
+    def _read(self, spec: str) -> Study:
+        where, _, name = spec.rpartition("/")
+        if self._folder is not None and where == self.first.where and name in self.first.others:
+            return read_folder(self._folder, name, where)
+        return read_hub(spec)
 
 
 def spec_of(study: Study) -> str:

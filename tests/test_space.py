@@ -191,6 +191,22 @@ def test_a_repo_that_is_none_of_ours_or_damaged_gets_a_sentence(damage, said, tm
         published.read_folder(folder)
 
 
+def test_a_few_studies_stay_in_memory_and_nobody_waits_for_ever(study, monkeypatch):
+    import app
+
+    read = []
+    monkeypatch.setattr(app, "read_hub", lambda spec: read.append(spec) or study)
+    monkeypatch.setattr(app, "PATIENCE", 0.05)
+    shelf = app.Shelf(study, SAMPLE)
+    assert shelf.get("") is shelf.get(f"{study.where}/{study.name}") is study
+    for spec in ("a/1", "a/2", " a/1/ ", "https://huggingface.co/datasets/a/3", "a/4", "a/1", "a/2"):
+        shelf.get(spec)
+    assert read == ["a/1", "a/2", "a/3", "a/4", "a/2"]
+    with shelf._reading, pytest.raises(published.UnreadableError, match="try again"):
+        shelf.get("a/5")
+    assert shelf.get("a/1") is study
+
+
 # ------------------------------------------------------------------------------------------------------------ uploads
 
 
