@@ -813,11 +813,11 @@ def push_space(repo: str, study: str, private: bool = False) -> str:
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 
     api: Any = HfApi()
-    source, name, recipe = _find_study(api, study)
+    source, name, models = _find_study(api, study)
     app, modules = spaces_folder(), metrics_folder()
     files = {str(path.relative_to(app)): path.read_bytes() for path in _own_files(app)}
     files |= {f"metrics/{path.relative_to(modules)}": path.read_bytes() for path in _own_files(modules)}
-    files["README.md"] = _space_card(app / "README.md", source, name, recipe).encode()
+    files["README.md"] = _space_card(app / "README.md", source, name, models).encode()
     try:
         made = api.create_repo(repo, repo_type="space", space_sdk="gradio", private=private or None, exist_ok=True)
         head = api.repo_info(made.repo_id, repo_type="space")
@@ -840,8 +840,8 @@ def push_space(repo: str, study: str, private: bool = False) -> str:
     return str(made)
 
 
-def _find_study(api: Any, study: str) -> tuple[str, str, dict[str, Any]]:
-    """The repo and name of a published study, `owner/name` or `owner/name/study`, and its recipe."""
+def _find_study(api: Any, study: str) -> tuple[str, str, list[str]]:
+    """The repo and name of a published study, `owner/name` or `owner/name/study`, and its models on the Hub."""
     from huggingface_hub import hf_hub_download
 
     *first, name = study.split("/") if study.count("/") == 2 else (*study.split("/"), "")
@@ -855,7 +855,7 @@ def _find_study(api: Any, study: str) -> tuple[str, str, dict[str, Any]]:
             raise UserError(f"--study {study}: no study of hf-recipes was published there ({held})")
         manifest = f"{OURS}/{name or found[0]}/study.json"
         said = read_json(Path(hf_hub_download(source, manifest, repo_type="dataset", revision=info.sha)))
-        return source, name, dict(said["recipe"])
+        return source, name, sorted({asked.rpartition("@")[0] for asked in said["revisions"] or {}})
     except UserError:
         raise
     except Exception as error:  # the Hub's own errors, and all that a network can do
@@ -878,17 +878,12 @@ def _own_files(folder: Path) -> list[Path]:
     return [path for path in found if not set(path.relative_to(folder).parts) & set(hidden)]
 
 
-def _space_card(card: Path, source: str, name: str, recipe: dict[str, Any]) -> str:
-    """The app's card with the study in `datasets` and its models, as far as they have an id on the Hub, in `models`."""
+def _space_card(card: Path, source: str, name: str, models: list[str]) -> str:
+    """The app's card with the study in `datasets` and its models in `models`."""
     front, body = split_card(card.read_text(encoding="utf-8"))
-    models = [recipe["annotate"].get("model"), (recipe.get("train") or {}).get("encoder")]
-    known = [one for one in dict.fromkeys(models) if one and HUB_ID.fullmatch(one) and not Path(one).exists()]
-    said = {**yaml.safe_load(front), "datasets": [source], **({"study": name} if name else {})}
-    said |= {"models": known} if known else {}
+    said = {**yaml.safe_load(front), "datasets": [source]}
+    said |= ({"study": name} if name else {}) | ({"models": models} if models else {})
     return f"---\n{yaml.safe_dump(said, sort_keys=False, allow_unicode=True)}---\n{body}"
-
-
-HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 
 def _at_home(path: Path, owner: str, endpoint: str) -> bytes:
