@@ -191,6 +191,7 @@ def main(texts: int = 2000, seeds: int = 10, repeats: int = 15, clients: int = 2
     table = "\n".join(",".join(map(str, row)) for row in rows)
     with tempfile.TemporaryDirectory() as folder:
         in_fresh_process(make_study, folder, texts, seeds)
+        os.environ |= {"HF_TOKEN": "hf_secret", "HF_HUB_DISABLE_XET": "1", "HF_HOME": f"{folder}/hf"}
         with serve(0):
             repo = in_fresh_process(publish, folder)
         env = {"GRADIO_TEMP_DIR": f"{folder}/gradio", "GRADIO_ANALYTICS_ENABLED": "False"}

@@ -416,11 +416,15 @@ def main() -> None:
     except UnreadableError as error:
         raise SystemExit(f"error: --study: {error}") from None
     app = build(Shelf(study, folder), notice)
-    threading.Timer(1.0, uploads.warm_up).start()
     app.launch(
         **{"theme": theme(), "css_paths": HERE / "style.css", "max_file_size": uploads.MOST_BYTES, "ssr_mode": False},
         **{"app_kwargs": {"middleware": Guard.middleware(app.GRADIO_CACHE)}, "footer_links": ["api"]},
+        prevent_thread_lock=True,
     )
+    warm_up = threading.Timer(10, uploads.warm_up)  # when the first picture is there
+    warm_up.daemon = True
+    warm_up.start()
+    app.block_thread()
 
 
 def theme() -> gr.themes.Base:

@@ -18,7 +18,7 @@ SHOWN = {  # what is there when a page is
     "use": "text=load_dataset",
 }
 WIDE, PHONE = {"width": 1200, "height": 900}, {"width": 390, "height": 844}
-WAIT = 60_000
+WAIT = 180_000
 
 
 @pytest.fixture(scope="module")
