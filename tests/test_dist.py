@@ -55,7 +55,7 @@ def test_the_wheel_of_the_sdist_is_that_of_the_clone_and_holds_every_file_of_the
     assert contents(build(source, "wheel", tmp_path / "again")) == ours
     inside = {name for name in ours if not name.split("/")[0].endswith(".dist-info")}
     wanted = {name for name in tracked if name.startswith("hf_recipes/")}
-    wanted |= {f"hf_recipes/{name}" for name in tracked if name.startswith("metrics/")}
+    wanted |= {f"hf_recipes/{name}" for name in tracked if name.startswith(("metrics/", "spaces_app/"))}
     assert inside == wanted
     assert [name for name in ours if name.endswith("/licenses/LICENSE")]
 

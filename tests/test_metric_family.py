@@ -487,7 +487,7 @@ def test_the_example_of_a_card_runs_and_its_front_matter_makes_a_space(name):
 def test_modules_load_from_an_installed_wheel(tmp_path):
     build = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", str(tmp_path)]
     source = tmp_path / "source"
-    for folder in ("hf_recipes", "metrics"):
+    for folder in ("hf_recipes", "metrics", "spaces_app"):
         shutil.copytree(ROOT / folder, source / folder, ignore=shutil.ignore_patterns("__pycache__"))
     for file in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / file, source / file)

@@ -15,7 +15,7 @@ set -euo pipefail
 cd "${SLURM_SUBMIT_DIR:?this is for sbatch}"
 if [ -f .venv/bin/activate ]; then source .venv/bin/activate; fi
 export LOKY_MAX_CPU_COUNT="${SLURM_CPUS_PER_TASK:-1}"
-MAIN=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+MAIN=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | sed -n 1p)  # which reads all: head would end scontrol, and with it the job
 export MAIN
 # shellcheck disable=SC2016  # each node has a rank of its own
 srun bash -c 'exec hf-recipes train "$@" --machine-rank "$SLURM_NODEID" --main-process-ip "$MAIN"' hf-recipes "$@"
