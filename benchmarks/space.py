@@ -36,8 +36,10 @@ ARMS = ["gold", "llm", "llm-soft", "llm-entropy-replace", "llm-random-replace", 
 SIZES = [100, 200, 400, 800, 1600]
 TRIVIAL = """
 import gradio as gr
+def echo(text: str = "") -> str:
+    return text
 with gr.Blocks(analytics_enabled=False) as page:
-    gr.api(lambda text="": text, api_name="echo")
+    gr.api(echo, api_name="echo")
 page.launch(ssr_mode=False)
 """
 PYTHON = sys.executable
