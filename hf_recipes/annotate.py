@@ -300,7 +300,8 @@ def _make_pass(study: Study, files: RowFiles, one: Pass, engine: Any, number: in
     work.run(f"annotate, pass {number}" if study.recipe.annotate.passes else "annotate")
     statuses = Parts(folder).statuses(files.column("id"))
     prompter = one.prompter
-    session = {"texts": work.scored, "seconds": round(time.monotonic() - start, 1)}
+    taken = {"seconds": time.monotonic() - start, "start_seconds": work.starting}
+    session = {"texts": work.scored, **{what: round(seconds, 1) for what, seconds in taken.items()}}
     made = read_json(folder / "manifest.json") or {"last_session": {"texts": 0, "seconds": 0.0}}
     before = made.get("all_sessions", made["last_session"])  # of this version, or of one before
     write_json(
@@ -316,7 +317,7 @@ def _make_pass(study: Study, files: RowFiles, one: Pass, engine: Any, number: in
             "demonstrations": one.demonstrations.ids,
             "status": _count(statuses),
             "last_session": session,
-            "all_sessions": {what: round(before[what] + session[what], 1) for what in session},
+            "all_sessions": {what: round(before.get(what, 0) + session[what], 1) for what in session},
         },
     )
     return work.engine
@@ -328,11 +329,12 @@ class _Scoring:
     Attributes:
         engine: the running engine, started when the first text needs it.
         scored (`int`): model inputs scored so far.
+        starting (`float`): seconds that the engine took to start.
     """
 
     def __init__(self, study: Study, files: RowFiles, one: Pass, engine: Any):
         self._study, self._files, self._pass = study, files, one
-        self.engine, self.scored = engine, 0
+        self.engine, self.scored, self.starting = engine, 0, 0.0
         self._folder = study.annotations(one.key)
         self._classes = len(files.label_names)
         texts = files.column("text_id", one.splits)
@@ -531,9 +533,11 @@ class _Scoring:
         if self.engine is None:
             section = self._pass.section
             self._bar.set_postfix_str("starting the engine")
+            start = time.monotonic()
             local = section.engine == "vllm"
             model = resolve_model(self._study, "annotate.model", section.model, section.revision, weights=local)
             self.engine = engine_module(section.engine).Engine(section, model.folder)
+            self.starting += time.monotonic() - start
             self._bar.set_postfix_str("")
             self._bar.unpause()
         return self.engine

@@ -103,12 +103,20 @@ def _run_all(study: Study, recipe: Path, overrides: list[str], retry_failed: boo
 
 
 @app.command(context_settings=SETTINGS)
-def plan(context: typer.Context, recipe: RecipeFile, accept_changes: Accept = False, verbose: Verbose = False) -> None:
-    """What would run, what is done, and about how long the rest takes; starts and writes nothing."""
+def plan(
+    context: typer.Context,
+    recipe: RecipeFile,
+    accept_changes: Accept = False,
+    verbose: Verbose = False,
+    device: Annotated[
+        str | None, typer.Option("--device", help="A GPU to tell of in place of this machine: h100, a100, l40s, ...")
+    ] = None,
+) -> None:
+    """What would run, what is done, and what the rest costs in tokens, time and bytes; starts and writes nothing."""
     study = _open(context, recipe, accept_changes, verbose)
     from .plan import print_plan
 
-    print_plan(study)
+    print_plan(study, device)
 
 
 @app.command(context_settings=SETTINGS)

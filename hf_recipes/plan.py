@@ -1,25 +1,40 @@
-"""The plan: what would run, what is done, and about how long the rest takes. It starts nothing and writes nothing."""
+"""The plan: what would run, what is done, and what the rest costs. It starts nothing and writes nothing."""
 
 from pathlib import Path
 from typing import Any
 
-from .annotate import rows_left
+import numpy as np
+
+from .annotate import Pass, plan_passes, rows_left, rows_left_of
+from .cost import (
+    SAMPLE,
+    Asking,
+    Device,
+    Learning,
+    annotation_bytes,
+    asking,
+    config_bytes,
+    device,
+    line,
+    prediction_bytes,
+    shape_of,
+    this_machine,
+)
 from .data import RowFiles, open_rows, usable_at_most
 from .grid import Run, all_runs, check_sizes
 from .measure import is_measured
+from .models import load_tokenizer
 from .recipe import CONFIDENT
 from .study import Study, read_json
-from .train import FOLDS, check_training, failed_runs, other_runs, read_accelerate_config, runs_left
+from .train import FOLDS, check_encoder, check_training, failed_runs, other_runs, read_accelerate_config, runs_left
 from .variants import is_written
 
-# Rates of the demo's models on two cores without a GPU; a study's own replace them as soon as it has any.
-TEXTS_ANNOTATED_PER_SECOND = 15.0
-TEXTS_TRAINED_PER_SECOND = 45.0
-TEXTS_TESTED_PER_SECOND = 500.0
 START_SECONDS = {"annotate": 30, "train": 20, "report": 20}
 
 
-def make_plan(study: Study, rates_of: Study | None = None) -> tuple[list[dict[str, Any]], list[str]]:
+def make_plan(
+    study: Study, rates_of: Study | None = None, on: str | None = None
+) -> tuple[list[dict[str, Any]], list[str]]:
     """The steps with what is left of them.
 
     Args:
@@ -27,11 +42,13 @@ def make_plan(study: Study, rates_of: Study | None = None) -> tuple[list[dict[st
             The study; its folder need not exist.
         rates_of (`Study`, *optional*):
             A study on the same machine with the same models, whose rates are taken. By default the study's own.
+        on (`str`, *optional*):
+            A device of `cost.DEVICES` to tell of, by the roofline, in place of this machine.
 
     Returns:
         `tuple[list[dict], list[str]]`: the steps, and doubts about the sizes in words. A step has `step`, `done`,
-        `total`, `unit`, `seconds` (an estimate for what is left), and `measured` (whether that rests on this study's
-        own rates).
+        `total`, `unit`, and of what is left `tokens`, `seconds`, `device_seconds` (those of all devices together),
+        `bytes` (on the disk), and `measured` (whether the times rest on this study's own rates).
 
     Raises:
         UserError: whatever is wrong with the recipe or its data, before anything has run.
@@ -48,75 +65,136 @@ def make_plan(study: Study, rates_of: Study | None = None) -> tuple[list[dict[st
     )
     unlabelled = bool(texts and rows_left(study, files, with_test=False))
     variants = bool(not unlabelled and is_written(study))
-    text_rate, text_measured = _annotation_rate(rates_of or study)
+    chosen = device(on) if on else None
+    sample = _sample(files)
+    classes, text_bytes = len(files.label_names), float(np.mean([len(text.encode()) for text in sample] or [0]))
+    tokens, seconds, measured = _annotation(study, rates_of or study, files, sample, chosen) if texts else (0, 0, True)
     arms = len(set(recipe.grid.arms) - set(CONFIDENT)) if recipe.grid else 1
     steps = [
         {
-            **{"step": "annotate", "done": total - texts, "total": total, "unit": "texts"},
-            **{"seconds": texts / text_rate + START_SECONDS["annotate"] if texts else 0, "measured": text_measured},
+            **{"step": "annotate", "done": total - texts, "total": total, "unit": "texts", "tokens": tokens},
+            **{"seconds": seconds + START_SECONDS["annotate"] if texts else 0, "device_seconds": seconds},
+            **{"bytes": texts * annotation_bytes(classes), "measured": measured},
         },
         {
-            **{"step": "variants", "done": arms * variants, "total": arms, "unit": "configs"},
-            **{"seconds": 0, "measured": True},
+            **{"step": "variants", "done": arms * variants, "total": arms, "unit": "configs", "tokens": 0},
+            **{"seconds": 0, "device_seconds": 0, "measured": True},
+            "bytes": 0 if variants else arms * len(files) * config_bytes(text_bytes, classes),
         },
     ]
-    return (steps + _training_steps(study, rates_of or study, unlabelled, files) if recipe.grid else steps), notes
+    if recipe.grid:
+        steps += _training_steps(study, rates_of or study, unlabelled, files, sample, chosen)
+    return steps, notes
 
 
-def _training_steps(study: Study, rates_of: Study, unlabelled: bool, files: RowFiles) -> list[dict[str, Any]]:
-    runs = all_runs(study.grid)
+def _sample(files: RowFiles) -> list[str]:
+    """Texts from all over the pool; none where they are not here."""
+    if files.withheld:
+        return []
+    places = np.unique(np.linspace(0, len(files) - 1, min(SAMPLE, len(files))).astype(int))
+    return [text for text in files.texts(places) if text]
+
+
+def _annotation(
+    study: Study, rates_of: Study, files: RowFiles, sample: list[str], on: Device | None
+) -> tuple[float, float, bool]:
+    """Tokens and seconds of what is left, and whether the rate is a measured one."""
+    tokens = seconds = 0.0
+    passes = plan_passes(study, files)
+    work = [_asking(one, sample) for one in passes]
+    rate = None if on else _annotation_rate(rates_of, passes, work)
+    for one, asked in zip(passes, work, strict=True):
+        left = rows_left_of(study, files, one)
+        tokens += asked.tokens(left)
+        seconds += asked.flops(left) / rate if rate else asked.seconds(left, on or this_machine(one.section.dtype))
+    return tokens, seconds, rate is not None
+
+
+def _asking(one: Pass, sample: list[str]) -> Asking:
+    return asking(one.model, one.section, [ids for ids, _ in one.prompter.encode(sample)])
+
+
+def _annotation_rate(study: Study, passes: list[Pass], work: list[Asking]) -> float | None:
+    """FLOP/s of the sessions with these models; None if there are none."""
+    flops = seconds = 0.0
+    for manifest in map(read_json, study.annotations_root.glob("*/manifest.json")):
+        sessions = manifest.get("all_sessions", manifest["last_session"])
+        asked = [w for one, w in zip(passes, work, strict=True) if one.section.model == manifest["model"]]
+        if asked and sessions["texts"]:
+            flops += asked[0].flops(sessions["texts"])
+            seconds += sessions["seconds"] - sessions.get("start_seconds", 0)
+    return flops / seconds if seconds else None
+
+
+def _training_steps(
+    study: Study, rates_of: Study, unlabelled: bool, files: RowFiles, sample: list[str], on: Device | None
+) -> list[dict[str, Any]]:
+    runs, tested = all_runs(study.grid), files.manifest["rows"]["test"]
     todo, reported = runs, False
     if not unlabelled:
         todo = runs_left(study)
         reported = not todo and is_measured(study) and (study.report / "report.html").exists()
-    run_seconds, run_measured = _run_seconds(rates_of, todo, files.manifest["rows"]["test"])
+    tokens, seconds, measured = _training(study, rates_of, todo, tested, sample, on) if todo else (0, 0, True)
+    config = read_accelerate_config(study.training)
+    at_once = config["num_processes"] if study.training.distribute == "runs" else 1
+    team = config["num_processes"] // at_once
     return [
         {
-            **{"step": "train", "done": len(runs) - len(todo), "total": len(runs), "unit": "runs"},
-            **{"seconds": run_seconds + START_SECONDS["train"] if todo else 0, "measured": run_measured},
+            **{"step": "train", "done": len(runs) - len(todo), "total": len(runs), "unit": "runs", "tokens": tokens},
+            **{"seconds": seconds / at_once + START_SECONDS["train"] if todo else 0, "measured": measured},
+            **{"device_seconds": seconds * team},
+            **{"bytes": len(todo) * tested * prediction_bytes(len(files.label_names))},
         },
         {
-            **{"step": "measure, report", "done": int(reported), "total": 1, "unit": "report"},
-            **{"seconds": 0 if reported else START_SECONDS["report"], "measured": False},
+            **{"step": "measure, report", "done": int(reported), "total": 1, "unit": "report", "tokens": 0},
+            **{"seconds": 0 if reported else START_SECONDS["report"], "device_seconds": 0, "bytes": 0},
+            "measured": False,
         },
     ]
 
 
-def _annotation_rate(study: Study) -> tuple[float, bool]:
-    sessions = [read_json(path)["last_session"] for path in study.annotations_root.glob("*/manifest.json")]
-    rates = [s["texts"] / s["seconds"] for s in sessions if s["texts"] and s["seconds"]]
-    return (max(rates), True) if rates else (TEXTS_ANNOTATED_PER_SECOND, False)
+def _training(
+    study: Study, rates_of: Study, todo: list[Run], tested: int, sample: list[str], on: Device | None
+) -> tuple[float, float, bool]:
+    """Tokens and seconds of the runs, and whether their rate is a measured one."""
+    train, encoder = study.training, check_encoder(study, weights=False)
+    tokenizer = load_tokenizer("train.encoder", encoder)
+    found = tokenizer(sample, truncation=True, max_length=train.max_length)["input_ids"] if sample else [[]]
+    work = Learning(shape_of(encoder), float(np.mean([len(ids) for ids in found])), train)
+
+    def fits(arm: str) -> int:
+        return FOLDS if arm == CONFIDENT[0] else 1  # of four folds each leaves a quarter out: as much as three more
+
+    records = [read_json(path) for path in Path(rates_of.root, "runs").glob("*/*/*/run.json")]
+    points = [
+        (fits(record["arm"]) * work.flops(record["size"], tested), record["seconds"])
+        for record in records
+        if record["environment"]["encoder"] == encoder.identity
+    ]
+    tokens = sum(fits(run.arm) * work.tokens(run.size, tested) for run in todo)
+    if points and not on:
+        least, each = line(points)
+        return tokens, sum(least + fits(run.arm) * work.flops(run.size, tested) * each for run in todo), True
+    on = on or this_machine("float32" if read_accelerate_config(train)["mixed_precision"] == "no" else "bfloat16")
+    return tokens, sum(fits(run.arm) * work.seconds(run.size, tested, on) for run in todo), False
 
 
-def _run_seconds(study: Study, todo: list[Run], test_size: int) -> tuple[float, bool]:
-    train = study.training
-
-    def guess(arm: str, size: int) -> float:
-        texts = train.max_steps * train.batch_size if train.max_steps else size * train.epochs
-        fits = FOLDS if arm == CONFIDENT[0] else 1  # of four folds each leaves a quarter out: as much as three more
-        return fits * texts / TEXTS_TRAINED_PER_SECOND + test_size / TEXTS_TESTED_PER_SECOND
-
-    records = [read_json(path) for path in Path(study.root, "runs").glob("*/*/*/run.json")]
-    slower = sum(r["seconds"] for r in records) / sum(guess(r["arm"], r["size"]) for r in records) if records else 1.0
-    config = read_accelerate_config(train)
-    at_once = config["num_processes"] if train.distribute == "runs" else 1
-    return slower * sum(guess(run.arm, run.size) for run in todo) / at_once, bool(records)
-
-
-def print_plan(study: Study) -> None:
-    """Prints the plan as a table."""
+def print_plan(study: Study, on: str | None = None) -> None:
+    """Prints the plan as a table; see `make_plan`."""
     from rich.console import Console
     from rich.table import Table
 
-    steps, notes = make_plan(study)
+    steps, notes = make_plan(study, on=on)
     recipe = study.recipe
     table = Table(title=f"{recipe.name} in {study.root}")
-    for column in ("step", "done", "left", "about"):
+    for column in ("step", "done", "left", "tokens", "about", "device hours", "on disk"):
         table.add_column(column, justify="left" if column == "step" else "right")
     for step in steps:
         left = step["total"] - step["done"]
         about = "-" if not step["seconds"] else f"{step['seconds'] / 60:.1f} min" + ("" if step["measured"] else " ?")
-        table.add_row(step["step"], f"{step['done']:,}", f"{left:,} {step['unit']}", about)
+        hours = f"{step['device_seconds'] / 3600:,.2f}" if step["device_seconds"] else "-"
+        shown = [f"{step['tokens'] / 1e6:,.2f} M" if step["tokens"] else "-", about, hours, _size(step["bytes"])]
+        table.add_row(step["step"], f"{step['done']:,}", f"{left:,} {step['unit']}", *shown)
     console = Console(highlight=False, markup=False)
     console.print(table)
     if recipe.grid and recipe.train:
@@ -133,4 +211,9 @@ def print_plan(study: Study) -> None:
     if recipe.grid and (others := other_runs(study)):
         console.print(others)
     if any(step["seconds"] and not step["measured"] for step in steps):
-        console.print("Times with ? are guesses from the demo's models on two cores, not measured in this study.")
+        where = f"on {on}, by its data sheet" if on else "here, by a matrix product"
+        console.print(f"Times with ? are what the models' sizes let expect {where}: they have not been measured.")
+
+
+def _size(count: float) -> str:
+    return "-" if not count else f"{count / 1e9:,.2f} GB" if count >= 1e9 else f"{count / 1e6:,.2f} MB"

@@ -1,0 +1,228 @@
+"""The cost model beside what was measured, what the steps hold in memory, and both carried on to 100 million rows.
+
+    .venv/bin/python benchmarks/cost.py check
+    .venv/bin/python benchmarks/cost.py memory [--rows=100000]
+    .venv/bin/python benchmarks/cost.py paper
+
+`check` annotates and trains the demo recipe at three sizes with real models. Before each, `plan` says what it will
+take: by the roofline of this machine, and by the rates of a small study that was made first. What is printed is
+predicted / measured. Other work on the machine is in both or in one of them: let there be none.
+
+`memory` makes studies of texts made of the sample's, with answers at random in place of a language model, and takes
+each step's peak in a process of its own; bytes a row are the slope between a quarter of the rows and all of them.
+
+`paper` prints what the formulas say for 100 million rows and 8 GPUs. Nothing of it has been run.
+"""
+
+import json
+import os
+import resource
+import sys
+import tempfile
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import typer
+from annotate import DEMO, ROOT, in_fresh_process
+from push import RandomEngine
+
+SIZES = [50, 100, 200]  # texts to learn from; twice as many are annotated
+SMALL = 30
+TEST = 100
+TRAIN = ["--grid.arms=[gold, llm]", "--grid.seeds=[0, 1]", "--train.epochs=2", "--train.max_length=128"]
+APART = ["--annotate.prompt.shots_per_class=1", "--grid.arms=[gold, llm, llm-entropy-replace, llm-random-replace]"]
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+
+
+def without_namesakes() -> None:
+    """Lets libraries that are imported from now on find Python's `statistics`, and not the file here."""
+    with suppress(ValueError):
+        sys.path.remove(str(Path(__file__).parent))
+
+
+def open_study(folder: str, *overrides: str) -> Any:
+    from hf_recipes.recipe import load_recipe
+    from hf_recipes.study import Study
+
+    return Study(load_recipe(DEMO, [f"--output_dir={folder}", *overrides]), accept_changes=True)
+
+
+# ----------------------------------------------------------------------------------------------------------- check
+
+
+def of_size(folder: str, size: int) -> Any:
+    pool = 2 * size + 20
+    return open_study(folder, *TRAIN, f"--grid.sizes=[{size}]", f"--data.pool_size={pool}", f"--data.test_size={TEST}")
+
+
+def predict(folder: str, size: int, small: str | None) -> dict[str, dict[str, float]]:
+    without_namesakes()
+    from hf_recipes.plan import make_plan
+
+    steps, _ = make_plan(of_size(folder, size), of_size(small, SMALL) if small else None)
+    return {step["step"]: {what: step[what] for what in ("device_seconds", "bytes", "tokens")} for step in steps}
+
+
+def make(folder: str, size: int) -> None:
+    without_namesakes()
+    from hf_recipes.annotate import annotate
+    from hf_recipes.train import train
+    from hf_recipes.variants import write_variants
+
+    study = of_size(folder, size)
+    annotate(study)
+    write_variants(study)
+    train(study)
+
+
+def measured(folder: str) -> dict[str, dict[str, float]]:
+    root = Path(folder)
+    sessions = [json.loads(file.read_text())["all_sessions"] for file in root.glob("annotations/*/manifest.json")]
+    records = [json.loads(file.read_text()) for file in root.glob("runs/*/*/*/run.json")]
+
+    def size(pattern: str) -> int:
+        return sum(file.stat().st_size for file in root.glob(pattern))
+
+    return {
+        "annotate": {
+            "device_seconds": sum(one["seconds"] - one["start_seconds"] for one in sessions),
+            "bytes": size("annotations/*/part-*.parquet"),
+        },
+        "variants": {"bytes": size("dataset/data/*/train-*.parquet")},
+        "train": {
+            "device_seconds": sum(one["seconds"] for one in records),
+            "bytes": size("runs/*/*/*/predictions.parquet"),
+        },
+    }
+
+
+@app.command()
+def check() -> None:
+    """Predicted / measured at three sizes; some 4 minutes on two idle cores."""
+    print("| texts | what | measured | roofline / measured | by a small study's rates / measured |")
+    print("|---|---|---|---|---|")
+    with tempfile.TemporaryDirectory() as folder:
+        small = f"{folder}/small"
+        in_fresh_process(make, small, SMALL)
+        for size in SIZES:
+            where = f"{folder}/{size}"
+            roofline, rates = (in_fresh_process(predict, where, size, given) for given in (None, small))
+            in_fresh_process(make, where, size)
+            for step, values in measured(where).items():
+                for what, truth in values.items():
+                    shown = f"{truth:.1f} s" if "seconds" in what else f"{truth / 1000:,.0f} KB"
+                    ratios = " | ".join(f"{found[step][what] / truth:.2f}" for found in (roofline, rates))
+                    print(f"| {size} | {step}: {what.replace('device_', '')} | {shown} | {ratios} |", flush=True)
+
+
+# ---------------------------------------------------------------------------------------------------------- memory
+
+
+def make_source(folder: str, rows: int) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    sample = "hf_recipes/sample/vader_tweets/data"
+    words = [text.split() for text in pq.read_table(sample, columns=["text"])["text"].to_pylist()]
+    random = np.random.default_rng(0)
+    Path(folder).mkdir()
+    for split, count in (("train", rows), ("test", 1000)):
+        pairs = random.integers(len(words), size=(count, 2)).tolist()
+        texts = [" ".join([*words[a], *words[b][::2], split, str(i)]) for i, (a, b) in enumerate(pairs)]
+        pq.write_table(pa.table({"text": texts, "label": random.integers(3, size=count)}), f"{folder}/{split}.parquet")
+
+
+def step(name: str, folder: str) -> float:
+    """Bytes at the peak beyond those of the imports."""
+    without_namesakes()
+    import datasets
+    import torch  # noqa: F401
+
+    from hf_recipes.annotate import annotate
+    from hf_recipes.data import keep_rows, open_rows
+    from hf_recipes.engines import vllm_engine
+    from hf_recipes.train import Work
+    from hf_recipes.variants import write_variants
+
+    datasets.disable_progress_bars()
+    vllm_engine.Engine = RandomEngine
+    names = "--data.label_names=[negative, neutral, positive]"
+    own = [f"--data.path={folder}/source", names, "--data.pool_size=null", "--data.test_size=null"]
+    study = open_study(f"{folder}/study", *own, *APART, "--grid.sizes=[1000]")
+    before = peak()
+    if name == "rows":
+        keep_rows(study, open_rows(study))
+    elif name == "annotate":
+        annotate(study)
+    elif name == "variants":
+        write_variants(study)
+    else:
+        work = Work(study)
+        work.labels(next(iter(runs_of(study))))
+    return peak() - before
+
+
+def runs_of(study: Any) -> list[Any]:
+    from hf_recipes.grid import all_runs
+
+    return all_runs(study.grid)
+
+
+def peak() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024.0
+
+
+@app.command()
+def memory(rows: int = 100_000) -> None:
+    """Bytes a row of each step; some 5 minutes on an idle machine."""
+    found: dict[str, list[float]] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for count in (rows // 4, rows):
+            where = f"{folder}/{count}"
+            Path(where).mkdir()
+            in_fresh_process(make_source, f"{where}/source", count)
+            for name in ("rows", "annotate", "variants", "train"):
+                found.setdefault(name, []).append(in_fresh_process(step, name, where))
+        print(f"| step | {rows:,} rows: GB beyond the imports | bytes for each further row |\n|---|---|---|")
+        for name, (few, many) in found.items():
+            print(f"| {name} | {many / 1e9:.2f} | {(many - few) / (rows - rows // 4):,.0f} |")
+        for what in ("rows/train.parquet", "annotations/*/part-*.parquet", "dataset/data/llm/*.parquet"):
+            size = sum(file.stat().st_size for file in Path(where, "study").glob(what))
+            print(f"{what}: {size / rows:.0f} bytes a row")
+
+
+# ----------------------------------------------------------------------------------------------------------- paper
+
+
+@app.command()
+def paper(rows: int = 100_000_000, gpus: int = 8, own: float = 100, shared: int = 200) -> None:
+    """100 million texts of 100 tokens, a 3B LLM, ten seeds of five arms of roberta-base."""
+    from hf_recipes.cost import DEVICES, Asking, Learning, Shape, annotation_bytes, config_bytes, prediction_bytes
+    from hf_recipes.recipe import Train
+
+    llm = Asking(Shape(2_775_000_000, 36, 2048), shared, own, 0, 0)  # Qwen2.5-3B
+    encoder = Learning(Shape(85_600_000, 12, 768), own, Train(encoder="FacebookAI/roberta-base"))
+    print(f"{rows:,} rows, {gpus} GPUs: {llm.tokens(rows):.2e} tokens, {llm.flops(rows):.2e} FLOPs\n")
+    print("| GPU | annotation, GPU hours | hours on all | texts/s | 50 runs of 100,000 texts, hours on all | of 10 M |")
+    print("|---|---|---|---|---|---|")
+    for name, device in DEVICES.items():
+        hours = llm.seconds(rows, device) / 3600
+        runs = [50 * encoder.seconds(size, 10_000, device) / 3600 / gpus for size in (100_000, 10_000_000)]
+        wanted = rows / (hours / gpus * 3600)
+        shown = f"{hours:,.0f} | {hours / gpus:,.1f} | {wanted:,.0f} | {runs[0]:,.1f} | {runs[1]:,.0f}"
+        print(f"| {name} | {shown} |")
+    sizes = {
+        "annotations": rows * annotation_bytes(3),
+        "dataset, five arms": 5 * rows * config_bytes(4.5 * own, 3),
+        "predictions, 50 runs of 10,000 test texts": 50 * 10_000 * prediction_bytes(3),
+    }
+    print("\n" + "\n".join(f"{what}: {size / 1e9:,.2f} GB" for what, size in sizes.items()))
+    print(f"parts of annotations: {-(-rows // 16_384):,}")
+
+
+if __name__ == "__main__":
+    os.chdir(ROOT)
+    app()
