@@ -219,7 +219,7 @@ def _arm(study: Study, arm: str) -> dict[str, Any] | None:
     kinds, counts = np.unique(one.sources.astype(str), return_counts=True)
     return {
         **{"arm": arm, "says": study.findings.get("arms", {}).get(arm, "")},
-        "sources": {kind or "left out": int(count) for kind, count in zip(kinds, counts, strict=True)},
+        "sources": {str(kind) or "left out": int(count) for kind, count in zip(kinds, counts, strict=True)},
     }
 
 
