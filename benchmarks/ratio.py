@@ -3,4 +3,4 @@
 
 def show(what: str, reference: str, ratio: float) -> None:
     """Prints ours / the reference, of what `what` begins with: of time and memory, less is better."""
-    print(f"ratio | {what} | {reference} | {ratio:.2f}", flush=True)
+    print(f"ratio | {what} | {reference} | {ratio:.3g}", flush=True)
