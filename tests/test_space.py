@@ -395,6 +395,8 @@ def test_every_pages_data_is_an_endpoint_with_names_and_types(client):
     assert client.predict(api_name="/verdict")["decision"]
     can = client.predict(api_name="/studies")["choices"]
     assert client.predict(label=can["classes"][0], kind="wrong", api_name="/labels")["rows"]
+    beside = client.predict(arm="llm-entropy-replace", api_name="/labels")
+    assert sum(beside["arm"]["sources"].values()) == beside["total"]
     assert client.predict(arm="llm", api_name="/seeds")["rows"]
     assert client.predict(arm="llm", against="gold", api_name="/compare")["tests"]
     assert "load_dataset" in client.predict(api_name="/use")["load_dataset"]
