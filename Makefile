@@ -5,7 +5,7 @@ PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check
 PINS := --no-deps --require-hashes -r requirements/cpu.txt -r requirements/torch.txt
 RECIPE ?= hf_recipes/recipes/tweets-demo.yaml
 
-.PHONY: demo test test-slow gpu-smoke lint pins audit dist clean
+.PHONY: demo test test-slow bench gpu-smoke lint pins audit dist clean
 
 demo: .venv/installed models/fetched
 	$(BIN)/hf-recipes run $(RECIPE)
@@ -16,6 +16,10 @@ test: .venv/installed-dev .venv/browser models/fetched
 # soaks: half an hour
 test-slow: .venv/installed-dev .venv/browser models/fetched
 	$(BIN)/python -m pytest -m slow
+
+# every benchmark at small sizes, and one table of ratios: three quarters of an hour on two idle cores
+bench: .venv/installed-dev .venv/browser models/fetched
+	$(BIN)/python benchmarks/all.py
 
 # One small recipe of recipes/paper on a GPU, with the Hub. It has not been run here: there was no GPU.
 gpu-smoke:

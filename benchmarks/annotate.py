@@ -4,7 +4,7 @@
     .venv/bin/python benchmarks/annotate.py host [--rows=200000] [--resume-rows=1000000]
     .venv/bin/python benchmarks/annotate.py ray [--texts=256] [--repeats=3] [--dtype=float32] [--no-llm]
 
-`engine` takes the prompts that the demo recipe makes of the sample's tweets (tokenised once) and answers them in seven
+`engine` takes the prompts that the demo recipe makes of the sample's tweets (tokenised once) and answers them in six
 ways with the same model in the same precision on the same cores, in one process. A repeat gives every way the same
 texts, other ones than the repeats before, in a random order of the ways; before each of them the prefix cache is
 emptied and then filled with the prefix that all prompts share, so nobody finds a whole prompt in it. What is reported
@@ -35,6 +35,7 @@ from typing import Any
 
 import numpy as np
 import typer
+from ratio import show
 
 ROOT = Path(__file__).resolve().parent.parent
 DEMO = "hf_recipes/recipes/tweets-demo.yaml"
@@ -238,6 +239,8 @@ def measure_engine(texts: int = 48, repeats: int = 5, dtype: str = "float32") ->
     )
     print_ratios(ways, rates)
     print(f"\nlabel log-probabilities, ours against transformers: at most {apart:.1e} apart ({compared} texts)")
+    for name in list(ways)[1:]:
+        show("time, labelling a text", name, float(np.median(np.array(rates[name]) / rates["ours"])))
 
 
 def versions() -> str:
@@ -397,7 +400,7 @@ def measure_ray(texts: int = 256, repeats: int = 3, dtype: str = "float32", llm:
             with tempfile.TemporaryDirectory() as folder:
                 found[name].append(in_fresh_process(ways[name], folder, texts, repeat, dtype))
             print(f"repeat {repeat}: {name}: {found[name][-1]['rate']:.2f} texts/s", file=sys.stderr)
-    base = found["in a process"]
+    base = found["in this process"]
     print(f"{texts} texts a repeat, {repeats} repeats, {dtype}; load average before: {busy:.1f}\n")
     print("| way | texts/s, median | of the engine in a process, median (range) | seconds to start | apart at most |")
     print("|---|---|---|---|---|")
@@ -412,6 +415,9 @@ def measure_ray(texts: int = 256, repeats: int = 3, dtype: str = "float32", llm:
             f"| {name} | {np.median([run['rate'] for run in runs]):.2f} | {np.median(ratios):.2f} ({min(ratios):.2f} "
             f"to {max(ratios):.2f}) | {np.median([run['start'] for run in runs]):.0f} | {apart:.1e} |"
         )
+    for name in [name for name in ways if name != "engine: ray"]:
+        ratios = [other["rate"] / run["rate"] for run, other in zip(found["engine: ray"], found[name], strict=True)]
+        show("time, labelling a text by `engine: ray`", name, float(np.median(ratios)))
 
 
 # ------------------------------------------------------------------------------------------------------------ host
@@ -474,6 +480,7 @@ def measure_host(rows: int = 200_000, resume_rows: int = 1_000_000) -> None:
     os.environ.update(TOKENIZERS_PARALLELISM="false", RAYON_NUM_THREADS="1", OMP_NUM_THREADS="1", TQDM_DISABLE="1")
     print("| what | measured | target |")
     print("|---|---|---|")
+    found = []
     if rows:
         with tempfile.TemporaryDirectory() as folder:
             in_fresh_process(write_source, f"{folder}/source.parquet", rows)
@@ -483,6 +490,7 @@ def measure_host(rows: int = 200_000, resume_rows: int = 1_000_000) -> None:
             f"more, left out) | {rows / run['seconds']:,.0f} | at least 5,000 |"
         )
         print(f"| memory at its peak, {rows:,} rows | {run['gigabytes']:.2f} GB | below 1.5 GB (5 million rows) |")
+        found += [("time, a row from source to parts", "the target, 5,000 rows/s", 5000 * run["seconds"] / rows)]
     if resume_rows:
         with tempfile.TemporaryDirectory() as folder:
             in_fresh_process(write_source, f"{folder}/source.parquet", resume_rows)
@@ -492,6 +500,9 @@ def measure_host(rows: int = 200_000, resume_rows: int = 1_000_000) -> None:
             f"| seconds until the engine is asked, imports included, {done:,.0f} of {resume_rows:,} rows done | "
             f"{again['first_call']:.1f} | below 10 |"
         )
+        found += [(f"time, going on with {resume_rows:,} rows", "the target, 10 s", again["first_call"] / 10)]
+    for one in found:
+        show(*one)
 
 
 if __name__ == "__main__":

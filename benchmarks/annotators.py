@@ -13,14 +13,16 @@ import subprocess
 import sys
 from pathlib import Path
 
+from ratio import show
+
 ROOT = Path(__file__).resolve().parent.parent
 MODELS = {"SmolLM2-135M": "models/SmolLM2-135M-Instruct", "Gemma-3-270M": "models/gemma-3-270m"}
 RECIPES = ["tweets", "sms-spam", "manifestos", "toxic"]
 CALIBRATIONS = ["none", "contextual", "batch", "auto"]
 
 
-def measure(name: str, model: str, folder: str, settings: list[str]) -> list[str]:
-    """One row of the table for each calibration."""
+def measure(name: str, model: str, folder: str, settings: list[str]) -> tuple[list[str], list[tuple[str, float]]]:
+    """One row of the table for each calibration, and its accuracy / that of the commonest class."""
     from hf_recipes.findings import interval, number
     from hf_recipes.quality import write_labels
     from hf_recipes.recipe import load_recipe
@@ -30,7 +32,7 @@ def measure(name: str, model: str, folder: str, settings: list[str]) -> list[str
     label = f"annotator-{name}-{model}"
     settings = [f"--annotate.model={MODELS[model]}", f"--name={label}", f"--output_dir={folder}/{label}", *settings]
     subprocess.run([sys.executable, "-m", "hf_recipes.cli", "annotate", recipe, *settings], check=True, cwd=ROOT)
-    rows = []
+    rows, ratios = [], []
     for calibration in CALIBRATIONS:
         study = Study(load_recipe(recipe, [*settings, f"--annotate.calibration={calibration}"]), accept_changes=True)
         labels = write_labels(study)
@@ -47,7 +49,9 @@ def measure(name: str, model: str, folder: str, settings: list[str]) -> list[str
             f"{number(found['covered_mean'])} | {figures[2]} | {number(found['error_capture'][at])} | {figures[3]} | "
             f"{number(found['class_share'])} | {number(found['majority_accuracy'])} |"
         )
-    return rows
+        what = f"accuracy, {name} by {model}, calibration {calibration}"
+        ratios.append((what, found["accuracy"] / found["majority_accuracy"]))
+    return rows, ratios
 
 
 def main() -> None:
@@ -58,15 +62,19 @@ def main() -> None:
     paths = dict(pair.split("=", 1) for pair in arguments.data)
     columns = ["data", "annotator", "calibration", "n", "accuracy", "macro-F1", "ECE", "on labels", "entropy AUROC"]
     columns += ["errors in top 25%", "AUROC within classes", "class share of errors", "commonest class"]
+    ratios = []
     table = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     for name in RECIPES:
         settings = [f"--data.path={paths[name]}"] if name in paths else []
         for model in MODELS:
             try:
-                table += measure(name, model, arguments.output, settings)
+                rows, more = measure(name, model, arguments.output, settings)
+                table, ratios = table + rows, ratios + more
             except subprocess.CalledProcessError:
                 print(f"{name} with {model} left out", file=sys.stderr)
     print("\n".join(table))
+    for what, ratio in ratios:
+        show(what, "always the commonest class", ratio)
 
 
 if __name__ == "__main__":

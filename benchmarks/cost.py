@@ -17,16 +17,14 @@ each step's peak in a process of its own; bytes a row are the slope between a qu
 import json
 import os
 import resource
-import sys
 import tempfile
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import typer
 from annotate import DEMO, ROOT, in_fresh_process
-from push import RandomEngine
+from push import RandomEngine, make_source
+from ratio import show
 
 SIZES = [50, 100, 200]  # texts to learn from; twice as many are annotated
 SMALL = 30
@@ -35,12 +33,6 @@ TRAIN = ["--grid.arms=[gold, llm]", "--grid.seeds=[0, 1]", "--train.epochs=2", "
 APART = ["--annotate.prompt.shots_per_class=1", "--grid.arms=[gold, llm, llm-entropy-replace, llm-random-replace]"]
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, help=__doc__)
-
-
-def without_namesakes() -> None:
-    """Lets libraries that are imported from now on find Python's `statistics`, and not the file here."""
-    with suppress(ValueError):
-        sys.path.remove(str(Path(__file__).parent))
 
 
 def open_study(folder: str, *overrides: str) -> Any:
@@ -59,7 +51,6 @@ def of_size(folder: str, size: int) -> Any:
 
 
 def predict(folder: str, size: int, small: str | None) -> dict[str, dict[str, float]]:
-    without_namesakes()
     from hf_recipes.plan import make_plan
 
     steps, _ = make_plan(of_size(folder, size), of_size(small, SMALL) if small else None)
@@ -67,7 +58,6 @@ def predict(folder: str, size: int, small: str | None) -> dict[str, dict[str, fl
 
 
 def make(folder: str, size: int) -> None:
-    without_namesakes()
     from hf_recipes.annotate import annotate
     from hf_recipes.train import train
     from hf_recipes.variants import write_variants
@@ -111,33 +101,22 @@ def check() -> None:
             where = f"{folder}/{size}"
             roofline, rates = (in_fresh_process(predict, where, size, given) for given in (None, small))
             in_fresh_process(make, where, size)
-            for step, values in measured(where).items():
+            measured_last = measured(where)
+            for step, values in measured_last.items():
                 for what, truth in values.items():
                     shown = f"{truth:.1f} s" if "seconds" in what else f"{truth / 1000:,.0f} KB"
                     ratios = " | ".join(f"{found[step][what] / truth:.2f}" for found in (roofline, rates))
                     print(f"| {size} | {step}: {what.replace('device_', '')} | {shown} | {ratios} |", flush=True)
+    for step, values in measured_last.items():
+        for what, truth in values.items():
+            show(f"{what.replace('device_', '')} that plan says of {step}", "measured", rates[step][what] / truth)
 
 
 # ---------------------------------------------------------------------------------------------------------- memory
 
 
-def make_source(folder: str, rows: int) -> None:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    sample = "hf_recipes/sample/vader_tweets/data"
-    words = [text.split() for text in pq.read_table(sample, columns=["text"])["text"].to_pylist()]
-    random = np.random.default_rng(0)
-    Path(folder).mkdir()
-    for split, count in (("train", rows), ("test", 1000)):
-        pairs = random.integers(len(words), size=(count, 2)).tolist()
-        texts = [" ".join([*words[a], *words[b][::2], split, str(i)]) for i, (a, b) in enumerate(pairs)]
-        pq.write_table(pa.table({"text": texts, "label": random.integers(3, size=count)}), f"{folder}/{split}.parquet")
-
-
 def step(name: str, folder: str) -> float:
     """Bytes at the peak beyond those of the imports."""
-    without_namesakes()
     import datasets
     import torch  # noqa: F401
 

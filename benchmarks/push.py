@@ -28,6 +28,7 @@ from typing import Any
 import numpy as np
 import typer
 from annotate import DEMO, ROOT, SAMPLE, in_fresh_process
+from ratio import show
 
 SETTINGS = [
     "--annotate.prompt.shots_per_class=1",
@@ -59,22 +60,26 @@ def open_study(folder: str, *overrides: str) -> Any:
     return Study(load_recipe(DEMO, [*settings, *SETTINGS, *overrides]), accept_changes=True)
 
 
-def make_study(folder: str, rows: int) -> None:
+def make_source(folder: str, rows: int) -> None:
+    """Texts made of the sample's, no two equal, with classes at random."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    words = [text.split() for text in pq.read_table(SAMPLE, columns=["text"])["text"].to_pylist()]
+    random = np.random.default_rng(0)
+    Path(folder).mkdir()
+    for split, count in (("train", rows), ("test", 1000)):
+        pairs = random.integers(len(words), size=(count, 2)).tolist()
+        texts = [" ".join([*words[a], *words[b][::2], split, str(i)]) for i, (a, b) in enumerate(pairs)]
+        pq.write_table(pa.table({"text": texts, "label": random.integers(3, size=count)}), f"{folder}/{split}.parquet")
+
+
+def make_study(folder: str, rows: int) -> None:
     from hf_recipes.annotate import annotate
     from hf_recipes.engines import vllm_engine
     from hf_recipes.variants import write_variants
 
-    words = [text.split() for text in pq.read_table(SAMPLE, columns=["text"])["text"].to_pylist()]
-    random = np.random.default_rng(0)
-    Path(folder, "source").mkdir()
-    for split, count in (("train", rows), ("test", 1000)):
-        pairs = random.integers(len(words), size=(count, 2)).tolist()
-        texts = [" ".join([*words[a], *words[b][::2], split, str(i)]) for i, (a, b) in enumerate(pairs)]
-        labels = random.integers(3, size=count)
-        pq.write_table(pa.table({"text": texts, "label": labels}), f"{folder}/source/{split}.parquet")
+    make_source(f"{folder}/source", rows)
     vllm_engine.Engine = RandomEngine
     study = open_study(folder)
     annotate(study)
@@ -151,9 +156,10 @@ def main(rows: int = 20_000, repeats: int = 5) -> None:
         os.environ.update(HF_HUB_DISABLE_PROGRESS_BARS="1", TQDM_DISABLE="1")
         in_fresh_process(make_study, folder, rows)
         print(f"{rows:,} rows, five configs, {repeats} repeats\n\n| what | measured | target |\n|---|---|---|")
+        ratios = {}
         for delay in (0.0, 0.05):
             with serve(delay):
-                compare(folder, delay, repeats)
+                ratios[f"time, answers after {1000 * delay:.0f} ms"] = compare(folder, delay, repeats)
         with serve(0.0) as address:
             in_fresh_process(push_ours, folder, "me/again")
             before = sent(address)
@@ -170,9 +176,13 @@ def main(rows: int = 20_000, repeats: int = 5) -> None:
                 ]
                 shown = ", ".join(f"{peak:.2f}" for peak in peaks)
                 print(f"| memory, {n:,} rows: variants, ours, push_to_hub | {shown} GB | flat |")
+                ratios[f"memory, {n:,} rows"] = peaks[1] / peaks[2]
+    for what, ratio in ratios.items():
+        show(what, "push_to_hub for each config", ratio)
 
 
-def compare(folder: str, delay: float, repeats: int) -> None:
+def compare(folder: str, delay: float, repeats: int) -> float:
+    """Ours / the other way, the median."""
     order, seconds = np.random.default_rng(0), {push_ours: [], push_each: []}
     for repeat in range(repeats):
         for way in order.permutation(np.array([push_ours, push_each])):
@@ -185,6 +195,7 @@ def compare(folder: str, delay: float, repeats: int) -> None:
         f"{np.median(ratios):.2f} ({ratios.min():.2f} to {ratios.max():.2f}); {np.median(seconds[push_ours]):.1f} s | "
         "at most 1.0 |"
     )
+    return float(np.median(ratios))
 
 
 if __name__ == "__main__":

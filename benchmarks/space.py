@@ -31,6 +31,7 @@ import numpy as np
 import typer
 from annotate import DEMO, ROOT, SAMPLE, in_fresh_process
 from push import RandomEngine, serve
+from ratio import show
 
 ARMS = ["gold", "llm", "llm-soft", "llm-entropy-replace", "llm-random-replace", "noise-fixed"]
 SIZES = [100, 200, 400, 800, 1600]
@@ -241,6 +242,8 @@ def main(texts: int = 2000, seeds: int = 10, repeats: int = 15, clients: int = 2
                 f"median {1000 * np.median(answers):.0f} ms, 95% under {1000 * np.quantile(answers, 0.95):.0f} ms"
             )
             print(f"memory at its peak: {alone:.0f} MB, with {clients} clients {peak(process):.0f} MB")
+    for name, values in ratios.items():
+        show(f"time, {name}", "a Gradio app of one function", float(np.median(values)))
 
 
 def seconds(ask: Callable[[], Any]) -> float:

@@ -29,9 +29,10 @@ from typing import Any
 
 import numpy as np
 import typer
+from annotate import DEMO, ROOT
+from push import RandomEngine
+from ratio import show
 
-ROOT = Path(__file__).resolve().parent.parent
-DEMO = "hf_recipes/recipes/tweets-demo.yaml"
 ENCODER = "models/all-MiniLM-L6-v2"
 SAMPLE = "hf_recipes/sample/vader_tweets/data"
 BATCH, EPOCHS, RATE, TEST = 16, 2, 2e-4, 500
@@ -108,14 +109,7 @@ def annotated(folder: str, size: int, seeds: list[int]) -> list[str]:
     from hf_recipes.recipe import load_recipe
     from hf_recipes.study import Study
 
-    class StandIn:
-        def __init__(self, *_: Any):
-            self._chance = np.random.default_rng(0)
-
-        def score(self, prompts: Any, token_ids: Any) -> Any:
-            return np.log(self._chance.dirichlet(np.ones(len(token_ids)), len(prompts))), {}
-
-    vllm_engine.Engine = StandIn  # type: ignore[misc, assignment]
+    vllm_engine.Engine = RandomEngine  # type: ignore[misc, assignment]
     settings = [*SETTINGS, f"--output_dir={folder}/study", f"--grid.sizes=[{size}]", f"--grid.seeds={seeds}"]
     settings += [f"--data.pool_size={2 * size + 50}"]
     annotate(Study(load_recipe(DEMO, settings)))
@@ -160,6 +154,8 @@ def measure_grid(size: int = 400, seeds: int = 4, repeats: int = 3) -> None:
             f"| {name} | {np.median(seconds[way]):.1f} | {np.mean(found):.3f} ({len(found)}) | "
             f"{np.median(ratios):.2f} ({ratios.min():.2f}-{ratios.max():.2f}) |"
         )
+    for way in ("max_length", "longest"):
+        show("time, a run of the grid", names[way], np.median(np.array(seconds["hf-recipes"]) / seconds[way]))
 
 
 def scores(folder: str) -> list[float]:
@@ -277,6 +273,7 @@ def measure_loop(size: int = 400, repeats: int = 5) -> None:
                 ratios.append(theirs[0] / mine)
     print(f"speed of the library's fit over that of a bare loop: {np.median(ratios):.2f} ", end="")
     print(f"({min(ratios):.2f}-{max(ratios):.2f}, {repeats} repeats)")
+    show("time, the library's fit", "a bare loop, tuned by hand", 1 / np.median(ratios))
 
 
 @app.command(name="levers")
@@ -321,6 +318,8 @@ def measure_levers(size: int = 400, seeds: int = 10) -> None:
             f"{shown(score, 'accuracy_mean')} | {shown(score, 'accuracy_sd')} | "
             f"{shown(agree, 'pairwise_disagreement')} |"
         )
+    for way in list(ways)[1:]:
+        show(f"time, the loop {way}", next(iter(ways)), np.median(np.array(seconds[way]) / first))
 
 
 if __name__ == "__main__":

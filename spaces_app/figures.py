@@ -229,23 +229,3 @@ def risk(coverage: list[float], wrong: list[float]) -> PlotData:
             ],
         },
     )
-
-
-def histogram(values: list[float], title: str, description: str) -> PlotData:
-    """How many texts have which value in [0, 1]."""
-    return _figure(
-        description,
-        {
-            "height": 220,
-            "data": {"values": [{"value": value} for value in values]},
-            "mark": {"type": "bar", "color": COLOURS[1]},
-            "encoding": {
-                "x": {"field": "value", "type": "quantitative", "bin": {"step": 0.05}, "title": title},
-                "y": {"aggregate": "count", "type": "quantitative", "title": "texts"},
-                "tooltip": [
-                    {"field": "value", "bin": {"step": 0.05}, "title": title},
-                    {"aggregate": "count", "title": "texts"},
-                ],
-            },
-        },
-    )

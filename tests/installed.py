@@ -39,6 +39,9 @@ def main(models: str) -> None:
     assert "920 texts" in plan, plan
     import evaluate
 
+    from hf_recipes.measure import metrics_folder
+
+    assert metrics_folder() == INSIDE / "metrics"
     for name in METRICS:
         assert evaluate.load(str(INSIDE / "metrics" / name)).description
         assert (INSIDE / "metrics" / name / "README.md").is_file()

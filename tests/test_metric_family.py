@@ -3,12 +3,9 @@
 import importlib.util
 import itertools
 import json
-import os
 import re
-import shutil
 import subprocess
 import sys
-import zipfile
 
 import evaluate
 import numpy as np
@@ -482,28 +479,6 @@ def test_the_example_of_a_card_runs_and_its_front_matter_makes_a_space(name):
         for line in block.splitlines():
             if "  # '" in line:
                 assert repr(eval(line.split("  # ")[0], scope)) == line.split("  # ")[1]  # noqa: S307
-
-
-def test_modules_load_from_an_installed_wheel(tmp_path):
-    build = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", str(tmp_path)]
-    source = tmp_path / "source"
-    for folder in ("hf_recipes", "metrics", "spaces_app"):
-        shutil.copytree(ROOT / folder, source / folder, ignore=shutil.ignore_patterns("__pycache__"))
-    for file in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(ROOT / file, source / file)
-    subprocess.run([*build, str(source)], check=True)
-    with zipfile.ZipFile(next(tmp_path.glob("*.whl"))) as wheel:
-        wheel.extractall(tmp_path / "installed")
-    code = (
-        "import evaluate, sys; from hf_recipes.measure import metrics_folder as f\n"
-        "assert str(f()).startswith(sys.argv[1])\n"
-        "for name in sys.argv[2:]: print(evaluate.load(str(f() / name)).name)"
-    )
-    command = [sys.executable, "-c", code, str(tmp_path), *NAMES]
-    environment = os.environ | {"PYTHONPATH": str(tmp_path / "installed")}
-    found = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
-    assert found.returncode == 0, found.stderr
-    assert found.stdout.split() == NAMES
 
 
 def test_optional_lists_may_be_arrays_and_odd_numbers_are_named(comparison):

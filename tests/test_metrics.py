@@ -290,7 +290,7 @@ def test_scores_need_references_and_known_labels(scores):
 @pytest.mark.timeout(1800)
 def test_the_simulations_of_the_docs_say_no_less_than_what_modules_promise():
     """300 studies a cell: no interval that is given holds the truth less than 93%, no test rejects more than 6%."""
-    command = [sys.executable, "-m", "benchmarks.statistics", "coverage", "--studies=300"]
+    command = [sys.executable, "benchmarks/simulate.py", "coverage", "--studies=300"]
     printed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in printed.splitlines() if line[:1] == "|"]
     checked = 0

@@ -430,7 +430,7 @@ def test_a_visitor_names_no_folder(client, name):
 
 def test_fifty_users_at_once_are_served_and_none_sees_anothers(address):
     def one(i):
-        mine = Client(address, verbose=False)
+        mine = Client(address, verbose=False, httpx_kwargs={"timeout": 120})  # served, however busy the machine is
         labels = [[f"user{i}", "b", "b"], [f"user{i}", "b", f"user{i}"]]
         found = mine.predict(file=None, pasted=wide(labels), api_name="/measure")
         mine.predict(api_name="/labels")

@@ -34,6 +34,7 @@ SETTINGS = [
     *("--data.pool_size=120", "--data.test_size=30", "--annotate.prompt.shots_per_class=1"),
     *("--grid.sizes=[10, 20]", "--train.epochs=1"),
 ]
+FEW = ["--grid.sizes=[20]", "--grid.arms=[gold, llm]", "--grid.seeds=[0, 1]"]
 
 
 @pytest.fixture
@@ -90,7 +91,7 @@ def test_the_same_key_gives_the_same_bits_whatever_ran_before(annotated):
 
 
 def test_runs_of_another_machine_are_measured_and_not_taken_for_ones_own(annotated, monkeypatch):
-    study = annotated("--grid.sizes=[20]", "--grid.arms=[gold, llm]", "--grid.seeds=[0, 1]")
+    study = annotated(*FEW)
     train(study)
     monkeypatch.setattr("hf_recipes.train.cpu_threads", lambda: 99)
     assert len(runs_left(study)) == 4
@@ -109,7 +110,6 @@ def test_every_ingredient_of_a_run_is_in_its_key(annotated, monkeypatch):
             "--grid.crossed={levels: 2}",
             "--grid.vary=[init, order]",
         ),
-        folder="same",
     )
     assert Work(same).key(run) == base
     changes = {
@@ -128,11 +128,9 @@ def test_every_ingredient_of_a_run_is_in_its_key(annotated, monkeypatch):
         "encoder": "--train.encoder=models/SmolLM2-135M-Instruct",
         "validation": "--train.validation_size=10",
     }
-    keys = {name: Work(annotated(change, folder=name)).key(run) for name, change in changes.items()}
-    keys["best"] = Work(annotated(changes["validation"], "--train.checkpoint=best", folder="best")).key(run)
-    keys["gold validation"] = Work(
-        annotated(changes["validation"], "--train.validation_labels=gold", folder="gold validation")
-    ).key(run)
+    keys = {name: Work(annotated(change)).key(run) for name, change in changes.items()}  # one folder: annotated once
+    keys["best"] = Work(annotated(changes["validation"], "--train.checkpoint=best")).key(run)
+    keys["gold validation"] = Work(annotated(changes["validation"], "--train.validation_labels=gold")).key(run)
     for other in ("seed", "size", "arm"):
         place = {"seed": ("llm", 10, 1), "size": ("llm", 20, 0), "arm": ("gold", 10, 0)}[other]
         keys[other] = Work(study).key(the_run(study, *place))
@@ -302,7 +300,7 @@ def test_a_size_beyond_the_gold_rows_is_refused_before_anything_is_launched(anno
 
 
 def test_a_failed_run_is_a_row_with_its_traceback_and_the_others_go_on(annotated, monkeypatch, command):
-    study = annotated("--grid.sizes=[20]", "--grid.arms=[gold, llm]", "--grid.seeds=[0, 1]")
+    study = annotated(*FEW)
     from hf_recipes.fit import Fit
 
     fitted = Fit.run
@@ -336,7 +334,7 @@ def test_a_failed_run_is_a_row_with_its_traceback_and_the_others_go_on(annotated
 
 
 def test_a_run_that_diverges_fails_with_what_to_do(annotated):
-    study = annotated("--train.learning_rate=1e30", "--train.max_grad_norm=1e30", "--grid.sizes=[20]")
+    study = annotated(*FEW, "--train.learning_rate=1e30", "--train.max_grad_norm=1e30")
     failures = train(study)
     assert len(failures) == len(all_runs(study.grid))
     assert all("lower train.learning_rate" in error for error in failures.values())
@@ -351,21 +349,20 @@ def test_a_run_whose_last_epochs_diverge_fails_though_its_best_one_was_good(anno
         return learnt(self, batch) if self._schedule.last_epoch < 4 else float("nan")
 
     monkeypatch.setattr(Fit, "_learn", breaks)
-    study = annotated("--grid.sizes=[20]", "--train.epochs=3", "--train.checkpoint=best", "--train.validation_size=9")
+    study = annotated(*FEW, "--train.epochs=3", "--train.checkpoint=best", "--train.validation_size=9")
     failures = train(study)
     assert len(failures) == len(all_runs(study.grid))
     assert all("it diverged" in error for error in failures.values())
 
 
 def test_accepted_changes_reach_the_processes_that_train(annotated, command):
-    arguments = ["--grid.sizes=[20]", "--grid.arms=[gold, llm]", "--grid.seeds=[0, 1]"]
-    study = annotated(*arguments)
+    study = annotated(*FEW)
     train(study)
-    settings = [f"--output_dir={study.root}", *SETTINGS, f"--train.encoder={study.training.encoder}", *arguments]
+    settings = [f"--output_dir={study.root}", *SETTINGS, f"--train.encoder={study.training.encoder}", *FEW]
     code, _, errors = command("train", DEMO, *settings, "--train.learning_rate=1e-5")
     assert code == 2
     assert "differs in train.learning_rate" in errors
-    child = launch(study, *arguments, "--train.learning_rate=1e-5")
+    child = launch(study, *FEW, "--train.learning_rate=1e-5")
     output, _ = child.communicate(timeout=300)
     assert child.returncode == 0, output
     assert read_json(study.run(the_run(study, "llm", 20, 1)) / "run.json")["train"]["learning_rate"] == 1e-5
@@ -383,12 +380,11 @@ def test_an_encoder_with_a_head_is_refused(annotated, tmp_path):
 def test_bfloat16_is_another_run_and_nearly_the_same_one(annotated, tmp_path):
     config = yaml.safe_load((DEMO.parent / "accelerate" / "cpu.yaml").read_text())
     (tmp_path / "bf16.yaml").write_text(yaml.safe_dump({**config, "mixed_precision": "bf16"}))
-    arguments = ["--grid.sizes=[20]", "--grid.arms=[gold, llm]", "--grid.seeds=[0, 1]"]
-    half = annotated(*arguments, f"--train.accelerate_config={tmp_path / 'bf16.yaml'}", folder="half")
-    child = launch(half, *arguments, f"--train.accelerate_config={tmp_path / 'bf16.yaml'}")
+    half = annotated(*FEW, f"--train.accelerate_config={tmp_path / 'bf16.yaml'}", folder="half")
+    child = launch(half, *FEW, f"--train.accelerate_config={tmp_path / 'bf16.yaml'}")
     output, _ = child.communicate(timeout=300)
     assert child.returncode == 0, output
-    full = annotated(*arguments, folder="full")
+    full = annotated(*FEW, folder="full")
     train(full)
     run = the_run(full, "gold", 20, 0)
     assert Work(full).key(run) != Work(half).key(run)
@@ -402,7 +398,7 @@ def test_when_memory_runs_out_smaller_parts_give_the_same_path(annotated, monkey
     from hf_recipes.fit import Fit
 
     calm = tmp_path / "calm"
-    arguments = ["--grid.sizes=[20]", "--grid.arms=[gold, llm]", "--grid.seeds=[0, 1]", f"--train.encoder={calm}"]
+    arguments = [*FEW, f"--train.encoder={calm}"]
     shutil.copytree(tiny_encoder, calm)
     config = json.loads((calm / "config.json").read_text())
     config |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
@@ -440,40 +436,17 @@ GRID = ["--grid.sizes=[40]", "--grid.arms=[gold, llm]", "--train.epochs=40", "--
 LONG = [*GRID, "--grid.sizes=[40, 50]", "--train.epochs=200"]
 
 
-@pytest.fixture(scope="module")
-def undisturbed():
-    """The tables of grids that nobody disturbs, each trained once."""
-    return {}
-
-
 @pytest.fixture
 def one_thread(monkeypatch):
     monkeypatch.setenv("LOKY_MAX_CPU_COUNT", "1")  # of this process and of the launches: they run side by side
 
 
-def train_once(undisturbed, annotated, grid):
-    if tuple(grid) not in undisturbed:
-        study = annotated(*grid, folder="undisturbed")
-        train(study)
-        undisturbed[tuple(grid)] = table(study)
-    return undisturbed[tuple(grid)]
-
-
-def test_two_launches_share_the_grid_and_do_no_run_twice(annotated, undisturbed, one_thread):
-    whole = train_once(undisturbed, annotated, GRID)
-    study = annotated(*GRID)
-    both = [launch(study, *GRID) for _ in range(2)]
-    outputs = [one.communicate(timeout=300)[0] for one in both]
-    assert [one.returncode for one in both] == [0, 0], outputs
-    assert table(study) == whole
-
-
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize(("kills", "grid"), [(2, GRID), pytest.param(15, LONG, marks=pytest.mark.slow)])
-def test_killed_at_random_moments_the_table_is_that_of_an_undisturbed_grid(
-    kills, grid, annotated, undisturbed, one_thread
-):
-    whole = train_once(undisturbed, annotated, grid)
+def test_killed_at_random_moments_the_table_is_that_of_an_undisturbed_grid(kills, grid, annotated, one_thread):
+    undisturbed = annotated(*grid, folder="undisturbed")
+    train(undisturbed)
+    whole = table(undisturbed)
     study = annotated(*grid)
     chance = random.Random(kills)
     times = {}
@@ -499,14 +472,13 @@ def test_processes_are_counted_and_share_the_grid_or_every_batch(annotated, tmp_
     """Two processes on the CPU: a run each, and DDP; the number that started is checked."""
     config = yaml.safe_load((DEMO.parent / "accelerate" / "cpu.yaml").read_text())
     (tmp_path / "two.yaml").write_text(yaml.safe_dump({**config, "num_processes": 2, "distributed_type": "MULTI_CPU"}))
-    arguments = ["--grid.arms=[gold, llm]", "--grid.seeds=[0, 1]", "--grid.sizes=[20]"]
     two = f"--train.accelerate_config={tmp_path / 'two.yaml'}"
-    shared = annotated(*arguments, two, folder="shared")
+    shared = annotated(*FEW, two, folder="shared")
     with pytest.raises(UserError, match="asks for 2 processes, and 1 started"):
         train(shared)
     for folder, how in (("shared", "runs"), ("together", "batches")):
-        study = annotated(*arguments, two, f"--train.distribute={how}", folder=folder)
-        child = launch(study, *arguments, two, f"--train.distribute={how}")
+        study = annotated(*FEW, two, f"--train.distribute={how}", folder=folder)
+        child = launch(study, *FEW, two, f"--train.distribute={how}")
         output, _ = child.communicate(timeout=300)
         assert child.returncode == 0, output
         assert runs_left(study) == []

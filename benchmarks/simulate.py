@@ -1,8 +1,8 @@
 """Whether intervals hold the truth as often as they say, whether tests reject what is true, and what they can find.
 
-    .venv/bin/python -m benchmarks.statistics coverage [--studies=2000]
-    .venv/bin/python -m benchmarks.statistics power [--studies=600]
-    .venv/bin/python -m benchmarks.statistics plateau [--studies=2000]
+    .venv/bin/python benchmarks/simulate.py coverage [--studies=2000]
+    .venv/bin/python benchmarks/simulate.py power [--studies=600]
+    .venv/bin/python benchmarks/simulate.py plateau [--studies=2000]
 
 Studies are simulated with known truth. A text has a score for each class, a run adds noise of its own to every text and
 is as a whole better or worse than others (a shift that all its texts share); the label is the highest score. Two arms
@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import typer
 from joblib import Parallel, delayed
+from ratio import show
 from scipy import special, stats
 
 METRICS = Path(__file__).resolve().parent.parent / "metrics"
@@ -75,13 +76,19 @@ def rates(studies: int, study: Callable[..., dict[str, bool]], runs: int, *argum
     return {name: (float(np.mean(values)), len(values)) for name, values in by_name.items()}
 
 
-def table(title: str, rows: dict[int, dict[str, Rate]]) -> None:
+def table(title: str, rows: dict[int, dict[str, Rate]]) -> dict[int, dict[str, Rate]]:
     columns = dict.fromkeys(name for row in rows.values() for name in row)
     print(f"\n| {title} | " + " | ".join(f"R = {key}" for key in rows) + " |")
     print("|---" * (1 + len(rows)) + "|")
     for name in columns:
         cells = [f"{row[name][0]:.3f}" if name in row and row[name][1] >= 100 else "-" for row in rows.values()]
         print(f"| {name} | " + " | ".join(cells) + " |")
+    return rows
+
+
+def all_rates(rows: dict[int, dict[str, Rate]], part: str = "") -> list[float]:
+    """Of a table's lines whose name has this part."""
+    return [rate for row in rows.values() for name, (rate, _) in row.items() if part in name]
 
 
 # -------------------------------------------------------------------------------------------------------- coverage
@@ -172,25 +179,28 @@ def coverage(studies: int = 2000, items: int = 500) -> None:
     truth = truths()
     print(f"{items} texts, {studies} studies a cell: Monte Carlo error of a .95 is {np.sqrt(0.0475 / studies):.4f}")
     print("truth: " + ", ".join(f"{name} {value:.4f}" for name, value in truth.items()))
-    table(
+    held = table(
         "95% interval holds the truth",
         {r: rates(studies, coverage_study, r, items, truth) for r in RUNS},
     )
     names = {"accuracy": "accuracy_mean", "macro_f1": "macro_f1_mean", "pairwise_disagreement": "pairwise_disagreement"}
+    pairs = []
     for title, other in (
         ("two arms, equal in truth", (SKILL, NOISE, SHIFT)),
         ("two arms, the second weaker and more variable", (1.0, 0.8, 2 * SHIFT)),
     ):
         theirs = truths(*other)
         differ = {name: truth[key] - theirs[key] for name, key in names.items()}
-        table(
-            title,
-            {r: rates(studies, comparison_study, r, items, differ, other) for r in RUNS},
-        )
+        pairs.append(table(title, {r: rates(studies, comparison_study, r, items, differ, other) for r in RUNS}))
     table(
         "an arm against its own ladder",
         {r: rates(studies, iso_study, r, items) for r in RUNS},
     )
+    equal, weaker = pairs
+    show("coverage, the least of all figures and R", "the nominal .95", min(all_rates(held)) / 0.95)
+    show("false alarms, the most of all figures and R", "the nominal .05", max(all_rates(equal, "is found")) / 0.05)
+    ours, theirs = (weaker[5][f"macro_f1: {which} holds the truth"][0] for which in ("interval", "multi-bootstrap"))
+    show("coverage, difference in macro-F1 at R = 5", "a multi-bootstrap's percentiles", ours / theirs)
 
 
 # ------------------------------------------------------------------------------------------------- power, plateau
@@ -258,11 +268,11 @@ def plateau_study(seed: int, runs: int, exponent: float) -> dict[str, bool]:
 def plateau(studies: int = 2000) -> None:
     """Learning curves whose law is known, eight sizes from 125 to 16,000."""
     print(f"{studies} studies a cell: Monte Carlo error of a .95 is {np.sqrt(0.0475 / studies):.4f}")
+    gains = []
     for exponent in (0.3, 0.6, 0.9):
-        table(
-            f"error = .12 + 2 n^-{exponent}",
-            {r: rates(studies, plateau_study, r, exponent) for r in RUNS},
-        )
+        rows = {r: rates(studies, plateau_study, r, exponent) for r in RUNS}
+        gains += all_rates(table(f"error = .12 + 2 n^-{exponent}", rows), "gain: interval")
+    show("coverage, the last doubling's gain, the least of all laws and R", "the nominal .95", min(gains) / 0.95)
 
 
 if __name__ == "__main__":
