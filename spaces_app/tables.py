@@ -217,7 +217,6 @@ def _arm(study: Study, arm: str) -> dict[str, Any] | None:
     if not (one := study.pool.arms.get(arm)):
         return None
     kinds, counts = np.unique(one.sources.astype(str), return_counts=True)
-    names = kinds.tolist()  # plain strings, as keys of JSON are
     return {
         **{"arm": arm, "says": study.findings.get("arms", {}).get(arm, "")},
         "sources": {str(kind) or "left out": int(count) for kind, count in zip(kinds, counts, strict=True)},
