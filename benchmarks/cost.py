@@ -182,8 +182,8 @@ def paper(rows: int = 100_000_000, gpus: int = 8, own: float = 100, shared: int 
     from hf_recipes.cost import DEVICES, Asking, Learning, Shape, annotation_bytes, config_bytes, prediction_bytes
     from hf_recipes.recipe import Train
 
-    llm = Asking(Shape(2_775_000_000, 36, 2048), shared, own, 0, 0)  # Qwen2.5-3B
-    encoder = Learning(Shape(85_600_000, 12, 768), own, Train(encoder="FacebookAI/roberta-base"))
+    llm = Asking(Shape(2_775_000_000, 36, 2048, 311_000_000), shared, own, 0, 0)  # Qwen2.5-3B
+    encoder = Learning(Shape(85_600_000, 12, 768, 38_600_000), own, Train(encoder="FacebookAI/roberta-base"))
     print(f"{rows:,} rows, {gpus} GPUs: {llm.tokens(rows):.2e} tokens, {llm.flops(rows):.2e} FLOPs\n")
     print("| GPU | annotation, GPU hours | hours on all | texts/s | 50 runs of 100,000 texts, hours on all | of 10 M |")
     print("|---|---|---|---|---|---|")

@@ -113,7 +113,7 @@ def _read_sample(study: Study) -> dict[str, Any] | None:
 def _render(texts: dict[str, str], names: list[str], form: Form) -> Iterator[str]:
     if form == "csv":
         sheet = StringIO()
-        writer = csv.writer(sheet, lineterminator="\n")
+        writer = csv.writer(sheet)
         writer.writerows([("id", "text", "label"), *((i, text, "") for i, text in texts.items())])
         yield sheet.getvalue()
     elif form == "jsonl":

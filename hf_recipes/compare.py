@@ -119,6 +119,8 @@ def _draw(rows: list[dict[str, Any]], folder: Path) -> None:
     for panel, place, title in zip(axes, (0, 1), ("macro-F1", "disagreement of two seeds"), strict=True):
         panel.axvline(0, color="#999999", lw=1)
         for height, row in enumerate(reversed(rows)):
+            if ("llm", "gold") not in row["pairs"]:
+                continue
             one = row["pairs"]["llm", "gold"][place]
             if one["interval"] is not None:
                 panel.plot(one["interval"], [height, height], color="#D55E00", lw=2)

@@ -60,11 +60,13 @@ class Shape:
     Attributes:
         parameters (`int`): those that every token passes: all but the input embeddings.
         layers (`int`), width (`int`)
+        embeddings (`int`): parameters of the input embeddings, which are learnt but not computed with.
     """
 
     parameters: int
     layers: int
     width: int
+    embeddings: int
 
     def forward(self, tokens: float, context: float) -> float:
         """FLOPs of so many tokens that each look at `context` others: 2 N + 4 layers width context for each."""
@@ -83,10 +85,11 @@ def shape_of(model: Model) -> Shape:
         with torch.device("meta"):
             made: Any = AutoModel.from_config(config)
     except Exception:  # vLLM knows models that transformers does not: then as they mostly are
-        return Shape(12 * text.num_hidden_layers * text.hidden_size**2, text.num_hidden_layers, text.hidden_size)
+        layers, width = text.num_hidden_layers, text.hidden_size
+        return Shape(12 * layers * width**2, layers, width, text.vocab_size * width)
     embeddings = made.get_input_embeddings().weight.numel()
     total = sum(parameter.numel() for parameter in made.parameters())
-    return Shape(total - embeddings, text.num_hidden_layers, text.hidden_size)
+    return Shape(total - embeddings, text.num_hidden_layers, text.hidden_size, embeddings)
 
 
 @dataclass(frozen=True)
@@ -163,13 +166,16 @@ class Learning:
         return self.shape.forward(self.own * (3 * self.texts(size) + test), self.own)
 
     def seconds(self, size: int, test: int, device: Device) -> float:
-        """max(FLOPs / (TRAINING peak), steps max(28 N / bandwidth, layers layer_seconds)).
+        """max(FLOPs / (TRAINING peak), steps layers layer_seconds) + steps 28 (N + embeddings) / bandwidth.
 
-        28 bytes a parameter are read and written in a step of AdamW: weight, gradient and two moments.
+        28 bytes a parameter are read and written in a step of AdamW, after the gradients: they, the weights and two
+        moments.
         """
         steps = self.texts(size) / self.settings.batch_size
-        least = max(28 * self.shape.parameters / device.bandwidth, self.shape.layers * device.layer_seconds)
-        return max(self.flops(size, test) / (TRAINING * device.flops), steps * least)
+        computing = max(
+            self.flops(size, test) / (TRAINING * device.flops), steps * self.shape.layers * device.layer_seconds
+        )
+        return computing + steps * 28 * (self.shape.parameters + self.shape.embeddings) / device.bandwidth
 
 
 def device(name: str) -> Device:

@@ -529,9 +529,11 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
 
 def _explain(error: Any, root: type[Section]) -> str:
     """One pydantic error as a sentence that names the recipe key and the mend."""
-    location = [part for part in error["loc"] if isinstance(part, str) and "[" not in part]
+    unknown = error["type"] == "extra_forbidden"  # its last part is the user's key, the others may be names of types
+    ends = error["loc"][-1:] if unknown else ()
+    location = [part for part in error["loc"] if isinstance(part, str) and ("[" not in part or part in ends)]
     key = ".".join(location)
-    if error["type"] == "extra_forbidden":
+    if unknown:
         section: Any = root
         for part in location[:-1]:
             kinds = [section.model_fields[part].annotation, *get_args(section.model_fields[part].annotation)]

@@ -39,6 +39,13 @@ def test_every_study_has_its_row_and_every_pair_its_difference(folders, tmp_path
     assert [row["size"] for row in rows] == [20, 20]
 
 
+def test_a_study_whose_arms_were_not_compared_has_a_row_and_no_point(folders, tmp_path):
+    file = folders[0] / "report" / "results.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"comparisons": []}))
+    assert [list(row["pairs"]) != [] for row in compare(folders, tmp_path / "out")] == [False, True]
+    assert (tmp_path / "out" / "comparison.png").stat().st_size > 5000
+
+
 def test_what_cannot_be_compared_is_said(folders, tmp_path):
     with pytest.raises(UserError, match="two studies are named tweets"):
         compare([folders[0], folders[0]], tmp_path / "out")

@@ -34,15 +34,17 @@ def test_the_size_of_a_model_is_that_of_its_weights_without_the_embeddings_that_
     counted = {name: np.prod(shape) for name, shape in shapes.items() if "word_embeddings" not in name}
     found = shape_of(Model("encoder", ENCODER, "x"))
     assert found.parameters == pytest.approx(sum(counted.values()), rel=1e-3)
+    embeddings = next(np.prod(shape) for name, shape in shapes.items() if "word_embeddings" in name)
+    assert found.embeddings == embeddings
     assert (found.layers, found.width) == (config["num_hidden_layers"], config["hidden_size"])
 
 
 def test_a_shared_beginning_is_computed_once_and_every_answer_counts():
-    ask = Asking(Shape(1000, 2, 10), 50, 20.0, 0, 0)
+    ask = Asking(Shape(1000, 2, 10, 500), 50, 20.0, 0, 0)
     assert ask.tokens(0) == 0
     assert ask.tokens(3) == 50 + 3 * 20
     assert ask.flops(3) == 110 * (2 * 1000 + 4 * 2 * 10 * (50 + 10))
-    votes = Asking(Shape(1000, 2, 10), 50, 20.0, 5, 16)
+    votes = Asking(Shape(1000, 2, 10, 500), 50, 20.0, 5, 16)
     assert votes.tokens(3) == 50 + 3 * (20 + 5 * 16)
     # many short answers wait for the memory, a distribution for the arithmetic
     fast = Device("fast", 1e15, 1e9)
@@ -52,13 +54,15 @@ def test_a_shared_beginning_is_computed_once_and_every_answer_counts():
 
 def test_learning_counts_forward_and_backward_and_the_least_of_each_step():
     settings = Train(encoder="x", epochs=3, batch_size=10)
-    learn = Learning(Shape(1000, 2, 10), 20.0, settings)
+    learn = Learning(Shape(1000, 2, 10, 500), 20.0, settings)
     assert learn.tokens(100, 50) == 20 * (3 * 100 + 50)
     assert learn.flops(100, 50) == 20 * (3 * 3 * 100 + 50) * (2 * 1000 + 4 * 2 * 10 * 20)
-    assert learn.seconds(100, 50, ANY) == pytest.approx(30 * 2 * 1e-3)  # two layers of thirty steps
-    large = Learning(Shape(10**8, 2, 10), 20.0, settings)
+    moved = 30 * 28 * (1000 + 500)  # bytes that thirty steps of the optimizer read and write
+    # two layers of thirty steps, and then the optimizer
+    assert learn.seconds(100, 50, ANY) == pytest.approx(30 * 2 * 1e-3 + moved / ANY.bandwidth)
+    large = Learning(Shape(10**8, 2, 10, 500), 20.0, settings)
     assert large.seconds(100, 50, Device("slow", 1e9, 1e15)) == pytest.approx(large.flops(100, 50) / 0.5e9)
-    steps = Learning(Shape(1000, 2, 10), 20.0, settings.model_copy(update={"max_steps": 7}))
+    steps = Learning(Shape(1000, 2, 10, 500), 20.0, settings.model_copy(update={"max_steps": 7}))
     assert steps.tokens(100, 0) == steps.tokens(10**6, 0) == 20 * 70
 
 

@@ -10,6 +10,7 @@ from hf_recipes.recipe import Annotate, UserError, load_recipe
 
 BAD_SETTINGS = {
     "--train.epoch=3": ["unknown key 'train.epoch'", "did you mean 'train.epochs'?"],
+    "--[x=3": ["unknown key '[x'", "known keys: name"],
     "--trian.epochs=3": ["unknown key 'trian'", "did you mean 'train'?"],
     "--annotate.prompt.shots=3": [
         "unknown key 'annotate.prompt.shots'",
