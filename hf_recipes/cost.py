@@ -18,7 +18,7 @@ from .recipe import Annotate, Train, UserError
 SAMPLE = 500  # texts whose tokens are counted
 BATCH_TOKENS = 4096  # of a step of the LLM, between two readings of its weights
 SEQUENCES = 256  # answers that are generated at once
-ANNOTATING, TRAINING = 0.5, 0.5  # shares of the peak that are reached; see docs/scale.md
+ANNOTATING, TRAINING = 0.4, 0.5  # shares of the peak that are reached; see docs/scale.md
 LAYER_SECONDS = 1e-3  # of a training step on a GPU, at least: some 200 kernels a layer, there and back, of 5 us each
 HEX_ID = 28  # bytes of an id in a parquet file: 24 hex digits and their length
 SQUEEZED = 0.75  # of a text's bytes, in a parquet file
@@ -200,6 +200,7 @@ def this_machine(dtype: str) -> Device:
     size = 1024 if cpu else 8192
     one = torch.randn(size, size, device=where).to(kind)
     large = torch.zeros(2**26 if cpu else 2**29, dtype=torch.uint8, device=where)
+    other = torch.empty_like(large)
 
     def rate(work: float, step: Any) -> float:
         step()
@@ -213,7 +214,7 @@ def this_machine(dtype: str) -> Device:
         (one @ one)[0, 0].item()  # which waits for it
 
     def copy() -> None:
-        large.clone()[0].item()
+        other.copy_(large)[0].item()
 
     return Device("here", rate(2 * size**3, product), rate(2 * large.numel(), copy), 0.0 if cpu else LAYER_SECONDS)
 

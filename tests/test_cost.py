@@ -49,7 +49,7 @@ def test_a_shared_beginning_is_computed_once_and_every_answer_counts():
     # many short answers wait for the memory, a distribution for the arithmetic
     fast = Device("fast", 1e15, 1e9)
     assert votes.seconds(10**6, fast) == pytest.approx(2 * 1000 * 10**6 * (20 / 4096 + 80 / 256) / 1e9)
-    assert ask.seconds(10**6, ANY) == pytest.approx(ask.flops(10**6) / 0.5e12)
+    assert ask.seconds(10**6, ANY) == pytest.approx(ask.flops(10**6) / 0.4e12)
 
 
 def test_learning_counts_forward_and_backward_and_the_least_of_each_step():
