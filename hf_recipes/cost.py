@@ -18,7 +18,7 @@ from .recipe import Annotate, Train, UserError
 SAMPLE = 500  # texts whose tokens are counted
 BATCH_TOKENS = 4096  # of a step of the LLM, between two readings of its weights
 SEQUENCES = 256  # answers that are generated at once
-ANNOTATING, TRAINING = 0.4, 0.5  # shares of the peak that are reached; see docs/scale.md
+ANNOTATING, TRAINING = 0.4, 0.3  # shares of the peak that are reached; see docs/scale.md
 LAYER_SECONDS = 1e-3  # of a training step on a GPU, at least: some 200 kernels a layer, there and back, of 5 us each
 HEX_ID = 28  # bytes of an id in a parquet file: 24 hex digits and their length
 SQUEEZED = 0.75  # of a text's bytes, in a parquet file
