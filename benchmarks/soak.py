@@ -9,7 +9,8 @@ well if
 * the disturbed command finished, or stopped with one sentence (no traceback, no process left behind, no hang), and
 * the second one, after what the sentence asks to be deleted has been, finishes with the tables of the undisturbed
   study: rows, labels, predictions and results bit for bit, log-probabilities within 1e-4 (a killed annotation goes on
-  with other batches).
+  with other batches). Columns of a pass that no step of `run` reads are not looked at: damage there is found by the
+  step that reads them.
 
 vLLM and the LLM are real; the encoder is a BERT with random weights, which makes rounds short. Faults that need a mount
 or a control group need root, and are left out without it. The exit code is 1 if a round was not well.
@@ -297,7 +298,7 @@ def log_probabilities(study: Path) -> dict[tuple[str, str], list[float] | None]:
     for key in json.loads((study / "annotations" / "current.json").read_text())["keys"]:
         folder = study / "annotations" / key
         for part in [*sorted(folder.glob("part-*.parquet")), folder / "content_free.parquet"]:
-            for row in pq.read_table(part).to_pylist():
+            for row in pq.read_table(part, columns=["id", "logprobs"]).to_pylist():
                 found[key, row["id"]] = row["logprobs"]
     return found
 

@@ -193,7 +193,7 @@ def rows_left_of(study: Study, files: RowFiles, one: Pass) -> int:
     manifest = read_json(folder / "manifest.json") or {}
     whole = (folder / CONTENT_FREE_FILE).exists() and manifest.get("rows") == files.manifest["key"]
     if (folder / CONTENT_FREE_FILE).exists():
-        tables.read(folder / CONTENT_FREE_FILE, SCHEMA, ["id"])  # damage is said before anything is started
+        tables.read(folder / CONTENT_FREE_FILE, SCHEMA)  # damage is said before anything is started
     return left or int(not whole)
 
 
