@@ -191,7 +191,7 @@ def print_plan(study: Study, on: str | None = None) -> None:
         table.add_column(column, justify="left" if column == "step" else "right")
     for step in steps:
         left = step["total"] - step["done"]
-        about = "-" if not step["seconds"] else f"{step['seconds'] / 60:.1f} min" + ("" if step["measured"] else " ?")
+        about = _time(step["seconds"]) + ("" if step["measured"] or not step["seconds"] else " ?")
         hours = f"{step['device_seconds'] / 3600:,.2f}" if step["device_seconds"] else "-"
         shown = [f"{step['tokens'] / 1e6:,.2f} M" if step["tokens"] else "-", about, hours, _size(step["bytes"])]
         table.add_row(step["step"], f"{step['done']:,}", f"{left:,} {step['unit']}", *shown)
@@ -213,6 +213,10 @@ def print_plan(study: Study, on: str | None = None) -> None:
     if any(step["seconds"] and not step["measured"] for step in steps):
         where = f"on {on}, by its data sheet" if on else "here, by a matrix product"
         console.print(f"Times with ? are what the models' sizes let expect {where}: they have not been measured.")
+
+
+def _time(seconds: float) -> str:
+    return "-" if not seconds else f"{seconds / 60:.1f} min" if seconds < 7200 else f"{seconds / 3600:,.1f} hours"
 
 
 def _size(count: float) -> str:
