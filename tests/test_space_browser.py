@@ -1,4 +1,4 @@
-"""The Space in a real browser: each page, wide and light, on a phone and dark, by keyboard, quiet and on its own."""
+"""The Space in a real browser: each page, wide and on a phone, light and dark, by keyboard, quiet and on its own."""
 
 import os
 import re
@@ -64,7 +64,8 @@ def keep(page, name):
         page.screenshot(path=f"{folder}/space_{name}.png", full_page=True)
 
 
-@pytest.mark.parametrize(("size", "theme"), [(WIDE, "light"), (PHONE, "dark")], ids=["wide", "phone"])
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("size", [WIDE, PHONE], ids=["wide", "phone"])
 @pytest.mark.parametrize("name", SHOWN)
 def test_each_page_is_whole_and_no_wider_than_the_screen(name, size, theme, visit):
     page = visit(f"view={name}", size, theme)
