@@ -360,7 +360,7 @@ def with_ray_data_llm(folder: str, texts: int, repeat: int, dtype: str) -> dict[
             ),
             preprocess=lambda row: {
                 "place": row["place"],
-                "tokenized_prompt": row["prompt"],
+                "tokenized_prompt": row["ids"],
                 "sampling_params": {
                     "max_tokens": 1,
                     "temperature": 0,
@@ -375,7 +375,9 @@ def with_ray_data_llm(folder: str, texts: int, repeat: int, dtype: str) -> dict[
                 ],
             },
         )
-        source = ray.data.from_items([{"place": i, "prompt": prompt} for i, prompt in enumerate(prompts)])
+        source = ray.data.from_items(
+            [{"place": i, "ids": ids} for i, ids in enumerate(prompts)]
+        )  # "prompt" would be a text
         tables = processor(source.repartition(texts // RAY_BLOCK)).iter_batches(batch_size=None, batch_format="pyarrow")
         return time_blocks((table["place"].to_pylist(), table["found"].to_pylist()) for table in tables)
 
