@@ -66,6 +66,7 @@ def _drawable(results: dict[str, Any]) -> set[str]:
 
 
 def draw(results: dict[str, Any], folder: Path) -> None:
+    """Writes the report's figures, `.png` files, into the folder."""
     import matplotlib
 
     matplotlib.use("Agg")

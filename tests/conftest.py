@@ -1,6 +1,7 @@
 """Each test has its own HF_HOME and working copies; nothing is written outside pytest's temporary folders."""
 
 import os
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -71,6 +72,19 @@ def command(monkeypatch, capfd):
         return code, output, errors
 
     return call
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """A real one, that has no sandbox as it may be root's."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as play:
+        browser = play.chromium.launch(
+            executable_path=shutil.which("chromium") or "/usr/bin/chromium", args=["--no-sandbox", "--disable-gpu"]
+        )
+        yield browser
+        browser.close()
 
 
 @pytest.fixture(scope="session")

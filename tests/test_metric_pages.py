@@ -10,9 +10,8 @@ import urllib.request
 
 import pytest
 from conftest import ROOT
-from playwright.sync_api import expect, sync_playwright
+from playwright.sync_api import expect
 
-CHROMIUM = shutil.which("chromium") or "/usr/bin/chromium"
 PAGES = {
     "seed_instability": ("pairwise disagreement", "gold,run 0\npositive,negative\n", "needs at least 2 runs"),
     "seed_scores": ("accuracy mean", "run 0,run 1\n1,2\n", "No column is named gold"),
@@ -21,14 +20,6 @@ PAGES = {
     "instability_comparison": ("macro f1", "gold,a,b,c\n1,1,1,1\n", "both arms need the same number"),
     "annotation_uncertainty": ("accuracy", "gold,a,b\nc,0.5,0.5\n", "c is none of the labels a, b"),
 }
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with sync_playwright() as play:
-        browser = play.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")

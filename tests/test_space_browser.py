@@ -2,13 +2,11 @@
 
 import os
 import re
-import shutil
 
 import pytest
-from playwright.sync_api import expect, sync_playwright
+from playwright.sync_api import expect
 from space_app import APP, serve
 
-CHROMIUM = shutil.which("chromium") or "/usr/bin/chromium"
 SHOWN = {  # what is there when a page is
     "verdict": ".decision h2",
     "labels": ".scroll.texts td .bar",
@@ -19,14 +17,6 @@ SHOWN = {  # what is there when a page is
 }
 WIDE, PHONE = {"width": 1200, "height": 900}, {"width": 390, "height": 844}
 WAIT = 180_000
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with sync_playwright() as play:
-        browser = play.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")
