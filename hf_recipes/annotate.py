@@ -30,13 +30,24 @@ from .calibrate import ON_GOLD, not_enough_gold
 from .data import NO_GOLD, RowFiles, Rows, keep_rows, open_rows, rows_key, text_id
 from .engines import EngineError, engine_module
 from .models import Model, load_tokenizer, resolve_model
-from .parts import FAILED, NO_LABEL, SCHEMA, STATUSES, Parts, matrix, write_rows
+from .parts import (
+    FAILED,
+    MAX_PART_ROWS,
+    MAX_SMALL_PARTS,
+    NO_LABEL,
+    SCHEMA,
+    STATUSES,
+    Parts,
+    matrix,
+    part_number,
+    write_rows,
+)
 from .prompts import Demonstrations, Prompter, draw_demonstrations
 from .recipe import Annotate, UserError, load_recipe
-from .study import Study, make_key, read_json, versions, write_json
+from .study import Study, make_key, read_json, versions
 
 CHUNK_SECONDS = 20.0  # of work between two parts: what a kill can cost
-CHUNK_SIZES = (16, 16_384)  # texts in a part, at least and at most
+CHUNK_SIZES = (16, MAX_PART_ROWS)  # texts in a part, at least and at most
 ENOUGH = 128  # texts without one answer, after which the pass stops
 CONTENT_FREE_FILE = "content_free.parquet"
 CONTENT_FREE = ["N/A", "", "[MASK]"]  # Zhao et al. 2021, section 5
@@ -110,7 +121,8 @@ def annotate(study: Study) -> list[str]:
                     engine = None
                     gc.collect()  # the memory of the model before
                 engine, running = _make_pass(study, files, one, engine, number), wanted
-        write_json(study.annotations_root / "current.json", {"asked": _asked(study), "keys": [p.key for p in passes]})
+        current = {"asked": _asked(study), "keys": [one.key for one in passes]}
+        study.write_json(study.annotations_root / "current.json", current)
     return [one.key for one in passes]
 
 
@@ -273,7 +285,10 @@ def _load_pass(study: Study, key: str, section: Annotate, ids: pa.Array, classes
     for table, rows in parts.by_row(ids, "logprobs", "truncated"):
         logprobs[rows] = matrix(table["logprobs"], classes)
         truncated[rows] = table["truncated"].fill_null(False).to_numpy()
-    content_free = matrix(tables.read(folder / CONTENT_FREE_FILE, SCHEMA, ["logprobs"])["logprobs"], classes)
+    free = tables.read(folder / CONTENT_FREE_FILE, SCHEMA, ["id", "logprobs"])
+    if free["id"].to_pylist() != (CONTENT_FREE if section.scoring == "distribution" else []):
+        raise UserError(f"{folder / CONTENT_FREE_FILE}: not the inputs without content; delete it and run again")
+    content_free = matrix(free["logprobs"], classes)
     return Annotations(key, section, logprobs, [STATUSES[code] for code in statuses], truncated, content_free)
 
 
@@ -304,7 +319,7 @@ def _make_pass(study: Study, files: RowFiles, one: Pass, engine: Any, number: in
     session = {"texts": work.scored, **{what: round(seconds, 1) for what, seconds in taken.items()}}
     made = read_json(folder / "manifest.json") or {"last_session": {"texts": 0, "seconds": 0.0}}
     before = made.get("all_sessions", made["last_session"])  # of this version, or of one before
-    write_json(
+    study.write_json(
         folder / "manifest.json",
         {
             "key": one.key,
@@ -347,6 +362,8 @@ class _Scoring:
     def _resume(self) -> None:
         """What earlier sessions left: which rows are settled, and the answers to texts that come again."""
         ids = self._files.column("id", self._pass.splits)
+        if len(list(self._folder.glob("part-*.parquet"))) > MAX_SMALL_PARTS:
+            Parts(self._folder).merge(self._study.checksums)
         self._settled = np.zeros(len(ids), dtype=bool)
         self._silent = 0  # texts asked about until one gets an answer
         self._answered = False
@@ -358,8 +375,8 @@ class _Scoring:
             self._answers[self._slots[rows[unread]]] = -np.inf
             again = (self._slots[rows] >= 0) & table["logprobs"].is_valid().to_numpy()
             self._answers[self._slots[rows[again]]] = matrix(table["logprobs"].filter(again), self._classes)
-        names = [int(part.stem.removeprefix("part-")) for part in self._folder.glob("part-*.parquet")]
-        self._next_part = 1 + max(names, default=-1)
+        self._next_part = 1 + max(map(part_number, self._folder.glob("part-*.parquet")), default=-1)
+        self._small_parts = 0
 
     def run(self, title: str) -> None:
         """Scores what is left, chunk by chunk; each chunk becomes a part."""
@@ -442,8 +459,13 @@ class _Scoring:
             self._answers[self._slots[place]] = answer
 
     def _write(self, rows: list[dict[str, Any]]) -> None:
-        write_rows(self._folder / f"part-{self._next_part:05d}.parquet", rows)
+        checksums = self._study.checksums
+        write_rows(self._folder / f"part-{self._next_part:05d}.parquet", rows, checksums.publish)
         self._next_part += 1
+        self._small_parts += 1
+        if self._small_parts == MAX_SMALL_PARTS:
+            Parts(self._folder).merge(checksums)
+            self._small_parts = 0
         self._bar.update(len(rows))
 
     def _status(self, place: int, text: str | None) -> str:
@@ -527,7 +549,8 @@ class _Scoring:
             if row["status"] != "ok":
                 raise EngineError(f"annotate: the engine refused an input without content ({row['error']})")
             row["truncated"] = None
-        write_rows(self._folder / CONTENT_FREE_FILE, sorted(rows, key=lambda row: row["place"]))
+        in_order = sorted(rows, key=lambda row: row["place"])
+        write_rows(self._folder / CONTENT_FREE_FILE, in_order, self._study.checksums.publish)
 
     def _running_engine(self) -> Any:
         if self.engine is None:
@@ -554,7 +577,7 @@ class _Scoring:
                 {"id": text, "prompt_id": _prompt_id(ids), "logprobs": answer, "n_tokens": len(ids), "status": "ok"}
                 for text, ids, answer in zip(CONTENT_FREE, inputs, answers.tolist(), strict=True)
             ]
-        write_rows(self._folder / CONTENT_FREE_FILE, rows)
+        write_rows(self._folder / CONTENT_FREE_FILE, rows, self._study.checksums.publish)
 
 
 def ask(

@@ -20,7 +20,7 @@ from .annotate import load_annotations
 from .arms import SAMPLED, Pool, build_pool
 from .data import NO_GOLD, Rows, hash_order, open_rows
 from .recipe import UserError, first_line
-from .study import Study, read_json, write_json, write_text
+from .study import Study, read_json, write_text
 
 Form = Literal["csv", "jsonl", "label-studio", "argilla"]
 FORMS: tuple[Form, ...] = get_args(Form)
@@ -91,7 +91,7 @@ def draw_audit(study: Study, n: int, file: Path, form: Form = "csv", test_share:
     with study.lock():
         study.audit.mkdir(exist_ok=True)
         known = read_json(study.audit / "labels.json") or {}
-        write_json(study.audit / "sample.json", {"label_names": pool.label_names, "parts": parts})
+        study.write_json(study.audit / "sample.json", {"label_names": pool.label_names, "parts": parts})
     texts = {able[part][0][i]: able[part][1][i] for part, chosen in drawn.items() for i in chosen}
     texts = {i: text for i, text in texts.items() if i not in known}
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -172,7 +172,7 @@ def import_audit(study: Study, file: Path, replace: bool = False) -> dict[str, i
                 f"{before[others[0]]} then, {found[others[0]]} now); --replace lets them take their place"
             )
         labels = {i: label for i, label in {**before, **found}.items() if i in ids}
-        write_json(study.audit / "labels.json", labels)
+        study.write_json(study.audit / "labels.json", labels)
     return {"labelled": len(labels), "missing": len(ids) - len(labels), "changed": len(others)}
 
 

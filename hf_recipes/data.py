@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 from . import tables
 from .recipe import Data, Recipe, UserError, first_line
-from .study import Study, hash_files, make_key, read_json, whole_folder, write_json
+from .study import Study, hash_files, make_key, read_json, write_json
 
 NO_GOLD = -1
 BATCH = 10_000  # rows in memory at a time
@@ -103,6 +103,11 @@ class RowFiles:
         """All rows of `train` or `test`, in memory; without `texts`, these are None."""
         columns = ["id", "gold", "raters", "group", *(["text"] if texts else [])]
         table = tables.read(self.folder / f"{name}.parquet", SCHEMA, columns, self.folder)
+        if len(table) != self.manifest["rows"][name]:
+            raise UserError(
+                f"{self.folder / name}.parquet: has {len(table):,} rows, and its manifest states "
+                f"{self.manifest['rows'][name]:,}; delete {self.folder} and run again"
+            )
         found = table["text"].to_pylist() if texts else [None] * len(table)
         counts = table["raters"].combine_chunks()
         shape = (len(table), len(self.label_names))
@@ -264,7 +269,7 @@ def keep_rows(study: Study, files: RowFiles) -> RowFiles:
     """Copies what `open_rows` returned into the study folder, unless it is there."""
     with study.lock():
         if (read_json(study.rows / "manifest.json") or {}).get("key") != files.manifest["key"]:
-            with whole_folder(study.rows) as folder:
+            with study.whole_folder(study.rows) as folder:
                 for name in ("train", "test"):
                     shutil.copyfile(files.folder / f"{name}.parquet", folder / f"{name}.parquet")
                 write_json(folder / "manifest.json", files.manifest)

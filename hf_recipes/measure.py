@@ -16,7 +16,7 @@ from .components import disagreement, variances
 from .data import NO_GOLD, Rows, hash_order
 from .grid import WITHOUT_PASS, Run, all_runs, crossed_runs, crossed_sources, paired_runs
 from .recipe import CONFIDENT, CONTROLS, PASSES, ArmName, UserError
-from .study import Study, hash_files, hash_ids, make_key, read_json, write_json
+from .study import Study, hash_files, hash_ids, make_key, read_json
 from .train import PREDICTIONS, Work
 from .verdict import decide, freedom
 from .votes import NO_VOTE
@@ -133,7 +133,7 @@ def measure(study: Study) -> dict[str, Any]:
         results = without_nan(results)
         results["verdict"] = decide(results, study.recipe.accept)
         study.report.mkdir(parents=True, exist_ok=True)
-        write_json(study.results_file, results)
+        study.write_json(study.results_file, results)
     return read_json(study.results_file)
 
 
@@ -262,9 +262,10 @@ def _read_predictions(folder: Path, test: Rows) -> np.ndarray:
 def _read_probs(folder: Path, test: Rows) -> np.ndarray:
     """A run's probabilities of the test texts, of shape `(n, K)`."""
     table = tables.read(folder / "predictions.parquet", PREDICTIONS, delete=folder)
-    if table["id"].to_pylist() != test.ids:
+    runs = {folder.relative_to(folder.parents[2]).as_posix()}
+    if table["id"].to_pylist() != test.ids or set(table["run"].to_pylist()) != runs:
         raise UserError(
-            f"{folder}/predictions.parquet: not the test rows of this study; delete the folder and run again"
+            f"{folder}/predictions.parquet: not the test rows of this run; delete {folder} and run hf-recipes train"
         )
     return np.array(table["probs"].to_pylist())
 

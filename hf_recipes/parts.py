@@ -1,5 +1,9 @@
-"""The parts of a pass: append-only parquet files in its folder, each whole or not at all, a row for a text."""
+"""The parts of a pass: append-only parquet files in its folder, each whole or not at all, a row for a text.
 
+Small parts are merged, as opening thousands of files takes minutes.
+"""
+
+import re
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +14,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from . import tables
+from .checksums import Checksums, Rename, replace_path
+from .recipe import UserError
 
+MAX_PART_ROWS = 16_384
+MAX_SMALL_PARTS = 256  # parts with fewer rows, after which they are merged
 BLOCK = 262_144  # rows of parts in memory at a time
 STATUSES = ["ok", "null_text", "empty_text", "demonstration", "no_label", "engine_error"]
 FAILED = "engine_error"  # the one status that is asked about again
@@ -32,14 +40,15 @@ class Parts:
     """The parts of a pass on disk. A later part overrides an earlier one."""
 
     def __init__(self, folder: Path):
-        self._files = sorted(folder.glob("part-*.parquet"), key=lambda part: int(part.stem.removeprefix("part-")))
+        self._files = sorted(folder.glob("part-*.parquet"), key=part_number)
 
     def by_row(self, ids: pa.Array, *columns: str) -> Iterator[tuple[pa.Table, np.ndarray]]:
         """The parts' rows that are among `ids`, some parts at a time, and where in `ids` they stand."""
         block: list[pa.Table] = []
         for file in self._files:
-            block.append(tables.read(file, SCHEMA, ["id", *columns]))
-            if sum(map(len, block)) >= BLOCK or file == self._files[-1]:
+            if file.exists():  # else it was merged into a later part since they were listed
+                block.append(tables.read(file, SCHEMA, ["id", *columns]))
+            if block and (sum(map(len, block)) >= BLOCK or file == self._files[-1]):
                 table = pa.concat_tables(block)
                 block = []
                 held = table["id"].combine_chunks()
@@ -63,6 +72,39 @@ class Parts:
             found[rows] = table["error"].to_numpy()
         return dict(Counter(reason for reason in found if reason).most_common())
 
+    def merge(self, checksums: Checksums) -> None:
+        """Merge neighbours into parts of at most `MAX_PART_ROWS` rows.
+
+        The last part of a group takes the rows of all. A kill before the others are deleted leaves rows that stand
+        twice with the same content.
+        """
+        groups: list[list[Path]] = []
+        room = 0
+        for file in self._files:
+            num_rows = tables.num_rows(file)
+            if num_rows > room:
+                groups.append([])
+                room = MAX_PART_ROWS
+            groups[-1].append(file)
+            room -= num_rows
+        for *earlier, last in groups:
+            if earlier:
+                merged = pa.concat_tables([tables.read(file, SCHEMA) for file in (*earlier, last)])
+                _write_part(last, merged, checksums.publish)
+                checksums.delete(earlier)
+
+
+def part_number(path: Path) -> int:
+    """The number of a part.
+
+    Raises:
+        UserError: the name is not that of a part, as of the copies that a synchronised folder makes.
+    """
+    match = re.fullmatch(r"part-([0-9]+)", path.stem)
+    if match is None:
+        raise UserError(f"{path}: not a part of the annotations; delete it, or move it elsewhere, and run again")
+    return int(match[1])
+
 
 def matrix(lists: pa.ChunkedArray, classes: int) -> np.ndarray:
     """Lists of K numbers as an array of shape `(n, K)`; nan for null."""
@@ -72,9 +114,13 @@ def matrix(lists: pa.ChunkedArray, classes: int) -> np.ndarray:
     return found
 
 
-def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
+def write_rows(path: Path, rows: list[dict[str, Any]], rename: Rename = replace_path) -> None:
     """A part appears whole or not at all; columns that a row lacks are null."""
     columns = {name: pa.array([row.get(name) for row in rows], SCHEMA.field(name).type) for name in SCHEMA.names}
+    _write_part(path, pa.table(columns, schema=SCHEMA), rename)
+
+
+def _write_part(path: Path, table: pa.Table, rename: Rename) -> None:
     temporary = path.with_name(f".tmp-{path.name}")
-    tables.write(temporary, pa.table(columns, schema=SCHEMA))
-    temporary.replace(path)
+    tables.write(temporary, table)
+    rename(temporary, path)

@@ -17,7 +17,7 @@ from .figures import save_figure
 from .findings import cell, interval, number
 from .measure import metrics_folder, without_nan
 from .report import TEMPLATES
-from .study import Study, hash_files, hash_ids, make_key, read_json, write_json, write_text
+from .study import Study, hash_files, hash_ids, make_key, read_json, write_text
 
 LEFT_OUT = ("that the prompts show as demonstrations", "with gold that the calibration looked at")
 ONE_LABEL = 0.95  # a share of the labels that one class hardly ever has
@@ -86,7 +86,7 @@ def write_labels(study: Study) -> dict[str, Any]:
         page.filters |= {"number": number, "interval": interval, "cell": cell}
         context = {"labels": without_nan(labels), "recipe": study.recipe, "findings": describe(without_nan(labels))}
         write_text(study.report / "labels.md", page.get_template("labels.md").render(context))
-        write_json(study.labels_file, without_nan(labels))
+        study.write_json(study.labels_file, without_nan(labels))
     return dict(read_json(study.labels_file))
 
 

@@ -11,6 +11,7 @@
     audit/                            sample.json, labels.json: a random sample, and what people said
     tracking/                         what accelerate's trackers keep in files
     report/                           report.md, report.html, figures, results.json
+    checksums.json                    the sha256 of the above, which every command compares
 
 Whatever is half-written has a name that starts with `.tmp-`; nobody reads such names, and the step that left one
 writes over it when it runs again. docs/CONTRACT.md describes every file.
@@ -26,7 +27,7 @@ import shutil
 import signal
 import sys
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,6 +35,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 from filelock import FileLock, Timeout
 
+from .checksums import Checksums, Rename, hash_file, replace_path
 from .recipe import Grid, Recipe, Train, UserError, parse_yaml
 
 if TYPE_CHECKING:
@@ -81,7 +83,9 @@ class Study:
         self.report = self.root / "report"
         self.results_file = self.report / "results.json"
         self.labels_file = self.report / "labels.json"
+        self.checksums = Checksums(self.root)
         self._lock = _file_lock(self.root / ".lock")
+        self._verified = False
 
     @property
     def grid(self) -> Grid:
@@ -120,8 +124,10 @@ class Study:
     def check(self) -> bool:
         """Whether the folder holds this very recipe already. Arms, sizes, seeds and passes may come and go.
 
+        The first call also compares the files with their checksums.
+
         Raises:
-            UserError: the folder was made by another recipe, or is none of ours.
+            UserError: the folder was made by another recipe, is none of ours, or holds a changed file.
         """
         if not self.recipe_file.exists():
             if self.root.exists() and any(not entry.name.startswith(".") for entry in self.root.iterdir()):
@@ -143,6 +149,9 @@ class Study:
                 f"{self.root}: made by another recipe (differs in {', '.join(foreign)}); "
                 "choose another --output_dir=, or pass --accept-changes to redo what the change touches"
             )
+        if not self._verified:
+            self.checksums.verify()
+            self._verified = True
         return not changed
 
     def _recipe_as_kept(self) -> dict[str, Any]:
@@ -178,9 +187,18 @@ class Study:
             if not self.check():
                 content = {"format": FORMAT, "recipe": self._recipe_as_kept()}
                 write_text(self.recipe_file, yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
+            self.checksums.adopt()
             yield
         finally:
             self._lock.release()
+
+    def write_json(self, path: Path, content: Any) -> None:
+        """Write a file of the study, and list its checksum; see `write_json`."""
+        write_json(path, content, self.checksums.publish)
+
+    def whole_folder(self, path: Path) -> AbstractContextManager[Path]:
+        """Write a folder of the study, and list its checksums; see `whole_folder`."""
+        return whole_folder(path, self.checksums.publish)
 
 
 def _read_kept_recipe(file: Path) -> dict[str, Any] | None:
@@ -242,8 +260,7 @@ def hash_files(path: Path, patterns: tuple[str, ...] = ("*",)) -> str:
         name = file.relative_to(path).as_posix()
         if any(part.startswith(".") and part != "." for part in name.split("/")):
             continue
-        with file.open("rb") as stream:
-            total.update(f"{name} {hashlib.file_digest(stream, 'sha256').hexdigest()}\n".encode())
+        total.update(f"{name} {hash_file(file)}\n".encode())
     return total.hexdigest()
 
 
@@ -266,29 +283,36 @@ def cpu_threads() -> int:
     return int(cpu_count())
 
 
-def write_text(path: Path, text: str) -> None:
+def write_text(path: Path, text: str, rename: Rename = replace_path) -> None:
     """Writes a file so that a reader sees the old content or the new, never a part."""
     temporary = path.with_name(f".tmp-{path.name}")
     with temporary.open("w", encoding="utf-8") as stream:
         stream.write(text)
         stream.flush()
         os.fsync(stream.fileno())
-    temporary.replace(path)
+    rename(temporary, path)
 
 
-def write_json(path: Path, content: Any) -> None:
+def write_json(path: Path, content: Any, rename: Rename = replace_path) -> None:
     """The file appears whole; ValueError for a number that JSON has not, as nan."""
-    write_text(path, json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+    write_text(path, json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n", rename)
 
 
 def read_json(path: Path) -> Any:
-    """The file's content, or None if there is no such file."""
+    """The mapping that a file holds, or None if there is no such file.
+
+    Raises:
+        UserError: the file holds anything else.
+    """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
-    except ValueError:
-        raise UserError(f"{path}: damaged; delete it and run again") from None
+    except (ValueError, RecursionError):
+        content = None
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: damaged; delete it and run again")
+    return content
 
 
 def follow_parent() -> None:
@@ -298,7 +322,7 @@ def follow_parent() -> None:
 
 
 @contextmanager
-def whole_folder(path: Path) -> Iterator[Path]:
+def whole_folder(path: Path, rename: Rename = replace_path) -> Iterator[Path]:
     """Yields a temporary folder that takes the name `path` when the block ends, replacing what was there."""
     temporary, old = path.with_name(f".tmp-{path.name}"), path.with_name(f".tmp-old-{path.name}")
     for leftover in (temporary, old):
@@ -309,7 +333,4 @@ def whole_folder(path: Path) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
-    if path.exists():
-        path.rename(old)
-    temporary.rename(path)
-    shutil.rmtree(old, ignore_errors=True)
+    rename(temporary, path)

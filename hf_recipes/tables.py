@@ -39,6 +39,12 @@ def read(path: Path, schema: pa.Schema, columns: list[str] | None = None, delete
         return _open(path, schema).read(columns)
 
 
+def num_rows(path: Path) -> int:
+    """The number of rows that the file's footer states."""
+    with _damage_named(path, None):
+        return int(pq.read_metadata(path).num_rows)
+
+
 def batches(
     path: Path, schema: pa.Schema, columns: list[str], size: int, delete: Path | None = None
 ) -> Iterator[pa.RecordBatch]:

@@ -41,7 +41,6 @@ from .study import (
     make_key,
     read_json,
     versions,
-    whole_folder,
     write_json,
 )
 
@@ -490,7 +489,7 @@ class _Trainer:
             if not np.isfinite(probs).all():
                 raise FloatingPointError(DIVERGED)
             if main:
-                with whole_folder(study.run(run)) as folder:
+                with study.whole_folder(study.run(run)) as folder:
                     self._write(folder, run, labels, fitted, probs, at_once)
                 study.run_state(run).unlink(missing_ok=True)
         except (UserError, OSError):  # the latter: a full disk and the like are not the run's fault

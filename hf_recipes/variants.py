@@ -3,6 +3,7 @@
 load_dataset("studies/tweets-demo/dataset", "llm-entropy-replace")
 """
 
+import logging
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,10 @@ from .data import NO_GOLD, Rows, is_url, load_rows
 from .findings import cell, describe, how_made, how_trained
 from .quality import describe as describe_labels
 from .recipe import CONFIDENT, CONTROLS, ArmName
-from .study import Study, hash_files, hash_ids, make_key, read_json, versions, whole_folder, write_json, write_text
+from .study import Study, hash_files, hash_ids, make_key, read_json, versions, write_text
 from .votes import flipped
+
+logger = logging.getLogger(__name__)
 
 TEMPLATE = Path(__file__).parent / "templates" / "dataset_card.md"
 SEED = 0  # of the published random control; each training run draws its own
@@ -68,7 +71,7 @@ def write_variants(study: Study) -> None:
     with study.lock():
         if content.is_written():
             return
-        with whole_folder(study.dataset) as folder:
+        with study.whole_folder(study.dataset) as folder:
             for arm in content.arms:
                 _write_split(folder / "data" / arm, "train", _train_columns(arm, content))
             if len(content.test):
@@ -76,7 +79,7 @@ def write_variants(study: Study) -> None:
             write_text(
                 folder / "README.md", _render_card(study, content, folder, str(study.dataset), "", True, [], [], [])
             )
-        write_json(study.dataset_manifest, {"key": content.key})
+        study.write_json(study.dataset_manifest, {"key": content.key})
 
 
 def is_written(study: Study) -> bool:
@@ -116,7 +119,14 @@ class _Content:
 
     def is_written(self) -> bool:
         manifest = read_json(self._study.dataset_manifest)
-        return manifest is not None and manifest["key"] == self.key and self._study.dataset.exists()
+        if manifest is None or manifest["key"] != self.key:
+            return False
+        if not self._study.dataset.exists():
+            return False
+        intact = self._study.checksums.is_intact(self._study.dataset)
+        if not intact:
+            logger.warning("%s: not as hf-recipes wrote it; it is made again from the labels", self._study.dataset)
+        return intact
 
 
 def _write_split(folder: Path, split: str, columns: tuple[dict[str, Any], Any]) -> None:
@@ -125,7 +135,8 @@ def _write_split(folder: Path, split: str, columns: tuple[dict[str, Any], Any]) 
     disable_progress_bars()
     folder.mkdir(parents=True)
     values, features = columns
-    Dataset.from_dict(values, features=features).to_parquet(folder / f"{split}-00000-of-00001.parquet")
+    with (folder / f"{split}-00000-of-00001.parquet").open("wb") as stream:  # a path may be taken for a URL
+        Dataset.from_dict(values, features=features).to_parquet(stream)
 
 
 def _train_columns(arm: ArmName, content: _Content) -> tuple[dict[str, Any], Any]:
