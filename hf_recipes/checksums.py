@@ -68,10 +68,11 @@ class Checksums:
                 path.unlink()
 
     def adopt(self) -> None:
-        """List the covered files that are not listed yet."""
+        """List the covered files that are not listed yet, but for those of `dataset/`, which are made again."""
         with self._lock:
             listed = self._read()
-            new = [file for file in self._root.rglob("*") if self._name(file) not in listed]
+            files = (file for file in self._root.rglob("*") if not self._name(file).startswith("dataset/"))
+            new = [file for file in files if self._name(file) not in listed]
             if digests := self._hash(new):
                 self._write(listed | digests)
 
@@ -134,7 +135,7 @@ class Checksums:
             listed = json.loads(self._file.read_text(encoding="utf-8"))
         except FileNotFoundError:
             return {}
-        except ValueError:
+        except (ValueError, RecursionError):
             listed = None
         if not isinstance(listed, dict) or not all(isinstance(digest, str) for digest in listed.values()):
             raise UserError(f"{self._file}: damaged; delete it and run again")

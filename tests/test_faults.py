@@ -1,10 +1,14 @@
 """Damage and full disks: found, named with their mend, and in no result; benchmarks/soak.py has all faults."""
 
+import json
+import re
+import shutil
 import subprocess
 import sys
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from conftest import DEMO, ROOT
@@ -13,9 +17,230 @@ from test_annotate import engine  # noqa: F401  (a fixture)
 from hf_recipes import cli, tables
 from hf_recipes.annotate import annotate
 from hf_recipes.data import open_rows
+from hf_recipes.measure import measure
+from hf_recipes.parts import MAX_PART_ROWS, MAX_SMALL_PARTS, Parts, write_rows
+from hf_recipes.quality import write_labels
 from hf_recipes.recipe import UserError, load_recipe
 from hf_recipes.study import Study
+from hf_recipes.train import train
 from hf_recipes.variants import write_variants
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory):
+    """Where the finished study is kept."""
+    return tmp_path_factory.mktemp("kept") / "study"
+
+
+@pytest.fixture
+def finished(kept, make_study, engine, tiny_encoder, tmp_path):  # noqa: F811
+    """A finished study in a folder of the test's own."""
+    settings = [
+        *("--data.pool_size=60", "--data.test_size=15", "--annotate.prompt.shots_per_class=1", "--grid.sizes=[20]"),
+        *("--grid.seeds=[0, 1]", "--grid.arms=[gold, llm]", "--train.epochs=1", f"--train.encoder={tiny_encoder}"),
+    ]
+    if not kept.exists():
+        study = make_study(*settings, folder="first")
+        annotate(study)
+        write_variants(study)
+        write_labels(study)
+        train(study)
+        measure(study)
+        shutil.copytree(study.root, kept)
+    shutil.copytree(kept, tmp_path / "study")
+    return make_study(*settings)
+
+
+def change_number(file):
+    content = file.read_text()
+    changed = re.sub(r"(?<=[0-9])[0-9](?=,\n)", "7", content, count=3)
+    assert changed != content
+    file.write_text(changed)
+
+
+def rewrite(file, change):
+    pq.write_table(change(pq.read_table(file)), file)
+
+
+def swap(one, other):
+    content = one.read_bytes()
+    one.write_bytes(other.read_bytes())
+    other.write_bytes(content)
+
+
+def swap_texts(table):
+    texts = table["text"].to_pylist()
+    return table.set_column(table.column_names.index("text"), "text", pa.array([texts[1], texts[0], *texts[2:]]))
+
+
+#: What is tampered with, in valid files; what has to be deleted; the command that makes it again.
+TAMPERED = {
+    "predictions of two runs swapped": (
+        lambda root: swap(*(root / f"runs/llm/n20/{seed}/predictions.parquet" for seed in (0, 1))),
+        ("runs/llm/n20/0", "train"),
+    ),
+    "content-free inputs lost": (
+        lambda root: rewrite(next(root.glob("annotations/*/content_free.parquet")), lambda table: table.slice(0, 1)),
+        ("annotations/*/content_free.parquet", "annotate"),
+    ),
+    "test rows lost": (
+        lambda root: rewrite(root / "rows/test.parquet", lambda table: table.slice(0, 9)),
+        ("rows", "annotate"),
+    ),
+    "texts under other ids": (lambda root: rewrite(root / "rows/train.parquet", swap_texts), ("rows", "annotate")),
+    "a number of the results": (
+        lambda root: change_number(root / "report/results.json"),
+        ("report/results.json", "report"),
+    ),
+    "a number on the labels": (
+        lambda root: change_number(root / "report/labels.json"),
+        ("report/labels.json", "annotate"),
+    ),
+    "a list in place of a record": (
+        lambda root: (root / "runs/gold/n20/1/run.json").write_text("[]"),
+        ("runs/gold/n20/1", "train"),
+    ),
+    "a part's labels": (
+        lambda root: rewrite(
+            next(root.glob("annotations/*/part-00000.parquet")), lambda table: table.take(list(range(len(table)))[::-1])
+        ),
+        ("annotations/*/part-00000.parquet", "annotate"),
+    ),
+}
+
+
+@pytest.mark.parametrize("what", TAMPERED)
+def test_a_valid_file_that_hf_recipes_did_not_write_is_named_with_the_command_that_makes_it_again(
+    what, finished, command
+):
+    tamper, (delete, step) = TAMPERED[what]
+    root = finished.root
+    assert command("report", finished.recipe_file)[0] == 0
+    before = {path: path.read_bytes() for path in root.glob("runs/*/*/*/*")}
+    tamper(root)
+    code, _, errors = command("report", finished.recipe_file)
+    assert code == 2
+    (target,) = root.glob(delete)
+    assert re.search(rf"^error: {root}/\S+: .*delete {re.escape(str(target))} and run hf-recipes {step} again$", errors)
+    shutil.rmtree(target) if target.is_dir() else target.unlink()
+    for swapped in root.glob("runs/llm/n20/1") if "swapped" in what else ():
+        shutil.rmtree(swapped)
+    study = Study(load_recipe(finished.recipe_file))
+    annotate(study)
+    write_labels(study)
+    train(study)
+    assert command("report", finished.recipe_file)[0] == 0
+    unlike = [path for path, content in before.items() if path.suffix == ".parquet" and path.read_bytes() != content]
+    assert unlike == []
+
+
+def test_a_kill_between_a_rename_and_its_checksum_leaves_a_good_study(finished, monkeypatch, command):
+    """The old checksum goes first, so that a file without one is whole, and not damaged."""
+    file = finished.root / "runs/llm/n20/0/run.json"
+    record = json.loads(file.read_text())
+
+    class Killed(BaseException):
+        pass
+
+    def die(*_):
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(finished.checksums, "_hash", die)
+        with pytest.raises(Killed):
+            finished.write_json(file, {**record, "seconds": 1.0})
+    assert command("report", finished.recipe_file)[0] == 0
+    file.write_text(json.dumps({**record, "seconds": 2.0}))  # by now it has a checksum again
+    assert command("report", finished.recipe_file)[0] == 2
+
+
+def damage_bytes(folder):
+    file = next(folder.glob("data/llm/*.parquet"))
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 255
+    file.write_bytes(content)
+
+
+def change_labels(folder):
+    def flip(table):
+        place = table.column_names.index("label")
+        return table.set_column(place, table.schema.field(place), pa.array((3 - table["label"].to_numpy()) % 3))
+
+    rewrite(next(folder.glob("data/llm/*.parquet")), flip)
+
+
+DATASET = {
+    "changed labels": change_labels,
+    "flipped bytes": damage_bytes,
+    "no test split": lambda folder: shutil.rmtree(folder / "data/test"),
+    "swapped configs": lambda folder: swap(*sorted(folder.glob("data/*/train-*.parquet"))),
+    "another file": lambda folder: shutil.copy(
+        folder / "README.md", folder / "data/llm/train-00000-of-00001 (1).parquet"
+    ),
+    "no folder": shutil.rmtree,
+}
+
+
+@pytest.mark.parametrize("damage", DATASET)
+def test_a_damaged_dataset_folder_is_made_again(damage, finished, caplog):
+    def content():
+        return {path.relative_to(finished.dataset): path.read_bytes() for path in finished.dataset.rglob("*.parquet")}
+
+    before = content()
+    DATASET[damage](finished.dataset)
+    assert content() != before
+    write_variants(finished)
+    assert content() == before
+    assert damage == "no folder" or "not as hf-recipes wrote it" in caplog.text
+
+
+def test_the_copy_of_a_synchronised_folder_is_named(finished, command):
+    part = next(finished.root.glob("annotations/*/part-00000.parquet"))
+    copy = shutil.copy(part, part.with_name("part-00000 (1).parquet"))
+    code, _, errors = command("report", finished.recipe_file)
+    assert (code, errors.count("\n")) == (2, 1)
+    assert f"{copy}: not a part of the annotations; delete it" in errors
+
+
+@pytest.mark.parametrize("content", ["[]", '"x"', "3", "null", "[" * 100_000])
+@pytest.mark.parametrize("name", ["rows/manifest.json", "annotations/current.json", "dataset.json", "checksums.json"])
+def test_json_of_the_wrong_kind_is_named(name, content, finished, command):
+    file = finished.root / name
+    (finished.root / "checksums.json").unlink()  # or the checksums find it first
+    file.write_text(content)
+    code, _, errors = command("plan", finished.recipe_file)
+    assert (code, errors.count("\n")) == (2, 1), errors
+    assert f"{file}: damaged; delete it and run again" in errors
+
+
+def test_small_parts_are_merged_and_a_later_row_still_overrides(tmp_path, make_study):
+    study = make_study()
+    with study.lock():
+        folder = study.annotations("0" * 16)
+        folder.mkdir(parents=True)
+        num_parts = MAX_SMALL_PARTS + 20
+        for number in range(num_parts):
+            failed = number % 3 == 0
+            rows = [
+                {"id": f"{number}", "status": "engine_error", "error": "x"}
+                if failed
+                else {"id": f"{number}", "status": "ok"}
+            ]
+            write_rows(folder / f"part-{number:05d}.parquet", rows, study.checksums.publish)
+        again = [{"id": "0", "status": "ok"}, *({"id": f"more {i}", "status": "ok"} for i in range(MAX_PART_ROWS - 5))]
+        write_rows(folder / f"part-{num_parts:05d}.parquet", again, study.checksums.publish)
+        ids = pa.array([str(number) for number in range(num_parts)])
+        before = Parts(folder).statuses(ids)
+        Parts(folder).merge(study.checksums)
+    assert (Parts(folder).statuses(ids) == before).all()
+    assert before[0] == 0
+    files = sorted(folder.glob("*.parquet"))
+    assert [pq.read_metadata(file).num_rows for file in files] == [num_parts, len(again)]
+    listed = json.loads((study.root / "checksums.json").read_text())
+    assert [name for name in listed if name.startswith("annotations")] == [
+        str(f.relative_to(study.root)) for f in files
+    ]
+    Study(study.recipe).check()
 
 
 def test_no_changed_byte_of_a_table_makes_another_number(tmp_path):
