@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from . import __version__, logs
+from .child import INTERRUPTED, PARENT, end, handle_interrupts
 from .logs import BAD_INPUT
 from .recipe import UserError, load_recipe
-from .study import Study, follow_parent
+from .study import Study
 
 if TYPE_CHECKING:
     from .data import RowFiles
@@ -33,6 +34,7 @@ Accept = Annotated[
 Verbose = Annotated[bool, typer.Option("--verbose", help="Show what vLLM, transformers and the rest have to say.")]
 Retry = Annotated[bool, typer.Option("--retry-failed", help="Try the runs again that failed.")]
 DEATHS = [-signal.SIGKILL, -signal.SIGSEGV, -signal.SIGABRT, -signal.SIGBUS]  # memory ran out, or a crash
+CHILD = [sys.executable, "-m", "hf_recipes.child"]  # a process that ends with this one
 MAX_DEATHS = 3  # in a row, without a text labelled between them
 SETTINGS = {"allow_extra_args": True, "ignore_unknown_options": True}
 
@@ -363,21 +365,6 @@ def version() -> None:
     typer.echo(__version__)
 
 
-#: accelerate's launcher, with the exit code of what it launched and without tracebacks of its own.
-LAUNCHER = """
-import subprocess, sys
-from accelerate.commands.launch import main
-try:
-    main()
-except subprocess.CalledProcessError as ended:
-    sys.exit(ended.returncode)
-except Exception as ended:
-    if type(ended).__name__ != "ChildFailedError":  # of several processes, which have said themselves what it was
-        raise
-    sys.exit(1)
-"""
-
-
 def _launcher(config: dict[str, Any], machine_rank: int | None, main_ip: str | None) -> list[str]:
     """The command that starts the processes of this machine."""
     from .train import threads
@@ -392,12 +379,13 @@ def _launcher(config: dict[str, Any], machine_rank: int | None, main_ip: str | N
     if config["use_cpu"] and processes > 1:  # of which accelerate launch would start one
         os.environ |= {"ACCELERATE_USE_CPU": "true", "ACCELERATE_MIXED_PRECISION": config["mixed_precision"]}
         os.environ |= {"OMP_NUM_THREADS": each}
-        launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", str(processes // machines)]
+        launch = [*CHILD, "torch.distributed.run", "--nproc_per_node", str(processes // machines)]
         if machines == 1:
             return [*launch, "--standalone"]
         launch += ["--nnodes", str(machines), "--node_rank", str(rank)]
         return [*launch, "--master_addr", address, "--master_port", port]
-    launch = [sys.executable, "-c", LAUNCHER, "--config_file", config["path"], "--num_cpu_threads_per_process", each]
+    launch = [*CHILD, "accelerate.commands.launch", "--config_file", config["path"]]
+    launch += ["--num_cpu_threads_per_process", each]
     if machines > 1:
         return [*launch, "--machine_rank", str(rank), "--main_process_ip", address, "--main_process_port", port]
     return [*launch, *(["--main_process_port", "0"] if processes > 1 else [])]  # a free one: others may be at work
@@ -412,7 +400,7 @@ def _launch_training(
     launch = _launcher(config, machine_rank, main_ip)
     left, deaths = len(runs_left(study)), 0
     while True:
-        code = _run([*launch, "-m", "hf_recipes.train", str(recipe), *overrides])
+        code = _run([*launch, *CHILD[1:], "hf_recipes.train", str(recipe), *overrides])
         unfinished, failures = runs_left(study), failed_runs(study)
         if len(unfinished) == len(failures) or code == BAD_INPUT:
             break
@@ -448,7 +436,7 @@ def _annotate(study: Study, files: "RowFiles", recipe: Path, overrides: list[str
     deaths = 0
     while True:
         before = rows_in_parts(study)
-        code = _run([sys.executable, "-m", "hf_recipes.annotate", str(recipe), *overrides])
+        code = _run([*CHILD, "hf_recipes.annotate", str(recipe), *overrides])
         if code != ENGINE_DIED and code not in DEATHS:
             return _check(code)
         deaths = 0 if rows_in_parts(study) > before else deaths + 1
@@ -462,15 +450,20 @@ def _annotate(study: Study, files: "RowFiles", recipe: Path, overrides: list[str
 
 def _run(command: list[str]) -> int:
     """Runs a child to its end. Ctrl-C reaches only this process, which ends the child: all it has written is whole."""
-    with subprocess.Popen(command, preexec_fn=follow_parent, process_group=0) as child:  # noqa: PLW1509  (one thread)
+    environment = {**os.environ, PARENT: str(os.getpid())}
+    with subprocess.Popen(command, env=environment, process_group=0) as child:
         try:
-            return child.wait()
+            code = child.wait()
         except SystemExit:
             for name in (signal.SIGTERM, signal.SIGKILL):  # at the first a launcher ends its workers
                 with suppress(ProcessLookupError, subprocess.TimeoutExpired):  # the former: it has ended
                     os.killpg(child.pid, name)
                     child.wait(timeout=10)
             raise
+    if code == INTERRUPTED:  # the child alone was
+        _report_interrupt()
+        raise SystemExit(code)
+    return code
 
 
 def _check(code: int) -> None:
@@ -480,20 +473,19 @@ def _check(code: int) -> None:
         raise SystemExit(code if 0 < code < 256 else 1)
 
 
-def _interrupted(_: int, frame: FrameType | None) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # once is enough
+def _report_interrupt() -> None:
     typer.echo("\ninterrupted; what is done stays, run again to go on", err=True)
-    while frame:
-        if frame.f_code.co_filename.startswith("<frozen importlib"):
-            os._exit(130)  # native code that is just being imported takes an exception for the end of the world
-        frame = frame.f_back
-    raise SystemExit(130)
+
+
+def _interrupted(number: int, frame: FrameType | None) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # before anything is printed: a second one would end that
+    _report_interrupt()
+    end(number, frame)
 
 
 def main() -> None:
     """The entry point: an error is one line; one that the user can mend exits with code 2."""
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # a shell's background job ignores Ctrl-C
-        signal.signal(signal.SIGINT, _interrupted)
+    handle_interrupts(_interrupted)
     with logs.in_a_line():
         app()
 

@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from .child import INTERRUPTED
 from .recipe import UserError, first_line
 
 BAD_INPUT = 2  # the exit code of a step that says itself what the user can mend
@@ -39,6 +40,8 @@ def in_a_line() -> Iterator[None]:
     """Ends the process with one line in place of a traceback, unless all is to be shown."""
     try:
         yield
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
     except Exception as error:
         if verbose():
             raise

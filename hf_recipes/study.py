@@ -17,15 +17,12 @@ Whatever is half-written has a name that starts with `.tmp-`; nobody reads such 
 writes over it when it runs again. docs/CONTRACT.md describes every file.
 """
 
-import ctypes
 import errno
 import hashlib
 import json
 import logging
 import os
 import shutil
-import signal
-import sys
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from importlib import metadata
@@ -313,12 +310,6 @@ def read_json(path: Path) -> Any:
     if not isinstance(content, dict):
         raise UserError(f"{path}: damaged; delete it and run again")
     return content
-
-
-def follow_parent() -> None:
-    """Ends this process when the one that started it ends, however it does: no orphan keeps the lock or a GPU."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
 
 
 @contextmanager

@@ -27,6 +27,7 @@ from . import tables
 from .annotate import Annotations, load_annotations, load_test_annotations
 from .arms import Labels, Pool, build_pool, confident_errors, draw, label_others, training_labels
 from .audit import with_audit
+from .child import follow_parent
 from .data import hash_order, load_rows, open_rows
 from .fit import DIVERGED, RULES, Fit, Texts, Tokens
 from .grid import Run, all_runs, check_sizes, permutation
@@ -35,7 +36,6 @@ from .recipe import CONFIDENT, Train, UserError, first_line, load_recipe, parse_
 from .study import (
     Study,
     cpu_threads,
-    follow_parent,
     hash_ids,
     local_locks,
     make_key,
@@ -681,16 +681,13 @@ def main() -> None:
     from . import logs
 
     logs.set_up()
-    follow_parent()
     with logs.in_a_line():
-        try:
-            if len(sys.argv) < 2:
-                raise UserError("which recipe? accelerate launch ... -m hf_recipes.train RECIPE [--key=value ...]")
-            failures = train(Study(load_recipe(sys.argv[1], sys.argv[2:])))
-        except KeyboardInterrupt:
-            sys.exit(130)
+        if len(sys.argv) < 2:
+            raise UserError("which recipe? accelerate launch ... -m hf_recipes.train RECIPE [--key=value ...]")
+        failures = train(Study(load_recipe(sys.argv[1], sys.argv[2:])))
     sys.exit(1 if failures else 0)
 
 
 if __name__ == "__main__":
+    follow_parent()  # a launcher that the user started
     main()

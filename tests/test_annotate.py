@@ -13,6 +13,7 @@ from dataclasses import replace
 from typing import ClassVar
 
 import numpy as np
+import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -589,14 +590,15 @@ def test_ctrl_c_while_something_is_imported_raises_nothing_in_it(tmp_path):
     assert (done.returncode, done.stdout, done.stderr.strip()) == (130, "", INTERRUPTED)
 
 
-def test_ctrl_c_in_mid_work_keeps_what_is_done(stand_in, tmp_path, make_study):
+@pytest.mark.parametrize("alone", [False, True])  # the process that annotates: it has a group of its own
+def test_ctrl_c_in_mid_work_keeps_what_is_done(alone, stand_in, tmp_path, make_study):
     child = stand_in(tmp_path / "study", arguments=[*SMALL, "--data.pool_size=2500"])
     study = make_study(*SMALL, "--data.pool_size=2500")
     for _ in range(600):
         if list(study.annotations_root.glob("*/part-*.parquet")):
             break
         time.sleep(0.1)
-    os.killpg(child.pid, signal.SIGINT)
+    os.killpg(psutil.Process(child.pid).children()[0].pid if alone else child.pid, signal.SIGINT)
     output, _ = child.communicate(timeout=60)
     assert child.returncode == 130
     assert "Traceback" not in output
@@ -732,7 +734,7 @@ def test_gold_labels_shown_are_counted_over_all_passes(make_study, engine):
     assert write_labels(study)["gold_spent"]["demonstrations"] == len(shown) > 3
 
 
-ORPHAN = "import time, hf_recipes.study as s; s.follow_parent(); print('up', flush=True); time.sleep(60)"
+ORPHAN = "import time, hf_recipes.child as c; c.follow_parent(); print('up', flush=True); time.sleep(60)"
 PARENT = "import subprocess, sys; subprocess.run([sys.executable, '-c', sys.argv[1]])"
 
 

@@ -1,8 +1,10 @@
 """Training: a run is a function of its key, whatever ran before it; failures, kills and launches side by side."""
 
 import json
+import os
 import random
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -466,6 +468,56 @@ def test_killed_at_random_moments_the_table_is_that_of_an_undisturbed_grid(kills
     assert child.returncode == 0, output
     assert table(study) == whole
     assert not list(study.root.glob("runs/*/*/.*.pt"))
+
+
+def processes_of(study):
+    """The ids of all processes that work in a study's folder, the command among them."""
+    found = []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            if f"--output_dir={study.root}" in process.cmdline():
+                found.append(process.pid)
+    return found
+
+
+def wait_for_processes(study, count, child):
+    while len(processes_of(study)) < count:
+        assert child.poll() is None, child.communicate()[0]
+        time.sleep(0.01)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel's signal at a parent's death is Linux's")
+@pytest.mark.parametrize("team", [1, 2])
+@pytest.mark.parametrize("processes", [2, 3])  # the command and its launcher; these and a process that trains
+def test_a_killed_command_leaves_no_process_that_trains_on(processes, team, annotated, one_thread, tmp_path):
+    config = yaml.safe_load((DEMO.parent / "accelerate" / "cpu.yaml").read_text())
+    kind = "MULTI_CPU" if team > 1 else "NO"
+    (tmp_path / "team.yaml").write_text(yaml.safe_dump({**config, "num_processes": team, "distributed_type": kind}))
+    long = [*FEW, "--train.epochs=400", f"--train.accelerate_config={tmp_path / 'team.yaml'}"]
+    study = annotated(*long)
+    child = launch(study, *long)
+    wait_for_processes(study, processes, child)
+    child.kill()
+    child.wait()
+    end = time.monotonic() + 10
+    while left := processes_of(study):
+        assert time.monotonic() < end, [psutil.Process(pid).cmdline() for pid in left]
+        time.sleep(0.1)
+    assert not list(study.root.glob("runs/*/*/*/run.json"))
+
+
+@pytest.mark.parametrize("late", [0, 5])  # while it imports its libraries; while it trains
+def test_an_interrupt_of_the_process_that_trains_alone_ends_the_command(late, annotated, one_thread):
+    long = [*FEW, "--train.epochs=400"]
+    study = annotated(*long)
+    child = launch(study, *long)
+    wait_for_processes(study, 3, child)
+    time.sleep(late + 0.3)
+    os.kill(max(processes_of(study)), signal.SIGINT)
+    output, _ = child.communicate(timeout=60)
+    assert child.returncode == 130, output
+    assert "Traceback" not in output
+    assert output.strip().splitlines()[-1] == "interrupted; what is done stays, run again to go on"
 
 
 def test_processes_are_counted_and_share_the_grid_or_every_batch(annotated, tmp_path):
