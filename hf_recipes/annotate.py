@@ -132,7 +132,7 @@ def plan_passes(study: Study, files: RowFiles) -> list[Pass]:
             "tokenizing": {
                 **versions("transformers", "tokenizers"),
                 "unicode": unicodedata.unidata_version,
-                "rules": 2,
+                "rules": 3 if prompter.has_open_tokens else 2,  # 3: all added tokens are text, not special ones alone
             },
             "engine": engine,
             "max_model_len": section.max_model_len,
