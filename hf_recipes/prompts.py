@@ -6,6 +6,7 @@ import random
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import date, datetime, time
 from functools import cache, cached_property
 from typing import Any
 
@@ -209,6 +210,8 @@ class Prompter:
             What may be shown.
         tokenizer (`PreTrainedTokenizerFast`):
             The model's.
+        day (`date`):
+            What a chat template takes for today.
 
     Attributes:
         answers (`list[str]`): what the LLM has to write for each class.
@@ -217,15 +220,25 @@ class Prompter:
         frame (`Frame`): of the demonstrations in their order (of the first text, if each text has its own).
         has_open_tokens (`bool`): the tokenizer takes an added token in a text for a control token, unless it is
             `tokenizer_of_texts`.
+        is_dated (`bool`): the chat template asked for the date.
 
     Raises:
         UserError: a template that does not render, lacks `{{ text }}` or hides what an answer means; labels that no
             rule can tell apart; no chat template; a tokenizer that is not one of the library tokenizers.
     """
 
-    def __init__(self, section: Annotate, data: Data, names: list[str], demonstrations: Demonstrations, tokenizer: Any):
+    def __init__(
+        self,
+        section: Annotate,
+        data: Data,
+        names: list[str],
+        demonstrations: Demonstrations,
+        tokenizer: Any,
+        day: date | None = None,
+    ):
         self._section, self._tokenizer, self._demonstrations = section, tokenizer, demonstrations
         self._names, self._descriptions = names, data.descriptions
+        self._day, self.is_dated = day or date.today(), False
         if not getattr(tokenizer, "is_fast", False):
             raise UserError(
                 f"`annotate.model` must have a fast tokenizer (tokenizer.json). Got {type(tokenizer).__name__} for "
@@ -421,12 +434,19 @@ class Prompter:
             return "", ""
         if not self._tokenizer.chat_template:
             raise UserError(f"annotate.prompt.chat: {self._section.model} has no chat template; set it to false")
+
+        def strftime_now(form: str) -> str:
+            """In place of transformers' function of this name, which goes by the clock."""
+            self.is_dated = True
+            return datetime.combine(self._day, time()).strftime(form)
+
         try:
             rendered = self._tokenizer.apply_chat_template(
                 [{"role": "user", "content": _PROMPT}],
                 tokenize=False,
                 add_generation_prompt=True,
                 enable_thinking=self._section.thinking,
+                strftime_now=strftime_now,
             )
             before, after = rendered.split(_PROMPT)
         except Exception as error:
