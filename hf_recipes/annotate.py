@@ -17,6 +17,7 @@ import unicodedata
 from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from datetime import date
 from functools import partial
 from typing import Any
 
@@ -112,6 +113,11 @@ def annotate(study: Study) -> list[str]:
     passes = plan_passes(study, files)  # what is wrong with prompt or model is said before anything is written
     with study.lock():
         files = keep_rows(study, files)
+        if any(one.prompter.is_dated for one in passes):
+            # The date of the first annotation stays: a day later the same prompts are rendered, and no label is redone.
+            kept = read_json(study.revisions_file) or {}
+            write_json(study.revisions_file, {"date": date.today().isoformat(), **kept})
+            passes = plan_passes(study, files)
         engine, running = None, None
         for number, one in enumerate(passes):
             section = one.section
@@ -132,19 +138,20 @@ def plan_passes(study: Study, files: RowFiles) -> list[Pass]:
     Raises:
         UserError: what is wrong with prompt, labels, model or engine.
     """
-    data = study.recipe.data
+    data, day = study.recipe.data, _day(study)
     passes: list[Pass] = []
     for section in study.recipe.annotate.all_passes():
         engine = engine_module(section.engine).identity(section)
         model = resolve_model(study, "annotate.model", section.model, section.revision, weights=False)
         demonstrations = draw_demonstrations(files, section.prompt)
-        prompter = Prompter(section, data, files.label_names, demonstrations, load_tokenizer("annotate.model", model))
+        tokenizer = load_tokenizer("annotate.model", model)
+        prompter = Prompter(section, data, files.label_names, demonstrations, tokenizer, day)
         ingredients = {
             "model": model.identity,
             "tokenizing": {
                 **versions("transformers", "tokenizers"),
                 "unicode": unicodedata.unidata_version,
-                "rules": 2,
+                "rules": 3 if prompter.has_open_tokens else 2,  # 3: all added tokens are text, not special ones alone
             },
             "engine": engine,
             "max_model_len": section.max_model_len,
@@ -181,6 +188,18 @@ def plan_passes(study: Study, files: RowFiles) -> list[Pass]:
                 "prompt, its seed or the model of one (seed, samples and temperature matter to votes alone)"
             )
     return passes
+
+
+def _day(study: Study) -> date:
+    """Return the date that chat templates are rendered with: that of the study's record, else today."""
+    kept = (read_json(study.revisions_file) or {}).get("date")
+    try:
+        return date.today() if kept is None else date.fromisoformat(kept)
+    except (TypeError, ValueError):
+        raise UserError(
+            f"`date` in {study.revisions_file} must be a date like 2026-01-31. Got {kept!r}. Try the day of the first "
+            "annotation."
+        ) from None
 
 
 def rows_left(study: Study, files: RowFiles, with_test: bool = True) -> int:

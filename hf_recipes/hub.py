@@ -855,7 +855,7 @@ def _find_study(api: Any, study: str) -> tuple[str, str, list[str]]:
             raise UserError(f"--study {study}: no study of hf-recipes was published there ({held})")
         manifest = f"{OURS}/{name or found[0]}/study.json"
         said = read_json(Path(hf_hub_download(source, manifest, repo_type="dataset", revision=info.sha)))
-        return source, name, sorted({asked.rpartition("@")[0] for asked in said["revisions"] or {}})
+        return source, name, sorted({asked.rpartition("@")[0] for asked in said["revisions"] or {} if "@" in asked})
     except UserError:
         raise
     except Exception as error:  # the Hub's own errors, and all that a network can do

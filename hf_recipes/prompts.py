@@ -1,16 +1,19 @@
 """Prompts: a frame that all texts of a pass share, with the text last so that the engine can reuse the prefix."""
 
 import hashlib
+import json
 import random
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from datetime import date, datetime, time
+from functools import cache, cached_property
 from typing import Any
 
 import numpy as np
 from jinja2 import StrictUndefined
 from jinja2.sandbox import SandboxedEnvironment
+from tokenizers import Tokenizer
 
 from .data import NO_GOLD, RowFiles, hash_order, one_line, strings
 from .recipe import Annotate, Data, Prompt, UserError, first_line
@@ -19,6 +22,7 @@ _TEXT = "\x00text\x00"  # stands for the text while a frame is rendered; no text
 _PROMPT = "\x00prompt\x00"  # stands for the whole prompt while the chat template is rendered
 _THOUGHTS_END = "</think>"
 _END = "\n"  # what ends an answer, where one label begins like another
+_BYTE = re.compile("<0x[0-9A-F]{2}>")  # the tokens that byte fallback looks up by name
 
 #: What a text may begin with; if the tokens of none of these flow into the frame before it, no text's do (tested).
 _PROBES = (
@@ -149,6 +153,49 @@ class Frame:
         return f"{self.before}{self.head}{{text}}{self.tail}{self.after}"
 
 
+@cache
+def tokenizer_of_texts(tokenizer: Any) -> tuple[Tokenizer, frozenset[int]]:
+    """Return a tokenizer for which nothing is a control token, and the ids that it never gives.
+
+    `split_special_tokens` spares only added tokens with `special: true`, but many models add `<think>` or their role
+    markers without it. Here every added token is renamed to what no text can hold, and keeps its id. It is renamed in
+    the model's vocabulary as well: a whole word may be looked up there, and a Unigram model reads `</s>` as a piece.
+    Runs of white space (GPT-NeoX, Gemma) and the bytes of byte fallback keep their names, as ordinary text needs them.
+
+    Args:
+        tokenizer (`PreTrainedTokenizerFast`):
+            The model's.
+    """
+    content = json.loads(tokenizer.backend_tokenizer.to_str())
+    names: dict[str, str] = {}
+    control_ids = set()
+    for token in content["added_tokens"]:
+        if _BYTE.fullmatch(token["content"]):
+            token["special"] = True  # not matched in a text, see `encode_special_tokens` below
+        elif token["content"].replace("\u2581", " ").strip():
+            names[token["content"]] = f"\0{token['id']}\0"
+            control_ids.add(token["id"])
+            token |= {"content": names[token["content"]], "normalized": False}
+    model = content["model"]
+    if isinstance(model["vocab"], dict):
+        model["vocab"] = {names.get(piece, piece): i for piece, i in model["vocab"].items()}
+    else:
+        model["vocab"] = [[names.get(piece, piece), score] for piece, score in model["vocab"]]
+    if "unk_token" in model:
+        model["unk_token"] = names.get(model["unk_token"], model["unk_token"])
+    if "merges" in model:
+        # Gemma's vocabulary has merges that end in an added token: without them a text cannot spell it.
+        prefix = model["continuing_subword_prefix"] or ""
+        model["merges"] = [
+            [one, other]
+            for one, other in model["merges"]
+            if not {one, other, one + other.removeprefix(prefix)} & names.keys()
+        ]
+    texts = Tokenizer.from_str(json.dumps({**content, "truncation": None, "padding": None}))
+    texts.encode_special_tokens = True
+    return texts, frozenset(control_ids) - {tokenizer.unk_token_id}  # which stands for an unknown character, too
+
+
 class Prompter:
     """Turns texts into model inputs for one pass, and label sequences into what the engine is asked about.
 
@@ -163,21 +210,43 @@ class Prompter:
             What may be shown.
         tokenizer (`PreTrainedTokenizerFast`):
             The model's.
+        day (`date`):
+            What a chat template takes for today.
 
     Attributes:
         answers (`list[str]`): what the LLM has to write for each class.
         answer_ids (`list[list[int]]`): its tokens after the prompt; no sequence begins another.
         choices (`list[str]`): what constrained decoding may write: the answers, with a blank before them if needed.
         frame (`Frame`): of the demonstrations in their order (of the first text, if each text has its own).
+        has_open_tokens (`bool`): the tokenizer takes an added token in a text for a control token, unless it is
+            `tokenizer_of_texts`.
+        is_dated (`bool`): the chat template asked for the date.
 
     Raises:
         UserError: a template that does not render, lacks `{{ text }}` or hides what an answer means; labels that no
-            rule can tell apart; no chat template.
+            rule can tell apart; no chat template; a tokenizer that is not one of the library tokenizers.
     """
 
-    def __init__(self, section: Annotate, data: Data, names: list[str], demonstrations: Demonstrations, tokenizer: Any):
+    def __init__(
+        self,
+        section: Annotate,
+        data: Data,
+        names: list[str],
+        demonstrations: Demonstrations,
+        tokenizer: Any,
+        day: date | None = None,
+    ):
         self._section, self._tokenizer, self._demonstrations = section, tokenizer, demonstrations
         self._names, self._descriptions = names, data.descriptions
+        self._day, self.is_dated = day or date.today(), False
+        if not getattr(tokenizer, "is_fast", False):
+            raise UserError(
+                f"`annotate.model` must have a fast tokenizer (tokenizer.json). Got {type(tokenizer).__name__} for "
+                f"{section.model}. Try another model."
+            )
+        added = [token.content for token in tokenizer.added_tokens_decoder.values()]
+        split = tokenizer(added, add_special_tokens=False, split_special_tokens=True)["input_ids"] if added else []
+        self.has_open_tokens = any(not self._control_ids.isdisjoint(ids) for ids in split)
         self._examples = self._cut_examples(demonstrations)
         self.answers, self._joint, self.answer_ids = self._choose_answers()
         self.frame = self._render(self._shown(""), self.answers, self._joint)
@@ -192,6 +261,14 @@ class Prompter:
     def __getstate__(self) -> dict[str, Any]:
         """Without the compiled template, which cannot travel to another machine and is compiled there if wanted."""
         return {name: value for name, value in self.__dict__.items() if name != "_template"}
+
+    @property
+    def _texts(self) -> Tokenizer:
+        return tokenizer_of_texts(self._tokenizer)[0]
+
+    @property
+    def _control_ids(self) -> frozenset[int]:
+        return tokenizer_of_texts(self._tokenizer)[1]
 
     def encode(self, texts: Sequence[str]) -> list[tuple[list[int], bool]]:
         """The model inputs for texts: token ids, and whether the text was cut to fit; never the frame.
@@ -210,11 +287,9 @@ class Prompter:
         prefix, rest, suffix = self._prefix
         tail, limit = self.frame.tail, self._limit - len(prefix) - len(suffix)
         short = [line if len(line) <= self._longest_text else "" for line in lines]
-        found = self._tokenizer(
-            [rest + line + tail for line in short], add_special_tokens=False, split_special_tokens=True
-        )["input_ids"]
+        found = self._texts.encode_batch([rest + line + tail for line in short], add_special_tokens=False)
         encoded = []
-        for line, own in zip(lines, found, strict=True):
+        for line, own in zip(lines, (tokens.ids for tokens in found), strict=True):
             fits = len(own) <= limit and len(line) <= self._longest_text
             ids, cut = (own, False) if fits else self._fit(rest, line, tail, limit)
             encoded.append((prefix + ids + suffix, cut))
@@ -274,8 +349,7 @@ class Prompter:
                 f"annotate.max_model_len: the prompt without any text takes {self._limit + bare - limit} tokens, "
                 f"but {self._limit} is the most; raise it or show fewer demonstrations"
             )
-        plain = self._tokenizer(line, add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True)
-        ends = [end for _, end in plain["offset_mapping"]]
+        ends = [end for _, end in self._texts.encode(line, add_special_tokens=False).offsets]
         keep = len(ends) - (len(ids) - limit)
         while len(ids) > limit:  # tokens may merge differently at the cut: a second round is rare
             ids = self._plain(head + (line[: ends[keep - 1]] if keep > 0 else "") + tail)
@@ -284,7 +358,7 @@ class Prompter:
 
     def _plain(self, text: str) -> list[int]:
         """Token ids of text in which what looks like a control token (`<|im_end|>` in a tweet) stays text."""
-        return list(self._tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"])
+        return list(self._texts.encode(text, add_special_tokens=False).ids)
 
     def _special(self, text: str, start: bool = True) -> list[int]:
         """Token ids of what the chat template wrote; without one, what the model wants at the start of a text."""
@@ -301,12 +375,8 @@ class Prompter:
     def _cut_examples(self, bank: Demonstrations) -> list[str]:
         """The demonstrations' texts; if a prompt's exceed 3/4 of what the model takes, each is cut to its share."""
         count = max(1, len(self._shown("")) if bank.texts else 1)
-        ends = []
-        for text in bank.texts:
-            tokens = self._tokenizer(
-                text, add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True
-            )
-            ends.append([end for _, end in tokens["offset_mapping"]])
+        tokens = self._texts.encode_batch(bank.texts, add_special_tokens=False)
+        ends = [[end for _, end in found.offsets] for found in tokens]
         most = self._section.max_model_len * 3 // 4
         if sum(sorted(map(len, ends))[-count:]) <= most:
             return bank.texts
@@ -364,12 +434,19 @@ class Prompter:
             return "", ""
         if not self._tokenizer.chat_template:
             raise UserError(f"annotate.prompt.chat: {self._section.model} has no chat template; set it to false")
+
+        def strftime_now(form: str) -> str:
+            """In place of transformers' function of this name, which goes by the clock."""
+            self.is_dated = True
+            return datetime.combine(self._day, time()).strftime(form)
+
         try:
             rendered = self._tokenizer.apply_chat_template(
                 [{"role": "user", "content": _PROMPT}],
                 tokenize=False,
                 add_generation_prompt=True,
                 enable_thinking=self._section.thinking,
+                strftime_now=strftime_now,
             )
             before, after = rendered.split(_PROMPT)
         except Exception as error:
@@ -430,7 +507,8 @@ class Prompter:
         found = []
         for answer in answers:
             ids = tokens(last + _blank(last) + answer)
-            alone = ids[: len(before)] != before
+            # a label that looks like a control token is text, too
+            alone = ids[: len(before)] != before or not self._control_ids.isdisjoint(ids[len(before) :])
             found.append(self._plain(_blank(last) + answer) if alone else ids[len(before) :])
         return found
 

@@ -1,5 +1,6 @@
 """Annotations: keys of all that changes an answer, parts that heal, passes, votes. Real engines: test_end_to_end.py."""
 
+import datetime
 import itertools
 import json
 import os
@@ -36,7 +37,7 @@ from hf_recipes.calibrate import shift
 from hf_recipes.data import load_rows, open_rows
 from hf_recipes.engines import EngineError
 from hf_recipes.recipe import UserError
-from hf_recipes.study import read_json
+from hf_recipes.study import read_json, write_json
 from hf_recipes.variants import is_written, write_variants
 
 SMALL = ["--data.pool_size=300", "--data.test_size=20", "--annotate.prompt.shots_per_class=1", "--grid.sizes=[10, 20]"]
@@ -138,6 +139,55 @@ def test_every_ingredient_of_an_annotation_is_in_its_key_and_nothing_else(make_s
     (copied / "generation_config.json").unlink()
     keys["model's files"] = key(make_study(*SMALL, f"--annotate.model={copied}", folder="f"))
     assert len({base, *keys.values()}) == len(keys) + 1
+
+
+DATED = """{%- if not date_string is defined %}
+{%- if strftime_now is defined %}{%- set date_string = strftime_now('%d %b %Y') %}
+{%- else %}{%- set date_string = '26 Jul 2024' %}{%- endif %}{%- endif %}
+{{- '<|im_start|>system\\nToday Date: ' + date_string + '<|im_end|>\\n' }}
+{%- for m in messages %}{{- '<|im_start|>' + m['role'] + '\\n'+ m['content'] | trim + '<|im_end|>\\n' }}{%- endfor %}
+{%- if add_generation_prompt %}{{- '<|im_start|>assistant\\n' }}{%- endif %}"""
+
+
+@pytest.mark.parametrize("template", [DATED, DATED.replace("strftime_now is defined", "false")])
+def test_a_dated_chat_template_keeps_the_date_of_the_first_annotation(
+    template, make_study, engine, monkeypatch, tmp_path
+):
+    def set_clock(day):
+        class Clock(datetime.datetime):
+            @classmethod
+            def now(cls, tz=None):
+                return cls(2026, 1, day, 12)
+
+        class Calendar(datetime.date):
+            @classmethod
+            def today(cls):
+                return cls(2026, 1, day)
+
+        monkeypatch.setattr("hf_recipes.annotate.date", Calendar, raising=False)
+        monkeypatch.setattr("transformers.utils.chat_template_utils.datetime", Clock)
+
+    model = tmp_path / "model"
+    model.mkdir()
+    for file in (ROOT / "models" / "SmolLM2-135M-Instruct").iterdir():
+        (model / file.name).symlink_to(file.resolve())
+    (model / "chat_template.jinja").unlink(missing_ok=True)
+    (model / "chat_template.jinja").write_text(template)
+    study = make_study(*SMALL, f"--annotate.model={model}", "--annotate.prompt.chat=true")
+    set_clock(30)
+    (made,) = annotate(study)
+    assert "Today Date: " in read_json(study.annotations(made) / "manifest.json")["prompt"]
+    set_clock(31)
+    assert (rows_left(study, open_rows(study)), key(study)) == (0, made)
+    if template == DATED:
+        assert read_json(study.revisions_file) == {"date": "2026-01-30"}
+        write_json(study.revisions_file, {"date": "yesterday"})
+        with pytest.raises(
+            UserError, match=r"`date` in .*revisions.json must be a date like 2026-01-31. Got 'yesterday'"
+        ):
+            rows_left(study, open_rows(study))
+    else:
+        assert read_json(study.revisions_file) is None
 
 
 def test_a_grown_pool_asks_only_about_the_new_rows(make_study, engine):

@@ -1,6 +1,7 @@
 """Prompts: the frame stays whole whatever the text holds, in every way of asking and for every kind of tokenizer."""
 
 import functools
+import json
 
 import numpy as np
 import pyarrow as pa
@@ -11,7 +12,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from hf_recipes.data import NO_GOLD, SCHEMA, RowFiles, one_line, row_ids, text_id
-from hf_recipes.prompts import Prompter, draw_demonstrations
+from hf_recipes.prompts import Prompter, draw_demonstrations, tokenizer_of_texts
 from hf_recipes.recipe import Annotate, Data, Prompt, UserError
 
 NAMES = ["negative", "neutral", "positive"]
@@ -37,6 +38,67 @@ def tokenizer(kind):
     return PreTrainedTokenizerFast(tokenizer_object=made, bos_token="<s>", eos_token="</s>", unk_token="<unk>")
 
 
+ADDED = ["<think>", "</think>", "<tool_call>", "<|user|>", "<role>", "assistant", "<thi", "nk>", "<|im_end|>", "</s>"]
+KINDS = ["byte-level BPE", "spelt by merges", "whole words", "WordPiece", "Unigram"]
+
+
+@functools.cache
+def with_added_tokens(kind):
+    """A tokenizer with special and other added tokens, the same one with white space alone, and their ids."""
+    from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    alphabet = [chr(code) for code in range(33, 127)]
+    corpus = [
+        INSTRUCTION,
+        "Text: a good text\n\nLabel: positive",
+        "an assistant thinks",
+        *NAMES,
+        *alphabet,
+        *(f"x{c}" for c in alphabet),
+    ] * 9
+    if kind == "WordPiece":  # words end at blanks alone, so that `[CLS]` is a word of its vocabulary
+        plain = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+        plain.normalizer, plain.decoder = normalizers.BertNormalizer(lowercase=True), decoders.WordPiece()
+        plain.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+        trainer = trainers.WordPieceTrainer(vocab_size=400, special_tokens=["[UNK]", "[CLS]"], show_progress=False)
+        plain.train_from_iterator(corpus, trainer)
+    elif kind == "Unigram":  # its vocabulary has `</s>` as a piece
+        pieces = [("<unk>", 0.0), ("</s>", 0.0), ("\u2581", -2.0), *((c, -5.0) for c in alphabet)]
+        plain = Tokenizer(models.Unigram([*pieces, *((f"\u2581{name}", -4.0) for name in NAMES)], unk_id=0))
+        plain.pre_tokenizer, plain.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
+    else:
+        plain = Tokenizer(models.BPE())
+        to_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=kind == "byte-level BPE")
+        plain.pre_tokenizer, plain.decoder = to_bytes, decoders.ByteLevel()
+        if kind == "spelt by merges":
+            corpus += ["<|user|>"] * 99
+        elif kind == "whole words":
+            plain.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Split(" ", "isolated"), to_bytes])
+        letters = pre_tokenizers.ByteLevel.alphabet()
+        trainer = trainers.BpeTrainer(vocab_size=420, initial_alphabet=letters, show_progress=False)
+        plain.train_from_iterator(corpus, trainer)
+    if kind == "whole words":  # like Llama 3, it looks a word up before it merges
+        content = json.loads(plain.to_str())
+        vocabulary = content["model"]["vocab"]
+        content["model"] |= {"ignore_merges": True, "vocab": {**vocabulary, "<think>": len(vocabulary)}}
+        plain = Tokenizer.from_str(json.dumps(content))
+    plain.add_tokens(["    ", "\t\t"])  # not control tokens
+    plain.encode_special_tokens = True
+    made = Tokenizer.from_str(plain.to_str())
+    made.add_special_tokens(["<|im_start|>", "<|im_end|>", "</s>", *(["[CLS]"] if kind == "WordPiece" else [])])
+    made.add_tokens([AddedToken(content, normalized=False) for content in ADDED[:4]])
+    made.add_tokens([AddedToken("<role>", lstrip=True, rstrip=True), AddedToken("assistant", single_word=True)])
+    made.add_tokens(["<thi", "nk>"])
+    unknown = {"WordPiece": "[UNK]", "Unigram": "<unk>"}.get(kind)
+    fast = PreTrainedTokenizerFast(tokenizer_object=made, unk_token=unknown)
+    fast.chat_template = (
+        "{% for m in messages %}<|im_start|><|user|>{{ m.content }}<|im_end|>{% endfor %}<think></think>"
+    )
+    added = {i for i, token in fast.added_tokens_decoder.items() if token.content.strip()}
+    return fast, plain, added - {fast.unk_token_id}
+
+
 def write_rows(folder, texts, gold, names=NAMES):
     folder.mkdir(parents=True, exist_ok=True)
     columns = {"id": row_ids("train", texts), "text": texts, "text_id": [text_id(t) for t in texts], "gold": gold}
@@ -54,7 +116,8 @@ def make(files, kind="llm", names=NAMES, descriptions=None, section=None, **prom
     prompt = Prompt(**{"instruction": INSTRUCTION, **prompt})
     annotate = Annotate(model="m", prompt=prompt, **{"max_model_len": 1024, **(section or {})})
     data = Data(path="d", label_column="label", label_names=descriptions or names)
-    return Prompter(annotate, data, names, draw_demonstrations(files, prompt), tokenizer(kind))
+    model = with_added_tokens(kind)[0] if kind in KINDS else tokenizer(kind)
+    return Prompter(annotate, data, names, draw_demonstrations(files, prompt), model)
 
 
 WAYS = {
@@ -130,6 +193,67 @@ def test_the_shared_prefix_is_never_seen_in_the_tokens(by_kind, texts):
         whole = one.frame.head + one_line(text) + one.frame.tail
         plain = kind(whole, add_special_tokens=False, split_special_tokens=True)["input_ids"]
         assert cut or ids == one._start + plain
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def by_added_tokens(request, files):
+    """Prompters for long and for short texts, plain and with the chat template."""
+    whole = make(files, request.param, section={"max_model_len": 4096}, answers="sequences")
+    longest = max(64 - LIMIT, len(whole.encode([""])[0][0]) + max(map(len, whole.answer_ids)))
+    short = make(files, request.param, section={"max_model_len": longest + LIMIT}, answers="sequences")
+    chat = make(files, request.param, section={"max_model_len": 4096}, answers="sequences", chat=True)
+    return whole, short, chat, *with_added_tokens(request.param)
+
+
+WORDS = st.sampled_from([*ADDED, "[CLS]", "<THINK>", " ", " ", "good", "text", "\u00e9", "assistants"])
+
+
+@settings(max_examples=300)
+@given(text=st.one_of(st.lists(WORDS, max_size=12).map("".join), st.lists(WORDS, max_size=9).map(" ".join), st.text()))
+@example(text="".join(ADDED))
+@example(text=" ".join(ADDED) * 9)
+@example(text="a plain text")
+def test_no_added_token_is_a_control_token_in_a_text_special_or_not(by_added_tokens, text):
+    whole, short, chat, fast, plain, added = by_added_tokens
+    ((ids, cut), *_), line = whole.encode([text, "other"]), one_line(text)
+    assert added.isdisjoint(ids)
+    expected = plain.encode(whole.frame.head + line + whole.frame.tail, add_special_tokens=False).ids
+    if added.isdisjoint(expected):  # else its own vocabulary has the token as an ordinary word
+        assert ids == expected
+    assert not cut
+    ((ids, cut),) = short.encode([text])
+    assert added.isdisjoint(ids)
+    assert len(ids) + max(map(len, short.answer_ids)) <= short._section.max_model_len
+    if cut:
+        texts, _ = tokenizer_of_texts(fast)
+        cuts = [short.frame.head + line[:end] + short.frame.tail for end in range(len(line))]
+        assert ids in [found.ids for found in texts.encode_batch(cuts, add_special_tokens=False)]
+    ((ids, _),), ((bare, _),) = chat.encode([text]), chat.encode([""])
+    assert [i for i in ids if i in added] == [i for i in bare if i in added]
+
+
+@pytest.mark.parametrize("chat", [False, True])
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_label_demonstration_or_instruction_is_a_control_token(kind, chat, tmp_path):
+    names = ["<think>", "</s>", "<|user|> good"]
+    files = write_rows(tmp_path, ["<tool_call>", "an assistant", " ".join(ADDED)], [0, 1, 2], names)
+    prompt = {"instruction": "<|im_end|><think> or <role> ?", "answers": "sequences", "chat": chat}
+    one = make(files, kind, names=names, section={"max_model_len": 4096}, **prompt)
+    fast, _, added = with_added_tokens(kind)
+    ids = one.encode(["a"])[0][0] + [i for answer in one.answer_ids for i in answer]
+    around = one.frame.before + one.frame.after
+    assert [i for i in ids if i in added] == [i for i in fast(around)["input_ids"] if i in added]
+
+
+def test_white_space_of_the_vocabulary_stays_what_it_is(files):
+    """GPT-NeoX and Gemma add runs of blanks; a text has none, as it is put on one line, but a template may."""
+    fast, *_ = with_added_tokens("byte-level BPE")
+    one = make(files, "byte-level BPE", template="{{ instruction }}\n    {{ text }}\nLabel:", answers="sequences")
+    assert fast.convert_tokens_to_ids("    ") in one.encode(["a"])[0][0]
+
+
+def test_annotations_keep_their_key_where_all_added_tokens_are_special(files):
+    assert [make(files, kind, answers="sequences").has_open_tokens for kind in ("llm", *KINDS)] == [False, *[True] * 5]
 
 
 def test_a_prefix_is_shared_only_where_that_is_safe(files):
