@@ -13,6 +13,7 @@ import html
 import json
 import os
 import re
+import tempfile
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
@@ -29,6 +30,7 @@ import tables
 import uploads
 import words
 import yaml
+from gradio.utils import get_upload_folder
 from guard import Guard
 from published import Study, UnreadableError, read_folder, read_hub
 from uploads import UploadError
@@ -415,6 +417,11 @@ def main() -> None:
         study, folder, notice = first_study(parser.parse_args().study)
     except UnreadableError as error:
         raise SystemExit(f"error: --study: {error}") from None
+    # The guard deletes what is in this folder, so no other app may use it.
+    cache = Path(get_upload_folder())
+    cache.mkdir(parents=True, exist_ok=True)
+    own = tempfile.TemporaryDirectory(prefix="space-", dir=cache)
+    os.environ["GRADIO_TEMP_DIR"] = own.name
     app = build(Shelf(study, folder), notice)
     app.launch(
         **{"theme": theme(), "css_paths": HERE / "style.css", "max_file_size": uploads.MOST_BYTES, "ssr_mode": False},

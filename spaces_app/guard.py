@@ -1,53 +1,106 @@
-"""What a request may bring: a body of a bounded size, and no upload when the disk's share is used up."""
+"""What requests may bring: bodies of a bounded size, and files that fill a bounded part of the disk."""
 
+import asyncio
 import os
 import time
 from pathlib import Path
 from typing import Any
 
+from fastapi import HTTPException
 from starlette.middleware import Middleware
-from starlette.responses import PlainTextResponse
+from starlette.requests import ClientDisconnect
 
-MOST_BODY = 24_000_000  # an upload of 20 MB, or a pasted table
-MOST_DISK = 1_000_000_000  # of all uploads that are not deleted yet
+MAX_BODY = 24_000_000  # bytes: an upload of 20 MB, or a pasted table
+MAX_INCOMING = 500_000_000  # bytes of all bodies that are arriving
+MAX_SECONDS = 180  # that a body may take to arrive
+MAX_DISK = 1_000_000_000  # bytes of all files in the app's folder
+MAX_FILES = 5_000  # in the app's folder
+MAX_AGE = 3_600  # seconds that a file is kept
+SWEEP_SECONDS = 300
 
 
 class Guard:
-    """Counts what comes in; Gradio itself bounds only the files of a form."""
+    """Bound bodies while they arrive, and delete the files that Gradio does not delete.
+
+    Gradio writes an upload to a file at the top of the folder and moves it into a subfolder when it is complete. It
+    deletes complete uploads after half an hour. It does not register broken ones, so it never deletes them.
+    """
 
     def __init__(self, app: Any, folder: str):
         self.app = app
         self._folder = Path(folder)
-        self._looked, self._used = 0.0, 0
+        self._incoming, self._num_uploads = 0, 0
 
     @classmethod
     def middleware(cls, folder: str) -> list[Middleware]:
         return [Middleware(cls, folder=folder)]
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "lifespan":
+            sweep = asyncio.create_task(self._sweep())
+            try:
+                return await self.app(scope, receive, send)
+            finally:
+                sweep.cancel()
         if scope["type"] != "http" or scope["method"] != "POST":
             return await self.app(scope, receive, send)
-        length = dict(scope["headers"]).get(b"content-length", b"0")
-        if not length.isdigit() or int(length) > MOST_BODY:
-            said = f"At most {MOST_BODY / 1e6:.0f} MB are taken."
-            return await PlainTextResponse(said, 413)(scope, receive, send)
-        if scope["path"].endswith("/upload") and self._disk() > MOST_DISK:
-            said = "Too many files are being measured; try again in half an hour."
-            return await PlainTextResponse(said, 503)(scope, receive, send)
-        came = 0
+        size, is_complete, last = 0, False, time.monotonic() + MAX_SECONDS
 
-        async def counted() -> Any:
-            nonlocal came
-            message = await receive()
-            came += len(message.get("body", b""))
-            return {"type": "http.disconnect"} if came > MOST_BODY else message  # sent without saying how much it is
+        # The header with the length is optional and may be false, so the bytes are counted as they arrive.
+        async def bounded() -> Any:
+            nonlocal size, is_complete
+            if is_complete:
+                return await receive()
+            try:
+                message = await asyncio.wait_for(receive(), max(last - time.monotonic(), 0))
+            except TimeoutError:
+                raise HTTPException(408, f"A request must arrive within {MAX_SECONDS} seconds.") from None
+            size += (came := len(message.get("body", b"")))
+            self._incoming += came
+            is_complete = not message.get("more_body", False)
+            if size > MAX_BODY:
+                raise HTTPException(413, f"A request must have at most {MAX_BODY / 1e6:.0f} MB.")
+            if self._incoming > MAX_INCOMING:
+                raise HTTPException(503, "Too many files arrive at the same time. Try again in a minute.")
+            return message
 
-        return await self.app(scope, counted, send)
+        is_upload = scope["path"].rstrip("/").endswith("/upload")
+        self._num_uploads += is_upload
+        try:
+            await self.app(scope, bounded, send)
+        except ClientDisconnect:
+            pass  # The visitor closed the connection, so an answer has no reader.
+        finally:
+            self._incoming -= size
+            self._num_uploads -= is_upload
+            if is_upload:
+                self._delete_files()
 
-    def _disk(self) -> int:
-        """Bytes of the uploads, looked up at most once a second."""
-        if time.monotonic() - self._looked > 1:
-            walk = (os.path.join(where, name) for where, _, names in os.walk(self._folder) for name in names)
-            self._used = sum(os.stat(path).st_size for path in walk if os.path.exists(path))
-            self._looked = time.monotonic()
-        return self._used
+    async def _sweep(self) -> None:
+        while True:
+            self._delete_files()
+            await asyncio.sleep(SWEEP_SECONDS)
+
+    def _delete_files(self) -> None:
+        """Delete broken uploads, old files, and the oldest files beyond the bounds. An upload is never refused."""
+        now, files = time.time(), []
+        for where, _, names in os.walk(self._folder):
+            for path in (Path(where, name) for name in names):
+                try:
+                    found = path.stat()
+                except FileNotFoundError:
+                    continue
+                # A file at the top is an upload that arrives or broke off; none arrives for longer than MAX_SECONDS.
+                is_broken = Path(where) == self._folder and not (
+                    self._num_uploads and now - found.st_mtime < MAX_SECONDS
+                )
+                if is_broken or now - found.st_mtime > MAX_AGE:
+                    path.unlink(missing_ok=True)
+                else:
+                    files.append((found.st_mtime, found.st_size, path))
+        files.sort(reverse=True)
+        used = 0
+        for i, (_, size, path) in enumerate(files):
+            used += size
+            if used > MAX_DISK or i >= MAX_FILES:
+                path.unlink(missing_ok=True)
