@@ -116,7 +116,7 @@ def annotate(study: Study) -> list[str]:
         if any(one.prompter.is_dated for one in passes):
             # The date of the first annotation stays: a day later the same prompts are rendered, and no label is redone.
             kept = read_json(study.revisions_file) or {}
-            write_json(study.revisions_file, {"date": date.today().isoformat(), **kept})
+            study.write_json(study.revisions_file, {"date": date.today().isoformat(), **kept})
             passes = plan_passes(study, files)
         engine, running = None, None
         for number, one in enumerate(passes):

@@ -752,6 +752,7 @@ def _unpack(where: Path, home: Path, said: dict[str, Any], recipe: Recipe, made:
     for file in (study.results_file, study.labels_file):
         if (home / file.name).exists():
             shutil.copyfile(home / file.name, file)
+    study.checksums.adopt()
 
 
 def push_metric(folder: Path, owner: str, private: bool = False) -> str:
