@@ -39,6 +39,7 @@ from .study import Study, make_key, read_json, versions, write_json
 CHUNK_SECONDS = 20.0  # of work between two parts: what a kill can cost
 CHUNK_SIZES = (16, 16_384)  # texts in a part, at least and at most
 ENOUGH = 128  # texts without one answer, after which the pass stops
+SERVERS_FILE = "servers.json"  # by model, what the servers ran when they were last asked
 CONTENT_FREE_FILE = "content_free.parquet"
 CONTENT_FREE = ["N/A", "", "[MASK]"]  # Zhao et al. 2021, section 5
 ASKED = pa.schema({"place": pa.int64(), "id": pa.string(), "text": pa.string()})  # what a cluster gets
@@ -102,11 +103,15 @@ def annotate(study: Study) -> list[str]:
     passes = plan_passes(study, files)  # what is wrong with prompt or model is said before anything is written
     with study.lock():
         files = keep_rows(study, files)
+        study.annotations_root.mkdir(exist_ok=True)
         if any(one.prompter.is_dated for one in passes):
             # The date of the first annotation stays: a day later the same prompts are rendered, and no label is redone.
             kept = read_json(study.revisions_file) or {}
             write_json(study.revisions_file, {"date": date.today().isoformat(), **kept})
             passes = plan_passes(study, files)
+        servers = {p.section.model: p.ingredients["engine"] for p in passes if p.section.engine == "server"}
+        if servers:
+            write_json(study.annotations_root / SERVERS_FILE, servers)
         engine, running = None, None
         for number, one in enumerate(passes):
             section = one.section
@@ -120,8 +125,17 @@ def annotate(study: Study) -> list[str]:
     return [one.key for one in passes]
 
 
-def plan_passes(study: Study, files: RowFiles) -> list[Pass]:
+def plan_passes(study: Study, files: RowFiles, contact: bool = True) -> list[Pass]:
     """All passes of the recipe; starts nothing.
+
+    Args:
+        study (`Study`):
+            The study.
+        files (`RowFiles`):
+            Its rows.
+        contact (`bool`, *optional*, defaults to `True`):
+            Whether servers are asked what they run. Else the study's record says what they ran, and without a record
+            the key of a pass is one that no folder has.
 
     Raises:
         UserError: what is wrong with prompt, labels, model or engine.
@@ -129,7 +143,10 @@ def plan_passes(study: Study, files: RowFiles) -> list[Pass]:
     data, day = study.recipe.data, _day(study)
     passes: list[Pass] = []
     for section in study.recipe.annotate.all_passes():
-        engine = engine_module(section.engine).identity(section)
+        if section.engine == "server" and not contact:
+            engine = recorded_servers(study).get(section.model, {"engine": "server"})
+        else:
+            engine = engine_module(section.engine).identity(section)
         model = resolve_model(study, "annotate.model", section.model, section.revision, weights=False)
         demonstrations = draw_demonstrations(files, section.prompt)
         tokenizer = load_tokenizer("annotate.model", model)
@@ -190,16 +207,26 @@ def _day(study: Study) -> date:
         ) from None
 
 
-def rows_left(study: Study, files: RowFiles, with_test: bool = True) -> int:
+def recorded_servers(study: Study) -> dict[str, Any]:
+    """Return what the servers ran when `annotate` asked them last, by the model of the pass."""
+    found = {
+        manifest["model"]: manifest["ingredients"]["engine"]
+        for manifest in map(read_json, study.annotations_root.glob("*/manifest.json"))
+        if manifest["ingredients"]["engine"]["engine"] == "server"
+    }
+    return found | (read_json(study.annotations_root / SERVERS_FILE) or {})
+
+
+def rows_left(study: Study, files: RowFiles, with_test: bool = True, contact: bool = True) -> int:
     """How many rows are still to be annotated, over all passes; 0 if `annotate` has nothing to do.
 
-    Without the test rows: 0 if the later steps can go on.
+    Without the test rows: 0 if the later steps can go on. For `contact` see `plan_passes`.
     """
     current = read_json(study.annotations_root / "current.json") or {}
     if files.withheld and current.get("asked") == _asked(study):
         return 0  # only whole annotations are published
     files.need_texts()
-    passes = plan_passes(study, files)
+    passes = plan_passes(study, files, contact)
     left = sum(rows_left_of(study, files, one if with_test else replace(one, splits=("train",))) for one in passes)
     return left or int(current != {"asked": _asked(study), "keys": [one.key for one in passes]})
 

@@ -148,7 +148,11 @@ class Study:
     def _recipe_as_kept(self) -> dict[str, Any]:
         """The recipe without what may differ from place to place: where it lies, where a server or cluster listens."""
         return self.recipe.model_dump(
-            mode="json", exclude={"output_dir": True, "annotate": {"base_url": True, "ray": {"address"}}}
+            mode="json",
+            exclude={
+                "output_dir": True,
+                "annotate": {"base_url": True, "ray": {"address"}, "passes": {"__all__": {"base_url"}}},
+            },
         )
 
     @contextmanager
