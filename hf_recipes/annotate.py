@@ -38,7 +38,10 @@ from .study import Study, make_key, read_json, versions, write_json
 
 CHUNK_SECONDS = 20.0  # of work between two parts: what a kill can cost
 CHUNK_SIZES = (16, 16_384)  # texts in a part, at least and at most
-ENOUGH = 128  # texts without one answer, after which the pass stops
+ENOUGH = 128  # texts without one answer, or with next to no mass on the labels, after which the pass stops
+MASKED = -9999.0  # what a vLLM server writes for minus infinity
+TINY = 1e-6  # what a log-probability may be above 0 by rounding
+MAX_MASS = 1.01  # of all labels: those that are asked about in several requests are rounded apart
 SERVERS_FILE = "servers.json"  # by model, what the servers ran when they were last asked
 CONTENT_FREE_FILE = "content_free.parquet"
 CONTENT_FREE = ["N/A", "", "[MASK]"]  # Zhao et al. 2021, section 5
@@ -331,7 +334,7 @@ def _not_finished(study: Study) -> UserError:
 
 def _asked(study: Study) -> str:
     """The rows, and the recipe's annotator. Calibration is derived later and changes no annotation."""
-    apart = {"calibration": True, "calibration_rows": True, "base_url": True, "ray": True, "passes": True}
+    apart = {"calibration", "calibration_rows", "base_url", "ray", "passes", "min_label_mass"}
     sections = study.recipe.annotate.all_passes()
     passes = [section.model_dump(mode="json", exclude=apart) for section in sections]
     return make_key(rows=rows_key(study), descriptions=study.recipe.data.descriptions, passes=passes)
@@ -396,10 +399,13 @@ class _Scoring:
         self._settled = np.zeros(len(ids), dtype=bool)
         self._silent = 0  # texts asked about until one gets an answer
         self._answered = False
+        self._masses: list[float] = []  # on the labels, of the first texts
         parts = Parts(self._folder)
         for table, rows in parts.by_row(ids, "status", "logprobs"):
             self._settled[rows] = pc.not_equal(table["status"], FAILED).to_numpy()
             self._answered |= bool(table["logprobs"].is_valid().to_numpy().any())
+            for logprobs in table["logprobs"].drop_null()[: ENOUGH - len(self._masses)].to_pylist():
+                self._masses.append(float(np.exp(logprobs).sum()))
             unread = (self._slots[rows] >= 0) & pc.equal(table["status"], "no_label").to_numpy()
             self._answers[self._slots[rows[unread]]] = -np.inf
             again = (self._slots[rows] >= 0) & table["logprobs"].is_valid().to_numpy()
@@ -427,6 +433,22 @@ class _Scoring:
                     size = int(np.clip(fitting, CHUNK_SIZES[0], min(2 * size, CHUNK_SIZES[1])))
             if waiting:
                 self._score(waiting)
+            self._check_mass(len(self._masses))
+
+    def _check_mass(self, enough: int = ENOUGH) -> None:
+        """Stop a pass whose model puts next to no probability on the labels; what is labelled stays."""
+        section = self._pass.section
+        if section.scoring != "distribution" or not self._masses or len(self._masses) < enough:
+            return
+        mean = float(np.mean(self._masses))
+        if mean < section.min_label_mass:
+            plain = "`annotate.prompt.chat: false`, " if section.prompt.chat else ""
+            raise UserError(
+                "`annotate.prompt` must make the model answer with a label. Got a mean label mass of "
+                f"{mean:.3f} over the first {len(self._masses)} texts, below {section.min_label_mass:g}. Try {plain}"
+                "another prompt, a few-shot example or `annotate.prompt.answers: letters`; "
+                "`annotate.min_label_mass: 0` goes on."
+            )
 
     def _rows_left(self) -> Iterator[list[tuple[int, str, str | None]]]:
         """Position, id and text of the rows to be scored, some at a time."""
@@ -484,6 +506,8 @@ class _Scoring:
             row |= NO_LABEL
         else:
             row["logprobs"] = answer.tolist()
+            if len(self._masses) < ENOUGH:
+                self._masses.append(float(np.exp(answer).sum()))
         if self._slots[place] >= 0:
             self._answers[self._slots[place]] = answer
 
@@ -491,6 +515,7 @@ class _Scoring:
         write_rows(self._folder / f"part-{self._next_part:05d}.parquet", rows)
         self._next_part += 1
         self._bar.update(len(rows))
+        self._check_mass()
 
     def _status(self, place: int, text: str | None) -> str:
         """A text among the demonstrations, in whatever row, has its answer in the prompt and is not asked about."""
@@ -571,7 +596,7 @@ class _Scoring:
     def _take_content_free(self, rows: list[dict[str, Any]]) -> None:
         for row in rows:
             if row["status"] != "ok":
-                raise EngineError(f"annotate: the engine refused an input without content ({row['error']})")
+                raise UserError(f"annotate: the engine refused an input without content ({row['error']})")
             row["truncated"] = None
         write_rows(self._folder / CONTENT_FREE_FILE, sorted(rows, key=lambda row: row["place"]))
 
@@ -594,8 +619,9 @@ class _Scoring:
         if self._pass.section.scoring == "distribution":
             inputs = [ids for ids, _ in self._pass.prompter.encode(CONTENT_FREE)]
             answers, errors = score_answers(self._running_engine(), inputs, self._pass.prompter.answer_ids)
-            if errors:
-                raise EngineError(f"annotate: the engine refused an input without content ({errors.popitem()[1]})")
+            reasons = [*errors.values(), *filter(None, map(_doubt, answers))]
+            if reasons:
+                raise UserError(f"annotate: the engine refused an input without content ({reasons[0]})")
             rows = [
                 {"id": text, "prompt_id": _prompt_id(ids), "logprobs": answer, "n_tokens": len(ids), "status": "ok"}
                 for text, ids, answer in zip(CONTENT_FREE, inputs, answers.tolist(), strict=True)
@@ -617,13 +643,29 @@ def ask(
     for i, prompt_id in enumerate(by_length):
         if i in errors:
             refused[prompt_id] = {"status": FAILED, "error": errors[i]}
-        elif np.isnan(logprobs[i]).any():
-            refused[prompt_id] = {"status": FAILED, "error": "a log-probability is not a number"}
+        elif section.scoring == "distribution" and (reason := _doubt(logprobs[i])):
+            refused[prompt_id] = {"status": FAILED, "error": reason}
         elif np.isneginf(logprobs[i]).all():
             refused[prompt_id] = NO_LABEL
         else:
             found[prompt_id] = logprobs[i]
     return found, refused
+
+
+def _doubt(logprobs: np.ndarray) -> str | None:
+    """Return why these are not the log-probabilities of labels, or None.
+
+    A softmax over the vocabulary gives every label some probability: minus infinity is a label that the engine masks.
+    """
+    if np.isnan(logprobs).any():
+        return "a log-probability is not a number"
+    if (logprobs <= MASKED).any():
+        return "the engine masks a label: its log-probability is minus infinity"
+    if (logprobs > TINY).any():
+        return "a log-probability is above 0"
+    if np.exp(logprobs).sum() > MAX_MASS:
+        return "the probabilities of the labels sum to more than 1"
+    return None
 
 
 def answer_table(section: Annotate, prompter: Prompter, engine: Any, asked: pa.Table) -> pa.Table:

@@ -223,6 +223,9 @@ class Annotate(Section):
     scoring: Literal["distribution", "guided", "votes"] = Field(
         "distribution", description="the label tokens' probabilities; or one constrained answer; or sampled answers"
     )
+    min_label_mass: float = Field(
+        0.05, ge=0, le=1, description="of distribution: stop if the labels hold less of the first texts' probability"
+    )
     samples: int = Field(5, gt=1, description="of votes: answers sampled for each text")
     temperature: float = Field(1.0, gt=0, description="of votes")
     max_tokens: int = Field(16, gt=0, description="of votes: the longest answer")

@@ -51,7 +51,14 @@ FORMAT = 2  # the version of the study folder's contract
 #: What may change around runs that stay valid, and how they are made rather than what.
 GROWS = (
     *("grid.arms", "grid.sizes", "grid.seeds", "grid.curves", "grid.crossed", "accept", "annotate.passes"),
-    *("annotate.ray", "train.trackers", "train.save_steps", "train.save_models", "train.accelerate_config"),
+    *(
+        "annotate.ray",
+        "annotate.min_label_mass",
+        "train.trackers",
+        "train.save_steps",
+        "train.save_models",
+        "train.accelerate_config",
+    ),
 )
 
 
