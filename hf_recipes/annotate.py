@@ -49,7 +49,11 @@ from .study import Study, make_key, read_json, versions
 
 CHUNK_SECONDS = 20.0  # of work between two parts: what a kill can cost
 CHUNK_SIZES = (16, MAX_PART_ROWS)  # texts in a part, at least and at most
-ENOUGH = 128  # texts without one answer, after which the pass stops
+ENOUGH = 128  # texts without one answer, or with next to no mass on the labels, after which the pass stops
+MASKED = -9999.0  # what a vLLM server writes for minus infinity
+TINY = 1e-6  # what a log-probability may be above 0 by rounding
+MAX_MASS = 1.01  # of all labels: those that are asked about in several requests are rounded apart
+SERVERS_FILE = "servers.json"  # by model, what the servers ran when they were last asked
 CONTENT_FREE_FILE = "content_free.parquet"
 CONTENT_FREE = ["N/A", "", "[MASK]"]  # Zhao et al. 2021, section 5
 ASKED = pa.schema({"place": pa.int64(), "id": pa.string(), "text": pa.string()})  # what a cluster gets
@@ -113,11 +117,15 @@ def annotate(study: Study) -> list[str]:
     passes = plan_passes(study, files)  # what is wrong with prompt or model is said before anything is written
     with study.lock():
         files = keep_rows(study, files)
+        study.annotations_root.mkdir(exist_ok=True)
         if any(one.prompter.is_dated for one in passes):
             # The date of the first annotation stays: a day later the same prompts are rendered, and no label is redone.
             kept = read_json(study.revisions_file) or {}
             study.write_json(study.revisions_file, {"date": date.today().isoformat(), **kept})
             passes = plan_passes(study, files)
+        servers = {p.section.model: p.ingredients["engine"] for p in passes if p.section.engine == "server"}
+        if servers:
+            study.write_json(study.annotations_root / SERVERS_FILE, servers)
         engine, running = None, None
         for number, one in enumerate(passes):
             section = one.section
@@ -132,8 +140,17 @@ def annotate(study: Study) -> list[str]:
     return [one.key for one in passes]
 
 
-def plan_passes(study: Study, files: RowFiles) -> list[Pass]:
+def plan_passes(study: Study, files: RowFiles, contact: bool = True) -> list[Pass]:
     """All passes of the recipe; starts nothing.
+
+    Args:
+        study (`Study`):
+            The study.
+        files (`RowFiles`):
+            Its rows.
+        contact (`bool`, *optional*, defaults to `True`):
+            Whether servers are asked what they run. Else the study's record says what they ran, and without a record
+            the key of a pass is one that no folder has.
 
     Raises:
         UserError: what is wrong with prompt, labels, model or engine.
@@ -141,7 +158,10 @@ def plan_passes(study: Study, files: RowFiles) -> list[Pass]:
     data, day = study.recipe.data, _day(study)
     passes: list[Pass] = []
     for section in study.recipe.annotate.all_passes():
-        engine = engine_module(section.engine).identity(section)
+        if section.engine == "server" and not contact:
+            engine = recorded_servers(study).get(section.model, {"engine": "server"})
+        else:
+            engine = engine_module(section.engine).identity(section)
         model = resolve_model(study, "annotate.model", section.model, section.revision, weights=False)
         demonstrations = draw_demonstrations(files, section.prompt)
         tokenizer = load_tokenizer("annotate.model", model)
@@ -202,16 +222,26 @@ def _day(study: Study) -> date:
         ) from None
 
 
-def rows_left(study: Study, files: RowFiles, with_test: bool = True) -> int:
+def recorded_servers(study: Study) -> dict[str, Any]:
+    """Return what the servers ran when `annotate` asked them last, by the model of the pass."""
+    found = {
+        manifest["model"]: manifest["ingredients"]["engine"]
+        for manifest in map(read_json, study.annotations_root.glob("*/manifest.json"))
+        if manifest["ingredients"]["engine"]["engine"] == "server"
+    }
+    return found | (read_json(study.annotations_root / SERVERS_FILE) or {})
+
+
+def rows_left(study: Study, files: RowFiles, with_test: bool = True, contact: bool = True) -> int:
     """How many rows are still to be annotated, over all passes; 0 if `annotate` has nothing to do.
 
-    Without the test rows: 0 if the later steps can go on.
+    Without the test rows: 0 if the later steps can go on. For `contact` see `plan_passes`.
     """
     current = read_json(study.annotations_root / "current.json") or {}
     if files.withheld and current.get("asked") == _asked(study):
         return 0  # only whole annotations are published
     files.need_texts()
-    passes = plan_passes(study, files)
+    passes = plan_passes(study, files, contact)
     left = sum(rows_left_of(study, files, one if with_test else replace(one, splits=("train",))) for one in passes)
     return left or int(current != {"asked": _asked(study), "keys": [one.key for one in passes]})
 
@@ -319,7 +349,7 @@ def _not_finished(study: Study) -> UserError:
 
 def _asked(study: Study) -> str:
     """The rows, and the recipe's annotator. Calibration is derived later and changes no annotation."""
-    apart = {"calibration": True, "calibration_rows": True, "base_url": True, "ray": True, "passes": True}
+    apart = {"calibration", "calibration_rows", "base_url", "ray", "passes", "min_label_mass"}
     sections = study.recipe.annotate.all_passes()
     passes = [section.model_dump(mode="json", exclude=apart) for section in sections]
     return make_key(rows=rows_key(study), descriptions=study.recipe.data.descriptions, passes=passes)
@@ -386,10 +416,13 @@ class _Scoring:
         self._settled = np.zeros(len(ids), dtype=bool)
         self._silent = 0  # texts asked about until one gets an answer
         self._answered = False
+        self._masses: list[float] = []  # on the labels, of the first texts
         parts = Parts(self._folder)
         for table, rows in parts.by_row(ids, "status", "logprobs"):
             self._settled[rows] = pc.not_equal(table["status"], FAILED).to_numpy()
             self._answered |= bool(table["logprobs"].is_valid().to_numpy().any())
+            for logprobs in table["logprobs"].drop_null()[: ENOUGH - len(self._masses)].to_pylist():
+                self._masses.append(float(np.exp(logprobs).sum()))
             unread = (self._slots[rows] >= 0) & pc.equal(table["status"], "no_label").to_numpy()
             self._answers[self._slots[rows[unread]]] = -np.inf
             again = (self._slots[rows] >= 0) & table["logprobs"].is_valid().to_numpy()
@@ -417,6 +450,22 @@ class _Scoring:
                     size = int(np.clip(fitting, CHUNK_SIZES[0], min(2 * size, CHUNK_SIZES[1])))
             if waiting:
                 self._score(waiting)
+            self._check_mass(len(self._masses))
+
+    def _check_mass(self, enough: int = ENOUGH) -> None:
+        """Stop a pass whose model puts next to no probability on the labels; what is labelled stays."""
+        section = self._pass.section
+        if section.scoring != "distribution" or not self._masses or len(self._masses) < enough:
+            return
+        mean = float(np.mean(self._masses))
+        if mean < section.min_label_mass:
+            plain = "`annotate.prompt.chat: false`, " if section.prompt.chat else ""
+            raise UserError(
+                "`annotate.prompt` must make the model answer with a label. Got a mean label mass of "
+                f"{mean:.3f} over the first {len(self._masses)} texts, below {section.min_label_mass:g}. Try {plain}"
+                "another prompt, a few-shot example or `annotate.prompt.answers: letters`; "
+                "`annotate.min_label_mass: 0` goes on."
+            )
 
     def _rows_left(self) -> Iterator[list[tuple[int, str, str | None]]]:
         """Position, id and text of the rows to be scored, some at a time."""
@@ -474,6 +523,8 @@ class _Scoring:
             row |= NO_LABEL
         else:
             row["logprobs"] = answer.tolist()
+            if len(self._masses) < ENOUGH:
+                self._masses.append(float(np.exp(answer).sum()))
         if self._slots[place] >= 0:
             self._answers[self._slots[place]] = answer
 
@@ -486,6 +537,7 @@ class _Scoring:
             Parts(self._folder).merge(checksums)
             self._small_parts = 0
         self._bar.update(len(rows))
+        self._check_mass()
 
     def _status(self, place: int, text: str | None) -> str:
         """A text among the demonstrations, in whatever row, has its answer in the prompt and is not asked about."""
@@ -566,7 +618,7 @@ class _Scoring:
     def _take_content_free(self, rows: list[dict[str, Any]]) -> None:
         for row in rows:
             if row["status"] != "ok":
-                raise EngineError(f"annotate: the engine refused an input without content ({row['error']})")
+                raise UserError(f"annotate: the engine refused an input without content ({row['error']})")
             row["truncated"] = None
         in_order = sorted(rows, key=lambda row: row["place"])
         write_rows(self._folder / CONTENT_FREE_FILE, in_order, self._study.checksums.publish)
@@ -590,8 +642,9 @@ class _Scoring:
         if self._pass.section.scoring == "distribution":
             inputs = [ids for ids, _ in self._pass.prompter.encode(CONTENT_FREE)]
             answers, errors = score_answers(self._running_engine(), inputs, self._pass.prompter.answer_ids)
-            if errors:
-                raise EngineError(f"annotate: the engine refused an input without content ({errors.popitem()[1]})")
+            reasons = [*errors.values(), *filter(None, map(_doubt, answers))]
+            if reasons:
+                raise UserError(f"annotate: the engine refused an input without content ({reasons[0]})")
             rows = [
                 {"id": text, "prompt_id": _prompt_id(ids), "logprobs": answer, "n_tokens": len(ids), "status": "ok"}
                 for text, ids, answer in zip(CONTENT_FREE, inputs, answers.tolist(), strict=True)
@@ -613,13 +666,29 @@ def ask(
     for i, prompt_id in enumerate(by_length):
         if i in errors:
             refused[prompt_id] = {"status": FAILED, "error": errors[i]}
-        elif np.isnan(logprobs[i]).any():
-            refused[prompt_id] = {"status": FAILED, "error": "a log-probability is not a number"}
+        elif section.scoring == "distribution" and (reason := _doubt(logprobs[i])):
+            refused[prompt_id] = {"status": FAILED, "error": reason}
         elif np.isneginf(logprobs[i]).all():
             refused[prompt_id] = NO_LABEL
         else:
             found[prompt_id] = logprobs[i]
     return found, refused
+
+
+def _doubt(logprobs: np.ndarray) -> str | None:
+    """Return why these are not the log-probabilities of labels, or None.
+
+    A softmax over the vocabulary gives every label some probability: minus infinity is a label that the engine masks.
+    """
+    if np.isnan(logprobs).any():
+        return "a log-probability is not a number"
+    if (logprobs <= MASKED).any():
+        return "the engine masks a label: its log-probability is minus infinity"
+    if (logprobs > TINY).any():
+        return "a log-probability is above 0"
+    if np.exp(logprobs).sum() > MAX_MASS:
+        return "the probabilities of the labels sum to more than 1"
+    return None
 
 
 def answer_table(section: Annotate, prompter: Prompter, engine: Any, asked: pa.Table) -> pa.Table:

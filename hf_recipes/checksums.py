@@ -17,6 +17,7 @@ COVERED = (
     ("revisions.json", 1, "annotate"),
     ("rows/*", 1, "annotate"),
     ("annotations/current.json", 2, "annotate"),
+    ("annotations/servers.json", 2, "annotate"),
     ("annotations/*/part-*.parquet", 3, "annotate"),
     ("annotations/*/content_free.parquet", 3, "annotate"),
     ("annotations/*/manifest.json", 3, "annotate"),

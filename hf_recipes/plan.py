@@ -1,11 +1,11 @@
-"""The plan: what would run, what is done, and what the rest costs. It starts nothing and writes nothing."""
+"""The plan: what would run, what is done, and what the rest costs. It starts and writes nothing and asks no server."""
 
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from .annotate import Pass, plan_passes, rows_left, rows_left_of
+from .annotate import Pass, plan_passes, recorded_servers, rows_left, rows_left_of
 from .cost import (
     SAMPLE,
     Asking,
@@ -59,11 +59,14 @@ def make_plan(
     if recipe.grid:
         check_training(study, weights=False)
         notes = check_sizes(recipe.grid, usable_at_most(recipe, files))
+    models = {one.model for one in recipe.annotate.all_passes() if one.engine == "server"}
+    if models:
+        notes = [*notes, _server_note(sorted(models - recorded_servers(study).keys()))]
     texts, total = (
-        rows_left(study, files),
+        rows_left(study, files, contact=False),
         len(files) * len(recipe.annotate.all_passes()) + files.manifest["rows"]["test"],
     )
-    unlabelled = bool(texts and rows_left(study, files, with_test=False))
+    unlabelled = bool(texts and rows_left(study, files, with_test=False, contact=False))
     variants = bool(not unlabelled and is_written(study))
     chosen = device(on) if on else None
     sample = _sample(files)
@@ -87,6 +90,13 @@ def make_plan(
     return steps, notes
 
 
+def _server_note(unknown: list[str]) -> str:
+    """State what the plan supposes, as it asks no server."""
+    if unknown:
+        return f"No server was asked: all texts count as left for {', '.join(unknown)}, as no server has labelled here."
+    return "No server was asked: the plan supposes that the servers still run what annotate last found there."
+
+
 def _sample(files: RowFiles) -> list[str]:
     """Texts from all over the pool; none where they are not here."""
     if files.withheld:
@@ -100,7 +110,7 @@ def _annotation(
 ) -> tuple[float, float, bool]:
     """Tokens and seconds of what is left, and whether the rate is a measured one."""
     tokens = seconds = 0.0
-    passes = plan_passes(study, files)
+    passes = plan_passes(study, files, contact=False)
     work = [_asking(one, sample) for one in passes]
     rate = None if on else _annotation_rate(rates_of, passes, work)
     for one, asked in zip(passes, work, strict=True):

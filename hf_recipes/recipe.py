@@ -223,6 +223,9 @@ class Annotate(Section):
     scoring: Literal["distribution", "guided", "votes"] = Field(
         "distribution", description="the label tokens' probabilities; or one constrained answer; or sampled answers"
     )
+    min_label_mass: float = Field(
+        0.05, ge=0, le=1, description="of distribution: stop if the labels hold less of the first texts' probability"
+    )
     samples: int = Field(5, gt=1, description="of votes: answers sampled for each text")
     temperature: float = Field(1.0, gt=0, description="of votes")
     max_tokens: int = Field(16, gt=0, description="of votes: the longest answer")
@@ -479,7 +482,7 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
 
     Args:
         path (`str` or `Path`):
-            The YAML file.
+            The YAML file. Of the `recipe.yaml` that a study keeps, addresses of servers and clusters are left out.
         overrides (`list[str]`, *optional*):
             Dotted settings that replace the file's, as on the command line: `["--train.epochs=1"]`. Values are YAML.
 
@@ -499,6 +502,7 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         content = content["recipe"]
         if isinstance(content, dict):
             content["output_dir"] = str(Path(path).parent)
+            _drop_addresses(content.get("annotate"))
     if not isinstance(content, dict):
         raise UserError(f"{path}: a recipe is a YAML mapping with the keys {', '.join(Recipe.model_fields)}")
     for override in overrides:
@@ -525,6 +529,19 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         return Recipe.model_validate(content)
     except ValidationError as errors:
         raise UserError(f"{path}: {_explain(errors.errors()[0], Recipe)}") from None
+
+
+def _drop_addresses(annotate: Any) -> None:
+    """Drop where servers and clusters listen from the recipe that a study keeps, which may be anybody's.
+
+    An address gets texts and the key in VLLM_API_KEY: it counts only in the user's own file and on the command line.
+    """
+    passes = annotate.get("passes") if isinstance(annotate, dict) else None
+    for section in (annotate, *(passes if isinstance(passes, list) else ())):
+        if isinstance(section, dict):
+            section.pop("base_url", None)
+            if isinstance(section.get("ray"), dict):
+                section["ray"].pop("address", None)
 
 
 def _explain(error: Any, root: type[Section]) -> str:

@@ -50,7 +50,14 @@ FORMAT = 2  # the version of the study folder's contract
 #: What may change around runs that stay valid, and how they are made rather than what.
 GROWS = (
     *("grid.arms", "grid.sizes", "grid.seeds", "grid.curves", "grid.crossed", "accept", "annotate.passes"),
-    *("annotate.ray", "train.trackers", "train.save_steps", "train.save_models", "train.accelerate_config"),
+    *(
+        "annotate.ray",
+        "annotate.min_label_mass",
+        "train.trackers",
+        "train.save_steps",
+        "train.save_models",
+        "train.accelerate_config",
+    ),
 )
 
 
@@ -154,7 +161,11 @@ class Study:
     def _recipe_as_kept(self) -> dict[str, Any]:
         """The recipe without what may differ from place to place: where it lies, where a server or cluster listens."""
         return self.recipe.model_dump(
-            mode="json", exclude={"output_dir": True, "annotate": {"base_url": True, "ray": {"address"}}}
+            mode="json",
+            exclude={
+                "output_dir": True,
+                "annotate": {"base_url": True, "ray": {"address"}, "passes": {"__all__": {"base_url"}}},
+            },
         )
 
     @contextmanager

@@ -318,6 +318,71 @@ def test_rows_that_fail_for_good_do_not_stop_a_pass_that_works_and_healing_renew
         annotate(study)
 
 
+@pytest.mark.parametrize(
+    ("logprobs", "reason"),
+    [
+        ([np.nan, -1, -1], "not a number"),
+        ([np.inf, -1, -1], "above 0"),
+        ([0.01, -9, -9], "above 0"),
+        ([-0.1, -0.1, -9], "sum to more than 1"),
+        ([-np.inf, -1, -2], "masks a label"),
+        ([-9999.0, -1, -2], "masks a label"),
+        ([1e-7, -30, -30], None),
+    ],
+)
+def test_what_cannot_be_log_probabilities_is_no_label(logprobs, reason, make_study, engine, monkeypatch):
+    def answer(what):
+        right = engine.score
+
+        def score(self, prompts, token_ids):
+            scores, refused = right(self, prompts, token_ids)
+            for i, prompt in enumerate(prompts):
+                if what(prompt):
+                    scores[i] = logprobs
+            return scores, refused
+
+        return score
+
+    study = make_study(*SMALL)
+    with monkeypatch.context() as patch:
+        patch.setattr(engine, "score", answer(lambda prompt: len(engine.asked) > 3 and sum(prompt) % 5 == 0))
+        annotate(study)
+    (told,) = status(study)
+    odd = {prompt for prompt in engine.asked[3:] if sum(prompt) % 5 == 0}
+    assert told["status"].get("engine_error", 0) == (len(odd) if reason else 0)
+    assert all(reason in error for error in told["reasons"])
+    assert np.isfinite(build_pool(load_rows(study)[0], load(study)).probs).all()
+    content_free = make_study(*SMALL, folder="content-free")
+    monkeypatch.setattr(engine, "score", answer(lambda prompt: True))
+    if reason:
+        with pytest.raises(UserError, match=f"an input without content .*{reason}"):
+            annotate(content_free)
+
+
+def test_a_model_that_does_not_answer_with_a_label_is_stopped_unless_the_recipe_goes_on(
+    make_study, engine, monkeypatch
+):
+    right = engine.score
+    monkeypatch.setattr(engine, "score", lambda *asked: (right(*asked)[0] - 4, {}))  # a mass of exp(-4) = .018
+    study = make_study(*SMALL)
+    for _ in range(2):
+        with pytest.raises(UserError, match=r"label mass of 0.018 over the first 128 texts, below 0.05. Try another"):
+            annotate(study)
+    asked = len(engine.asked)
+    assert 128 <= asked < 300  # and the second time nothing
+    few = ["--data.pool_size=40", "--grid=null", "--train=null", "--annotate.prompt.chat=true"]
+    with pytest.raises(UserError, match=r"over the first 37 texts, .* Try `annotate.prompt.chat: false`, another"):
+        annotate(make_study(*SMALL, *few, folder="few"))
+    going_on = make_study(*SMALL, "--annotate.min_label_mass=0")
+    going_on.accept_changes = False
+    going_on.check()  # not another recipe
+    before = len(engine.asked)
+    assert annotate(going_on) == [key(study)]
+    assert len(engine.asked) - before <= 320 - asked
+    assert load(study)[0].status.count("ok") == 297  # nor other annotations
+    assert rows_left(study, open_rows(study)) == 0
+
+
 def test_a_pass_more_costs_only_itself_and_one_model_is_started_once(make_study, engine):
     study = make_study(*SMALL)
     annotate(study)

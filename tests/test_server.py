@@ -11,16 +11,21 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
+from conftest import DEMO
 
+from hf_recipes.annotate import annotate
 from hf_recipes.engines import EngineError, server_engine
-from hf_recipes.recipe import Annotate, UserError
+from hf_recipes.plan import make_plan
+from hf_recipes.recipe import Annotate, UserError, load_recipe
+from hf_recipes.study import Study
 
 MODEL = "models/SmolLM2-135M-Instruct"
 OVERLOADED = {"status": 503, "body": {"error": {"message": "overloaded"}}}
 
 
 def logprob(prompt, token):
-    return -((sum(prompt) * 31 + token * 7) % 97 + 1) / 10
+    return -((sum(prompt) * 31 + token * 7) % 97 + 121) / 100  # three labels have a mass of .34 to .89
 
 
 def expected(prompts, token_ids):
@@ -34,7 +39,7 @@ class ScriptedServer:
     def __init__(self, misbehave=lambda body, number: {}, version="0.32.0", name=MODEL, length=1024):
         self.misbehave, self.version, self.name, self.length = misbehave, version, name, length
         self.bodies, self.headers, self.times = [], [], []
-        self.now = self.most = 0
+        self.now = self.most = self.connections = 0
         self._lock = threading.Lock()
         outer = self
 
@@ -85,6 +90,10 @@ class ScriptedServer:
 
         class Listener(ThreadingHTTPServer):
             request_queue_size = 200
+
+            def get_request(self):
+                outer.connections += 1
+                return super().get_request()
 
             def handle_error(self, *_):  # a client that went away
                 pass
@@ -429,6 +438,69 @@ def test_the_key_goes_into_the_header_and_nowhere_else(serve, monkeypatch, caplo
     with pytest.raises(UserError, match="VLLM_API_KEY") as raised:
         connect(server)
     assert "s3cret" not in said + str(raised.value)
+
+
+def test_a_redirect_is_not_followed_with_the_key_or_without(serve, monkeypatch):
+    monkeypatch.setenv("VLLM_API_KEY", "s3cret-key")
+    other = serve()
+    elsewhere = {"status": 307, "body": "", "headers": {"Location": f"{other.url}/v1/completions"}}
+    with pytest.raises(UserError, match="answered 307"):
+        connect(serve(lambda body, number: elsewhere if body else {})).score([[1]], [4])
+    with pytest.raises(UserError, match="answered 307"):
+        connect(serve(lambda body, number: elsewhere))
+    assert other.connections == 0
+
+
+def small(server, folder):
+    settings = ["--data.pool_size=60", "--grid=null", "--train=null", "--annotate.prompt.shots_per_class=1"]
+    return [DEMO, f"--output_dir={folder}", *settings, "--annotate.engine=server", f"--annotate.base_url={server.url}"]
+
+
+def test_plan_asks_no_server_and_a_studys_own_recipe_names_none(serve, command, tmp_path, monkeypatch):
+    monkeypatch.setenv("VLLM_API_KEY", "s3cret-key")
+    server = serve()
+    recipe = small(server, tmp_path / "study")
+    code, output, _ = command("plan", *recipe)
+    assert (code, server.connections) == (0, 0)
+    assert f"No server was asked: all texts count as left for {MODEL}" in " ".join(output.split())
+    assert command("annotate", *recipe)[0] == 0
+    asked = server.connections
+    assert asked > 0
+    code, output, _ = command("plan", *recipe)
+    assert (code, server.connections) == (0, asked)
+    assert "the servers still run what annotate last found there" in " ".join(output.split())
+    assert "0 texts" in output
+    kept = tmp_path / "study" / "recipe.yaml"
+    content = yaml.safe_load(kept.read_text())
+    assert "base_url" not in content["recipe"]["annotate"]
+    content["recipe"]["annotate"] |= {
+        "base_url": server.url,
+        "passes": [{"base_url": server.url, "prompt": {"seed": 3}}],
+    }
+    kept.write_text(yaml.safe_dump(content))
+    for step in ("plan", "annotate"):
+        _, output, errors = command(step, kept)
+        assert server.connections == asked
+        assert server.url not in output + errors
+
+
+def test_where_a_pass_listens_is_not_kept(serve, tmp_path):
+    passes = "--annotate.passes=[{base_url: 'http://10.0.0.1:1', prompt: {seed: 2}}]"
+    study = Study(load_recipe(DEMO, [f"--output_dir={tmp_path / 'study'}", passes]))
+    with study.lock():
+        assert "10.0.0.1" not in study.recipe_file.read_text()
+    assert study.check()
+
+
+def test_plan_counts_what_a_server_labelled_before_it_went_away(serve, tmp_path):
+    server = serve(lambda body, number: {"status": 401, "body": ""} if body and number > 20 else {})
+    first, *overrides = small(server, tmp_path / "study")
+    study = Study(load_recipe(first, overrides))
+    with pytest.raises(UserError, match="VLLM_API_KEY"):
+        annotate(study)
+    server.close()
+    (step, *_), _ = make_plan(study)
+    assert 16 <= step["done"] < step["total"] == 60
 
 
 BAD = [
