@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from . import tables
+from .redact import redact
 
 BLOCK = 262_144  # rows of parts in memory at a time
 STATUSES = ["ok", "null_text", "empty_text", "demonstration", "no_label", "engine_error"]
@@ -73,7 +74,8 @@ def matrix(lists: pa.ChunkedArray, classes: int) -> np.ndarray:
 
 
 def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
-    """A part appears whole or not at all; columns that a row lacks are null."""
+    """A part appears whole or not at all; columns that a row lacks are null. Errors lose echoed secrets."""
+    rows = [{**row, "error": redact(row["error"])} if row.get("error") else row for row in rows]
     columns = {name: pa.array([row.get(name) for row in rows], SCHEMA.field(name).type) for name in SCHEMA.names}
     temporary = path.with_name(f".tmp-{path.name}")
     tables.write(temporary, pa.table(columns, schema=SCHEMA))
