@@ -45,6 +45,7 @@ from .parts import (
 )
 from .prompts import Demonstrations, Prompter, draw_demonstrations
 from .recipe import Annotate, UserError, load_recipe
+from .redact import redact
 from .study import Study, make_key, read_json, versions
 
 CHUNK_SECONDS = 20.0  # of work between two parts: what a kill can cost
@@ -789,7 +790,7 @@ def main() -> None:
         try:
             annotate(Study(load_recipe(sys.argv[1], sys.argv[2:])))
         except EngineError as error:
-            print(f"error: {error}", file=sys.stderr)
+            print(f"error: {redact(str(error))}", file=sys.stderr)
             sys.exit(ENGINE_DIED)
 
 

@@ -13,7 +13,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
-from urllib.parse import urlsplit
 
 import numpy as np
 import pyarrow as pa
@@ -314,8 +313,6 @@ def _stamps(url: str) -> str:
 
     if not url.endswith(".parquet"):
         raise UserError(f"data.path: {url} does not name .parquet files; of a URL nothing else is read")
-    if "@" in urlsplit(url).netloc:
-        raise UserError("data.path: leave user and password out of the URL; fsspec reads them from its own settings")
     try:
         system, path = fsspec.url_to_fs(url)
         files = [system.info(file) for file in sorted(system.glob(path))]

@@ -4,12 +4,14 @@ import logging
 import os
 import sys
 import tempfile
+import traceback
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from .child import INTERRUPTED
 from .recipe import UserError, first_line
+from .redact import redact
 
 BAD_INPUT = 2  # the exit code of a step that says itself what the user can mend
 NOT_FORESEEN = 70  # and of one that ends by a fault of its own, or without memory
@@ -19,11 +21,18 @@ def verbose() -> bool:
     return os.environ.get("HF_RECIPES_VERBOSITY") == "debug"
 
 
+class _Redacting(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return redact(super().format(record))
+
+
 def set_up(be_verbose: bool = False) -> None:
     """Sets the loggers of this project and of the libraries below it; to be called before they are imported."""
     if be_verbose:
         os.environ["HF_RECIPES_VERBOSITY"] = "debug"
-    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    handler = logging.StreamHandler()
+    handler.setFormatter(_Redacting("%(message)s"))
+    logging.basicConfig(handlers=[handler], level=logging.WARNING)
     logging.getLogger("hf_recipes").setLevel(logging.DEBUG if verbose() else logging.INFO)
     if not verbose():
         warnings.simplefilter("ignore")
@@ -44,7 +53,8 @@ def in_a_line() -> Iterator[None]:
         sys.exit(INTERRUPTED)
     except Exception as error:
         if verbose():
-            raise
+            print(redact(traceback.format_exc()), file=sys.stderr)
+            sys.exit(1)
         foreseen = isinstance(error, (UserError, OSError))
         said = str(error)
         if isinstance(error, MemoryError):
@@ -55,7 +65,7 @@ def in_a_line() -> Iterator[None]:
                 "--verbose shows where it comes from. If files were changed by hand, delete these and run again"
             )
         said = "".join(c if c.isprintable() else " " for c in said)  # what a file says may hold anything
-        print(f"error: {' '.join(said.split())}", file=sys.stderr)
+        print(f"error: {redact(' '.join(said.split()))}", file=sys.stderr)
         sys.exit(BAD_INPUT if foreseen else NOT_FORESEEN)
 
 

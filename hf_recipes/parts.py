@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 from . import tables
 from .checksums import Checksums, Rename, replace_path
 from .recipe import UserError
+from .redact import redact
 
 MAX_PART_ROWS = 16_384
 MAX_SMALL_PARTS = 256  # parts with fewer rows, after which they are merged
@@ -115,7 +116,8 @@ def matrix(lists: pa.ChunkedArray, classes: int) -> np.ndarray:
 
 
 def write_rows(path: Path, rows: list[dict[str, Any]], rename: Rename = replace_path) -> None:
-    """A part appears whole or not at all; columns that a row lacks are null."""
+    """A part appears whole or not at all; columns that a row lacks are null. Errors lose echoed secrets."""
+    rows = [{**row, "error": redact(row["error"])} if row.get("error") else row for row in rows]
     columns = {name: pa.array([row.get(name) for row in rows], SCHEMA.field(name).type) for name in SCHEMA.names}
     _write_part(path, pa.table(columns, schema=SCHEMA), rename)
 

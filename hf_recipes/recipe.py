@@ -7,12 +7,14 @@ many sizes and seeds. `load_recipe` is the only way in; everything after it can 
 import difflib
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from .redact import redact
 
 ArmName = Literal[
     "gold",
@@ -116,6 +118,13 @@ class Data(Section):
         None, gt=0, description="rows of the test split to use, all by default; needed if there is one split only"
     )
     seed: int = Field(0, description="draws the pool and the test rows")
+
+    @field_validator("path")
+    @classmethod
+    def plain_path(cls, value: str) -> str:
+        if "::" in value and "://" not in value:
+            raise ValueError("must be a local path without '::', or a URL; rename the file or folder")
+        return value
 
     @model_validator(mode="after")
     def named(self) -> "Data":
@@ -420,6 +429,13 @@ class Recipe(Section):
     accept: Accept = Accept()
     prices: Prices | None = None
 
+    @field_validator("output_dir")
+    @classmethod
+    def local_folder(cls, value: str) -> str:
+        if "::" in value or "://" in value:
+            raise ValueError("must be a local folder, without '::' and '://'; try studies/my-study")
+        return value
+
     @model_validator(mode="after")
     def whole(self) -> "Recipe":
         if (self.grid is None) != (self.train is None):
@@ -525,6 +541,7 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         raise UserError(
             f"{path}: a value is no text, number, list or mapping that JSON can hold: {error}; quote dates"
         ) from None
+    _refuse_secrets(path, content)
     try:
         return Recipe.model_validate(content)
     except ValidationError as errors:
@@ -542,6 +559,28 @@ def _drop_addresses(annotate: Any) -> None:
             section.pop("base_url", None)
             if isinstance(section.get("ray"), dict):
                 section["ray"].pop("address", None)
+
+
+def _refuse_secrets(path: str | Path, content: dict[str, Any]) -> None:
+    for key, value in _texts(content):
+        if redact(value) != value:
+            raise UserError(
+                f"{path}: `{key}` must not hold a password, token or key, as recipes are published. "
+                f"Got {redact(value):.80}. Try the service's own settings, or VLLM_API_KEY for a vLLM server."
+            )
+
+
+def _texts(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
+    """Every text of a recipe, keys of mappings included, with the dotted key under which it is found."""
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            yield key, str(name)
+            yield from _texts(inner, f"{key}.{name}" if key else str(name))
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _texts(inner, key)
+    elif isinstance(value, str):
+        yield key, value
 
 
 def _explain(error: Any, root: type[Section]) -> str:

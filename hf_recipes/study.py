@@ -34,6 +34,7 @@ from filelock import FileLock, Timeout
 
 from .checksums import Checksums, Rename, hash_file, replace_path
 from .recipe import Grid, Recipe, Train, UserError, parse_yaml
+from .redact import redact
 
 if TYPE_CHECKING:
     from .grid import Run
@@ -292,10 +293,10 @@ def cpu_threads() -> int:
 
 
 def write_text(path: Path, text: str, rename: Rename = replace_path) -> None:
-    """Writes a file so that a reader sees the old content or the new, never a part."""
+    """Write a file, without secrets, so that a reader sees the old content or the new, never a part."""
     temporary = path.with_name(f".tmp-{path.name}")
     with temporary.open("w", encoding="utf-8") as stream:
-        stream.write(text)
+        stream.write(redact(text))
         stream.flush()
         os.fsync(stream.fileno())
     rename(temporary, path)

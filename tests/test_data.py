@@ -110,7 +110,7 @@ def test_parquet_files_at_any_url_of_fsspec_are_one_source(elsewhere, make_study
     [
         ("memory://bucket/none.parquet", "there is no such file"),
         ("memory://bucket/none.csv", "does not name .parquet files"),
-        ("s3://key:secret@bucket/x.parquet", "leave user and password out of the URL"),
+        ("s3://key:secret@bucket/x.parquet", "must not hold a password, token or key"),
         ("nowhere://x.parquet", "Protocol not known: nowhere"),
     ],
 )

@@ -10,6 +10,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import yaml
 from conftest import DEMO
@@ -531,6 +532,64 @@ def test_passwords_in_addresses_are_turned_down_and_not_repeated():
     assert "hunter2" not in str(raised.value)
     with pytest.raises(UserError, match="lists no server"):
         server_engine.identity(Annotate(model=MODEL, base_url=[], prompt={"instruction": "?"}))
+
+
+API_KEY, TOKEN = 's3cr3t/key+of a "server"', "hf_abcdefghijklmnop"
+
+
+def everything_in(folder):
+    """The content of every file of a folder, tables as their values."""
+    for path in folder.rglob("*"):
+        if path.suffix == ".parquet":
+            yield str(pq.read_table(path).to_pylist())
+        elif path.is_file():
+            yield path.read_bytes().decode(errors="replace")
+
+
+def test_no_secret_that_a_server_echoes_is_printed_or_written(serve, command, tmp_path, monkeypatch, capfd):
+    monkeypatch.setenv("VLLM_API_KEY", API_KEY)
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    monkeypatch.setenv("DB_PASSWORD", "hunter2hunter2")
+
+    def refuse(body, number):
+        said = f"{server.headers[-1]} {TOKEN} hunter2hunter2 http://me:pw4me@host/x.parquet?sig=abc%2Bdef"
+        if body is None or number % 3:
+            return {}
+        return {"status": 400, "body": {"error": {"message": said}}}
+
+    server = serve(refuse)
+    settings = [f"--output_dir={tmp_path / 'study'}", "--annotate.engine=server", f"--annotate.base_url={server.url}"]
+    settings += ["--grid=null", "--train=null", "--data.pool_size=60", "--annotate.scoring=guided"]
+    settings += ["--annotate.calibration=none"]
+    printed = [str(command("run", DEMO, *settings)), str(command("annotate", DEMO, "--status", *settings))]
+    assert "engine_error" in str(list(everything_in(tmp_path)))
+    assert "[redacted]" in printed[1]
+    server.misbehave = lambda body, number: {"status": 404, "body": f"{server.headers[-1]} {TOKEN}"} if body else {}
+    printed.append(str(command("annotate", DEMO, "--verbose", *settings, f"--output_dir={tmp_path / 'other'}")))
+    assert "[redacted]" in printed[2]
+    texts = [*everything_in(tmp_path), *printed]
+    for secret in (API_KEY, API_KEY.partition(" ")[0], TOKEN, "hunter2hunter2", "pw4me", "abc%2Bdef"):
+        assert not any(secret in text for text in texts), secret
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        "--data.path=https://host/x.parquet?token=t0ps3cret",
+        "--data.path=https://host/x.parquet?X-Amz-Signature=t0ps3cret",
+        "--data.path=filecache::http://user:t0ps3cret@host/x.parquet",
+        "--annotate.base_url=http://user:t0ps3cret@host",
+        "--annotate.base_url=['http://host?api_key=t0ps3cret']",
+        "--annotate.prompt.instruction=my key is t0ps3cret",
+    ],
+)
+def test_a_recipe_with_a_credential_is_refused_without_repeating_it(setting, command, tmp_path, monkeypatch):
+    monkeypatch.setenv("MY_SECRET", "t0ps3cret")
+    code, output, errors = command("run", DEMO, f"--output_dir={tmp_path / 'study'}", setting)
+    assert (code, output, errors.count("\n")) == (2, "", 1)
+    assert f"`{setting[2:].partition('=')[0]}` must not hold a password, token or key" in errors
+    assert "t0ps3cret" not in errors
+    assert not (tmp_path / "study").exists()
 
 
 ASK = """

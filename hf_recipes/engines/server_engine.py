@@ -22,6 +22,7 @@ import httpx
 import numpy as np
 
 from ..recipe import Annotate, UserError
+from ..redact import redact
 from . import EngineError
 
 logger = logging.getLogger(__name__)
@@ -204,7 +205,7 @@ def _said(response: httpx.Response) -> str:
         text = response.json()["error"]["message"]
     except (ValueError, LookupError, TypeError):
         text = response.text
-    return " ".join([str(response.status_code), *str(text).split()])[:300]
+    return redact(" ".join([str(response.status_code), *str(text).split()]))[:300]
 
 
 def _retry_after(response: httpx.Response) -> float:
