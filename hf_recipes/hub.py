@@ -19,6 +19,7 @@ import re
 import shutil
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -49,9 +50,19 @@ ATTEMPTS = 5  # where the Hub or the network has trouble
 RACES = 30  # where somebody else was faster: each time one of all who write has landed
 OURS = "hf-recipes"
 NOT_PUBLISHED = "(the demonstrations in it are texts, which are not published)"
-TABLES = ("annotations", "runs", "predictions")
 PREFIX = "[A-Za-z0-9._-]*"
 SHARD = "00000-of-00001.parquet"
+
+# A pulled repo may be anybody's: these bound what it costs.
+MAX_JSON_BYTES = 16 * 2**20  # of each JSON file
+MAX_TABLE_BYTES = 4 * 2**30  # of each parquet file
+MAX_DECODED_BYTES = 8 * 2**30  # of each table in memory
+MAX_EXPANSION = 64  # decoded bytes for each byte of a table; those of a study have less than 10
+MIN_DECODED_BYTES = 32 * 2**20  # a table may always have these
+MAX_BATCH_ROWS = 1024  # decoded at a time
+MAX_RECIPE_CHARS = 200_000  # as JSON
+MAX_TEMPLATE_CHARS = 10_000
+MAX_NAMES = 10  # of studies in a message
 
 
 @dataclass(frozen=True)
@@ -199,15 +210,30 @@ def _collect(study: Study, folder: Path, texts: bool) -> Bundle:
     write_json(others["findings.json"], make_findings(study, measured))
     audit = {f"audit-{name}.json": study.audit / f"{name}.json" for name in ("sample", "labels")}  # ids and classes
     others |= {name: file for name, file in audit.items() if file.exists()}
-    recipe = yaml.safe_load(study.recipe_file.read_text(encoding="utf-8"))
-    for change in recipe["recipe"]["annotate"]["passes"]:
-        change.pop("base_url", None)  # where a server listens is nobody's business
+    recipe = _without_places(yaml.safe_load(study.recipe_file.read_text(encoding="utf-8"))["recipe"])
     manifest = {
-        **{"format": FORMAT, "study": study.recipe.name, "texts": texts, "recipe": recipe["recipe"]},
+        **{"format": FORMAT, "study": study.recipe.name, "texts": texts, "recipe": recipe},
         **{"revisions": read_json(study.revisions_file), "rows": read_json(study.rows / "manifest.json")},
         **{"current": current, "passes": passes, "runs": len(trained), "row_ids": _identity(study)},
     }
     return Bundle(configs, others, manifest)
+
+
+def _without_places(recipe: dict[str, Any]) -> dict[str, Any]:
+    """Return a recipe without its folder and the addresses of servers and clusters.
+
+    Push drops them because they are private, pull because a stranger's server must not get texts and keys.
+    """
+
+    def strip(section: dict[str, Any]) -> dict[str, Any]:
+        kept = {key: value for key, value in section.items() if key != "base_url"}
+        if isinstance(kept.get("ray"), dict):
+            kept["ray"] = {key: value for key, value in kept["ray"].items() if key != "address"}
+        return kept
+
+    annotate = strip(recipe["annotate"])
+    annotate["passes"] = [strip(change) for change in annotate.get("passes", [])]
+    return {**{key: value for key, value in recipe.items() if key != "output_dir"}, "annotate": annotate}
 
 
 FIGURE_COLUMNS = pa.schema(
@@ -371,6 +397,12 @@ def _plan(
     home = f"{OURS}/{study.recipe.name}"
     info = api.repo_info(repo, repo_type="dataset", revision=branch)
     head, there = info.sha, {file.rfilename for file in info.siblings}
+    script = repo.rpartition("/")[2].removesuffix(".py") + ".py"
+    if script in there or repo.endswith(".py"):
+        raise UserError(
+            f"--repo {repo}: must not hold a loading script, as `datasets` refuses every config of a repo with "
+            f"`{script}`. Delete the script first, or name another --repo"
+        )
     card = _read(repo, "README.md", head)
     before = _read_before(bundle, repo, f"{home}/study.json", head)
     if before and bundle.manifest["texts"] and not (before["texts"] or bare):
@@ -444,11 +476,16 @@ def _send(api: Any, study: Study, repo: str, branch: str, create_pr: bool, chang
 
 
 def _status(error: BaseException) -> int:
-    """Of the answer that is the error or its cause; 400 of what the client refuses itself; 500 where there was none."""
+    """Return the status of the answer that is the error or its cause.
+
+    Without an answer: 500 for trouble that may pass; 400 for what the client or the content is at fault for, which
+    another try does not change.
+    """
     for one in (error, error.__cause__):
         if (answer := getattr(one, "response", None)) is not None:
             return int(answer.status_code)
-    return 400 if isinstance(error, ValueError) else 500
+    lasting = (ValueError, TypeError, LookupError, AttributeError, RecursionError, yaml.YAMLError)
+    return 400 if isinstance(error, lasting) else 500
 
 
 def _explain(error: Exception) -> str:
@@ -589,18 +626,27 @@ def _inferred(repo: str, revision: str, card: str, cache: str) -> list[dict[str,
     """The config as which a repo without any in its card has been loaded, so that it still is.
 
     Raises:
-        UserError: the repo's files are not parquet, and `datasets` loads all configs of a repo in one way.
+        UserError: the repo's files are not parquet, and `datasets` loads all configs of a repo in one way; or its first
+            config cannot be loaded.
     """
     from datasets import load_dataset_builder
     from datasets.data_files import EmptyDatasetError
     from datasets.exceptions import DataFilesNotFoundError
     from datasets.packaged_modules.parquet.parquet import Parquet
+    from huggingface_hub.errors import LocalEntryNotFoundError
 
     named = [entry.get("config_name") for entry in read_front(card).get("configs") or []]
     try:
-        builder = load_dataset_builder(repo, named[0] if named else None, revision=revision, cache_dir=cache)
+        builder = load_dataset_builder(_on_hub(repo), named[0] if named else None, revision=revision, cache_dir=cache)
     except (DataFilesNotFoundError, EmptyDatasetError):
         return []
+    except (ValueError, FileNotFoundError) as error:
+        if not named or isinstance(error, LocalEntryNotFoundError):  # the latter is trouble on the network
+            raise
+        raise UserError(
+            f"--repo {repo}: `datasets` must load the config '{named[0]}' of its README.md. It reports: "
+            f"{first_line(error)}. Correct the config first"
+        ) from None
     if not isinstance(builder, Parquet):
         raise UserError(
             f"--repo {repo}: its files are not parquet ({type(builder).__name__}), and datasets loads all configs of a "
@@ -615,6 +661,11 @@ def _inferred(repo: str, revision: str, card: str, cache: str) -> list[dict[str,
     return [{"config_name": "default", "data_files": files}]
 
 
+def _on_hub(repo: str) -> str:
+    """Return a path that `datasets` only looks for on the Hub. It prefers a local folder to a repo of the same name."""
+    return f"hf://datasets/{repo}"
+
+
 def _compare(api: Any, bundle: Bundle, repo: str, revision: str, change: Change, cache: str) -> None:
     """Whether the commit holds what was sent, to the byte, and `load_dataset` finds it under each config's name.
 
@@ -626,7 +677,7 @@ def _compare(api: Any, bundle: Bundle, repo: str, revision: str, change: Change,
         raise ValueError(f"{path} at {revision} is not what was sent")
     for config, splits in bundle.configs.items():
         name = change.names[config]
-        builder = load_dataset_builder(repo, name, revision=revision, cache_dir=cache)
+        builder = load_dataset_builder(_on_hub(repo), name, revision=revision, cache_dir=cache)
         given = {str(split): list(paths) for split, paths in (builder.config.data_files or {}).items()}
         places = {split: [path.rpartition(f"@{revision}/")[2] for path in paths] for split, paths in given.items()}
         if places != {split: [_path(name.removesuffix(config), config, split)] for split in splits}:
@@ -669,53 +720,184 @@ def pull_study(repo: str, folder: Path | None = None, name: str | None = None, r
     from huggingface_hub import HfApi, snapshot_download
 
     api: Any = HfApi()
-
-    def fetch(sha: str, *patterns: str) -> Path:
-        return Path(snapshot_download(repo, repo_type="dataset", revision=sha, allow_patterns=[*patterns]))
-
     try:
-        sha = api.repo_info(repo, repo_type="dataset", revision=revision).sha
-        where = fetch(sha, f"{OURS}/*/study.json")
-        found = {path.parent.name: path.parent for path in sorted((where / OURS).glob("*/study.json"))}
+        info = api.repo_info(repo, repo_type="dataset", revision=revision, files_metadata=True)
+        sizes = {file.rfilename: file.size for file in info.siblings}
+
+        def fetch(*paths: str) -> Path:
+            for path in paths:
+                limit = MAX_TABLE_BYTES if path.endswith(".parquet") else MAX_JSON_BYTES
+                if path not in sizes:
+                    raise UserError(f"{repo}: {OURS}/{name} is damaged (`{path}` is missing)")
+                if sizes[path] > limit:
+                    raise UserError(f"{repo}: `{path}` must have at most {limit:,} bytes. It has {sizes[path]:,}")
+            return Path(snapshot_download(repo, repo_type="dataset", revision=info.sha, allow_patterns=[*paths]))
+
+        found = _studies(sizes)
         if not found:
             raise UserError(f"{repo}: no study of hf-recipes was published there (it has no {OURS}/*/study.json)")
-        if (name or next(iter(found))) not in found or (name is None and len(found) > 1):
-            raise UserError(f"{repo}: holds the studies {', '.join(found)}; name one of them with --study")
-        home = found[name or next(iter(found))]
-        fetch(sha, f"{OURS}/{home.name}/*", *(f"data/*{table}/*" for table in TABLES))
+        if (name or found[0]) not in found or (name is None and len(found) > 1):
+            raise UserError(f"{repo}: holds the studies {_some(found)}; name one of them with --study")
+        name = name or found[0]
+        folder = folder or Path("studies", name)
+        if folder.exists():
+            raise UserError(f"{folder}: exists; name another --output_dir")
+        home = f"{OURS}/{name}"
+        manifest = fetch(f"{home}/study.json") / home / "study.json"
+        with _damage_named(repo, name):
+            said = _read_manifest(manifest, repo, name)
+            has_runs = f"{said['prefix']}runs" in said["configs"]
+        wanted = [f"{home}/rows-train.parquet", f"{home}/rows-test.parquet"]
+        wanted += [
+            _path(said["prefix"], table, "train")
+            for table in ("annotations", *(("runs", "predictions") if has_runs else ()))
+        ]
+        optional = ("results.json", "labels.json", "audit-sample.json", "audit-labels.json")
+        where = fetch(*wanted, *(f"{home}/{file}" for file in optional if f"{home}/{file}" in sizes))
     except UserError:
         raise
     except Exception as error:  # the Hub's own errors, and all that a network can do
         raise UserError(f"{repo}: {_explain(error)}") from None
-    folder = folder or Path("studies", home.name)
-    if folder.exists():
-        raise UserError(f"{folder}: exists; name another --output_dir")
-    try:
-        said = read_json(home / "study.json")
-        if said["format"] != FORMAT:
-            raise UserError(f"{repo}: published by another version of hf-recipes (format {said['format']})")
-        recipe = Recipe.model_validate(said["recipe"])  # nothing in the repo is believed: it may be anybody's
-        keys = [one["key"] for one in said["passes"]]
-        if not set(said["current"]["keys"]) <= set(keys) or len(said["current"]["keys"]) != len(
-            recipe.annotate.all_passes()
-        ):
-            raise ValueError("passes that are not there")
-        if recipe.name != home.name or not all(re.fullmatch("[0-9a-f]{16}", key) for key in keys):
-            raise ValueError("names that are none")
-        if not re.fullmatch(PREFIX, said["prefix"]):
-            raise ValueError("a prefix that is none")
-        with whole_folder(folder) as made:
-            _unpack(where, home, said, recipe, made)
-    except (LookupError, TypeError, AttributeError, ValueError, OSError) as error:
-        if isinstance(error, UserError):
-            raise
-        raise UserError(f"{repo}: hf-recipes/{home.name} is damaged ({first_line(error)})") from None
+    with _damage_named(repo, name), whole_folder(folder) as made:
+        _unpack(where, where / home, said, Recipe.model_validate(said["recipe"]), made)
     return folder
 
 
+@contextmanager
+def _damage_named(repo: str, name: str) -> Iterator[None]:
+    """Turn whatever a repo's content can raise into a sentence: nothing in it is believed, as it may be anybody's."""
+    kinds = (LookupError, TypeError, AttributeError, ValueError, RecursionError, OSError, pa.ArrowException)
+    try:
+        yield
+    except UserError:
+        raise
+    except kinds as error:
+        raise UserError(f"{repo}: {OURS}/{name} is damaged ({first_line(error)})") from None
+
+
+def _read_manifest(file: Path, repo: str, name: str) -> dict[str, Any]:
+    """Return the content of a study.json, with a recipe that is safe to use and has no addresses and no folder."""
+    said: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    # The prompts of passes hold texts of the source as they are, and no command prints them.
+    shown = ("prompt", "ingredients")
+    manifests = [{key: value for key, value in one["manifest"].items() if key not in shown} for one in said["passes"]]
+    _check_printable(file, [{**said, "passes": []}, *manifests])
+    if said["format"] != FORMAT:
+        raise UserError(f"{repo}: published by another version of hf-recipes (format {said['format']})")
+    if len(json.dumps(said["recipe"])) > MAX_RECIPE_CHARS:
+        raise UserError(f"{repo}: `recipe` must have at most {MAX_RECIPE_CHARS:,} characters")
+    recipe = Recipe.model_validate(said["recipe"])
+    keys = [one["key"] for one in said["passes"]]
+    passes = recipe.annotate.all_passes()
+    if not set(said["current"]["keys"]) <= set(keys) or len(said["current"]["keys"]) != len(passes):
+        raise ValueError("passes that are not there")
+    if recipe.name != name or not all(re.fullmatch("[0-9a-f]{16}", key) for key in keys):
+        raise ValueError("names that are none")
+    if not re.fullmatch(PREFIX, said["prefix"]):
+        raise ValueError("a prefix that is none")
+    for section in passes:
+        _check_template("annotate.prompt.template", section.prompt.template, ("labels", "demonstrations"))
+    if recipe.data.text_template is not None:
+        _check_template("data.text_template", recipe.data.text_template, ())
+    return {**said, "recipe": _without_places(said["recipe"])}
+
+
+def _check_template(key: str, template: str, lists: tuple[str, ...]) -> None:
+    """Check that what a pulled template renders grows with its parts, and not with their product.
+
+    A template is a program: nested loops, arithmetic and calls can take for ever. What remains is enough for a prompt.
+
+    Raises:
+        UserError: it is too long, loops over something else than `lists` or inside a loop, or does more than print,
+            compare and loop.
+    """
+    from jinja2 import TemplateError, nodes
+    from jinja2.sandbox import SandboxedEnvironment
+
+    try:
+        tree = SandboxedEnvironment().parse(template if len(template) <= MAX_TEMPLATE_CHARS else "")
+    except TemplateError as error:
+        raise UserError(f"{key}: {first_line(error)}") from None
+    simple = (nodes.Template, nodes.Output, nodes.TemplateData, nodes.Const, nodes.Name, nodes.Getattr, nodes.Getitem)
+    logic = (nodes.If, nodes.CondExpr, nodes.Compare, nodes.Operand, nodes.Not, nodes.And, nodes.Or, nodes.Test)
+    wrong = f"it has {len(template):,} characters" if len(template) > MAX_TEMPLATE_CHARS else ""
+    for node in tree.find_all(nodes.Node):
+        if isinstance(node, nodes.Filter):
+            is_known = node.name in ("trim", "lower", "upper", "capitalize", "title", "length", "default")
+            wrong = wrong or ("" if is_known else f"it has the filter {node.name}")
+        elif isinstance(node, nodes.For):
+            is_known = isinstance(node.iter, nodes.Name) and node.iter.name in lists
+            is_nested = next(node.find_all(nodes.For), None) is not None
+            wrong = wrong or ("it has a loop inside a loop" if is_nested else "")
+            wrong = wrong or ("" if is_known else f"it has a loop over something else than {' or '.join(lists) or '-'}")
+        elif not isinstance(node, (*simple, *logic)):
+            wrong = wrong or f"it has {type(node).__name__}"
+    if wrong:
+        raise UserError(f"{key}: must be a simple template in a pulled study (docs/hub.md). Here {wrong}")
+
+
+def _check_printable(file: Path, content: Any) -> None:
+    """Refuse control characters in the texts of a JSON file, as terminals obey them."""
+    left = [content]
+    while left:
+        part = left.pop()
+        if isinstance(part, dict):
+            left += [*part.keys(), *part.values()]
+        elif isinstance(part, list):
+            left += part
+        elif isinstance(part, str) and re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", part.replace("\r\n", "\n")):
+            raise ValueError(f"{file.name} must not have control characters")
+
+
+def _copy_json(source: Path, target: Path) -> None:
+    content = json.loads(source.read_text(encoding="utf-8"))
+    _check_printable(source, content)
+    write_json(target, content)
+
+
+def _batches(path: Path, schema: pa.Schema, *compressions: str) -> Iterator[pa.Table]:
+    """Decode a table of a repo, some rows at a time; a small file may stand for more than fits into memory.
+
+    Raises:
+        ValueError: it has other columns, a compression that this library does not write there, or more than the limits.
+    """
+    if not pq.read_schema(path).equals(schema):
+        raise ValueError(f"other columns in {path.name}")
+    # A dictionary holds a text once, however many rows have it: it is counted before it is multiplied.
+    file = pq.ParquetFile(path, read_dictionary=[field.name for field in schema if pa.types.is_string(field.type)])
+    limit = min(MAX_DECODED_BYTES, max(MIN_DECODED_BYTES, MAX_EXPANSION * path.stat().st_size))
+    total = 0
+    for group in range(file.num_row_groups):
+        described = file.metadata.row_group(group)
+        columns = [described.column(i) for i in range(described.num_columns)]
+        # Snappy makes at most some twenty bytes of one, others thousands.
+        if any(column.compression not in ("SNAPPY", "UNCOMPRESSED", *compressions) for column in columns):
+            raise ValueError(f"an unexpected compression in {path.name}")
+        # The footer may be wrong, and it only refuses early.
+        if sum(max(column.num_values, column.total_uncompressed_size) for column in columns) > limit:
+            raise ValueError(f"more than {limit:,} bytes in {path.name}")
+    for batch in file.iter_batches(MAX_BATCH_ROWS, use_threads=False):
+        total += sum(map(_decoded_size, batch.columns))
+        if total > limit:
+            raise ValueError(f"more than {limit:,} bytes in {path.name}")
+        yield pa.Table.from_batches([batch]).cast(schema)
+
+
+def _decoded_size(column: pa.Array) -> int:
+    if not pa.types.is_dictionary(column.type):
+        return int(column.nbytes)
+    lengths = pa.compute.binary_length(column.dictionary)
+    return int(pa.compute.sum(lengths.take(column.indices)).as_py() or 0) + 8 * len(column)
+
+
+RUNS = pa.schema({"run": pa.string(), "record": pa.string()})
+
+
 def _unpack(where: Path, home: Path, said: dict[str, Any], recipe: Recipe, made: Path) -> None:
-    def table(config: str) -> pa.Table:
-        return pq.read_table(where / _path(said["prefix"], config, "train"))
+    def table(config: str, schema: pa.Schema) -> pa.Table:
+        return pa.concat_tables(
+            [schema.empty_table(), *_batches(where / _path(said["prefix"], config, "train"), schema)]
+        )
 
     study = Study(recipe.model_copy(update={"output_dir": str(made)}))
     content = {"format": said["format"], "recipe": said["recipe"]}
@@ -724,9 +906,11 @@ def _unpack(where: Path, home: Path, said: dict[str, Any], recipe: Recipe, made:
         write_json(study.revisions_file, said["revisions"])
     study.rows.mkdir()
     for split in ("train", "test"):
+        for _ in _batches(home / f"rows-{split}.parquet", ROWS, "ZSTD"):
+            pass  # it decodes within the limits, and later steps read it whole
         shutil.copyfile(home / f"rows-{split}.parquet", study.rows / f"{split}.parquet")
     write_json(study.rows / "manifest.json", said["rows"])
-    rows = table("annotations")
+    rows = table("annotations", ANNOTATIONS)
     for one in said["passes"]:
         folder = study.annotations(one["key"])
         folder.mkdir(parents=True)
@@ -736,22 +920,22 @@ def _unpack(where: Path, home: Path, said: dict[str, Any], recipe: Recipe, made:
         write_json(folder / "manifest.json", one["manifest"])
     write_json(study.annotations_root / "current.json", said["current"])
     if f"{said['prefix']}runs" in said["configs"]:
-        predictions = table("predictions")
+        predictions = table("predictions", PREDICTIONS)
         runs = {str(run): run for run in all_runs(study.grid)}
-        for row in table("runs").to_pylist():
+        for row in table("runs", RUNS).to_pylist():
             folder = study.run(runs[row["run"]])
             folder.mkdir(parents=True)
             mine = predictions.filter(pa.compute.equal(predictions["run"].cast(pa.string()), row["run"]))
-            tables.write(folder / "predictions.parquet", mine)
+            tables.write(folder / "predictions.parquet", mine.unify_dictionaries())
             write_json(folder / "run.json", json.loads(row["record"]))
     for name in ("sample", "labels"):
         if (home / f"audit-{name}.json").exists():
             study.audit.mkdir(exist_ok=True)
-            shutil.copyfile(home / f"audit-{name}.json", study.audit / f"{name}.json")
+            _copy_json(home / f"audit-{name}.json", study.audit / f"{name}.json")
     study.report.mkdir()
     for file in (study.results_file, study.labels_file):
         if (home / file.name).exists():
-            shutil.copyfile(home / file.name, file)
+            _copy_json(home / file.name, file)
     study.checksums.adopt()
 
 
@@ -850,9 +1034,9 @@ def _find_study(api: Any, study: str) -> tuple[str, str, list[str]]:
     try:
         info = api.repo_info(source, repo_type="dataset")
         paths = [file.rfilename for file in info.siblings]
-        found = sorted(path.split("/")[1] for path in paths if re.fullmatch(STUDY_FILE, path))
+        found = _studies(paths)
         if not found or (name and name not in found):
-            held = f"it has {', '.join(found)}" if found else f"it has no {OURS}/*/study.json"
+            held = f"it has {_some(found)}" if found else f"it has no {OURS}/*/study.json"
             raise UserError(f"--study {study}: no study of hf-recipes was published there ({held})")
         manifest = f"{OURS}/{name or found[0]}/study.json"
         said = read_json(Path(hf_hub_download(source, manifest, repo_type="dataset", revision=info.sha)))
@@ -863,7 +1047,14 @@ def _find_study(api: Any, study: str) -> tuple[str, str, list[str]]:
         raise UserError(f"--study {study}: {_explain(error)}") from None
 
 
-STUDY_FILE = rf"{OURS}/[A-Za-z0-9._-]+/study\.json"
+def _studies(paths: Iterable[str]) -> list[str]:
+    """Return the names of the studies among a repo's files."""
+    return sorted(path.split("/")[1] for path in paths if re.fullmatch(rf"{OURS}/[A-Za-z0-9._-]+/study\.json", path))
+
+
+def _some(names: list[str]) -> str:
+    more = f" and {len(names) - MAX_NAMES:,} more" if len(names) > MAX_NAMES else ""
+    return ", ".join(names[:MAX_NAMES]) + more
 
 
 def spaces_folder() -> Path:

@@ -197,7 +197,7 @@ async def api(request, repo, kind, name, rest, body, pull, fault):  # noqa: PLR0
         return fail(404, "RevisionNotFound", f"Invalid rev id: {revision}")
     files = repo.commits[oid]["files"]
     if what == "revision":
-        siblings = [{"rfilename": path} for path in sorted(files)]
+        siblings = [{"rfilename": path, "size": len(files[path])} for path in sorted(files)]
         return JSONResponse(
             {"id": name, "sha": oid, "private": repo.private, "siblings": siblings, "tags": [], "downloads": 0}
         )

@@ -419,7 +419,13 @@ def repo(study, tmp_path, monkeypatch):
             shutil.copyfile(file, place)
     said = {**bundle.manifest, "prefix": "", "configs": list(bundle.configs), "files": []}
     (home / "study.json").write_text(json.dumps(said))
-    monkeypatch.setattr("huggingface_hub.HfApi.repo_info", lambda *_, **__: SimpleNamespace(sha="0" * 40))
+    there = [
+        SimpleNamespace(rfilename=str(path.relative_to(tmp_path / "repo")), size=path.stat().st_size)
+        for path in (tmp_path / "repo").rglob("*.*")
+    ]
+    monkeypatch.setattr(
+        "huggingface_hub.HfApi.repo_info", lambda *_, **__: SimpleNamespace(sha="0" * 40, siblings=there)
+    )
     monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *_, **__: str(tmp_path / "repo"))
     return SimpleNamespace(root=tmp_path / "repo", said=said, home=home, study=study)
 

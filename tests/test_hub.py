@@ -12,6 +12,7 @@ import urllib.request
 from types import SimpleNamespace
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from conftest import LLM, ROOT, SAMPLE
@@ -99,9 +100,9 @@ def study(kept, make_study, engine, tiny_encoder, tmp_path):  # noqa: F811
 def small(kept, make_study, engine, tmp_path):  # noqa: F811
     """A study of labels alone."""
 
-    def make(name):
+    def make(name, *more):
         overrides = ("--data.pool_size=40", "--annotate.prompt.shots_per_class=1", "--grid=null", "--train=null")
-        made = make_study(*overrides, f"--name={name}", folder=name)
+        made = make_study(*overrides, f"--name={name}", *more, folder=name)
         annotate(made)
         return made
 
@@ -254,6 +255,10 @@ def test_a_card_that_cannot_be_read_is_not_taken_for_an_empty_one(hub, study, tm
     assert "is public" in hub.cli("push", "dataset", study.recipe_file, "--repo", "me/wide", "--private", code=2)
 
 
+FIRST = (
+    "import json\nfrom huggingface_hub import HfApi\n"
+    "HfApi().create_branch('me/labels', branch='first', repo_type='dataset')\nprint(json.dumps(None))"
+)
 EVIL = """
 import json
 from huggingface_hub import HfApi, hf_hub_download
@@ -269,10 +274,7 @@ print(json.dumps(None))
 
 def test_what_is_pulled_is_not_believed(hub, study, tmp_path):
     hub.cli("push", "dataset", study.recipe_file, "--repo", "me/labels")
-    hub.python(
-        "import json\nfrom huggingface_hub import HfApi\n"
-        "HfApi().create_branch('me/labels', branch='first', repo_type='dataset')\nprint(json.dumps(None))"
-    )
+    hub.python(FIRST)
     out = tmp_path / "outside"
     changes = (f"said['passes'][0]['key'] = '{out}'", f"said['prefix'] = '{out}/'", "said['recipe']['name'] = '../x'")
     for change in (*changes, "said['recipe']['annotate']['engine_args'] = {'trust_remote_code': True}", "said = [1]"):
@@ -281,6 +283,215 @@ def test_what_is_pulled_is_not_believed(hub, study, tmp_path):
         assert "is damaged" in said
         assert not out.exists()
         assert not (tmp_path / "pulled").exists()
+
+
+@pytest.fixture
+def listener():
+    """A port on which nobody may call, and how many did."""
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        server.listen()
+        server.setblocking(False)
+
+        def count():
+            calls = 0
+            while True:
+                try:
+                    server.accept()[0].close()
+                    calls += 1
+                except BlockingIOError:
+                    return calls
+
+        yield SimpleNamespace(address=f"127.0.0.1:{server.getsockname()[1]}", count=count)
+
+
+def files_with(folder, text):
+    return [path for path in folder.rglob("*") if path.is_file() and text.encode() in path.read_bytes()]
+
+
+PASSES = "--annotate.passes=[{prompt: {seed: 5}, base_url: 'http://%s'}]"
+
+
+def test_a_pulled_study_calls_no_server_of_a_stranger(hub, small, tmp_path, listener):
+    """Neither what push sends nor what pull writes has an address, whoever wrote the study.json."""
+    study = small("tweets", PASSES % listener.address, f"--annotate.base_url=http://{listener.address}")
+    hub.cli("push", "dataset", study.recipe_file, "--repo", "me/labels")
+    assert not [text for text in hub.python(SNAPSHOT) if listener.address in text]
+    hub.cli("pull", "me/labels", "--output_dir", tmp_path / "honest")
+    assert not files_with(tmp_path / "honest", listener.address)
+    hub.cli("plan", tmp_path / "honest" / "recipe.yaml")
+
+    hub.python(FIRST)
+    evil = f"""
+where = 'http://{listener.address}'
+section = said['recipe']['annotate']
+section.update(engine='server', base_url=[where], ray={{**section['ray'], 'address': '{listener.address}'}})
+section['passes'][0].update(engine='server', base_url=where)
+said['recipe']['output_dir'] = '/elsewhere'
+"""
+    hub.python(EVIL.format(change=evil))
+    hub.cli("pull", "me/labels", "--output_dir", tmp_path / "evil")
+    assert not files_with(tmp_path / "evil", listener.address)
+    assert not files_with(tmp_path / "evil", "/elsewhere")
+    plan = [sys.executable, "-m", "hf_recipes.cli", "plan", tmp_path / "evil" / "recipe.yaml"]
+    done = subprocess.run(plan, check=False, cwd=ROOT, env={**hub.env, "VLLM_API_KEY": "secret"}, capture_output=True)
+    assert done.returncode in (0, 2)
+    assert b"made by another recipe" not in done.stderr
+    assert listener.count() == 0
+
+
+STRANGER = """
+import json
+from huggingface_hub import CommitOperationAdd, HfApi
+files = {files}
+api = HfApi()
+api.create_repo("{repo}", repo_type="dataset", exist_ok=True)
+operations = [CommitOperationAdd(path, text.encode()) for path, text in files.items()]
+api.create_commit("{repo}", operations, repo_type="dataset", commit_message="theirs")
+print(json.dumps(None))
+"""
+
+
+def test_pull_fetches_the_files_of_the_study_alone(hub, small, tmp_path):
+    hub.cli("push", "dataset", small("tweets").recipe_file, "--repo", "me/labels")
+    others = (
+        "data/x-annotations/train.bin",
+        "hf-recipes/tweets/more.json",
+        "hf-recipes/other/study.json",
+        "data/annotations/x",
+    )
+    hub.python(STRANGER.format(files=dict.fromkeys(others, "x"), repo="me/labels"))
+    start = len(hub.ask("log"))
+    hub.cli("pull", "me/labels", "--study", "tweets", "--output_dir", tmp_path / "pulled")
+    fetched = {line.split("/")[-1].split()[0] for line in hub.ask("log")[start:] if line.startswith("GET /datasets/")}
+    rows = {"rows-train.parquet", "rows-test.parquet", "train-00000-of-00001.parquet"}
+    assert fetched == {"study.json", "labels.json", *rows}
+
+
+def test_a_folder_named_like_the_repo_is_not_taken_for_it(hub, small, tmp_path):
+    study = small("tweets", f"--data.path={SAMPLE}", f"--annotate.model={LLM}")
+    (tmp_path / "me" / "labels").mkdir(parents=True)
+    (tmp_path / "me" / "labels" / "x.csv").write_text("a,b\n1,2\n")
+    command = [sys.executable, "-m", "hf_recipes.cli", "push", "dataset", study.recipe_file, "--repo", "me/labels"]
+    env = {**hub.env, "PYTHONPATH": str(ROOT)}
+    for _ in range(2):  # the second one asks for the config that was there
+        done = subprocess.run(command, check=False, cwd=tmp_path, env=env, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        assert "datasets/me/labels/commit/" in done.stdout
+
+
+def test_configs_in_braces_are_kept_and_a_loading_script_is_refused_at_once(hub, small, tmp_path):
+    recipe = small("tweets").recipe_file
+    card = "---\nconfigs:\n- {config_name: x, data_files: raw.parquet}\n---\n"
+    hub.python(THEIRS.format(files={"README.md": card}, kind="parquet", folder=tmp_path))
+    hub.cli("push", "dataset", recipe, "--repo", "me/labels")
+    found = hub.python(
+        "import json\nfrom datasets import load_dataset\n"
+        "theirs, ours = load_dataset('me/labels'), load_dataset('me/labels', 'llm')\n"
+        "print(json.dumps([theirs['train'].to_list(), len(ours['train'])]))"
+    )
+    assert found == [[{"a": 1, "b": 2}], 37]
+
+    def refuse(repo, files, sentence):
+        hub.python(STRANGER.format(files=files, repo=repo))
+        start = len(hub.ask("log"))
+        assert sentence in hub.cli("push", "dataset", recipe, "--repo", repo, code=2)
+        assert len([line for line in hub.ask("log")[start:] if "/revision/" in line]) < 5  # a try asks once or twice
+        assert len([line for line in hub.ask("log")[start:] if "/commit/" in line]) == 0
+
+    refuse("me/script", {"script.py": "x"}, "must not hold a loading script, as `datasets` refuses every config of a")
+    refuse("me/all", {"README.md": "---\nconfigs:\n- {config_name: x}\n---\n"}, "its config 'x' would take")
+    braces = {"README.md": "---\nconfigs: [{config_name: x, data_files: a.parquet}]\n---\n"}
+    refuse("me/brackets", braces, "one item with a dash after the other")
+    gone = {"README.md": "---\nconfigs:\n- config_name: x\n  data_files: gone.parquet\n---\n", "y.txt": "y"}
+    refuse("me/gone", gone, "config 'x' of its README.md")
+
+
+UPLOAD = """
+import json
+from huggingface_hub import HfApi
+HfApi().upload_file(path_or_fileobj="{file}", path_in_repo="{path}", repo_id="me/labels", repo_type="dataset")
+print(json.dumps(None))
+"""
+PULL = """
+from pathlib import Path
+from hf_recipes.hub import pull_study
+try:
+    refusals.append(str(pull_study("me/labels", Path("{folder}"))))
+except ValueError as error:
+    refusals.append(str(error))
+"""
+NESTED = "'{% for a in labels %}{% for b in labels %}{{ a }}{% endfor %}{% endfor %}{{ text }}'"
+PROMPT = "said['recipe']['annotate']['prompt']"
+
+
+def test_what_a_pulled_study_may_cost(hub, small, tmp_path):
+    study = small("tweets")
+    hub.cli("push", "dataset", study.recipe_file, "--repo", "me/labels")
+    hub.python(FIRST)
+
+    def refuse(sentence):
+        said = hub.cli("pull", "me/labels", "--study", "tweets", "--output_dir", tmp_path / "pulled", code=2)
+        assert sentence in said
+        assert "\x1b" not in said
+        assert not (tmp_path / "pulled").exists()
+
+    changes = {
+        f"{PROMPT}['template'] = {NESTED}": "it has a loop inside a loop",
+        f"{PROMPT}['template'] = '{{% for i in range(9) %}}{{% endfor %}}{{{{ text }}}}'": "something else than labels or",
+        f"{PROMPT}['template'] = '{{{{ text * 1000000 }}}}'": "it has Mul",
+        f"{PROMPT}['template'] = '{{{{ text.center(99999999) }}}}'": "it has Call",
+        f"{PROMPT}['template'] = '{{{{ text | center(99999999) }}}}'": "it has the filter center",
+        f"{PROMPT}['template'] = '{{{{ text }}}}' + 'x' * 10000": "it has 10,010 characters",
+        "said['recipe']['data'].update(text_template='{{ a ~ b }}')": "data.text_template: must be a simple template",
+        f"{PROMPT}['instruction'] = 'x' * 200000": "`recipe` must have at most 200,000 characters",
+        "said['rows']['label_names'] = ['\\x1b]0;title']": "must not have control characters",
+        "said['rows']['x'] = 'x' * 17_000_000": "must have at most 16,777,216 bytes",
+        f"{PROMPT}['instruction'] = '\\x1b[31mred'": "must not have control characters",
+    }
+    pull = PULL.format(folder=tmp_path / "pulled")
+    found = hub.python(
+        "refusals = []\n"
+        + "".join(EVIL.format(change=change).replace("print(json.dumps(None))", pull) for change in changes)
+        + "print(json.dumps(refusals))"
+    )
+    for sentence, refusal in zip(changes.values(), found, strict=True):
+        assert sentence in refusal
+    refuse("must not have control characters")  # the last of them
+    deep = tmp_path / "deep.json"
+    deep.write_text('{"a":' * 200_000 + "1" + "}" * 200_000)
+    hub.python(UPLOAD.format(file=deep, path="hf-recipes/tweets/study.json"))
+    refuse("is damaged")
+
+    # a table of some kilobytes that stands for eight gigabytes
+    hub.python(EVIL.format(change=""))
+    rows, text = pq.read_table(study.rows / "train.parquet").slice(0, 1), pa.array(["x" * 200_000])
+    rows = rows.take(pa.array([0] * 40_000))
+    texts = pa.DictionaryArray.from_arrays(pa.array([0] * 40_000, pa.int32()), text)
+    rows = rows.set_column(rows.column_names.index("text"), "text", texts)
+    pq.write_table(rows, tmp_path / "bomb.parquet", store_schema=False)
+    assert (tmp_path / "bomb.parquet").stat().st_size < 100_000
+    hub.python(UPLOAD.format(file=tmp_path / "bomb.parquet", path="hf-recipes/tweets/rows-train.parquet"))
+    refuse("more than 33,554,432 bytes in rows-train.parquet")
+    peak = hub.python(f"""
+import json, resource
+from pathlib import Path
+from hf_recipes.hub import pull_study
+try:
+    pull_study("me/labels", Path("{tmp_path}/pulled"))
+except ValueError:
+    print(json.dumps(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss))
+""")
+    assert peak < 1_000_000  # kilobytes, with all libraries
+
+    many = {f"hf-recipes/study{number}/study.json": "x" for number in range(1999)}
+    hub.python(STRANGER.format(files=many, repo="me/labels"))
+    start = len(hub.ask("log"))
+    said = hub.cli("pull", "me/labels", code=2)
+    assert "study0, study1, " in said
+    assert "and 1,990 more" in said
+    assert len(said) < 300
+    assert len(hub.ask("log")) < start + 9
 
 
 def test_into_a_repo_with_content_of_others(hub, study, tmp_path):
@@ -292,7 +503,7 @@ def test_into_a_repo_with_content_of_others(hub, study, tmp_path):
     found = hub.python(LOAD.format(configs=["llm", "tweets-llm", "tweets-annotations"]))
     assert found["llm"]["train"] == [{"a": 1, "b": 2}]
     assert "license: cc0-1.0 # theirs\n" in found["card"]
-    assert "- config_name: llm   # theirs\n  default: true\n" in found["card"]
+    assert "- config_name: llm   # theirs\n  data_files: raw.parquet\n  default: true\n" in found["card"]
     assert "---\n# Their own\n" in found["card"]
     kept = hub.python(
         "import json\nfrom huggingface_hub import hf_hub_download as get\n"
