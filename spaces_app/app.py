@@ -10,6 +10,7 @@ A folder is a copy of a repo that `hf-recipes push dataset` made, and only who s
 import argparse
 import functools
 import html
+import inspect
 import json
 import os
 import re
@@ -25,6 +26,7 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 
 import gradio as gr
+import limited
 import pages
 import tables
 import uploads
@@ -42,6 +44,7 @@ SUBTITLE = (
     "What it costs to train a classifier on labels that a language model made: published studies, in two minutes."
 )
 KEPT = 3  # studies that visitors asked for, in memory
+MOST_NUMBER = 10**9  # that an argument can be
 PATIENCE = 30  # seconds that one waits while others' studies are read
 PAGES = {"verdict": "Verdict", "labels": "Labels", "seeds": "Seeds", "compare": "Compare"}
 PAGES |= {"yours": "Your predictions", "use": "Use it"}
@@ -92,16 +95,44 @@ def spec_of(study: Study) -> str:
 
 
 def spoken(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Errors that people can mend are said to them, as text; Gradio shows an error's message as HTML."""
+    """Answer a wrong argument, study or file with a sentence. Gradio shows an error's message as HTML."""
+    signature = inspect.signature(function)
 
     @functools.wraps(function)
     def call(*arguments: Any, **named: Any) -> Any:
         try:
+            for name, value in signature.bind(*arguments, **named).arguments.items():
+                check(name, value, signature.parameters[name].annotation)
             return function(*arguments, **named)
-        except (UnreadableError, UploadError) as error:
+        except (UnreadableError, UploadError, limited.LimitError, ArgumentError) as error:
             raise gr.Error(html.escape(str(error)), print_exception=False) from None
 
     return call
+
+
+class ArgumentError(ValueError):
+    """What is wrong with an argument, in a sentence."""
+
+
+def check(name: str, value: Any, kind: Any) -> None:
+    """Raise if an argument is not what the signature names: Gradio passes on what it receives."""
+    if kind is str and not isinstance(value, str):
+        raise ArgumentError(f"`{name}` must be text. Got {value!r:.50}. Try a name in quotes.")
+    if kind is int and (type(value) not in (int, float) or not (0 <= value <= MOST_NUMBER and value == int(value))):
+        raise ArgumentError(f"`{name}` must be a whole number from 0 to {MOST_NUMBER:,}. Got {value!r:.50}. Try 1.")
+
+
+class Blocks(gr.Blocks):
+    """Gradio's page, which answers arguments that a component refuses with a sentence and not with a traceback."""
+
+    async def preprocess_data(self, *arguments: Any, **named: Any) -> Any:
+        try:
+            return await super().preprocess_data(*arguments, **named)
+        except gr.Error:
+            raise
+        except Exception:
+            said = "An argument is invalid: it has a wrong type, or it is a file that was not uploaded here."
+            raise gr.Error(f"{said} Try the types at the foot of the page.", print_exception=False) from None
 
 
 class Data:
@@ -209,7 +240,9 @@ class Data:
         Returns:
             `R`, `n`, `classes`, `figures` (with intervals) and `full`, all that each module returned.
         """
-        return uploads.measure(uploads.read(file, pasted))
+        # Gradio's own kind of string would make the reading process import Gradio.
+        path = None if file is None else str(file)
+        return uploads.measure(limited.call("uploads.read", path, pasted))
 
     @spoken
     def use(self, study: str = "", arm: str = "llm") -> dict:
@@ -335,7 +368,7 @@ def settle(shelf: Shelf, spec: str, given: dict[str, str], notice: str = "") -> 
 def build(shelf: Shelf, notice: str = "") -> gr.Blocks:
     """The app of the studies on a shelf."""
     data = Data(shelf)
-    with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(600, 1800)) as page:
+    with Blocks(title=TITLE, analytics_enabled=False, delete_cache=(600, 1800)) as page:
         gr.HTML(f"<h1>{TITLE}</h1><p>{SUBTITLE}</p>", elem_id="title")
         with gr.Row(elem_id="which"):
             about = gr.HTML(words.header(tables.about(shelf.first), notice), min_width=280, elem_id="about")
@@ -384,7 +417,7 @@ def build(shelf: Shelf, notice: str = "") -> gr.Blocks:
         gr.on([one.change for one in state], None, state, None, js=REMEMBER)
         for function in (data.studies, data.verdict, data.labels, data.seeds, data.compare, data.use):
             gr.api(function, api_name=function.__name__)
-    page.queue(max_size=200, default_concurrency_limit=8)
+    page.queue(max_size=200, default_concurrency_limit=8, api_open=False)  # no call goes past the queue
     return page
 
 
@@ -401,6 +434,7 @@ def first_study(asked: str | None) -> tuple[Study, Path | None, str]:
         return read_folder(SAMPLE, where="sample"), SAMPLE, ""
     if Path(spec).is_dir():
         return read_folder(Path(spec)), Path(spec), ""
+    limited.start()  # It imports its modules while the files are downloaded.
     try:
         return read_hub(spec, token=None), None, ""  # of who starts it
     except UnreadableError as error:

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,10 @@ from fastapi import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect
 
-MAX_BODY = 24_000_000  # bytes: an upload of 20 MB, or a pasted table
+MAX_UPLOAD = 24_000_000  # bytes of a body with files: one of 20 MB
+MAX_QUESTION = 4_000_000  # bytes of any other body: 200 of them wait in memory, the longest with a pasted table
+MAX_VALUES = 100_000  # in a question: the number of its bytes outside strings
+STRING = re.compile(rb'"[^"\\]*+(?:\\(?:.|\Z)[^"\\]*+)*+(?:"|\Z)', re.DOTALL)
 MAX_INCOMING = 500_000_000  # bytes of all bodies that are arriving
 MAX_SECONDS = 180  # that a body may take to arrive
 MAX_DISK = 1_000_000_000  # bytes of all files in the app's folder
@@ -44,6 +48,7 @@ class Guard:
                 sweep.cancel()
         if scope["type"] != "http" or scope["method"] != "POST":
             return await self.app(scope, receive, send)
+        is_upload = scope["path"].rstrip("/").endswith("/upload")
         size, is_complete, last = 0, False, time.monotonic() + MAX_SECONDS
 
         # The header with the length is optional and may be false, so the bytes are counted as they arrive.
@@ -58,16 +63,30 @@ class Guard:
             size += (came := len(message.get("body", b"")))
             self._incoming += came
             is_complete = not message.get("more_body", False)
-            if size > MAX_BODY:
-                raise HTTPException(413, f"A request must have at most {MAX_BODY / 1e6:.0f} MB.")
+            if size > (most := MAX_UPLOAD if is_upload else MAX_QUESTION):
+                raise HTTPException(413, f"A request must have at most {most / 1e6:.0f} MB.")
             if self._incoming > MAX_INCOMING:
                 raise HTTPException(503, "Too many files arrive at the same time. Try again in a minute.")
             return message
 
-        is_upload = scope["path"].rstrip("/").endswith("/upload")
+        # Values take many times their size in memory, so a question is counted before it is decoded.
+        async def whole() -> Any:
+            if is_complete:
+                return await receive()
+            body = b""
+            while not is_complete:
+                message = await bounded()
+                if message["type"] != "http.request":
+                    return message
+                body += message.get("body", b"")
+            num_quotes = body.count(b'"') - body.count(b'\\"')
+            if num_quotes > 2 * MAX_VALUES or len(body) > MAX_VALUES < len(STRING.sub(b"", body)):
+                raise HTTPException(413, f"A request must have at most {MAX_VALUES:,} values.")
+            return {"type": "http.request", "body": body, "more_body": False}
+
         self._num_uploads += is_upload
         try:
-            await self.app(scope, bounded, send)
+            await self.app(scope, bounded if is_upload else whole, send)
         except ClientDisconnect:
             pass  # The visitor closed the connection, so an answer has no reader.
         finally:
@@ -84,7 +103,9 @@ class Guard:
     def _delete_files(self) -> None:
         """Delete broken uploads, old files, and the oldest files beyond the bounds. An upload is never refused."""
         now, files = time.time(), []
-        for where, _, names in os.walk(self._folder):
+        for where, folders, names in os.walk(self._folder):
+            if not folders and not names and now - os.stat(where).st_mtime > MAX_SECONDS:
+                os.rmdir(where)
             for path in (Path(where, name) for name in names):
                 try:
                     found = path.stat()

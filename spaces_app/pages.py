@@ -1,7 +1,7 @@
 """The pages of the app: what stands on each, and what happens when something on it is changed."""
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -128,7 +128,7 @@ def labels(data: Any, study: Any) -> Page:
             risk = gr.Plot(**PLOT)
 
     def show(*state: Any) -> tuple[Any, ...]:
-        found = data.labels(*state)
+        found = data.labels(*_filled(state))
         said = words.labels_count(found), words.labels_table(found), words.confusion(found)
         kept, wrong = found["risk_coverage"]["kept"], found["risk_coverage"]["wrong"]
         return *said, _plot(figures.risk(kept, wrong) if kept else None), _page(found)
@@ -153,7 +153,7 @@ def seeds(data: Any, study: Any) -> Page:
     text = gr.Textbox("", visible="hidden", label="text")
 
     def show(*state: Any) -> tuple[Any, ...]:
-        found = data.seeds(*state)
+        found = data.seeds(*_filled(state))
         return words.seeds_top(found), words.one_text(found), words.seeds_table(found), _page(found)
 
     def show_one(spec: str, event: gr.EventData) -> tuple[str, str]:
@@ -181,7 +181,7 @@ def compare(data: Any, study: Any) -> Page:
     difference = gr.Plot(**PLOT, visible=False)
 
     def show(*state: Any) -> tuple[Any, ...]:
-        found = data.compare(*state)
+        found = data.compare(*_filled(state))
         rows = [
             {"name": tables.FIGURES[one["figure"]], "value": one["difference"], "interval": one["interval"]}
             for one in found["tests"]
@@ -249,6 +249,11 @@ def use(data: Any, study: Any) -> Page:
     page = Page(show, [study, arm], [loads, evaluates, pulls], {"load": arm})
     arm.input(show, page.inputs, page.outputs, **PRIVATE)
     return page
+
+
+def _filled(state: Sequence[Any]) -> list[Any]:
+    """What a page's components are set to. Those that are not filled yet are None, which is text for the endpoints."""
+    return ["" if value is None else value for value in state]
 
 
 def _options(pairs: dict[str, str]) -> list[tuple[str, str]]:

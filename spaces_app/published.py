@@ -9,13 +9,16 @@ Nothing of it is run, and no file of it stays: what is downloaded is read into m
 import json
 import math
 import re
-from dataclasses import dataclass
+import sys
+from dataclasses import dataclass, is_dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import limited
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 OURS = "hf-recipes"
@@ -27,7 +30,10 @@ UNREAD = ("annotations", "runs", "results")
 MOST_BYTES = 200_000_000  # of the files of a study
 MOST_JSON = 30_000_000  # of one of its JSON files
 MOST_ROWS = 200_000  # of a split
-MOST_CELLS = 20_000_000  # probabilities: runs x test texts x classes
+MOST_CELLS = 20_000_000  # probabilities: runs x test texts x classes, or training texts x classes
+MOST_DECODED = 300_000_000  # bytes of a table in memory
+MOST_HELD = 200_000_000  # bytes of a study in memory
+BATCH = 50_000  # rows that are decoded at a time
 MOST_CLASSES = 200
 LONGEST = 3_000  # characters of a text that are shown
 NO_LABEL = -1
@@ -157,12 +163,14 @@ def read_hub(spec: str, token: str | bool | None = False) -> Study:
             where = Path(folder)
             home = f"{OURS}/{chosen}"
             _download(api, repo, info.sha, [f"{home}/study.json"], where)
-            configs, prefix = _configs(_read_json(where / home / "study.json"))
+            configs, prefix = limited.call("published.read_configs", where / home / "study.json")
             wanted = [f"{home}/{file}.json" for file in ("results", "findings")]
             wanted += [f"data/{config}/train-{SHARD}" for config in configs if config[len(prefix) :] not in UNREAD]
             wanted += [f"data/{prefix}test/test-{SHARD}"]
             _download(api, repo, info.sha, [path for path in wanted if path in there], where)
-            return read_folder(where, chosen, repo, info.sha, names)
+            return limited.call("published.read_folder", where, chosen, repo, info.sha, names)
+    except limited.LimitError as error:
+        raise UnreadableError(f"{repo}: {error}") from None
     except RepositoryNotFoundError:
         raise UnreadableError(f"There is no public dataset repo {repo} on the Hub.") from None
     except HfHubHTTPError as error:
@@ -173,6 +181,20 @@ def read_hub(spec: str, token: str | bool | None = False) -> Study:
         if isinstance(error, UnreadableError):
             raise
         raise UnreadableError(f"The Hub could not be reached for {repo} ({type(error).__name__}); try again.") from None
+
+
+def read_configs(path: Path) -> tuple[list[str], str]:
+    """The names of a study's configs, with the prefix that they share.
+
+    Raises:
+        UnreadableError: the file is damaged.
+    """
+    try:
+        return _configs(_read_json(path))
+    except UnreadableError:
+        raise
+    except (LookupError, TypeError, AttributeError, ValueError, OSError, RecursionError) as error:
+        raise UnreadableError(f"study.json is damaged, or of another version ({type(error).__name__}).") from None
 
 
 def _choose(where: str, names: list[str], name: str | None) -> str:
@@ -224,17 +246,38 @@ def read_folder(
         files = {arm: data / f"{prefix}{arm}" / f"train-{SHARD}" for arm in named if arm not in (*TABLES, "test")}
         pool, classes = _read_pool({arm: file for arm, file in files.items() if file.is_file()})
         test = _read_test(data / f"{prefix}test", data / f"{prefix}predictions", len(classes))
-        return Study(
+        study = Study(
             **{"where": where, "name": chosen, "sha": sha, "others": names, "prefix": prefix, "classes": classes},
-            **{"texts": any(pool.texts), "manifest": manifest, "findings": findings, "results": found},
+            **{"texts": any(pool.texts), "manifest": _manifest(manifest), "findings": findings, "results": found},
             **{"pool": pool, "test": test},
         )
-    except UnreadableError:
+        if (size := _size(study, set())) > MOST_HELD:
+            raise UnreadableError(
+                f"{where}: the study takes {size / 1e6:,.0f} MB of memory, and at most {MOST_HELD / 1e6:,.0f} MB are "
+                "shown here; clone the project and run the app beside a local copy."
+            )
+        return study
+    except (UnreadableError, MemoryError):
         raise
     except (LookupError, TypeError, AttributeError, ValueError, OSError, pa.ArrowException, RecursionError) as error:
         raise UnreadableError(
             f"{where}: the study is damaged, or of another version ({type(error).__name__})."
         ) from None
+
+
+def _size(value: Any, seen: set[int]) -> int:
+    """Bytes that a value takes in memory, with all that it refers to."""
+    if id(value) in seen:
+        return 0
+    seen.add(id(value))
+    inner: Any = ()
+    if is_dataclass(value):
+        inner = vars(value).values()
+    elif isinstance(value, dict):
+        inner = (one for pair in value.items() for one in pair)
+    elif isinstance(value, (list, tuple)) or (isinstance(value, np.ndarray) and value.dtype == object):
+        inner = value
+    return sys.getsizeof(value) + sum(_size(one, seen) for one in inner)
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -256,6 +299,17 @@ def _configs(manifest: dict[str, Any]) -> tuple[list[str], str]:
     if not all(re.fullmatch(NAME, one) and one.startswith(prefix) and set(one) != {"."} for one in configs):
         raise ValueError("a config that is none")
     return configs, prefix
+
+
+def _manifest(raw: dict[str, Any]) -> dict[str, Any]:
+    """Those fields of study.json that are shown."""
+    recipe = raw.get("recipe") or {}
+    shown = {"data": "path", "annotate": "model", "train": "encoder"}
+    return (
+        {"recipe": {name: {key: _text((recipe.get(name) or {}).get(key))} for name, key in shown.items()}}
+        if raw
+        else {}
+    )
 
 
 def _number(value: Any) -> float | None:
@@ -335,13 +389,28 @@ def _open(path: Path, most_rows: int, most_values: int) -> pq.ParquetFile:
     said = pq.read_metadata(path)
     groups = [said.row_group(i) for i in range(said.num_row_groups)]
     values = max((sum(g.column(j).num_values for g in groups) for j in range(said.num_columns)), default=0)
-    size = sum(group.total_byte_size for group in groups)
-    if said.num_rows > most_rows or values > most_values or size > 4 * MOST_BYTES:
+    if said.num_rows > most_rows or values > most_values:
         raise UnreadableError(
-            f"{path.parent.name} has {said.num_rows:,} rows, {values:,} values and {size / 1e6:,.0f} MB: more than is "
-            "shown here."
+            f"{path.parent.name} has {said.num_rows:,} rows and {values:,} values: more than is shown here."
         )
     return pq.ParquetFile(path, read_dictionary=[one for one in STRINGS if one in said.schema.names])
+
+
+def _read(file: pq.ParquetFile, columns: list[str]) -> pa.Table:
+    """Those of the columns that are there. The file's account may be false, so what is decoded is counted."""
+    found: dict[str, pa.ChunkedArray] = {}
+    decoded = 0
+    for name in [one for one in columns if one in file.schema_arrow.names]:
+        chunks = []
+        for batch in file.iter_batches(BATCH, columns=[name], use_threads=False):
+            chunks.append(batch.column(name))
+            decoded += chunks[-1].nbytes
+            if decoded > MOST_DECODED:
+                raise UnreadableError(
+                    f"The columns unpack to more than {MOST_DECODED / 1e6:,.0f} MB: more than is shown here."
+                )
+        found[name] = pa.chunked_array(chunks) if chunks else pa.chunked_array([], file.schema_arrow.field(name).type)
+    return pa.table(found)
 
 
 def _strings(column: pa.ChunkedArray) -> list[str]:
@@ -383,9 +452,9 @@ def _read_pool(files: dict[str, Path]) -> tuple[Pool, list[str]]:
     if not files:
         raise UnreadableError("The study has no labels: no config of an arm is in the repo.")
     base = "llm" if "llm" in files else next(iter(files))
-    file = _open(files[base], MOST_ROWS, MOST_ROWS * MOST_CLASSES)
+    file = _open(files[base], MOST_ROWS, MOST_CELLS)
     classes = _class_names(file.schema_arrow)
-    table = file.read()
+    table = _read(file, ["id", "text", "gold", "llm_label", "llm_probs", "entropy", "votes", "label", "label_source"])
     ids = _strings(table["id"])
     probs = _matrix(table["llm_probs"], len(classes), np.float64)
     votes = np.empty((len(ids), 0), dtype=np.int64)
@@ -395,7 +464,7 @@ def _read_pool(files: dict[str, Path]) -> tuple[Pool, list[str]]:
     place = {row: i for i, row in enumerate(ids)}
     arms = {}
     for arm, path in files.items():
-        mine = table if arm == base else _open(path, MOST_ROWS, MOST_ROWS).read(["id", "label", "label_source"])
+        mine = table if arm == base else _read(_open(path, MOST_ROWS, MOST_CELLS), ["id", "label", "label_source"])
         known = [(i, at) for i, row in enumerate(_strings(mine["id"])) if (at := place.get(row)) is not None]
         rows, at = np.array(known, dtype=int).reshape(-1, 2).T
         labels, sources = np.full(len(ids), NO_LABEL), np.full(len(ids), "", dtype=object)
@@ -422,7 +491,7 @@ def _read_test(test: Path, predictions: Path, classes: int) -> Test | None:
     path = test / f"test-{SHARD}"
     if not path.is_file():
         return None
-    table = _open(path, MOST_ROWS, MOST_ROWS).read()
+    table = _read(_open(path, MOST_ROWS, MOST_ROWS), ["id", "text", "label"])
     ids = _strings(table["id"])
     texts = _strings(table["text"]) if "text" in table.column_names else [""] * len(ids)
     gold = _integers(table["label"], classes, "label")
@@ -432,17 +501,33 @@ def _read_test(test: Path, predictions: Path, classes: int) -> Test | None:
     path = predictions / f"train-{SHARD}"
     if path.is_file():
         file = _open(path, MOST_CELLS // classes, MOST_CELLS)
-        found = file.read(["run", "id", "probs"])
-        names = _strings(found["run"])
-        count = len(names) // max(len(ids), 1)
-        if not ids or len(names) != count * len(ids) or _strings(found["id"]) != ids * count:
-            raise ValueError("runs that do not have each test text once, in order")
-        probs = _matrix(found["probs"], classes, np.float64).reshape(count, len(ids), classes)
-        heads = names[:: len(ids)]
-        if names != [head for head in heads for _ in ids]:
-            raise ValueError("runs that are mixed")
+        if not ids:
+            raise ValueError("no test texts")
+        # The probabilities are the largest table. Of each batch only the label and its probability are kept.
+        order, heads, start = pa.array(ids), [], 0
+        kept_labels, kept_sure = [labels.reshape(-1)], [sure.reshape(-1)]
+        for batch in file.iter_batches(BATCH, columns=["run", "id", "probs"], use_threads=False):
+            rows = np.arange(start, start + len(batch))
+            start += len(batch)
+            if start * classes > MOST_CELLS:
+                raise UnreadableError(
+                    f"The predictions are more than {MOST_CELLS:,} probabilities: more than is shown here."
+                )
+            at = pc.index_in(batch["id"].cast(order.type), value_set=order).fill_null(-1).to_numpy()
+            if (at != rows % len(ids)).any():
+                raise ValueError("runs that do not have each test text once, in order")
+            names = np.array(_strings(pa.chunked_array([batch["run"]])), dtype=object)
+            heads += names[at == 0].tolist()
+            if (names != np.array(heads, dtype=object)[rows // len(ids)]).any():
+                raise ValueError("runs that are mixed")
+            probs = _matrix(pa.chunked_array([batch["probs"]]), classes, np.float64)
+            kept_labels.append(probs.argmax(axis=1).astype(np.int16))
+            kept_sure.append(probs.max(axis=1).astype(np.float32))
+        if start % len(ids):
+            raise ValueError("runs that do not have each test text")
         runs = [_run(head) for head in heads]
-        labels, sure = probs.argmax(axis=2).astype(np.int16), probs.max(axis=2).astype(np.float32)
+        labels = np.concatenate(kept_labels).reshape(len(runs), len(ids))
+        sure = np.concatenate(kept_sure).reshape(len(runs), len(ids))
     return Test(ids, texts, gold, runs, labels, sure)
 
 

@@ -1,4 +1,4 @@
-"""Somebody's predictions: read within limits, and measured by the metric modules that lie beside this app.
+"""A visitor's predictions: read within limits, and measured by the metric modules that lie beside this app.
 
 Nothing is kept: a call reads one file, computes, and forgets it.
 """
@@ -7,6 +7,7 @@ import csv
 import importlib
 import io
 import json
+import re
 import sys
 import threading
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import limited
 import numpy as np
 import pandas as pd
 import pyarrow as pa
@@ -22,15 +24,17 @@ import pyarrow.parquet as pq
 HERE = Path(__file__).parent
 METRICS = HERE / "metrics" if (HERE / "metrics").is_dir() else HERE.parent / "metrics"  # in a Space, or in a clone
 MOST_BYTES = 20_000_000  # of a file
-MOST_JSON = 8_000_000  # of JSON and of what is pasted, which take many times their size in memory
+MOST_JSON = 8_000_000  # of JSON, which takes many times its size in memory
+MOST_PASTED = 1_000_000
 MOST_RUNS = 200
 MOST_TEXTS = 100_000
 MOST_LABELS = 4_000_000  # runs x texts
 MOST_PROBS = 8_000_000  # runs x texts x classes
 MOST_CLASSES = 100
+MOST_DECODED = 250_000_000  # bytes of a parquet file's columns in memory
 LIMITS = (
-    f"At most {MOST_BYTES / 1e6:.0f} MB ({MOST_JSON / 1e6:.0f} MB of JSON or pasted text), {MOST_RUNS} runs, "
-    f"{MOST_TEXTS:,} texts, {MOST_CLASSES} classes, {MOST_LABELS / 1e6:.0f} million labels or "
+    f"At most {MOST_BYTES / 1e6:.0f} MB ({MOST_JSON / 1e6:.0f} MB of JSON, {MOST_PASTED / 1e6:.0f} MB pasted), "
+    f"{MOST_RUNS} runs, {MOST_TEXTS:,} texts, {MOST_CLASSES} classes, {MOST_LABELS / 1e6:.0f} million labels or "
     f"{MOST_PROBS / 1e6:.0f} million probabilities in all."
 )
 GOLD = ("gold", "reference", "references")
@@ -82,7 +86,8 @@ def _module(name: str) -> ModuleType:
 
 
 def warm_up() -> None:
-    """Imports the modules, which takes seconds, so that nobody waits for it."""
+    """Start the process that reads, and import the modules. That takes seconds, and no visitor waits for it."""
+    limited.start()
     for name in ("seed_instability", "seed_scores", "seed_divergence", "instability_comparison"):
         _module(name)
 
@@ -96,8 +101,8 @@ def read(path: str | None, pasted: str) -> Runs:
     if path is None:
         if not pasted.strip():
             raise UploadError("Upload a file, or paste a table.")
-        if len(pasted.encode()) > MOST_JSON:
-            raise UploadError(f"What was pasted is larger than {MOST_JSON / 1e6:.0f} MB; upload it as a file.")
+        if len(pasted) > MOST_PASTED:
+            raise UploadError(f"What was pasted is larger than {MOST_PASTED / 1e6:.0f} MB; upload it as a file.")
         return _from_json(pasted) if pasted.lstrip()[0] in "{[" else _from_csv(pasted)
     file = Path(path)
     kind = file.suffix.lower()
@@ -144,49 +149,56 @@ def _twice(names: list[str]) -> str:
 
 def _from_parquet(path: Path) -> Runs:
     try:
-        file = pq.ParquetFile(path)
-        said = file.metadata
-        groups = [said.row_group(i) for i in range(said.num_row_groups)]
-        values = max((sum(g.column(j).num_values for g in groups) for j in range(said.num_columns)), default=0)
-        size = sum(group.total_byte_size for group in groups)
-        if values > MOST_PROBS or said.num_rows > MOST_LABELS or size > 5 * MOST_BYTES:
-            raise UploadError(
-                f"The file unpacks to {said.num_rows:,} rows, {values:,} values in a column, {size / 1e6:,.0f} MB: too "
-                "much."
-            )
-        if said.num_columns > MOST_RUNS + len(KNOWN):
-            raise UploadError(f"The file has {said.num_columns:,} columns; at most {MOST_RUNS} runs are taken. {ROUND}")
-        schema = file.schema_arrow
+        schema = pq.read_schema(path)
+        names = schema.names
+        if len(names) > MOST_RUNS + len(KNOWN):
+            raise UploadError(f"The file has {len(names):,} columns; at most {MOST_RUNS} runs are taken. {ROUND}")
+        if len(set(names)) < len(names):
+            raise UploadError(f"Two columns have the same name, '{_twice(names)[:50]}'.")
         if bad := [f.name for f in schema if pa.types.is_struct(f.type) or pa.types.is_map(f.type)]:
             raise UploadError(f"The column '{bad[0][:50]}' is of the type {schema.field(bad[0]).type}: no labels.")
         strings = [f.name for f in schema if pa.types.is_string(f.type) or pa.types.is_large_string(f.type)]
-        table = pq.ParquetFile(path, read_dictionary=strings).read([n for n in schema.names if n != "text"])
-        columns = {}
-        for name in table.column_names:
-            column = table[name]
-            if column.null_count:
-                raise UploadError(f"The column '{name[:50]}' has {column.null_count:,} empty cells.")
-            if pa.types.is_list(column.type) or pa.types.is_fixed_size_list(column.type):
-                columns[name] = _lists(column, name)
-            elif pa.types.is_dictionary(column.type):
-                whole = column.combine_chunks()
-                words = np.array([str(word)[:200] for word in whole.dictionary.to_pylist()], dtype=object)
-                columns[name] = words[whole.indices.to_numpy()] if len(whole) else np.empty(0, dtype=object)
-            else:
-                columns[name] = column.to_numpy()
-    except UploadError:
+        file = pq.ParquetFile(path, read_dictionary=strings)
+        if file.metadata.num_rows > MOST_LABELS:
+            raise UploadError(f"The file has {file.metadata.num_rows:,} rows: too much.")
+        columns, decoded = {}, 0
+        for name in names:
+            if name == "text":
+                continue
+            pieces, nulls = [], 0
+            # The file's own account of its size may be false, so the size is counted while the file is read.
+            for batch in file.iter_batches(BATCH, columns=[name], use_threads=False):
+                column = batch.column(0)
+                nulls += column.null_count
+                pieces.append(_decoded(column, name) if not nulls else np.empty(0))
+                decoded += pieces[-1].nbytes
+                if decoded > MOST_DECODED:
+                    raise UploadError(f"The file unpacks to more than {MOST_DECODED / 1e6:.0f} MB: too much.")
+            if nulls:
+                raise UploadError(f"The column '{name[:50]}' has {nulls:,} empty cells.")
+            if len({piece.shape[1:] for piece in pieces}) > 1:
+                raise UploadError(UNEVEN.format(name[:50]))
+            columns[name] = np.concatenate(pieces) if pieces else np.empty(0, dtype=object)
+    except (UploadError, MemoryError):
         raise
     except (pa.ArrowException, ValueError, OSError, TypeError, IndexError) as error:
         raise UploadError(f"This is no parquet file that can be read: {str(error)[:150]}") from None
     return _from_table(columns)
 
 
-def _lists(column: pa.ChunkedArray, name: str) -> np.ndarray:
-    whole = column.combine_chunks()
-    lengths = np.unique(whole.value_lengths().to_numpy(zero_copy_only=False))
-    if len(lengths) != 1:
-        raise UploadError(f"The lists in '{name[:50]}' differ in length; each has a probability for each class.")
-    return whole.flatten().to_numpy(zero_copy_only=False).reshape(len(whole), -1)
+BATCH = 100_000  # rows that are decoded at a time
+UNEVEN = "The lists in '{}' differ in length; each has a probability for each class."
+
+
+def _decoded(column: pa.Array, name: str) -> np.ndarray:
+    if pa.types.is_list(column.type) or pa.types.is_fixed_size_list(column.type):
+        if len(np.unique(column.value_lengths().to_numpy(zero_copy_only=False))) != 1:
+            raise UploadError(UNEVEN.format(name[:50]))
+        return column.flatten().to_numpy(zero_copy_only=False).reshape(len(column), -1)
+    if pa.types.is_dictionary(column.type):
+        words = np.array([str(word)[:200] for word in column.dictionary.to_pylist()], dtype=object)
+        return words[column.indices.to_numpy()]
+    return column.to_numpy(zero_copy_only=False)
 
 
 def _from_table(columns: dict[str, np.ndarray]) -> Runs:
@@ -210,8 +222,8 @@ def _from_long(columns: dict[str, np.ndarray], lower: dict[str, str], gold: np.n
     run, item = (columns.pop(lower[name]) for name in ("run", "id"))
     if not len(run):
         raise UploadError("The table has no rows.")
-    names, of_run = np.unique(run.astype(str), return_inverse=True)
-    items, of_item = np.unique(item.astype(str), return_inverse=True)
+    names, of_run = _codes(run)
+    items, of_item = _codes(item)
     if len(names) * len(items) != len(run):
         raise UploadError(
             f"{len(names):,} runs of {len(items):,} texts should be {len(names) * len(items):,} rows, and there are "
@@ -247,6 +259,15 @@ def _from_long(columns: dict[str, np.ndarray], lower: dict[str, str], gold: np.n
             f"The columns {', '.join(classes)[:100]} should be probabilities; some are no numbers."
         ) from None
     return _checked_probs(list(probs[order].reshape(*shape, -1)), said, classes)
+
+
+def _codes(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The different values as sorted strings, and the index of each value's. Long columns repeat few values."""
+    if values.ndim > 1:
+        raise UploadError("'run' and 'id' should be names or numbers, and not lists.")
+    codes, unique = pd.factorize(values, use_na_sentinel=False)
+    names, at = np.unique([str(value) for value in unique], return_inverse=True)
+    return names, at[codes]
 
 
 def _from_json(content: str) -> Runs:
@@ -308,15 +329,23 @@ def _limits(runs: int, texts: int, classes: int) -> None:
 def _names(values: np.ndarray, where: str) -> np.ndarray:
     """Labels as strings: 1.0 is 1, and an empty one is an error."""
     if values.dtype.kind == "f":
-        if not np.all(values == np.floor(values)):
-            raise UploadError(f"{where}: {values[values != np.floor(values)][0]} is no label; are these probabilities?")
+        whole = np.isfinite(values) & (values == np.floor(values)) & (np.abs(values) < 2**53)
+        if not whole.all():
+            raise UploadError(f"{where}: {values[~whole][0]} is no label; are these probabilities?")
         values = values.astype(np.int64)
     elif values.dtype.kind not in "iuO":
         raise UploadError(f"{where}: values of the type {values.dtype} are no labels.")
-    found = values.astype(str) if values.dtype.kind != "O" else np.array([str(v).strip() for v in values], dtype=object)
-    if (empty := np.flatnonzero(found == "")).size:
-        raise UploadError(f"{where}: row {empty[0] + 1:,} is empty.")
-    return found.astype(object)
+    codes, unique = pd.factorize(values, use_na_sentinel=False)
+    words = np.array([str(value).strip() for value in unique], dtype=object)
+    is_bad = np.array([not word or NOT_A_LABEL.fullmatch(word) is not None for word in words], dtype=bool)[codes]
+    if is_bad.any():
+        row = int(is_bad.argmax())
+        said = f"'{words[codes[row]]}', which is not a label" if words[codes[row]] else "empty"
+        raise UploadError(f"{where}: row {row + 1:,} is {said}.")
+    return words[codes]
+
+
+NOT_A_LABEL = re.compile("[+-]?(inf|infinity|nan)", re.IGNORECASE)
 
 
 def _checked_labels(runs: list[np.ndarray], gold: np.ndarray | None, classes: list[str] | None = None) -> Runs:

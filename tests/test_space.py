@@ -2,14 +2,21 @@
 
 import csv
 import io
+import itertools
 import json
+import os
 import shutil
 import socket
+import subprocess
+import sys
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 
 import httpx
 import numpy as np
+import psutil
 import published
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -291,6 +298,9 @@ BAD = {
     "gold": ('{"predictions": [[0, 1], [1, 1]], "references": [0]}', "1 gold labels for 2"),
     "unknown gold": ('{"predictions": [[[1, 0]], [[1, 0]]], "references": ["z"]}', "none of the classes"),
     "bool": ("[[true, 1], [1, 1]]", "A label is True"),
+    "inf": ("a,b\n1,0\ninf,1\n", "row 2 is 'inf', which is not a label"),
+    "a nan": ("a,b\n1,NaN\n0,1\n", "row 1 is 'NaN', which is not a label"),
+    "a long paste": ("a,b\n" + "x,y\n" * 300_000, "larger than 1 MB"),
     "long": ("run,id,label\n0,a,x\n0,b,y\n1,a,x\n", "should be 4 rows"),
     "long twice": ("run,id,label\n0,a,x\n0,a,y\n1,b,x\n1,b,x\n", "twice"),
     "long without": ("run,id,other\n0,a,x\n1,a,y\n", "a column label"),
@@ -449,17 +459,28 @@ def test_fifty_users_at_once_are_served_and_none_sees_anothers(address):
 
 
 def test_bodies_are_bounded(address):
-    from guard import MAX_BODY
+    def post(content, route="queue/join"):
+        head = {"Content-Type": "application/json"}
+        return httpx.post(f"{address}/gradio_api/{route}", content=content, headers=head, timeout=60)
 
-    answer = httpx.post(f"{address}/gradio_api/queue/join", content=b" " * (MAX_BODY + 1))
-    assert answer.status_code == 413
+    assert post(b" " * 24_000_001).status_code == 413
+    assert post(b" " * 4_000_001, "upload").status_code == 400
 
     def endless():
         for _ in range(40):
             yield b" " * 1_000_000
 
     with pytest.raises(httpx.HTTPError):
-        httpx.post(f"{address}/gradio_api/queue/join", content=endless()).raise_for_status()
+        post(endless()).raise_for_status()
+    # Four megabytes of JSON can hold a million values, and 200 questions wait in memory.
+    for values in (
+        b"[]," * 1_200_000 + b"1",
+        b'"",' * 1_200_000 + b"1",
+        b'"' + b'\\"' * 1_000_000 + b'",' + b"1," * 200_000 + b"1",
+    ):
+        assert post(b'{"data": [' + values + b"]}", "call/labels").status_code == 413
+    table = "\n".join(['"a","b"', *['"x","y"'] * 100_000, '"x","x"'])
+    assert post(json.dumps({"data": [None, table]}), "call/measure").status_code == 200
 
 
 def test_uploads_that_break_off_fill_no_disk_and_close_nothing(address, log, client, tmp_path):
@@ -494,6 +515,166 @@ def test_uploads_that_break_off_fill_no_disk_and_close_nothing(address, log, cli
             break
         time.sleep(0.1)
     assert used() < 1_000_000
+    assert "Traceback" not in log.read_text()[before:]
+
+
+def varint(number, length=0):
+    """How a footer holds a number. With a length, the same number in more bytes."""
+    number, found = 2 * number, []
+    while number or len(found) < max(length, 1):
+        found.append(number & 127 | 128)
+        number >>= 7
+    return bytes([*found[:-1], found[-1] & 127])
+
+
+def write_zeros(path, values, columns, width=None, table=None, is_false=False):
+    """A small file of columns of zeros, or of lists of them; perhaps with a footer that counts 30 values."""
+    column = pa.array(np.zeros(values))
+    if width:
+        column = pa.FixedSizeListArray.from_arrays(column, width).cast(pa.list_(pa.float64()))
+    table = pa.table(dict.fromkeys(columns, column)) if table is None else table
+    for name in set(columns) - set(table.column_names):
+        table = table.append_column(name, column)
+    pq.write_table(table, path)
+    if is_false:
+        content = path.read_bytes()
+        start = len(content) - 8 - int.from_bytes(content[-8:-4], "little")
+        true = varint(values)
+        assert content[start:].count(true) >= len(columns)
+        path.write_bytes(content[:start] + content[start:].replace(true, varint(30, len(true))))
+
+
+def write_attack(kind, path):
+    names = [f"r{i}" for i in range(50)]
+    if kind == "zeros":
+        write_zeros(path, 4_000_000, names)
+    elif kind == "lists":
+        write_zeros(path, 7_900_000, names[:20], 100)
+    elif kind == "false footer":
+        write_zeros(path, 9_999_999, names[:20], 3_333_333, is_false=True)
+    elif kind == "one batch":  # a megabyte in each row, all of one dictionary
+        words = pa.DictionaryArray.from_arrays(pa.array(np.zeros(4_000, np.int32)), pa.array([b"x" * 1_000_000]))
+        pq.write_table(pa.table({"a": words, "b": words}), path, store_schema=False, compression="zstd")
+    assert path.stat().st_size < 2_000_000
+
+
+@contextmanager
+def memory_below(limit):
+    """Measures the app and its processes, while something is asked of it."""
+    app = next(one for one in psutil.Process().children() if "app.py" in one.cmdline())
+    peak, is_done = 0, threading.Event()
+
+    def watch():
+        nonlocal peak
+        while not is_done.wait(0.02):
+            used = 0
+            for process in (app, *app.children(recursive=True)):
+                with suppress(psutil.Error):
+                    used += process.memory_info().rss
+            peak = max(peak, used)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        yield
+    finally:
+        is_done.set()
+        watcher.join()
+    print(f"peak: {peak / 1e6:,.0f} MB")
+    assert 100_000_000 < peak < limit
+
+
+@pytest.mark.parametrize("kind", ["zeros", "lists", "false footer", "one batch"])
+def test_a_small_upload_takes_little_memory_whatever_it_unpacks_to(kind, address, client, tmp_path):
+    path = tmp_path / "attack.parquet"
+    write_attack(kind, path)
+
+    def upload(_):
+        with pytest.raises(Exception, match="too much|more than 800 MB of memory"):
+            Client(address, verbose=False).predict(file=handle_file(path), pasted="", api_name="/measure")
+
+    with memory_below(1_500_000_000), ThreadPoolExecutor(2) as pool:
+        list(pool.map(upload, range(2)))
+    assert client.predict(file=None, pasted=wide(RUNS, GOLD), api_name="/measure")["R"] == 3
+
+
+def test_a_small_published_study_takes_little_memory_whatever_it_unpacks_to(tmp_path):
+    folder = copy_study(tmp_path / "study")
+    path = folder / "data" / "llm" / "train-00000-of-00001.parquet"
+    table = pq.read_table(path)
+    width = 20_000_000 // len(table)
+    extra = [*(f"x{i}" for i in range(10)), "votes"]
+    table = table.drop_columns([one for one in extra if one in table.column_names])
+    write_zeros(path, 2 * width * len(table), extra, 2 * width, table)
+    assert path.stat().st_size < 1_000_000
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    env = {"HF_ENDPOINT": f"http://127.0.0.1:{port}", "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1"}
+    push = (
+        "import sys, time, huggingface_hub as hub\n"
+        "for _ in range(100):\n    try: hub.create_repo('me/study', repo_type='dataset'); break\n"
+        "    except Exception: time.sleep(0.1)\n"
+        "hub.upload_folder(repo_id='me/study', repo_type='dataset', folder_path=sys.argv[1])"
+    )
+    server = subprocess.Popen([sys.executable, ROOT / "tests" / "hub_server.py", str(port)])
+    try:
+        subprocess.run(
+            [sys.executable, "-c", push, folder], check=True, env={**os.environ, **env, "HF_TOKEN": "hf_secret"}
+        )
+        with serve(APP, log=tmp_path / "app.log", env=env) as address:
+            client = Client(address, verbose=False)
+            with memory_below(1_500_000_000), pytest.raises(Exception, match="more than is shown"):
+                client.predict(study="me/study", api_name="/verdict")
+            assert client.predict(api_name="/verdict")["decision"]
+    finally:
+        server.kill()
+        server.wait()
+
+
+WRONG = [
+    None,
+    1.5,
+    float("nan"),
+    float("inf"),
+    -1,
+    10**30,
+    True,
+    [],
+    ["a"],
+    {},
+    {"a": 1},
+    {"path": "/etc/passwd"},
+    "\0",
+]
+
+
+def test_a_wrong_argument_gets_a_sentence_and_never_a_traceback(address, log):
+    before = len(log.read_text())
+    named = httpx.get(f"{address}/gradio_api/info").json()["named_endpoints"]
+    head = {"Content-Type": "application/json"}
+    with httpx.Client(base_url=f"{address}/gradio_api", timeout=60) as http:
+
+        def ask(name, data):
+            asked = http.post(f"/call{name}", content=json.dumps({"data": data}), headers=head)
+            assert asked.status_code == 200
+            return http.get(f"/call{name}/{asked.json()['event_id']}").text
+
+        for name, endpoint in named.items():
+            usual = [one.get("parameter_default") for one in endpoint["parameters"]]
+            if name == "/measure":
+                usual = [None, wide(RUNS, GOLD)]
+            for i, value in itertools.product(range(len(usual)), WRONG):
+                answer = ask(name, [value if i == k else one for k, one in enumerate(usual)])
+                event, _, said = answer.partition("\ndata: ")
+                is_text = endpoint["parameters"][i]["parameter_name"] not in ("file", "page", "size")
+                is_right = (value == "\0") == is_text or (name == "/measure" and value is None)
+                assert event in ("event: error", "event: complete")
+                if event == "event: error":
+                    assert json.loads(said)["error"]
+                else:
+                    assert is_right, (name, i, value)
+        assert "error" in ask("/verdict", ["a", "b", "c"])
     assert "Traceback" not in log.read_text()[before:]
 
 
