@@ -19,6 +19,7 @@ COMMANDS = [
     "annotate.py host --rows=100000 --resume-rows=0",
     "annotate.py ray --texts=128 --repeats=2",
     "annotators.py",
+    "injection.py --texts=60",
     "train.py grid --size=200 --seeds=2 --repeats=2",
     "train.py loop --size=200 --repeats=3",
     "train.py levers --size=200 --seeds=3",
