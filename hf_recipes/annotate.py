@@ -447,7 +447,7 @@ class _Scoring:
                     chunk, waiting = waiting[:size], waiting[size:]
                     start = time.monotonic()
                     self._score(chunk)
-                    fitting = size * CHUNK_SECONDS / (time.monotonic() - start)
+                    fitting = size * CHUNK_SECONDS / max(time.monotonic() - start, 1e-9)  # a clock may stand still
                     size = int(np.clip(fitting, CHUNK_SIZES[0], min(2 * size, CHUNK_SIZES[1])))
             if waiting:
                 self._score(waiting)

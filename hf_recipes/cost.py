@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from .models import Model
-from .recipe import Annotate, Train, UserError
+from .recipe import Annotate, Train, UserError, first_line
 
 SAMPLE = 500  # texts whose tokens are counted
 BATCH_TOKENS = 4096  # of a step of the LLM, between two readings of its weights
@@ -79,11 +79,16 @@ def shape_of(model: Model) -> Shape:
     import torch
     from transformers import AutoConfig, AutoModel
 
-    config = AutoConfig.from_pretrained(model.folder)
+    try:
+        config = AutoConfig.from_pretrained(model.folder, trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as error:  # transformers raises them for a kind of model that it lacks
+        raise UserError(
+            f"{model.name}: config.json must be of a model that transformers has. {first_line(error)}"
+        ) from None
     text = config.get_text_config()
     try:
         with torch.device("meta"):
-            made: Any = AutoModel.from_config(config)
+            made: Any = AutoModel.from_config(config, trust_remote_code=False)
     except Exception:  # vLLM knows models that transformers does not: then as they mostly are
         layers, width = text.num_hidden_layers, text.hidden_size
         return Shape(12 * layers * width**2, layers, width, text.vocab_size * width)

@@ -553,7 +553,7 @@ def _open_stream(
     """
     from datasets import Value, load_dataset
 
-    path = data.path
+    path = _named_plainly(data.path, folder / f"source-{split}")
     options: dict[str, Any] = {}
     if is_url(path):
         options["data_files"] = {split: path}
@@ -587,6 +587,14 @@ def _open_stream(
             raise UserError(f"data.text_column: '{data.text_column}' in {data.path} is {kind}, not text")
     wanted = dict.fromkeys(column for columns in asked.values() for column in columns)
     return stream, list(wanted), {key: found[columns[0]] for key, columns in asked.items() if len(columns) == 1}
+
+
+def _named_plainly(path: str, other: Path) -> str:
+    """The folder, or another one of links to its files, as datasets takes brackets in a folder's name for a pattern."""
+    if glob.escape(path) == path or not Path(path).is_dir():
+        return path
+    shutil.copytree(path, other, copy_function=lambda file, link: Path(link).symlink_to(Path(file).absolute()))
+    return str(other)
 
 
 def _asked_columns(data: Data) -> dict[str, list[str]]:

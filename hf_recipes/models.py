@@ -97,6 +97,6 @@ def load_tokenizer(key: str, model: Model) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(model.folder)
+        return AutoTokenizer.from_pretrained(model.folder, trust_remote_code=False)
     except Exception as error:  # transformers raises many kinds
         raise UserError(f"{key}: no tokenizer of {model.name} loads ({first_line(error)})") from None

@@ -71,6 +71,16 @@ WANT_ALL_GOLD: tuple[ArmName, ...] = (
     "noise-fixed",
     "noise-redrawn",
 )
+#: The arguments of vllm.LLM that a recipe may set. None of them loads code, a file or another model.
+ENGINE_ARGS = (
+    *("tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size", "enable_expert_parallel"),
+    *("disable_custom_all_reduce", "max_parallel_loading_workers", "max_num_seqs", "max_num_batched_tokens"),
+    *("enable_chunked_prefill", "enable_prefix_caching", "block_size", "async_scheduling", "gpu_memory_utilization"),
+    *("kv_cache_memory_bytes", "kv_cache_dtype", "num_gpu_blocks_override", "cpu_offload_gb", "quantization"),
+    *("enforce_eager", "cudagraph_capture_sizes", "max_cudagraph_capture_size", "optimization_level"),
+    *("performance_mode", "attention_backend", "moe_backend", "linear_backend", "model_impl", "disable_sliding_window"),
+    *("disable_cascade_attn", "disable_hybrid_kv_cache_manager", "language_model_only", "seed", "hf_overrides"),
+)
 Source = Literal["subset", "init", "order", "pass"]
 
 
@@ -228,7 +238,7 @@ class Annotate(Section):
     ray: RayCluster = RayCluster()
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
     max_model_len: int = Field(1024, ge=64, description="tokens; a longer text is cut to fit, and flagged")
-    engine_args: dict[str, Any] = Field({}, description="passed to vllm.LLM as they are")
+    engine_args: dict[str, Any] = Field({}, description="passed to vllm.LLM; see ENGINE_ARGS")
     scoring: Literal["distribution", "guided", "votes"] = Field(
         "distribution", description="the label tokens' probabilities; or one constrained answer; or sampled answers"
     )
@@ -252,16 +262,25 @@ class Annotate(Section):
         [], description="further passes over the same rows: what each changes in this section"
     )
 
+    @field_validator("engine_args")
+    @classmethod
+    def safe(cls, value: dict[str, Any]) -> dict[str, Any]:
+        if unknown := value.keys() - set(ENGINE_ARGS):
+            raise ValueError(f"must not set '{min(unknown)}'. Try one of {', '.join(sorted(ENGINE_ARGS))}")
+        overrides = value.get("hf_overrides") or {}
+        plain = {**value, "cudagraph_capture_sizes": None, "hf_overrides": None}
+        if isinstance(overrides, dict):
+            plain |= overrides
+        if not isinstance(overrides, dict) or any(isinstance(inner, dict | list) for inner in plain.values()):
+            raise ValueError("must hold plain values; hf_overrides may map names to these: {head_dtype: float32}")
+        return value
+
     @model_validator(mode="after")
     def fitting(self) -> "Annotate":
         if self.thinking and not (self.prompt.chat and self.scoring == "votes"):
             raise ValueError("thinking wants prompt.chat: true and scoring: votes: the label comes after the thoughts")
         if self.scoring != "distribution" and self.calibration != "none":
             raise ValueError(f"scoring: {self.scoring} gives no probabilities to calibrate; set calibration: none")
-        if self.engine_args.get("trust_remote_code"):
-            raise ValueError("engine_args cannot set trust_remote_code: a model's own code is not run")
-        if "hf_token" in self.engine_args:
-            raise ValueError("engine_args cannot set hf_token, as recipes are published; log in with hf auth login")
         for change in self.passes:
             if named := {"passes", "calibration_rows", "ray"} & change.keys():
                 raise ValueError(f"a pass cannot change {named.pop()}")

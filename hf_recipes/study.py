@@ -22,6 +22,7 @@ import hashlib
 import json
 import logging
 import os
+import platform
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+CPU_INFO = Path("/proc/cpuinfo")
 MOUNTS = Path("/proc/self/mountinfo")
 #: Kinds of file systems, and options of others, whose locks other machines may not see.
 LOCKS_STAY_HERE = ("fuse", "9p", "virtiofs", "beegfs")
@@ -290,6 +292,25 @@ def cpu_threads() -> int:
     from joblib import cpu_count
 
     return int(cpu_count())
+
+
+def cpu_capability() -> str:
+    """The instructions by which torch computes here, named as `torch.backends.cpu.get_cpu_capability()` does on x86.
+
+    Sums depend on them, so they are part of the keys of what is computed on a CPU. Importing torch would take seconds.
+    """
+    if chosen := os.environ.get("ATEN_CPU_CAPABILITY"):
+        return chosen.upper()
+    try:
+        lines = CPU_INFO.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:  # not Linux
+        return platform.machine()
+    flags = next((set(line.split()) for line in lines if line.startswith("flags")), None)
+    if flags is None:  # not x86
+        return platform.machine()
+    if {"avx512vl", "avx512bw", "avx512dq", "fma"} <= flags:
+        return "AVX512"
+    return "AVX2" if {"avx2", "fma"} <= flags else "DEFAULT"
 
 
 def write_text(path: Path, text: str, rename: Rename = replace_path) -> None:

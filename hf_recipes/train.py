@@ -35,6 +35,7 @@ from .models import Model, load_tokenizer, resolve_model
 from .recipe import CONFIDENT, Train, UserError, first_line, load_recipe, parse_yaml
 from .study import (
     Study,
+    cpu_capability,
     cpu_threads,
     hash_ids,
     local_locks,
@@ -130,6 +131,7 @@ class Work:
             "rules": RULES,
             "versions": versions(*LIBRARIES, *(["cleanlab"] if run.arm in CONFIDENT else [])),
             "threads": threads(config) if config["use_cpu"] else None,
+            "cpu": cpu_capability() if config["use_cpu"] else None,
             "mixed_precision": config["mixed_precision"],
             "team": config["num_processes"] if self._study.training.distribute == "batches" else 1,
         }
@@ -600,6 +602,7 @@ class _Trainer:
                 label2id={name: i for i, name in enumerate(names)},
                 problem_type="single_label_classification",
                 use_safetensors=True,
+                trust_remote_code=False,
                 dtype=torch.float32,
             )
         except (OSError, ValueError, KeyError) as error:

@@ -11,6 +11,7 @@ import sys
 import time
 from contextlib import suppress
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import ClassVar
 
 import numpy as np
@@ -913,3 +914,10 @@ def test_no_label_is_told_once(make_study, engine, monkeypatch, capsys):
     print_status(study)
     told = [line for line in capsys.readouterr().out.splitlines() if " x pass" in line]
     assert told == ["87 x pass 0: no answer named a label", "3 x pass 0: demonstration"]
+
+
+def test_a_clock_that_stands_still_stops_no_work(make_study, engine, monkeypatch):
+    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: 1.0))
+    study = make_study(*SMALL)
+    annotate(study)
+    assert len(load(study)[0].status) == 300

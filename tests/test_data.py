@@ -460,3 +460,17 @@ def test_groups_are_what_the_column_says_and_few_enough_to_be_told_apart(make_st
         load_rows(make_study(*common, "--data.group_column=day", folder="many"))
     with pytest.raises(UserError, match="data.group_column: no column 'month'"):
         load_rows(make_study(*common, "--data.group_column=month", folder="missing"))
+
+
+@pytest.mark.parametrize("name", ["[x]", "a*b?", "[!c] (1)"])
+def test_a_folder_or_file_may_have_any_name(name, make_study, tmp_path):
+    (tmp_path / name).mkdir()
+    for split in ("train", "test"):
+        table = pa.table({"text": [f"{split} {i}" for i in range(9)], "label": ["a", "b", "c"] * 3})
+        pq.write_table(table, tmp_path / name / f"{split}.parquet")
+    settings = ["--data.label_names=[a, b, c]", "--data.pool_size=null"]
+    pool, test = load_rows(make_study(f"--data.path={tmp_path / name}", "--data.test_size=null", *settings))
+    assert (len(pool), len(test)) == (9, 9)
+    file = tmp_path / name / "train.parquet"
+    pool, test = load_rows(make_study(f"--data.path={file}", "--data.test_size=4", *settings))
+    assert (len(pool), len(test)) == (5, 4)

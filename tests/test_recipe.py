@@ -1,12 +1,20 @@
 """Recipes, and how bad ones are answered: one line, exit code 2, nothing half-written."""
 
+import ast
 import json
+import os
+import pty
+import shutil
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 import yaml
 from conftest import DEMO, LLM, ROOT
 
-from hf_recipes.recipe import Annotate, UserError, load_recipe
+from hf_recipes.recipe import ENGINE_ARGS, Annotate, UserError, load_recipe
 
 BAD_SETTINGS = {
     "--train.epoch=3": ["unknown key 'train.epoch'", "did you mean 'train.epochs'?"],
@@ -39,7 +47,17 @@ BAD_SETTINGS = {
     "--annotate.engine_args={a: .nan}": ["JSON can hold"],
     "--annotate.engine_args={a: 2020-01-01}": ["JSON can hold", "quote dates"],
     '--annotate.prompt.instruction="\\ud800"': ["JSON can hold"],
-    "--annotate.engine_args={hf_token: hf_abc}": ["cannot set hf_token, as recipes are published"],
+    "--annotate.engine_args={hf_token: hf_abc}": [
+        "'annotate.engine_args'",
+        "must not set 'hf_token'. Try one of",
+        "seed",
+    ],
+    "--annotate.engine_args={model: other}": ["must not set 'model'"],
+    "--annotate.engine_args={structured_outputs_config: {reasoning_parser_plugin: p.py}}": [
+        "must not set 'structured_out"
+    ],
+    "--annotate.engine_args={hf_overrides: {auto_map: {AutoConfig: x.Y}}}": ["must hold plain values"],
+    "--annotate.passes=[{engine_args: {worker_cls: x.Y}}]": ["must not set 'worker_cls'"],
     "--train.epochs=!!bool x": ["'!!bool x' is not a YAML value"],
     "--data.name=2020-13-45": ["'2020-13-45' is not a YAML value"],
     "--train.epochs=[": ["'[' is not a YAML value"],
@@ -172,3 +190,56 @@ def test_every_recipe_can_be_planned(path, command, tmp_path, tiny_encoder):
     assert code == 0, errors
     assert f"{recipe.name} in" in output
     assert not (tmp_path / "study").exists()
+
+
+def test_every_engine_argument_that_a_recipe_may_set_is_one_of_vllms():
+    source = Path(find_spec("vllm").submodule_search_locations[0], "engine", "arg_utils.py").read_text()
+    (engine_args,) = (node for node in ast.parse(source).body if getattr(node, "name", "") == "EngineArgs")
+    fields = {node.target.id for node in engine_args.body if isinstance(node, ast.AnnAssign)}
+    assert set(ENGINE_ARGS) <= fields
+
+
+EVIL = """
+from pathlib import Path
+from transformers import BertConfig, BertTokenizer
+Path(__file__).with_name("ran").touch()
+class EvilConfig(BertConfig):
+    model_type = "evil"
+class EvilTokenizer(BertTokenizer):
+    pass
+"""
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+@pytest.mark.parametrize(("key", "with_tokenizer"), [("annotate.model", True), ("train.encoder", False)])
+def test_no_code_of_a_model_is_run_or_asked_about(key, with_tokenizer, terminal, tmp_path, tiny_encoder):
+    folder = tmp_path / "evil"
+    shutil.copytree(tiny_encoder, folder)
+    (folder / "evil.py").write_text(EVIL)
+    parts = {"config.json": {"model_type": "evil", "auto_map": {"AutoConfig": "evil.EvilConfig"}}}
+    if with_tokenizer:
+        settings = {"tokenizer_class": "EvilTokenizer", "auto_map": {"AutoTokenizer": ["evil.EvilTokenizer", None]}}
+        parts["tokenizer_config.json"] = settings
+    for name, changes in parts.items():
+        content = json.loads((folder / name).read_text())
+        (folder / name).write_text(json.dumps(content | changes))
+    ours, theirs = pty.openpty()
+    os.write(ours, b"y\n")
+    settings = [f"--output_dir={tmp_path / 'study'}", "--data.pool_size=40", "--grid.sizes=[10]"]
+    settings += [f"--train.encoder={tiny_encoder}", f"--{key}={folder}"]
+    done = subprocess.run(
+        [sys.executable, "-m", "hf_recipes.cli", "plan", DEMO, *settings],
+        stdin=theirs if terminal else subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    os.close(ours)
+    os.close(theirs)
+    assert (done.returncode, done.stdout) == (2, ""), done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stderr.splitlines()[-1].startswith("error: ")
+    assert str(folder) in done.stderr.splitlines()[-1]
+    assert not list(Path(os.environ["HF_HOME"]).rglob("evil.py"))
+    assert not list(tmp_path.rglob("ran"))

@@ -2,6 +2,7 @@
 
 import json
 import os
+import platform
 import random
 import shutil
 import signal
@@ -28,7 +29,7 @@ from hf_recipes.grid import all_runs, make_run
 from hf_recipes.measure import _divergence, measure, without_nan
 from hf_recipes.recipe import CONTROLS, ArmName, UserError
 from hf_recipes.report import write_report
-from hf_recipes.study import Study, read_json
+from hf_recipes.study import Study, cpu_capability, read_json
 from hf_recipes.train import Work, check_training, failed_runs, forget_failures, other_runs, runs_left, train
 from hf_recipes.variants import write_variants
 
@@ -97,7 +98,21 @@ def test_runs_of_another_machine_are_measured_and_not_taken_for_ones_own(annotat
     train(study)
     monkeypatch.setattr("hf_recipes.train.cpu_threads", lambda: 99)
     assert len(runs_left(study)) == 4
+    monkeypatch.undo()
+    assert runs_left(study) == []
+    monkeypatch.setenv("ATEN_CPU_CAPABILITY", "avx512" if cpu_capability() == "AVX2" else "avx2")
+    assert len(runs_left(study)) == 4
     assert measure(study)["R"] == 2
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="elsewhere the machine's kind stands for its instructions")
+@pytest.mark.parametrize("chosen", [None, "default"])
+def test_the_instructions_in_the_environment_are_those_that_torch_reports(chosen, monkeypatch):
+    if chosen:
+        monkeypatch.setenv("ATEN_CPU_CAPABILITY", chosen)
+    code = "import torch; print(torch.backends.cpu.get_cpu_capability())"
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert done.stdout.strip() == cpu_capability()
 
 
 def test_every_ingredient_of_a_run_is_in_its_key(annotated, monkeypatch):

