@@ -438,7 +438,7 @@ def test_what_a_pulled_study_may_cost(hub, small, tmp_path):
 
     changes = {
         f"{PROMPT}['template'] = {NESTED}": "it has a loop inside a loop",
-        f"{PROMPT}['template'] = '{{% for i in range(9) %}}{{% endfor %}}{{{{ text }}}}'": "something else than labels or",
+        f"{PROMPT}['template'] = '{{% for i in range(9) %}}{{% endfor %}}{{{{ text }}}}'": "something else than labels",
         f"{PROMPT}['template'] = '{{{{ text * 1000000 }}}}'": "it has Mul",
         f"{PROMPT}['template'] = '{{{{ text.center(99999999) }}}}'": "it has Call",
         f"{PROMPT}['template'] = '{{{{ text | center(99999999) }}}}'": "it has the filter center",
