@@ -39,7 +39,7 @@ from .data import open_rows
 from .grid import all_runs
 from .measure import measure, metrics_folder
 from .parts import SCHEMA, Parts
-from .recipe import Recipe, UserError, first_line
+from .recipe import Recipe, UserError, drop_addresses, first_line
 from .study import FORMAT, Study, hash_ids, make_key, read_json, whole_folder, write_json, write_text
 from .train import PREDICTIONS, Work
 from .variants import make_card, make_findings, write_variants
@@ -210,30 +210,14 @@ def _collect(study: Study, folder: Path, texts: bool) -> Bundle:
     write_json(others["findings.json"], make_findings(study, measured))
     audit = {f"audit-{name}.json": study.audit / f"{name}.json" for name in ("sample", "labels")}  # ids and classes
     others |= {name: file for name, file in audit.items() if file.exists()}
-    recipe = _without_places(yaml.safe_load(study.recipe_file.read_text(encoding="utf-8"))["recipe"])
+    recipe = yaml.safe_load(study.recipe_file.read_text(encoding="utf-8"))["recipe"]
+    drop_addresses(recipe["annotate"])
     manifest = {
         **{"format": FORMAT, "study": study.recipe.name, "texts": texts, "recipe": recipe},
         **{"revisions": read_json(study.revisions_file), "rows": read_json(study.rows / "manifest.json")},
         **{"current": current, "passes": passes, "runs": len(trained), "row_ids": _identity(study)},
     }
     return Bundle(configs, others, manifest)
-
-
-def _without_places(recipe: dict[str, Any]) -> dict[str, Any]:
-    """Return a recipe without its folder and the addresses of servers and clusters.
-
-    Push drops them because they are private, pull because a stranger's server must not get texts and keys.
-    """
-
-    def strip(section: dict[str, Any]) -> dict[str, Any]:
-        kept = {key: value for key, value in section.items() if key != "base_url"}
-        if isinstance(kept.get("ray"), dict):
-            kept["ray"] = {key: value for key, value in kept["ray"].items() if key != "address"}
-        return kept
-
-    annotate = strip(recipe["annotate"])
-    annotate["passes"] = [strip(change) for change in annotate.get("passes", [])]
-    return {**{key: value for key, value in recipe.items() if key != "output_dir"}, "annotate": annotate}
 
 
 FIGURE_COLUMNS = pa.schema(
@@ -742,6 +726,8 @@ def pull_study(repo: str, folder: Path | None = None, name: str | None = None, r
         folder = folder or Path("studies", name)
         if folder.exists():
             raise UserError(f"{folder}: exists; name another --output_dir")
+        if "::" in str(folder):
+            raise UserError(f"--output_dir must be a local folder without '::'. Got {folder}. Try studies/{name}")
         home = f"{OURS}/{name}"
         manifest = fetch(f"{home}/study.json") / home / "study.json"
         with _damage_named(repo, name):
@@ -799,7 +785,9 @@ def _read_manifest(file: Path, repo: str, name: str) -> dict[str, Any]:
         _check_template("annotate.prompt.template", section.prompt.template, ("labels", "demonstrations"))
     if recipe.data.text_template is not None:
         _check_template("data.text_template", recipe.data.text_template, ())
-    return {**said, "recipe": _without_places(said["recipe"])}
+    drop_addresses(said["recipe"]["annotate"])
+    said["recipe"].pop("output_dir", None)
+    return said
 
 
 def _check_template(key: str, template: str, lists: tuple[str, ...]) -> None:

@@ -537,7 +537,7 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         content = content["recipe"]
         if isinstance(content, dict):
             content["output_dir"] = str(Path(path).parent)
-            _drop_addresses(content.get("annotate"))
+            drop_addresses(content.get("annotate"))
     if not isinstance(content, dict):
         raise UserError(f"{path}: a recipe is a YAML mapping with the keys {', '.join(Recipe.model_fields)}")
     for override in overrides:
@@ -567,8 +567,8 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         raise UserError(f"{path}: {_explain(errors.errors()[0], Recipe)}") from None
 
 
-def _drop_addresses(annotate: Any) -> None:
-    """Drop where servers and clusters listen from the recipe that a study keeps, which may be anybody's.
+def drop_addresses(annotate: Any) -> None:
+    """Drop where servers and clusters listen from a recipe that a study keeps, publishes or is pulled with.
 
     An address gets texts and the key in VLLM_API_KEY: it counts only in the user's own file and on the command line.
     """
