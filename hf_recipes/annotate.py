@@ -46,14 +46,14 @@ from .parts import (
 from .prompts import Demonstrations, Prompter, draw_demonstrations
 from .recipe import Annotate, UserError, load_recipe
 from .redact import redact
-from .study import Study, make_key, read_json, versions
+from .study import Study, make_key, read_json, versions, write_json
 
 CHUNK_SECONDS = 20.0  # of work between two parts: what a kill can cost
 CHUNK_SIZES = (16, MAX_PART_ROWS)  # texts in a part, at least and at most
 ENOUGH = 128  # texts without one answer, or with next to no mass on the labels, after which the pass stops
 MASKED = -9999.0  # what a vLLM server writes for minus infinity
 TINY = 1e-6  # what a log-probability may be above 0 by rounding
-MAX_MASS = 1.01  # of all labels: those that are asked about in several requests are rounded apart
+MAX_MASS = 1.1  # of all labels: those that are asked about in several requests are rounded apart
 SERVERS_FILE = "servers.json"  # by model, what the servers ran when they were last asked
 CONTENT_FREE_FILE = "content_free.parquet"
 CONTENT_FREE = ["N/A", "", "[MASK]"]  # Zhao et al. 2021, section 5
@@ -120,9 +120,9 @@ def annotate(study: Study) -> list[str]:
         files = keep_rows(study, files)
         study.annotations_root.mkdir(exist_ok=True)
         if any(one.prompter.is_dated for one in passes):
-            # The date of the first annotation stays: a day later the same prompts are rendered, and no label is redone.
+            # The date of the first annotation is kept: a day later the same prompts are rendered, and no label is redone.
             kept = read_json(study.revisions_file) or {}
-            study.write_json(study.revisions_file, {"date": date.today().isoformat(), **kept})
+            write_json(study.revisions_file, {"date": date.today().isoformat(), **kept})
             passes = plan_passes(study, files)
         servers = {p.section.model: p.ingredients["engine"] for p in passes if p.section.engine == "server"}
         if servers:
@@ -433,6 +433,7 @@ class _Scoring:
 
     def run(self, title: str) -> None:
         """Scores what is left, chunk by chunk; each chunk becomes a part."""
+        self._check_mass()  # of what an earlier session labelled, before an engine starts
         size = CHUNK_SIZES[0]
         done = int(self._settled.sum())
         with tqdm(total=len(self._settled), initial=done, desc=title, unit=" texts") as self._bar:
@@ -454,7 +455,7 @@ class _Scoring:
             self._check_mass(len(self._masses))
 
     def _check_mass(self, enough: int = ENOUGH) -> None:
-        """Stop a pass whose model puts next to no probability on the labels; what is labelled stays."""
+        """Stop a pass whose model puts next to no probability on the labels; labelled texts are kept."""
         section = self._pass.section
         if section.scoring != "distribution" or not self._masses or len(self._masses) < enough:
             return

@@ -1,6 +1,7 @@
 """The checksums of a study's files: a file that changed after hf-recipes wrote it is found before a step reads it."""
 
 import hashlib
+import itertools
 import json
 import os
 import shutil
@@ -14,7 +15,6 @@ from .recipe import UserError
 
 #: The files that steps read, the part of the name that is made as a whole, and the command that makes it.
 COVERED = (
-    ("revisions.json", 1, "annotate"),
     ("rows/*", 1, "annotate"),
     ("annotations/current.json", 2, "annotate"),
     ("annotations/servers.json", 2, "annotate"),
@@ -23,8 +23,8 @@ COVERED = (
     ("annotations/*/manifest.json", 3, "annotate"),
     ("audit/sample.json", 2, "audit sample"),
     ("audit/labels.json", 2, "audit import"),
-    ("runs/*/predictions.parquet", 4, "train"),
-    ("runs/*/run.json", 4, "train"),
+    ("runs/*/*/*/predictions.parquet", 4, "train"),
+    ("runs/*/*/*/run.json", 4, "train"),
     ("report/labels.json", 2, "annotate"),
     ("report/results.json", 2, "report"),
     ("dataset/*", 1, "variants"),
@@ -72,7 +72,8 @@ class Checksums:
         """List the covered files that are not listed yet, but for those of `dataset/`, which are made again."""
         with self._lock:
             listed = self._read()
-            files = (file for file in self._root.rglob("*") if not self._name(file).startswith("dataset/"))
+            patterns = [pattern for pattern, _, _ in COVERED if pattern != "dataset/*"]
+            files = itertools.chain.from_iterable(map(self._root.glob, patterns))
             new = [file for file in files if self._name(file) not in listed]
             if digests := self._hash(new):
                 self._write(listed | digests)

@@ -54,7 +54,7 @@ def main() -> None:
         import_module(sys.argv[0]).main()
     except subprocess.CalledProcessError as ended:  # accelerate's launcher, of its one process
         sys.exit(ended.returncode)
-    except Exception as ended:  # torch's launcher; its errors are told by name, as importing torch takes seconds
+    except Exception as ended:  # torch's launcher; its errors are recognised by name, as importing torch takes seconds
         if type(ended).__name__ == "ChildFailedError":
             sys.exit(max(1, ended.get_first_failure()[1].exitcode))  # type: ignore[attr-defined]
         if type(ended).__name__ == "SignalException":

@@ -57,10 +57,11 @@ SHARD = "00000-of-00001.parquet"
 MAX_JSON_BYTES = 16 * 2**20  # of each JSON file
 MAX_TABLE_BYTES = 4 * 2**30  # of each parquet file
 MAX_DECODED_BYTES = 8 * 2**30  # of each table in memory
-MAX_EXPANSION = 64  # decoded bytes for each byte of a table; those of a study have less than 10
+MAX_EXPANSION = 512  # decoded bytes for each byte of a table; guided labels of 1,000 classes have 141
 MIN_DECODED_BYTES = 32 * 2**20  # a table may always have these
 MAX_BATCH_ROWS = 1024  # decoded at a time
 MAX_RECIPE_CHARS = 200_000  # as JSON
+MAX_RUNS = 100_000  # of the grid
 MAX_TEMPLATE_CHARS = 10_000
 MAX_NAMES = 10  # of studies in a message
 
@@ -773,6 +774,10 @@ def _read_manifest(file: Path, repo: str, name: str) -> dict[str, Any]:
     if len(json.dumps(said["recipe"])) > MAX_RECIPE_CHARS:
         raise UserError(f"{repo}: `recipe` must have at most {MAX_RECIPE_CHARS:,} characters")
     recipe = Recipe.model_validate(said["recipe"])
+    if grid := recipe.grid:
+        crossed = grid.crossed.levels ** len(grid.vary) * len(grid.crossed.arms) if grid.crossed else 0
+        if len(grid.arms) * len(grid.sizes) * len(grid.seeds) + crossed > MAX_RUNS:
+            raise UserError(f"{repo}: `grid` must have at most {MAX_RUNS:,} runs")
     keys = [one["key"] for one in said["passes"]]
     passes = recipe.annotate.all_passes()
     if not set(said["current"]["keys"]) <= set(keys) or len(said["current"]["keys"]) != len(passes):
@@ -817,6 +822,13 @@ def _check_template(key: str, template: str, lists: tuple[str, ...]) -> None:
             is_known = isinstance(node.iter, nodes.Name) and node.iter.name in lists
             is_nested = next(node.find_all(nodes.For), None) is not None
             wrong = wrong or ("it has a loop inside a loop" if is_nested else "")
+            inside = {
+                name.name
+                for part in node.body
+                for name in [part, *part.find_all(nodes.Name)]
+                if isinstance(name, nodes.Name)
+            }
+            wrong = wrong or ("it prints a whole list inside a loop" if inside & {*lists} else "")
             wrong = wrong or ("" if is_known else f"it has a loop over something else than {' or '.join(lists) or '-'}")
         elif not isinstance(node, (*simple, *logic)):
             wrong = wrong or f"it has {type(node).__name__}"

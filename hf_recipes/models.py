@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from .recipe import UserError, first_line
-from .study import Study, hash_files, read_json
+from .study import Study, hash_files, read_json, write_json
 
 WEIGHTS = ("*.safetensors",)
 SETTINGS = ("*.json", "*.txt", "*.model", "*.jinja")
@@ -59,7 +59,7 @@ def resolve_model(study: Study, key: str, name: str, revision: str | None, weigh
             ) from None
         identity = folder.name
         if asked not in pinned and study.recipe_file.exists():
-            study.write_json(study.revisions_file, {**pinned, asked: identity})
+            write_json(study.revisions_file, {**pinned, asked: identity})
     if (weights or Path(name).is_dir()) and not any(folder.glob("*.safetensors")):
         raise UserError(f"{key}: {name} has no .safetensors file; other formats are not loaded")
     return Model(name, folder, identity)

@@ -47,8 +47,11 @@ class Parts:
         """The parts' rows that are among `ids`, some parts at a time, and where in `ids` they stand."""
         block: list[pa.Table] = []
         for file in self._files:
-            if file.exists():  # else it was merged into a later part since they were listed
+            try:
                 block.append(tables.read(file, SCHEMA, ["id", *columns]))
+            except UserError:
+                if file.exists():  # else it was merged into a later part since they were listed
+                    raise
             if block and (sum(map(len, block)) >= BLOCK or file == self._files[-1]):
                 table = pa.concat_tables(block)
                 block = []

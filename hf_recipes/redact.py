@@ -7,9 +7,12 @@ from pathlib import Path
 from urllib.parse import quote
 
 HIDDEN = "[redacted]"
-MIN_SECRET = 8  # characters; a shorter value, as the usual "EMPTY" of a server without a key, may be a word
+ALWAYS = ("VLLM_API_KEY", "HF_TOKEN")  # secrets whatever they look like
+PLACEHOLDERS = ("", "EMPTY")  # what people set for a server without a key
+MIN_SECRET = 8  # characters, and a digit: what other variables hold may be a word
 SECRET_NAME = re.compile(r"(TOKEN|KEY|SECRET|PASSWORD|PASSWD)$", re.IGNORECASE)
-BEARER = re.compile(r"\b(bearer\s+)[\w.~+/-]{8,}=*", re.IGNORECASE)
+BEARER = re.compile(r"\b((?:bearer|basic)\s+)(?=\S*[0-9])[\w.~+/-]{8,}=*", re.IGNORECASE)
+HUB_TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{20,}")
 USERINFO = re.compile(r"(?<=://)[^/?#\s@\"'<>]+@")
 CREDENTIAL = re.compile(
     r"(?<=[?&;#])"
@@ -25,19 +28,21 @@ def redact(text: str) -> str:
     for secret in _secrets():
         for form in (secret, json.dumps(secret)[1:-1], quote(secret, safe="")):
             text = text.replace(form, HIDDEN)
-    text = BEARER.sub(rf"\1{HIDDEN}", text)
+    text = HUB_TOKEN.sub(HIDDEN, BEARER.sub(rf"\1{HIDDEN}", text))
     text = USERINFO.sub(f"{HIDDEN}@", text)
     return CREDENTIAL.sub(rf"\1{HIDDEN}", text)
 
 
 def _secrets() -> list[str]:
     """Values of environment variables that are named like secrets, and the saved token of the Hub; longest first."""
-    values = [value.strip() for name, value in os.environ.items() if SECRET_NAME.search(name)]
+    named = [value.strip() for name, value in os.environ.items() if SECRET_NAME.search(name)]
+    values = [value for value in named if len(value) >= MIN_SECRET and re.search("[0-9]", value)]
+    values += [os.environ.get(name, "").strip() for name in ALWAYS]
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     home = os.environ.get("HF_HOME") or cache / "huggingface"
     try:
         token = Path(os.environ.get("HF_TOKEN_PATH") or Path(home, "token")).expanduser()
         values.append(token.read_text(encoding="utf-8").strip())
-    except (OSError, ValueError):  # nobody has logged in
+    except (OSError, ValueError):  # no token is saved
         pass
-    return sorted({v for v in values if len(v) >= MIN_SECRET and not v.isalpha()}, key=len, reverse=True)
+    return sorted({*values} - {*PLACEHOLDERS}, key=len, reverse=True)

@@ -33,6 +33,7 @@ from .fit import DIVERGED, RULES, Fit, Texts, Tokens
 from .grid import Run, all_runs, check_sizes, permutation
 from .models import Model, load_tokenizer, resolve_model
 from .recipe import CONFIDENT, Train, UserError, first_line, load_recipe, parse_yaml
+from .redact import redact
 from .study import (
     Study,
     cpu_capability,
@@ -131,7 +132,7 @@ class Work:
             "rules": RULES,
             "versions": versions(*LIBRARIES, *(["cleanlab"] if run.arm in CONFIDENT else [])),
             "threads": threads(config) if config["use_cpu"] else None,
-            "cpu": cpu_capability() if config["use_cpu"] else None,
+            **({"cpu": cpu_capability()} if config["use_cpu"] else {}),
             "mixed_precision": config["mixed_precision"],
             "team": config["num_processes"] if self._study.training.distribute == "batches" else 1,
         }
@@ -500,7 +501,8 @@ class _Trainer:
             if self.accelerator.num_processes > 1 and _lost_others(error):  # the run has not failed
                 os._exit(STARTS_AGAIN)
             study.run(run).mkdir(parents=True, exist_ok=True)  # what is there stays until there is better
-            trouble = {"error": f"{type(error).__name__}: {first_line(error)}", "traceback": traceback.format_exc()}
+            reason = redact(f"{type(error).__name__}: {first_line(error)}")
+            trouble = {"error": reason, "traceback": redact(traceback.format_exc())}
             write_json(study.run(run) / "failed.json", {"key": self.work.key(run), **trouble})
             if self.accelerator.num_processes > 1:  # the others wait for this process in vain: all start again
                 os._exit(STARTS_AGAIN)

@@ -71,6 +71,8 @@ def write_variants(study: Study) -> None:
     with study.lock():
         if content.is_written():
             return
+        if (read_json(study.dataset_manifest) or {}).get("key") == content.key and study.dataset.exists():
+            logger.warning("%s: not as hf-recipes wrote it; it is made again from the labels", study.dataset)
         with study.whole_folder(study.dataset) as folder:
             for arm in content.arms:
                 _write_split(folder / "data" / arm, "train", _train_columns(arm, content))
@@ -123,10 +125,7 @@ class _Content:
             return False
         if not self._study.dataset.exists():
             return False
-        intact = self._study.checksums.is_intact(self._study.dataset)
-        if not intact:
-            logger.warning("%s: not as hf-recipes wrote it; it is made again from the labels", self._study.dataset)
-        return intact
+        return self._study.checksums.is_intact(self._study.dataset)
 
 
 def _write_split(folder: Path, split: str, columns: tuple[dict[str, Any], Any]) -> None:

@@ -4,6 +4,7 @@ import asyncio
 import os
 import re
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ MAX_DISK = 1_000_000_000  # bytes of all files in the app's folder
 MAX_FILES = 5_000  # in the app's folder
 MAX_AGE = 3_600  # seconds that a file is kept
 SWEEP_SECONDS = 300
+UPLOADS = ("/upload", "/gradio_api/upload")
 
 
 class Guard:
@@ -48,7 +50,8 @@ class Guard:
                 sweep.cancel()
         if scope["type"] != "http" or scope["method"] != "POST":
             return await self.app(scope, receive, send)
-        is_upload = scope["path"].rstrip("/").endswith("/upload")
+        # The exact route: a question to an endpoint named upload is a question.
+        is_upload = scope["path"].removeprefix(scope.get("root_path", "")).rstrip("/") in UPLOADS
         size, is_complete, last = 0, False, time.monotonic() + MAX_SECONDS
 
         # The header with the length is optional and may be false, so the bytes are counted as they arrive.
@@ -104,8 +107,10 @@ class Guard:
         """Delete broken uploads, old files, and the oldest files beyond the bounds. An upload is never refused."""
         now, files = time.time(), []
         for where, folders, names in os.walk(self._folder):
-            if not folders and not names and now - os.stat(where).st_mtime > MAX_SECONDS:
-                os.rmdir(where)
+            with suppress(OSError):  # a new upload may have come into an empty folder
+                is_old = now - os.stat(where).st_mtime > MAX_SECONDS
+                if not folders and not names and is_old and Path(where) != self._folder:
+                    os.rmdir(where)
             for path in (Path(where, name) for name in names):
                 try:
                     found = path.stat()

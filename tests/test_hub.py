@@ -422,6 +422,7 @@ except ValueError as error:
     refusals.append(str(error))
 """
 NESTED = "'{% for a in labels %}{% for b in labels %}{{ a }}{% endfor %}{% endfor %}{{ text }}'"
+MANY_RUNS = "grid={'sizes': list(range(2, 402)), 'seeds': list(range(100))}, train={'encoder': 'x'}"
 PROMPT = "said['recipe']['annotate']['prompt']"
 
 
@@ -439,6 +440,8 @@ def test_what_a_pulled_study_may_cost(hub, small, tmp_path):
     changes = {
         f"{PROMPT}['template'] = {NESTED}": "it has a loop inside a loop",
         f"{PROMPT}['template'] = '{{% for i in range(9) %}}{{% endfor %}}{{{{ text }}}}'": "something else than labels",
+        f"{PROMPT}['template'] = '{{% for l in labels %}}{{{{ labels }}}}{{% endfor %}}{{{{ text }}}}'": "a whole list",
+        f"said['recipe'].update({MANY_RUNS})": "`grid` must have at most 100,000 runs",
         f"{PROMPT}['template'] = '{{{{ text * 1000000 }}}}'": "it has Mul",
         f"{PROMPT}['template'] = '{{{{ text.center(99999999) }}}}'": "it has Call",
         f"{PROMPT}['template'] = '{{{{ text | center(99999999) }}}}'": "it has the filter center",

@@ -479,6 +479,7 @@ def test_bodies_are_bounded(address):
         b'"' + b'\\"' * 1_000_000 + b'",' + b"1," * 200_000 + b"1",
     ):
         assert post(b'{"data": [' + values + b"]}", "call/labels").status_code == 413
+    assert post(b'{"data": [' + b"[]," * 1_200_000 + b"1]}", "call/upload").status_code == 413  # not the upload route
     table = "\n".join(['"a","b"', *['"x","y"'] * 100_000, '"x","x"'])
     assert post(json.dumps({"data": [None, table]}), "call/measure").status_code == 200
 
