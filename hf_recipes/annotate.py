@@ -120,7 +120,7 @@ def annotate(study: Study) -> list[str]:
         files = keep_rows(study, files)
         study.annotations_root.mkdir(exist_ok=True)
         if any(one.prompter.is_dated for one in passes):
-            # The date of the first annotation is kept: a day later the same prompts are rendered, and no label is redone.
+            # The date of the first annotation is kept, so that the prompts are the same a day later.
             kept = read_json(study.revisions_file) or {}
             write_json(study.revisions_file, {"date": date.today().isoformat(), **kept})
             passes = plan_passes(study, files)
