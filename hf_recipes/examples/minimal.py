@@ -41,7 +41,7 @@ def main() -> None:
     names = data["train"].features["label"].names
     if args.size:
         data["train"] = data["train"].shuffle(args.seed).select(range(args.size))
-    tokenizer = AutoTokenizer.from_pretrained(args.encoder)
+    tokenizer = AutoTokenizer.from_pretrained(args.encoder, trust_remote_code=False)
     with accelerator.main_process_first():
         data = data.map(lambda rows: tokenizer(rows["text"], truncation=True, max_length=128), batched=True)
     data = data.select_columns(["input_ids", "attention_mask", "label"])
@@ -49,7 +49,7 @@ def main() -> None:
     train = DataLoader(data["train"], args.batch_size, shuffle=True, collate_fn=collate)
     test = DataLoader(data["test"], 64, collate_fn=collate)
     model = AutoModelForSequenceClassification.from_pretrained(
-        args.encoder, num_labels=len(names), use_safetensors=True, dtype=torch.float32
+        args.encoder, num_labels=len(names), use_safetensors=True, trust_remote_code=False, dtype=torch.float32
     )
     optimizer = torch.optim.AdamW(model.parameters(), args.learning_rate)
     model, optimizer, train, test = accelerator.prepare(model, optimizer, train, test)

@@ -34,7 +34,7 @@ def main() -> None:
     set_seed(0)
     train = load_dataset(args.dataset, args.config, split="train").shuffle(0).select(range(args.size))
     names = train.features["label"].names
-    tokenizer = AutoTokenizer.from_pretrained(args.encoder)
+    tokenizer = AutoTokenizer.from_pretrained(args.encoder, trust_remote_code=False)
     with accelerator.main_process_first():
         train = train.map(lambda rows: tokenizer(rows["text"], truncation=True, max_length=128), batched=True)
     train = train.select_columns(["input_ids", "attention_mask", "label"])
@@ -44,6 +44,7 @@ def main() -> None:
         args.encoder,
         num_labels=len(names),
         use_safetensors=True,
+        trust_remote_code=False,
         dtype=torch.float32,
         hidden_dropout_prob=0.0,
         attention_probs_dropout_prob=0.0,

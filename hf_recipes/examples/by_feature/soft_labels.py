@@ -24,13 +24,17 @@ def main() -> None:
     accelerator = Accelerator(cpu=True)
     set_seed(0)
     train = load_dataset(args.dataset, "llm", split="train").shuffle(0).select(range(args.size))
-    tokenizer = AutoTokenizer.from_pretrained(args.encoder)
+    tokenizer = AutoTokenizer.from_pretrained(args.encoder, trust_remote_code=False)
     train = train.map(lambda rows: tokenizer(rows["text"], truncation=True, max_length=128), batched=True)
     # New feature: the target is a list of probabilities
     train = train.rename_column("llm_probs", "target").select_columns(["input_ids", "attention_mask", "target"])
     loader = DataLoader(train, 16, shuffle=True, collate_fn=DataCollatorWithPadding(tokenizer))
     model = AutoModelForSequenceClassification.from_pretrained(
-        args.encoder, num_labels=len(train[0]["target"]), use_safetensors=True, dtype=torch.float32
+        args.encoder,
+        num_labels=len(train[0]["target"]),
+        use_safetensors=True,
+        trust_remote_code=False,
+        dtype=torch.float32,
     )
     optimizer = torch.optim.AdamW(model.parameters(), 2e-4)
     model, optimizer, loader = accelerator.prepare(model, optimizer, loader)
