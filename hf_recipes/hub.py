@@ -783,9 +783,9 @@ def _read_manifest(file: Path, repo: str, name: str) -> dict[str, Any]:
     if not set(said["current"]["keys"]) <= set(keys) or len(said["current"]["keys"]) != len(passes):
         raise ValueError("passes that are not there")
     if recipe.name != name or not all(re.fullmatch("[0-9a-f]{16}", key) for key in keys):
-        raise ValueError("names that are none")
+        raise ValueError("names that are not valid")
     if not re.fullmatch(PREFIX, said["prefix"]):
-        raise ValueError("a prefix that is none")
+        raise ValueError("a prefix that is not valid")
     for section in passes:
         _check_template("annotate.prompt.template", section.prompt.template, ("labels", "demonstrations"))
     if recipe.data.text_template is not None:

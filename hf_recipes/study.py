@@ -134,7 +134,7 @@ class Study:
         The first call also compares the files with their checksums.
 
         Raises:
-            UserError: the folder was made by another recipe, is none of ours, or holds a changed file.
+            UserError: the folder was made by another recipe, is not a study, or holds a changed file.
         """
         if not self.recipe_file.exists():
             if self.root.exists() and any(not entry.name.startswith(".") for entry in self.root.iterdir()):
