@@ -14,7 +14,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 COMMANDS = [
     "metrics.py",
-    "arms.py --rows=300000",
+    "variants.py --rows=300000",
     "annotate.py engine --repeats=3",
     "annotate.py host --rows=100000 --resume-rows=0",
     "annotate.py ray --texts=128 --repeats=2",

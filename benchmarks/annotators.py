@@ -24,6 +24,7 @@ CALIBRATIONS = ["none", "contextual", "batch", "auto"]
 def measure(name: str, model: str, folder: str, settings: list[str]) -> tuple[list[str], list[tuple[str, float]]]:
     """One row of the table for each calibration, and its accuracy / that of the commonest class."""
     from hf_recipes.findings import interval, number
+    from hf_recipes.labels.pool import read_labels
     from hf_recipes.quality import write_labels
     from hf_recipes.recipe import load_recipe
     from hf_recipes.study import Study
@@ -35,7 +36,7 @@ def measure(name: str, model: str, folder: str, settings: list[str]) -> tuple[li
     rows, ratios = [], []
     for calibration in CALIBRATIONS:
         study = Study(load_recipe(recipe, [*settings, f"--annotate.calibration={calibration}"]), accept_changes=True)
-        labels = write_labels(study)
+        labels = write_labels(study, read_labels(study))
         found = labels["annotator"]
         made = labels["calibrations"][0]
         how = f"auto: {made['method']}, T = {made['temperature']:.2f}" if calibration == "auto" else calibration

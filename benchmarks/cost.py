@@ -59,12 +59,13 @@ def predict(folder: str, size: int, small: str | None) -> dict[str, dict[str, fl
 
 def make(folder: str, size: int) -> None:
     from hf_recipes.annotate import annotate
+    from hf_recipes.dataset_folder import DatasetFolder
+    from hf_recipes.labels.pool import read_labels
     from hf_recipes.train import train
-    from hf_recipes.variants import write_variants
 
     study = of_size(folder, size)
     annotate(study)
-    write_variants(study)
+    DatasetFolder(study, read_labels(study)).write()
     train(study)
 
 
@@ -122,9 +123,10 @@ def step(name: str, folder: str) -> float:
 
     from hf_recipes.annotate import annotate
     from hf_recipes.data import keep_rows, open_rows
+    from hf_recipes.dataset_folder import DatasetFolder
     from hf_recipes.engines import vllm_engine
-    from hf_recipes.train import Work
-    from hf_recipes.variants import write_variants
+    from hf_recipes.labels.pool import read_labels
+    from hf_recipes.runs import Runs
 
     datasets.disable_progress_bars()
     vllm_engine.Engine = RandomEngine
@@ -137,17 +139,11 @@ def step(name: str, folder: str) -> float:
     elif name == "annotate":
         annotate(study)
     elif name == "variants":
-        write_variants(study)
+        DatasetFolder(study, read_labels(study)).write()
     else:
-        work = Work(study)
-        work.labels(next(iter(runs_of(study))))
+        runs = Runs(study, read_labels(study))
+        runs.labels(runs.all[0])
     return peak() - before
-
-
-def runs_of(study: Any) -> list[Any]:
-    from hf_recipes.grid import all_runs
-
-    return all_runs(study.grid)
 
 
 def peak() -> float:

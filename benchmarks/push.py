@@ -76,14 +76,15 @@ def make_source(folder: str, rows: int) -> None:
 
 def make_study(folder: str, rows: int) -> None:
     from hf_recipes.annotate import annotate
+    from hf_recipes.dataset_folder import DatasetFolder
     from hf_recipes.engines import vllm_engine
-    from hf_recipes.variants import write_variants
+    from hf_recipes.labels.pool import read_labels
 
     make_source(f"{folder}/source", rows)
     vllm_engine.Engine = RandomEngine
     study = open_study(folder)
     annotate(study)
-    write_variants(study)
+    DatasetFolder(study, read_labels(study)).write()
 
 
 def push_ours(folder: str, repo: str, *overrides: str) -> tuple[float, float]:
@@ -119,9 +120,11 @@ def push_each(folder: str, repo: str) -> tuple[float, float]:
 
 def load_all(folder: str) -> float:
     """What it takes to have the study's rows and labels in memory."""
-    from hf_recipes.variants import write_variants
+    from hf_recipes.dataset_folder import DatasetFolder
+    from hf_recipes.labels.pool import read_labels
 
-    write_variants(open_study(folder))
+    study = open_study(folder)
+    DatasetFolder(study, read_labels(study)).write()
     return gigabytes()
 
 

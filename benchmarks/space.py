@@ -53,13 +53,15 @@ def make_study(folder: str, texts: int, seeds: int) -> None:
 
     from hf_recipes import train as training
     from hf_recipes.annotate import annotate
+    from hf_recipes.dataset_folder import DatasetFolder
     from hf_recipes.engines import vllm_engine
     from hf_recipes.fit import Curves
+    from hf_recipes.labels.pool import read_labels
     from hf_recipes.measure import measure
     from hf_recipes.quality import write_labels
     from hf_recipes.recipe import load_recipe
+    from hf_recipes.runs import Runs
     from hf_recipes.study import Study
-    from hf_recipes.variants import write_variants
 
     source = pq.read_table(SAMPLE, columns=["text", "label"])
     drawn = np.random.default_rng(0)
@@ -102,14 +104,15 @@ def make_study(folder: str, texts: int, seeds: int) -> None:
             return np.asarray(probs / probs.sum(axis=1, keepdims=True))
 
     def fit(self: Any, run: Any, labels: Any, key: str | None = None) -> tuple[Any, int]:
-        return Drawn(run, self.work.test.gold), 1
+        return Drawn(run, self.runs.test.gold), 1
 
     training._Trainer._fit = fit
     annotate(study)
-    write_variants(study)
-    write_labels(study)
+    labels = read_labels(study)
+    DatasetFolder(study, labels).write()
+    write_labels(study, labels)
     training.train(study)
-    measure(study)
+    measure(study, labels, Runs(study, labels))
 
 
 def publish(folder: str) -> str:

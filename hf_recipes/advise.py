@@ -8,7 +8,6 @@ from scipy import stats
 
 from .data import RowFiles, open_rows, usable_at_most
 from .findings import number
-from .measure import measure
 from .plan import make_plan
 from .recipe import UserError
 from .study import Study
@@ -80,14 +79,13 @@ def chances(comparison: dict[str, Any], value: float, limit: float, runs: int, i
     return {"se": se, "holds": holds, "fails": fails}
 
 
-def print_advice(study: Study, pilot: Study) -> None:
+def print_advice(study: Study, pilot: Study, results: dict[str, Any]) -> None:
     """Prints what the whole study would cost, and its chances by the limits of `accept`."""
     from rich.console import Console
 
     console = Console(width=None if Console().is_terminal else 120, markup=False, highlight=False)
-    files, results = open_rows(study), measure(pilot)
     steps, _ = make_plan(study, pilot)
-    for line in _advice(study, files, results, steps):
+    for line in _advice(study, open_rows(study), results, steps):
         console.print(line)
 
 

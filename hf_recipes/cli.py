@@ -19,6 +19,7 @@ from .study import Study
 
 if TYPE_CHECKING:
     from .data import RowFiles
+    from .runs import Runs
 
 app = typer.Typer(
     help="Label text with an open-weight LLM, train encoders on the labels, and measure what that costs. Any setting "
@@ -71,37 +72,42 @@ def run(
     _run_all(_open(context, recipe, accept_changes, verbose), recipe, context.args, retry_failed)
 
 
-def _run_all(study: Study, recipe: Path, overrides: list[str], retry_failed: bool = False) -> None:
+def _run_all(study: Study, recipe: Path, overrides: list[str], retry_failed: bool = False) -> dict[str, Any] | None:
+    """Run all steps; return the results, or None where the recipe only labels texts."""
     from .data import open_rows, usable_at_most
+    from .dataset_folder import DatasetFolder
+    from .labels.pool import read_labels
     from .quality import print_labels, write_labels
-    from .variants import write_variants
 
     files = open_rows(study)
     if study.recipe.grid:
         from .grid import check_sizes
-        from .train import check_training
+        from .runs import check_training
 
         check_training(study)  # before hours of annotation
         for note in check_sizes(study.recipe.grid, usable_at_most(study.recipe, files)):
             typer.echo(note, err=True)
     _annotate(study, files, recipe, overrides)
-    write_variants(study)
-    labels = write_labels(study)
+    labels = read_labels(study)
+    DatasetFolder(study, labels).write()
+    quality = write_labels(study, labels)
     if not study.recipe.grid:
-        print_labels(study, labels)
+        print_labels(study, quality)
         typer.echo(f"Dataset with the LLM's labels: {study.dataset}")
-        return
+        return None
     from .measure import measure
     from .report import print_summary, write_report
-    from .train import forget_failures, runs_left
+    from .runs import Runs
 
+    runs = Runs(study, labels)
     if retry_failed:
-        forget_failures(study)
-    if runs_left(study):
-        _launch_training(study, recipe, overrides)
-    results = measure(study)
+        runs.forget_failures()
+    if runs.left():
+        _launch_training(study, runs, recipe, overrides)
+    results = measure(study, labels, runs)
     write_report(study, results)
     print_summary(study, results)
+    return results
 
 
 @app.command(context_settings=SETTINGS)
@@ -129,8 +135,9 @@ def advise(context: typer.Context, recipe: RecipeFile, verbose: Verbose = False)
 
     settings = [*context.args, *pilot_settings(study)]
     pilot = Study(load_recipe(recipe, settings), accept_changes=True)  # nothing in it is worth more than a new one
-    _run_all(pilot, recipe, settings)
-    print_advice(study, pilot)
+    results = _run_all(pilot, recipe, settings)
+    if results is not None:
+        print_advice(study, pilot, results)
 
 
 @app.command(context_settings=SETTINGS)
@@ -144,13 +151,14 @@ def annotate(
     """The LLM's label distribution for every text of the pool, and how good the labels are."""
     study = _open(context, recipe, accept_changes, verbose)
     from .data import open_rows
+    from .labels.pool import read_labels
     from .quality import print_labels, print_status, write_labels
 
     if status:
         print_status(study)
         return
     _annotate(study, open_rows(study), recipe, context.args)
-    print_labels(study, write_labels(study))
+    print_labels(study, write_labels(study, read_labels(study)))
 
 
 @app.command(context_settings=SETTINGS)
@@ -159,9 +167,10 @@ def variants(
 ) -> None:
     """The dataset folder with one config per arm, and its card."""
     study = _open(context, recipe, accept_changes, verbose)
-    from .variants import write_variants
+    from .dataset_folder import DatasetFolder
+    from .labels.pool import read_labels
 
-    write_variants(study)
+    DatasetFolder(study, read_labels(study)).write()
     typer.echo(f"dataset: {study.dataset}")
 
 
@@ -185,14 +194,16 @@ def train(
 ) -> None:
     """The grid of runs, under `accelerate launch`; of several machines each is given the same command and its rank."""
     study = _open(context, recipe, accept_changes, verbose)
-    from .train import check_training, forget_failures, runs_left
+    from .labels.pool import read_labels
+    from .runs import Runs, check_training
 
     with study.lock():  # accepted changes are, for the processes that train as well
         check_training(study)
+    runs = Runs(study, read_labels(study))
     if retry_failed:
-        forget_failures(study)
-    if runs_left(study):  # and what is wrong with the input is said before anything is launched
-        _launch_training(study, recipe, context.args, machine_rank, main_process_ip)
+        runs.forget_failures()
+    if runs.left():  # and what is wrong with the input is said before anything is launched
+        _launch_training(study, runs, recipe, context.args, machine_rank, main_process_ip)
     typer.echo(f"runs: {study.root / 'runs'}")
 
 
@@ -202,10 +213,17 @@ def measure(
 ) -> None:
     """Scores, instability and comparisons, into report/results.json."""
     study = _open(context, recipe, accept_changes, verbose)
-    from .measure import measure as step
-
-    step(study)
+    _measure(study)
     typer.echo(f"results: {study.results_file}")
+
+
+def _measure(study: Study) -> dict[str, Any]:
+    from .labels.pool import read_labels
+    from .measure import measure as compute
+    from .runs import Runs
+
+    labels = read_labels(study)
+    return compute(study, labels, Runs(study, labels))
 
 
 @app.command(context_settings=SETTINGS)
@@ -214,10 +232,9 @@ def report(
 ) -> None:
     """The report in words and figures."""
     study = _open(context, recipe, accept_changes, verbose)
-    from .measure import measure as results_of
     from .report import print_summary, write_report
 
-    results = results_of(study)
+    results = _measure(study)
     write_report(study, results)
     print_summary(study, results)
 
@@ -255,7 +272,7 @@ def audit_sample(
 ) -> None:
     """Texts drawn at random, each as likely as any other, for people to label; the LLM's labels are not shown."""
     study = _open(context, recipe, False, verbose)
-    from .audit import FORMS, draw_audit
+    from .labels.audit import FORMS, draw_audit
 
     if form not in FORMS:
         raise UserError(f"--format: '{form}' is none of {', '.join(FORMS)}")
@@ -272,12 +289,13 @@ def audit_import(
 ) -> None:
     """What people said, checked; then how good the LLM's labels are."""
     study = _open(context, recipe, False, verbose)
-    from .audit import import_audit
+    from .labels.audit import import_audit
+    from .labels.pool import read_labels
     from .quality import print_labels, write_labels
 
     said = import_audit(study, file, replace)
     typer.echo(f"{said['labelled']:,} labelled, {said['missing']:,} missing, {said['changed']:,} changed")
-    print_labels(study, write_labels(study))
+    print_labels(study, write_labels(study, read_labels(study)))
 
 
 push_app = typer.Typer(help="Publish a study, a metric module or the Space on the Hub.", no_args_is_help=True)
@@ -303,9 +321,7 @@ def push_dataset(
     """The study as configs of a dataset repo, in one commit that leaves everything else there as it is."""
     study = _open(context, recipe, accept_changes, verbose)
     from .hub import push_dataset as push
-    from .quality import write_labels
 
-    write_labels(study)
     typer.echo(push(study, repo, private, revision, create_pr, prefix, texts))
 
 
@@ -367,7 +383,7 @@ def version() -> None:
 
 def _launcher(config: dict[str, Any], machine_rank: int | None, main_ip: str | None) -> list[str]:
     """The command that starts the processes of this machine."""
-    from .train import threads
+    from .runs import threads
 
     each, machines, processes = str(threads(config)), config["num_machines"], config["num_processes"]
     rank = config["machine_rank"] if machine_rank is None else machine_rank
@@ -392,16 +408,18 @@ def _launcher(config: dict[str, Any], machine_rank: int | None, main_ip: str | N
 
 
 def _launch_training(
-    study: Study, recipe: Path, overrides: list[str], machine_rank: int | None = None, main_ip: str | None = None
+    study: Study,
+    runs: "Runs",
+    recipe: Path,
+    overrides: list[str],
+    machine_rank: int | None = None,
+    main_ip: str | None = None,
 ) -> None:
-    from .train import failed_runs, read_accelerate_config, runs_left
-
-    config = read_accelerate_config(study.training)
-    launch = _launcher(config, machine_rank, main_ip)
-    left, deaths = len(runs_left(study)), 0
+    launch = _launcher(runs.accelerate, machine_rank, main_ip)
+    left, deaths = len(runs.left()), 0
     while True:
         code = _run([*launch, *CHILD[1:], "hf_recipes.train", str(recipe), *overrides])
-        unfinished, failures = runs_left(study), failed_runs(study)
+        unfinished, failures = runs.left(), runs.failures()
         if len(unfinished) == len(failures) or code == BAD_INPUT:
             break
         deaths = 0 if len(unfinished) - len(failures) < left else deaths + 1

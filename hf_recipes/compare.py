@@ -7,15 +7,16 @@ from jinja2 import Environment, FileSystemLoader, TemplateError
 
 from .figures import COLOURS, save_figure
 from .findings import cell, gold_labels, interval, number
-from .recipe import CONTROLS, ArmName, UserError
+from .recipe import UserError
 from .report import TEMPLATES
 from .study import read_json, write_text
+from .variants import CONTROLS
 
 #: What is set against what, wherever a study has both.
-PAIRS: tuple[tuple[ArmName, ArmName], ...] = (
+PAIRS: tuple[tuple[str, str], ...] = (
     ("llm", "gold"),
     ("llm", "noise-fixed"),
-    ("one-rater", "gold"),
+    ("one-annotator", "gold"),
     *CONTROLS.items(),
 )
 

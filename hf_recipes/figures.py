@@ -4,32 +4,10 @@ from pathlib import Path
 from typing import Any
 
 from .findings import gold_labels, interval, number
+from .variants import VARIANTS
 
-COLOURS = {  # Okabe & Ito's and Tol's: told apart by the colour-blind
-    "gold": "#000000",
-    "llm": "#D55E00",
-    "llm-soft": "#E69F00",
-    "llm-entropy-replace": "#0072B2",
-    "llm-random-replace": "#009E73",
-    "llm-matched-replace": "#66C2A5",
-    "llm-audit": "#DDAA33",
-    "llm-majority": "#CC79A7",
-    "llm-dawid-skene": "#AA4499",
-    "llm-flip-replace": "#56B4E9",
-    "llm-flip-random-replace": "#117733",
-    "llm-entropy-drop": "#882255",
-    "llm-balanced-drop": "#CC6677",
-    "llm-random-drop": "#999933",
-    "llm-confident-drop": "#44AA99",
-    "llm-confident-random-drop": "#B8860B",
-    "llm-raw": "#F4A582",
-    "llm-then-gold": "#332288",
-    "one-rater": "#5D5D5D",
-    "gold-only": "#777777",
-    "gold-only-long": "#AAAAAA",
-    "noise-fixed": "#F0E442",
-    "noise-redrawn": "#DDCC77",
-}
+COLOURS = {variant.name: variant.colour for variant in VARIANTS.values()}
+
 FIGURES = {
     "scores": "Macro-F1 of every run at the largest size; bars are means with their intervals",
     "instability": "Share of test texts on which two runs disagree that differ in their seeds, with its interval",

@@ -5,52 +5,14 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from .recipe import CONTROLS, ArmName
 from .study import Study
+from .variants import CONTROLS
 
 SOURCES = {
     "subset": "the training texts",
     "init": "the first weights of the head",
     "order": "the order of batches and dropout",
     "pass": "the annotation passes",
-}
-MITIGATIONS: dict[ArmName, tuple[str, str, str]] = {
-    "llm-entropy-replace": (
-        "Gold labels for the {count} most uncertain of {top} texts change",
-        "as many at random",
-        "Choosing by entropy rather than at random",
-    ),
-    "llm-audit": (
-        "Weighting the gold labels of {count} of {top} texts drawn at random, so that the loss is on average that of "
-        "gold labels, changes",
-        "as many at random that replace the LLM's and weigh no more",
-        "Weighting rather than replacing",
-    ),
-    "llm-flip-replace": (
-        "Gold labels for the {count} of {top} texts on which the passes differ change",
-        "as many at random",
-        "Choosing by flips rather than at random",
-    ),
-    "llm-then-gold": (
-        "Training on gold labels for {count} of {top} texts after all LLM labels changes",
-        "on those gold labels alone, as long as on all,",
-        "LLM labels first rather than none",
-    ),
-    "llm-entropy-drop": (
-        "Leaving out the most uncertain of {top} texts changes",
-        "as many at random",
-        "Choosing by entropy rather than at random",
-    ),
-    "llm-balanced-drop": (
-        "Leaving out the most uncertain of each class among {top} texts changes",
-        "as many at random",
-        "Choosing by entropy rather than at random",
-    ),
-    "llm-confident-drop": (
-        "Leaving out the labels among {top} that confident learning calls wrong changes",
-        "as many at random",
-        "Choosing by confident learning rather than at random",
-    ),
 }
 AUDIT = "hf-recipes audit sample draws texts for people to label."
 ONE_SIDED = 0.9  # share of one class above which an annotator hardly tells texts apart
@@ -205,14 +167,13 @@ def _describe_few_gold(results: dict[str, Any]) -> dict[str, Any]:
         if llm["n_gold"]
         else f"Not known: fewer than two of the {results['n']:,} test texts have people's labels. {AUDIT}"
     )
-    for alone in ("gold-only-long", "gold-only"):
-        if pair := differences.get((alone, "llm", "macro_f1", top)):
-            count = round(sum(arms[alone, top]["gold_train_labels"]) / runs)
-            scores += (
-                f" On the {count:,} gold labels of the audit alone ({alone}) they reach "
-                f"{number(arms[alone, top]['macro_f1_mean'])} {interval(arms[alone, top]['macro_f1_mean_interval'])}: "
-                f"{_signed(pair)} against LLM labels, {_judge(pair)}."
-            )
+    if pair := differences.get(("gold-only", "llm", "macro_f1", top)):
+        alone = arms["gold-only", top]
+        scores += (
+            f" On the {round(sum(alone['gold_train_labels']) / runs):,} gold labels of the audit alone (gold-only) "
+            f"they reach {number(alone['macro_f1_mean'])} {interval(alone['macro_f1_mean_interval'])}: "
+            f"{_signed(pair)} against LLM labels, {_judge(pair)}."
+        )
     findings = [
         ("Verdict.", _verdict(results["verdict"], llm["n_gold"], runs)),
         ("The labels.", labels),
@@ -269,11 +230,9 @@ def _what_one_asks_next(
             f"texts more, {_judge(iso)}."
         )
         more.append(("At equal accuracy.", text))
-    more += _mitigations(arms, differences, {one["arm"]: one for one in results["regained"]}, top)
+    more += _mitigations(arms, differences, {one["arm"]: one for one in results["regained"]}, results["lines"], top)
     if best := results["best_mitigation"]:
         more.append(("Which of them.", _which(best, arms, top)))
-    if best := results["best_gold_only"]:
-        more.append(("Gold alone, by its better schedule.", _which(best, arms, top)))
     if ensembles := [one for one in results["ensembles"] if one["arm"] == "llm"]:
         more.append(("Ensembles.", _ensembles(ensembles, llm)))
     shares = [one for one in results["class_shares"] if one["arm"] == "llm"]
@@ -377,22 +336,24 @@ def _mitigations(
     arms: dict[tuple[str, int], Any],
     differences: dict[tuple[str, str, str, int], Any],
     regained: dict[str, Any],
+    lines: dict[str, str],
     top: int,
 ) -> list[tuple[str, str]]:
     """What each mitigation buys, beside its control."""
     found = []
-    for arm, (what, alike, choice) in MITIGATIONS.items():
-        if (pair := (arm, CONTROLS[arm], "macro_f1", top)) in differences:
-            count = f"{round(sum(arms[arm, top]['gold_train_labels']) / arms[arm, top]['R']):,}"
+    for arm, control in CONTROLS.items():
+        if (pair := (arm, control, "macro_f1", top)) in differences:
+            num_gold = round(sum(arms[arm, top]["gold_train_labels"]) / arms[arm, top]["R"])
             text = (
-                f"{what.format(count=count, top=f'{top:,}')} macro-F1 by "
-                f"{_signed(differences[arm, 'llm', 'macro_f1', top])} against LLM labels alone; {alike} by "
-                f"{_signed(differences[CONTROLS[arm], 'llm', 'macro_f1', top])}. {choice}: "
+                f"{lines[arm][0].upper()}{lines[arm][1:]}: macro-F1 changes by "
+                f"{_signed(differences[arm, 'llm', 'macro_f1', top])} against LLM "
+                f"labels alone, with {num_gold:,} gold labels for {top:,} texts. Its control, {control}: "
+                f"{_signed(differences[control, 'llm', 'macro_f1', top])}. Difference to the control: "
                 f"{_signed(differences[pair])}, {_judge(differences[pair])}."
             )
-            if CONTROLS[arm] != "gold-only-long" and (alone := (arm, "gold-only-long", "macro_f1", top)) in differences:
+            if (alone := (arm, "gold-only", "macro_f1", top)) in differences:
                 text += (
-                    " Against gold labels alone, trained on as long, it differs by "
+                    " Against the same number of gold labels alone, for as many optimiser steps: "
                     f"{_signed(differences[alone])}, {_judge(differences[alone])}."
                 )
             if (one := regained.get(arm)) is not None:
@@ -400,7 +361,7 @@ def _mitigations(
                     f" It regains {number(one['share'])} {interval(one['interval'])} of the macro-F1 that LLM labels "
                     "cost against as many gold labels (Fieller's interval)."
                 )
-            if unlearnt := [name for name in (arm, CONTROLS[arm], "llm") if arms[name, top]["unlearnt_runs"]]:
+            if unlearnt := [name for name in (arm, control, "llm") if arms[name, top]["unlearnt_runs"]]:
                 text += f" But some runs with {' and '.join(unlearnt)} learnt nothing: the gain cannot be judged."
             found.append((f"The mitigation ({arm}).", text))
     return found

@@ -6,10 +6,8 @@ from itertools import product
 import numpy as np
 
 from .data import hash_order
-from .recipe import ArmName, Grid, UserError
-
-#: Arms whose training labels do not depend on the annotation pass.
-WITHOUT_PASS = ("gold", "gold-only", "gold-only-long", "one-rater")
+from .recipe import Grid, UserError
+from .variants import VARIANTS
 
 
 @dataclass(frozen=True)
@@ -26,7 +24,7 @@ class Run:
         annotation_pass (`int`): the pass that labels the rows.
     """
 
-    arm: ArmName
+    arm: str
     size: int
     name: str
     subset_seed: int
@@ -38,7 +36,7 @@ class Run:
         return f"{self.arm}/n{self.size}/{self.name}"
 
 
-def make_run(grid: Grid, arm: ArmName, size: int, levels: dict[str, int]) -> Run:
+def make_run(grid: Grid, arm: str, size: int, levels: dict[str, int]) -> Run:
     """A run by the place in `grid.seeds` of each source that varies; the others keep the first seed.
 
     Args:
@@ -49,7 +47,7 @@ def make_run(grid: Grid, arm: ArmName, size: int, levels: dict[str, int]) -> Run
         levels (`dict[str, int]`):
             By source (`subset`, `init`, `order`, `pass`); of a pass its number.
     """
-    if arm in WITHOUT_PASS:
+    if not VARIANTS[arm].uses_passes:
         levels = {source: level for source, level in levels.items() if source != "pass"}
     seeds = {source: grid.seeds[levels.get(source, 0)] for source in ("subset", "init", "order")}
     if len(set(levels.values())) <= 1:
@@ -75,12 +73,12 @@ def all_runs(grid: Grid) -> list[Run]:
     return list(dict.fromkeys([*paired, *crossed]))
 
 
-def paired_runs(grid: Grid, arm: ArmName, size: int) -> list[Run]:
+def paired_runs(grid: Grid, arm: str, size: int) -> list[Run]:
     """An arm's runs at a size, one for each seed, in their order; a seed sets all sources that vary."""
     return [make_run(grid, arm, size, dict.fromkeys(grid.vary, level)) for level in range(len(grid.seeds))]
 
 
-def crossed_runs(grid: Grid, arm: ArmName) -> dict[tuple[int, ...], Run]:
+def crossed_runs(grid: Grid, arm: str) -> dict[tuple[int, ...], Run]:
     """Every combination of the first seeds of each source that varies, at the largest size.
 
     Returns:
@@ -95,9 +93,9 @@ def crossed_runs(grid: Grid, arm: ArmName) -> dict[tuple[int, ...], Run]:
     }
 
 
-def crossed_sources(grid: Grid, arm: ArmName) -> list[str]:
+def crossed_sources(grid: Grid, arm: str) -> list[str]:
     """The sources of chance that an arm has, of those that the grid varies."""
-    return [source for source in grid.vary if source != "pass" or arm not in WITHOUT_PASS]
+    return [source for source in grid.vary if source != "pass" or VARIANTS[arm].uses_passes]
 
 
 def permutation(ids: list[str], subset_seed: int) -> np.ndarray:

@@ -35,14 +35,15 @@ from . import tables
 from .annotate import CONTENT_FREE_FILE
 from .card import merge_card, read_front, split_card
 from .data import SCHEMA as ROWS
-from .data import open_rows
+from .dataset_folder import DatasetFolder, make_card, make_findings
 from .grid import all_runs
+from .labels.pool import StudyLabels, read_labels
 from .measure import measure, metrics_folder
 from .parts import SCHEMA, Parts
+from .quality import write_labels
 from .recipe import Recipe, UserError, drop_addresses, first_line
+from .runs import PREDICTIONS, Runs
 from .study import FORMAT, Study, hash_ids, make_key, read_json, whole_folder, write_json, write_text
-from .train import PREDICTIONS, Work
-from .variants import make_card, make_findings, write_variants
 
 logger = logging.getLogger(__name__)
 
@@ -128,12 +129,15 @@ def push_dataset(
         raise UserError("--no-texts: annotate.prompt.examples are texts, and a recipe without them is another one")
     _make_repo(api, repo, private, branch, create_pr)
     with TemporaryDirectory(prefix="hf-recipes-") as folder, study.lock():
-        write_variants(study)
-        if texts is not False and open_rows(study).withheld:
+        labels = read_labels(study)
+        write_labels(study, labels)
+        content = DatasetFolder(study, labels)
+        content.write()
+        if texts is not False and labels.files.withheld:
             raise UserError(f"{study.root}: was published without its texts; push it with --no-texts")
-        bundle = _collect(study, Path(folder), texts is not False)
+        bundle = _collect(study, labels, Path(folder), texts is not False)
         cache = f"{folder}/cache"  # fresh: `datasets` falls back to what it once loaded from a repo of this name
-        address, commit, change = _commit(api, study, bundle, repo, branch, create_pr, prefix, texts is True, cache)
+        address, commit, change = _commit(api, content, bundle, repo, branch, create_pr, prefix, texts is True, cache)
         try:
             _compare(api, bundle, repo, commit, change, cache)
         except Exception as error:  # the Hub's own errors, and all that a network can do
@@ -158,7 +162,7 @@ def _make_repo(api: Any, repo: str, private: bool, branch: str, create_pr: bool)
         raise UserError(f"--private: {repo} is there and is public; make it private first, or name another")
 
 
-def _collect(study: Study, folder: Path, texts: bool) -> Bundle:
+def _collect(study: Study, labels: StudyLabels, folder: Path, texts: bool) -> Bundle:
     """The files to be published; those that are not in the dataset folder are made in `folder`."""
     configs: dict[str, dict[str, Path]] = {}
     test = study.dataset / "data" / "test" / f"test-{SHARD}"
@@ -173,7 +177,7 @@ def _collect(study: Study, folder: Path, texts: bool) -> Bundle:
     passes = []
     with tables.writer(folder / "annotations.parquet", ANNOTATIONS) as writer:
         for number, key in enumerate(dict.fromkeys(current["keys"])):  # passes may differ in their calibration alone
-            for rows in _final_rows(study, key):
+            for rows in _final_rows(study, labels.files.column("id", ("train", "test")), key):
                 silent = rows.set_column(rows.column_names.index("error"), "error", pa.nulls(len(rows), pa.string()))
                 table = rows if texts else silent  # what an engine says of a text may hold it
                 extra = [pa.array([number] * len(table), pa.int32()), pa.array([key] * len(table), pa.string())]
@@ -182,9 +186,9 @@ def _collect(study: Study, folder: Path, texts: bool) -> Bundle:
             made = read_json(study.annotations(key) / "manifest.json")
             passes.append({"key": key, "manifest": made if texts else _without_prompt(made), "free": free})
     configs["annotations"] = {"train": folder / "annotations.parquet"}
-    wanted = all_runs(study.grid) if study.recipe.grid else []
-    work = Work(study) if wanted else None
-    trained = [run for run in wanted if work and work.is_valid(run)]
+    runs = Runs(study, labels) if study.recipe.grid else None
+    wanted = runs.all if runs else []
+    trained = [run for run in wanted if runs and runs.is_valid(run)]
     if len(trained) < len(wanted):
         logger.warning(
             "%d of %d runs are not trained: no results are published", len(wanted) - len(trained), len(wanted)
@@ -201,9 +205,10 @@ def _collect(study: Study, folder: Path, texts: bool) -> Bundle:
     for name in ("train", "test"):
         file = study.rows / f"{name}.parquet"
         others[f"rows-{name}.parquet"] = file if texts else _without_texts(file, folder / f"rows-{name}.parquet", True)
-    measured = bool(wanted) and trained == wanted
-    if measured:
-        pq.write_table(pa.Table.from_pylist(list(_figures(measure(study))), FIGURE_COLUMNS), folder / "results.parquet")
+    measured = runs is not None and trained == wanted
+    if runs and measured:
+        figures = list(_figures(measure(study, labels, runs)))
+        pq.write_table(pa.Table.from_pylist(figures, FIGURE_COLUMNS), folder / "results.parquet")
         configs["results"] = {"train": folder / "results.parquet"}
     reports = [study.labels_file, *([study.results_file] if measured else [])]
     others |= {file.name: file for file in reports if file.exists()}
@@ -261,9 +266,8 @@ ANNOTATIONS = pa.schema(
 )
 
 
-def _final_rows(study: Study, key: str) -> Iterator[pa.Table]:
+def _final_rows(study: Study, ids: pa.Array, key: str) -> Iterator[pa.Table]:
     """The rows of a pass, each as its last part has it, some parts at a time."""
-    ids = open_rows(study).column("id", ("train", "test"))
     parts, last, seen = Parts(study.annotations(key)), np.full(len(ids), -1), 0
     for _, rows in parts.by_row(ids):
         last[rows] = np.arange(seen, seen + len(rows))  # of an id that comes again the last counts
@@ -328,7 +332,7 @@ class Change:
 
 def _commit(
     api: Any,
-    study: Study,
+    content: DatasetFolder,
     bundle: Bundle,
     repo: str,
     branch: str,
@@ -346,13 +350,13 @@ def _commit(
     races = troubles = 0
     while True:
         try:
-            change = _plan(api, study, bundle, repo, branch, prefix, bare, cards, cache)
+            change = _plan(api, content, bundle, repo, branch, prefix, bare, cards, cache)
             if create_pr and not change.stale and _find_difference(api, repo, change.parent, change) is None:
                 return f"{api.endpoint}/datasets/{repo}/tree/{branch}", change.parent, change  # nothing to ask for
             for number, commit in _requests(api, repo) if create_pr else ():
                 if _find_difference(api, repo, commit, change) is None:
                     return f"{api.endpoint}/datasets/{repo}/discussions/{number}", commit, change
-            address, commit = _send(api, study, repo, branch, create_pr, change)
+            address, commit = _send(api, content.study, repo, branch, create_pr, change)
             return address, commit, change
         except UserError:
             raise
@@ -369,7 +373,7 @@ def _commit(
 
 def _plan(
     api: Any,
-    study: Study,
+    content: DatasetFolder,
     bundle: Bundle,
     repo: str,
     branch: str,
@@ -379,6 +383,7 @@ def _plan(
     cache: str,
 ) -> Change:
     """The bundle merged with what is in the repo now."""
+    study = content.study
     home = f"{OURS}/{study.recipe.name}"
     info = api.repo_info(repo, repo_type="dataset", revision=branch)
     head, there = info.sha, {file.rfilename for file in info.siblings}
@@ -413,7 +418,7 @@ def _plan(
         )
     if chosen not in cards:
         measured = "results.json" in bundle.others
-        cards[chosen] = make_card(study, repo, chosen, bundle.manifest["texts"], list(bundle.configs), measured)
+        cards[chosen] = make_card(content, repo, chosen, bundle.manifest["texts"], list(bundle.configs), measured)
     kept = [] if before or not there - {"README.md", ".gitattributes"} else _inferred(repo, head, card, cache)
     ours = [name for name in before.get("configs", []) if name not in foreign]
     merged = merge_card(card, study.recipe.name, entries, ours, kept, f"{chosen}llm", cards[chosen])

@@ -4,20 +4,21 @@ from collections.abc import Iterator
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 
 from . import tables
 from .annotate import Annotations, shown_rows
-from .arms import Labels
-from .audit import audited_gold
 from .components import disagreement, variances
 from .data import NO_GOLD, Rows, hash_order
-from .grid import WITHOUT_PASS, Run, all_runs, crossed_runs, crossed_sources, paired_runs
-from .recipe import CONFIDENT, CONTROLS, PASSES, ArmName, UserError
-from .study import Study, hash_files, hash_ids, make_key, read_json
-from .train import PREDICTIONS, Work
+from .grid import Run, crossed_runs, crossed_sources, paired_runs
+from .labels.pool import StudyLabels
+from .labels.rules import Labels
+from .recipe import UserError
+from .runs import PREDICTIONS, Runs
+from .study import Study, hash_files, make_key, read_json
+from .variants import CONTROLS, VARIANTS
 from .verdict import decide, freedom
 from .votes import NO_VOTE
 
@@ -25,33 +26,17 @@ CODE = ("measure.py", "components.py", "verdict.py")
 LEVEL = 0.95
 DELTA = 0.01  # of macro-F1: the gain that would still be worth doubling the training texts for
 ENSEMBLES = (2, 3, 5)  # runs of an ensemble
-Predictions = dict[tuple[ArmName, int], np.ndarray]  # by arm and size, class indices of shape (R, n)
+Predictions = dict[tuple[str, int], np.ndarray]  # by arm and size, class indices of shape (R, n)
 FIGURES = ("accuracy", "macro_f1", "pairwise_disagreement")
 #: What an arm has no value of where no test text has gold.
 SCORES = (
     *(f"{figure}_{what}" for figure in ("accuracy", "macro_f1") for what in ("mean", "mean_interval")),
     *("macro_f1_sd", "macro_f1_sd_interval", "unlearnt_runs", "majority_accuracy", "per_class_f1_mean"),
 )
-#: Which arm is set against which: what LLM labels cost; what each mitigation buys, and whether more than its control,
-#: or than the gold labels alone; and whether the cost is that of systematic errors, or of as many at random.
-PAIRS: tuple[tuple[ArmName, ArmName], ...] = (
-    ("llm", "gold"),
-    *((arm, "llm") for arm in get_args(ArmName) if arm not in ("gold", "llm", "noise-fixed", "noise-redrawn")),
-    *CONTROLS.items(),
-    ("llm-entropy-replace", "llm-matched-replace"),
-    ("llm-entropy-replace", "gold-only"),
-    ("llm-entropy-replace", "gold-only-long"),
-    ("llm-random-replace", "gold-only-long"),
-    ("llm-audit", "gold-only-long"),
-    ("one-rater", "gold"),
-    ("llm", "noise-fixed"),
-    ("noise-fixed", "gold"),
-    ("noise-redrawn", "noise-fixed"),
-)
-#: The same gold labels, trained on for as many epochs and for as many steps as all texts.
-SCHEDULES: tuple[ArmName, ArmName] = ("gold-only", "gold-only-long")
-#: Arms all of whose labels are the first pass's; and gold, whose classifiers say what is got wrong without them.
-TAUGHT = ("gold", "llm", "llm-soft", "llm-entropy-drop", "llm-balanced-drop", "llm-random-drop", *CONFIDENT)
+#: Each variant with those that it is compared with.
+PAIRS = [(variant.name, other) for variant in VARIANTS.values() for other in variant.comparisons]
+#: Variants all of whose labels are the first pass's, and gold: their classifiers may copy the LLM's errors.
+TAUGHT = ("gold", *(variant.name for variant in VARIANTS.values() if variant.labels == "llm"))
 
 
 def metrics_folder() -> Path:
@@ -60,12 +45,12 @@ def metrics_folder() -> Path:
     return inside if inside.is_dir() else Path(__file__).parent.parent / "metrics"
 
 
-def measure(study: Study) -> dict[str, Any]:
+def measure(study: Study, labels: StudyLabels, runs: Runs) -> dict[str, Any]:
     """Computes `report/results.json` if the runs behind it have changed.
 
     Args:
-        study (`Study`):
-            A study whose runs are all trained.
+        study (`Study`), labels (`StudyLabels`), runs (`Runs`):
+            A study whose runs are all trained, its labels and its runs.
 
     Returns:
         `dict`: the results; docs/CONTRACT.md names every field.
@@ -73,13 +58,11 @@ def measure(study: Study) -> dict[str, Any]:
     Raises:
         UserError: runs are missing.
     """
-    work = Work(study)
-    runs = all_runs(study.grid)
-    missing = [run for run in runs if not work.is_valid(run)]
+    missing = [run for run in runs.all if not runs.is_valid(run)]
     if missing:
-        error = next(filter(None, map(work.failure, missing)), None)
+        error = next(filter(None, map(runs.failure, missing)), None)
         raise UserError(
-            f"{study.root}: {len(missing)} of {len(runs)} runs are not trained (the first: {missing[0]}); "
+            f"{study.root}: {len(missing)} of {len(runs.all)} runs are not trained (the first: {missing[0]}); "
             + (
                 f"of those that failed one says: {error}. hf-recipes train --retry-failed tries them again; if they "
                 "cannot be had, take their seeds, arms or sizes out of the recipe"
@@ -89,46 +72,48 @@ def measure(study: Study) -> dict[str, Any]:
         )
     with study.lock():
         results = read_json(study.results_file)
-        if results and results["key"] == _results_key(study, work):
+        if results and results["key"] == _results_key(study, labels, runs):
             return results
         predictions: Predictions = {
             (arm, size): np.stack(
-                [_read_predictions(study.run(run), work.test) for run in paired_runs(study.grid, arm, size)]
+                [_read_predictions(study.run(run), labels.test) for run in paired_runs(study.grid, arm, size)]
             )
             for size in study.grid.sizes
             for arm in study.grid.arms_at(size)
         }
-        seen = np.flatnonzero(_test_gold(study, work) != NO_GOLD)
-        test = replace(work.test, gold=_test_gold(study, work)).take(seen)  # all of it, or what people labelled
-        judged = {run: labels[:, seen] for run, labels in predictions.items()} if len(seen) > 1 else {}
-        arms = list(_measure_arms(study, work, predictions, judged, test))
+        seen = np.flatnonzero(labels.test_gold != NO_GOLD)
+        test = replace(labels.test, gold=labels.test_gold).take(seen)  # all of it, or what people labelled
+        judged = {where: classes[:, seen] for where, classes in predictions.items()} if len(seen) > 1 else {}
+        arms = list(_measure_arms(study, labels, runs, predictions, judged, test))
         comparisons, top = list(_compare(predictions, judged, test)), study.grid.sizes[-1]
         _correct(comparisons, top)
         results = {
-            "key": _results_key(study, work),
+            "key": _results_key(study, labels, runs),
             "study": study.recipe.name,
-            "label_names": work.test.label_names,
+            "label_names": labels.test.label_names,
             "seeds": study.grid.seeds,
             "vary": study.grid.vary,
             "R": len(study.grid.seeds),
-            "n": len(work.test),
-            "audit": _describe_audit(study, work, len(seen)),
+            "n": len(labels.test),
+            "audit": _describe_audit(study, labels),
             "confidence_level": LEVEL,
-            "annotator": _measure_annotator(study, work),
+            "lines": {
+                name: VARIANTS[name].line.format(share=f"{study.grid.replace_share:.0%}") for name in study.grid.arms
+            },
+            "annotator": _measure_annotator(study, labels),
             "arms": arms,
             "comparisons": comparisons,
             "best_mitigation": _best([a for a in CONTROLS if (a, top) in _learnt(arms) & set(judged)], judged, test),
-            "best_gold_only": _best([*SCHEDULES] if {(a, top) for a in SCHEDULES} <= set(judged) else [], judged, test),
             "regained": list(_regained(arms, judged, test)) if ("gold", top) in judged else [],
-            "ensembles": list(_ensembles(study, work, seen, test)),
-            "class_shares": list(_class_shares(predictions, judged, work.test, test)),
-            "error_cells": list(_error_cells(work, judged, seen, test)),
+            "ensembles": list(_ensembles(study, labels.test, seen, test)),
+            "class_shares": list(_class_shares(predictions, judged, labels.test, test)),
+            "error_cells": list(_error_cells(labels.teacher, judged, seen, test)),
             "gold_match": list(_match_gold(judged, test)),
             "iso_accuracy": _iso_accuracy(arms, judged, test),
             "plateaus": list(_plateaus(arms, judged, test)),
-            "components": list(_components(study, work.test, seen, test)),
-            "seconds": list(_seconds(study, work)),
-            "notes": _notes(work),
+            "components": list(_components(study, labels.test, seen, test)),
+            "seconds": list(_seconds(study, labels.annotations)),
+            "notes": _notes(labels, runs),
         }
         results = without_nan(results)
         results["verdict"] = decide(results, study.recipe.accept)
@@ -137,47 +122,32 @@ def measure(study: Study) -> dict[str, Any]:
     return read_json(study.results_file)
 
 
-def is_measured(study: Study) -> bool:
-    """Whether the results of a trained study are there and up to date."""
+def is_measured(study: Study, labels: StudyLabels, runs: Runs) -> bool:
+    """Return whether the results of a trained study exist and are current."""
     results = read_json(study.results_file)
-    return results is not None and results["key"] == _results_key(study, Work(study))
+    return results is not None and results["key"] == _results_key(study, labels, runs)
 
 
-def _results_key(study: Study, work: Work) -> str:
-    pool = zip(work.pool.ids, work.pool.gold, work.pool.llm, strict=True)
+def _results_key(study: Study, labels: StudyLabels, runs: Runs) -> str:
     return make_key(
         study=study.recipe.name,
-        runs={str(run): read_json(study.run(run) / "run.json")["key"] for run in all_runs(study.grid)},
-        pool=hash_ids(f"{i} {gold} {llm}" for i, gold, llm in pool),
-        raters=None if work.pool.raters is None else hash_ids(map(str, work.pool.raters.tolist())),
-        annotations=[one.key for one in work.annotations],
-        seconds=[str(_seconds_per_text(study, one)) for one in work.annotations],
-        calibration=[one.section.calibration for one in work.annotations],
-        status=work.annotations[0].status,
-        teacher=None if work.teacher is None else work.teacher.tolist(),
-        notes=_notes(work),
-        audit=_describe_audit(study, work, 0),
-        test=hash_ids(map(str, _test_gold(study, work))),
-        groups=None if work.test.groups is None else work.test.groups.tolist(),
+        runs={str(run): read_json(study.run(run) / "run.json")["key"] for run in runs.all},
+        labels=labels.key,
+        seconds=[str(_seconds_per_text(study, annotations)) for annotations in labels.annotations],
+        notes=_notes(labels, runs),
         accept=study.recipe.accept.model_dump(),
         code=[hash_files(metrics_folder(), ("*.py",)), *(hash_files(Path(__file__).with_name(name)) for name in CODE)],
     )
 
 
-def _test_gold(study: Study, work: Work) -> np.ndarray:
-    """Classes of the test texts; `NO_GOLD` where neither the source nor an audit has one."""
-    found = audited_gold(study, "test", work.test) if study.recipe.few_gold else None
-    return work.test.gold if found is None else found[0]
-
-
-def _describe_audit(study: Study, work: Work, labelled: int) -> dict[str, Any] | None:
-    """How many texts people were asked for, and how many they labelled; None where the source has gold."""
+def _describe_audit(study: Study, labels: StudyLabels) -> dict[str, Any] | None:
+    """Return how many texts were drawn for people and how many they labelled; None where the source has gold."""
     if not study.recipe.few_gold:
         return None
-    pool, test = (audited_gold(study, "pool", work.pool), audited_gold(study, "test", work.test))
+    audits = {"test": labels.test_audit, "pool": labels.pool_audit}
     return {
-        "test": {"drawn": test[1] if test else 0, "labelled": labelled},
-        "pool": {"drawn": pool[1] if pool else 0, "labelled": int((work.pool.gold != NO_GOLD).sum())},
+        part: {"drawn": audit.num_drawn if audit else 0, "labelled": audit.num_labelled if audit else 0}
+        for part, audit in audits.items()
     }
 
 
@@ -188,25 +158,25 @@ def _load(name: str) -> Any:
 
 
 def _measure_arms(
-    study: Study, work: Work, predictions: Predictions, judged: Predictions, test: Rows
+    study: Study, labels: StudyLabels, all_runs: Runs, predictions: Predictions, judged: Predictions, test: Rows
 ) -> Iterator[dict[str, Any]]:
     """Scores and instability of each arm at each size; what wants no gold is of all test texts."""
     scores, instability = _load("seed_scores"), _load("seed_instability")
-    names = work.test.label_names
-    first, every = (shown_rows(study, passes) for passes in (work.annotations[:1], work.annotations))
-    for (arm, size), labels in predictions.items():
+    names = test.label_names
+    first, every = (shown_rows(study, passes) for passes in (labels.annotations[:1], labels.annotations))
+    for (arm, size), classes in predictions.items():
         runs = paired_runs(study.grid, arm, size)
         records = [read_json(study.run(run) / "run.json") for run in runs]
-        given_labels = [_labels(work, run, record) for run, record in zip(runs, records, strict=True)]
+        given_labels = [_labels(all_runs, run, record) for run, record in zip(runs, records, strict=True)]
         scored: dict[str, Any] = dict.fromkeys(SCORES) | {"macro_f1_runs": []}
         stable: dict[str, Any] = {"per_class_n": {}, "per_class_disagreement": {}}
         if judged:
             given = {"predictions": judged[arm, size], "references": test.gold, "num_classes": len(names)}
             scored, stable = scores.compute(**given), instability.compute(**given)
         if study.recipe.few_gold:
-            stable |= instability.compute(predictions=labels, num_classes=len(names))
+            stable |= instability.compute(predictions=classes, num_classes=len(names))
             if judged:  # on few texts a good classifier may be no better than chance by chance
-                scored["unlearnt_runs"] = sum(len(np.unique(one)) == 1 for one in labels)
+                scored["unlearnt_runs"] = sum(len(np.unique(run_classes)) == 1 for run_classes in classes)
         by_name = {
             field: {names[k]: value for k, value in figures.items()}
             for field, figures in stable.items()
@@ -215,14 +185,15 @@ def _measure_arms(
         yield {
             "arm": arm,
             "size": size,
-            "gold_train_labels": [labels.gold_labels for labels in given_labels],
+            "gold_train_labels": [trained.gold_labels for trained in given_labels],
             "gold_prompt_labels": 0
-            if arm in WITHOUT_PASS
-            else (every if arm in PASSES or "pass" in study.grid.vary else first) + work.pool.calibration_gold,
+            if not VARIANTS[arm].uses_passes
+            else (every if VARIANTS[arm].num_passes > 1 or "pass" in study.grid.vary else first)
+            + all_runs.pool.calibration_gold,
             "gold_validation_labels": records[0]["gold_validation_labels"],
             "train_label_accuracy": [
-                labels.accuracy(work.pool.of_pass(run.annotation_pass))
-                for run, labels in zip(runs, given_labels, strict=True)
+                trained.accuracy(all_runs.pool.of_pass(run.annotation_pass))
+                for run, trained in zip(runs, given_labels, strict=True)
             ],
             **scored,
             **stable,
@@ -231,19 +202,20 @@ def _measure_arms(
         }
 
 
-def _labels(work: Work, run: Run, record: dict[str, Any]) -> Labels:
-    """What the run was trained on."""
-    labels, dropped = work.labels(run), set(record.get("dropped", ()))
-    return labels.without(np.array([work.pool.ids[i] in dropped for i in labels.rows]))
+def _labels(runs: Runs, run: Run, record: dict[str, Any]) -> Labels:
+    """Return the labels that the run was trained on."""
+    labels, dropped = runs.labels(run), set(record.get("dropped", ()))
+    return labels.without(np.array([runs.pool.ids[i] in dropped for i in labels.rows]))
 
 
-def _seconds(study: Study, work: Work) -> Iterator[dict[str, Any]]:
+def _seconds(study: Study, passes: list[Annotations]) -> Iterator[dict[str, Any]]:
     """What the machine took for the LLM labels of an arm, in the passes that it wants, and for a run, on average."""
-    per_text = [_seconds_per_text(study, one) for one in work.annotations]
+    per_text = [_seconds_per_text(study, annotations) for annotations in passes]
     for size in study.grid.sizes:
         for arm in study.grid.arms_at(size):
             records = [read_json(study.run(run) / "run.json") for run in paired_runs(study.grid, arm, size)]
-            labels = 0.0 if arm in WITHOUT_PASS else size * sum(per_text if arm in PASSES else per_text[:1])
+            asked = per_text if VARIANTS[arm].num_passes > 1 else per_text[:1]
+            labels = size * sum(asked) if VARIANTS[arm].uses_passes else 0.0
             trained = float(np.mean([record["seconds"] for record in records]))
             yield {"arm": arm, "size": size, "annotation": labels, "training": trained}
 
@@ -270,10 +242,10 @@ def _read_probs(folder: Path, test: Rows) -> np.ndarray:
     return np.array(table["probs"].to_pylist())
 
 
-def _measure_annotator(study: Study, work: Work) -> dict[str, Any]:
+def _measure_annotator(study: Study, labels: StudyLabels) -> dict[str, Any]:
     """The LLM against gold on the pool, and whether its entropy points at its errors."""
-    pool, status = work.pool, work.annotations[0].status
-    given = {"predictions": pool.probs, "references": pool.gold, "covered": pool.covered}
+    pool, status = labels.training_pool, labels.annotations[0].status
+    given = {"predictions": pool.probs, "references": pool.gold, "covered": pool.label_mass}
     found = _load("annotation_uncertainty").compute(**given)
     known = np.flatnonzero(pool.gold != NO_GOLD)
     fields = (
@@ -296,7 +268,7 @@ def _measure_annotator(study: Study, work: Work) -> dict[str, Any]:
     return {
         "model": study.recipe.annotate.model,
         "calibration": pool.calibrations[0].method,
-        "demonstrations": shown_rows(study, work.annotations[:1]),
+        "demonstrations": shown_rows(study, labels.annotations[:1]),
         "calibration_gold": pool.calibration_gold,
         **{field: found.get(field) for field in fields},
         "recall": by_name(found.get("per_class_recall")),
@@ -307,7 +279,7 @@ def _measure_annotator(study: Study, work: Work) -> dict[str, Any]:
         "one_rater": None if pool.raters is None else one_rater_agreement(pool.raters),
         "covered": found["covered_mean"],
         "status": {name: status.count(name) for name in sorted(set(status))},
-        "truncated": int(work.annotations[0].truncated.sum()),
+        "truncated": int(labels.annotations[0].truncated.sum()),
     }
 
 
@@ -390,13 +362,15 @@ def _match_gold(predictions: Predictions, test: Rows) -> Iterator[dict[str, Any]
         yield {"size": size, "R": found["R"], "n": found["n"], **_difference(found, "macro_f1")}
 
 
-def _error_cells(work: Work, predictions: Predictions, seen: np.ndarray, test: Rows) -> Iterator[dict[str, Any]]:
+def _error_cells(
+    teacher: np.ndarray | None, predictions: Predictions, seen: np.ndarray, test: Rows
+) -> Iterator[dict[str, Any]]:
     """How the LLM's errors pass to classifiers: LLM right or wrong x classifier says the same or not, by test text.
 
     Over the test texts with gold (`seen`) that the LLM gave a label. Intervals of shares are those of a mean accuracy
     in `seed_scores`, over runs and texts; None where nothing varies. Differences are paired by seed and text.
     """
-    teacher = np.full(len(seen), NO_VOTE) if work.teacher is None else work.teacher[seen]
+    teacher = np.full(len(seen), NO_VOTE) if teacher is None else teacher[seen]
     known = np.flatnonzero(teacher != NO_VOTE)
     if len(known) < 2:
         return
@@ -455,7 +429,7 @@ def _learnt(arms: list[dict[str, Any]]) -> set[tuple[str, int]]:
     return {(arm["arm"], arm["size"]) for arm in arms if not arm["unlearnt_runs"]}
 
 
-def _best(among: list[ArmName], predictions: Predictions, test: Rows) -> dict[str, Any] | None:
+def _best(among: list[str], predictions: Predictions, test: Rows) -> dict[str, Any] | None:
     """The arm of the best macro-F1 on half of the seeds and texts, judged against LLM labels on the other halves.
 
     Judged where it was chosen, the best of many looks better than it is. Texts are halved at random within each class.
@@ -469,10 +443,10 @@ def _best(among: list[ArmName], predictions: Predictions, test: Rows) -> dict[st
     ordered = [drawn[test.gold[drawn] == k] for k in range(classes)]
     texts = [np.concatenate([of_class[start::2] for of_class in ordered]) for start in range(2)]
 
-    def half(arm: ArmName, which: int) -> np.ndarray:
+    def half(arm: str, which: int) -> np.ndarray:
         return predictions[arm, top][which::2][:, texts[which]]
 
-    def score(arm: ArmName) -> float:
+    def score(arm: str) -> float:
         found = scores.compute(predictions=half(arm, 0), references=test.gold[texts[0]], num_classes=classes)
         return float(found["macro_f1_mean"])
 
@@ -498,7 +472,7 @@ def _regained(arms: list[dict[str, Any]], predictions: Predictions, test: Rows) 
         {a: p for (a, size), p in predictions.items() if size == top},
     )
 
-    def difference(one: ArmName, other: ArmName) -> tuple[float, float, float]:
+    def difference(one: str, other: str) -> tuple[float, float, float]:
         found = compute(
             predictions1=labels[one],
             predictions2=labels[other],
@@ -525,7 +499,7 @@ def _regained(arms: list[dict[str, Any]], predictions: Predictions, test: Rows) 
         yield {"arm": arm, "size": top, "R": runs, "n": len(test), "share": gain / gap, "interval": bounds}
 
 
-def _ensembles(study: Study, work: Work, seen: np.ndarray, test: Rows) -> Iterator[dict[str, Any]]:
+def _ensembles(study: Study, every: Rows, seen: np.ndarray, test: Rows) -> Iterator[dict[str, Any]]:
     """Ensembles of k runs at the largest size, their mean probabilities: scores, and how often two of them disagree.
 
     Only ensembles that share no run are compared: R // k of them. Scores are of the texts with gold, `seen`.
@@ -533,7 +507,7 @@ def _ensembles(study: Study, work: Work, seen: np.ndarray, test: Rows) -> Iterat
     scores, instability, grid = _load("seed_scores"), _load("seed_instability"), study.grid
     top, classes = grid.sizes[-1], len(test.label_names)
     for arm in grid.arms:
-        probs = np.stack([_read_probs(study.run(run), work.test) for run in paired_runs(grid, arm, top)])
+        probs = np.stack([_read_probs(study.run(run), every) for run in paired_runs(grid, arm, top)])
         for k in ENSEMBLES:
             if (count := len(probs) // k) < 2:
                 continue
@@ -542,7 +516,7 @@ def _ensembles(study: Study, work: Work, seen: np.ndarray, test: Rows) -> Iterat
             if len(seen) > 1:
                 found |= scores.compute(predictions=labels[:, seen], references=test.gold, num_classes=classes)
             yield {
-                **{"arm": arm, "size": top, "k": k, "ensembles": count, "n": len(work.test)},
+                **{"arm": arm, "size": top, "k": k, "ensembles": count, "n": len(every)},
                 **{field: found.get(field) for field in ("macro_f1_mean", "macro_f1_mean_interval")},
                 **{field: found[field] for field in ("pairwise_disagreement", "pairwise_disagreement_interval")},
             }
@@ -692,7 +666,7 @@ def _plateaus(arms: list[dict[str, Any]], predictions: Predictions, test: Rows) 
     }
     half = sizes[-1] // 2 if sizes[-1] % 2 == 0 and sizes[-1] // 2 in sizes else None
 
-    def influence(name: ArmName, size: int) -> np.ndarray:
+    def influence(name: str, size: int) -> np.ndarray:
         given = {"predictions": predictions[name, size], "references": test.gold, "num_classes": len(test.label_names)}
         return np.array(scored.compute(**given, return_items=True)["macro_f1_influence"])
 
@@ -745,11 +719,11 @@ def without_nan(value: Any) -> Any:
     return None if isinstance(value, float) and not np.isfinite(value) else value
 
 
-def _notes(work: Work) -> list[str]:
-    shared, notes = len(set(work.pool.texts) & set(work.test.texts)), list(work.notes)
+def _notes(labels: StudyLabels, runs: Runs) -> list[str]:
+    shared, notes = len(set(runs.pool.texts) & set(runs.test.texts)), list(runs.notes)
     if shared:
         notes.append(f"{shared} texts stand both in the training pool and in the test split: scores may be too good.")
-    if work.teacher is None:
+    if labels.teacher is None:
         notes.append(
             "Which of the LLM's errors classifiers copy is not known: it wants the LLM's labels of the test texts "
             "(hf-recipes annotate), of one pass for all runs."

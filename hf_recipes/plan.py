@@ -21,13 +21,14 @@ from .cost import (
     this_machine,
 )
 from .data import RowFiles, open_rows, usable_at_most
+from .dataset_folder import DatasetFolder
 from .grid import Run, all_runs, check_sizes
+from .labels.pool import StudyLabels, read_labels
 from .measure import is_measured
 from .models import load_tokenizer
-from .recipe import CONFIDENT
+from .runs import FOLDS, Runs, check_encoder, check_training, other_runs, read_accelerate_config
 from .study import Study, read_json
-from .train import FOLDS, check_encoder, check_training, failed_runs, other_runs, read_accelerate_config, runs_left
-from .variants import is_written
+from .variants import CONFIDENT
 
 START_SECONDS = {"annotate": 30, "train": 20, "report": 20}
 
@@ -67,7 +68,8 @@ def make_plan(
         len(files) * len(recipe.annotate.all_passes()) + files.manifest["rows"]["test"],
     )
     unlabelled = bool(texts and rows_left(study, files, with_test=False, contact=False))
-    variants = bool(not unlabelled and is_written(study))
+    labels = None if unlabelled else read_labels(study, files)
+    variants = labels is not None and DatasetFolder(study, labels).is_written()
     chosen = device(on) if on else None
     sample = _sample(files)
     classes, text_bytes = len(files.label_names), float(np.mean([len(text.encode()) for text in sample] or [0]))
@@ -86,7 +88,7 @@ def make_plan(
         },
     ]
     if recipe.grid:
-        steps += _training_steps(study, rates_of or study, unlabelled, files, sample, chosen)
+        steps += _training_steps(study, rates_of or study, labels, files, sample, chosen)
     return steps, notes
 
 
@@ -137,13 +139,15 @@ def _annotation_rate(study: Study, passes: list[Pass], work: list[Asking]) -> fl
 
 
 def _training_steps(
-    study: Study, rates_of: Study, unlabelled: bool, files: RowFiles, sample: list[str], on: Device | None
+    study: Study, rates_of: Study, labels: StudyLabels | None, files: RowFiles, sample: list[str], on: Device | None
 ) -> list[dict[str, Any]]:
     runs, tested = all_runs(study.grid), files.manifest["rows"]["test"]
-    todo, reported = runs, False
-    if not unlabelled:
-        todo = runs_left(study)
-        reported = not todo and is_measured(study) and (study.report / "report.html").exists()
+    todo, failures, reported = runs, {}, False
+    if labels is not None:
+        study_runs = Runs(study, labels)
+        todo = study_runs.left()
+        failures = study_runs.failures()
+        reported = not todo and is_measured(study, labels, study_runs) and (study.report / "report.html").exists()
     tokens, seconds, measured = _training(study, rates_of, todo, tested, sample, on) if todo else (0, 0, True)
     config = read_accelerate_config(study.training)
     at_once = config["num_processes"] if study.training.distribute == "runs" else 1
@@ -153,7 +157,7 @@ def _training_steps(
             **{"step": "train", "done": len(runs) - len(todo), "total": len(runs), "unit": "runs", "tokens": tokens},
             **{"seconds": seconds / at_once + START_SECONDS["train"] if todo else 0, "measured": measured},
             **{"device_seconds": seconds * team},
-            **{"bytes": len(todo) * tested * prediction_bytes(len(files.label_names))},
+            **{"bytes": len(todo) * tested * prediction_bytes(len(files.label_names)), "failures": failures},
         },
         {
             **{"step": "measure, report", "done": int(reported), "total": 1, "unit": "report", "tokens": 0},
@@ -215,8 +219,8 @@ def print_plan(study: Study, on: str | None = None) -> None:
         )
     for note in notes:
         console.print(note)
-    if recipe.grid and steps[0]["done"] == steps[0]["total"]:
-        for run, error in failed_runs(study).items():
+    for step in steps:
+        for run, error in step.get("failures", {}).items():
             console.print(f"failed: {run}: {error} (hf-recipes train --retry-failed tries it again)")
     if recipe.grid and (others := other_runs(study)):
         console.print(others)

@@ -8,16 +8,15 @@ import numpy as np
 from jinja2 import Environment, FileSystemLoader
 
 from . import votes as voting
-from .annotate import load_annotations, shown_rows, status
-from .arms import Pool, build_pool
-from .audit import audited_gold
+from .annotate import shown_rows, status
 from .calibrate import ON_GOLD
-from .data import NO_GOLD, open_rows
+from .data import NO_GOLD
 from .figures import save_figure
 from .findings import cell, interval, number
+from .labels.pool import Pool, StudyLabels
 from .measure import metrics_folder, without_nan
 from .report import TEMPLATES
-from .study import Study, hash_files, hash_ids, make_key, read_json, write_text
+from .study import Study, hash_files, make_key, read_json, write_text
 
 LEFT_OUT = ("that the prompts show as demonstrations", "with gold that the calibration looked at")
 ONE_LABEL = 0.95  # a share of the labels that one class hardly ever has
@@ -25,34 +24,21 @@ FEW_GOLD = 30  # texts: fewer say next to nothing of an annotator
 MANY_MODELS = 3  # different models from which a model of their errors can be made
 
 
-def write_labels(study: Study) -> dict[str, Any]:
+def write_labels(study: Study, study_labels: StudyLabels) -> dict[str, Any]:
     """Computes `report/labels.json` and writes the page and the figure, unless they are there for these labels.
 
     Args:
-        study (`Study`):
-            An annotated study.
+        study (`Study`), study_labels (`StudyLabels`):
+            An annotated study, and what `read_labels` returned for it.
 
     Returns:
         `dict`: what docs/CONTRACT.md says of labels.json.
-
-    Raises:
-        UserError: the study is not annotated, or a calibration wants more gold than there is.
     """
-    rows = open_rows(study).load("train", texts=False)
-    passes = load_annotations(study, rows)
-    pool = build_pool(rows, passes, with_gold=False)
-    audit = audited_gold(study, "pool", pool)
+    passes, pool, audit = study_labels.annotations, study_labels.pool, study_labels.pool_audit
     if audit:
-        pool = replace(pool, gold=audit[0])
+        pool = replace(pool, gold=audit.gold)
     key = make_key(
-        annotations=[one.key for one in passes],
-        calibration=[[one.section.calibration, one.section.calibration_rows] for one in passes],
-        pool=hash_ids(
-            f"{i} {g} {p.tolist()} {v.tolist()}"
-            for i, g, p, v in zip(pool.ids, pool.gold, pool.probs, pool.votes, strict=True)
-        ),
-        status=[one.status for one in passes],
-        audit=audit and audit[1],
+        labels=study_labels.key,
         code=[hash_files(metrics_folder(), ("*.py",)), hash_files(Path(__file__)), hash_files(TEMPLATES)],
     )
     known = read_json(study.labels_file)
@@ -74,7 +60,7 @@ def write_labels(study: Study) -> dict[str, Any]:
             "demonstrations": shown_rows(study, passes),
             "calibration": pool.calibration_gold,
         },
-        "audit_drawn": audit and audit[1],
+        "audit_drawn": audit and audit.num_drawn,
         "annotator": _measure(pool) if pool.ids else None,
         "passes": _measure_passes(study, pool),
     }
@@ -95,7 +81,7 @@ def _measure(pool: Pool) -> dict[str, Any]:
 
     uncertainty = evaluate.load(str(metrics_folder() / "annotation_uncertainty"), keep_in_memory=True)
     votes = {"votes": pool.votes} if pool.votes.shape[1] > 1 else {}
-    return dict(uncertainty.compute(predictions=pool.probs, references=pool.gold, covered=pool.covered, **votes))
+    return dict(uncertainty.compute(predictions=pool.probs, references=pool.gold, covered=pool.label_mass, **votes))
 
 
 def _measure_passes(study: Study, pool: Pool) -> list[dict[str, Any]]:

@@ -12,65 +12,22 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from .redact import redact
+from .variants import CONTROLS, VARIANTS
 
-ArmName = Literal[
-    "gold",
-    "llm",
-    "llm-soft",
-    "llm-majority",
-    "llm-dawid-skene",
-    "llm-raw",
-    "llm-then-gold",
-    "one-rater",
-    "llm-entropy-replace",
-    "llm-random-replace",
-    "llm-matched-replace",
-    "llm-audit",
-    "llm-flip-replace",
-    "llm-flip-random-replace",
-    "llm-entropy-drop",
-    "llm-balanced-drop",
-    "llm-random-drop",
-    "llm-confident-drop",
-    "llm-confident-random-drop",
-    "gold-only",
-    "gold-only-long",
-    "noise-fixed",
-    "noise-redrawn",
-]
-#: Without its control beside it, a mitigation's gain is no result.
-CONTROLS: dict[ArmName, ArmName] = {
-    "llm-entropy-replace": "llm-random-replace",
-    "llm-audit": "llm-random-replace",
-    "llm-flip-replace": "llm-flip-random-replace",
-    "llm-entropy-drop": "llm-random-drop",
-    "llm-balanced-drop": "llm-random-drop",
-    "llm-confident-drop": "llm-confident-random-drop",
-    "llm-then-gold": "gold-only-long",
-}
-#: Arms that leave out what classifiers say of the run's own labels: which rows these are, training finds out.
-CONFIDENT: tuple[ArmName, ArmName] = ("llm-confident-drop", "llm-confident-random-drop")
-#: How many annotation passes an arm wants.
-PASSES: dict[ArmName, int] = {
-    "llm-majority": 2,
-    "llm-flip-replace": 2,
-    "llm-flip-random-replace": 2,
-    "llm-dawid-skene": 3,
-}
-#: Arms that want gold where they choose, hence for every text; of the others some are content with a random sample.
-WANT_ALL_GOLD: tuple[ArmName, ...] = (
-    "gold",
-    "llm-then-gold",
-    "llm-entropy-replace",
-    "llm-matched-replace",
-    "llm-flip-replace",
-    "llm-flip-random-replace",
-    "noise-fixed",
-    "noise-redrawn",
-)
+
+def known_variant(name: str) -> str:
+    """Return the name of a variant; ValueError if there is no such variant."""
+    if name not in VARIANTS:
+        near = difflib.get_close_matches(name, VARIANTS, n=1)
+        hint = f"; did you mean '{near[0]}'?" if near else f"; known variants: {', '.join(VARIANTS)}"
+        raise ValueError(f"unknown variant{hint}")
+    return name
+
+
+VariantName = Annotated[str, AfterValidator(known_variant)]
 #: The arguments of vllm.LLM that a recipe may set. None of them loads code, a file or another model.
 ENGINE_ARGS = (
     *("tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size", "enable_expert_parallel"),
@@ -308,17 +265,19 @@ def _merged(base: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
 class Crossed(Section):
     """Runs in which every source of chance takes each of its first seeds beside each of the others'."""
 
-    arms: list[ArmName] = Field(["gold", "llm"], min_length=1)
+    arms: list[VariantName] = Field(["gold", "llm"], min_length=1)
     levels: int = Field(3, gt=1, description="seeds of each source: levels ** sources runs an arm")
 
 
 class Grid(Section):
     """What is compared: every arm at every size with every seed. Subsets of one seed are nested."""
 
-    arms: list[ArmName] = Field(["gold", "llm", "llm-soft", "llm-entropy-replace", "llm-random-replace"], min_length=1)
+    arms: list[VariantName] = Field(
+        ["gold", "llm", "llm-soft", "llm-entropy-replace", "llm-random-replace"], min_length=1
+    )
     sizes: Annotated[list[Annotated[int, Field(gt=1)]], Field(min_length=1)]
     seeds: Annotated[list[Annotated[int, Field(ge=0, lt=2**32)]], Field(min_length=2)]
-    curves: list[ArmName] | None = Field(
+    curves: list[VariantName] | None = Field(
         None, description="the arms that are trained at every size, gold and llm among them; the others at the largest"
     )
     vary: list[Source] = Field(
@@ -333,7 +292,7 @@ class Grid(Section):
         0.25, gt=0, lt=1, description="share of rows that arms take from gold, or drop; gold-only trains on these alone"
     )
 
-    def arms_at(self, size: int) -> list[ArmName]:
+    def arms_at(self, size: int) -> list[VariantName]:
         """The arms that are trained at a size."""
         return [arm for arm in self.arms if self.curves is None or arm in self.curves or size == self.sizes[-1]]
 
@@ -358,9 +317,7 @@ class Grid(Section):
             raise ValueError(f"curves must name {' and '.join(always)}, and no arm that is not in arms")
         for arm in self.arms:
             least = next(size for size in self.sizes if arm in self.arms_at(size))
-            drops = arm.endswith("-drop") and arm not in CONFIDENT
-            partial = drops or arm in ("gold-only", "gold-only-long", "llm-then-gold", "llm-audit")
-            if partial and not 0 < round(self.replace_share * least) < least:
+            if VARIANTS[arm].is_partial and not 0 < round(self.replace_share * least) < least:
                 raise ValueError(
                     f"replace_share {self.replace_share} of {least} texts is none or all: nothing is left for {arm}; "
                     "change replace_share, sizes or curves"
@@ -464,14 +421,17 @@ class Recipe(Section):
                 f"grid.vary names pass: {len(self.grid.seeds)} seeds want as many annotation passes, and there are "
                 f"{len(self.annotate.passes) + 1}; add to annotate.passes"
             )
-        if self.grid and "one-rater" in self.grid.arms and self.data.raters is None:
-            raise ValueError("grid.arms names one-rater, which wants the raters' labels: set data.raters")
         passes = self.annotate.all_passes()
-        for arm in self.grid.arms if self.grid else []:
-            different = {one.model for one in passes} if arm == "llm-dawid-skene" else passes
-            if len(different) < PASSES.get(arm, 1):
-                what = "passes of different models" if arm == "llm-dawid-skene" else "annotation passes"
-                raise ValueError(f"grid.arms names {arm}, which wants {PASSES[arm]} {what}; add to annotate.passes")
+        num_models = len({section.model for section in passes})
+        for variant in [VARIANTS[name] for name in self.grid.arms] if self.grid else []:
+            if variant.labels == "annotator" and self.data.raters is None:
+                raise ValueError(f"grid.arms names {variant.name}, which requires data.raters. Add it")
+            if len(passes) < variant.num_passes or num_models < variant.num_models:
+                what = "passes of different models" if variant.num_models > 1 else "annotation passes"
+                raise ValueError(
+                    f"grid.arms names {variant.name}, which requires {variant.num_passes} {what}. "
+                    "Add to annotate.passes"
+                )
         if self.grid and self.train:
             self._suits_its_gold(self.grid, self.train)
         return self
@@ -482,10 +442,10 @@ class Recipe(Section):
             if "gold" not in grid.arms:
                 raise ValueError("grid.arms must name 'gold': what LLM labels cost is told against it")
             return
-        if named := [arm for arm in grid.arms if arm in WANT_ALL_GOLD]:
+        if named := [arm for arm in grid.arms if VARIANTS[arm].gold == "all"]:
             raise ValueError(
-                f"grid.arms names {named[0]}, which wants a gold label for every text, and data.label_column is null; "
-                "leave it out (llm, llm-soft, the -drop arms want none; gold-only, llm-audit those of an audit)"
+                f"grid.arms names {named[0]}, which requires gold for every text, but data.label_column is null. "
+                "Leave it out (llm, llm-soft and the -drop variants require none; gold-only and llm-audit an audit)"
             )
         if train.validation_size and train.validation_labels == "gold":
             raise ValueError("train.validation_labels is gold, and data.label_column is null; set it to llm")

@@ -9,8 +9,8 @@ from jinja2 import Environment, FileSystemLoader
 from .figures import captions, draw
 from .findings import SOURCES, cell, describe, gold_labels, how_made, interval, mean, number
 from .recipe import Prices
+from .runs import other_runs
 from .study import Study, hash_files, make_key, write_text
-from .train import other_runs
 
 TEMPLATES = Path(__file__).parent / "templates"
 PARTS = ("findings", "figures", "report")

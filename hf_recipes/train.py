@@ -6,7 +6,6 @@
 next run that nobody has taken. With `train.distribute: batches` they compute each run together instead.
 """
 
-import hashlib
 import logging
 import os
 import sys
@@ -15,7 +14,6 @@ import time
 import traceback
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -24,295 +22,23 @@ import pyarrow as pa
 from filelock import Timeout
 
 from . import tables
-from .annotate import Annotations, load_annotations, load_test_annotations
-from .arms import Labels, Pool, build_pool, confident_errors, draw, label_others, training_labels
-from .audit import with_audit
 from .child import follow_parent
-from .data import hash_order, load_rows, open_rows
-from .fit import DIVERGED, RULES, Fit, Texts, Tokens
-from .grid import Run, all_runs, check_sizes, permutation
-from .models import Model, load_tokenizer, resolve_model
-from .recipe import CONFIDENT, Train, UserError, first_line, load_recipe, parse_yaml
+from .data import hash_order
+from .fit import DIVERGED, Fit, Texts, Tokens
+from .grid import Run
+from .labels.pool import read_labels
+from .labels.rules import Labels, Subset, confident_errors
+from .models import load_tokenizer
+from .recipe import UserError, first_line, load_recipe
 from .redact import redact
-from .study import (
-    Study,
-    cpu_capability,
-    cpu_threads,
-    hash_ids,
-    local_locks,
-    make_key,
-    read_json,
-    versions,
-    write_json,
-)
+from .runs import FOLDS, PREDICTIONS, Runs, check_training, read_accelerate_config, threads
+from .study import Study, hash_ids, local_locks, read_json, write_json
+from .variants import CONFIDENT
 
 logger = logging.getLogger(__name__)
 
-PREDICTIONS = pa.schema(
-    {
-        "run": pa.dictionary(pa.int32(), pa.string()),
-        "id": pa.string(),
-        "gold": pa.int64(),
-        "probs": pa.list_(pa.float64()),
-    }
-)
-LIBRARIES = ("torch", "transformers", "accelerate", "tokenizers", "numpy")
-FOLDS = 4  # of confident learning
 POLL_SECONDS = 20  # others may be waiting in a collective, which has a time limit
 STARTS_AGAIN = 75  # the exit code that says: a run failed in one of several processes; start all again and go on
-#: Settings that change how a run is made, and not what comes out; encoder and mixed precision are in its environment.
-NOT_IN_KEY = {"encoder", "revision", "accelerate_config", "save_steps", "save_models", "trackers"}
-#: Kinds of models whose first positions are not for tokens.
-SHIFTED = ("roberta", "xlm-roberta", "camembert", "mpnet", "longformer", "data2vec-text", "xlm-roberta-xl")
-
-
-class Work:
-    """What all runs of a study share, read once.
-
-    Args:
-        study (`Study`):
-            An annotated study.
-
-    Attributes:
-        rows (`Rows`), annotations (`list[Annotations]`): the whole pool, as it was read and annotated, pass by pass.
-        pool (`Pool`): its usable rows.
-        validation (`np.ndarray`): those of them that no run trains on, indices into the pool.
-        test (`Rows`)
-        notes (`list[str]`): doubts about the sizes.
-    """
-
-    def __init__(self, study: Study):
-        grid, settings = study.grid, study.training
-        self.rows, self.test = load_rows(study)
-        self.annotations: list[Annotations] = load_annotations(study, self.rows)
-        few_gold = study.recipe.few_gold
-        self.pool: Pool = build_pool(self.rows, self.annotations, not few_gold, by_all="pass" in grid.vary)
-        drawn = hash_order(self.pool.ids, "validation")
-        self.validation = np.sort(drawn[: settings.validation_size])
-        able = np.sort(drawn[settings.validation_size :])
-        if few_gold:
-            self.pool = with_audit(study, self.pool, self.validation)
-        self.notes = check_sizes(grid, len(able))
-        self._study = study
-        self._keys: dict[Run, str] = {}
-        ids = [self.pool.ids[i] for i in able]
-        self._orders = {seed: able[permutation(ids, seed)] for seed in grid.seeds}
-        self._common = {
-            "train": settings.model_dump(mode="json", exclude=NOT_IN_KEY),
-            "test": hash_ids(f"{i} {g}" for i, g in zip(self.test.ids, self.test.gold, strict=True)),
-            "label_names": self.test.label_names,
-        }
-
-    @cached_property
-    def encoder(self) -> Model:
-        """The encoder; its weights are not looked at."""
-        return check_encoder(self._study, weights=False)
-
-    @cached_property
-    def teacher(self) -> np.ndarray | None:
-        """The LLM's labels of the test texts, of shape `(n,)`, `NO_VOTE` where it gave none.
-
-        None where it was not asked about them, and where runs take their labels from different passes.
-        """
-        test = load_test_annotations(self._study, self.test)
-        if test is None or "pass" in self._study.grid.vary:
-            return None
-        return label_others(self.pool, self.annotations[0], test)
-
-    @cached_property
-    def accelerate(self) -> dict[str, Any]:
-        """The accelerate configuration."""
-        return read_accelerate_config(self._study.training)
-
-    def environment(self, run: Run) -> dict[str, Any]:
-        """What of this machine and its software changes the outcome of a run."""
-        config = self.accelerate
-        return {
-            "encoder": self.encoder.identity,
-            "rules": RULES,
-            "versions": versions(*LIBRARIES, *(["cleanlab"] if run.arm in CONFIDENT else [])),
-            "threads": threads(config) if config["use_cpu"] else None,
-            **({"cpu": cpu_capability()} if config["use_cpu"] else {}),
-            "mixed_precision": config["mixed_precision"],
-            "team": config["num_processes"] if self._study.training.distribute == "batches" else 1,
-        }
-
-    def subset(self, run: Run) -> np.ndarray:
-        """Indices of the run's rows in the pool, of shape `(size,)`, in the order all arms share."""
-        return self._orders[run.subset_seed][: run.size]
-
-    def labels(self, run: Run) -> Labels:
-        """The rows that the run trains on, out of `subset(run)` or of the audit, and their labels.
-
-        Of `CONFIDENT` arms all rows: what these leave out follows from them, and stands in the run's `run.json`.
-        """
-        share, pool = self._study.grid.replace_share, self.pool.of_pass(run.annotation_pass)
-        return training_labels(run.arm, pool, self.subset(run), share, run.subset_seed)
-
-    def validation_labels(self, run: Run) -> np.ndarray:
-        """Classes of the validation rows; gold ones are labels spent."""
-        if self._study.training.validation_labels == "gold":
-            return self.pool.gold[self.validation]
-        return self.pool.of_pass(run.annotation_pass).llm[self.validation]
-
-    def key(self, run: Run) -> str:
-        """The run's key: of the very rows and labels it trains on, and of everything else that changes its outcome."""
-        if run not in self._keys:
-            self._keys[run] = self._make_key(run, self.environment(run))
-        return self._keys[run]
-
-    def _make_key(self, run: Run, environment: dict[str, Any]) -> str:
-        labels = self.labels(run)
-        content = [
-            hash_ids(self.pool.ids[i] for i in labels.rows),
-            hashlib.sha256(labels.targets.tobytes()).hexdigest(),
-            *([labels.then] if labels.then else []),
-            *([run.arm, FOLDS, "by text", run.subset_seed] if run.arm in CONFIDENT else []),
-        ]
-        checked = zip(self.validation, self.validation_labels(run), strict=True)
-        validation = hash_ids(f"{self.pool.ids[i]} {label}" for i, label in checked)
-        seeds = {"init": run.init_seed, "order": run.order_seed}
-        return make_key(content=content, validation=validation, seeds=seeds, **self._common, **environment)
-
-    def is_done(self, run: Run) -> bool:
-        """Whether the run need not be trained here."""
-        folder = self._study.run(run)
-        record = read_json(folder / "run.json")
-        kept = (folder / "model").exists() or not self._study.training.save_models
-        return record is not None and record["key"] == self.key(run) and kept
-
-    def is_valid(self, run: Run) -> bool:
-        """Whether the run is one of this study, wherever it was trained: what reads runs asks this."""
-        record = read_json(self._study.run(run) / "run.json")
-        return record is not None and record["key"] == self._make_key(run, record["environment"])
-
-    def failure(self, run: Run) -> str | None:
-        """What the run failed of, in a line, if it has been tried."""
-        record = read_json(self._study.run(run) / "failed.json")
-        return record["error"] if record is not None and record["key"] == self.key(run) else None
-
-
-def threads(config: dict[str, Any]) -> int:
-    """The threads of each process on the CPU: those of the machine, shared out."""
-    return max(1, cpu_threads() // (config["num_processes"] // config["num_machines"]))
-
-
-def check_training(study: Study, weights: bool = True) -> None:
-    """Checks the encoder and the accelerate configuration, as far as that can be done without a run.
-
-    Raises:
-        UserError: no such encoder or configuration, or one that cannot be used here.
-    """
-    check_encoder(study, weights)
-    if (named := set(CONFIDENT) & set(study.grid.arms)) and not versions("cleanlab"):
-        raise UserError(f"grid.arms names {min(named)}, which wants cleanlab; pip install 'hf-recipes[cleanlab]'")
-    config = read_accelerate_config(study.training)
-    if not config["use_cpu"]:
-        import torch
-
-        if not torch.accelerator.is_available():
-            raise UserError(f"train.accelerate_config: {config['path']} wants a GPU, and there is none; use cpu")
-
-
-def check_encoder(study: Study, weights: bool = True) -> Model:
-    """The recipe's encoder.
-
-    Raises:
-        UserError: there is no such encoder, it is a classifier already, or texts are longer than it takes.
-    """
-    train = study.training
-    encoder = resolve_model(study, "train.encoder", train.encoder, train.revision, weights)
-    model = read_json(encoder.folder / "config.json") or {}
-    longest = model.get("max_position_embeddings")
-    if longest is not None and model.get("model_type") in SHIFTED:
-        longest -= 2
-    if longest is not None and longest > 0 and train.max_length > longest:
-        raise UserError(f"train.max_length: {train.max_length} tokens, but {encoder.name} takes {longest} at most")
-    if any(name.endswith("ForSequenceClassification") for name in model.get("architectures") or ()):
-        raise UserError(
-            f"train.encoder: {encoder.name} is a classifier already, and no seed would draw its head; name the encoder "
-            "that it was made of"
-        )
-    return encoder
-
-
-def runs_left(study: Study) -> list[Run]:
-    """The runs of the grid that are still to be trained, failed ones among them.
-
-    Raises:
-        UserError: what is wrong with the input, before anything is launched.
-    """
-    work = Work(study)
-    left = [run for run in all_runs(study.grid) if not work.is_done(run)]
-    if left:
-        open_rows(study).need_texts()
-    return left
-
-
-def other_runs(study: Study) -> str | None:
-    """A sentence on trained runs in the folder that the recipe does not name, if there are any."""
-    named = {study.run(run) for run in all_runs(study.grid)}
-    others = sum(path.parent not in named for path in study.root.glob("runs/*/*/*/run.json"))
-    if not others:
-        return None
-    return (
-        f"{others:,} trained runs in {study.root} are not in this recipe and were left out: a setting on the command "
-        "line has to be repeated in every step; better write it into the recipe."
-    )
-
-
-def failed_runs(study: Study) -> dict[Run, str]:
-    """The runs that failed, each with its error in a line."""
-    return _failures(study, Work(study))
-
-
-def forget_failures(study: Study) -> None:
-    """Lets the runs that failed be tried again."""
-    work = Work(study)
-    for run in _failures(study, work):
-        with study.run_lock(run):  # or another process is just trying it
-            if work.failure(run) is not None:
-                (study.run(run) / "failed.json").unlink()
-
-
-def read_accelerate_config(train: Train) -> dict[str, Any]:
-    """The accelerate configuration that the recipe names, with its `path`.
-
-    Raises:
-        UserError: there is no such file, or it is none.
-    """
-    name = train.accelerate_config
-    folder = Path(__file__).parent / "recipes" / "accelerate"
-    path = folder / f"{name}.yaml" if (folder / f"{name}.yaml").exists() else Path(name)
-    if not path.is_file():
-        known = ", ".join(sorted(p.stem for p in folder.glob("*.yaml")))
-        raise UserError(f"train.accelerate_config: '{name}' is neither a file nor one of {known}")
-    try:
-        content = parse_yaml(path.read_text(encoding="utf-8"))
-    except ValueError:
-        content = None
-    if not isinstance(content, dict):
-        raise UserError(
-            f"train.accelerate_config: {path} is no accelerate configuration; make one with accelerate config"
-        )
-    base = {"use_cpu": False, "mixed_precision": "no", "num_processes": 1, "num_machines": 1, "machine_rank": 0}
-    config = {**base, **{name: value for name, value in content.items() if value is not None}, "path": str(path)}
-    kind = str(content.get("distributed_type") or "NO")
-    if kind not in ("NO", "MULTI_GPU", "MULTI_CPU") or content.get("dynamo_config"):
-        raise UserError(
-            f"train.accelerate_config: {path}: distributed_type {kind} or dynamo is not supported; encoders are small: "
-            "take NO, MULTI_GPU or MULTI_CPU, and no dynamo"
-        )
-    if config["num_processes"] % config["num_machines"]:
-        raise UserError(
-            f"train.accelerate_config: {path}: num_processes {config['num_processes']} is that of all machines, and no "
-            f"multiple of num_machines {config['num_machines']}"
-        )
-    if config["mixed_precision"] not in ("no", "bf16"):
-        raise UserError(
-            f"train.accelerate_config: {path}: mixed_precision must be 'no' or bf16 (fp16 wants loss scaling)"
-        )
-    return config
 
 
 def train(study: Study) -> dict[Run, str]:
@@ -350,9 +76,9 @@ def train(study: Study) -> dict[Run, str]:
             f"train.accelerate_config: accelerate runs on {accelerator.device} with mixed precision "
             f"{accelerator.mixed_precision}, unlike {config['path']}; launch with that file, or name another"
         )
-    work = Work(study)
+    runs = Runs(study, read_labels(study))
     if first:
-        for note in work.notes:
+        for note in runs.notes:
             logger.warning(note)
         if kind := local_locks(study.root):
             logger.warning(
@@ -361,13 +87,8 @@ def train(study: Study) -> dict[Run, str]:
                 *(study.root, kind),
             )
     with tempfile.TemporaryDirectory(prefix="hf-recipes-") as folder:
-        _Trainer(study, work, accelerator, Path(folder), first).train_all()
-    return _failures(study, work)
-
-
-def _failures(study: Study, work: Work) -> dict[Run, str]:
-    failures = {run: work.failure(run) for run in all_runs(study.grid) if not work.is_done(run)}
-    return {run: error for run, error in failures.items() if error is not None}
+        _Trainer(study, runs, accelerator, Path(folder), first).train_all()
+    return runs.failures()
 
 
 def _lost_others(error: Exception) -> bool:
@@ -408,7 +129,7 @@ class _Trainer:
     """The grid at work in this process."""
 
     study: Study
-    work: Work
+    runs: Runs
     accelerator: Any
     folder: Path
     first: bool
@@ -417,8 +138,8 @@ class _Trainer:
         """Takes run after run until each is done or has failed, by this process or by another."""
         from tqdm import tqdm
 
-        runs = all_runs(self.study.grid)
-        done = [run for run in runs if self.work.is_done(run)]
+        runs = self.runs.all
+        done = [run for run in runs if self.runs.is_done(run)]
         with tqdm(total=len(runs), initial=len(done), desc="train", unit=" runs", disable=not self.first) as self._bar:
             todo = self._agree([run for run in runs if not self._is_settled(run)])
             self._open = set(todo)
@@ -435,7 +156,7 @@ class _Trainer:
         return broadcast_object_list([value])[0] if self.accelerator.num_processes > 1 else value
 
     def _is_settled(self, run: Run) -> bool:
-        return self.work.is_done(run) or self.work.failure(run) is not None
+        return self.runs.is_done(run) or self.runs.failure(run) is not None
 
     def _take(self, run: Run, wait: bool) -> None:
         """Trains a run unless it is settled, or another process is at it and shall not be waited for."""
@@ -465,17 +186,17 @@ class _Trainer:
         self._open -= settled
         self._bar.update(len(settled))
 
-    def _tokenize(self, runs: list[Run]) -> None:
-        study, work = self.study, self.work
-        self._tokenizer = load_tokenizer("train.encoder", work.encoder)
-        needed = np.unique(np.concatenate([work.validation, *(work.labels(run).rows for run in runs)]))
-        self._places = np.full(len(work.pool.ids), -1)
+    def _tokenize(self, todo: list[Run]) -> None:
+        study, runs = self.study, self.runs
+        self._tokenizer = load_tokenizer("train.encoder", runs.encoder)
+        needed = np.unique(np.concatenate([runs.validation, *(runs.labels(run).rows for run in todo)]))
+        self._places = np.full(len(runs.pool.ids), -1)
         self._places[needed] = np.arange(len(needed))
         longest = study.training.max_length
-        texts = [work.pool.texts[i] for i in needed]
+        texts = [runs.pool.texts[i] for i in needed]
         name = f"{self.accelerator.process_index}.tokens"
         self._tokens = Tokens(texts, self._tokenizer, longest, self.folder / f"pool-{name}")
-        tested = [str(text) for text in work.test.texts]
+        tested = [str(text) for text in runs.test.texts]
         self._test = Tokens(tested, self._tokenizer, longest, self.folder / f"test-{name}")
 
     def _train_one(self, run: Run) -> None:
@@ -483,12 +204,12 @@ class _Trainer:
         study, main = self.study, self.accelerator.is_main_process
         self._start = time.monotonic()
         try:
-            labels, key = self.work.labels(run), self.work.key(run)
+            labels, key = self.runs.labels(run), self.runs.key(run)
             if run.arm in CONFIDENT:
                 labels = self._doubt(run, labels)
-                key += hash_ids(self.work.pool.ids[i] for i in labels.rows)
+                key += hash_ids(self.runs.pool.ids[i] for i in labels.rows)
             fitted, at_once = self._fit(run, labels, key)
-            probs = fitted.predict(self._test, np.arange(len(self.work.test)))
+            probs = fitted.predict(self._test, np.arange(len(self.runs.test)))
             if not np.isfinite(probs).all():
                 raise FloatingPointError(DIVERGED)
             if main:
@@ -503,7 +224,7 @@ class _Trainer:
             study.run(run).mkdir(parents=True, exist_ok=True)  # what is there stays until there is better
             reason = redact(f"{type(error).__name__}: {first_line(error)}")
             trouble = {"error": reason, "traceback": redact(traceback.format_exc())}
-            write_json(study.run(run) / "failed.json", {"key": self.work.key(run), **trouble})
+            write_json(study.run(run) / "failed.json", {"key": self.runs.key(run), **trouble})
             if self.accelerator.num_processes > 1:  # the others wait for this process in vain: all start again
                 os._exit(STARTS_AGAIN)
         self.accelerator.free_memory()
@@ -515,11 +236,11 @@ class _Trainer:
         run's settings and seeds. A killed run does this anew; the control takes the number from the other arm's run.
         """
         found = replace(run, arm=CONFIDENT[0])
-        record = read_json(self.study.run(found) / "run.json") if self.work.is_done(found) else None
+        record = read_json(self.study.run(found) / "run.json") if self.runs.is_done(found) else None
         count = self._agree(record and len(record["dropped"]))
         if count is None:
             probs = np.empty_like(labels.targets)
-            texts = [self.work.pool.texts[i] for i in labels.rows]
+            texts = [self.runs.pool.texts[i] for i in labels.rows]
             number = {text: i for i, text in enumerate(dict.fromkeys(texts))}
             places = np.argsort(hash_order(number, "folds"))
             fold = places[[number[text] for text in texts]] % FOLDS  # equal texts in one
@@ -533,7 +254,8 @@ class _Trainer:
             wrong = confident_errors(labels.labels, probs)
             count = int(wrong.sum())
         if run != found:
-            wrong = draw(self.work.pool, labels.rows, count, f"confident-random-drop:{run.subset_seed}")
+            subset = Subset(self.runs.pool, labels.rows, self.study.grid.replace_share, run.subset_seed)
+            wrong = subset.draw(count, "confident-random-drop")
         return labels.without(wrong)
 
     def _fit(self, run: Run, labels: Labels, key: str | None = None) -> tuple[Fit, int]:
@@ -544,12 +266,12 @@ class _Trainer:
         """
         from accelerate.utils import find_executable_batch_size
 
-        work, settings = self.work, self.study.training
+        runs, settings = self.runs, self.study.training
         team = self.accelerator.num_processes
         at_once = -(-settings.batch_size // (settings.gradient_accumulation_steps * team))
-        train = Texts(self._tokens, self._places[labels.rows], labels.targets, labels.then)
-        classes = np.eye(len(work.pool.label_names))
-        checked = Texts(self._tokens, self._places[work.validation], classes[work.validation_labels(run)])
+        train = Texts(self._tokens, self._places[labels.rows], labels.targets)
+        classes = np.eye(len(runs.pool.label_names))
+        checked = Texts(self._tokens, self._places[runs.validation], classes[runs.validation_labels(run)])
         if state := self._read_state(run, key):
             at_once = min(at_once, state["at_once"])
             self._start -= state["seconds"]
@@ -594,11 +316,11 @@ class _Trainer:
         from accelerate.utils import set_seed
         from transformers import AutoModelForSequenceClassification
 
-        names = self.work.pool.label_names
+        names = self.runs.pool.label_names
         set_seed(run.init_seed)  # before the model is made: its head is drawn from it
         try:
             return AutoModelForSequenceClassification.from_pretrained(
-                self.work.encoder.folder,
+                self.runs.encoder.folder,
                 num_labels=len(names),
                 id2label=dict(enumerate(names)),
                 label2id={name: i for i, name in enumerate(names)},
@@ -609,7 +331,7 @@ class _Trainer:
             )
         except (OSError, ValueError, KeyError) as error:
             raise UserError(
-                f"train.encoder: {self.work.encoder.name} is no sequence classifier ({first_line(error)})"
+                f"train.encoder: {self.runs.encoder.name} is no sequence classifier ({first_line(error)})"
             ) from None
 
     def _save_state(self, run: Run, state: dict[str, Any]) -> None:
@@ -651,10 +373,10 @@ class _Trainer:
         self.accelerator.log(values, step=step)
 
     def _write(self, folder: Path, run: Run, labels: Labels, fitted: Fit, probs: np.ndarray, at_once: int) -> None:
-        work, settings = self.work, self.study.training
-        dropped = [work.pool.ids[i] for i in np.setdiff1d(work.subset(run), labels.rows)]
-        named = pa.array([str(run)] * len(work.test), pa.string()).dictionary_encode()
-        table = pa.table([named, work.test.ids, work.test.gold, list(probs)], schema=PREDICTIONS)
+        runs, settings = self.runs, self.study.training
+        dropped = [runs.pool.ids[i] for i in np.setdiff1d(runs.subset(run), labels.rows)]
+        named = pa.array([str(run)] * len(runs.test), pa.string()).dictionary_encode()
+        table = pa.table([named, runs.test.ids, runs.test.gold, list(probs)], schema=PREDICTIONS)
         tables.write(folder / "predictions.parquet", table)
         if settings.save_models:
             fitted.model.save_pretrained(folder / "model")
@@ -662,19 +384,19 @@ class _Trainer:
         write_json(
             folder / "run.json",
             {
-                "key": work.key(run),
+                "key": runs.key(run),
                 "arm": run.arm,
                 "size": run.size,
                 "seed": run.name,
                 "seeds": {"subset": run.subset_seed, "init": run.init_seed, "order": run.order_seed},
                 "annotation_pass": run.annotation_pass,
                 "gold_train_labels": labels.gold_labels,
-                "gold_validation_labels": len(work.validation) if settings.validation_labels == "gold" else 0,
+                "gold_validation_labels": len(runs.validation) if settings.validation_labels == "gold" else 0,
                 **({"dropped": dropped} if run.arm in CONFIDENT else {}),
-                "train_label_accuracy": labels.accuracy(work.pool.of_pass(run.annotation_pass)),
+                "train_label_accuracy": labels.accuracy(runs.pool.of_pass(run.annotation_pass)),
                 "curves": {name: values for name, values in vars(fitted.curves).items() if values},
                 "train": settings.model_dump(mode="json"),
-                "environment": work.environment(run),
+                "environment": runs.environment(run),
                 "texts_at_once": at_once,
                 "seconds": round(time.monotonic() - self._start, 2),
             },

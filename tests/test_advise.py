@@ -6,12 +6,12 @@ from io import StringIO
 import numpy as np
 import pytest
 from scipy import stats
+from steps import measure
 from test_annotate import engine  # noqa: F401  (a fixture)
 
 from hf_recipes.advise import _advice, chances, pilot_settings, print_advice
 from hf_recipes.annotate import annotate
 from hf_recipes.data import open_rows
-from hf_recipes.measure import measure
 from hf_recipes.plan import make_plan
 from hf_recipes.recipe import UserError
 from hf_recipes.train import train

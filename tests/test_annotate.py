@@ -22,6 +22,7 @@ import pytest
 from conftest import DEMO, ROOT
 from hypothesis import given
 from hypothesis import strategies as st
+from steps import is_written, write_dataset, write_labels
 
 from hf_recipes import annotate as module
 from hf_recipes.annotate import (
@@ -33,13 +34,12 @@ from hf_recipes.annotate import (
     score_answers,
     status,
 )
-from hf_recipes.arms import build_pool, label_others
 from hf_recipes.calibrate import shift
 from hf_recipes.data import load_rows, open_rows
 from hf_recipes.engines import EngineError
+from hf_recipes.labels.pool import build_pool, read_labels
 from hf_recipes.recipe import UserError
 from hf_recipes.study import read_json, write_json
-from hf_recipes.variants import is_written, write_variants
 
 SMALL = ["--data.pool_size=300", "--data.test_size=20", "--annotate.prompt.shots_per_class=1", "--grid.sizes=[10, 20]"]
 
@@ -295,7 +295,6 @@ def test_what_the_engine_refuses_is_a_row_with_its_reason_and_a_later_success_he
 
 
 def test_rows_that_fail_for_good_do_not_stop_a_pass_that_works_and_healing_renews_the_quality_page(make_study, engine):
-    from hf_recipes.quality import write_labels
 
     study = make_study(*SMALL, "--annotate.passes=[{prompt: {seed: 2}}]")
     annotate(study)
@@ -402,7 +401,7 @@ def test_a_pass_more_costs_only_itself_and_one_model_is_started_once(make_study,
     assert pool.votes[:, 0].tolist() == pool.llm.tolist()
     shown = {i for one in passes for i, name in zip(load_rows(study)[0].ids, one.status, strict=True) if name != "ok"}
     assert not shown & set(pool.ids)
-    write_variants(study)
+    write_dataset(study)
     table = pq.read_table(study.dataset / "data" / "llm" / "train-00000-of-00001.parquet")
     assert np.array(table["votes"].to_pylist()).tolist() == pool.votes.tolist()
     assert table["flipped"].to_pylist() == [len(set(row)) > 1 for row in pool.votes.tolist()]
@@ -418,12 +417,11 @@ def forget_test_rows(study):
 
 def test_a_study_that_was_annotated_before_is_asked_only_about_its_test_rows_and_works_without(make_study, engine):
     from hf_recipes.plan import make_plan
-    from hf_recipes.quality import write_labels
 
     study = make_study(*SMALL, "--annotate.passes=[{prompt: {seed: 2}}]")
     keys = annotate(study)
     whole, labels = load(study), write_labels(study)
-    write_variants(study)
+    write_dataset(study)
     tested = load_test_annotations(study, load_rows(study)[1])
     assert tested.status.count("ok") > 0
     forget_test_rows(study)
@@ -453,10 +451,11 @@ def test_test_rows_change_no_calibration_and_are_calibrated_like_the_pool(method
     assert build_pool(rows, load(study)).probs.tobytes() == pool.probs.tobytes()
     ours = np.isin(rows.ids, pool.ids)
     like = replace(first, logprobs=first.logprobs[ours], status=["ok"] * int(ours.sum()))
-    assert label_others(pool, first, like).tolist() == pool.llm.tolist()
+    labels = read_labels(make_study(*SMALL, f"--annotate.calibration={method}"))
+    assert replace(labels, test_annotations=like).teacher.tolist() == pool.llm.tolist()
     moved = shift(tested.logprobs, first.content_free, pool.calibrations[0].method, first.logprobs)
     alone = [int(row.argmax()) if row.size and not np.isnan(row[0]) else -1 for row in moved]
-    assert label_others(pool, first, tested).tolist() == alone
+    assert replace(labels, test_annotations=tested).teacher.tolist() == alone
 
 
 def test_another_calibration_costs_no_annotation(make_study, engine):
@@ -773,7 +772,7 @@ def test_killed_at_random_moments_no_row_is_lost_or_doubled(kills, real, stand_i
 def test_the_dataset_folder_follows_what_it_is_made_from(make_study, engine):
     study = make_study(*SMALL)
     annotate(study)
-    write_variants(study)
+    write_dataset(study)
     assert is_written(study)
     for change in (
         "--name=other",
@@ -843,7 +842,6 @@ def test_a_frame_without_room_for_a_text_leaves_no_study(make_study, engine):
 
 
 def test_gold_labels_shown_are_counted_over_all_passes(make_study, engine):
-    from hf_recipes.quality import write_labels
 
     study = make_study(*SMALL, "--annotate.passes=[{prompt: {seed: 5}}, {prompt: {seed: 6}}]")
     annotate(study)
@@ -874,7 +872,7 @@ def test_two_studies_and_new_labels_are_told_apart_by_load_dataset(make_study, e
             *SMALL, f"--annotate.prompt={{instruction: '{folder}{change}', shots_per_class: 1}}", folder=folder
         )
         annotate(study)
-        write_variants(study)
+        write_dataset(study)
         table = pq.read_table(study.dataset / "data" / "llm" / "train-00000-of-00001.parquet")
         assert load_dataset(str(study.dataset), "llm", split="train")["llm_probs"][:] == table["llm_probs"].to_pylist()
 
@@ -888,7 +886,7 @@ def test_a_calibration_without_enough_gold_is_refused_before_anything_is_labelle
 
 
 def test_the_findings_say_where_gold_went_and_what_to_do_about_one_label(make_study, engine):
-    from hf_recipes.quality import describe, write_labels
+    from hf_recipes.quality import describe
 
     study = make_study(*SMALL, "--data.pool_size=70", "--annotate.calibration=auto")
     annotate(study)

@@ -5,12 +5,13 @@ import json
 
 import numpy as np
 import pytest
+from steps import write_labels
 from test_annotate import engine  # noqa: F401  (a fixture)
 
 from hf_recipes.annotate import annotate
-from hf_recipes.audit import draw_audit, import_audit
 from hf_recipes.data import load_rows
-from hf_recipes.quality import describe, write_labels
+from hf_recipes.labels.audit import draw_audit, import_audit
+from hf_recipes.quality import describe
 from hf_recipes.recipe import UserError
 from hf_recipes.study import read_json
 

@@ -7,17 +7,17 @@ import sys
 import numpy as np
 import pytest
 from conftest import ENCODER
+from steps import measure, open_runs, write_dataset
 from test_planted import NAMES, Planted, write_texts
 
 from hf_recipes.annotate import annotate
-from hf_recipes.arms import confident_errors
 from hf_recipes.findings import describe
 from hf_recipes.grid import all_runs
-from hf_recipes.measure import measure
+from hf_recipes.labels.rules import confident_errors
 from hf_recipes.recipe import UserError
+from hf_recipes.runs import check_training
 from hf_recipes.study import read_json
-from hf_recipes.train import Work, check_training, train
-from hf_recipes.variants import write_variants
+from hf_recipes.train import train
 
 ARMS = ("llm-confident-drop", "llm-confident-random-drop")
 
@@ -70,7 +70,7 @@ def test_a_run_leaves_out_doubted_rows_and_its_control_as_many_whichever_comes_f
     study = make(tiny_encoder, "--grid.sizes=[40]", "--train.max_steps=3")
     annotate(study)
     assert train(study) == {}
-    work, kept = Work(study), records(study)
+    work, kept = open_runs(study), records(study)
     runs = {(run.arm, run.name): run for run in all_runs(study.grid) if run.arm in ARMS}
     for seed in ("0", "1"):
         one, control = (kept[arm, seed]["dropped"] for arm in ARMS)
@@ -87,10 +87,12 @@ def test_a_run_leaves_out_doubted_rows_and_its_control_as_many_whichever_comes_f
     assert {where: predictions(study, run) for where, run in runs.items()} == before
     assert all(work.is_valid(run) for run in runs.values())
     results = measure(study)
-    assert "Leaving out the labels among 40 that confident learning calls wrong" in str(describe(results)["more"])
+    assert "The LLM's labels without those that confident learning calls wrong: macro-F1 changes by" in str(
+        describe(results)["more"]
+    )
     arm = next(arm for arm in results["arms"] if arm["arm"] == ARMS[0])
     assert arm["train_label_accuracy"] == [kept[ARMS[0], seed]["train_label_accuracy"] for seed in ("0", "1")]
-    write_variants(study)  # each run has rows of its own
+    write_dataset(study)  # each run has rows of its own
     assert not {path.name for path in (study.dataset / "data").iterdir()} & set(ARMS)
 
 
@@ -115,7 +117,7 @@ def test_two_launches_at_once_neither_wait_for_each_other_for_ever_nor_differ(ma
 
 def test_without_cleanlab_it_is_said_what_to_install(make, tiny_encoder, monkeypatch):
     study = make(tiny_encoder, "--grid.sizes=[40]")
-    monkeypatch.setattr("hf_recipes.train.versions", lambda *names: {})
+    monkeypatch.setattr("hf_recipes.runs.versions", lambda *names: {})
     with pytest.raises(
         UserError, match=r"llm-confident-drop, which wants cleanlab; pip install 'hf-recipes\[cleanlab\]'"
     ):
@@ -129,7 +131,7 @@ def test_it_finds_wrong_labels_more_often_than_chance_does(make, monkeypatch):
     study = make(ENCODER, "--grid.sizes=[150]", "--train.learning_rate=2e-4")
     annotate(study)
     assert train(study) == {}
-    work = Work(study)
+    work = open_runs(study)
     wrong = {i for i, gold, llm in zip(work.pool.ids, work.pool.gold, work.pool.llm, strict=True) if gold != llm}
     hits = {arm: [] for arm in ARMS}
     for (arm, _), record in records(study).items():

@@ -6,6 +6,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from conftest import DEMO, ENCODER
+from steps import write_dataset
 from test_annotate import engine  # noqa: F401  (a fixture)
 
 from hf_recipes.annotate import annotate, plan_passes
@@ -16,7 +17,6 @@ from hf_recipes.plan import make_plan
 from hf_recipes.recipe import Train
 from hf_recipes.study import read_json
 from hf_recipes.train import train
-from hf_recipes.variants import write_variants
 
 SMALL = [
     *("--data.pool_size=60", "--data.test_size=20", "--annotate.prompt.shots_per_class=1", "--grid.sizes=[10, 20]"),
@@ -91,7 +91,7 @@ def test_the_plan_counts_the_tokens_that_are_then_asked_for_and_takes_the_studys
     shared = asking(plan_passes(study, open_rows(study))[0].model, study.recipe.annotate, prompts).shared
     truth = shared + sum(len(prompt) - shared for prompt in asked)
     assert before["annotate"]["tokens"] == pytest.approx(truth, rel=0.15)
-    write_variants(study)
+    write_dataset(study)
     train(study)
     sizes = {
         "annotate": sum(file.stat().st_size for file in study.annotations_root.glob("*/part-*.parquet")),
@@ -128,7 +128,7 @@ def test_bytes_a_row_are_those_of_files_of_some_size(make_study, engine, tmp_pat
     study = make_study(*SMALL, "--data.pool_size=2000")
     predicted = {step["step"]: step["bytes"] for step in make_plan(study)[0]}
     annotate(study)
-    write_variants(study)
+    write_dataset(study)
     parts = [pq.read_table(file) for file in study.annotations_root.glob("*/part-*.parquet")]
     import pyarrow as pa
 

@@ -7,14 +7,13 @@ import sys
 
 import pytest
 from conftest import ROOT
+from steps import measure, write_dataset
 from test_annotate import engine  # noqa: F401  (a fixture)
 
 from hf_recipes.annotate import annotate
 from hf_recipes.grid import all_runs
-from hf_recipes.measure import measure
 from hf_recipes.study import read_json
 from hf_recipes.train import train
-from hf_recipes.variants import write_variants
 
 EXAMPLES = ROOT / "hf_recipes" / "examples"
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
@@ -40,7 +39,7 @@ def study(make_study, engine, tiny_encoder):  # noqa: F811
         *("--grid.seeds=[0, 1]", "--grid.arms=[gold, llm]", "--train.epochs=1", f"--train.encoder={tiny_encoder}"),
     )
     annotate(made)
-    write_variants(made)
+    write_dataset(made)
     return made
 
 

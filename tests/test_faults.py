@@ -12,18 +12,16 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from conftest import DEMO, ROOT
+from steps import measure, write_dataset, write_labels
 from test_annotate import engine  # noqa: F401  (a fixture)
 
 from hf_recipes import cli, tables
 from hf_recipes.annotate import annotate
 from hf_recipes.data import open_rows
-from hf_recipes.measure import measure
 from hf_recipes.parts import MAX_PART_ROWS, MAX_SMALL_PARTS, Parts, write_rows
-from hf_recipes.quality import write_labels
 from hf_recipes.recipe import UserError, load_recipe
 from hf_recipes.study import Study
 from hf_recipes.train import train
-from hf_recipes.variants import write_variants
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +40,7 @@ def finished(kept, make_study, engine, tiny_encoder, tmp_path):  # noqa: F811
     if not kept.exists():
         study = make_study(*settings, folder="first")
         annotate(study)
-        write_variants(study)
+        write_dataset(study)
         write_labels(study)
         train(study)
         measure(study)
@@ -189,7 +187,7 @@ def test_a_damaged_dataset_folder_is_made_again(damage, finished, caplog):
     before = content()
     DATASET[damage](finished.dataset)
     assert content() != before
-    write_variants(finished)
+    write_dataset(finished)
     assert content() == before
     assert damage == "no folder" or "not as hf-recipes wrote it" in caplog.text
 
@@ -291,7 +289,7 @@ def test_rows_that_are_gone_come_back_though_all_is_annotated(make_study, engine
     (study.rows / "manifest.json").unlink()
     cli._annotate(study, open_rows(study), DEMO, [])
     assert {path.name: path.read_bytes() for path in study.rows.iterdir()} == kept
-    write_variants(study)
+    write_dataset(study)
 
 
 CODES = {

@@ -6,27 +6,26 @@ import json
 import numpy as np
 import pytest
 from scipy import stats
+from steps import measure, open_runs, write_dataset, write_labels
 from test_hub import hub  # noqa: F401  (a fixture)
 from test_planted import NAMES, Planted, write_texts
 
 from hf_recipes.advise import pilot_settings
 from hf_recipes.annotate import annotate
-from hf_recipes.audit import draw_audit, import_audit
 from hf_recipes.compare import compare
 from hf_recipes.data import load_rows
 from hf_recipes.findings import describe
-from hf_recipes.measure import measure, powered_share
+from hf_recipes.labels.audit import draw_audit, import_audit
+from hf_recipes.measure import powered_share
 from hf_recipes.quality import describe as describe_labels
-from hf_recipes.quality import write_labels
 from hf_recipes.recipe import Accept, UserError
 from hf_recipes.report import print_summary, write_report
 from hf_recipes.study import read_json
-from hf_recipes.train import Work, runs_left, train
-from hf_recipes.variants import write_variants
+from hf_recipes.train import train
 from hf_recipes.verdict import decide
 
 ALONE = "llm, llm-entropy-drop, llm-random-drop"
-AUDITED = "llm, llm-audit, llm-random-replace, gold-only, gold-only-long"
+AUDITED = "llm, llm-audit, llm-random-replace, gold-only"
 
 
 @pytest.fixture
@@ -76,7 +75,7 @@ def findings(results):
 def report(study):
     results = measure(study)
     write_report(study, results)
-    write_variants(study)
+    write_dataset(study)
     print_summary(study, results)
     return results, (study.report / "report.md").read_text(), (study.report / "report.html").read_text()
 
@@ -115,8 +114,8 @@ def test_a_grid_without_any_gold_tells_what_wants_none(make, tmp_path):
 def test_an_audit_judges_classifiers_and_trains_them_but_no_text_does_both(make, source, tmp_path):
     study = make(AUDITED)
     annotate(study)
-    with pytest.raises(UserError, match="names llm-audit, which wants labels that people gave, and there are none"):
-        runs_left(study)
+    with pytest.raises(UserError, match="require gold labels, and the study has none"):
+        open_runs(study).left()
     _, gold = source
     assert draw_audit(study, 40, tmp_path / "a.csv") == 40
     first = label(tmp_path / "a.csv", gold)
@@ -133,7 +132,7 @@ def test_an_audit_judges_classifiers_and_trains_them_but_no_text_does_both(make,
     assert [(part["population"], part["pi"]) for part in parts.values()] == [(240, 40 / 240), (120, 40 / 120)]
 
     assert train(study) == {}
-    work = Work(study)
+    work = open_runs(study)
     for run in (run for run in runs_of(study) if run.arm != "llm"):
         trained = {work.pool.ids[i] for i in work.labels(run).rows[work.labels(run).from_gold]}
         assert trained <= set(parts["pool"]["ids"])
@@ -167,8 +166,8 @@ def test_an_audit_judges_classifiers_and_trains_them_but_no_text_does_both(make,
     assert [one["value"] is None for one in verdict["criteria"]] == [True, True, False]
     said = findings(results)
     assert "on the 40 test texts, drawn at random of 120, that people labelled" in said
-    assert "On the 40 gold labels of the audit alone (gold-only-long)" in said
-    assert "The mitigation (llm-audit). Weighting the gold labels of" in said
+    assert "On the 40 gold labels of the audit alone (gold-only)" in said
+    assert "The mitigation (llm-audit). The LLM's labels, with gold for 25% drawn at random, weighted" in said
     for text in (page, html):
         assert "of which 40 have people" in text
         assert "scores" in text
@@ -229,7 +228,7 @@ def test_test_labels_change_no_run_and_those_that_are_missing_are_said(make, sou
     draw_audit(study, 40, tmp_path / "a.csv", test_share=1.0)
     label(tmp_path / "a.csv", gold, share=0.5)
     assert import_audit(study, tmp_path / "a.csv") == {"labelled": 20, "missing": 20, "changed": 0}
-    assert runs_left(study) == []
+    assert open_runs(study).left() == []
     results = measure(study)
     assert results["audit"]["test"] == {"drawn": 40, "labelled": 20}
     assert "20 of the 40 texts of the test that were drawn" in " ".join(describe(results)["limits"])
@@ -241,7 +240,7 @@ def test_test_labels_change_no_run_and_those_that_are_missing_are_said(make, sou
     assert [(one["arm"], one["n"], "premature_plateau" in one) for one in results["plateaus"]] == [("llm", 40, False)]
 
 
-def test_a_sample_that_does_not_do_is_said_in_one_line(make, source, tmp_path, command):
+def test_a_sample_that_does_not_do_is_said_in_one_line(make, source, tmp_path):
     study = make("llm")
     annotate(study)
     _, gold = source
@@ -258,19 +257,11 @@ def test_a_sample_that_does_not_do_is_said_in_one_line(make, source, tmp_path, c
     label(tmp_path / "a.csv", gold)
     import_audit(study, tmp_path / "a.csv")
     sample = read_json(study.audit / "sample.json")
-    ids = sample["parts"]["pool"]["ids"]
-    for content, said in (
-        ({"population": 240, "ids": ids, "label_names": NAMES}, "of an older form; draw again"),
-        (sample | {"label_names": ["other", "names"]}, "people labelled with other classes"),
-    ):
-        (study.audit / "sample.json").write_text(json.dumps(content))
-        with pytest.raises(UserError, match=said):
-            write_labels(study)
-    (study.audit / "sample.json").write_text(json.dumps({"population": 240, "ids": ids, "label_names": NAMES}))
-    code, _, errors = command("audit", "import", study.recipe_file, tmp_path / "a.csv")
-    message = errors.split("error: ")[-1]  # after the progress of annotating
-    assert (code, message.count("\n"), "of an older form" in message) == (2, 1, True)
-    assert draw_audit(study, 60, tmp_path / "c.csv") == 20  # labels stay: 40 were there
+    (study.audit / "sample.json").write_text(json.dumps(sample | {"label_names": ["other", "names"]}))
+    with pytest.raises(UserError, match="has labels of other classes"):
+        write_labels(study)
+    (study.audit / "sample.json").write_text(json.dumps(sample))
+    assert draw_audit(study, 60, tmp_path / "c.csv") == 20  # labels are kept: 40 were there
     assert write_labels(study)["audit_drawn"] == 30
 
 

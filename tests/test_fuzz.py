@@ -19,22 +19,21 @@ import yaml
 from conftest import DEMO
 from hypothesis import HealthCheck, Phase, assume, given, settings
 from hypothesis import strategies as st
+from steps import measure, write_dataset, write_labels
 from test_annotate import engine  # noqa: F401  (a fixture)
 from test_report import make_results
 
 from hf_recipes import hub as publishing
 from hf_recipes import logs
 from hf_recipes.annotate import annotate
-from hf_recipes.audit import draw_audit, import_audit
 from hf_recipes.compare import compare
 from hf_recipes.data import NO_GOLD, load_rows
 from hf_recipes.hub import pull_study
-from hf_recipes.measure import measure, metrics_folder
-from hf_recipes.quality import write_labels
+from hf_recipes.labels.audit import draw_audit, import_audit
+from hf_recipes.measure import metrics_folder
 from hf_recipes.recipe import Recipe, UserError, load_recipe
 from hf_recipes.study import Study, read_json
 from hf_recipes.train import train
-from hf_recipes.variants import write_variants
 
 NAMES = ["negative", "neutral", "positive"]
 
@@ -395,7 +394,7 @@ def study(make_study, engine, tiny_encoder, tmp_path, tmp_path_factory):  # noqa
     if not KEPT:
         made = make_study(*overrides, folder="first")
         annotate(made)
-        write_variants(made)
+        write_dataset(made)
         write_labels(made)
         train(made)
         measure(made)
@@ -537,7 +536,7 @@ def test_an_audit_of_any_shape_is_taken_or_refused(examples, audited, tmp_path):
 
 @some(40, 1000)
 def test_texts_of_any_kind_go_out_for_an_audit_and_come_back(examples, audited, tmp_path):
-    from hf_recipes.audit import _read, _render
+    from hf_recipes.labels.audit import _read, _render
 
     @search(
         examples, st.lists(TEXTS, min_size=1, max_size=4), st.sampled_from(["csv", "jsonl", "label-studio", "argilla"])

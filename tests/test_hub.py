@@ -16,14 +16,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from conftest import LLM, ROOT, SAMPLE
+from steps import measure, write_dataset, write_labels
 from test_annotate import engine  # noqa: F401  (a fixture)
 
 from hf_recipes.annotate import annotate
-from hf_recipes.measure import measure
-from hf_recipes.quality import write_labels
 from hf_recipes.study import read_json
 from hf_recipes.train import train
-from hf_recipes.variants import write_variants
 
 
 @pytest.fixture
@@ -87,7 +85,7 @@ def study(kept, make_study, engine, tiny_encoder, tmp_path):  # noqa: F811
     if not (kept / "tweets").exists():
         made = make_study(*overrides, folder="first")
         annotate(made)
-        write_variants(made)
+        write_dataset(made)
         write_labels(made)
         train(made)
         measure(made)

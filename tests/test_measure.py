@@ -43,18 +43,18 @@ def test_a_choice_is_made_on_one_half_and_judged_on_the_other():
     def drawn(accuracy):
         return np.where(rng.random((8, items)) < accuracy, test.gold, rng.integers(3, size=(8, items)))
 
-    among = ["gold-only", "gold-only-long"]
-    predictions = {("llm", 50): drawn(0.5), ("gold-only", 50): drawn(0.4), ("gold-only-long", 50): drawn(0.7)}
+    among = ["gold-only", "llm-soft"]
+    predictions = {("llm", 50): drawn(0.5), ("gold-only", 50): drawn(0.4), ("llm-soft", 50): drawn(0.7)}
     found = _best(among, predictions, test)
-    assert (found["arm"], found["among"], found["R"]) == ("gold-only-long", among, 4)
+    assert (found["arm"], found["among"], found["R"]) == ("llm-soft", among, 4)
     assert found["n"] == pytest.approx(150, abs=3)  # halves within each class
     assert found["verdict"] == "higher"
     moved = {arm: labels.copy() for arm, labels in predictions.items()}
     moved["gold-only", 50][1::2] = test.gold  # perfect where nothing is chosen
     assert _best(among, moved, test) == found
-    moved["gold-only-long", 50][1::2] = (test.gold + 1) % 3  # and wrong there
+    moved["llm-soft", 50][1::2] = (test.gold + 1) % 3  # and wrong there
     worse = _best(among, moved, test)
-    assert (worse["arm"], worse["verdict"]) == ("gold-only-long", "lower")
+    assert (worse["arm"], worse["verdict"]) == ("llm-soft", "lower")
     few = {arm: labels[:5] for arm, labels in predictions.items()}
     assert _best(among, few, test) is None
     assert _best([], predictions, test) is None

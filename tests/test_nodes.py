@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 from conftest import DEMO, ROOT, SAMPLE
+from steps import open_runs
 from test_annotate import engine  # noqa: F401  (a fixture)
 from test_hub import hub  # noqa: F401  (a fixture)
 from test_train import SETTINGS, annotated, launch, one_thread, predictions, table  # noqa: F401  (fixtures)
@@ -22,8 +23,9 @@ from test_train import SETTINGS, annotated, launch, one_thread, predictions, tab
 from hf_recipes import study as study_file
 from hf_recipes.grid import all_runs
 from hf_recipes.recipe import UserError
+from hf_recipes.runs import read_accelerate_config
 from hf_recipes.study import local_locks, read_json
-from hf_recipes.train import failed_runs, read_accelerate_config, runs_left, train
+from hf_recipes.train import train
 
 GRID = ["--grid.sizes=[20, 40]", "--grid.arms=[gold, llm]", "--train.epochs=25", "--train.save_steps=5"]
 TEAM = ["--grid.sizes=[40]", "--grid.arms=[gold, llm]", "--grid.seeds=[0, 1]", "--train.distribute=batches"]
@@ -125,7 +127,7 @@ def test_a_node_of_a_team_that_is_lost_and_comes_back_costs_what_came_after_the_
             nodes[1] = team_launch(study, 2, 1, port, tmp_path, *long)
         outputs = [one.communicate(timeout=600)[0] for one in nodes]
         assert [one.returncode for one in nodes] == [0, 0], outputs
-        assert failed_runs(study) == {}
+        assert open_runs(study).failures() == {}
         tables.append(table(study))
     assert tables[0] == tables[1]
 
@@ -210,7 +212,7 @@ def test_the_tasks_of_a_slurm_array_share_the_grid(annotated, slurm, one_thread)
     tasks = [submit("grid.sh", {**slurm, "SLURM_ARRAY_TASK_ID": str(i)}, study, *arguments) for i in (1, 2)]
     outputs = [task.communicate(timeout=600)[0] for task in tasks]
     assert [task.returncode for task in tasks] == [0, 0], outputs
-    assert runs_left(study) == []
+    assert open_runs(study).left() == []
 
 
 def test_the_nodes_of_a_slurm_job_share_a_run(annotated, slurm, one_thread, tmp_path):  # noqa: F811
@@ -223,7 +225,7 @@ def test_the_nodes_of_a_slurm_job_share_a_run(annotated, slurm, one_thread, tmp_
     job = submit("one_run.sh", slurm, study, *arguments)
     output = job.communicate(timeout=600)[0]
     assert job.returncode == 0, output
-    assert runs_left(study) == []
+    assert open_runs(study).left() == []
 
 
 def test_jobs_on_the_hub_train_a_part_each_and_the_parts_are_one_study(

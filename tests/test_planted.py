@@ -13,11 +13,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from conftest import ENCODER, LLM
+from steps import measure
 
 from hf_recipes.annotate import annotate
 from hf_recipes.data import Rows
 from hf_recipes.findings import describe
-from hf_recipes.measure import _regained, measure, metrics_folder
+from hf_recipes.measure import _regained, metrics_folder
 from hf_recipes.train import train
 
 KEYS = [["red", "blue", "green", "white"], ["dog", "horse", "cow", "sheep"], ["rain", "snow", "wind", "storm"]]

@@ -139,9 +139,9 @@ def test_passes_are_the_section_with_what_each_changes():
         (["--grid.curves=[gold]"], "curves must name gold and llm"),
         (["--grid.arms=[gold, llm]", "--grid.curves=[gold, llm, llm-soft]"], "no arm that is not in arms"),
         (["--data.label_column=null"], "label_names must name the classes"),
-        (["--data.label_column=null", "--data.label_names=[a, b]"], "names gold, which wants a gold label for every"),
+        (["--data.label_column=null", "--data.label_names=[a, b]"], "names gold, which requires gold for every"),
         ([*NO_GOLD, "--grid.arms=[llm, llm-audit]"], "arms must name llm-random-replace beside llm-audit"),
-        ([*NO_GOLD, "--grid.arms=[llm, noise-fixed]"], "names noise-fixed, which wants a gold label for every text"),
+        ([*NO_GOLD, "--grid.arms=[llm, noise-fixed]"], "names noise-fixed, which requires gold for every text"),
         ([*NO_GOLD, "--grid.curves=[llm-soft]", "--grid.arms=[llm, llm-soft]"], "curves must name llm, and no arm"),
         (
             [*NO_GOLD, "--grid.arms=[llm]", "--train.validation_size=9", "--train.validation_labels=gold"],

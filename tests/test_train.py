@@ -12,7 +12,6 @@ import time
 from collections import Counter
 from contextlib import suppress
 from itertools import product
-from typing import get_args
 
 import numpy as np
 import psutil
@@ -21,17 +20,19 @@ import pytest
 import yaml
 from conftest import DEMO, ENCODER
 from scipy.stats import entropy
+from steps import measure, open_runs, write_dataset
 from test_annotate import engine  # noqa: F401  (a fixture)
 
 from hf_recipes.annotate import annotate
 from hf_recipes.findings import describe
 from hf_recipes.grid import all_runs, make_run
-from hf_recipes.measure import _divergence, measure, without_nan
-from hf_recipes.recipe import CONTROLS, ArmName, UserError
+from hf_recipes.measure import _divergence, without_nan
+from hf_recipes.recipe import UserError
 from hf_recipes.report import write_report
+from hf_recipes.runs import check_training, other_runs
 from hf_recipes.study import Study, cpu_capability, read_json
-from hf_recipes.train import Work, check_training, failed_runs, forget_failures, other_runs, runs_left, train
-from hf_recipes.variants import write_variants
+from hf_recipes.train import train
+from hf_recipes.variants import CONTROLS, VARIANTS
 
 SETTINGS = [
     *("--data.pool_size=120", "--data.test_size=30", "--annotate.prompt.shots_per_class=1"),
@@ -89,19 +90,22 @@ def test_the_same_key_gives_the_same_bits_whatever_ran_before(annotated):
     assert records["gold"]["train_label_accuracy"] == 1
     assert records["gold"]["curves"]["step"] == [3]
     assert records["gold"]["train"]["epochs"] == 1
-    assert records["gold"]["environment"]["threads"] == Work(grid).environment(the_run(grid, "gold", 20, 0))["threads"]
-    assert runs_left(grid) == []
+    assert (
+        records["gold"]["environment"]["threads"]
+        == open_runs(grid).environment(the_run(grid, "gold", 20, 0))["threads"]
+    )
+    assert open_runs(grid).left() == []
 
 
 def test_runs_of_another_machine_are_measured_and_not_taken_for_ones_own(annotated, monkeypatch):
     study = annotated(*FEW)
     train(study)
-    monkeypatch.setattr("hf_recipes.train.cpu_threads", lambda: 99)
-    assert len(runs_left(study)) == 4
+    monkeypatch.setattr("hf_recipes.runs.cpu_threads", lambda: 99)
+    assert len(open_runs(study).left()) == 4
     monkeypatch.undo()
-    assert runs_left(study) == []
+    assert open_runs(study).left() == []
     monkeypatch.setenv("ATEN_CPU_CAPABILITY", "avx512" if cpu_capability() == "AVX2" else "avx2")
-    assert len(runs_left(study)) == 4
+    assert len(open_runs(study).left()) == 4
     assert measure(study)["R"] == 2
 
 
@@ -118,7 +122,7 @@ def test_the_instructions_in_the_environment_are_those_that_torch_reports(chosen
 def test_every_ingredient_of_a_run_is_in_its_key(annotated, monkeypatch):
     study = annotated()
     run = the_run(study, "llm", 10, 0)
-    base = Work(study).key(run)
+    base = open_runs(study).key(run)
     same = annotated(
         *("--name=other", "--grid.seeds=[0, 9]", "--grid.sizes=[10, 15]", "--train.save_steps=3"),
         *(
@@ -128,7 +132,7 @@ def test_every_ingredient_of_a_run_is_in_its_key(annotated, monkeypatch):
             "--grid.vary=[init, order]",
         ),
     )
-    assert Work(same).key(run) == base
+    assert open_runs(same).key(run) == base
     changes = {
         "epochs": "--train.epochs=2",
         "steps": "--train.max_steps=2",
@@ -145,16 +149,18 @@ def test_every_ingredient_of_a_run_is_in_its_key(annotated, monkeypatch):
         "encoder": "--train.encoder=models/SmolLM2-135M-Instruct",
         "validation": "--train.validation_size=10",
     }
-    keys = {name: Work(annotated(change)).key(run) for name, change in changes.items()}  # one folder: annotated once
-    keys["best"] = Work(annotated(changes["validation"], "--train.checkpoint=best")).key(run)
-    keys["gold validation"] = Work(annotated(changes["validation"], "--train.validation_labels=gold")).key(run)
+    keys = {
+        name: open_runs(annotated(change)).key(run) for name, change in changes.items()
+    }  # one folder: annotated once
+    keys["best"] = open_runs(annotated(changes["validation"], "--train.checkpoint=best")).key(run)
+    keys["gold validation"] = open_runs(annotated(changes["validation"], "--train.validation_labels=gold")).key(run)
     for other in ("seed", "size", "arm"):
         place = {"seed": ("llm", 10, 1), "size": ("llm", 20, 0), "arm": ("gold", 10, 0)}[other]
-        keys[other] = Work(study).key(the_run(study, *place))
-    monkeypatch.setattr("hf_recipes.train.cpu_threads", lambda: 99)
-    keys["threads"] = Work(study).key(run)
-    monkeypatch.setattr("hf_recipes.train.versions", lambda *names: {"torch": "0"})
-    keys["versions"] = Work(study).key(run)
+        keys[other] = open_runs(study).key(the_run(study, *place))
+    monkeypatch.setattr("hf_recipes.runs.cpu_threads", lambda: 99)
+    keys["threads"] = open_runs(study).key(run)
+    monkeypatch.setattr("hf_recipes.runs.versions", lambda *names: {"torch": "0"})
+    keys["versions"] = open_runs(study).key(run)
     assert len({base, *keys.values()}) == len(keys) + 1
 
 
@@ -163,7 +169,7 @@ def test_a_source_of_chance_that_does_not_vary_keeps_its_first_seed(annotated):
     one, other = (the_run(study, "llm", 20, seed) for seed in (4, 7))
     assert (one.subset_seed, one.init_seed, one.order_seed) == (4, 4, 4)
     assert (other.subset_seed, other.init_seed, other.order_seed, other.name) == (4, 7, 4, "7")
-    work = Work(study)
+    work = open_runs(study)
     assert work.subset(one).tolist() == work.subset(other).tolist()
     assert work.key(one) != work.key(other)
 
@@ -181,7 +187,7 @@ PASSES = ["--annotate.passes=[{prompt: {seed: 5}}, {prompt: {seed: 6}}]", "--gri
 
 def test_the_annotation_pass_is_a_source_of_chance_too(annotated):
     study = annotated(*PASSES, "--grid.crossed={arms: [gold, llm], levels: 2}", "--grid.sizes=[20]")
-    work = Work(study)
+    work = open_runs(study)
     for seed, number in ((0, 0), (1, 1), (2, 2)):
         run = the_run(study, "llm", 20, seed)
         assert run.annotation_pass == number
@@ -202,7 +208,7 @@ def test_soft_labels_are_the_distribution_and_validation_rows_are_trained_on_by_
         *("--grid.arms=[gold, llm, llm-soft]", "--train.validation_size=15", "--train.validation_labels=gold"),
         *("--train.checkpoint=best", "--train.epochs=2", "--grid.sizes=[20]", "--train.save_models=true"),
     )
-    work = Work(study)
+    work = open_runs(study)
     run = the_run(study, "llm-soft", 20, 1)
     assert work.labels(run).targets.tolist() == work.pool.probs[work.subset(run)].tolist()
     assert not any(set(work.validation) & set(work.subset(run)) for run in all_runs(study.grid))
@@ -219,7 +225,7 @@ def test_soft_labels_are_the_distribution_and_validation_rows_are_trained_on_by_
 
 
 def test_every_arm_trains_and_stands_beside_its_control_in_dataset_results_and_report(annotated):
-    arms = [arm for arm in get_args(ArmName) if arm != "llm-dawid-skene"]
+    arms = [name for name, variant in VARIANTS.items() if variant.num_models == 1]
     study = annotated(
         *(f"--grid.arms={json.dumps(arms)}", "--grid.sizes=[20]", "--grid.seeds=[0, 1]"),
         "--data.raters=votes",
@@ -227,11 +233,11 @@ def test_every_arm_trains_and_stands_beside_its_control_in_dataset_results_and_r
     )
     assert train(study) == {}
     spent = {run.arm: read_json(study.run(run) / "run.json")["gold_train_labels"] for run in all_runs(study.grid)}
-    assert {spent[arm] for arm in ("llm-entropy-replace", "llm-random-replace", "gold-only", "gold-only-long")} == {5}
+    assert {spent[arm] for arm in ("llm-entropy-replace", "llm-random-replace", "gold-only")} == {5}
     assert spent["llm-entropy-drop"] == spent["llm-majority"] == 0
     steps = {run.arm: read_json(study.run(run) / "run.json")["curves"]["step"] for run in all_runs(study.grid)}
-    assert (steps["gold-only"], steps["gold-only-long"], steps["llm-random-drop"]) == ([1], [3], [2])
-    write_variants(study)
+    assert (steps["gold-only"], steps["llm-random-drop"]) == ([3], [2])
+    write_dataset(study)
     results = measure(study)
     pairs = {(one["arm"], one["against"]) for one in results["comparisons"]}
     assert {pair for pair in CONTROLS.items() if set(pair) <= set(arms)} <= pairs
@@ -239,7 +245,7 @@ def test_every_arm_trains_and_stands_beside_its_control_in_dataset_results_and_r
     write_report(study, results)
     said = (study.report / "report.md").read_text()
     assert "**Systematic or random.**" in said
-    assert "**The mitigation (llm-balanced-drop).**" in said
+    assert "**The mitigation (llm-entropy-drop).**" in said
     kept = pq.read_table(next((study.dataset / "data" / "llm-entropy-drop").iterdir()))
     whole = pq.read_table(next((study.dataset / "data" / "llm").iterdir()))
     assert len(kept) == len(whole) - round(0.25 * len(whole))
@@ -253,7 +259,7 @@ def test_the_cells_of_the_llms_errors_are_counts_over_runs_and_test_texts(annota
     study = annotated("--grid.arms=[gold, llm, llm-soft, llm-majority]", "--annotate.passes=[{prompt: {seed: 5}}]")
     assert train(study) == {}
     results = measure(study)
-    work = Work(study)
+    work = open_runs(study)
     known = work.teacher >= 0
     found = {(one["arm"], one["size"]): one for one in results["error_cells"]}
     assert set(found) == {(arm, size) for arm in ("gold", "llm", "llm-soft") for size in (10, 20)}
@@ -288,7 +294,7 @@ def test_the_cells_of_the_llms_errors_are_counts_over_runs_and_test_texts(annota
     assert before["error_cells"] == []
     assert any("hf-recipes annotate" in note for note in before["notes"])
     assert before["arms"] == results["arms"]
-    assert runs_left(study) == []
+    assert open_runs(study).left() == []
     write_report(study, before)
 
 
@@ -312,8 +318,8 @@ def test_the_divergence_from_the_raters_is_the_mean_over_texts_with_raters():
 
 def test_a_size_beyond_the_gold_rows_is_refused_before_anything_is_launched(annotated):
     with pytest.raises(UserError, match="grid.sizes: 117 asked for, but only 107 rows"):
-        runs_left(annotated("--grid.sizes=[10, 117]", "--train.validation_size=10"))
-    assert "more than half of the 117" in Work(annotated("--grid.sizes=[10, 60]", folder="half")).notes[0]
+        open_runs(annotated("--grid.sizes=[10, 117]", "--train.validation_size=10")).left()
+    assert "more than half of the 117" in open_runs(annotated("--grid.sizes=[10, 60]", folder="half")).notes[0]
 
 
 def test_a_failed_run_is_a_row_with_its_traceback_and_the_others_go_on(annotated, monkeypatch, command):
@@ -328,16 +334,16 @@ def test_a_failed_run_is_a_row_with_its_traceback_and_the_others_go_on(annotated
         return fitted(self, state)
 
     run = the_run(study, "llm", 20, 1)
-    bad = Work(study).labels(run).labels.tolist()
+    bad = open_runs(study).labels(run).labels.tolist()
     monkeypatch.setattr(Fit, "run", breaks)
     assert train(study) == {run: "IndexError: a bug of a test"}
     record = read_json(study.run(run) / "failed.json")
     assert 'raise IndexError("a bug of a test")' in record["traceback"]
-    assert runs_left(study) == [run]
+    assert open_runs(study).left() == [run]
     assert train(study) == {run: "IndexError: a bug of a test"}  # it is not tried again unasked
     monkeypatch.undo()
-    assert failed_runs(study)
-    forget_failures(study)
+    assert open_runs(study).failures()
+    open_runs(study).forget_failures()
     assert train(study) == {}
     good = predictions(study, run)
     assert other_runs(annotated("--grid.sizes=[20]", "--grid.arms=[gold, llm]", "--grid.seeds=[0, 2]")).startswith("2 ")
@@ -404,7 +410,7 @@ def test_bfloat16_is_another_run_and_nearly_the_same_one(annotated, tmp_path):
     full = annotated(*FEW, folder="full")
     train(full)
     run = the_run(full, "gold", 20, 0)
-    assert Work(full).key(run) != Work(half).key(run)
+    assert open_runs(full).key(run) != open_runs(half).key(run)
     assert predictions(half, run) != predictions(full, run)
     assert np.array(predictions(half, run)) == pytest.approx(np.array(predictions(full, run)), abs=0.05)
 
@@ -549,7 +555,7 @@ def test_processes_are_counted_and_share_the_grid_or_every_batch(annotated, tmp_
         child = launch(study, *FEW, two, f"--train.distribute={how}")
         output, _ = child.communicate(timeout=300)
         assert child.returncode == 0, output
-        assert runs_left(study) == []
+        assert open_runs(study).left() == []
     assert set(table(study)) == set(table(shared))
 
 

@@ -1,7 +1,6 @@
-"""Arms: same rows, same budgets, and the right labels replaced."""
+"""Variants: the same rows, the same number of gold labels, and the right labels replaced."""
 
 from dataclasses import replace
-from typing import get_args
 
 import numpy as np
 import pytest
@@ -9,11 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hf_recipes.annotate import Annotations
-from hf_recipes.arms import Pool, build_pool, entropy, training_labels
 from hf_recipes.calibrate import Calibration
 from hf_recipes.data import NO_GOLD, Rows, row_ids
 from hf_recipes.grid import check_sizes, make_run, permutation
-from hf_recipes.recipe import Annotate, ArmName, Prompt, UserError
+from hf_recipes.labels.pool import Pool, build_pool, entropy
+from hf_recipes.labels.rules import RULES, training_labels
+from hf_recipes.recipe import Annotate, Prompt, UserError
+from hf_recipes.variants import CONTROLS, VARIANTS
 
 
 def make_pool(n=60, classes=3, seed=0):
@@ -31,7 +32,6 @@ def make_pool(n=60, classes=3, seed=0):
         probs[None],
         np.ones((1, n)),
         votes,
-        votes,
         [none],
         0,
         raters=rng.multinomial(5, np.ones(classes) / classes, n),
@@ -44,11 +44,21 @@ SECTION = Annotate(model="m", prompt=Prompt(instruction=""), calibration="none")
 POOL = make_pool()
 
 
+def test_a_variant_is_one_entry_and_one_rule():
+    """Every entry has a rule, a colour of its own, and only variants of the table as controls and comparisons."""
+    assert RULES.keys() == VARIANTS.keys()
+    assert len({variant.colour for variant in VARIANTS.values()}) == len(VARIANTS)
+    for variant in VARIANTS.values():
+        assert {*variant.comparisons} <= VARIANTS.keys() - {variant.name}
+        assert variant.describe(0.25) == variant.line.replace("{share}", "25%")
+    assert CONTROLS["llm-entropy-replace"] == "llm-random-replace"
+
+
 @given(st.integers(10, 60), st.integers(0, 5), st.floats(0.1, 0.9))
 def test_every_arm_labels_rows_of_the_run_and_mitigation_and_control_spend_the_same_gold(size, seed, share):
     pool = POOL
     rows = permutation(pool.ids, seed)[:size]
-    labels = {arm: training_labels(arm, pool, rows, share, seed) for arm in get_args(ArmName)}
+    labels = {arm: training_labels(arm, pool, rows, share, seed) for arm in VARIANTS}
     for found in labels.values():
         assert set(found.rows) <= set(rows)
         assert found.targets.sum(axis=1) == pytest.approx(1)
@@ -56,8 +66,8 @@ def test_every_arm_labels_rows_of_the_run_and_mitigation_and_control_spend_the_s
     assert labels["gold"].labels.tolist() == pool.gold[rows].tolist()
     assert labels["llm"].labels.tolist() == pool.llm[rows].tolist()
     budget = round(share * size)
-    spenders = ("llm-entropy-replace", "llm-random-replace", "llm-matched-replace", "llm-audit")
-    for arm in (*spenders, "gold-only", "gold-only-long"):
+    spenders = ("llm-entropy-replace", "llm-random-replace", "llm-audit")
+    for arm in (*spenders, "gold-only"):
         found = labels[arm]
         taken = found.from_gold
         assert found.gold_labels == budget
@@ -65,9 +75,7 @@ def test_every_arm_labels_rows_of_the_run_and_mitigation_and_control_spend_the_s
         assert (found.labels[~taken] == pool.llm[found.rows][~taken]).all()
     uncertain = labels["llm-entropy-replace"].from_gold
     assert pool.entropy[rows][uncertain].min() >= pool.entropy[rows][~uncertain].max()
-    assert len(labels["gold-only-long"].rows) == size
-    given = [np.bincount(pool.llm[rows][labels[f"llm-{name}-replace"].from_gold]) for name in ("entropy", "matched")]
-    assert given[0].tolist() == given[1].tolist()
+    assert len(labels["gold-only"].rows) == size
     assert labels["llm-flip-replace"].gold_labels == labels["llm-flip-random-replace"].gold_labels
     votes = pool.votes[rows]
     assert labels["llm-flip-replace"].from_gold.tolist() == (votes != votes[:, :1]).any(axis=1).tolist()
@@ -77,46 +85,38 @@ def test_every_arm_labels_rows_of_the_run_and_mitigation_and_control_spend_the_s
 def test_droppers_keep_the_most_certain_rows_with_the_llms_labels_and_spend_nothing(size, seed, share):
     pool = POOL
     rows = permutation(pool.ids, seed)[:size]
-    by_entropy, by_class, by_chance = (
-        training_labels(f"llm-{name}-drop", pool, rows, share, seed) for name in ("entropy", "balanced", "random")
+    by_entropy, by_chance = (
+        training_labels(f"llm-{name}-drop", pool, rows, share, seed) for name in ("entropy", "random")
     )
     assert len(by_entropy.rows) == len(by_chance.rows) == size - round(share * size)
-    for found in (by_entropy, by_class, by_chance):
+    for found in (by_entropy, by_chance):
         assert found.labels.tolist() == pool.llm[found.rows].tolist()
         assert found.gold_labels == 0
     gone = np.setdiff1d(rows, by_entropy.rows)
     assert pool.entropy[by_entropy.rows].max() <= pool.entropy[gone].min()
-    for k in range(3):
-        of_class = (pool.llm[rows] == k).sum()
-        assert (pool.llm[by_class.rows] == k).sum() == of_class - round(share * of_class)
 
 
-def test_noise_has_the_llms_confusions_and_is_drawn_once_or_for_each_run():
+def test_noise_has_the_llms_confusions_and_is_drawn_once():
     pool = make_pool(4000)
     rows = np.arange(4000)
-    fixed, redrawn = (
-        [training_labels(f"noise-{how}", pool, rows, 0.25, seed).labels for seed in (0, 1)]
-        for how in ("fixed", "redrawn")
-    )
+    fixed = [training_labels("noise-fixed", pool, rows, 0.25, seed).labels for seed in (0, 1)]
     assert fixed[0].tolist() == fixed[1].tolist()
-    assert redrawn[0].tolist() != redrawn[1].tolist()
-    for drawn in (*fixed, *redrawn):
-        for j in range(3):
-            of_class = pool.gold == j
-            ours, theirs = (np.bincount(some[of_class], minlength=3) / of_class.sum() for some in (drawn, pool.llm))
-            assert np.abs(ours - theirs).max() < 5 * np.sqrt(0.25 / of_class.sum())
-        wrong = [drawn != pool.gold, pool.llm != pool.gold]
-        together = (wrong[0] & wrong[1]).mean()  # by chance alone, not on the same texts
-        assert abs(together - wrong[0].mean() * wrong[1].mean()) < 0.05
+    for j in range(3):
+        of_class = pool.gold == j
+        ours, llms = (np.bincount(some[of_class], minlength=3) / of_class.sum() for some in (fixed[0], pool.llm))
+        assert np.abs(ours - llms).max() < 5 * np.sqrt(0.25 / of_class.sum())
+    wrong = [fixed[0] != pool.gold, pool.llm != pool.gold]
+    together = (wrong[0] & wrong[1]).mean()  # by chance alone, not on the same texts
+    assert abs(together - wrong[0].mean() * wrong[1].mean()) < 0.05
     part = permutation(pool.ids, 3)[:100]
     assert training_labels("noise-fixed", pool, part, 0.25, 9).labels.tolist() == fixed[0][part].tolist()
 
 
-def test_one_rater_is_drawn_among_a_texts_raters_anew_for_each_run():
+def test_one_annotator_is_drawn_among_a_texts_annotators_for_each_run():
     pool = make_pool(3000)
     pool.raters[:7] = 0
     rows = np.arange(3000)
-    draws = [training_labels("one-rater", pool, rows, 0.25, seed) for seed in range(2)]
+    draws = [training_labels("one-annotator", pool, rows, 0.25, seed) for seed in range(2)]
     for found in draws:
         assert found.rows.tolist() == rows[7:].tolist()  # a text without raters has no label
         assert (pool.raters[found.rows, found.labels] > 0).all()
@@ -124,10 +124,10 @@ def test_one_rater_is_drawn_among_a_texts_raters_anew_for_each_run():
         expected = (pool.raters[7:] / 5).sum(axis=0)
         assert np.abs(np.bincount(found.labels) - expected).max() < 5 * np.sqrt(3000 * 0.25)
     assert (draws[0].labels != draws[1].labels).any()
-    with pytest.raises(UserError, match="none of the 7 texts of a run has a label"):
-        training_labels("one-rater", pool, rows[:7], 0.25, 0)
-    with pytest.raises(UserError, match="one-rater wants data.raters"):
-        training_labels("one-rater", replace(pool, raters=None), rows, 0.25, 0)
+    with pytest.raises(UserError, match="Got none for the 7 texts of a run"):
+        training_labels("one-annotator", pool, rows[:7], 0.25, 0)
+    with pytest.raises(UserError, match="one-annotator requires data.raters"):
+        training_labels("one-annotator", replace(pool, raters=None), rows, 0.25, 0)
 
 
 def test_the_loss_under_an_audit_is_on_average_that_under_gold():
@@ -166,19 +166,13 @@ def test_where_only_an_audit_has_gold_arms_take_what_they_may_of_it():
         truth = (found.labels == whole.gold[rows]).mean()
         assert found.accuracy(pool) == pytest.approx(truth, abs=0.15)  # not 1, as it is of the rows that have gold
     assert weighted.targets.max() == pytest.approx(1 / audited.mean())
-    alone, long = (training_labels(arm, pool, rows, 0.5, 2) for arm in ("gold-only", "gold-only-long"))
-    assert sorted(alone.rows) == np.flatnonzero(audited).tolist()  # all of it, wherever it is
-    assert (len(long.rows), set(long.rows)) == (150, set(alone.rows))
-    assert len(training_labels("gold-only", pool, rows[:20], 0.5, 2).rows) == 20
+    alone = training_labels("gold-only", pool, rows, 0.5, 2)
+    assert sorted(set(alone.rows)) == np.flatnonzero(audited).tolist()  # the whole sample, wherever it is
+    assert len(alone.rows) == 150  # for as many steps as on all rows
+    assert len(set(training_labels("gold-only", pool, rows[:20], 0.5, 2).rows)) == 20
+    with pytest.raises(UserError, match="require gold labels, and the study has none"):
+        training_labels("gold-only", replace(pool, audited=np.zeros(400, dtype=bool)), rows, 0.5, 2)
     assert training_labels("llm", pool, rows, 0.5, 2).accuracy(replace(pool, gold=np.full(400, NO_GOLD))) is None
-
-
-def test_llm_then_gold_takes_the_rows_of_gold_only_last():
-    rows = permutation(POOL.ids, 1)[:40]
-    found, alone = (training_labels(arm, POOL, rows, 0.3, 1) for arm in ("llm-then-gold", "gold-only"))
-    assert found.rows.tolist() == [*rows, *alone.rows]
-    assert found.labels.tolist() == [*POOL.llm[rows], *POOL.gold[alone.rows]]
-    assert found.then == found.gold_labels == len(alone.rows) == 12
 
 
 @given(st.integers(0, 20))
@@ -220,16 +214,15 @@ def test_entropy_agrees_with_scipy():
     assert entropy(probs) == pytest.approx(oracle(probs, axis=1))
 
 
-def test_the_pool_leaves_out_errors_demonstrations_and_rows_without_gold():
+def test_the_pool_leaves_out_errors_and_demonstrations():
     rows = Rows(list("abcd"), ["one", "", "three", "four"], np.array([0, 1, NO_GOLD, 1]), ["x", "y"])
     logprobs = np.log([[0.4, 0.1], [np.nan, np.nan], [0.3, 0.3], [np.nan, np.nan]])
     status = ["ok", "empty_text", "ok", "demonstration"]
     annotations = Annotations("k", SECTION, logprobs, status, np.zeros(4, bool), logprobs[:1])
-    assert build_pool(rows, [annotations], with_gold=False).ids == ["a", "c"]
     pool = build_pool(rows, [annotations])
-    assert (pool.ids, pool.texts) == (["a"], ["one"])
-    assert pool.covered == pytest.approx([0.5])
-    assert pool.probs == pytest.approx(np.array([[0.8, 0.2]]))
+    assert (pool.ids, pool.texts, pool.gold.tolist()) == (["a", "c"], ["one", "three"], [0, NO_GOLD])
+    assert pool.label_mass == pytest.approx([0.5, 0.6])
+    assert pool.probs == pytest.approx(np.array([[0.8, 0.2], [0.5, 0.5]]))
 
 
 def test_sizes_against_the_pool(make_study):

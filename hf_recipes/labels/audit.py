@@ -8,19 +8,15 @@ hf-recipes audit import RECIPE labelled.csv
 
 import csv
 import json
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Iterator
 from io import StringIO
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-import numpy as np
-
-from .annotate import load_annotations
-from .arms import SAMPLED, Pool, build_pool
-from .data import NO_GOLD, Rows, hash_order, open_rows
-from .recipe import UserError, first_line
-from .study import Study, read_json, write_text
+from ..data import hash_order, open_rows
+from ..recipe import UserError, first_line
+from ..study import Study, read_json, write_text
+from .pool import read_labels
 
 Form = Literal["csv", "jsonl", "label-studio", "argilla"]
 FORMS: tuple[Form, ...] = get_args(Form)
@@ -59,12 +55,11 @@ def draw_audit(study: Study, n: int, file: Path, form: Form = "csv", test_share:
         raise UserError(f"--test-share: {test_share} is no share; give a number from 0 to 1")
     files = open_rows(study)
     files.need_texts()
-    rows = files.load("train")
-    pool = build_pool(rows, load_annotations(study, rows), with_gold=False)
+    labels = read_labels(study, files)
+    pool, test = labels.pool, labels.test
     able: dict[Part, tuple[list[str], list[str]]] = {"pool": (pool.ids, pool.texts)}
     sizes: dict[Part, int] = {"pool": n}
     if study.recipe.few_gold:
-        test = files.load("test")
         able["test"], sizes["test"] = (test.ids, [str(text) for text in test.texts]), int(n * test_share)
         sizes["pool"] = n - sizes["test"]
     had = (read_json(study.audit / "sample.json") or {}).get("parts", {})
@@ -97,17 +92,6 @@ def draw_audit(study: Study, n: int, file: Path, form: Form = "csv", test_share:
     file.parent.mkdir(parents=True, exist_ok=True)
     write_text(file, "".join(_render(texts, pool.label_names, form)))
     return len(texts)
-
-
-def _read_sample(study: Study) -> dict[str, Any] | None:
-    """`audit/sample.json`, None if there is none."""
-    sample: dict[str, Any] | None = read_json(study.audit / "sample.json")
-    if sample is not None and "parts" not in sample:
-        raise UserError(
-            f"{study.audit / 'sample.json'}: of an older form; draw again with hf-recipes audit sample and as large an "
-            "--n (labels of texts that are drawn again are kept)"
-        )
-    return sample
 
 
 def _render(texts: dict[str, str], names: list[str], form: Form) -> Iterator[str]:
@@ -143,10 +127,10 @@ def import_audit(study: Study, file: Path, replace: bool = False) -> dict[str, i
         `dict`: how many of the sample are `labelled` now, `missing`, and `changed` since the last import.
 
     Raises:
-        UserError: no sample was drawn, or one of an older form, the file cannot be read, a text that is not in the
+        UserError: no sample was drawn, the file cannot be read, a text that is not in the
             sample, a label that is no class, two labels for one text, none at all, or another one than before.
     """
-    sample = _read_sample(study)
+    sample = read_json(study.audit / "sample.json")
     if sample is None:
         raise UserError(f"{study.root}: no sample was drawn; run hf-recipes audit sample first")
     ids, names = {i for part in sample["parts"].values() for i in part["ids"]}, sample["label_names"]
@@ -210,66 +194,3 @@ def _id_and_label(entry: Any) -> tuple[Any, Any]:
         answers = [one["value"] for question in entry["responses"].values() for one in question]
         return entry["id"], answers[-1] if answers else None
     return entry["id"], entry["label"]
-
-
-def audited_gold(study: Study, part: Part, rows: Pool | Rows) -> tuple[np.ndarray, int] | None:
-    """What people said of the rows of a part.
-
-    Args:
-        study (`Study`):
-            The study.
-        part (`str`):
-            `pool` or `test`. A row that was drawn for the other part has no label here.
-        rows (`Pool` or `Rows`):
-            The rows.
-
-    Returns:
-        `tuple[np.ndarray, int]`: class indices of shape `(n,)`, `NO_GOLD` for all that were not asked for or not
-        answered, and how many were drawn. None where there was no audit. Labels that the source brings are left out:
-        they are no random sample.
-
-    Raises:
-        UserError: a sample of an older form, or labels of other classes.
-    """
-    labels = read_json(study.audit / "labels.json")
-    sample = _read_sample(study)
-    if not labels or sample is None or part not in sample["parts"]:
-        return None
-    drawn = set(sample["parts"][part]["ids"])
-    if rows.label_names != sample["label_names"]:
-        raise UserError(f"{study.audit}: people labelled with other classes; delete the folder and draw again")
-    number = {name: k for k, name in enumerate(rows.label_names)}
-    gold = [number[labels[i]] if i in drawn and i in labels else NO_GOLD for i in rows.ids]
-    return np.array(gold, dtype=np.int64), len(drawn)
-
-
-def with_audit(study: Study, pool: Pool, spared: Sequence[int] | np.ndarray = ()) -> Pool:
-    """A pool without gold, with the people's labels of its rows in place.
-
-    Args:
-        study (`Study`):
-            A study that trains without gold.
-        pool (`Pool`):
-            Its usable rows.
-        spared (sequence of `int`, *optional*):
-            Rows that no run trains on.
-
-    Returns:
-        `Pool`: with `gold`, `audited` and `audit_share`. What selects the pool's rows knows nothing of the draw, so
-        that the rows with a label are a simple random sample of those that are here now, and each was as likely to be
-        in it as their share (as long as those that people skipped are skipped by chance).
-
-    Raises:
-        UserError: an arm wants such labels, and there are none.
-    """
-    found = audited_gold(study, "pool", pool)
-    gold = np.full(len(pool.ids), NO_GOLD) if found is None else found[0]
-    able = np.ones(len(gold), dtype=bool)
-    able[np.asarray(spared, dtype=int)] = False
-    audited = (gold != NO_GOLD) & able
-    if (wanting := [arm for arm in study.grid.arms if arm in SAMPLED]) and not audited.any():
-        raise UserError(
-            f"grid.arms names {wanting[0]}, which wants labels that people gave, and there are none; run hf-recipes "
-            "audit sample and audit import, or leave it out"
-        )
-    return replace(pool, gold=gold, audited=audited, audit_share=float(audited.sum() / max(able.sum(), 1)))

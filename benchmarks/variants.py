@@ -1,6 +1,6 @@
 """What the arms and their comparison cost at scale, beside pandas for what pandas can do, in one run.
 
-    .venv/bin/python benchmarks/arms.py [--rows=1000000]
+    .venv/bin/python benchmarks/variants.py [--rows=1000000]
 
 Confident learning trains and is left out; Dawid-Skene (crowd-kit) is timed apart: its cost is that library's.
 """
@@ -9,7 +9,7 @@ import resource
 import sys
 import time
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -18,12 +18,13 @@ from ratio import show
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from hf_recipes.arms import Pool, training_labels
 from hf_recipes.calibrate import Calibration
 from hf_recipes.data import Rows
 from hf_recipes.grid import permutation
+from hf_recipes.labels.pool import Pool
+from hf_recipes.labels.rules import training_labels
 from hf_recipes.measure import _compare
-from hf_recipes.recipe import CONFIDENT, ArmName
+from hf_recipes.variants import CONFIDENT, VARIANTS
 
 
 def make_pool(n: int, classes: int = 3, passes: int = 5) -> Pool:
@@ -33,9 +34,9 @@ def make_pool(n: int, classes: int = 3, passes: int = 5) -> Pool:
     ids = [f"{i:024x}" for i in rng.permutation(n)]
     none = Calibration("none", 1.0, {}, np.zeros(0, int))
     raters = rng.multinomial(5, np.ones(classes) / classes, n).astype(np.int32)
-    gold, covered = rng.integers(classes, size=n), np.ones((passes, n))
+    gold, mass = rng.integers(classes, size=n), np.ones((passes, n))
     names = [f"class {k}" for k in range(classes)]
-    return Pool(ids, [""] * n, names, gold, probs, covered, votes, votes, [none] * passes, 0, raters=raters)
+    return Pool(ids, [""] * n, names, gold, probs, mass, votes, [none] * passes, 0, raters=raters)
 
 
 def seconds(function: Any) -> float:
@@ -50,7 +51,7 @@ def main(rows: int = 1_000_000, repeats: int = 3) -> None:
     order = permutation(pool.ids, 0)
     times = {
         arm: seconds(lambda arm=arm: training_labels(arm, pool, order, 0.25, 0))
-        for arm in get_args(ArmName)
+        for arm in VARIANTS
         if arm not in ("llm-dawid-skene", *CONFIDENT)
     }
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
@@ -75,7 +76,7 @@ def main(rows: int = 1_000_000, repeats: int = 3) -> None:
         ratios[arm, other] = float(np.median([ours / pandas for ours, pandas in pairs]))
         print(f"| {arm}, ours / pandas (which ties and draws by position) | {ratios[arm, other]:.2f} | |")
 
-    arms, sizes, seeds, items = get_args(ArmName)[:20], (50, 100, 200, 400, 800, 1600), 10, 2000
+    arms, sizes, seeds, items = list(VARIANTS), (50, 100, 200, 400, 800, 1600), 10, 2000
     rng = np.random.default_rng(0)
     gold = rng.integers(3, size=items)
     predictions = {
