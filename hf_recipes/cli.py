@@ -53,7 +53,7 @@ def _open(context: typer.Context, recipe: Path, accept: bool, verbose: bool) -> 
 @app.callback()
 def options(
     version: Annotated[
-        bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Say it and exit.")
+        bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Print the version and exit.")
     ] = False,
 ) -> None:
     """What stands before a command."""
@@ -357,12 +357,6 @@ def doctor() -> None:
 
     if not print_doctor():
         raise SystemExit(1)
-
-
-@app.command()
-def version() -> None:
-    """The version of hf-recipes."""
-    typer.echo(__version__)
 
 
 def _launcher(config: dict[str, Any], machine_rank: int | None, main_ip: str | None) -> list[str]:
