@@ -9,7 +9,7 @@ from typing import Any, get_args
 import numpy as np
 
 from . import tables
-from .annotate import Annotations, shown_rows
+from .annotate import shown_rows
 from .arms import Labels
 from .audit import audited_gold
 from .components import disagreement, variances
@@ -127,7 +127,6 @@ def measure(study: Study) -> dict[str, Any]:
             "iso_accuracy": _iso_accuracy(arms, judged, test),
             "plateaus": list(_plateaus(arms, judged, test)),
             "components": list(_components(study, work.test, seen, test)),
-            "seconds": list(_seconds(study, work)),
             "notes": _notes(work),
         }
         results = without_nan(results)
@@ -151,7 +150,6 @@ def _results_key(study: Study, work: Work) -> str:
         pool=hash_ids(f"{i} {gold} {llm}" for i, gold, llm in pool),
         raters=None if work.pool.raters is None else hash_ids(map(str, work.pool.raters.tolist())),
         annotations=[one.key for one in work.annotations],
-        seconds=[str(_seconds_per_text(study, one)) for one in work.annotations],
         calibration=[one.section.calibration for one in work.annotations],
         status=work.annotations[0].status,
         teacher=None if work.teacher is None else work.teacher.tolist(),
@@ -235,24 +233,6 @@ def _labels(work: Work, run: Run, record: dict[str, Any]) -> Labels:
     """What the run was trained on."""
     labels, dropped = work.labels(run), set(record.get("dropped", ()))
     return labels.without(np.array([work.pool.ids[i] in dropped for i in labels.rows]))
-
-
-def _seconds(study: Study, work: Work) -> Iterator[dict[str, Any]]:
-    """What the machine took for the LLM labels of an arm, in the passes that it wants, and for a run, on average."""
-    per_text = [_seconds_per_text(study, one) for one in work.annotations]
-    for size in study.grid.sizes:
-        for arm in study.grid.arms_at(size):
-            records = [read_json(study.run(run) / "run.json") for run in paired_runs(study.grid, arm, size)]
-            labels = 0.0 if arm in WITHOUT_PASS else size * sum(per_text if arm in PASSES else per_text[:1])
-            trained = float(np.mean([record["seconds"] for record in records]))
-            yield {"arm": arm, "size": size, "annotation": labels, "training": trained}
-
-
-def _seconds_per_text(study: Study, annotations: Annotations) -> float:
-    """Of all sessions of the annotation, the engine's starts included; nan where none asked about any."""
-    made = read_json(study.annotations(annotations.key) / "manifest.json")
-    sessions = made.get("all_sessions", made["last_session"])  # the former is of this version
-    return float(sessions["seconds"] / sessions["texts"]) if sessions["texts"] else np.nan
 
 
 def _read_predictions(folder: Path, test: Rows) -> np.ndarray:
