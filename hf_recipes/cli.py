@@ -247,7 +247,7 @@ def audit_sample(
     recipe: RecipeFile,
     n: Annotated[int, typer.Option("--n", help="Texts, all in all; more later keeps the first ones.")],
     output: Annotated[Path, typer.Option("--output", help="The file to write.")],
-    form: Annotated[str, typer.Option("--format", help="csv, jsonl, label-studio or argilla.")] = "csv",
+    form: Annotated[str, typer.Option("--format", help="csv, jsonl or label-studio.")] = "csv",
     test_share: Annotated[
         float, typer.Option("--test-share", help="Of them test texts, where the recipe trains without gold.")
     ] = 0.5,
