@@ -39,7 +39,6 @@ from .study import (
     cpu_capability,
     cpu_threads,
     hash_ids,
-    local_locks,
     make_key,
     read_json,
     versions,
@@ -354,12 +353,6 @@ def train(study: Study) -> dict[Run, str]:
     if first:
         for note in work.notes:
             logger.warning(note)
-        if kind := local_locks(study.root):
-            logger.warning(
-                "%s lies on %s, where other machines may not see this one's locks: train it from one machine alone, or "
-                "test the locks as docs/nodes.md says",
-                *(study.root, kind),
-            )
     with tempfile.TemporaryDirectory(prefix="hf-recipes-") as folder:
         _Trainer(study, work, accelerator, Path(folder), first).train_all()
     return _failures(study, work)
