@@ -349,13 +349,16 @@ def pull(
     typer.echo(f"study: {pull_study(repo, output_dir, study, revision)}")
 
 
-@app.command()
-def doctor() -> None:
-    """What this machine can run, and why not."""
+@app.command(context_settings=SETTINGS)
+def doctor(
+    context: typer.Context,
+    recipe: Annotated[Path | None, typer.Argument(metavar="RECIPE", help="Check its disk and its models too.")] = None,
+) -> None:
+    """Check what this machine can run."""
     logs.set_up()
     from .doctor import print_doctor
 
-    if not print_doctor():
+    if not print_doctor(load_recipe(recipe, context.args) if recipe else None):
         raise SystemExit(1)
 
 
