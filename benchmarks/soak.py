@@ -341,7 +341,7 @@ def tables(study: Path) -> dict[str, Any]:
     for file in sorted(study.glob("runs/*/*/*/predictions.parquet")):
         found[str(file.relative_to(study))] = pq.read_table(file).to_pylist()
     results = json.loads((study / "report" / "results.json").read_text())
-    found["results"] = {name: value for name, value in results.items() if name not in ("key", "seconds", "annotator")}
+    found["results"] = {name: value for name, value in results.items() if name not in ("key", "annotator")}
     found["report"] = re.sub(r"[0-9.]+ (seconds|minutes|hours)", "", (study / "report" / "report.md").read_text())
     return found
 

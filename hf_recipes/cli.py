@@ -54,7 +54,7 @@ def _open(context: typer.Context, recipe: Path, accept: bool, verbose: bool) -> 
 @app.callback()
 def options(
     version: Annotated[
-        bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Say it and exit.")
+        bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Print the version and exit.")
     ] = False,
 ) -> None:
     """What stands before a command."""
@@ -264,7 +264,7 @@ def audit_sample(
     recipe: RecipeFile,
     n: Annotated[int, typer.Option("--n", help="Texts, all in all; more later keeps the first ones.")],
     output: Annotated[Path, typer.Option("--output", help="The file to write.")],
-    form: Annotated[str, typer.Option("--format", help="csv, jsonl, label-studio or argilla.")] = "csv",
+    form: Annotated[str, typer.Option("--format", help="csv, jsonl or label-studio.")] = "csv",
     test_share: Annotated[
         float, typer.Option("--test-share", help="Of them test texts, where the recipe trains without gold.")
     ] = 0.5,
@@ -365,20 +365,17 @@ def pull(
     typer.echo(f"study: {pull_study(repo, output_dir, study, revision)}")
 
 
-@app.command()
-def doctor() -> None:
-    """What this machine can run, and why not."""
+@app.command(context_settings=SETTINGS)
+def doctor(
+    context: typer.Context,
+    recipe: Annotated[Path | None, typer.Argument(metavar="RECIPE", help="Check its disk and its models too.")] = None,
+) -> None:
+    """Check what this machine can run."""
     logs.set_up()
     from .doctor import print_doctor
 
-    if not print_doctor():
+    if not print_doctor(load_recipe(recipe, context.args) if recipe else None):
         raise SystemExit(1)
-
-
-@app.command()
-def version() -> None:
-    """The version of hf-recipes."""
-    typer.echo(__version__)
 
 
 def _launcher(config: dict[str, Any], machine_rank: int | None, main_ip: str | None) -> list[str]:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from . import tables
-from .annotate import Annotations, shown_rows
+from .annotate import shown_rows
 from .components import disagreement, variances
 from .data import NO_GOLD, Rows, hash_order
 from .grid import Run, crossed_runs, crossed_sources, paired_runs
@@ -112,7 +112,6 @@ def measure(study: Study, labels: StudyLabels, runs: Runs) -> dict[str, Any]:
             "iso_accuracy": _iso_accuracy(arms, judged, test),
             "plateaus": list(_plateaus(arms, judged, test)),
             "components": list(_components(study, labels.test, seen, test)),
-            "seconds": list(_seconds(study, labels.annotations)),
             "notes": _notes(labels, runs),
         }
         results = without_nan(results)
@@ -133,7 +132,6 @@ def _results_key(study: Study, labels: StudyLabels, runs: Runs) -> str:
         study=study.recipe.name,
         runs={str(run): read_json(study.run(run) / "run.json")["key"] for run in runs.all},
         labels=labels.key,
-        seconds=[str(_seconds_per_text(study, annotations)) for annotations in labels.annotations],
         notes=_notes(labels, runs),
         accept=study.recipe.accept.model_dump(),
         code=[hash_files(metrics_folder(), ("*.py",)), *(hash_files(Path(__file__).with_name(name)) for name in CODE)],
@@ -206,25 +204,6 @@ def _labels(runs: Runs, run: Run, record: dict[str, Any]) -> Labels:
     """Return the labels that the run was trained on."""
     labels, dropped = runs.labels(run), set(record.get("dropped", ()))
     return labels.without(np.array([runs.pool.ids[i] in dropped for i in labels.rows]))
-
-
-def _seconds(study: Study, passes: list[Annotations]) -> Iterator[dict[str, Any]]:
-    """What the machine took for the LLM labels of an arm, in the passes that it wants, and for a run, on average."""
-    per_text = [_seconds_per_text(study, annotations) for annotations in passes]
-    for size in study.grid.sizes:
-        for arm in study.grid.arms_at(size):
-            records = [read_json(study.run(run) / "run.json") for run in paired_runs(study.grid, arm, size)]
-            asked = per_text if VARIANTS[arm].num_passes > 1 else per_text[:1]
-            labels = size * sum(asked) if VARIANTS[arm].uses_passes else 0.0
-            trained = float(np.mean([record["seconds"] for record in records]))
-            yield {"arm": arm, "size": size, "annotation": labels, "training": trained}
-
-
-def _seconds_per_text(study: Study, annotations: Annotations) -> float:
-    """Of all sessions of the annotation, the engine's starts included; nan where none asked about any."""
-    made = read_json(study.annotations(annotations.key) / "manifest.json")
-    sessions = made.get("all_sessions", made["last_session"])  # the former is of this version
-    return float(sessions["seconds"] / sessions["texts"]) if sessions["texts"] else np.nan
 
 
 def _read_predictions(folder: Path, test: Rows) -> np.ndarray:

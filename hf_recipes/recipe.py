@@ -345,14 +345,6 @@ class Accept(Section):
     min_class_f1: float = Field(default=0.6, ge=0, le=1, description="F1 of the worst class")
 
 
-class Prices(Section):
-    """What turns labels and hours of the machine into money, in the report; in any currency."""
-
-    minutes_per_gold_label: float = Field(gt=0, description="of a person")
-    person_hour: float = Field(ge=0)
-    machine_hour: float = Field(ge=0, description="of the GPU, or whatever labels and trains")
-
-
 class Train(Section):
     """The encoder and how it is fine-tuned. The last checkpoint is taken unless `checkpoint` says otherwise."""
 
@@ -403,7 +395,6 @@ class Recipe(Section):
     grid: Grid | None = Field(None, description="with `train`; without them the texts are labelled and no more")
     train: Train | None = None
     accept: Accept = Accept()
-    prices: Prices | None = None
 
     @field_validator("output_dir")
     @classmethod

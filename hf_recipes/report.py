@@ -8,7 +8,6 @@ from jinja2 import Environment, FileSystemLoader
 
 from .figures import captions, draw
 from .findings import SOURCES, cell, describe, gold_labels, how_made, interval, mean, number
-from .recipe import Prices
 from .runs import other_runs
 from .study import Study, hash_files, make_key, write_text
 
@@ -25,11 +24,9 @@ def write_report(study: Study, results: dict[str, Any]) -> None:
         results (`dict`):
             What `measure` returned.
     """
-    prices = study.recipe.prices
     key = make_key(
         results=results,
         name=study.recipe.name,
-        prices=prices and prices.model_dump(),
         code=[hash_files(TEMPLATES), *(hash_files(Path(__file__).with_name(f"{one}.py")) for one in PARTS)],
     )
     page = study.report / "report.html"  # written last
@@ -39,7 +36,6 @@ def write_report(study: Study, results: dict[str, Any]) -> None:
         draw(results, study.report)
         context = {"results": results, "recipe": study.recipe, "key": key, **describe(results)}
         context |= {"figures": captions(results), "methods": how_made(study, results), "components_of": components_of}
-        context |= {"prices": prices, "costs": prices_of(results, prices)}
         page_style = Environment(
             loader=FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True, lstrip_blocks=True
         )
@@ -56,23 +52,6 @@ def write_report(study: Study, results: dict[str, Any]) -> None:
         }
         write_text(study.report / "report.md", markdown.get_template("report.md").render(context))
         write_text(page, page_style.get_template("report.html").render(context, images=images))
-
-
-def prices_of(results: dict[str, Any], prices: Prices | None) -> dict[str, float | None]:
-    """By arm what its labels at the largest size and one classifier on them cost, in the currency of `prices`.
-
-    People's time for all gold labels, and the machine's for LLM labels and training; None where the time is not known.
-    """
-    if prices is None:
-        return {}
-    found: dict[str, float | None] = {}
-    arms = {(arm["arm"], arm["size"]): arm for arm in results["arms"]}
-    for one in results["seconds"]:
-        people = gold_labels(arms[one["arm"], one["size"]]) * prices.minutes_per_gold_label / 60 * prices.person_hour
-        known = one["annotation"] is not None
-        machine = (one["annotation"] + one["training"]) / 3600 * prices.machine_hour if known else 0.0
-        found[one["arm"]] = people + machine if known else None  # the largest size comes last
-    return found
 
 
 def components_of(found: dict[str, Any]) -> list[tuple[str, str, str]]:

@@ -43,10 +43,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 CPU_INFO = Path("/proc/cpuinfo")
-MOUNTS = Path("/proc/self/mountinfo")
-#: Kinds of file systems, and options of others, whose locks other machines may not see.
-LOCKS_STAY_HERE = ("fuse", "9p", "virtiofs", "beegfs")
-LOCKS_KEPT_HERE = {"nolock", "local_lock=all", "local_lock=flock", "localflock", "nobrl"}
 NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 
 FORMAT = 2  # the version of the study folder's contract
@@ -225,23 +221,6 @@ def _read_kept_recipe(file: Path) -> dict[str, Any] | None:
 def _file_lock(path: Path) -> FileLock:
     """A lock that goes with its process; no file that a lost machine would leave for ever stands in for it."""
     return FileLock(path, fallback_to_soft=False)
-
-
-def local_locks(folder: Path) -> str | None:
-    """The file system of a folder if other machines may not see the locks that are held there; else None.
-
-    What Linux says of the mount is all that is known: `docs/nodes.md` has a test of the locks themselves.
-    """
-    if not MOUNTS.exists():
-        return None
-    found, kind, options = Path(), "", set[str]()
-    for line in MOUNTS.read_text().splitlines():
-        mount, _, source = line.partition(" - ")
-        place = Path(mount.split(" ")[4].replace("\\040", " "))
-        if folder.resolve().is_relative_to(place) and len(place.parts) >= len(found.parts):
-            found, kind = place, source.split(" ")[0]
-            options = {*mount.split(" ")[5].split(","), *source.split(" ")[-1].split(",")}
-    return kind if kind.startswith(LOCKS_STAY_HERE) or options & LOCKS_KEPT_HERE else None
 
 
 def _differences(one: Any, other: Any, prefix: str = "") -> Iterator[str]:

@@ -32,7 +32,7 @@ from .models import load_tokenizer
 from .recipe import UserError, first_line, load_recipe
 from .redact import redact
 from .runs import FOLDS, PREDICTIONS, Runs, check_training, read_accelerate_config, threads
-from .study import Study, hash_ids, local_locks, read_json, write_json
+from .study import Study, hash_ids, read_json, write_json
 from .variants import CONFIDENT
 
 logger = logging.getLogger(__name__)
@@ -80,12 +80,6 @@ def train(study: Study) -> dict[Run, str]:
     if first:
         for note in runs.notes:
             logger.warning(note)
-        if kind := local_locks(study.root):
-            logger.warning(
-                "%s lies on %s, where other machines may not see this one's locks: train it from one machine alone, or "
-                "test the locks as docs/nodes.md says",
-                *(study.root, kind),
-            )
     with tempfile.TemporaryDirectory(prefix="hf-recipes-") as folder:
         _Trainer(study, runs, accelerator, Path(folder), first).train_all()
     return runs.failures()

@@ -10,7 +10,7 @@ from conftest import DEMO, ROOT
 HEAVY = ("torch", "vllm", "transformers", "datasets", "evaluate", "matplotlib", "pandas", "sklearn", "scipy", "pyarrow")
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["version"], ["--version"]])
+@pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["--version"]])
 def test_help_imports_nothing_heavy(arguments):
     code = (
         f"import sys; sys.argv = ['hf-recipes', *{arguments}]\n"

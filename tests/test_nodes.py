@@ -8,7 +8,6 @@ import subprocess
 import sys
 import time
 from contextlib import suppress
-from pathlib import Path
 
 import psutil
 import pyarrow.parquet as pq
@@ -20,11 +19,10 @@ from test_annotate import engine  # noqa: F401  (a fixture)
 from test_hub import hub  # noqa: F401  (a fixture)
 from test_train import SETTINGS, annotated, launch, one_thread, predictions, table  # noqa: F401  (fixtures)
 
-from hf_recipes import study as study_file
 from hf_recipes.grid import all_runs
 from hf_recipes.recipe import UserError
 from hf_recipes.runs import read_accelerate_config
-from hf_recipes.study import local_locks, read_json
+from hf_recipes.study import read_json
 from hf_recipes.train import train
 
 GRID = ["--grid.sizes=[20, 40]", "--grid.arms=[gold, llm]", "--train.epochs=25", "--train.save_steps=5"]
@@ -157,28 +155,6 @@ def test_a_file_system_without_locks_is_refused_and_no_file_stands_in_for_one(ma
     with pytest.raises(UserError, match="its file system has no locks"), study.lock():
         pass
     assert not study.recipe_file.exists()
-
-
-MOUNTS = """21 1 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw
-30 21 0:40 / /shared rw,relatime shared:2 - nfs4 server:/home rw,vers=4.2,local_lock=none
-31 21 0:41 / /old rw,relatime - nfs server:/old rw,vers=3,nolock,local_lock=all
-32 21 0:42 / /bucket rw,relatime - fuse.s3fs s3fs rw
-33 30 0:43 / /shared/my\\040data rw - lustre mgs:/fs rw,localflock
-34 30 0:44 / /shared/all rw - lustre mgs:/fs rw,flock
-"""
-
-
-@pytest.mark.parametrize(
-    ("folder", "kind"),
-    [
-        *(("/home/me/studies", None), ("/shared/study", None), ("/old/study", "nfs"), ("/bucket/x", "fuse.s3fs")),
-        *(("/shared/my data/study", "lustre"), ("/shared/all/study", None), ("/oldest", None)),
-    ],
-)
-def test_mounts_whose_locks_other_machines_do_not_see_are_known(tmp_path, monkeypatch, folder, kind):
-    (tmp_path / "mountinfo").write_text(MOUNTS)
-    monkeypatch.setattr(study_file, "MOUNTS", tmp_path / "mountinfo")
-    assert local_locks(Path(folder)) == kind
 
 
 STAND_INS = {

@@ -18,7 +18,7 @@ from ..recipe import UserError, first_line
 from ..study import Study, read_json, write_text
 from .pool import read_labels
 
-Form = Literal["csv", "jsonl", "label-studio", "argilla"]
+Form = Literal["csv", "jsonl", "label-studio"]
 FORMS: tuple[Form, ...] = get_args(Form)
 Part = Literal["pool", "test"]
 
@@ -40,7 +40,7 @@ def draw_audit(study: Study, n: int, file: Path, form: Form = "csv", test_share:
             The file to write; texts that have their label already are left out.
         form (`str`, *optional*, defaults to `"csv"`):
             `csv` and `jsonl` have the columns `id`, `text` and an empty `label`; `label-studio` is a JSON file for its
-            import, `argilla` one for `Dataset.records.from_json`.
+            import.
         test_share (`float`, *optional*, defaults to .5):
             In [0, 1]; rounded down to whole texts.
 
@@ -104,22 +104,18 @@ def _render(texts: dict[str, str], names: list[str], form: Form) -> Iterator[str
         for i, text in texts.items():
             yield json.dumps({"id": i, "text": text, "label": None}, ensure_ascii=False) + "\n"
     else:
-        records: list[dict[str, Any]] = (
-            [{"data": {"id": i, "text": text, "labels": names}} for i, text in texts.items()]
-            if form == "label-studio"
-            else [{"id": i, "fields": {"text": text}, "metadata": {}} for i, text in texts.items()]
-        )
-        yield json.dumps(records, indent=1, ensure_ascii=False) + "\n"
+        tasks = [{"data": {"id": i, "text": text, "labels": names}} for i, text in texts.items()]
+        yield json.dumps(tasks, indent=1, ensure_ascii=False) + "\n"
 
 
 def import_audit(study: Study, file: Path, replace: bool = False) -> dict[str, int]:
-    """Takes back what people said: a CSV or JSONL file of the sample, or an export of Label Studio or Argilla.
+    """Takes back what people said: a CSV or JSONL file of the sample, or an export of Label Studio.
 
     Args:
         study (`Study`):
             A study with a sample; gains `audit/labels.json`.
         file (`Path`):
-            Rows with `id` and `label`, or tasks with annotations (Label Studio), or records with responses (Argilla).
+            Rows with `id` and `label`, or tasks with annotations (Label Studio).
         replace (`bool`, *optional*, defaults to `False`):
             Let its labels take the place of others that were imported before.
 
@@ -181,7 +177,7 @@ def _read(file: Path) -> Iterator[tuple[Any, Any]]:
         raise
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError, csv.Error) as error:
         raise UserError(
-            f"{file}: neither rows with id and label nor an export of Label Studio or Argilla ({first_line(error)})"
+            f"{file}: must have rows with id and label, or be an export of Label Studio ({first_line(error)})"
         ) from None
 
 
@@ -190,7 +186,4 @@ def _id_and_label(entry: Any) -> tuple[Any, Any]:
         given = [one for one in entry["annotations"] if not one.get("was_cancelled")]
         results = [one["result"][0]["value"]["choices"][0] for one in given if one["result"]]
         return entry["data"]["id"], results[-1] if results else None
-    if "responses" in entry:  # Argilla
-        answers = [one["value"] for question in entry["responses"].values() for one in question]
-        return entry["id"], answers[-1] if answers else None
     return entry["id"], entry["label"]
