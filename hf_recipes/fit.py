@@ -4,7 +4,6 @@ A fit is a function of its arguments: chance comes from the two seeds alone, wha
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
 from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -88,7 +87,7 @@ class Fit:
 
     Args:
         accelerator (`Accelerator`):
-            Of this process alone, or, where several share every batch, of all of them.
+            Of this process alone.
         model (`PreTrainedModel`):
             A sequence classifier; it is trained in place.
         tokenizer (`PreTrainedTokenizerBase`):
@@ -100,7 +99,7 @@ class Fit:
         train (`Texts`), validation (`Texts`, *optional*):
             What is learnt, and what each epoch is scored on.
         at_once (`int`):
-            Texts in a forward pass of each process; the batch is made up of as many passes as it takes.
+            Texts in a forward pass; the batch is made up of as many passes as it takes.
         save (`Callable`, *optional*):
             Takes a state every `save_steps`, from which `run` can go on.
         log (`Callable`, *optional*):
@@ -125,9 +124,7 @@ class Fit:
         self._accelerator, self._settings, self._tokenizer = accelerator, settings, tokenizer
         self._order_seed, self._train, self._validation = order_seed, train, validation
         self._at_once, self._save, self._log = at_once, save, log
-        self._team = accelerator.num_processes
         self.model = model.to(accelerator.device)
-        self._parallel = accelerator.prepare_model(self.model) if self._team > 1 else self.model
         decayed = [p for p in model.parameters() if p.ndim > 1]
         others = [p for p in model.parameters() if p.ndim <= 1]  # biases and norms
         self._optimizer = torch.optim.AdamW(
@@ -166,17 +163,14 @@ class Fit:
         Raises:
             FloatingPointError: the loss is not finite any more.
         """
-        import torch
         from accelerate.utils import set_seed
 
         set_seed(self._order_seed)
-        if rank := self._accelerator.process_index:  # each process has a dropout of its own
-            torch.manual_seed(int(np.random.SeedSequence([self._order_seed, rank]).generate_state(1)[0]))
         done, total = self._restore(state) if state else (0, 0.0)
         rng = np.random.default_rng(self._order_seed)
         lengths = self._train.tokens.lengths[self._train.rows]
         step, end = 0, 0
-        self._parallel.train()
+        self.model.train()
         for stage, steps in zip(self._stages, self._steps, strict=True):
             end += steps
             while step < end:
@@ -198,34 +192,25 @@ class Fit:
         return self.curves
 
     def _learn(self, batch: np.ndarray) -> float:
-        """One step of the optimiser; returns the sum of the losses of this process's share of the batch."""
+        """One step of the optimiser; returns the sum of the batch's losses."""
         import torch
 
         total = 0.0
-        size = self._at_once * self._team
-        parts = [batch[start : start + size] for start in range(0, len(batch), size)]
-        for part in parts:
-            mine = part[self._accelerator.process_index :: self._team]
-            rows = mine if len(mine) else part[:1]  # every process has to take part; without a text, at no weight
-            targets = self._targets[rows].to(self._accelerator.device) * bool(len(mine))
-            with nullcontext() if part is parts[-1] else self._accelerator.no_sync(self._parallel):
-                with self._accelerator.autocast():
-                    logits = self._parallel(**self._pad(self._train.tokens, self._train.rows[rows])).logits
-                loss = torch.nn.functional.cross_entropy(logits.float(), targets, reduction="sum")
-                # of the whole batch the mean; gradients of several processes are averaged
-                self._accelerator.backward(loss * (self._team / len(batch)))
+        for start in range(0, len(batch), self._at_once):
+            rows = batch[start : start + self._at_once]
+            with self._accelerator.autocast():
+                logits = self.model(**self._pad(self._train.tokens, self._train.rows[rows])).logits
+            targets = self._targets[rows].to(self._accelerator.device)
+            loss = torch.nn.functional.cross_entropy(logits.float(), targets, reduction="sum")
+            self._accelerator.backward(loss * (1 / len(batch)))
             total += loss.item()
-        torch.nn.utils.clip_grad_norm_(self._parallel.parameters(), self._settings.max_grad_norm)
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), self._settings.max_grad_norm)
         self._optimizer.step()
         self._schedule.step()
         self._optimizer.zero_grad()
         return total
 
     def _end_epoch(self, step: int, loss: float) -> None:
-        import torch
-
-        if self._team > 1:
-            loss = self._accelerator.reduce(torch.tensor(loss, device=self._accelerator.device)).item()
         if not np.isfinite(loss):
             raise FloatingPointError(DIVERGED)
         self.curves.add(step=step, train_loss=loss)
@@ -237,7 +222,7 @@ class Fit:
                 self._best = deepcopy(self.model.state_dict())
             self.curves.add(**scores)
             values |= scores
-            self._parallel.train()
+            self.model.train()
         self._log(values, step)
 
     def _validate(self, texts: Texts) -> dict[str, float]:
@@ -255,27 +240,15 @@ class Fit:
     def predict(self, tokens: Tokens, rows: np.ndarray) -> np.ndarray:
         """Probabilities of shape `(len(rows), K)`, texts of like length together."""
         import torch
-        from torch.utils.data import DataLoader
 
-        accelerator, shared = self._accelerator, self._team > 1
         order = np.argsort(tokens.lengths[rows], kind="stable")
         probs = np.empty((len(rows), self._targets.shape[1]))
-        loader: Any = DataLoader(
-            order.tolist(),
-            batch_size=self._settings.eval_batch_size,
-            generator=torch.Generator(),  # else each loop over it draws from the one that dropout draws from
-            collate_fn=lambda some: {"place": torch.tensor(np.array(some)), **self._pad(tokens, rows[some])},
-        )
-        if shared:
-            loader = accelerator.prepare_data_loader(loader)
         self.model.eval()
-        with torch.no_grad(), accelerator.autocast():
-            for inputs in loader:
-                place = inputs.pop("place")
-                found = self.model(**inputs).logits.double().softmax(-1)
-                if shared:  # and without the texts that fill up the last batch
-                    place, found = accelerator.gather_for_metrics((place, found))
-                probs[place.cpu().numpy()] = found.cpu().numpy()
+        with torch.no_grad(), self._accelerator.autocast():
+            for start in range(0, len(order), self._settings.eval_batch_size):
+                places = order[start : start + self._settings.eval_batch_size]
+                logits = self.model(**self._pad(tokens, rows[places])).logits
+                probs[places] = logits.double().softmax(-1).cpu().numpy()
         return probs
 
     def _pad(self, tokens: Tokens, rows: np.ndarray) -> Any:
@@ -285,7 +258,6 @@ class Fit:
     def _state(self, step: int, total: float) -> dict[str, Any]:
         """All that is needed to go on after `step`, as tensors and plain values."""
         import torch
-        from accelerate.utils import gather_object
 
         chance = [torch.get_rng_state()]
         if self._accelerator.device.type != "cpu":
@@ -297,7 +269,8 @@ class Fit:
             "schedule": self._schedule.state_dict(),
             "best": self._best,
             "curves": vars(self.curves),
-            "of_process": gather_object([(chance, total)]) if self._team > 1 else [(chance, total)],
+            "chance": chance,
+            "total": total,
         }
 
     def _restore(self, state: dict[str, Any]) -> tuple[int, float]:
@@ -308,7 +281,7 @@ class Fit:
         self._optimizer.load_state_dict(state["optimizer"])
         self._schedule.load_state_dict(state["schedule"])
         self._best, self.curves = state["best"], Curves(**state["curves"])
-        chance, total = state["of_process"][self._accelerator.process_index]
+        chance, total = state["chance"], state["total"]
         torch.set_rng_state(chance[0])
         if len(chance) > 1:
             torch.get_device_module(self._accelerator.device).set_rng_state(chance[1])

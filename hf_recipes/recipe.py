@@ -403,7 +403,7 @@ class Train(Section):
     revision: str | None = None
     epochs: int = Field(3, gt=0, description="of every size")
     max_steps: int | None = Field(None, gt=0, description="optimiser steps of every size, in place of epochs")
-    batch_size: int = Field(16, gt=0, description="texts of an optimiser step, over all processes and accumulation")
+    batch_size: int = Field(16, gt=0, description="texts of an optimiser step")
     gradient_accumulation_steps: int = Field(
         1, gt=0, description="parts in which a batch is computed; doubled when memory runs out"
     )
@@ -424,9 +424,6 @@ class Train(Section):
     save_steps: int = Field(500, gt=0, description="steps between the states that a killed run goes on from")
     save_models: bool = Field(False, description="keep every classifier, as runs/.../model")
     trackers: list[Literal["tensorboard", "trackio", "wandb"]] = Field([], description="accelerate's, grouped by arm")
-    distribute: Literal["runs", "batches"] = Field(
-        "runs", description="what several processes share: the grid, a run each; or every batch of one run (DDP)"
-    )
     accelerate_config: str = Field("cpu", description="a name in hf_recipes/recipes/accelerate/, or a file")
 
     @model_validator(mode="after")

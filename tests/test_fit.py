@@ -1,9 +1,6 @@
 """One classifier: batches, losses against torch's own, parts of batches, states to go on from, encoders."""
 
 import copy
-import os
-import subprocess
-import sys
 from itertools import chain
 
 import numpy as np
@@ -11,7 +8,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
-from conftest import ENCODER, ROOT, SAMPLE
+from conftest import ENCODER, SAMPLE
 from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
@@ -208,46 +205,6 @@ def test_encoders_of_every_kind_learn(kind, texts):
     losses = fit.run().train_loss
     assert losses[-1] < losses[0]
     assert fit.predict(texts.tokens, texts.rows).sum(axis=1) == pytest.approx(1)
-
-
-TOGETHER = """
-import sys
-from pathlib import Path
-import numpy as np, torch
-sys.path.insert(0, "tests")
-from test_fit import CALM, ENCODER, SAMPLE, AutoTokenizer, Texts, Tokens, make_fit, make_model, weights
-import pyarrow.parquet as pq
-from accelerate import PartialState
-
-table = pq.read_table(next(SAMPLE.rglob("train*.parquet"))).slice(0, 61)
-me = PartialState(cpu=True).process_index
-file = Path(sys.argv[1], str(me))
-tokens = Tokens(table["text"].to_pylist(), AutoTokenizer.from_pretrained(ENCODER), 32, file)
-texts = Texts(tokens, np.arange(61), np.eye(3)[np.array(table["label"].to_pylist())])
-fit = make_fit(texts, make_model(**CALM), at_once=3, validation_size=21, batch_size=7)
-curves = fit.run()
-probs = fit.predict(tokens, np.arange(61))
-assert PartialState().num_processes == 2
-torch.save([weights(fit), vars(curves), torch.tensor(probs)], f"{sys.argv[1]}/found{me}")
-"""
-
-
-def test_two_processes_that_share_every_batch_take_the_path_of_one(texts, tmp_path):
-    """DDP with a remainder everywhere: 61 texts, batches of 7 and of 5 in the end, parts of 3 a process."""
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    script = tmp_path / "together.py"
-    script.write_text(TOGETHER)
-    env = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    done = subprocess.run([*launch, script, tmp_path], check=False, cwd=ROOT, env=env, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-3000:]
-    alone = make_fit(texts, make_model(**CALM), at_once=7, validation_size=21, batch_size=7)
-    curves = vars(alone.run())
-    probs = alone.predict(texts.tokens, np.arange(61))
-    for process in (0, 1):
-        found = torch.load(tmp_path / f"found{process}", weights_only=True)
-        assert torch.allclose(found[0], weights(alone), atol=5e-5)
-        assert {k: pytest.approx(v, rel=1e-3, abs=1e-5) for k, v in curves.items()} == found[1]
-        assert found[2].numpy() == pytest.approx(probs, abs=1e-4)
 
 
 def test_steps_are_shared_by_stages(texts):

@@ -503,13 +503,10 @@ def wait_for_processes(study, count, child):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel's signal at a parent's death is Linux's")
-@pytest.mark.parametrize("team", [1, 2])
+@pytest.mark.parametrize("config", ["cpu", "cpu-two"])
 @pytest.mark.parametrize("processes", [2, 3])  # the command and its launcher; these and a process that trains
-def test_a_killed_command_leaves_no_process_that_trains_on(processes, team, annotated, one_thread, tmp_path):
-    config = yaml.safe_load((DEMO.parent / "accelerate" / "cpu.yaml").read_text())
-    kind = "MULTI_CPU" if team > 1 else "NO"
-    (tmp_path / "team.yaml").write_text(yaml.safe_dump({**config, "num_processes": team, "distributed_type": kind}))
-    long = [*FEW, "--train.epochs=400", f"--train.accelerate_config={tmp_path / 'team.yaml'}"]
+def test_a_killed_command_leaves_no_process_that_trains_on(processes, config, annotated, one_thread):
+    long = [*FEW, "--train.epochs=400", f"--train.accelerate_config={config}"]
     study = annotated(*long)
     child = launch(study, *long)
     wait_for_processes(study, processes, child)
@@ -536,21 +533,16 @@ def test_an_interrupt_of_the_process_that_trains_alone_ends_the_command(late, an
     assert output.strip().splitlines()[-1] == "interrupted; what is done stays, run again to go on"
 
 
-def test_processes_are_counted_and_share_the_grid_or_every_batch(annotated, tmp_path):
-    """Two processes on the CPU: a run each, and DDP; the number that started is checked."""
-    config = yaml.safe_load((DEMO.parent / "accelerate" / "cpu.yaml").read_text())
-    (tmp_path / "two.yaml").write_text(yaml.safe_dump({**config, "num_processes": 2, "distributed_type": "MULTI_CPU"}))
-    two = f"--train.accelerate_config={tmp_path / 'two.yaml'}"
-    shared = annotated(*FEW, two, folder="shared")
+def test_processes_are_counted_and_share_the_grid(annotated):
+    """Two processes on the CPU; the number that started is checked."""
+    two = "--train.accelerate_config=cpu-two"
+    study = annotated(*FEW, two)
     with pytest.raises(UserError, match="asks for 2 processes, and 1 started"):
-        train(shared)
-    for folder, how in (("shared", "runs"), ("together", "batches")):
-        study = annotated(*FEW, two, f"--train.distribute={how}", folder=folder)
-        child = launch(study, *FEW, two, f"--train.distribute={how}")
-        output, _ = child.communicate(timeout=300)
-        assert child.returncode == 0, output
-        assert runs_left(study) == []
-    assert set(table(study)) == set(table(shared))
+        train(study)
+    child = launch(study, *FEW, two)
+    output, _ = child.communicate(timeout=300)
+    assert child.returncode == 0, output
+    assert runs_left(study) == []
 
 
 def test_runs_are_tracked_by_arm(annotated):
