@@ -100,8 +100,6 @@ class Fit:
             What is learnt, and what each epoch is scored on.
         at_once (`int`):
             Texts in a forward pass; the batch is made up of as many passes as it takes.
-        save (`Callable`, *optional*):
-            Takes a state every `save_steps`, from which `run` can go on.
         log (`Callable`, *optional*):
             Takes a dictionary of figures and a step, at the end of each epoch.
     """
@@ -116,14 +114,13 @@ class Fit:
         train: Texts,
         validation: Texts | None,
         at_once: int,
-        save: Callable[[dict[str, Any]], None] = lambda state: None,
         log: Callable[[dict[str, float], int], None] = lambda values, step: None,
     ):
         import torch
 
         self._accelerator, self._settings, self._tokenizer = accelerator, settings, tokenizer
         self._order_seed, self._train, self._validation = order_seed, train, validation
-        self._at_once, self._save, self._log = at_once, save, log
+        self._at_once, self._log = at_once, log
         self.model = model.to(accelerator.device)
         decayed = [p for p in model.parameters() if p.ndim > 1]
         others = [p for p in model.parameters() if p.ndim <= 1]  # biases and norms
@@ -154,8 +151,8 @@ class Fit:
         self._best: dict[str, Any] | None = None
         self.curves = Curves()
 
-    def run(self, state: dict[str, Any] | None = None) -> Curves:
-        """Trains to the end, from the beginning or from a state that `save` was given.
+    def run(self) -> Curves:
+        """Train the model.
 
         Returns:
             `Curves`: of every epoch. The model holds the weights of the last one, or of the best if the recipe says so.
@@ -166,7 +163,6 @@ class Fit:
         from accelerate.utils import set_seed
 
         set_seed(self._order_seed)
-        done, total = self._restore(state) if state else (0, 0.0)
         rng = np.random.default_rng(self._order_seed)
         lengths = self._train.tokens.lengths[self._train.rows]
         step, end = 0, 0
@@ -174,19 +170,14 @@ class Fit:
         for stage, steps in zip(self._stages, self._steps, strict=True):
             end += steps
             while step < end:
-                texts = 0
+                texts, total = 0, 0.0
                 for batch in bucketed_batches(lengths[stage], self._settings.batch_size, rng):
                     step += 1
                     texts += len(batch)
-                    if step > done:
-                        total += self._learn(stage[batch])
-                        if step % self._settings.save_steps == 0 and step < sum(self._steps):
-                            self._save(self._state(step, total))
+                    total += self._learn(stage[batch])
                     if step == end:
                         break
-                if step >= done:  # else its curves are in the state
-                    self._end_epoch(step, total / texts)
-                    total = 0.0
+                self._end_epoch(step, total / texts)
         if self._best is not None:
             self.model.load_state_dict(self._best)
         return self.curves
@@ -254,38 +245,6 @@ class Fit:
     def _pad(self, tokens: Tokens, rows: np.ndarray) -> Any:
         padded = self._tokenizer.pad({"input_ids": [tokens[row] for row in rows]}, return_tensors="pt")
         return padded.to(self._accelerator.device)
-
-    def _state(self, step: int, total: float) -> dict[str, Any]:
-        """All that is needed to go on after `step`, as tensors and plain values."""
-        import torch
-
-        chance = [torch.get_rng_state()]
-        if self._accelerator.device.type != "cpu":
-            chance.append(torch.get_device_module(self._accelerator.device).get_rng_state())
-        return {
-            "step": step,
-            "model": self.model.state_dict(),
-            "optimizer": self._optimizer.state_dict(),
-            "schedule": self._schedule.state_dict(),
-            "best": self._best,
-            "curves": vars(self.curves),
-            "chance": chance,
-            "total": total,
-        }
-
-    def _restore(self, state: dict[str, Any]) -> tuple[int, float]:
-        """Takes over a state; returns its step, and the sum of the losses of its unfinished epoch."""
-        import torch
-
-        self.model.load_state_dict(state["model"])
-        self._optimizer.load_state_dict(state["optimizer"])
-        self._schedule.load_state_dict(state["schedule"])
-        self._best, self.curves = state["best"], Curves(**state["curves"])
-        chance, total = state["chance"], state["total"]
-        torch.set_rng_state(chance[0])
-        if len(chance) > 1:
-            torch.get_device_module(self._accelerator.device).set_rng_state(chance[1])
-        return int(state["step"]), float(total)
 
 
 def bucketed_batches(lengths: np.ndarray, batch_size: int, rng: np.random.Generator) -> Iterator[np.ndarray]:

@@ -421,7 +421,6 @@ class Train(Section):
     checkpoint: Literal["last", "best"] = Field(
         "last", description="best: of the epochs, by macro-F1 on the validation rows"
     )
-    save_steps: int = Field(500, gt=0, description="steps between the states that a killed run goes on from")
     save_models: bool = Field(False, description="keep every classifier, as runs/.../model")
     trackers: list[Literal["tensorboard", "trackio", "wandb"]] = Field([], description="accelerate's, grouped by arm")
     accelerate_config: str = Field("cpu", description="a name in hf_recipes/recipes/accelerate/, or a file")

@@ -59,7 +59,7 @@ PREDICTIONS = pa.schema(
 LIBRARIES = ("torch", "transformers", "accelerate", "tokenizers", "numpy")
 FOLDS = 4  # of confident learning
 #: Settings that change how a run is made, and not what comes out; encoder and mixed precision are in its environment.
-NOT_IN_KEY = {"encoder", "revision", "accelerate_config", "save_steps", "save_models", "trackers"}
+NOT_IN_KEY = {"encoder", "revision", "accelerate_config", "save_models", "trackers"}
 #: Kinds of models whose first positions are not for tokens.
 SHIFTED = ("roberta", "xlm-roberta", "camembert", "mpnet", "longformer", "data2vec-text", "xlm-roberta-xl")
 
@@ -453,17 +453,15 @@ class _Trainer:
         study = self.study
         self._start = time.monotonic()
         try:
-            labels, key = self.work.labels(run), self.work.key(run)
+            labels = self.work.labels(run)
             if run.arm in CONFIDENT:
                 labels = self._doubt(run, labels)
-                key += hash_ids(self.work.pool.ids[i] for i in labels.rows)
-            fitted, at_once = self._fit(run, labels, key)
+            fitted, at_once = self._fit(run, labels, tracked=True)
             probs = fitted.predict(self._test, np.arange(len(self.work.test)))
             if not np.isfinite(probs).all():
                 raise FloatingPointError(DIVERGED)
             with study.whole_folder(study.run(run)) as folder:
                 self._write(folder, run, labels, fitted, probs, at_once)
-            study.run_state(run).unlink(missing_ok=True)
         except (UserError, OSError):  # the latter: a full disk and the like are not the run's fault
             raise
         except Exception as error:
@@ -501,11 +499,8 @@ class _Trainer:
             wrong = draw(self.work.pool, labels.rows, count, f"confident-random-drop:{run.subset_seed}")
         return labels.without(wrong)
 
-    def _fit(self, run: Run, labels: Labels, key: str | None = None) -> tuple[Fit, int]:
-        """A fitted classifier, and how many texts at once went into memory: half as many after each try that did not.
-
-        With the run's key it starts where a killed process left off, keeps states and has trackers.
-        """
+    def _fit(self, run: Run, labels: Labels, tracked: bool = False) -> tuple[Fit, int]:
+        """A fitted classifier, and how many texts at once fit into memory: half as many after each failed try."""
         from accelerate.utils import find_executable_batch_size
 
         work, settings = self.work, self.study.training
@@ -513,9 +508,6 @@ class _Trainer:
         train = Texts(self._tokens, self._places[labels.rows], labels.targets, labels.then)
         classes = np.eye(len(work.pool.label_names))
         checked = Texts(self._tokens, self._places[work.validation], classes[work.validation_labels(run)])
-        if state := self._read_state(run, key):
-            at_once = min(at_once, state["at_once"])
-            self._start -= state["seconds"]
 
         def halve() -> int:
             nonlocal at_once
@@ -533,13 +525,12 @@ class _Trainer:
                 train,
                 checked if settings.validation_size else None,
                 size,
-                lambda state: self._save_state(run, {"key": key, "at_once": size, **state}) if key else None,
                 self._log,
             )
-            fit.run(self._read_state(run, key))
+            fit.run()
             return fit
 
-        if key:
+        if tracked:
             self._start_trackers(run)
         try:
             fitted = find_executable_batch_size(attempt, starting_batch_size=at_once, reduce_batch_size_fn=halve)()
@@ -572,26 +563,6 @@ class _Trainer:
             raise UserError(
                 f"train.encoder: {self.work.encoder.name} is no sequence classifier ({first_line(error)})"
             ) from None
-
-    def _save_state(self, run: Run, state: dict[str, Any]) -> None:
-        import torch
-
-        file = self.study.run_state(run)
-        temporary = file.with_name(f".tmp-{file.name}")
-        with temporary.open("wb") as stream:  # of a name torch makes a RuntimeError of a full disk
-            torch.save({**state, "seconds": time.monotonic() - self._start}, stream)
-        temporary.replace(file)
-
-    def _read_state(self, run: Run, key: str | None) -> dict[str, Any] | None:
-        """Where a killed process left the run; a state of other labels or settings, or a damaged one, is of no use."""
-        import torch
-
-        state: dict[str, Any] | None = None
-        file = self.study.run_state(run)
-        if file.exists():
-            with suppress(Exception):  # of a damaged file torch raises many kinds
-                state = torch.load(file, map_location="cpu", weights_only=True)
-        return state if state and state["key"] == key else None
 
     def _start_trackers(self, run: Run) -> None:
         if self.study.training.trackers:

@@ -1,4 +1,4 @@
-"""One classifier: batches, losses against torch's own, parts of batches, states to go on from, encoders."""
+"""One classifier: batches, losses against torch's own, parts of batches, encoders."""
 
 import copy
 from itertools import chain
@@ -52,7 +52,7 @@ def texts(tmp_path_factory):
 
 
 def make_fit(texts, model, at_once=8, **settings):
-    more = {name: settings.pop(name) for name in ("save", "log") if name in settings}
+    more = {"log": settings.pop("log")} if "log" in settings else {}
     validation = Texts(texts.tokens, np.arange(40, 61), texts.targets[40:]) if "validation_size" in settings else None
     recipe = Train(encoder="e", **{"batch_size": 8, "learning_rate": 1e-3, "epochs": 2, **settings})
     tokenizer = AutoTokenizer.from_pretrained(ENCODER)
@@ -139,28 +139,6 @@ def test_parts_of_a_batch_add_up_to_the_batch(texts):
     whole = make_fit(texts, make_model(**CALM), batch_size=16)
     whole.run()
     assert not torch.allclose(weights(one), weights(whole), atol=1e-3)
-
-
-@pytest.mark.parametrize("stop", [3, 8, 11])  # in an epoch, at the end of one, in the next
-def test_a_run_that_goes_on_from_a_state_is_the_undisturbed_one_bit_for_bit(stop, texts, tmp_path):
-    settings = {"validation_size": 21, "checkpoint": "best"}
-    whole = make_fit(texts, make_model(), **settings)
-    curves = whole.run()
-
-    class Killed(BaseException):
-        pass
-
-    def save(state):
-        torch.save(state, tmp_path / "state")
-        if state["step"] == stop:
-            raise Killed
-
-    with pytest.raises(Killed):
-        make_fit(texts, make_model(), save_steps=1, save=save, **settings).run()
-    torch.rand(100)  # something else has happened in between
-    again = make_fit(texts, make_model(), **settings)
-    assert vars(again.run(torch.load(tmp_path / "state", weights_only=True))) == vars(curves)
-    assert torch.equal(weights(again), weights(whole))
 
 
 def test_the_best_checkpoint_is_the_epoch_of_the_best_validation_score_and_the_last_is_the_last(texts):

@@ -23,7 +23,7 @@ from hf_recipes.recipe import UserError
 from hf_recipes.study import local_locks, read_json
 from hf_recipes.train import read_accelerate_config, runs_left, train
 
-GRID = ["--grid.sizes=[20, 40]", "--grid.arms=[gold, llm]", "--train.epochs=25", "--train.save_steps=5"]
+GRID = ["--grid.sizes=[20, 40]", "--grid.arms=[gold, llm]", "--train.epochs=25"]
 SLURM = ROOT / "hf_recipes" / "examples" / "slurm"
 #: A host with name, processes and network of its own, as far as one machine can be two; it ends with its first process.
 HOST = ["unshare", "--user", "--map-root-user", "--uts", "--net", "--pid", "--fork", "--kill-child", "sh", "-c"]
@@ -65,7 +65,7 @@ def test_a_node_lost_on_the_way_costs_a_shared_grid_its_runs_in_flight_alone(ann
     def done():
         return {file: file.stat().st_mtime_ns for file in study.root.glob("runs/*/*/*/run.json")}
 
-    wait_for(lambda: len(done()) >= 2 and len(list(study.root.glob("runs/*/*/.*.pt"))) >= 2, nodes[0])
+    wait_for(lambda: len(done()) >= 2, nodes[0])
     kill(nodes[1])
     before = done()
     output = nodes[0].communicate(timeout=600)[0]
@@ -73,7 +73,6 @@ def test_a_node_lost_on_the_way_costs_a_shared_grid_its_runs_in_flight_alone(ann
     assert len(before) < len(done())
     assert before.items() <= done().items()  # nothing that was done is done again
     assert table(study) == table(whole)
-    assert not list(study.root.glob("runs/*/*/.*.pt"))
 
 
 def test_an_accelerate_configuration_of_several_machines_is_refused(annotated, tmp_path):  # noqa: F811
