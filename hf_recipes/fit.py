@@ -132,9 +132,6 @@ class Fit:
         places = np.arange(len(train.rows))
         self._stages = [some for some in np.split(places, [len(places) - train.then]) if len(some)]
         self._steps = [settings.epochs * -(-len(some) // settings.batch_size) for some in self._stages]
-        if settings.max_steps:  # of all stages together
-            ends = [round(settings.max_steps * (some[-1] + 1) / len(places)) for some in self._stages]
-            self._steps = np.diff([0, *ends]).tolist()
 
         def rate(step: int) -> float:
             for steps in self._steps:
@@ -145,9 +142,7 @@ class Fit:
             return 0.0
 
         self._schedule = torch.optim.lr_scheduler.LambdaLR(self._optimizer, rate)
-        smooth, mass = settings.label_smoothing, train.targets.sum(axis=1, keepdims=True)
-        targets = (1 - smooth) * train.targets + smooth * mass / train.targets.shape[1]
-        self._targets = torch.tensor(targets, dtype=torch.float32)
+        self._targets = torch.tensor(train.targets, dtype=torch.float32)
         self._best: dict[str, Any] | None = None
         self.curves = Curves()
 
@@ -165,19 +160,15 @@ class Fit:
         set_seed(self._order_seed)
         rng = np.random.default_rng(self._order_seed)
         lengths = self._train.tokens.lengths[self._train.rows]
-        step, end = 0, 0
+        step = 0
         self.model.train()
-        for stage, steps in zip(self._stages, self._steps, strict=True):
-            end += steps
-            while step < end:
-                texts, total = 0, 0.0
+        for stage in self._stages:
+            for _ in range(self._settings.epochs):
+                total = 0.0
                 for batch in bucketed_batches(lengths[stage], self._settings.batch_size, rng):
                     step += 1
-                    texts += len(batch)
                     total += self._learn(stage[batch])
-                    if step == end:
-                        break
-                self._end_epoch(step, total / texts)
+                self._end_epoch(step, total / len(stage))
         if self._best is not None:
             self.model.load_state_dict(self._best)
         return self.curves

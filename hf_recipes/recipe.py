@@ -402,7 +402,6 @@ class Train(Section):
     encoder: str
     revision: str | None = None
     epochs: int = Field(3, gt=0, description="of every size")
-    max_steps: int | None = Field(None, gt=0, description="optimiser steps of every size, in place of epochs")
     batch_size: int = Field(16, gt=0, description="texts of an optimiser step")
     gradient_accumulation_steps: int = Field(
         1, gt=0, description="parts in which a batch is computed; doubled when memory runs out"
@@ -412,7 +411,6 @@ class Train(Section):
     weight_decay: float = Field(0.01, ge=0)
     warmup_ratio: float = Field(0.05, ge=0, lt=1)
     max_grad_norm: float = Field(1.0, gt=0)
-    label_smoothing: float = Field(0.0, ge=0, lt=1, description="share of each target spread over all classes")
     max_length: int = Field(128, ge=8, description="tokens; longer texts are cut")
     validation_size: int = Field(
         0, ge=0, description="rows of the pool that no run trains on, the same for all; 0 for no validation curves"

@@ -131,7 +131,6 @@ def test_every_ingredient_of_a_run_is_in_its_key(annotated, monkeypatch):
     assert Work(same).key(run) == base
     changes = {
         "epochs": "--train.epochs=2",
-        "steps": "--train.max_steps=2",
         "rate": "--train.learning_rate=1e-5",
         "batch": "--train.batch_size=4",
         "parts": "--train.gradient_accumulation_steps=2",
@@ -139,7 +138,6 @@ def test_every_ingredient_of_a_run_is_in_its_key(annotated, monkeypatch):
         "decay": "--train.weight_decay=0.1",
         "warm-up": "--train.warmup_ratio=0.2",
         "clipping": "--train.max_grad_norm=2",
-        "smoothing": "--train.label_smoothing=0.1",
         "test rows": "--data.test_size=29",
         "rows": "--data.seed=3",
         "encoder": "--train.encoder=models/SmolLM2-135M-Instruct",
