@@ -181,18 +181,8 @@ def train(
     accept_changes: Accept = False,
     verbose: Verbose = False,
     retry_failed: Retry = False,
-    machine_rank: Annotated[
-        int | None,
-        typer.Option(
-            "--machine-rank",
-            help="Which of several machines this is, from 0, in place of the accelerate configuration's.",
-        ),
-    ] = None,
-    main_process_ip: Annotated[
-        str | None, typer.Option("--main-process-ip", help="The address of machine 0, likewise.")
-    ] = None,
 ) -> None:
-    """The grid of runs, under `accelerate launch`; of several machines each is given the same command and its rank."""
+    """Train all runs under `accelerate launch`. Start it on several machines with a common disk to share the grid."""
     study = _open(context, recipe, accept_changes, verbose)
     from .labels.pool import read_labels
     from .runs import Runs, check_training
@@ -203,7 +193,7 @@ def train(
     if retry_failed:
         runs.forget_failures()
     if runs.left():  # and what is wrong with the input is said before anything is launched
-        _launch_training(study, runs, recipe, context.args, machine_rank, main_process_ip)
+        _launch_training(study, runs, recipe, context.args)
     typer.echo(f"runs: {study.root / 'runs'}")
 
 
@@ -378,41 +368,22 @@ def doctor(
         raise SystemExit(1)
 
 
-def _launcher(config: dict[str, Any], machine_rank: int | None, main_ip: str | None) -> list[str]:
-    """The command that starts the processes of this machine."""
+def _launcher(config: dict[str, Any]) -> list[str]:
+    """Return the command that starts the processes."""
     from .runs import threads
 
-    each, machines, processes = str(threads(config)), config["num_machines"], config["num_processes"]
-    rank = config["machine_rank"] if machine_rank is None else machine_rank
-    address, port = str(main_ip or config.get("main_process_ip") or ""), str(config.get("main_process_port") or 29500)
-    if not 0 <= rank < machines:
-        raise UserError(f"--machine-rank: {rank}, but {config['path']} has num_machines: {machines}")
-    if machines > 1 and not address:
-        raise UserError(f"{config['path']}: no main_process_ip; add it, or pass --main-process-ip")
-    if config["use_cpu"] and processes > 1:  # of which accelerate launch would start one
+    processes = config["num_processes"]
+    if config["use_cpu"] and processes > 1:  # `accelerate launch` would start one
         os.environ |= {"ACCELERATE_USE_CPU": "true", "ACCELERATE_MIXED_PRECISION": config["mixed_precision"]}
-        os.environ |= {"OMP_NUM_THREADS": each}
-        launch = [*CHILD, "torch.distributed.run", "--nproc_per_node", str(processes // machines)]
-        if machines == 1:
-            return [*launch, "--standalone"]
-        launch += ["--nnodes", str(machines), "--node_rank", str(rank)]
-        return [*launch, "--master_addr", address, "--master_port", port]
+        os.environ |= {"OMP_NUM_THREADS": str(threads(config))}
+        return [*CHILD, "torch.distributed.run", "--nproc_per_node", str(processes), "--standalone"]
     launch = [*CHILD, "accelerate.commands.launch", "--config_file", config["path"]]
-    launch += ["--num_cpu_threads_per_process", each]
-    if machines > 1:
-        return [*launch, "--machine_rank", str(rank), "--main_process_ip", address, "--main_process_port", port]
+    launch += ["--num_cpu_threads_per_process", str(threads(config))]
     return [*launch, *(["--main_process_port", "0"] if processes > 1 else [])]  # a free one: others may be at work
 
 
-def _launch_training(
-    study: Study,
-    runs: "Runs",
-    recipe: Path,
-    overrides: list[str],
-    machine_rank: int | None = None,
-    main_ip: str | None = None,
-) -> None:
-    launch = _launcher(runs.accelerate, machine_rank, main_ip)
+def _launch_training(study: Study, runs: "Runs", recipe: Path, overrides: list[str]) -> None:
+    launch = _launcher(runs.accelerate)
     left, deaths = len(runs.left()), 0
     while True:
         code = _run([*launch, *CHILD[1:], "hf_recipes.train", str(recipe), *overrides])

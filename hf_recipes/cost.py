@@ -160,8 +160,7 @@ class Learning:
 
     def texts(self, size: int) -> int:
         """Texts that a run learns from, again in every epoch."""
-        steps = self.settings.max_steps
-        return steps * self.settings.batch_size if steps else size * self.settings.epochs
+        return size * self.settings.epochs
 
     def tokens(self, size: int, test: int) -> float:
         return self.own * (self.texts(size) + test)

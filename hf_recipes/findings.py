@@ -509,7 +509,6 @@ def _plus(value: float) -> str:
 def how_trained(study: Study) -> str:
     """The encoder and its settings, in words."""
     train = study.training
-    length = _count(train.max_steps, "step") if train.max_steps else _count(train.epochs, "epoch")
     origin = {"gold": "gold", "llm": "LLM"}[train.validation_labels]
     taken = (
         f"the best epoch by macro-F1 on {train.validation_size:,} validation texts with {origin} labels"
@@ -517,8 +516,8 @@ def how_trained(study: Study) -> str:
         else "last checkpoint"
     )
     return (
-        f"{train.encoder} was fine-tuned for {length} (batches of {train.batch_size}, learning rate "
-        f"{train.learning_rate}, at most {train.max_length} tokens, {taken}). A seed draws "
+        f"{train.encoder} was fine-tuned for {_count(train.epochs, 'epoch')} (batches of {train.batch_size}, learning "
+        f"rate {train.learning_rate}, at most {train.max_length} tokens, {taken}). A seed draws "
         f"{_listed(study.grid.vary)}; arms share it."
     )
 

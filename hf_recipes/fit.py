@@ -4,7 +4,6 @@ A fit is a function of its arguments: chance comes from the two seeds alone, wha
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
 from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -88,7 +87,7 @@ class Fit:
 
     Args:
         accelerator (`Accelerator`):
-            Of this process alone, or, where several share every batch, of all of them.
+            Of this process alone.
         model (`PreTrainedModel`):
             A sequence classifier; it is trained in place.
         tokenizer (`PreTrainedTokenizerBase`):
@@ -100,9 +99,7 @@ class Fit:
         train (`Texts`), validation (`Texts`, *optional*):
             What is learnt, and what each epoch is scored on.
         at_once (`int`):
-            Texts in a forward pass of each process; the batch is made up of as many passes as it takes.
-        save (`Callable`, *optional*):
-            Takes a state every `save_steps`, from which `run` can go on.
+            Texts in a forward pass; the batch is made up of as many passes as it takes.
         log (`Callable`, *optional*):
             Takes a dictionary of figures and a step, at the end of each epoch.
     """
@@ -117,17 +114,14 @@ class Fit:
         train: Texts,
         validation: Texts | None,
         at_once: int,
-        save: Callable[[dict[str, Any]], None] = lambda state: None,
         log: Callable[[dict[str, float], int], None] = lambda values, step: None,
     ):
         import torch
 
         self._accelerator, self._settings, self._tokenizer = accelerator, settings, tokenizer
         self._order_seed, self._train, self._validation = order_seed, train, validation
-        self._at_once, self._save, self._log = at_once, save, log
-        self._team = accelerator.num_processes
+        self._at_once, self._log = at_once, log
         self.model = model.to(accelerator.device)
-        self._parallel = accelerator.prepare_model(self.model) if self._team > 1 else self.model
         decayed = [p for p in model.parameters() if p.ndim > 1]
         others = [p for p in model.parameters() if p.ndim <= 1]  # biases and norms
         self._optimizer = torch.optim.AdamW(
@@ -138,9 +132,6 @@ class Fit:
         places = np.arange(len(train.rows))
         self._stages = [some for some in np.split(places, [len(places) - train.then]) if len(some)]
         self._steps = [settings.epochs * -(-len(some) // settings.batch_size) for some in self._stages]
-        if settings.max_steps:  # of all stages together
-            ends = [round(settings.max_steps * (some[-1] + 1) / len(places)) for some in self._stages]
-            self._steps = np.diff([0, *ends]).tolist()
 
         def rate(step: int) -> float:
             for steps in self._steps:
@@ -151,14 +142,12 @@ class Fit:
             return 0.0
 
         self._schedule = torch.optim.lr_scheduler.LambdaLR(self._optimizer, rate)
-        smooth, mass = settings.label_smoothing, train.targets.sum(axis=1, keepdims=True)
-        targets = (1 - smooth) * train.targets + smooth * mass / train.targets.shape[1]
-        self._targets = torch.tensor(targets, dtype=torch.float32)
+        self._targets = torch.tensor(train.targets, dtype=torch.float32)
         self._best: dict[str, Any] | None = None
         self.curves = Curves()
 
-    def run(self, state: dict[str, Any] | None = None) -> Curves:
-        """Trains to the end, from the beginning or from a state that `save` was given.
+    def run(self) -> Curves:
+        """Train the model.
 
         Returns:
             `Curves`: of every epoch. The model holds the weights of the last one, or of the best if the recipe says so.
@@ -166,66 +155,44 @@ class Fit:
         Raises:
             FloatingPointError: the loss is not finite any more.
         """
-        import torch
         from accelerate.utils import set_seed
 
         set_seed(self._order_seed)
-        if rank := self._accelerator.process_index:  # each process has a dropout of its own
-            torch.manual_seed(int(np.random.SeedSequence([self._order_seed, rank]).generate_state(1)[0]))
-        done, total = self._restore(state) if state else (0, 0.0)
         rng = np.random.default_rng(self._order_seed)
         lengths = self._train.tokens.lengths[self._train.rows]
-        step, end = 0, 0
-        self._parallel.train()
-        for stage, steps in zip(self._stages, self._steps, strict=True):
-            end += steps
-            while step < end:
-                texts = 0
+        step = 0
+        self.model.train()
+        for stage in self._stages:
+            for _ in range(self._settings.epochs):
+                total = 0.0
                 for batch in bucketed_batches(lengths[stage], self._settings.batch_size, rng):
                     step += 1
-                    texts += len(batch)
-                    if step > done:
-                        total += self._learn(stage[batch])
-                        if step % self._settings.save_steps == 0 and step < sum(self._steps):
-                            self._save(self._state(step, total))
-                    if step == end:
-                        break
-                if step >= done:  # else its curves are in the state
-                    self._end_epoch(step, total / texts)
-                    total = 0.0
+                    total += self._learn(stage[batch])
+                self._end_epoch(step, total / len(stage))
         if self._best is not None:
             self.model.load_state_dict(self._best)
         return self.curves
 
     def _learn(self, batch: np.ndarray) -> float:
-        """One step of the optimiser; returns the sum of the losses of this process's share of the batch."""
+        """One step of the optimiser; returns the sum of the batch's losses."""
         import torch
 
         total = 0.0
-        size = self._at_once * self._team
-        parts = [batch[start : start + size] for start in range(0, len(batch), size)]
-        for part in parts:
-            mine = part[self._accelerator.process_index :: self._team]
-            rows = mine if len(mine) else part[:1]  # every process has to take part; without a text, at no weight
-            targets = self._targets[rows].to(self._accelerator.device) * bool(len(mine))
-            with nullcontext() if part is parts[-1] else self._accelerator.no_sync(self._parallel):
-                with self._accelerator.autocast():
-                    logits = self._parallel(**self._pad(self._train.tokens, self._train.rows[rows])).logits
-                loss = torch.nn.functional.cross_entropy(logits.float(), targets, reduction="sum")
-                # of the whole batch the mean; gradients of several processes are averaged
-                self._accelerator.backward(loss * (self._team / len(batch)))
+        for start in range(0, len(batch), self._at_once):
+            rows = batch[start : start + self._at_once]
+            with self._accelerator.autocast():
+                logits = self.model(**self._pad(self._train.tokens, self._train.rows[rows])).logits
+            targets = self._targets[rows].to(self._accelerator.device)
+            loss = torch.nn.functional.cross_entropy(logits.float(), targets, reduction="sum")
+            self._accelerator.backward(loss * (1 / len(batch)))
             total += loss.item()
-        torch.nn.utils.clip_grad_norm_(self._parallel.parameters(), self._settings.max_grad_norm)
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), self._settings.max_grad_norm)
         self._optimizer.step()
         self._schedule.step()
         self._optimizer.zero_grad()
         return total
 
     def _end_epoch(self, step: int, loss: float) -> None:
-        import torch
-
-        if self._team > 1:
-            loss = self._accelerator.reduce(torch.tensor(loss, device=self._accelerator.device)).item()
         if not np.isfinite(loss):
             raise FloatingPointError(DIVERGED)
         self.curves.add(step=step, train_loss=loss)
@@ -237,7 +204,7 @@ class Fit:
                 self._best = deepcopy(self.model.state_dict())
             self.curves.add(**scores)
             values |= scores
-            self._parallel.train()
+            self.model.train()
         self._log(values, step)
 
     def _validate(self, texts: Texts) -> dict[str, float]:
@@ -255,64 +222,20 @@ class Fit:
     def predict(self, tokens: Tokens, rows: np.ndarray) -> np.ndarray:
         """Probabilities of shape `(len(rows), K)`, texts of like length together."""
         import torch
-        from torch.utils.data import DataLoader
 
-        accelerator, shared = self._accelerator, self._team > 1
         order = np.argsort(tokens.lengths[rows], kind="stable")
         probs = np.empty((len(rows), self._targets.shape[1]))
-        loader: Any = DataLoader(
-            order.tolist(),
-            batch_size=self._settings.eval_batch_size,
-            generator=torch.Generator(),  # else each loop over it draws from the one that dropout draws from
-            collate_fn=lambda some: {"place": torch.tensor(np.array(some)), **self._pad(tokens, rows[some])},
-        )
-        if shared:
-            loader = accelerator.prepare_data_loader(loader)
         self.model.eval()
-        with torch.no_grad(), accelerator.autocast():
-            for inputs in loader:
-                place = inputs.pop("place")
-                found = self.model(**inputs).logits.double().softmax(-1)
-                if shared:  # and without the texts that fill up the last batch
-                    place, found = accelerator.gather_for_metrics((place, found))
-                probs[place.cpu().numpy()] = found.cpu().numpy()
+        with torch.no_grad(), self._accelerator.autocast():
+            for start in range(0, len(order), self._settings.eval_batch_size):
+                places = order[start : start + self._settings.eval_batch_size]
+                logits = self.model(**self._pad(tokens, rows[places])).logits
+                probs[places] = logits.double().softmax(-1).cpu().numpy()
         return probs
 
     def _pad(self, tokens: Tokens, rows: np.ndarray) -> Any:
         padded = self._tokenizer.pad({"input_ids": [tokens[row] for row in rows]}, return_tensors="pt")
         return padded.to(self._accelerator.device)
-
-    def _state(self, step: int, total: float) -> dict[str, Any]:
-        """All that is needed to go on after `step`, as tensors and plain values."""
-        import torch
-        from accelerate.utils import gather_object
-
-        chance = [torch.get_rng_state()]
-        if self._accelerator.device.type != "cpu":
-            chance.append(torch.get_device_module(self._accelerator.device).get_rng_state())
-        return {
-            "step": step,
-            "model": self.model.state_dict(),
-            "optimizer": self._optimizer.state_dict(),
-            "schedule": self._schedule.state_dict(),
-            "best": self._best,
-            "curves": vars(self.curves),
-            "of_process": gather_object([(chance, total)]) if self._team > 1 else [(chance, total)],
-        }
-
-    def _restore(self, state: dict[str, Any]) -> tuple[int, float]:
-        """Takes over a state; returns its step, and the sum of the losses of its unfinished epoch."""
-        import torch
-
-        self.model.load_state_dict(state["model"])
-        self._optimizer.load_state_dict(state["optimizer"])
-        self._schedule.load_state_dict(state["schedule"])
-        self._best, self.curves = state["best"], Curves(**state["curves"])
-        chance, total = state["of_process"][self._accelerator.process_index]
-        torch.set_rng_state(chance[0])
-        if len(chance) > 1:
-            torch.get_device_module(self._accelerator.device).set_rng_state(chance[1])
-        return int(state["step"]), float(total)
 
 
 def bucketed_batches(lengths: np.ndarray, batch_size: int, rng: np.random.Generator) -> Iterator[np.ndarray]:

@@ -149,14 +149,12 @@ def _training_steps(
         failures = study_runs.failures()
         reported = not todo and is_measured(study, labels, study_runs) and (study.report / "report.html").exists()
     tokens, seconds, measured = _training(study, rates_of, todo, tested, sample, on) if todo else (0, 0, True)
-    config = read_accelerate_config(study.training)
-    at_once = config["num_processes"] if study.training.distribute == "runs" else 1
-    team = config["num_processes"] // at_once
+    processes = read_accelerate_config(study.training)["num_processes"]
     return [
         {
             **{"step": "train", "done": len(runs) - len(todo), "total": len(runs), "unit": "runs", "tokens": tokens},
-            **{"seconds": seconds / at_once + START_SECONDS["train"] if todo else 0, "measured": measured},
-            **{"device_seconds": seconds * team},
+            **{"seconds": seconds / processes + START_SECONDS["train"] if todo else 0, "measured": measured},
+            **{"device_seconds": seconds},
             **{"bytes": len(todo) * tested * prediction_bytes(len(files.label_names)), "failures": failures},
         },
         {

@@ -351,8 +351,7 @@ class Train(Section):
     encoder: str
     revision: str | None = None
     epochs: int = Field(3, gt=0, description="of every size")
-    max_steps: int | None = Field(None, gt=0, description="optimiser steps of every size, in place of epochs")
-    batch_size: int = Field(16, gt=0, description="texts of an optimiser step, over all processes and accumulation")
+    batch_size: int = Field(16, gt=0, description="texts of an optimiser step")
     gradient_accumulation_steps: int = Field(
         1, gt=0, description="parts in which a batch is computed; doubled when memory runs out"
     )
@@ -361,7 +360,6 @@ class Train(Section):
     weight_decay: float = Field(0.01, ge=0)
     warmup_ratio: float = Field(0.05, ge=0, lt=1)
     max_grad_norm: float = Field(1.0, gt=0)
-    label_smoothing: float = Field(0.0, ge=0, lt=1, description="share of each target spread over all classes")
     max_length: int = Field(128, ge=8, description="tokens; longer texts are cut")
     validation_size: int = Field(
         0, ge=0, description="rows of the pool that no run trains on, the same for all; 0 for no validation curves"
@@ -370,12 +368,8 @@ class Train(Section):
     checkpoint: Literal["last", "best"] = Field(
         "last", description="best: of the epochs, by macro-F1 on the validation rows"
     )
-    save_steps: int = Field(500, gt=0, description="steps between the states that a killed run goes on from")
     save_models: bool = Field(False, description="keep every classifier, as runs/.../model")
     trackers: list[Literal["tensorboard", "trackio", "wandb"]] = Field([], description="accelerate's, grouped by arm")
-    distribute: Literal["runs", "batches"] = Field(
-        "runs", description="what several processes share: the grid, a run each; or every batch of one run (DDP)"
-    )
     accelerate_config: str = Field("cpu", description="a name in hf_recipes/recipes/accelerate/, or a file")
 
     @model_validator(mode="after")

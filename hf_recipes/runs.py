@@ -28,7 +28,7 @@ PREDICTIONS = pa.schema(
 LIBRARIES = ("torch", "transformers", "accelerate", "tokenizers", "numpy")
 FOLDS = 4  # of confident learning
 #: Settings that change how a run is trained but not its result; encoder and mixed precision are in its environment.
-NOT_IN_KEY = {"encoder", "revision", "accelerate_config", "save_steps", "save_models", "trackers"}
+NOT_IN_KEY = {"encoder", "revision", "accelerate_config", "save_models", "trackers"}
 #: Model types whose first positions are not for tokens.
 SHIFTED = ("roberta", "xlm-roberta", "camembert", "mpnet", "longformer", "data2vec-text", "xlm-roberta-xl")
 
@@ -86,7 +86,6 @@ class Runs:
             "threads": threads(config) if config["use_cpu"] else None,
             **({"cpu": cpu_capability()} if config["use_cpu"] else {}),
             "mixed_precision": config["mixed_precision"],
-            "team": config["num_processes"] if self._study.training.distribute == "batches" else 1,
         }
 
     def subset(self, run: Run) -> np.ndarray:
@@ -167,8 +166,8 @@ class Runs:
 
 
 def threads(config: dict[str, Any]) -> int:
-    """The threads of each process on the CPU: those of the machine, shared out."""
-    return max(1, cpu_threads() // (config["num_processes"] // config["num_machines"]))
+    """Return the threads of each process on the CPU: an equal share of the machine's."""
+    return max(1, cpu_threads() // config["num_processes"])
 
 
 def check_training(study: Study, weights: bool = True) -> None:
@@ -242,7 +241,7 @@ def read_accelerate_config(train: Train) -> dict[str, Any]:
         raise UserError(
             f"train.accelerate_config: {path} is no accelerate configuration; make one with accelerate config"
         )
-    base = {"use_cpu": False, "mixed_precision": "no", "num_processes": 1, "num_machines": 1, "machine_rank": 0}
+    base = {"use_cpu": False, "mixed_precision": "no", "num_processes": 1, "num_machines": 1}
     config = {**base, **{name: value for name, value in content.items() if value is not None}, "path": str(path)}
     kind = str(content.get("distributed_type") or "NO")
     if kind not in ("NO", "MULTI_GPU", "MULTI_CPU") or content.get("dynamo_config"):
@@ -250,10 +249,10 @@ def read_accelerate_config(train: Train) -> dict[str, Any]:
             f"train.accelerate_config: {path}: distributed_type {kind} or dynamo is not supported; encoders are small: "
             "take NO, MULTI_GPU or MULTI_CPU, and no dynamo"
         )
-    if config["num_processes"] % config["num_machines"]:
+    if config["num_machines"] != 1:
         raise UserError(
-            f"train.accelerate_config: {path}: num_processes {config['num_processes']} is that of all machines, and no "
-            f"multiple of num_machines {config['num_machines']}"
+            f"train.accelerate_config: {path}: `num_machines` must be 1. Got {config['num_machines']}. "
+            "Start `hf-recipes train` on each machine: machines share the grid"
         )
     if config["mixed_precision"] not in ("no", "bf16"):
         raise UserError(

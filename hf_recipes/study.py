@@ -7,7 +7,7 @@
     annotations/<key>/                part-*.parquet (append-only), content_free.parquet, manifest.json (last)
     dataset/  dataset.json            what the Hub gets, and the key it was made under
     runs/<arm>/n<size>/<seed>/        predictions.parquet, run.json (or failed.json)
-    runs/<arm>/n<size>/.<seed>.pt     where a run in flight stands; .<seed>.lock: it is being trained
+    runs/<arm>/n<size>/.<seed>.lock   held while the run is trained
     audit/                            sample.json, labels.json: a random sample, and what people said
     tracking/                         what accelerate's trackers keep in files
     report/                           report.md, report.html, figures, results.json
@@ -53,7 +53,6 @@ GROWS = (
         "annotate.ray",
         "annotate.min_label_mass",
         "train.trackers",
-        "train.save_steps",
         "train.save_models",
         "train.accelerate_config",
     ),
@@ -119,10 +118,6 @@ class Study:
         folder = self.run(run)
         folder.parent.mkdir(parents=True, exist_ok=True)
         return _file_lock(folder.with_name(f".{folder.name}.lock"))
-
-    def run_state(self, run: "Run") -> Path:
-        """Where a run in flight stands, from which a killed one goes on."""
-        return self.run(run).with_name(f".{run.name}.pt")
 
     def check(self) -> bool:
         """Whether the folder holds this very recipe already. Arms, sizes, seeds and passes may come and go.

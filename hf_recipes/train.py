@@ -2,8 +2,8 @@
 
     accelerate launch --config_file hf_recipes/recipes/accelerate/cpu.yaml -m hf_recipes.train RECIPE [--key=value ...]
 
-`hf-recipes train RECIPE` launches just that. Several processes, and several launches, share the grid: each takes the
-next run that nobody has taken. With `train.distribute: batches` they compute each run together instead.
+`hf-recipes train RECIPE` runs this command. Several processes, launches and machines share the grid: each process takes
+the next run that no other process has taken.
 """
 
 import logging
@@ -32,13 +32,10 @@ from .models import load_tokenizer
 from .recipe import UserError, first_line, load_recipe
 from .redact import redact
 from .runs import FOLDS, PREDICTIONS, Runs, check_training, read_accelerate_config, threads
-from .study import Study, hash_ids, read_json, write_json
+from .study import Study, read_json, write_json
 from .variants import CONFIDENT
 
 logger = logging.getLogger(__name__)
-
-POLL_SECONDS = 20  # others may be waiting in a collective, which has a time limit
-STARTS_AGAIN = 75  # the exit code that says: a run failed in one of several processes; start all again and go on
 
 
 def train(study: Study) -> dict[Run, str]:
@@ -56,20 +53,15 @@ def train(study: Study) -> dict[Run, str]:
             processes than the configuration says.
     """
     config = read_accelerate_config(study.training)
-    together = study.training.distribute == "batches"
-    first = _count_processes(config, together)
+    first = _check_processes(config)
     with study.lock():  # the folder becomes this recipe's, and the encoder's revision is written down
         check_training(study)
     import torch
-    from accelerate import Accelerator, DistributedDataParallelKwargs
+    from accelerate import Accelerator
 
     os.environ.pop("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", None)  # a fit accumulates by itself
     torch.set_num_threads(threads(config))
-    accelerator = Accelerator(
-        log_with=[*study.training.trackers] or None,
-        project_dir=study.tracking,
-        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
-    )
+    accelerator = Accelerator(log_with=[*study.training.trackers] or None, project_dir=study.tracking)
     wanted = (config["use_cpu"], config["mixed_precision"])
     if wanted != (accelerator.device.type == "cpu", accelerator.mixed_precision):
         raise UserError(
@@ -85,37 +77,33 @@ def train(study: Study) -> dict[Run, str]:
     return runs.failures()
 
 
-def _lost_others(error: Exception) -> bool:
-    """Whether another process of a team is gone, as its machine may be."""
-    from torch import distributed
+def _check_processes(config: dict[str, Any]) -> bool:
+    """Return whether this is the first of the processes that share the grid here.
 
-    gone = (distributed.DistBackendError, distributed.DistNetworkError)
-    return isinstance(error, gone) or "gloo" in str(error)
+    For accelerate each of them is the only one, with a GPU of its own.
 
-
-def _count_processes(config: dict[str, Any], together: bool) -> bool:
-    """Checks that there are as many processes as the configuration says; returns whether this is the first.
-
-    Processes that share the grid are strangers to each other: each is on its own for accelerate, on a GPU of its own.
+    Raises:
+        UserError: `config` names another number of processes, or more than there are GPUs.
     """
-    found = int(os.environ.get("WORLD_SIZE", "1"))
-    if found != config["num_processes"]:
+    count = int(os.environ.get("WORLD_SIZE", "1"))
+    if count != config["num_processes"]:
         raise UserError(
-            f"train.accelerate_config: {config['path']} asks for {config['num_processes']} processes, and {found} "
+            f"train.accelerate_config: {config['path']} asks for {config['num_processes']} processes, and {count} "
             "started; launch with that file. On the CPU accelerate launch starts one whatever it is asked: there use "
             "hf-recipes train, or ACCELERATE_USE_CPU=true torchrun --nproc_per_node"
         )
-    first, local = os.environ.get("RANK", "0") == "0", int(os.environ.get("LOCAL_RANK", "0"))
-    if not together and found > 1:
+    rank = int(os.environ.get("LOCAL_RANK", "0"))
+    if count > 1:
         for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
             os.environ.pop(name, None)
         if not config["use_cpu"]:  # before CUDA is asked for its devices
-            here = found // config["num_machines"]
-            seen = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(here)))
-            if local >= len(seen.split(",")):
-                raise UserError(f"train.accelerate_config: {here} processes, but CUDA_VISIBLE_DEVICES is {seen}")
-            os.environ["CUDA_VISIBLE_DEVICES"] = seen.split(",")[local]
-    return first
+            devices = (os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(count)))).split(",")
+            if rank >= len(devices):
+                raise UserError(
+                    f"train.accelerate_config: {count} processes, but CUDA_VISIBLE_DEVICES is {','.join(devices)}"
+                )
+            os.environ["CUDA_VISIBLE_DEVICES"] = devices[rank]
+    return rank == 0
 
 
 @dataclass
@@ -129,54 +117,37 @@ class _Trainer:
     first: bool
 
     def train_all(self) -> None:
-        """Takes run after run until each is done or has failed, by this process or by another."""
+        """Train run after run until each is done or has failed, in this process or in another."""
         from tqdm import tqdm
 
         runs = self.runs.all
         done = [run for run in runs if self.runs.is_done(run)]
         with tqdm(total=len(runs), initial=len(done), desc="train", unit=" runs", disable=not self.first) as self._bar:
-            todo = self._agree([run for run in runs if not self._is_settled(run)])
+            todo = [run for run in runs if not self._is_settled(run)]
             self._open = set(todo)
             if todo:
                 self._tokenize(todo)
-            for wait in (False, True):  # what others hold is left to them at first, and taken over if they die
+            # The second pass waits for the runs of other processes, and takes over those of processes that died.
+            for wait in (False, True):
                 for run in todo:
                     self._take(run, wait)
-
-    def _agree(self, value: Any) -> Any:
-        """The first process's view, where all compute each run together: another launch may finish one meanwhile."""
-        from accelerate.utils import broadcast_object_list
-
-        return broadcast_object_list([value])[0] if self.accelerator.num_processes > 1 else value
 
     def _is_settled(self, run: Run) -> bool:
         return self.runs.is_done(run) or self.runs.failure(run) is not None
 
     def _take(self, run: Run, wait: bool) -> None:
-        """Trains a run unless it is settled, or another process is at it and shall not be waited for."""
-        lock, view = self.study.run_lock(run), "taken"
-        needed = self.study.run_lock(replace(run, arm=CONFIDENT[0])) if run.arm == CONFIDENT[1] else None
-        while view == "taken":
-            if self.accelerator.is_main_process:
-                with suppress(Timeout):
-                    lock.acquire(timeout=POLL_SECONDS if wait else 0)
-                    if needed:  # another process may just be finding the number of rows that this one leaves out
-                        try:
-                            needed.acquire(timeout=POLL_SECONDS if wait else 0)
-                            needed.release()
-                        except Timeout:
-                            lock.release()
-                view = "settled" if self._is_settled(run) else "free" if lock.is_locked else "taken"
-            view = self._agree(view)
-            if view == "taken":
-                self._bar.set_postfix_str(f"{run} is trained by another process")
-                if not wait:
-                    return
-        if view == "free":
-            self._bar.set_postfix_str(str(run))
-            self._train_one(run)
-        lock.release()
-        settled = {one for one in self._open if self._is_settled(one)} if self.first else set()
+        """Train a run unless it is settled, or another process trains it and `wait` is false."""
+        if wait:
+            self._bar.set_postfix_str(f"{run}, if no other process trains it")
+        try:
+            lock = self.study.run_lock(run).acquire(blocking=wait)
+        except Timeout:
+            return
+        with lock:
+            if not self._is_settled(run):
+                self._bar.set_postfix_str(str(run))
+                self._train_one(run)
+        settled = {run for run in self._open if self._is_settled(run)} if self.first else set()
         self._open -= settled
         self._bar.update(len(settled))
 
@@ -188,39 +159,31 @@ class _Trainer:
         self._places[needed] = np.arange(len(needed))
         longest = study.training.max_length
         texts = [runs.pool.texts[i] for i in needed]
-        name = f"{self.accelerator.process_index}.tokens"
-        self._tokens = Tokens(texts, self._tokenizer, longest, self.folder / f"pool-{name}")
+        self._tokens = Tokens(texts, self._tokenizer, longest, self.folder / "pool.tokens")
         tested = [str(text) for text in runs.test.texts]
-        self._test = Tokens(tested, self._tokenizer, longest, self.folder / f"test-{name}")
+        self._test = Tokens(tested, self._tokenizer, longest, self.folder / "test.tokens")
 
     def _train_one(self, run: Run) -> None:
         """Trains a run and writes its folder, or what it failed of: the others go on."""
-        study, main = self.study, self.accelerator.is_main_process
+        study = self.study
         self._start = time.monotonic()
         try:
-            labels, key = self.runs.labels(run), self.runs.key(run)
+            labels = self.runs.labels(run)
             if run.arm in CONFIDENT:
                 labels = self._doubt(run, labels)
-                key += hash_ids(self.runs.pool.ids[i] for i in labels.rows)
-            fitted, at_once = self._fit(run, labels, key)
+            fitted, at_once = self._fit(run, labels, tracked=True)
             probs = fitted.predict(self._test, np.arange(len(self.runs.test)))
             if not np.isfinite(probs).all():
                 raise FloatingPointError(DIVERGED)
-            if main:
-                with study.whole_folder(study.run(run)) as folder:
-                    self._write(folder, run, labels, fitted, probs, at_once)
-                study.run_state(run).unlink(missing_ok=True)
+            with study.whole_folder(study.run(run)) as folder:
+                self._write(folder, run, labels, fitted, probs, at_once)
         except (UserError, OSError):  # the latter: a full disk and the like are not the run's fault
             raise
         except Exception as error:
-            if self.accelerator.num_processes > 1 and _lost_others(error):  # the run has not failed
-                os._exit(STARTS_AGAIN)
             study.run(run).mkdir(parents=True, exist_ok=True)  # what is there stays until there is better
             reason = redact(f"{type(error).__name__}: {first_line(error)}")
             trouble = {"error": reason, "traceback": redact(traceback.format_exc())}
             write_json(study.run(run) / "failed.json", {"key": self.runs.key(run), **trouble})
-            if self.accelerator.num_processes > 1:  # the others wait for this process in vain: all start again
-                os._exit(STARTS_AGAIN)
         self.accelerator.free_memory()
 
     def _doubt(self, run: Run, labels: Labels) -> Labels:
@@ -231,7 +194,7 @@ class _Trainer:
         """
         found = replace(run, arm=CONFIDENT[0])
         record = read_json(self.study.run(found) / "run.json") if self.runs.is_done(found) else None
-        count = self._agree(record and len(record["dropped"]))
+        count = record and len(record["dropped"])
         if count is None:
             probs = np.empty_like(labels.targets)
             texts = [self.runs.pool.texts[i] for i in labels.rows]
@@ -252,23 +215,15 @@ class _Trainer:
             wrong = subset.draw(count, "confident-random-drop")
         return labels.without(wrong)
 
-    def _fit(self, run: Run, labels: Labels, key: str | None = None) -> tuple[Fit, int]:
-        """A fitted classifier, and how many texts at once went into memory: half as many after each try that did not.
-
-        With the run's key it starts where a killed process left off, keeps states and has trackers.
-        Processes that compute a run together do not try: they would have to run out of memory at the same place.
-        """
+    def _fit(self, run: Run, labels: Labels, tracked: bool = False) -> tuple[Fit, int]:
+        """A fitted classifier, and how many texts at once fit into memory: half as many after each failed try."""
         from accelerate.utils import find_executable_batch_size
 
         runs, settings = self.runs, self.study.training
-        team = self.accelerator.num_processes
-        at_once = -(-settings.batch_size // (settings.gradient_accumulation_steps * team))
+        at_once = -(-settings.batch_size // settings.gradient_accumulation_steps)
         train = Texts(self._tokens, self._places[labels.rows], labels.targets)
         classes = np.eye(len(runs.pool.label_names))
         checked = Texts(self._tokens, self._places[runs.validation], classes[runs.validation_labels(run)])
-        if state := self._read_state(run, key):
-            at_once = min(at_once, state["at_once"])
-            self._start -= state["seconds"]
 
         def halve() -> int:
             nonlocal at_once
@@ -286,17 +241,14 @@ class _Trainer:
                 train,
                 checked if settings.validation_size else None,
                 size,
-                lambda state: self._save_state(run, {"key": key, "at_once": size, **state}) if key else None,
                 self._log,
             )
-            fit.run(self._read_state(run, key))
+            fit.run()
             return fit
 
-        if key:
+        if tracked:
             self._start_trackers(run)
         try:
-            if team > 1:
-                return attempt(at_once), at_once
             fitted = find_executable_batch_size(attempt, starting_batch_size=at_once, reduce_batch_size_fn=halve)()
         finally:
             for tracker in self.accelerator.trackers:
@@ -327,31 +279,6 @@ class _Trainer:
             raise UserError(
                 f"train.encoder: {self.runs.encoder.name} is no sequence classifier ({first_line(error)})"
             ) from None
-
-    def _save_state(self, run: Run, state: dict[str, Any]) -> None:
-        import torch
-
-        if self.accelerator.is_main_process:
-            file = self.study.run_state(run)
-            temporary = file.with_name(f".tmp-{file.name}")
-            with temporary.open("wb") as stream:  # of a name torch makes a RuntimeError of a full disk
-                torch.save({**state, "seconds": time.monotonic() - self._start}, stream)
-            temporary.replace(file)
-
-    def _read_state(self, run: Run, key: str | None) -> dict[str, Any] | None:
-        """Where a killed process left the run; a state of other labels or settings, or a damaged one, is of no use.
-
-        Of a team the first reads it for all: another machine may see an older file, or none yet.
-        """
-        import torch
-
-        state: dict[str, Any] | None = None
-        file = self.study.run_state(run)
-        if self.accelerator.is_main_process and file.exists():
-            with suppress(Exception):  # of a damaged file torch raises many kinds
-                state = torch.load(file, map_location="cpu", weights_only=True)
-        found: dict[str, Any] | None = self._agree(state if state and state["key"] == key else None)
-        return found
 
     def _start_trackers(self, run: Run) -> None:
         if self.study.training.trackers:

@@ -67,7 +67,7 @@ def test_labels_that_a_classifier_contradicts_are_called_wrong():
 
 
 def test_a_run_leaves_out_doubted_rows_and_its_control_as_many_whichever_comes_first(make, tiny_encoder):
-    study = make(tiny_encoder, "--grid.sizes=[40]", "--train.max_steps=3")
+    study = make(tiny_encoder, "--grid.sizes=[40]", "--train.epochs=1")
     annotate(study)
     assert train(study) == {}
     work, kept = open_runs(study), records(study)
@@ -82,7 +82,7 @@ def test_a_run_leaves_out_doubted_rows_and_its_control_as_many_whichever_comes_f
     before = {where: predictions(study, run) for where, run in runs.items()}
     for run in runs.values():
         shutil.rmtree(study.run(run))
-    alone = make(tiny_encoder, "--grid.sizes=[40]", "--train.max_steps=3", "--grid.seeds=[1, 0]")
+    alone = make(tiny_encoder, "--grid.sizes=[40]", "--train.epochs=1", "--grid.seeds=[1, 0]")
     assert train(alone) == {}
     assert {where: predictions(study, run) for where, run in runs.items()} == before
     assert all(work.is_valid(run) for run in runs.values())
@@ -98,7 +98,7 @@ def test_a_run_leaves_out_doubted_rows_and_its_control_as_many_whichever_comes_f
 
 def test_two_launches_at_once_neither_wait_for_each_other_for_ever_nor_differ(make, tiny_encoder, monkeypatch):
     monkeypatch.setenv("LOKY_MAX_CPU_COUNT", "1")  # of this process and of the launches: they run side by side
-    study = make(tiny_encoder, "--grid.sizes=[40]", "--train.max_steps=3")
+    study = make(tiny_encoder, "--grid.sizes=[40]", "--train.epochs=1")
     annotate(study)
     assert train(study) == {}
     runs = [run for run in all_runs(study.grid) if run.arm in ARMS]

@@ -254,7 +254,7 @@ def test_a_recipe_that_stops_with_an_error_leaves_no_study_to_refuse_the_mended_
         (["--annotate.prompt.template='{{ text }}{{ x }}'"], ["annotate.prompt.template: 'x' is undefined"]),
         (
             ["--train.accelerate_config=tpu"],
-            ["train.accelerate_config: 'tpu' is neither a file nor one of cpu, cpu-bf16, cpu-multi-node, cpu-two,"],
+            ["train.accelerate_config: 'tpu' is neither a file nor one of cpu, cpu-bf16, cpu-two, multi-gpu,"],
         ),
     ],
 )

@@ -10,7 +10,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import torch
 from conftest import DEMO, ROOT
 from steps import measure, write_dataset, write_labels
 from test_annotate import engine  # noqa: F401  (a fixture)
@@ -311,17 +310,3 @@ def test_every_error_is_one_line_and_verbose_shows_where(code):
     loud = f"import os; os.environ['HF_RECIPES_VERBOSITY'] = 'debug'\n{script}"
     done = subprocess.run([sys.executable, "-c", loud], check=False, cwd=ROOT, capture_output=True, text=True)
     assert "Traceback" in done.stderr
-
-
-class FullDisk:
-    def write(self, data):
-        raise OSError(28, "No space left on device")
-
-    def flush(self):
-        pass
-
-
-def test_torch_says_of_a_full_disk_what_it_is():
-    """Given a stream, and not a name: what a run's state is saved by relies on that."""
-    with pytest.raises(OSError, match="No space left"):
-        torch.save({"x": torch.zeros(10_000)}, FullDisk())

@@ -47,7 +47,7 @@ def make(source, make_study, tiny_encoder):
             *(f"--data.path={source[0]}", "--data.pool_size=null", "--data.test_size=null", "--data.label_column=null"),
             *(f"--data.label_names=[{', '.join(NAMES)}]", "--annotate.model=models/SmolLM2-135M-Instruct"),
             *("--annotate.prompt.template='{{ instruction }} Text: {{ text }} Label:'", "--annotate.calibration=none"),
-            *("--annotate.prompt.shots_per_class=0", f"--train.encoder={tiny_encoder}", "--train.max_steps=4"),
+            *("--annotate.prompt.shots_per_class=0", f"--train.encoder={tiny_encoder}", "--train.epochs=1"),
             *("--grid.sizes=[60]", "--grid.seeds=[0, 1, 2]", f"--grid.arms=[{arms}]", *more),
         )
 

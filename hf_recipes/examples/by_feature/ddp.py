@@ -1,10 +1,10 @@
-"""One run over several processes with the path of a single one: the same global batch, the loss scaled to it.
+"""Fine-tune an encoder on one config of a published dataset over several processes (DDP), with plain accelerate.
 
-    cd hf_recipes/examples/by_feature
-    torchrun --nproc_per_node 2 ddp.py ../../../studies/tweets-demo/dataset llm ../../../models/all-MiniLM-L6-v2 --cpu
-    accelerate launch --multi_gpu ddp.py owner/dataset llm FacebookAI/roberta-base
+    D=studies/tweets-demo/dataset E=models/all-MiniLM-L6-v2
+    torchrun --nproc_per_node 2 hf_recipes/examples/by_feature/ddp.py $D llm $E --cpu
+    accelerate launch --multi_gpu hf_recipes/examples/by_feature/ddp.py owner/dataset llm FacebookAI/roberta-base
 
-Accelerate's batch size is that of each process; here `--batch_size` is that of all together, as a run is told by it.
+`--batch_size` counts the texts of a step over all processes, so that several processes take the path of one.
 """
 
 import argparse
@@ -22,14 +22,14 @@ def main() -> None:
     parser.add_argument("dataset")
     parser.add_argument("config")
     parser.add_argument("encoder")
-    parser.add_argument("--batch_size", type=int, default=16, help="of all processes together")
+    parser.add_argument("--batch_size", type=int, default=16, help="texts of a step, over all processes")
     parser.add_argument("--size", type=int, default=200)
     parser.add_argument("--cpu", action="store_true")
     args = parser.parse_args()
 
-    # New feature: a batch of the loader is the global one, of which each process takes its share
+    # New feature: each process takes its share of the global batch. By default a batch is that of each process.
     accelerator = Accelerator(cpu=args.cpu, dataloader_config=DataLoaderConfiguration(split_batches=True))
-    # New feature: fewer processes than were asked for do another experiment in silence
+    # New feature: print the number of processes, as a launcher that starts fewer gives no error.
     accelerator.print(f"{accelerator.num_processes} processes, {args.batch_size} texts a step")
     set_seed(0)
     train = load_dataset(args.dataset, args.config, split="train").shuffle(0).select(range(args.size))
@@ -38,7 +38,7 @@ def main() -> None:
     with accelerator.main_process_first():
         train = train.map(lambda rows: tokenizer(rows["text"], truncation=True, max_length=128), batched=True)
     train = train.select_columns(["input_ids", "attention_mask", "label"])
-    # New feature: drop_last, as a last batch that cannot be split evenly would weigh its texts unevenly
+    # New feature: drop the last batch, as one that cannot be split evenly would weigh its texts unevenly.
     loader = DataLoader(train, args.batch_size, drop_last=True, collate_fn=DataCollatorWithPadding(tokenizer))
     model = AutoModelForSequenceClassification.from_pretrained(
         args.encoder,
@@ -52,7 +52,8 @@ def main() -> None:
     optimizer = torch.optim.AdamW(model.parameters(), 2e-4)
     model, optimizer, loader = accelerator.prepare(model, optimizer, loader)
     for batch in loader:
-        loss = model(**batch).loss  # the mean of this process's share; DDP takes the mean of the gradients
+        # This is the mean over the share of this process. DDP averages the gradients to those of the global mean.
+        loss = model(**batch).loss
         accelerator.backward(loss)
         optimizer.step()
         optimizer.zero_grad()
