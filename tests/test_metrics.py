@@ -299,9 +299,9 @@ def test_the_simulations_of_the_docs_say_no_less_than_what_modules_promise():
             if not cell.startswith(("0", "1")):
                 continue
             value, checked = float(cell), checked + 1
-            refused = "multi-bootstrap" in name and runs < 20
+            is_reference = "multi-bootstrap" in name
             if "found" in name or "below" in name:
                 assert not equal or value <= 0.06 + 3 * 0.014, (name, runs, value)
-            elif not refused:
+            elif not is_reference:
                 assert value >= 0.93 - 3 * 0.015, (name, runs, value)
     assert checked >= 100
