@@ -260,9 +260,7 @@ class Data:
 
 def tested(first: Any, second: Any, gold: Any, classes: int) -> list[dict[str, Any]]:
     """The paired test of two arms, by the module that tests them in a study."""
-    found = uploads.without_nan(
-        uploads.metric("instability_comparison")(first, second, gold, num_classes=classes, n_boot=2)
-    )
+    found = uploads.without_nan(uploads.metric("instability_comparison")(first, second, gold, num_classes=classes))
     whole = {"R": found["R"], "n": found["n"], "p_holm": None, "by": "app"}
     return [
         {

@@ -297,7 +297,7 @@ INPUTS = {
     },
     "seed_scores": lambda draw, runs, n: {
         **{"predictions": labels(draw, runs, n), "references": labels(draw, n)},
-        **{"num_classes": 3, "best_of": [2], "confidence_level": 0.9},
+        **{"num_classes": 3, "confidence_level": 0.9},
     },
     "seed_divergence": lambda draw, runs, n: {
         **{"predictions": shares(draw, runs, n, 3), "references": labels(draw, n)},
@@ -318,7 +318,7 @@ INPUTS = {
 }
 
 
-OPTIONS = ("num_classes", "at_r", "best_of", "bins", "alphas", "confidence_level")
+OPTIONS = ("num_classes", "at_r", "bins", "alphas", "confidence_level")
 
 
 @st.composite

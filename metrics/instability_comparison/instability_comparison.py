@@ -11,8 +11,6 @@ import numpy as np
 from scipy import stats
 
 _CITATION = """\
-@inproceedings{sellam2022multiberts, title={The MultiBERTs: BERT Reproductions for Robustness Analysis},
-  author={Sellam, Thibault and others}, booktitle={ICLR}, year={2022}}
 @inproceedings{du2023measuring, title={Measuring the Instability of Fine-Tuning}, author={Du, Yupei and Nguyen, Dong},
   booktitle={ACL}, year={2023}}
 @article{brown1974robust, title={Robust Tests for the Equality of Variances}, author={Brown, Morton B. and Forsythe,
@@ -37,8 +35,6 @@ Args:
         The second arm at S training sizes, the same seeds: asks for the comparison at equal accuracy.
     delta (`float`, *optional*):
         A difference that would matter: asks how many runs it takes to find it.
-    n_boot (`int`, *optional*, defaults to 2000), seed (`int`, *optional*, defaults to 0):
-        Draws of the multi-bootstrap, and what they are drawn by.
     confidence_level (`float`, *optional*, defaults to 0.95):
         Of all intervals.
 
@@ -56,8 +52,6 @@ Returns:
       most often as the items are too few, or at R = 2. Only with delta.
 
     for `accuracy` and `macro_f1`
-    - **{score}_bootstrap_interval** (`list` of 2 `float`): percentiles of the multi-bootstrap over paired seeds and
-      paired items; nan below R = 20, where it holds the truth less often than it says.
     - **{score}_spread_ratio** (`float`): the first arm's SD over runs by the second's; **{score}_spread_p_value**
       (`float`): Brown-Forsythe. **{score}_spread_verdict** (`str`): `cannot tell` below R = 20 whatever the p-value, as
       the test seldom finds even a doubled SD there.
@@ -144,10 +138,9 @@ def class_indices(name, values):
 
 
 MOST_CLASSES = 65_535
-LEAST_RUNS = 20  # of the multi-bootstrap and of a verdict on spread: see the card
+LEAST_RUNS = 20  # of a verdict on spread: see the card
 POWER = 0.8
 MOST_RUNS = 1000
-DRAWS = 2**24  # of items, in memory at a time
 
 
 def instability_comparison(
@@ -157,8 +150,6 @@ def instability_comparison(
     num_classes=None,
     ladder=None,
     delta=None,
-    n_boot=2000,
-    seed=0,
     confidence_level=0.95,
 ):
     """See `_KWARGS_DESCRIPTION`; predictions of shape (R, n), references of shape (n,)."""
@@ -203,7 +194,6 @@ def instability_comparison(
         result[f"{figure}_detectable"] = _detectable(over_runs * runs, over_items, runs, confidence_level)
         if delta is not None:
             result[f"{figure}_runs_needed"] = _runs_needed(delta, over_runs * runs, over_items, confidence_level)
-    result |= _bootstrap(arms, references, n_boot, seed, confidence_level)
     for score, scores in (("accuracy", [a.accuracy for a in arms]), ("macro_f1", [a.f1 for a in arms])):
         result |= _spread(score, *scores, 1 - confidence_level)
     if ladder is not None:
@@ -284,39 +274,6 @@ def _runs_needed(delta, run_variance, over_items, level):
         middle = (low + high) // 2
         low, high = (low, middle) if _detectable(run_variance, over_items, middle, level) <= delta else (middle, high)
     return high
-
-
-def _bootstrap(arms, references, n_boot, seed, level):
-    """Sellam et al. 2022: seeds and items are drawn with replacement, the same ones for both arms."""
-    runs, items = arms[0].shape
-    names = ("accuracy", "macro_f1")
-    if runs < LEAST_RUNS:
-        return {f"{name}_bootstrap_interval": [float("nan"), float("nan")] for name in names}
-    random = np.random.default_rng(seed)
-    seeds = random.multinomial(runs, np.full(runs, 1 / runs), size=n_boot) / runs
-    present = np.unique(references)
-    gold = (references == present[:, None]).astype(np.float32)
-    given = [[(arm.predictions == k).astype(np.float32) for k in present] for arm in arms]
-    right = [arm.right.astype(np.float32) for arm in arms]
-    draws = np.zeros((2, n_boot))
-    block = max(DRAWS // items, 1)
-    for start in range(0, n_boot, block):
-        part = slice(start, min(start + block, n_boot))
-        count = part.stop - start
-        drawn = random.integers(items, size=(count, items)) + np.arange(0, count * items, items)[:, None]
-        weights = np.bincount(drawn.ravel(), minlength=count * items).reshape(count, items).astype(np.float32)
-        of_class = weights @ gold.T
-        held = np.maximum((of_class > 0).sum(axis=1), 1)
-        for sign, hits, labels in zip((1, -1), right, given, strict=True):
-            draws[0, part] += sign * ((weights @ hits.T) * seeds[part]).sum(axis=1) / items
-            f1 = np.zeros((count, runs))
-            for k, labelled in enumerate(labels):
-                sizes = weights @ labelled.T + of_class[:, k, None]
-                true = weights @ (labelled * gold[k]).T
-                f1 += (2 * true / np.maximum(sizes, 1)) * (of_class[:, k, None] > 0)
-            draws[1, part] += sign * (f1 * seeds[part]).sum(axis=1) / held
-    limits = np.quantile(draws, [0.5 - level / 2, 0.5 + level / 2], axis=1).T
-    return {f"{name}_bootstrap_interval": pair.tolist() for name, pair in zip(names, limits, strict=True)}
 
 
 def _spread(name, one, other, alpha):

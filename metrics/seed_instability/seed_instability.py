@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import datasets
 import evaluate
 import numpy as np
-from scipy import optimize, special, stats
+from scipy import special, stats
 
 _CITATION = """\
 @inproceedings{du2023measuring, title={Measuring the Instability of Fine-Tuning}, author={Du, Yupei and Nguyen, Dong},
@@ -97,10 +97,6 @@ class SeedInstability(evaluate.Metric):
     def _compute(self, predictions, references, **kwargs):
         gold = [run for run in references if len(run)]
         return seed_instability(*runs_and_gold(predictions, gold or None), **kwargs)
-
-    def published_range(self, unanimity, accuracy, class_shares, runs):
-        """See the function `published_range`."""
-        return published_range(unanimity, accuracy, class_shares, runs)
 
 
 def runs_and_gold(predictions, references):
@@ -400,50 +396,3 @@ def _t_interval(estimate, over_items, over_runs, runs, level, bounds):
 def _wilson(successes, trials, level):
     interval = stats.binomtest(successes, trials).proportion_ci(level, method="wilson")
     return [float(interval.low), float(interval.high)]
-
-
-def published_range(unanimity, accuracy, class_shares, runs):
-    """Between which alphas a published one has to lie, given the other figures of its row of a table.
-
-    You would want it to see whether an alpha and a p_uc can be of the same number of runs. The disagreement is bounded
-    by a linear programme over how many runs give an item of each class each label, chance disagreement by what wrong
-    labels can do to the shares of labels; together they are wider than need be, never narrower.
-
-    Args:
-        unanimity (`float`): p_uc, in [0, 1].
-        accuracy (`float`): the mean over runs, in [0, 1].
-        class_shares (`list` of K `float`): of the test set; they sum to 1.
-        runs (`int`): R; the programme has K x binom(R + K - 1, K - 1) unknowns.
-
-    Returns:
-        `list` of 2 `float`: the least and the largest alpha (for many items); two nan if nothing fits all three.
-    """
-    shares = np.asarray(class_shares, dtype=float)
-    if shares.ndim != 1 or len(shares) < 2 or abs(shares.sum() - 1) > 1e-3 or shares.min() < 0:
-        raise ValueError(f"class_shares: expected K >= 2 shares that sum to 1, got {shares.tolist()}")
-    classes = len(shares)
-    splits = np.array([s for s in np.ndindex(*[runs + 1] * classes) if sum(s) == runs])
-    differ = 1 - (splits * (splits - 1)).sum(axis=1) / (runs * (runs - 1))
-    gold = np.repeat(np.eye(classes), len(splits), axis=0)  # the unknowns: a mass for each gold class and split
-    split = np.tile(splits, (classes, 1))
-    equal = np.vstack([gold.T, split.max(axis=1) == runs, (gold * split).sum(axis=1) / runs])
-    targets = np.append(shares, [unanimity, accuracy])
-    found = [optimize.linprog(sign * np.tile(differ, classes), A_eq=equal, b_eq=targets) for sign in (-1, 1)]
-    if not all(one.success for one in found):
-        return [float("nan"), float("nan")]
-    labels = _extreme_shares(np.sort(shares), 1 - accuracy)
-    least = -1 / (runs - 1)  # of any alpha, as disagreement within items is at most R / (R - 1) of that by chance
-    chances = [max(1 - (q**2).sum(), 1e-12) for q in labels]
-    return [float(max(1 - abs(one.fun) / chance, least)) for one, chance in zip(found, chances, strict=True)]
-
-
-def _extreme_shares(shares, moved):
-    """The most and the least uneven shares of labels, if some of this mass goes to other classes; shares ascend."""
-    taken = np.diff(np.minimum(np.cumsum(shares[:-1]), moved), prepend=0)  # from the rarest to the commonest
-    uneven = np.append(shares[:-1] - taken, shares[-1] + taken.sum())
-    mean = 1 / len(shares)
-    if np.maximum(shares - mean, 0).sum() <= moved:
-        return uneven, np.full(len(shares), mean)
-    top = optimize.brentq(lambda level: np.maximum(shares - level, 0).sum() - moved, mean, 1)
-    bottom = optimize.brentq(lambda level: np.maximum(level - shares, 0).sum() - moved, 0, mean)
-    return uneven, np.clip(shares, bottom, top)

@@ -6,7 +6,7 @@ evaluate.load("metrics/seed_scores").compute(predictions=[[0, 1, 1], [0, 1, 0]],
 import datasets
 import evaluate
 import numpy as np
-from scipy import special, stats
+from scipy import stats
 
 _CITATION = """\
 @inproceedings{reimers2017reporting, title={Reporting Score Distributions Makes a Difference},
@@ -15,8 +15,6 @@ _CITATION = """\
   author={Mosbach, Marius and Andriushchenko, Maksym and Klakow, Dietrich}, booktitle={ICLR}, year={2021}}
 @inproceedings{jordan2024variance, title={On the Variance of Neural Network Training with Respect to Test Sets and
   Distributions}, author={Jordan, Keller}, booktitle={ICLR}, year={2024}}
-@inproceedings{dodge2019show, title={Show Your Work: Improved Reporting of Experimental Results},
-  author={Dodge, Jesse and others}, booktitle={EMNLP}, year={2019}}
 """
 
 _DESCRIPTION = """\
@@ -32,8 +30,6 @@ Args:
     num_classes (`int`, *optional*):
         The number of classes; by default one more than the largest reference. Macro-F1 averages over the classes that
         the references hold; a class never predicted counts 0.
-    best_of (`list` of `int`, *optional*):
-        Numbers of runs, 1 to R each, of which the best score is to be expected.
     return_items (`bool`, *optional*, defaults to `False`):
         Also return `accuracy_influence` and `macro_f1_influence`: how far each item moves the mean over runs, n figures
         that sum to zero. The difference of two arms' influences gives the item variance of their paired difference.
@@ -45,7 +41,6 @@ Returns:
     - **{score}_mean** (`float`), **{score}_mean_interval** (`list` of 2 `float`): over runs and items together.
     - **{score}_sd** (`float`): over runs, ddof = 1; **{score}_sd_interval** (`list` of 2 `float`): chi-square.
     - **{score}_min**, **{score}_max** (`float`): the range grows with R: compare it at equal R only.
-    - **{score}_best_of** (`dict` from m to `float`): the best of m runs to be expected; only with best_of.
     - **{score}_runs** (`list` of R `float`)
 
     and
@@ -133,15 +128,13 @@ def class_indices(name, values):
 MOST_CLASSES = 65_535
 
 
-def seed_scores(predictions, references, num_classes=None, best_of=None, return_items=False, confidence_level=0.95):
+def seed_scores(predictions, references, num_classes=None, return_items=False, confidence_level=0.95):
     """See `_KWARGS_DESCRIPTION`; predictions of shape (R, n), references of shape (n,)."""
     runs, items = predictions.shape
     if runs < 2:
         raise ValueError(f"a spread over seeds needs at least 2 runs, got {runs}")
     if not 0 < confidence_level < 1:
         raise ValueError(f"confidence_level: expected a number between 0 and 1, got {confidence_level}")
-    if bad := [m for m in (() if best_of is None else best_of) if m != int(m) or not 1 <= m <= runs]:
-        raise ValueError(f"best_of: expected whole numbers from 1 to R = {runs}, got {bad[0]}")
     classes = int(references.max()) + 1 if num_classes is None else num_classes
     if classes != int(classes):
         raise ValueError(f"num_classes: expected a whole number, got {num_classes}")
@@ -166,9 +159,6 @@ def seed_scores(predictions, references, num_classes=None, best_of=None, return_
         "n": items,
         "confidence_level": confidence_level,
     }
-    if best_of is not None:
-        result["accuracy_best_of"] = _best_of(accuracy, best_of)
-        result["macro_f1_best_of"] = _best_of(f1, best_of)
     if return_items:
         result["accuracy_influence"] = ((correct - accuracy[:, None]).mean(axis=0) / items).tolist()
         result["macro_f1_influence"] = (f1_influence / items).tolist()
@@ -266,11 +256,3 @@ def _distribution_variance(accuracy, correct, level):
             float(unbias * (total * (runs - 1) / bound - flips)) for bound in (high, low)
         ],
     }
-
-
-def _best_of(scores, sizes):
-    """The mean over all subsets of m runs of their best score (Dodge et al. 2019 draw with replacement instead)."""
-    rank = np.arange(1, len(scores) + 1)
-    ordered = np.sort(scores)
-    chance = {int(m): (special.comb(rank, m) - special.comb(rank - 1, m)) / special.comb(len(scores), m) for m in sizes}
-    return {m: float(ordered @ weights) for m, weights in chance.items()}
