@@ -188,10 +188,6 @@ def plan_passes(study: Study, files: RowFiles, contact: bool = True) -> list[Pas
             )
         if section.scoring != "distribution":
             ingredients["reader"] = 3  # parts keep what Prompter.read made of the answers: a change of it counts up
-        if section.prompt.per_text:
-            bank = list(zip(demonstrations.texts, demonstrations.gold, strict=True))
-            prompt = section.prompt.model_dump(mode="json")
-            ingredients["per_text"] = {"prompt": prompt, "bank": bank, "descriptions": data.descriptions}
         splits = ("train",) if passes else ("train", "test")
         passes.append(Pass(section, make_key(**ingredients), ingredients, model, prompter, demonstrations, splits))
     able = int(

@@ -172,8 +172,6 @@ def usable_at_most(recipe: Recipe, files: RowFiles) -> int:
     able = int(
         np.sum((files.column("gold").to_numpy() != NO_GOLD) & files.column("text_id").is_valid().to_numpy(False))
     )
-    if prompt.per_text:
-        return able - prompt.bank_size
     if prompt.examples is not None or prompt.random_shots is not None:
         return able - (prompt.random_shots or 0)
     return able - (1 if prompt.shots_per_class is None else prompt.shots_per_class) * classes

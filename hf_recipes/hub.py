@@ -297,7 +297,7 @@ def _without_prompt(manifest: dict[str, Any]) -> dict[str, Any]:
     """What is known of a pass, but for the demonstrations, which are texts; of each a hash stays."""
     if manifest["prompt"] == NOT_PUBLISHED:
         return manifest
-    ingredients = {name: value for name, value in manifest["ingredients"].items() if name not in ("frame", "per_text")}
+    ingredients = {name: value for name, value in manifest["ingredients"].items() if name != "frame"}
     shown = [make_key(text=text) for text in ingredients["shown"]]
     return {**manifest, "prompt": NOT_PUBLISHED, "ingredients": {**ingredients, "shown": shown}}
 

@@ -1,8 +1,6 @@
 """Prompts: a frame that all texts of a pass share, with the text last so that the engine can reuse the prefix."""
 
-import hashlib
 import json
-import random
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -76,7 +74,7 @@ class Label:
 
 @dataclass(frozen=True)
 class Demonstrations:
-    """What may be shown with its label: all of it in every prompt, or a draw for each text.
+    """The few-shot examples that every prompt shows with their labels.
 
     Attributes:
         rows (`np.ndarray` of shape `(m,)`): where they lie in the pool; empty if the recipe brings them along.
@@ -109,29 +107,24 @@ def draw_demonstrations(files: RowFiles, prompt: Prompt) -> Demonstrations:
         per_class = 1 if len(able) and prompt.random_shots is None else 0
     ids = files.column("id")
     order = able[hash_order(strings(ids, able), f"demonstrations:{prompt.seed}")]
-    if prompt.per_text:
-        each = -(-prompt.bank_size // len(names))
-        if max(per_class, -(-(prompt.random_shots or 0) // len(names))) > each:
-            raise UserError(f"annotate.prompt.bank_size: {prompt.bank_size} rows are fewer than a prompt shows")
-        chosen = _per_class(order, gold, names, each, "bank_size")
-    elif prompt.random_shots is not None:
+    if prompt.random_shots is not None:
         if len(order) < prompt.random_shots:
             raise UserError(f"annotate.prompt.random_shots: {prompt.random_shots} asked for of {len(order)} gold rows")
         chosen = order[: prompt.random_shots]
     else:
-        chosen = _per_class(order, gold, names, per_class, "shots_per_class")
+        chosen = _per_class(order, gold, names, per_class)
     texts = [one_line(text) for text in files.texts(chosen)]
     return Demonstrations(chosen, list(strings(ids, chosen)), texts, gold[chosen].tolist())
 
 
-def _per_class(order: np.ndarray, gold: np.ndarray, names: list[str], count: int, key: str) -> np.ndarray:
+def _per_class(order: np.ndarray, gold: np.ndarray, names: list[str], count: int) -> np.ndarray:
     chosen = np.zeros(len(order), dtype=bool)
     for k, name in enumerate(names):
         rows = np.flatnonzero(gold[order] == k)
         if len(rows) < count:
             raise UserError(
-                f"annotate.prompt.{key}: {count} asked for, but class '{name}' has {len(rows)} gold rows in the pool; "
-                "ask for fewer, or write demonstrations as annotate.prompt.examples"
+                f"annotate.prompt.shots_per_class: {count} asked for, but class '{name}' has {len(rows)} gold rows in "
+                "the pool; ask for fewer, or write demonstrations as annotate.prompt.examples"
             )
         chosen[rows[:count]] = True
     return order[chosen]
@@ -207,7 +200,7 @@ class Prompter:
         names (`list[str]`):
             The classes.
         demonstrations (`Demonstrations`):
-            What may be shown.
+            What every prompt shows.
         tokenizer (`PreTrainedTokenizerFast`):
             The model's.
         day (`date`):
@@ -217,7 +210,7 @@ class Prompter:
         answers (`list[str]`): what the LLM has to write for each class.
         answer_ids (`list[list[int]]`): its tokens after the prompt; no sequence begins another.
         choices (`list[str]`): what constrained decoding may write: the answers, with a blank before them if needed.
-        frame (`Frame`): of the demonstrations in their order (of the first text, if each text has its own).
+        frame (`Frame`): what all prompts share.
         has_open_tokens (`bool`): the tokenizer takes an added token in a text for a control token, unless it is
             `tokenizer_of_texts`.
         is_dated (`bool`): the chat template asked for the date.
@@ -247,16 +240,16 @@ class Prompter:
         added = [token.content for token in tokenizer.added_tokens_decoder.values()]
         split = tokenizer(added, add_special_tokens=False, split_special_tokens=True)["input_ids"] if added else []
         self.has_open_tokens = any(not self._control_ids.isdisjoint(ids) for ids in split)
-        self._examples = self._cut_examples(demonstrations)
-        self.answers, self._joint, self.answer_ids = self._choose_answers()
-        self.frame = self._render(self._shown(""), self.answers, self._joint)
+        self._examples = self._cut_examples(demonstrations.texts)
+        self.answers, joint, self.answer_ids = self._choose_answers()
+        self.frame = self._render(self.answers, joint)
         longest = max(len(ids) for ids in self.answer_ids)
         last = self.frame.after if section.prompt.chat else self.frame.tail
         self.choices = [_blank(last) + answer for answer in self.answers]
         self.longest_choice = 1 + max(len(choice.encode()) for choice in self.choices)  # it may write byte by byte
         room = {"distribution": longest, "guided": self.longest_choice, "votes": section.max_tokens}
         self._limit = section.max_model_len - room[section.scoring]
-        self._encode_one(self.frame, "")  # or there is no room for any text
+        self._encode_one("")  # or there is no room for any text
 
     def __getstate__(self) -> dict[str, Any]:
         """Without the compiled template, which cannot travel to another machine and is compiled there if wanted."""
@@ -278,12 +271,8 @@ class Prompter:
         lines = [one_line(text) for text in texts]
         if not lines:
             return []
-        if self._section.prompt.per_text:
-            return [
-                self._encode_one(self._render(self._shown(line), self.answers, self._joint), line) for line in lines
-            ]
         if self._prefix is None:
-            return [self._encode_one(self.frame, line) for line in lines]
+            return [self._encode_one(line) for line in lines]
         prefix, rest, suffix = self._prefix
         tail, limit = self.frame.tail, self._limit - len(prefix) - len(suffix)
         short = [line if len(line) <= self._longest_text else "" for line in lines]
@@ -332,7 +321,8 @@ class Prompter:
                 return None
         return prefix, rest, suffix
 
-    def _encode_one(self, frame: Frame, line: str) -> tuple[list[int], bool]:
+    def _encode_one(self, line: str) -> tuple[list[int], bool]:
+        frame = self.frame
         before, after = self._special(frame.before), self._special(frame.after, start=False)
         ids, cut = self._fit(frame.head, line, frame.tail, self._limit - len(before) - len(after))
         return before + ids + after, cut
@@ -372,33 +362,19 @@ class Prompter:
         bare = self._plain("a")
         return ids[: next((i for i in range(len(ids)) if ids[i : i + len(bare)] == bare), 0)]
 
-    def _cut_examples(self, bank: Demonstrations) -> list[str]:
-        """The demonstrations' texts; if a prompt's exceed 3/4 of what the model takes, each is cut to its share."""
-        count = max(1, len(self._shown("")) if bank.texts else 1)
-        tokens = self._texts.encode_batch(bank.texts, add_special_tokens=False)
+    def _cut_examples(self, texts: list[str]) -> list[str]:
+        """The demonstrations' texts; if together they exceed 3/4 of what the model takes, each is cut to its share."""
+        tokens = self._texts.encode_batch(texts, add_special_tokens=False)
         ends = [[end for _, end in found.offsets] for found in tokens]
         most = self._section.max_model_len * 3 // 4
-        if sum(sorted(map(len, ends))[-count:]) <= most:
-            return bank.texts
-        room = most // count
-        return [text if len(e) <= room else text[: e[room - 1]] for text, e in zip(bank.texts, ends, strict=True)]
+        if sum(map(len, ends)) <= most:
+            return texts
+        room = most // len(texts)
+        return [text if len(e) <= room else text[: e[room - 1]] for text, e in zip(texts, ends, strict=True)]
 
-    def _shown(self, line: str) -> list[int]:
-        """Which demonstrations a text gets: the same for the same text, whatever other texts there are."""
-        prompt, bank = self._section.prompt, self._demonstrations
-        if not prompt.per_text:
-            return list(range(len(bank.texts)))
-        chance = random.Random(hashlib.sha256(f"{prompt.seed}\0{line}".encode()).digest())  # noqa: S311
-        if prompt.random_shots is not None:
-            return chance.sample(range(len(bank.texts)), prompt.random_shots)
-        count = 1 if prompt.shots_per_class is None else prompt.shots_per_class
-        by_class = [[i for i, gold in enumerate(bank.gold) if gold == k] for k in range(len(self._names))]
-        drawn = [i for members in by_class for i in chance.sample(members, count)]
-        chance.shuffle(drawn)
-        return drawn
-
-    def _render(self, shown: list[int], answers: list[str], joint: str) -> Frame:
-        prompt, bank = self._section.prompt, self._demonstrations
+    def _render(self, answers: list[str], joint: str, with_examples: bool = True) -> Frame:
+        prompt, gold = self._section.prompt, self._demonstrations.gold
+        examples = list(zip(self._examples, gold, strict=True)) if with_examples else []
         labels = [
             Label(name, self._descriptions.get(name, ""), answer)
             for name, answer in zip(self._names, answers, strict=True)
@@ -408,7 +384,7 @@ class Prompter:
                 instruction=prompt.instruction,
                 labels=labels,
                 show_labels=answers != self._names or bool(self._descriptions),
-                demonstrations=[{"text": self._examples[i], "label": answers[bank.gold[i]]} for i in shown],
+                demonstrations=[{"text": text, "label": answers[k]} for text, k in examples],
                 text=_TEXT,
             )
         except Exception as error:  # a template is a program and can fail in any way
@@ -470,7 +446,7 @@ class Prompter:
             if rule not in ("auto", name) or not answers:
                 continue
             for joint in ("", " "):
-                frame = self._render(self._shown(""), answers, joint)
+                frame = self._render(answers, joint)
                 hidden = self._hidden(answers) if answers != names else []
                 ids = self._continuations(frame, answers)
                 if hidden and rule != "auto":
@@ -485,7 +461,7 @@ class Prompter:
                 f"annotate.prompt.answers: {rule} for {', '.join(names)} are not {len(names)} distinct tokens after "
                 "the prompt's last line for this model; set it to auto"
             )
-        frame = self._render(self._shown(""), names, "")
+        frame = self._render(names, "")
         for end in ("", _END):
             ids = self._continuations(frame, [name + end for name in names])
             others = [(one, other) for i, one in enumerate(ids) for j, other in enumerate(ids) if i != j]
@@ -495,7 +471,7 @@ class Prompter:
 
     def _hidden(self, answers: list[str]) -> list[str]:
         """The classes of which the prompt, demonstrations apart, does not say what stands for them."""
-        frame = self._render([], answers, "")
+        frame = self._render(answers, "", with_examples=False)
         said = set(re.findall(r"\w+", frame.head + frame.tail))
         pairs = zip(self._names, answers, strict=True)
         return [name for name, answer in pairs if name not in frame.head + frame.tail or answer not in said]

@@ -150,16 +150,12 @@ class Prompt(Section):
     examples: list[Example] | None = Field(None, description="demonstrations written here, in place of drawn ones")
     shots_per_class: int | None = Field(None, ge=0)
     random_shots: int | None = Field(None, ge=0, description="drawn whatever their class, as Lu & Smith 2025 do (3)")
-    per_text: bool = Field(False, description="draw anew for each text, from a bank of gold rows; slower by far")
-    bank_size: int = Field(32, gt=0, description="gold rows in the bank; they are labels spent, and leave the pool")
     seed: int = Field(0, description="draws the demonstrations")
 
     @model_validator(mode="after")
     def one_way(self) -> "Prompt":
         if sum(way is not None for way in (self.examples, self.shots_per_class, self.random_shots)) > 1:
             raise ValueError("set one of examples, shots_per_class and random_shots")
-        if self.per_text and self.examples is not None:
-            raise ValueError("per_text draws from gold rows; leave out examples")
         return self
 
 

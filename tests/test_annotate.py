@@ -102,7 +102,7 @@ def all_rows(study, key_):
 def test_every_ingredient_of_an_annotation_is_in_its_key_and_nothing_else(make_study, monkeypatch, tmp_path):
     base = key(make_study(*SMALL))
     same = ["--train.epochs=9", "--grid.seeds=[4, 5]", "--name=other", "--annotate.calibration=none"]
-    same += ["--annotate.samples=9", "--annotate.temperature=2", "--annotate.seed=3", "--annotate.prompt.bank_size=50"]
+    same += ["--annotate.samples=9", "--annotate.temperature=2", "--annotate.seed=3"]
     same += ["--annotate.passes=[{prompt: {seed: 5}}]", "--annotate.calibration_rows=9"]
     assert key(make_study(*SMALL, *same, folder="same")) == base
     changes = {
@@ -111,7 +111,6 @@ def test_every_ingredient_of_an_annotation_is_in_its_key_and_nothing_else(make_s
         "shots": ["--annotate.prompt.shots_per_class=2"],
         "draw": ["--annotate.prompt.seed=7"],
         "chat": ["--annotate.prompt.chat=true"],
-        "per text": ["--annotate.prompt.per_text=true"],
         "guided": ["--annotate.scoring=guided", "--annotate.calibration=none"],
         "votes": ["--annotate.scoring=votes", "--annotate.calibration=none"],
         "dtype": ["--annotate.dtype=bfloat16"],
@@ -121,9 +120,6 @@ def test_every_ingredient_of_an_annotation_is_in_its_key_and_nothing_else(make_s
     keys = {name: key(make_study(*SMALL, *change, folder=name)) for name, change in changes.items()}
     for name in ("samples=9", "temperature=2", "seed=3", "max_tokens=9"):
         keys[f"votes, {name}"] = key(make_study(*SMALL, *changes["votes"], f"--annotate.{name}", folder=name))
-    keys["bank"] = key(
-        make_study(*SMALL, "--annotate.prompt.per_text=true", "--annotate.prompt.bank_size=9", folder="b")
-    )
     study = make_study(*SMALL)
     with monkeypatch.context() as patch:
         patch.setattr("hf_recipes.engines.vllm_engine.cpu_threads", lambda: 99)
@@ -824,12 +820,10 @@ def test_a_pass_that_changes_nothing_is_no_second_vote(make_study):
     assert len({one.key for one in plan_passes(study, open_rows(study))}) == 1
 
 
-@pytest.mark.parametrize("per_text", [False, True])
-def test_a_demonstration_as_long_as_a_book_is_cut(make_study, engine, tmp_path, per_text):
+def test_a_demonstration_as_long_as_a_book_is_cut(make_study, engine, tmp_path):
     texts = [f"word {i} " * 3000 for i in range(4)] + [f"text {i}" for i in range(60)]
     settings = write_source(tmp_path / "source", texts, ["p", "n"] * 32)
-    prompt = [f"--annotate.prompt.per_text={per_text}", "--annotate.prompt.shots_per_class=2"]
-    study = make_study(*settings, *prompt, "--annotate.prompt.bank_size=64", "--grid=null", "--train=null")
+    study = make_study(*settings, "--annotate.prompt.shots_per_class=2", "--grid=null", "--train=null")
     annotate(study)
     assert all(len(prompt) <= 1024 for prompt in engine.asked)
 

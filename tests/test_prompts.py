@@ -124,7 +124,6 @@ WAYS = {
     "plain": {},
     "chat": {"chat": True},
     "numbers": {"answers": "integers"},
-    "one each": {"per_text": True, "bank_size": 9},
     "at random": {"random_shots": 3},
     "none": {"shots_per_class": 0},
 }
@@ -163,9 +162,9 @@ def test_a_text_stays_on_its_line_and_the_frame_stays_whole(way, text):
     assert len(ids) <= one._limit
     specials = set(tokenizer("llm").all_special_ids)
     ((bare, _),) = one.encode([""])
-    if not one._section.prompt.per_text:  # no control token more than the frame's, whatever the text says
-        assert [i for i in ids if i in specials] == [i for i in bare if i in specials]
-    frame = one._render(one._shown(one_line(text)), one.answers, one._joint)
+    # no control token more than the frame's, whatever the text says
+    assert [i for i in ids if i in specials] == [i for i in bare if i in specials]
+    frame = one.frame
     shown = tokenizer("llm").decode(ids)
     head, tail = frame.before + frame.head, frame.tail + frame.after
     assert shown.startswith(head)
@@ -380,15 +379,6 @@ def test_demonstrations_are_drawn_per_class_or_at_random_and_by_seed(files):
     assert len(set(counts)) > 3  # whatever their class
 
 
-def test_a_text_s_own_demonstrations_depend_on_nothing_but_the_text(files):
-    one = make(files, per_text=True, bank_size=30)
-    texts = [f"new {i}" for i in range(20)]
-    encoded = one.encode(texts)
-    assert one.encode(texts[::-1]) == encoded[::-1]
-    assert len({str(one._shown(text)) for text in texts}) > 10
-    assert all(sorted(one._demonstrations.gold[i] for i in one._shown(text)) == [0, 1, 2] for text in texts)
-
-
 def test_examples_of_the_recipe_are_shown_as_they_are(files):
     examples = [{"text": "so\nso", "label": "neutral"}, {"text": "fine", "label": "positive"}]
     one = make(files, examples=examples)
@@ -405,8 +395,6 @@ def test_texts_without_content_or_gold_are_never_demonstrations(tmp_path):
         draw_demonstrations(files, Prompt(instruction="", shots_per_class=2))
     with pytest.raises(UserError, match="random_shots: 3 asked for of 2 gold rows"):
         draw_demonstrations(files, Prompt(instruction="", random_shots=3))
-    with pytest.raises(UserError, match="bank_size"):
-        draw_demonstrations(files, Prompt(instruction="", per_text=True))
 
 
 @pytest.mark.parametrize(
