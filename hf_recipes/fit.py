@@ -71,15 +71,11 @@ class Curves:
 
 @dataclass(frozen=True)
 class Texts:
-    """Rows of `Tokens` with their targets, of shape `(n, K)`, and how many of the last come after all others.
-
-    See `arms.Labels`.
-    """
+    """Rows of `Tokens` with their targets, of shape `(n, K)`; see `labels.rules.Labels`."""
 
     tokens: Tokens
     rows: np.ndarray
     targets: np.ndarray
-    then: int = 0
 
 
 class Fit:
@@ -129,17 +125,11 @@ class Fit:
             lr=settings.learning_rate,
             fused=True,
         )
-        places = np.arange(len(train.rows))
-        self._stages = [some for some in np.split(places, [len(places) - train.then]) if len(some)]
-        self._steps = [settings.epochs * -(-len(some) // settings.batch_size) for some in self._stages]
+        steps = settings.epochs * -(-len(train.rows) // settings.batch_size)
+        warmup = round(settings.warmup_ratio * steps)
 
         def rate(step: int) -> float:
-            for steps in self._steps:
-                warmup = round(settings.warmup_ratio * steps)
-                if step < steps:  # up from 0 in the warm-up and down to 0 at the end, in each stage anew
-                    return step / warmup if step < warmup else (steps - step) / (steps - warmup)
-                step -= steps
-            return 0.0
+            return step / warmup if step < warmup else max(steps - step, 0) / max(steps - warmup, 1)
 
         self._schedule = torch.optim.lr_scheduler.LambdaLR(self._optimizer, rate)
         self._targets = torch.tensor(train.targets, dtype=torch.float32)
@@ -162,13 +152,12 @@ class Fit:
         lengths = self._train.tokens.lengths[self._train.rows]
         step = 0
         self.model.train()
-        for stage in self._stages:
-            for _ in range(self._settings.epochs):
-                total = 0.0
-                for batch in bucketed_batches(lengths[stage], self._settings.batch_size, rng):
-                    step += 1
-                    total += self._learn(stage[batch])
-                self._end_epoch(step, total / len(stage))
+        for _ in range(self._settings.epochs):
+            total = 0.0
+            for batch in bucketed_batches(lengths, self._settings.batch_size, rng):
+                step += 1
+                total += self._learn(batch)
+            self._end_epoch(step, total / len(lengths))
         if self._best is not None:
             self.model.load_state_dict(self._best)
         return self.curves
