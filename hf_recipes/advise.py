@@ -10,6 +10,7 @@ from .data import RowFiles, open_rows, usable_at_most
 from .findings import number
 from .plan import make_plan
 from .recipe import UserError
+from .schema import Comparison, Results
 from .study import Study
 from .verdict import freedom
 
@@ -51,12 +52,12 @@ def pilot_settings(study: Study) -> list[str]:
     ]
 
 
-def chances(comparison: dict[str, Any], value: float, limit: float, runs: int, items: int) -> dict[str, float]:
+def chances(comparison: Comparison, value: float, limit: float, runs: int, items: int) -> dict[str, float]:
     """How likely a study decides whether a difference keeps below a limit, by the pilot's standard errors.
 
     Args:
-        comparison (`dict`):
-            Of the pilot: `seed_se`, `item_se`, `R`, `n`.
+        comparison (`Comparison`):
+            The pilot's.
         value (`float`):
             The true difference.
         limit (`float`):
@@ -68,8 +69,8 @@ def chances(comparison: dict[str, Any], value: float, limit: float, runs: int, i
         `dict` with `se`, the study's standard error, and the probabilities `holds` and `fails` that its 95% interval
         (by t, as in the metric modules) lies below, or above, the limit.
     """
-    seed = comparison["seed_se"] * (comparison["R"] / runs) ** 0.5
-    item = comparison["item_se"] * (comparison["n"] / items) ** 0.5
+    seed = (comparison.seed_se or 0.0) * (comparison.R / runs) ** 0.5
+    item = (comparison.item_se or 0.0) * (comparison.n / items) ** 0.5
     se, degrees = float(np.hypot(seed, item)), freedom(seed, item, runs)
     if se == 0:
         return {"se": 0.0, "holds": float(value < limit), "fails": float(value > limit)}
@@ -79,7 +80,7 @@ def chances(comparison: dict[str, Any], value: float, limit: float, runs: int, i
     return {"se": se, "holds": holds, "fails": fails}
 
 
-def print_advice(study: Study, pilot: Study, results: dict[str, Any]) -> None:
+def print_advice(study: Study, pilot: Study, results: Results) -> None:
     """Prints what the whole study would cost, and its chances by the limits of `accept`."""
     from rich.console import Console
 
@@ -89,18 +90,17 @@ def print_advice(study: Study, pilot: Study, results: dict[str, Any]) -> None:
         console.print(line)
 
 
-def _advice(study: Study, files: RowFiles, results: dict[str, Any], steps: list[dict[str, Any]]) -> list[str]:
+def _advice(study: Study, files: RowFiles, results: Results, steps: list[dict[str, Any]]) -> list[str]:
     grid, accept = study.grid, study.recipe.accept
     runs, items = len(grid.seeds), files.manifest["rows"]["test"]
     minutes = {step["step"]: step["seconds"] / 60 for step in steps}
-    top = max(arm["size"] for arm in results["arms"])
-    unlearnt = [arm["arm"] for arm in results["arms"] if arm["size"] == top and arm["unlearnt_runs"]]
-    found = {c["figure"]: c for c in results["comparisons"] if c["arm"] == "llm" and c["size"] == top}
+    top = results.top
+    unlearnt = [name for name, result in results.at_top.items() if result.chance_level_runs]
     lines = [
         f"What is left of the whole study: about {sum(minutes.values()):,.0f} minutes at the pilot's rates, of which "
         f"annotation {minutes['annotate']:,.0f} and training {minutes['train']:,.0f}.",
-        f"Its chances, with R = {runs} and {items:,} test texts, by the pilot's standard errors (R = {results['R']}, "
-        f"n = {results['n']:,}, {top:,} training texts):",
+        f"Its chances, with R = {runs} and {items:,} test texts, by the pilot's standard errors (R = {results.R}, "
+        f"n = {results.n:,}, {top:,} training texts):",
     ]
     if unlearnt:
         return [
@@ -109,12 +109,14 @@ def _advice(study: Study, files: RowFiles, results: dict[str, Any], steps: list[
             "learnt nothing. Raise grid.sizes or train.epochs.",
         ]
     cases = (
-        ("macro_f1", accept.macro_f1_loss, "macro-F1 lost", -1),
-        ("pairwise_disagreement", accept.churn, "churn", 1),
+        (results.find("llm", "gold", "macro_f1"), accept.macro_f1_loss, "macro-F1 lost", -1),
+        (results.find("llm", "gold", "pairwise_disagreement"), accept.churn, "churn", 1),
     )
-    for figure, limit, name, sign in cases:
-        value = sign * found[figure]["difference"]
-        none, same = (chances(found[figure], truth, limit, runs, items) for truth in (0.0, value))
+    for comparison, limit, name, sign in cases:
+        if comparison is None:
+            continue
+        value = sign * comparison.difference
+        none, same = (chances(comparison, truth, limit, runs, items) for truth in (0.0, value))
         lines.append(
             f"* {name}, at most {number(limit)}: if there is none, {none['holds']:.0%} to show that the limit holds; "
             f"if it is the pilot's {number(value)}, {same['holds']:.0%} to show that it holds and {same['fails']:.0%} "

@@ -20,6 +20,7 @@ from .study import Study
 if TYPE_CHECKING:
     from .data import RowFiles
     from .runs import Runs
+    from .schema import Results
 
 app = typer.Typer(
     help="Label text with an open-weight LLM, train encoders on the labels, and measure what that costs. Any setting "
@@ -72,7 +73,7 @@ def run(
     _run_all(_open(context, recipe, accept_changes, verbose), recipe, context.args, retry_failed)
 
 
-def _run_all(study: Study, recipe: Path, overrides: list[str], retry_failed: bool = False) -> dict[str, Any] | None:
+def _run_all(study: Study, recipe: Path, overrides: list[str], retry_failed: bool = False) -> "Results | None":
     """Run all steps; return the results, or None where the recipe only labels texts."""
     from .data import open_rows, usable_at_most
     from .dataset_folder import DatasetFolder
@@ -207,7 +208,7 @@ def measure(
     typer.echo(f"results: {study.results_file}")
 
 
-def _measure(study: Study) -> dict[str, Any]:
+def _measure(study: Study) -> "Results":
     from .labels.pool import read_labels
     from .measure import measure as compute
     from .runs import Runs

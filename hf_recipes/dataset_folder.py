@@ -16,6 +16,7 @@ from .findings import cell, describe, how_made, how_trained
 from .labels import rules
 from .labels.pool import StudyLabels
 from .labels.rules import training_labels
+from .measure import read_study_results
 from .quality import describe as describe_labels
 from .study import Study, hash_files, make_key, read_json, versions, write_text
 from .variants import CONFIDENT, CONTROLS, VARIANTS
@@ -156,7 +157,7 @@ def make_card(content: DatasetFolder, repo: str, prefix: str, texts: bool, confi
             Whether the results are those of the runs as they are.
     """
     study = content.study
-    labels, results = read_json(study.labels_file), read_json(study.results_file) if measured else None
+    labels, results = read_json(study.labels_file), read_study_results(study) if measured else None
     said = [cell(sentence) for sentence in describe_labels(labels)] if labels else []
     limits: list[str] = []
     if results:
@@ -180,7 +181,7 @@ def make_findings(study: Study, measured: bool) -> dict[str, Any]:
         `dict` with `findings`, `more`, `limits` (of `findings.describe`, empty without results), `methods` (null
         without), `labels` (of `quality.describe`), `arms` (what each trains on) and `controls` (of arms that have one).
     """
-    labels, results = read_json(study.labels_file), read_json(study.results_file) if measured else None
+    labels, results = read_json(study.labels_file), read_study_results(study) if measured else None
     grid = study.recipe.grid
     named = list(grid.arms) if grid else ["llm"]
     return {

@@ -5,6 +5,23 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+from .schema import (
+    Audits,
+    BestMitigation,
+    ClassShare,
+    Comparison,
+    Components,
+    Difference,
+    Ensemble,
+    EqualAccuracy,
+    ErrorCells,
+    GoldMatch,
+    Plateau,
+    Regained,
+    Results,
+    VariantResult,
+    VerdictResult,
+)
 from .study import Study
 from .variants import CONTROLS
 
@@ -14,6 +31,7 @@ SOURCES = {
     "order": "the order of batches and dropout",
     "pass": "the annotation passes",
 }
+Differences = dict[tuple[str, str, str, int], Comparison]
 AUDIT = "hf-recipes audit sample draws texts for people to label."
 ONE_SIDED = 0.9  # share of one class above which an annotator hardly tells texts apart
 CRITERIA = {
@@ -34,72 +52,72 @@ DECISIONS = {
 }
 
 
-def describe(results: dict[str, Any]) -> dict[str, Any]:
+def describe(results: Results) -> dict[str, Any]:
     """The findings as sentences: what the data show, and what cannot be concluded.
 
     Args:
-        results (`dict`):
+        results (`Results`):
             What `measure` returned.
 
     Returns:
         `dict` with `findings`, a list of pairs of title and text; `more`, such a list of what one asks next; and
         `limits`, a list of `str`.
     """
-    if results["audit"]:
-        return _describe_few_gold(results)
-    arms = {(arm["arm"], arm["size"]): arm for arm in results["arms"]}
-    differences = {(c["arm"], c["against"], c["figure"], c["size"]): c for c in results["comparisons"]}
-    sizes = sorted({arm["size"] for arm in results["arms"]})
-    top, runs = sizes[-1], results["R"]
-    gold, llm, annotator = arms["gold", top], arms["llm", top], results["annotator"]
+    if results.audit:
+        return _describe_few_gold(results, results.audit)
+    arms = {(arm.variant, arm.size): arm for arm in results.variants}
+    differences: Differences = {(c.variant, c.against, c.figure, c.size): c for c in results.comparisons}
+    sizes = sorted({arm.size for arm in results.variants})
+    top, runs = sizes[-1], results.R
+    gold, llm, annotator = arms["gold", top], arms["llm", top], results.annotator
     cost = differences["llm", "gold", "macro_f1", top]
     churn = differences["llm", "gold", "pairwise_disagreement", top]
-    ranks = annotator["entropy_auroc"]
+    ranks = annotator.entropy_auroc
     failures = [
-        f"{arms[name, size]['unlearnt_runs']} of {runs} with {name}"
+        f"{arms[name, size].chance_level_runs} of {runs} with {name}"
         for name, size in arms
-        if size == top and arms[name, size]["unlearnt_runs"]
+        if size == top and arms[name, size].chance_level_runs
     ]
     labels = (
-        f"{annotator['model']} gives {annotator['n']:,} training texts the gold label in "
-        f"{number(annotator['accuracy'])} of the cases {interval(annotator['accuracy_interval'])}, macro-F1 "
-        f"{number(annotator['macro_f1'])}; always giving the commonest class would be right in "
-        f"{number(annotator['majority_accuracy'])}."
+        f"{annotator.model} gives {annotator.n:,} training texts the gold label in "
+        f"{number(annotator.accuracy)} of the cases {interval(annotator.accuracy_interval)}, macro-F1 "
+        f"{number(annotator.macro_f1)}; always giving the commonest class would be right in "
+        f"{number(annotator.majority_accuracy)}."
     )
-    favourite, share = max(annotator["llm_share"].items(), key=lambda pair: pair[1])
+    favourite, share = max(annotator.llm_share.items(), key=lambda pair: pair[1])
     if share > ONE_SIDED:
         labels += f" {share:.0%} of its labels are '{favourite}': it hardly tells these texts apart."
     elif ranks is not None:
         labels += f" Its entropy ranks a wrong label above a right one with probability {number(ranks)} (.5 is chance)."
     disagreement = {
-        name: f"{number(arms[name, top]['pairwise_disagreement'])} "
-        f"{interval(arms[name, top]['pairwise_disagreement_interval'])}"
+        name: f"{number(arms[name, top].pairwise_disagreement)} "
+        f"{interval(arms[name, top].pairwise_disagreement_interval)}"
         for name in ("llm", "gold")
     }
-    if annotator["one_rater"] is not None:
+    if annotator.one_annotator is not None:
         labels += (
-            f" One of the texts' raters gives the commonest label of the others in {number(annotator['one_rater'])}."
+            f" One of the texts' raters gives the commonest label of the others in {number(annotator.one_annotator)}."
         )
     findings = [
-        ("Verdict.", _verdict(results["verdict"], results["n"], runs)),
+        ("Verdict.", _verdict(results.verdict, results.n, runs)),
         (
             "What they cost.",
-            f"With {top:,} training texts, classifiers reach macro-F1 {number(llm['macro_f1_mean'])} "
-            f"{interval(llm['macro_f1_mean_interval'])} on LLM labels and {number(gold['macro_f1_mean'])} "
-            f"{interval(gold['macro_f1_mean_interval'])} on gold labels: a difference of {_signed(cost)}, "
+            f"With {top:,} training texts, classifiers reach macro-F1 {number(llm.macro_f1_mean)} "
+            f"{interval(llm.macro_f1_mean_interval)} on LLM labels and {number(gold.macro_f1_mean)} "
+            f"{interval(gold.macro_f1_mean_interval)} on gold labels: a difference of {_signed(cost)}, "
             f"{_judge(cost)}."
             + (
                 " But gold labels were not learnt in every run: the cost cannot be judged."
-                if gold["unlearnt_runs"]
+                if gold.chance_level_runs
                 else ""
             ),
         ),
         (
             "Stability.",
-            f"Two runs that differ in their seeds, which draw {_listed(results['vary'])}, disagree on "
+            f"Two runs that differ in their seeds, which draw {_listed(results.vary)}, disagree on "
             f"{disagreement['llm']} of the test texts with LLM labels "
             f"and on {disagreement['gold']} with gold labels: a difference of {_signed(churn)}, {_judge(churn)}"
-            f"{_stability(churn, llm['unlearnt_runs'] + gold['unlearnt_runs'])}.",
+            f"{_stability(churn, (llm.chance_level_runs or 0) + (gold.chance_level_runs or 0))}.",
         ),
     ]
     if failures:
@@ -110,16 +128,16 @@ def describe(results: dict[str, Any]) -> dict[str, Any]:
         findings.append(("Not learnt.", text))
     if ("llm", "noise-fixed", "macro_f1", top) in differences:
         findings.append(("Systematic or random.", _noise(differences, top)))
-    gains = {plateau["arm"]: plateau for plateau in results["plateaus"]}
+    gains = {plateau.variant: plateau for plateau in results.plateaus}
     if "llm" in gains and "gold" in gains:
         findings.append(("More texts.", _more_texts(gains["llm"], gains["gold"])))
-    findings.append(("Gold instead.", _gold_instead(results["gold_match"], top)))
+    findings.append(("Gold instead.", _gold_instead(results.gold_match, top)))
     more = [("The labels.", labels), *_what_one_asks_next(results, arms, differences)]
-    spread = llm["macro_f1_sd_interval"]
+    spread = llm.macro_f1_sd_interval
     limits = [
         f"R = {runs} runs an arm. The interval of a standard deviation over {runs} runs spans a factor of "
         f"{spread[1] / spread[0]:.0f}: nothing is concluded here from standard deviations."
-        if spread[0]
+        if spread and spread[0]
         else f"R = {runs} runs an arm: too few to conclude anything from standard deviations.",
         *(
             [
@@ -131,51 +149,51 @@ def describe(results: dict[str, Any]) -> dict[str, Any]:
         ),
         *(
             []
-            if "pass" in results["vary"]
+            if "pass" in results.vary
             else ["All of this is for one prompt with one draw of demonstrations; another draw gives other labels."]
         ),
-        f"Intervals are {results['confidence_level']:.0%} each, over runs and the {results['n']:,} test texts "
+        f"Intervals are {results.confidence_level:.0%} each, over runs and the {results.n:,} test texts "
         "together, by t forms with variances added; they are not corrected for the number of comparisons: of the "
         "differences that are truly zero, about one in twenty is shown as different.",
         "Nothing is claimed for other models, encoders, data or sizes than these.",
-        *results["notes"],
+        *results.notes,
     ]
     return {"findings": findings, "more": more, "limits": limits}
 
 
-def _describe_few_gold(results: dict[str, Any]) -> dict[str, Any]:
+def _describe_few_gold(results: Results, audit: Audits) -> dict[str, Any]:
     """`describe` where the source has no gold: what an audit says, and what wants none."""
-    arms = {(arm["arm"], arm["size"]): arm for arm in results["arms"]}
-    differences = {(c["arm"], c["against"], c["figure"], c["size"]): c for c in results["comparisons"]}
-    top, runs, annotator = max(arm["size"] for arm in results["arms"]), results["R"], results["annotator"]
-    pool, test = results["audit"]["pool"], results["audit"]["test"]
+    arms = {(arm.variant, arm.size): arm for arm in results.variants}
+    differences: Differences = {(c.variant, c.against, c.figure, c.size): c for c in results.comparisons}
+    top, runs, annotator = max(arm.size for arm in results.variants), results.R, results.annotator
+    pool, test = audit.pool, audit.test
     llm = arms["llm", top]
-    labels = f"{annotator['model']} labelled {annotator['n']:,} training texts"
+    labels = f"{annotator.model} labelled {annotator.n:,} training texts"
     labels += (
-        f"; of {annotator['n_gold']:,} of them, drawn at random, people gave the same label in "
-        f"{number(annotator['accuracy'])} of the cases {interval(annotator['accuracy_interval'])}, macro-F1 "
-        f"{number(annotator['macro_f1'])} {interval(annotator['macro_f1_interval'])}; always giving the commonest "
-        f"class would be right in {number(annotator['majority_accuracy'])}."
-        if annotator["n_gold"]
+        f"; of {annotator.n_gold:,} of them, drawn at random, people gave the same label in "
+        f"{number(annotator.accuracy)} of the cases {interval(annotator.accuracy_interval)}, macro-F1 "
+        f"{number(annotator.macro_f1)} {interval(annotator.macro_f1_interval)}; always giving the commonest "
+        f"class would be right in {number(annotator.majority_accuracy)}."
+        if annotator.n_gold
         else f"; nobody has checked any of these labels. {AUDIT}"
     )
     scores = (
-        f"With {top:,} training texts and LLM labels, classifiers reach macro-F1 {number(llm['macro_f1_mean'])} "
-        f"{interval(llm['macro_f1_mean_interval'])} and accuracy {number(llm['accuracy_mean'])} "
-        f"{interval(llm['accuracy_mean_interval'])} on the {llm['n_gold']:,} test texts, drawn at random of "
-        f"{results['n']:,}, that people labelled; over {runs} runs and these texts."
-        if llm["n_gold"]
-        else f"Not known: fewer than two of the {results['n']:,} test texts have people's labels. {AUDIT}"
+        f"With {top:,} training texts and LLM labels, classifiers reach macro-F1 {number(llm.macro_f1_mean)} "
+        f"{interval(llm.macro_f1_mean_interval)} and accuracy {number(llm.accuracy_mean)} "
+        f"{interval(llm.accuracy_mean_interval)} on the {llm.n_gold:,} test texts, drawn at random of "
+        f"{results.n:,}, that people labelled; over {runs} runs and these texts."
+        if llm.n_gold
+        else f"Not known: fewer than two of the {results.n:,} test texts have people's labels. {AUDIT}"
     )
     if pair := differences.get(("gold-only", "llm", "macro_f1", top)):
         alone = arms["gold-only", top]
         scores += (
-            f" On the {round(sum(alone['gold_train_labels']) / runs):,} gold labels of the audit alone (gold-only) "
-            f"they reach {number(alone['macro_f1_mean'])} {interval(alone['macro_f1_mean_interval'])}: "
+            f" On the {round(sum(alone.gold_train_labels) / runs):,} gold labels of the audit alone (gold-only) "
+            f"they reach {number(alone.macro_f1_mean)} {interval(alone.macro_f1_mean_interval)}: "
             f"{_signed(pair)} against LLM labels, {_judge(pair)}."
         )
     findings = [
-        ("Verdict.", _verdict(results["verdict"], llm["n_gold"], runs)),
+        ("Verdict.", _verdict(results.verdict, llm.n_gold, runs)),
         ("The labels.", labels),
         ("The classifiers.", scores),
         (
@@ -185,99 +203,98 @@ def _describe_few_gold(results: dict[str, Any]) -> dict[str, Any]:
         ),
         (
             "Stability.",
-            f"Two runs that differ in their seeds, which draw {_listed(results['vary'])}, disagree on "
-            f"{number(llm['pairwise_disagreement'])} {interval(llm['pairwise_disagreement_interval'])} of all "
-            f"{results['n']:,} test texts with LLM labels; all {runs} agree on {number(llm['unanimity'])} "
-            f"{interval(llm['unanimity_interval'])}. That wants no gold, and says nothing of whether they are right.",
+            f"Two runs that differ in their seeds, which draw {_listed(results.vary)}, disagree on "
+            f"{number(llm.pairwise_disagreement)} {interval(llm.pairwise_disagreement_interval)} of all "
+            f"{results.n:,} test texts with LLM labels; all {runs} agree on {number(llm.unanimity)} "
+            f"{interval(llm.unanimity_interval)}. That wants no gold, and says nothing of whether they are right.",
         ),
     ]
     more = _what_one_asks_next(results, arms, differences)
     limits = [
-        f"R = {runs} runs an arm; intervals are {results['confidence_level']:.0%} each, not corrected for the number "
+        f"R = {runs} runs an arm; intervals are {results.confidence_level:.0%} each, not corrected for the number "
         "of comparisons (those of shares are, for that of classes and groups). Scores are over runs and audited test "
         "texts together, stability over runs and all test texts.",
         *(
-            f"People labelled {part['labelled']:,} of the {part['drawn']:,} texts of the {name} that were drawn: if "
+            f"People labelled {part.labelled:,} of the {part.drawn:,} texts of the {name} that were drawn: if "
             "they left out the hard ones, what is said of them is too good."
             for name, part in (("pool", pool), ("test", test))
-            if part["labelled"] < part["drawn"]
+            if part.labelled < part.drawn
         ),
         *(
             [f"No audited test text is of {' or '.join(missing)}: macro-F1 is over the other classes."]
-            if (missing := [name for name in results["label_names"] if not llm["per_class_n"].get(name)])
-            and llm["n_gold"]
+            if (missing := [name for name in results.label_names if not llm.per_class_n.get(name)]) and llm.n_gold
             else []
         ),
         "Nothing is claimed for other models, encoders, data or sizes than these.",
-        *results["notes"],
+        *results.notes,
     ]
     return {"findings": findings, "more": more, "limits": limits}
 
 
 def _what_one_asks_next(
-    results: dict[str, Any],
-    arms: dict[tuple[str, int], Any],
-    differences: dict[tuple[str, str, str, int], Any],
+    results: Results,
+    arms: dict[tuple[str, int], VariantResult],
+    differences: Differences,
 ) -> list[tuple[str, str]]:
     """Findings behind the first page: at equal accuracy, mitigations, ensembles, counts, copied errors, sources."""
     sizes = sorted({size for _, size in arms})
     top, llm = sizes[-1], arms["llm", sizes[-1]]
     more = []
-    if (iso := results["iso_accuracy"]) and iso["status"] == "ok":
+    if iso := results.iso_accuracy:
         text = (
-            f"Gold labels make classifiers as accurate as LLM labels do from between {iso['sizes'][0]:,} and "
-            f"{iso['sizes'][1]:,} texts. Against those, two runs on LLM labels disagree on {_signed(iso)} of the test "
+            f"Gold labels make classifiers as accurate as LLM labels do from between {iso.sizes[0]:,} and "
+            f"{iso.sizes[1]:,} texts. Against those, two runs on LLM labels disagree on {_signed(iso)} of the test "
             f"texts more, {_judge(iso)}."
         )
         more.append(("At equal accuracy.", text))
-    more += _mitigations(arms, differences, {one["arm"]: one for one in results["regained"]}, results["lines"], top)
-    if best := results["best_mitigation"]:
+    more += _mitigations(arms, differences, {one.variant: one for one in results.regained}, results.lines, top)
+    if best := results.best_mitigation:
         more.append(("Which of them.", _which(best, arms, top)))
-    if ensembles := [one for one in results["ensembles"] if one["arm"] == "llm"]:
+    if ensembles := [one for one in results.ensembles if one.variant == "llm"]:
         more.append(("Ensembles.", _ensembles(ensembles, llm)))
-    shares = [one for one in results["class_shares"] if one["arm"] == "llm"]
-    if shares and results["audit"]:
+    shares = [one for one in results.class_shares if one.variant == "llm"]
+    if shares and results.audit:
         more.append(("Counting.", _counting_by_audit(shares)))
-    elif shares and shares[0]["bias_interval"]:
+    elif shares and shares[0].bias_interval:
         more.append(("Counting.", _counting(shares)))
-    if cells := [one for one in results["error_cells"] if one["n_wrong"] > 1]:
-        more.append(("Copied errors.", _copied({(one["arm"], one["size"]): one for one in cells}, sizes[0], top)))
-    for found in results["components"]:
-        more.append((f"Sources of chance ({found['arm']}).", _sources(found)))
+    if cells := [one for one in results.error_cells if one.n_wrong > 1]:
+        more.append(("Copied errors.", _copied({(one.variant, one.size): one for one in cells}, sizes[0], top)))
+    for found in results.components:
+        more.append((f"Sources of chance ({found.variant}).", _sources(found)))
     return more
 
 
-def _verdict(verdict: dict[str, Any], items: int, runs: int) -> str:
+def _verdict(verdict: VerdictResult, items: int, runs: int) -> str:
     said = [
-        UNKNOWN[one["name"]]
-        if one["value"] is None
-        else CRITERIA[one["name"]].format(
-            **{"value": number(one["value"]), "interval": interval(one["interval"]), "limit": number(one["limit"])},
-            worst=verdict["worst_class"],
+        UNKNOWN[one.name]
+        if one.value is None
+        else CRITERIA[one.name].format(
+            **{"value": number(one.value), "interval": interval(one.interval), "limit": number(one.limit)},
+            worst=verdict.worst_class,
         )
-        + f" ({one['status']})"
-        for one in verdict["criteria"]
+        + f" ({one.status})"
+        for one in verdict.criteria
     ]
-    text = f"{DECISIONS[verdict['decision']]} {'; '.join(said)[0].upper()}{'; '.join(said)[1:]}."
-    if verdict["reason"]:
-        return f"{text} For {verdict['reason']}."
+    text = f"{DECISIONS[verdict.decision]} {'; '.join(said)[0].upper()}{'; '.join(said)[1:]}."
+    if verdict.reason:
+        return f"{text} For {verdict.reason}."
     ways = []
-    if (labels := verdict["test_labels"]) and labels > items:
+    if (labels := verdict.test_labels) and labels > items:
         ways.append(f"{labels:,} test labels in all ({labels - items:,} more)")
-    if (seeds := verdict["seeds"]) and seeds > runs:
+    if (seeds := verdict.seeds) and seeds > runs:
         ways.append(f"{seeds:,} seeds")
-    if ways and verdict["decision"] != "do not ship":
-        what = "it" if all(one["value"] is not None for one in verdict["criteria"]) else "the limit on the worst class"
+    if ways and verdict.decision != "do not ship":
+        what = "it" if all(one.value is not None for one in verdict.criteria) else "the limit on the worst class"
         text += (
             f" If the truth is where the estimates are, about {' or '.join(ways)} would decide {what} (4 times in 5)."
         )
     return text
 
 
-def _noise(differences: dict[tuple[str, str, str, int], Any], top: int) -> str:
+def _noise(differences: Differences, top: int) -> str:
     """Whether LLM labels do more harm than as many errors at random."""
     score, churn = (differences["llm", "noise-fixed", figure, top] for figure in ("macro_f1", "pairwise_disagreement"))
-    shown = [what for one, what in ((score, "score"), (churn, "stability")) if one["verdict"] != "cannot tell"]
+    shown = [what for one, what in ((score, "score"), (churn, "stability")) if one.verdict != "cannot tell"]
     return (
         "Gold labels made wrong at random, as often and between the same classes as the LLM's, say what wrong labels "
         f"do whatever they are. LLM labels differ from them by {_signed(score)} of macro-F1, {_judge(score)}, and by "
@@ -290,10 +307,10 @@ def _noise(differences: dict[tuple[str, str, str, int], Any], top: int) -> str:
     )
 
 
-def _gold_instead(matches: list[dict[str, Any]], top: int) -> str:
+def _gold_instead(matches: list[GoldMatch], top: int) -> str:
     """Between which numbers of gold labels classifiers are as good as on all LLM labels."""
-    below = [one["size"] for one in matches if one["verdict"] == "lower"]
-    above = [one["size"] for one in matches if one["verdict"] == "higher"]
+    below = [one.size for one in matches if one.verdict == "lower"]
+    above = [one.size for one in matches if one.verdict == "higher"]
     start = f"As good in macro-F1 as {top:,} LLM labels are"
     if not below and not above:
         return f"{start} how many gold labels: that cannot be told from these sizes."
@@ -306,36 +323,36 @@ def _gold_instead(matches: list[dict[str, Any]], top: int) -> str:
     return f"{start} more than {max(below):,} gold labels; whether {top:,} are cannot be told."
 
 
-def _more_texts(llm: dict[str, Any], gold: dict[str, Any]) -> str:
+def _more_texts(llm: Plateau, gold: Plateau) -> str:
     """What the last doubling gained, and whether that is a plateau."""
     said = {
-        "plateau": f"less than {llm['delta']:g} is left to gain by doubling them again",
+        "plateau": f"less than {llm.delta:g} is left to gain by doubling them again",
         "gains": "they still help",
         "cannot tell": "whether they still help cannot be told",
     }
-    first, last = llm["last_doubling"]
+    first, last = llm.last_doubling
     between = {
         "yes": " LLM labels stopped helping before gold labels did.",
         "no": "",
         "cannot tell": " Whether LLM labels stop helping before gold labels do cannot be told.",
-    }[llm["premature_plateau"]]
+    }[llm.premature_plateau or "no"]
     return (
-        f"From {first:,.0f} to {last:,.0f} training texts macro-F1 changes by {_plus(llm['gain'])} "
-        f"{interval(llm['gain_interval'])} with LLM labels: {said[llm['verdict']]}; with gold labels by "
-        f"{_plus(gold['gain'])} {interval(gold['gain_interval'])}: {said[gold['verdict']]}.{between}"
+        f"From {first:,.0f} to {last:,.0f} training texts macro-F1 changes by {_plus(llm.gain)} "
+        f"{interval(llm.gain_interval)} with LLM labels: {said[llm.verdict]}; with gold labels by "
+        f"{_plus(gold.gain)} {interval(gold.gain_interval)}: {said[gold.verdict]}.{between}"
     )
 
 
-def _stability(comparison: dict[str, Any], unlearnt: int) -> str:
+def _stability(comparison: Comparison, unlearnt: int) -> str:
     """What a difference in disagreement means; nothing where it is not seen, or where runs learnt nothing."""
-    word = {"higher": "less stable", "lower": "more stable"}.get(comparison["verdict"])
+    word = {"higher": "less stable", "lower": "more stable"}.get(comparison.verdict)
     return f", so training on LLM labels was {word} here" if word and not unlearnt else ""
 
 
 def _mitigations(
-    arms: dict[tuple[str, int], Any],
-    differences: dict[tuple[str, str, str, int], Any],
-    regained: dict[str, Any],
+    arms: dict[tuple[str, int], VariantResult],
+    differences: Differences,
+    regained: dict[str, Regained],
     lines: dict[str, str],
     top: int,
 ) -> list[tuple[str, str]]:
@@ -343,7 +360,7 @@ def _mitigations(
     found = []
     for arm, control in CONTROLS.items():
         if (pair := (arm, control, "macro_f1", top)) in differences:
-            num_gold = round(sum(arms[arm, top]["gold_train_labels"]) / arms[arm, top]["R"])
+            num_gold = round(sum(arms[arm, top].gold_train_labels) / arms[arm, top].R)
             text = (
                 f"{lines[arm][0].upper()}{lines[arm][1:]}: macro-F1 changes by "
                 f"{_signed(differences[arm, 'llm', 'macro_f1', top])} against LLM "
@@ -358,77 +375,75 @@ def _mitigations(
                 )
             if (one := regained.get(arm)) is not None:
                 text += (
-                    f" It regains {number(one['share'])} {interval(one['interval'])} of the macro-F1 that LLM labels "
+                    f" It regains {number(one.share)} {interval(one.interval)} of the macro-F1 that LLM labels "
                     "cost against as many gold labels (Fieller's interval)."
                 )
-            if unlearnt := [name for name in (arm, control, "llm") if arms[name, top]["unlearnt_runs"]]:
+            if unlearnt := [name for name in (arm, control, "llm") if arms[name, top].chance_level_runs]:
                 text += f" But some runs with {' and '.join(unlearnt)} learnt nothing: the gain cannot be judged."
             found.append((f"The mitigation ({arm}).", text))
     return found
 
 
-def _which(best: dict[str, Any], arms: dict[tuple[str, int], Any], top: int) -> str:
+def _which(best: BestMitigation, arms: dict[tuple[str, int], VariantResult], top: int) -> str:
     text = (
-        f"Of {', '.join(best['among'])} the best in macro-F1 on half of the seeds and test texts is {best['arm']}. On "
+        f"Of {', '.join(best.among)} the best in macro-F1 on half of the seeds and test texts is {best.variant}. On "
         f"the other halves it changes macro-F1 by {_signed(best)} against LLM labels, {_judge(best)}."
     )
-    if unlearnt := [name for name in (best["arm"], "llm") if arms[name, top]["unlearnt_runs"]]:
+    if unlearnt := [name for name in (best.variant, "llm") if arms[name, top].chance_level_runs]:
         text += f" But some runs with {' and '.join(unlearnt)} learnt nothing."
     return text
 
 
-def _ensembles(ensembles: list[dict[str, Any]], llm: dict[str, Any]) -> str:
+def _ensembles(ensembles: list[Ensemble], llm: VariantResult) -> str:
     """Whether the mean of several runs is steadier than one."""
 
-    def score(found: dict[str, Any]) -> str:
-        known = found["macro_f1_mean"] is not None
-        return f" (macro-F1 {number(found['macro_f1_mean'])} {interval(found['macro_f1_mean_interval'])})" * known
+    def score(found: Ensemble | VariantResult) -> str:
+        known = found.macro_f1_mean is not None
+        return f" (macro-F1 {number(found.macro_f1_mean)} {interval(found.macro_f1_mean_interval)})" * known
 
     said = "; ".join(
-        f"two ensembles of {one['k']} runs on {number(one['pairwise_disagreement'])} "
-        f"{interval(one['pairwise_disagreement_interval'])}{score(one)}, of {one['ensembles']} that share no run"
+        f"two ensembles of {one.k} runs on {number(one.pairwise_disagreement)} "
+        f"{interval(one.pairwise_disagreement_interval)}{score(one)}, of {one.ensembles} that share no run"
         for one in ensembles
     )
     return (
-        f"Two single runs on LLM labels disagree on {number(llm['pairwise_disagreement'])} of the test texts"
+        f"Two single runs on LLM labels disagree on {number(llm.pairwise_disagreement)} of the test texts"
         f"{score(llm)}; {said}. Errors that all seeds share stay."
     )
 
 
-def _counting(shares: list[dict[str, Any]]) -> str:
+def _counting(shares: list[ClassShare]) -> str:
     """For who counts classes: the largest bias."""
-    whole = [one for one in shares if one["group"] is None]
-    one = max(whole, key=lambda one: abs(one["bias"]))
-    sure = one["bias_interval"][0] > 0 or one["bias_interval"][1] < 0
+    whole = [one for one in shares if one.group is None]
+    one = max(whole, key=lambda one: abs(one.bias))
     return (
-        f"Who counts classes by classifiers trained on LLM labels finds '{one['class']}' in {number(one['share'])} of "
-        f"the texts where gold has {number(one['gold'])}: a bias of {_plus(one['bias'])} "
-        f"{interval(one['bias_interval'])}{'' if sure else ', which cannot be told from zero'}, with an SD of "
-        f"{number(one['sd'])} from seed to seed. It is the largest of {len(whole)} classes' biases, "
+        f"Who counts classes by classifiers trained on LLM labels finds '{one.class_name}' in {number(one.share)} of "
+        f"the texts where gold has {number(one.gold)}: a bias of {_plus(one.bias)} "
+        f"{interval(one.bias_interval)}{'' if one.clear_bias else ', which cannot be told from zero'}, with an SD of "
+        f"{number(one.sd)} from seed to seed. It is the largest of {len(whole)} classes' biases, "
         f"and its interval is corrected for their number.{_groups(shares)}"
     )
 
 
-def _groups(shares: list[dict[str, Any]]) -> str:
+def _groups(shares: list[ClassShare]) -> str:
     """Whether classifiers miscount a class in a group; of those that do for sure the surest: small groups vary most."""
-    if not (found := [one for one in shares if one["group"] is not None and one["bias_interval"]]):
+    if not (found := [one for one in shares if one.group is not None and one.bias_interval]):
         return ""
-    if not (sure := [one for one in found if one["bias_interval"][0] > 0 or one["bias_interval"][1] < 0]):
-        return f" In none of {len({one['group'] for one in found})} groups can a bias be told from zero."
-    one = max(sure, key=lambda one: max(one["bias_interval"][0], -one["bias_interval"][1]))
+    one = max(found, key=lambda share: share.clear_bias)
+    if not one.clear_bias:
+        return f" In none of {len({one.group for one in found})} groups can a bias be told from zero."
     return (
-        f" By groups it is clearest for '{one['class']}' in '{one['group']}' ({one['n']:,} texts with gold): "
-        f"{_plus(one['bias'])} {interval(one['bias_interval'])}, corrected for the number of classes and groups. Where "
+        f" By groups it is clearest for '{one.class_name}' in '{one.group}' ({one.n:,} texts with gold): "
+        f"{_plus(one.bias)} {interval(one.bias_interval)}, corrected for the number of classes and groups. Where "
         "biases differ between groups, so do differences between groups that are counted."
     )
 
 
-def _counting_by_audit(shares: list[dict[str, Any]]) -> str:
+def _counting_by_audit(shares: list[ClassShare]) -> str:
     said = ", ".join(
-        f"'{one['class']}' {number(one['gold'])} {interval(one['gold_interval'])} (classifiers alone: "
-        f"{number(one['share'])})"
+        f"'{one.class_name}' {number(one.gold)} {interval(one.gold_interval)} (classifiers alone: {number(one.share)})"
         for one in shares
-        if one["group"] is None
+        if one.group is None
     )
     return (
         "Shares of the classes among texts like the test's, by all classifiers less their bias where people looked: "
@@ -436,70 +451,70 @@ def _counting_by_audit(shares: list[dict[str, Any]]) -> str:
     )
 
 
-def _copied(cells: dict[tuple[str, int], Any], least: int, top: int) -> str:
+def _copied(cells: dict[tuple[str, int], ErrorCells], least: int, top: int) -> str:
     """Which of the LLM's errors classifiers repeat, and whether its labels are a ceiling."""
     last, gold = cells["llm", top], cells.get(("gold", top))
     shown = [f"in {_share(cells['llm', size], 'copied')} at {size:,} training texts" for size in sorted({least, top})]
     text = (
-        f"Of the {last['n_wrong']:,} in {last['n']:,} test texts that the LLM itself gets wrong, classifiers on its "
+        f"Of the {last.n_wrong:,} in {last.n:,} test texts that the LLM itself gets wrong, classifiers on its "
         f"labels give the same wrong label {' and '.join(shown)}"
         + (
             f", classifiers on {top:,} gold labels in {_share(gold, 'copied')}: a difference of "
-            f"{_signed(last['copied_above_gold'])}, {_judge(last['copied_above_gold'])}."
-            if gold
+            f"{_signed(last.copied_above_gold)}, {_judge(last.copied_above_gold)}."
+            if gold and last.copied_above_gold
             else "."
         )
     )
-    if (since := last["since"]) is None:
+    if (since := last.since) is None:
         return text
-    closer, better, copied = since["agreement"], since["accuracy"], since["copied"]
+    closer, better, copied = since.agreement, since.accuracy, since.copied
     said = (
         "that they still come closer to it cannot be told, so a ceiling of its labels cannot either"
-        if closer["verdict"] != "higher"
+        if closer.verdict != "higher"
         else "they come closer to it and are still getting better: its labels are no ceiling yet"
-        if better["verdict"] == "higher"
+        if better.verdict == "higher"
         else "they come closer to it without a gain that can be told"
-        + (": more texts teach its errors too" if copied["verdict"] == "higher" else "")
+        + (": more texts teach its errors too" if copied and copied.verdict == "higher" else "")
     )
     return (
-        f"{text} Of all {last['n']:,} the LLM gets {_share(last, 'teacher_accuracy')} right and classifiers on "
+        f"{text} Of all {last.n:,} the LLM gets {_share(last, 'teacher_accuracy')} right and classifiers on "
         f"its labels {_share(last, 'accuracy')}; they agree with it in {_share(last, 'agreement')}. From "
-        f"{since['size']:,} to {top:,} training texts that agreement changes by {_signed(closer)} and their accuracy "
+        f"{since.size:,} to {top:,} training texts that agreement changes by {_signed(closer)} and their accuracy "
         f"by {_signed(better)}: {said}."
     )
 
 
-def _sources(found: dict[str, Any]) -> str:
+def _sources(found: Components) -> str:
     """What each source of chance brings to disagreement, largest first, and whether the largest stands out."""
-    ranked = sorted(found["sources"], key=lambda source: -found["disagreement"][source]["value"])
-    figures = [found["disagreement"][source] for source in ranked]
+    ranked = sorted(found.sources, key=lambda source: -found.disagreement[source].value)
+    figures = [found.disagreement[source] for source in ranked]
     said = ", ".join(
-        f"{number(figure['value'])} {interval(figure['interval'])} if only {SOURCES[source]} differ"
+        f"{number(figure.value)} {interval(figure.interval)} if only {SOURCES[source]} differ"
         for source, figure in zip(ranked, figures, strict=True)
     )
-    first, second = figures[0]["interval"], figures[1]["interval"]
-    apart = first is not None and first[0] > second[1]
+    first, second = figures[0].interval, figures[1].interval
+    apart = first is not None and second is not None and first[0] > second[1]
     return (
-        f"Of {found['n']:,} test texts two runs disagree on {said}; "
-        f"{number(found['disagreement']['all']['value'])} if all do. "
+        f"Of {found.n:,} test texts two runs disagree on {said}; "
+        f"{number(found.disagreement['all'].value)} if all do. "
         + (f"Most comes from {SOURCES[ranked[0]]}." if apart else "Which of them brings most cannot be told.")
     )
 
 
-def _signed(comparison: dict[str, Any]) -> str:
-    return f"{_plus(comparison['difference'])} {interval(comparison['interval'])}"
+def _signed(comparison: Difference | EqualAccuracy) -> str:
+    return f"{_plus(comparison.difference)} {interval(comparison.interval)}"
 
 
-def _judge(comparison: dict[str, Any]) -> str:
-    if comparison["interval"] is None:
-        return f"of which R = {comparison['R']} runs do not say how sure it is"
-    if comparison["verdict"] == "cannot tell":
-        return f"which cannot be told from zero with R = {comparison['R']}"
-    return f"clearly {'above' if comparison['verdict'] == 'higher' else 'below'} zero"
+def _judge(comparison: Difference | EqualAccuracy) -> str:
+    if comparison.interval is None:
+        return f"of which R = {comparison.R} runs do not say how sure it is"
+    if comparison.verdict == "cannot tell":
+        return f"which cannot be told from zero with R = {comparison.R}"
+    return f"clearly {'above' if comparison.verdict == 'higher' else 'below'} zero"
 
 
-def _share(found: dict[str, Any], name: str) -> str:
-    return f"{number(found[name])} {interval(found[f'{name}_interval'])}"
+def _share(found: ErrorCells, name: str) -> str:
+    return f"{number(getattr(found, name))} {interval(getattr(found, f'{name}_interval'))}"
 
 
 def _plus(value: float) -> str:
@@ -522,26 +537,26 @@ def how_trained(study: Study) -> str:
     )
 
 
-def how_made(study: Study, results: dict[str, Any]) -> str:
+def how_made(study: Study, results: Results) -> str:
     """What was run and how it was judged, in words: a paragraph of methods."""
-    data, model, annotator = study.recipe.data.path, study.recipe.annotate.model, results["annotator"]
-    chosen = f" (chosen on {annotator['calibration_gold']} gold labels)" if annotator["calibration_gold"] else ""
-    sizes = sorted({arm["size"] for arm in results["arms"]})
-    texts = f"{results['n']:,} test texts"
-    if results["audit"]:
-        judged = f"{texts}, of which people labelled {results['audit']['test']['labelled']:,}, drawn at random"
+    data, model, annotator = study.recipe.data.path, study.recipe.annotate.model, results.annotator
+    chosen = f" (chosen on {annotator.calibration_gold} gold labels)" if annotator.calibration_gold else ""
+    sizes = sorted({arm.size for arm in results.variants})
+    texts = f"{results.n:,} test texts"
+    if results.audit:
+        judged = f"{texts}, of which people labelled {results.audit.test.labelled:,}, drawn at random"
     else:
         judged = f"{texts} with gold labels"
     return (
-        f"Texts of {data} were labelled by {model} with {annotator['demonstrations']} demonstrations and "
-        f"{annotator['calibration']} calibration{chosen}; {how_trained(study)} {results['R']} seeds were run for each "
+        f"Texts of {data} were labelled by {model} with {annotator.demonstrations} demonstrations and "
+        f"{annotator.calibration} calibration{chosen}; {how_trained(study)} {results.R} seeds were run for each "
         f"source of labels at {_joined([f'{size:,}' for size in sizes])} training texts"
         f"{' (some at the largest number alone)' if study.grid.curves else ''}, and judged on {judged}. "
         "Disagreement is the share of test texts to which two runs that "
         "differ in their seeds give different labels, averaged over pairs of runs (Du & Nguyen 2023). Differences are "
-        f"paired by seed and test text; intervals are {results['confidence_level']:.0%}, by t, over seeds and test "
+        f"paired by seed and test text; intervals are {results.confidence_level:.0%}, by t, over seeds and test "
         "texts together. p-values of the primary comparisons (macro-F1 and disagreement at the largest size, "
-        f"{'' if results['audit'] else 'LLM labels against gold labels, '}every other source against LLM labels and "
+        f"{'' if results.audit else 'LLM labels against gold labels, '}every other source against LLM labels and "
         "against its control) are corrected for each other (Holm 1979)."
     )
 
@@ -566,7 +581,7 @@ def number(value: float | None) -> str:
     return f"{value:.3f}".replace("0.", ".", 1) if abs(value) < 1 else f"{value:.3f}"
 
 
-def interval(bounds: list[float] | None) -> str:
+def interval(bounds: Sequence[float] | None) -> str:
     return "[not defined]" if bounds is None or None in bounds else f"[{number(bounds[0])}, {number(bounds[1])}]"
 
 
@@ -574,18 +589,6 @@ def cell(text: str) -> str:
     """Text made safe for Markdown, tables included: no markup, no link, no image."""
     safe = re.sub(r"([\\`*_\[\]!|~#])", r"\\\1", html.escape(" ".join(str(text).split()), quote=False))
     return safe.replace("://", "&#58;//").replace("www.", "www&#46;")
-
-
-def gold_labels(arm: dict[str, Any]) -> int:
-    """All gold labels that a run of the arm consumed: for training, prompt, calibration and choice of checkpoint.
-
-    The mean over runs; of `one-rater` the raters' labels.
-    """
-    return round(
-        sum(arm["gold_train_labels"]) / len(arm["gold_train_labels"])
-        + arm["gold_prompt_labels"]
-        + arm["gold_validation_labels"]
-    )
 
 
 def mean(values: list[float | None]) -> float | None:

@@ -43,6 +43,7 @@ from .parts import SCHEMA, Parts
 from .quality import write_labels
 from .recipe import Recipe, UserError, drop_addresses, first_line
 from .runs import PREDICTIONS, Runs
+from .schema import Results
 from .study import FORMAT, Study, hash_ids, make_key, read_json, whole_folder, write_json, write_text
 
 logger = logging.getLogger(__name__)
@@ -228,7 +229,7 @@ def _collect(study: Study, labels: StudyLabels, folder: Path, texts: bool) -> Bu
 
 FIGURE_COLUMNS = pa.schema(
     [
-        *(("arm", pa.string()), ("against", pa.string()), ("size", pa.int32()), ("figure", pa.string())),
+        *(("variant", pa.string()), ("against", pa.string()), ("size", pa.int32()), ("figure", pa.string())),
         *((name, pa.float64()) for name in ("value", "low", "high")),
         *(("R", pa.int32()), ("n", pa.int32()), ("p_value", pa.float64()), ("p_holm", pa.float64())),
         *(("primary", pa.bool_()), ("verdict", pa.string())),
@@ -236,17 +237,18 @@ FIGURE_COLUMNS = pa.schema(
 )
 
 
-def _figures(results: dict[str, Any]) -> Iterator[dict[str, Any]]:
+def _figures(results: Results) -> Iterator[dict[str, Any]]:
     """The results as rows: each figure of an arm that has an interval, and each difference of one arm from another."""
-    for arm in results["arms"]:
-        for figure in (name.removesuffix("_interval") for name in arm if name.endswith("_interval")):
-            if isinstance(value := arm.get(figure), float):  # not those of each class, which are lists
-                low, high = arm[f"{figure}_interval"] or (None, None)
-                judged = arm["n_gold"] if figure.startswith(("accuracy", "macro_f1")) else arm["n"]
-                yield {**arm, "n": judged, "figure": figure, "value": value, "low": low, "high": high}
-    for one in results["comparisons"]:
-        low, high = one["interval"] or (None, None)
-        yield {**one, "value": one["difference"], "low": low, "high": high}
+    for result in results.variants:
+        figures = result.model_dump()
+        for figure in (name.removesuffix("_interval") for name in figures if name.endswith("_interval")):
+            if isinstance(value := figures.get(figure), float):  # not those of each class, which are lists
+                low, high = figures[f"{figure}_interval"] or (None, None)
+                judged = result.n_gold if figure.startswith(("accuracy", "macro_f1")) else result.n
+                yield {**figures, "n": judged, "figure": figure, "value": value, "low": low, "high": high}
+    for comparison in results.comparisons:
+        low, high = comparison.interval or (None, None)
+        yield {**comparison.model_dump(), "value": comparison.difference, "low": low, "high": high}
 
 
 def _identity(study: Study) -> str:

@@ -17,6 +17,7 @@ from .labels.pool import StudyLabels
 from .labels.rules import Labels
 from .recipe import UserError
 from .runs import PREDICTIONS, Runs
+from .schema import Figures, Results, read_results
 from .study import Study, hash_files, make_key, read_json
 from .variants import CONTROLS, VARIANTS
 from .verdict import decide, freedom
@@ -31,7 +32,7 @@ FIGURES = ("accuracy", "macro_f1", "pairwise_disagreement")
 #: What an arm has no value of where no test text has gold.
 SCORES = (
     *(f"{figure}_{what}" for figure in ("accuracy", "macro_f1") for what in ("mean", "mean_interval")),
-    *("macro_f1_sd", "macro_f1_sd_interval", "unlearnt_runs", "majority_accuracy", "per_class_f1_mean"),
+    *("macro_f1_sd", "macro_f1_sd_interval", "chance_level_runs", "majority_accuracy", "per_class_f1_mean"),
 )
 #: Each variant with those that it is compared with.
 PAIRS = [(variant.name, other) for variant in VARIANTS.values() for other in variant.comparisons]
@@ -45,7 +46,7 @@ def metrics_folder() -> Path:
     return inside if inside.is_dir() else Path(__file__).parent.parent / "metrics"
 
 
-def measure(study: Study, labels: StudyLabels, runs: Runs) -> dict[str, Any]:
+def measure(study: Study, labels: StudyLabels, runs: Runs) -> Results:
     """Computes `report/results.json` if the runs behind it have changed.
 
     Args:
@@ -53,7 +54,7 @@ def measure(study: Study, labels: StudyLabels, runs: Runs) -> dict[str, Any]:
             A study whose runs are all trained, its labels and its runs.
 
     Returns:
-        `dict`: the results; docs/CONTRACT.md names every field.
+        `Results`
 
     Raises:
         UserError: runs are missing.
@@ -71,8 +72,8 @@ def measure(study: Study, labels: StudyLabels, runs: Runs) -> dict[str, Any]:
             )
         )
     with study.lock():
-        results = read_json(study.results_file)
-        if results and results["key"] == _results_key(study, labels, runs):
+        results = read_study_results(study)
+        if results and results.key == _results_key(study, labels, runs):
             return results
         predictions: Predictions = {
             (arm, size): np.stack(
@@ -87,7 +88,7 @@ def measure(study: Study, labels: StudyLabels, runs: Runs) -> dict[str, Any]:
         arms = list(_measure_arms(study, labels, runs, predictions, judged, test))
         comparisons, top = list(_compare(predictions, judged, test)), study.grid.sizes[-1]
         _correct(comparisons, top)
-        results = {
+        content = {
             "key": _results_key(study, labels, runs),
             "study": study.recipe.name,
             "label_names": labels.test.label_names,
@@ -97,11 +98,9 @@ def measure(study: Study, labels: StudyLabels, runs: Runs) -> dict[str, Any]:
             "n": len(labels.test),
             "audit": _describe_audit(study, labels),
             "confidence_level": LEVEL,
-            "lines": {
-                name: VARIANTS[name].line.format(share=f"{study.grid.replace_share:.0%}") for name in study.grid.arms
-            },
+            "lines": {name: VARIANTS[name].describe(study.grid.replace_share) for name in study.grid.arms},
             "annotator": _measure_annotator(study, labels),
-            "arms": arms,
+            "variants": arms,
             "comparisons": comparisons,
             "best_mitigation": _best([a for a in CONTROLS if (a, top) in _learnt(arms) & set(judged)], judged, test),
             "regained": list(_regained(arms, judged, test)) if ("gold", top) in judged else [],
@@ -114,17 +113,33 @@ def measure(study: Study, labels: StudyLabels, runs: Runs) -> dict[str, Any]:
             "components": list(_components(study, labels.test, seen, test)),
             "notes": _notes(labels, runs),
         }
-        results = without_nan(results)
-        results["verdict"] = decide(results, study.recipe.accept)
+        figures = Figures.model_validate(without_nan(content))
+        results = Results(**dict(figures), verdict=decide(figures, study.recipe.accept))
         study.report.mkdir(parents=True, exist_ok=True)
-        study.write_json(study.results_file, results)
-    return read_json(study.results_file)
+        study.write_json(study.results_file, results.model_dump(mode="json"))
+    return results
+
+
+def read_study_results(study: Study) -> Results | None:
+    """Return the content of `report/results.json`; None if there is no such file.
+
+    Raises:
+        UserError: another version of hf-recipes wrote it.
+    """
+    try:
+        return read_results(study.results_file.read_bytes())
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise UserError(
+            f"{study.results_file} must have the schema of this version ({error}). Delete it and run hf-recipes report."
+        ) from None
 
 
 def is_measured(study: Study, labels: StudyLabels, runs: Runs) -> bool:
     """Return whether the results of a trained study exist and are current."""
-    results = read_json(study.results_file)
-    return results is not None and results["key"] == _results_key(study, labels, runs)
+    results = read_study_results(study)
+    return results is not None and results.key == _results_key(study, labels, runs)
 
 
 def _results_key(study: Study, labels: StudyLabels, runs: Runs) -> str:
@@ -174,14 +189,14 @@ def _measure_arms(
         if study.recipe.few_gold:
             stable |= instability.compute(predictions=classes, num_classes=len(names))
             if judged:  # on few texts a good classifier may be no better than chance by chance
-                scored["unlearnt_runs"] = sum(len(np.unique(run_classes)) == 1 for run_classes in classes)
+                scored["chance_level_runs"] = sum(len(np.unique(run_classes)) == 1 for run_classes in classes)
         by_name = {
             field: {names[k]: value for k, value in figures.items()}
             for field, figures in stable.items()
             if field.startswith("per_class_")
         }
         yield {
-            "arm": arm,
+            "variant": arm,
             "size": size,
             "gold_train_labels": [trained.gold_labels for trained in given_labels],
             "gold_prompt_labels": 0
@@ -255,8 +270,8 @@ def _measure_annotator(study: Study, labels: StudyLabels) -> dict[str, Any]:
         "llm_share": dict(zip(names, found["label_share"], strict=True)),
         "nll": float(-np.log(np.clip(given_gold, 1e-300, None)).mean()) if len(known) else None,
         **_divergence(pool.raters, pool.probs),
-        "one_rater": None if pool.raters is None else one_rater_agreement(pool.raters),
-        "covered": found["covered_mean"],
+        "one_annotator": None if pool.raters is None else one_rater_agreement(pool.raters),
+        "label_mass": found["covered_mean"],
         "status": {name: status.count(name) for name in sorted(set(status))},
         "truncated": int(labels.annotations[0].truncated.sum()),
     }
@@ -319,7 +334,10 @@ def _correct(comparisons: list[dict[str, Any]], top: int) -> None:
         for one in comparisons
         if one["size"] == top
         and one["figure"] in ("macro_f1", "pairwise_disagreement")
-        and ((one["arm"], one["against"]) == ("llm", "gold") or one["against"] in ("llm", CONTROLS.get(one["arm"])))
+        and (
+            (one["variant"], one["against"]) == ("llm", "gold")
+            or one["against"] in ("llm", CONTROLS.get(one["variant"]))
+        )
     ]
     corrected = _load("instability_comparison").holm([one["p_value"] for one in primary])
     for one in comparisons:
@@ -383,7 +401,7 @@ def _error_cells(
         before = None if smaller is None else predictions[arm, smaller][:, known]
         base = predictions.get(("gold", size)) if arm != "gold" and wrong.sum() > 1 else None
         yield {
-            **{"arm": arm, "size": size, "R": len(labels), "n": len(known), "n_wrong": int(wrong.sum())},
+            **{"variant": arm, "size": size, "R": len(labels), "n": len(known), "n_wrong": int(wrong.sum())},
             **{"teacher_accuracy": own["accuracy"], "teacher_accuracy_interval": own["accuracy_interval"]},
             **{key: value for cell, held in cells.items() for key, value in share(cell, held * 1, every).items()},
             **share("agreement", labels, teacher),
@@ -405,7 +423,7 @@ def _error_cells(
 
 def _learnt(arms: list[dict[str, Any]]) -> set[tuple[str, int]]:
     """The arms and sizes of which every run is better than chance."""
-    return {(arm["arm"], arm["size"]) for arm in arms if not arm["unlearnt_runs"]}
+    return {(arm["variant"], arm["size"]) for arm in arms if not arm["chance_level_runs"]}
 
 
 def _best(among: list[str], predictions: Predictions, test: Rows) -> dict[str, Any] | None:
@@ -433,7 +451,7 @@ def _best(among: list[str], predictions: Predictions, test: Rows) -> dict[str, A
     found = comparison.compute(
         predictions1=half(best, 1), predictions2=half("llm", 1), references=test.gold[texts[1]], num_classes=classes
     )
-    return {"arm": best, "among": among, "R": found["R"], "n": found["n"], **_difference(found, "macro_f1")}
+    return {"variant": best, "among": among, "R": found["R"], "n": found["n"], **_difference(found, "macro_f1")}
 
 
 def _regained(arms: list[dict[str, Any]], predictions: Predictions, test: Rows) -> Iterator[dict[str, Any]]:
@@ -475,7 +493,7 @@ def _regained(arms: list[dict[str, Any]], predictions: Predictions, test: Rows) 
         middle = gain * gap - needed * together
         half = np.sqrt(max(middle**2 - square * (gain**2 - needed * variance), 0.0))
         bounds = [float((middle - half) / square), float((middle + half) / square)]
-        yield {"arm": arm, "size": top, "R": runs, "n": len(test), "share": gain / gap, "interval": bounds}
+        yield {"variant": arm, "size": top, "R": runs, "n": len(test), "share": gain / gap, "interval": bounds}
 
 
 def _ensembles(study: Study, every: Rows, seen: np.ndarray, test: Rows) -> Iterator[dict[str, Any]]:
@@ -495,7 +513,7 @@ def _ensembles(study: Study, every: Rows, seen: np.ndarray, test: Rows) -> Itera
             if len(seen) > 1:
                 found |= scores.compute(predictions=labels[:, seen], references=test.gold, num_classes=classes)
             yield {
-                **{"arm": arm, "size": top, "k": k, "ensembles": count, "n": len(every)},
+                **{"variant": arm, "size": top, "k": k, "ensembles": count, "n": len(every)},
                 **{field: found.get(field) for field in ("macro_f1_mean", "macro_f1_mean_interval")},
                 **{field: found[field] for field in ("pairwise_disagreement", "pairwise_disagreement_interval")},
             }
@@ -566,7 +584,7 @@ def _class_shares(predictions: Predictions, judged: Predictions, every: Rows, te
                 gold, bounds = powered_share(found.mean(axis=0), (labels == k).mean(axis=0), truth == k, level)
             bias = float(off[k].mean())
             yield {
-                **{"arm": arm, "size": size, "group": group, "class": name, "R": runs, "n": items},
+                **{"variant": arm, "size": size, "group": group, "class_name": name, "R": runs, "n": items},
                 **{"gold": gold, "gold_interval": bounds, "share": float(found.mean()), "bias": bias},
                 **{"bias_interval": [bias - float(half[k]), bias + float(half[k])] if runs > 2 else None},
                 "sd": float(found.mean(axis=1).std(ddof=1)),
@@ -589,10 +607,10 @@ def _iso_accuracy(arms: list[dict[str, Any]], predictions: Predictions, test: Ro
         ladder=[predictions["gold", size] for size in sizes],
     )
     same = found["iso_accuracy"]
-    if same["status"] == "ok":
-        same |= {"R": found["R"], "sizes": sorted(sizes[step] for step in same["sizes"])}
-        same |= {"interval": None} if np.isnan(same["p_value"]) else {}
-    return dict(same)
+    if same.pop("status") != "ok":
+        return None
+    same |= {"R": found["R"], "sizes": sorted(sizes[step] for step in same["sizes"])}
+    return dict(same) | ({"interval": None} if np.isnan(same["p_value"]) else {})
 
 
 def _compare(predictions: Predictions, judged: Predictions, test: Rows) -> Iterator[dict[str, Any]]:
@@ -617,7 +635,7 @@ def _compare(predictions: Predictions, judged: Predictions, test: Rows) -> Itera
                     if found is None:
                         continue
                     yield {
-                        **{"size": size, "arm": one, "against": other, "figure": figure, "R": found["R"]},
+                        **{"size": size, "variant": one, "against": other, "figure": figure, "R": found["R"]},
                         **{"n": found["n"], **_difference(found, figure)},
                     }
 
@@ -639,7 +657,7 @@ def _plateaus(arms: list[dict[str, Any]], predictions: Predictions, test: Rows) 
     if not sizes or sizes[-1] < 2 * sizes[0]:
         return
     curves = {
-        name: [one["macro_f1_runs"] for s in sizes for one in arms if (one["arm"], one["size"]) == (name, s)]
+        name: [one["macro_f1_runs"] for s in sizes for one in arms if (one["variant"], one["size"]) == (name, s)]
         for name in dict.fromkeys(name for name, _ in predictions)
         if all((name, size) in predictions for size in sizes)
     }
@@ -659,7 +677,7 @@ def _plateaus(arms: list[dict[str, Any]], predictions: Predictions, test: Rows) 
             against = {"against": curves["gold"], "against_item_se": _item_se(moved["gold"])}
             against["difference_item_se"] = _item_se(moved["gold"] - moved[name])
         found = plateau.compute(sizes=sizes, scores=scores, delta=DELTA, **se, **against)
-        yield {"arm": name, "figure": "macro_f1", "n": len(test), **se, **found}
+        yield {"variant": name, "figure": "macro_f1", "n": len(test), **se, **found}
 
 
 def _components(study: Study, every: Rows, seen: np.ndarray, test: Rows) -> Iterator[dict[str, Any]]:
@@ -677,7 +695,7 @@ def _components(study: Study, every: Rows, seen: np.ndarray, test: Rows) -> Iter
         else:
             found = {figure: {name: dict.fromkeys(one) for name, one in of.items()} for figure, of in found.items()}
         yield {
-            **{"arm": arm, "size": grid.sizes[-1], "sources": sources, "levels": shape[0]},
+            **{"variant": arm, "size": grid.sizes[-1], "sources": sources, "levels": shape[0]},
             **{"R": len(runs), "n": len(every)},
             "disagreement": disagreement(labels.reshape(*shape, -1), sources, len(test.label_names)),
             **found,

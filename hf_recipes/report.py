@@ -2,30 +2,30 @@
 
 import base64
 from pathlib import Path
-from typing import Any
 
 from jinja2 import Environment, FileSystemLoader
 
 from .figures import captions, draw
-from .findings import SOURCES, cell, describe, gold_labels, how_made, interval, mean, number
+from .findings import SOURCES, cell, describe, how_made, interval, mean, number
 from .runs import other_runs
+from .schema import Components, Results
 from .study import Study, hash_files, make_key, write_text
 
 TEMPLATES = Path(__file__).parent / "templates"
 PARTS = ("findings", "figures", "report")
 
 
-def write_report(study: Study, results: dict[str, Any]) -> None:
+def write_report(study: Study, results: Results) -> None:
     """Writes report.md, report.html (self-contained) and the figures beside results.json, unless they are there.
 
     Args:
         study (`Study`):
             A measured study.
-        results (`dict`):
+        results (`Results`):
             What `measure` returned.
     """
     key = make_key(
-        results=results,
+        results=results.model_dump(mode="json"),
         name=study.recipe.name,
         code=[hash_files(TEMPLATES), *(hash_files(Path(__file__).with_name(f"{one}.py")) for one in PARTS)],
     )
@@ -43,7 +43,6 @@ def write_report(study: Study, results: dict[str, Any]) -> None:
             "number": number,
             "interval": interval,
             "cell": cell,
-            "gold_labels": gold_labels,
             "mean": mean,
         }
         markdown = page_style.overlay(autoescape=False)  # `cell` escapes what comes from the data
@@ -54,26 +53,26 @@ def write_report(study: Study, results: dict[str, Any]) -> None:
         write_text(page, page_style.get_template("report.html").render(context, images=images))
 
 
-def components_of(found: dict[str, Any]) -> list[tuple[str, str, str]]:
+def components_of(found: Components) -> list[tuple[str, str, str]]:
     """The rows of the table of sources: a name, and the keys of its disagreement and of its variance component."""
-    return [*((SOURCES[name], name, name) for name in found["sources"]), ("all of them", "all", "total")]
+    return [*((SOURCES[name], name, name) for name in found.sources), ("all of them", "all", "total")]
 
 
-def print_summary(study: Study, results: dict[str, Any]) -> None:
+def print_summary(study: Study, results: Results) -> None:
     """The table at the end of a run, and where the report lies."""
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title=f"{study.recipe.name}: {results['R']} seeds, {results['n']:,} test texts, 95% intervals")
+    table = Table(title=f"{study.recipe.name}: {results.R} seeds, {results.n:,} test texts, 95% intervals")
     for column in ("arm", "texts", "gold", "macro-F1", "seeds disagree"):
         table.add_column(column, justify="left" if column == "arm" else "right", no_wrap=True)
-    for arm in results["arms"]:
+    for arm in results.variants:
         table.add_row(
-            arm["arm"],
-            f"{arm['size']:,}",
-            f"{gold_labels(arm):,}",
-            f"{number(arm['macro_f1_mean'])} {interval(arm['macro_f1_mean_interval'])}",
-            f"{number(arm['pairwise_disagreement'])} {interval(arm['pairwise_disagreement_interval'])}",
+            arm.variant,
+            f"{arm.size:,}",
+            f"{arm.gold_labels:,}",
+            f"{number(arm.macro_f1_mean)} {interval(arm.macro_f1_mean_interval)}",
+            f"{number(arm.pairwise_disagreement)} {interval(arm.pairwise_disagreement_interval)}",
         )
     console = Console(width=None if Console().is_terminal else 120, markup=False, highlight=False)
     console.print(table)

@@ -7,7 +7,6 @@ Nothing of it is run, and no file of it stays: what is downloaded is read into m
 """
 
 import json
-import math
 import re
 import sys
 from dataclasses import dataclass, is_dataclass
@@ -20,6 +19,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from schema import Results, read_results
 
 OURS = "hf-recipes"
 NAME = r"[A-Za-z0-9._-]{1,96}"
@@ -115,7 +115,7 @@ class Study:
         prefix (`str`): what the names of its configs begin with.
         texts (`bool`): whether the texts are published.
         manifest, findings (`dict`): of study.json and findings.json; empty without.
-        results (`dict`): the checked part of results.json; empty without.
+        results (`Results`, *optional*): the content of results.json.
         pool (`Pool`), test (`Test`, *optional*)
     """
 
@@ -128,7 +128,7 @@ class Study:
     classes: list[str]
     manifest: dict[str, Any]
     findings: dict[str, Any]
-    results: dict[str, Any]
+    results: Results | None
     pool: Pool
     test: Test | None
 
@@ -233,13 +233,13 @@ def read_folder(
         if not names and (folder / "data" / "llm").is_dir():  # a dataset folder that is not published
             manifest: dict[str, Any] = {}
             configs, prefix, chosen = sorted(p.name for p in (folder / "data").iterdir()), "", where
-            found, findings = {}, {}
+            found, findings = None, {}
         else:
             chosen = _choose(where, names, name)
             home = folder / OURS / chosen
             manifest = _read_json(home / "study.json")
             configs, prefix = _configs(manifest)
-            found = _results(_read_json(home / "results.json"))
+            found = _read_results(home / "results.json")
             findings = _findings(_read_json(home / "findings.json"))
         data = folder / "data"
         named = [config[len(prefix) :] for config in configs]
@@ -292,6 +292,15 @@ def _read_json(path: Path) -> dict[str, Any]:
     return found
 
 
+def _read_results(path: Path) -> Results | None:
+    """Return the results; None if there is no such file."""
+    if not path.is_file():
+        return None
+    if path.stat().st_size > MOST_JSON:
+        raise UnreadableError(f"{path.name} is larger than {MOST_JSON / 1e6:,.0f} MB.")
+    return read_results(path.read_bytes())
+
+
 def _configs(manifest: dict[str, Any]) -> tuple[list[str], str]:
     configs, prefix = manifest["configs"], manifest["prefix"]
     if not re.fullmatch(r"[A-Za-z0-9._-]{0,96}", prefix) or len(configs) > 100:
@@ -312,63 +321,8 @@ def _manifest(raw: dict[str, Any]) -> dict[str, Any]:
     )
 
 
-def _number(value: Any) -> float | None:
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError("no number")
-    return value if math.isfinite(value) else None
-
-
-def _bounds(value: Any) -> list[float] | None:
-    if value is None or None in value:
-        return None
-    low, high = (_number(one) for one in value)
-    return [low, high]  # type: ignore[list-item]
-
-
 def _text(value: Any) -> str | None:
     return None if value is None else str(value)[:LONGEST]
-
-
-def _numbers(value: Any) -> list[float]:
-    return [number for one in value or [] if (number := _number(one)) is not None]
-
-
-ARM = {
-    **{"arm": _text, "size": int, "R": int, "n": int, "n_gold": _number, "unlearnt_runs": _number},
-    **{"macro_f1_mean": _number, "macro_f1_mean_interval": _bounds, "macro_f1_runs": _numbers},
-    **{"accuracy_mean": _number, "accuracy_mean_interval": _bounds, "accuracy_runs": _numbers},
-    **{"macro_f1_sd": _number, "macro_f1_sd_interval": _bounds},
-    **{"pairwise_disagreement": _number, "pairwise_disagreement_interval": _bounds},
-    **{"unanimity": _number, "unanimity_interval": _bounds},
-    **{"gold_train_labels": _numbers, "gold_prompt_labels": _number, "gold_validation_labels": _number},
-}
-COMPARISON = {
-    **{"size": int, "arm": _text, "against": _text, "figure": _text, "difference": _number, "interval": _bounds},
-    **{"p_value": _number, "p_holm": _number, "detectable": _number, "verdict": _text, "R": int, "n": int},
-}
-CRITERION = {"name": _text, "value": _number, "interval": _bounds, "limit": _number, "status": _text}
-
-
-def _take(raw: Any, fields: dict[str, Any]) -> dict[str, Any]:
-    return {name: read(raw.get(name)) for name, read in fields.items()}
-
-
-def _results(raw: dict[str, Any]) -> dict[str, Any]:
-    """Those fields of results.json that are shown, each of the type that it should be; docs/CONTRACT.md says what."""
-    if not raw:
-        return {}
-    verdict, annotator = raw["verdict"], raw["annotator"]
-    return {
-        **{"R": int(raw["R"]), "n": int(raw["n"]), "seeds": len(raw["seeds"]), "audit": raw.get("audit") is not None},
-        "confidence_level": float(raw["confidence_level"]),
-        "decision": _text(verdict["decision"]),
-        "criteria": [_take(one, CRITERION) for one in verdict["criteria"]],
-        "annotator": _take(annotator, {"model": _text, "accuracy": _number, "accuracy_interval": _bounds, "n": int}),
-        "arms": [_take(one, ARM) for one in raw["arms"]],
-        "comparisons": [_take(one, COMPARISON) for one in raw["comparisons"]],
-    }
 
 
 def _findings(raw: dict[str, Any]) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 from published import Study
+from schema import Results
 
 ROWS = 25  # on a page of a table
 KINDS = {
@@ -22,6 +23,15 @@ SEEDS = {
 }
 
 
+#: The fields of a variant, and those of the annotator, that the pages and the API show.
+SHOWN = {
+    *("size", "R", "n", "n_gold", "chance_level_runs", "macro_f1_mean", "macro_f1_mean_interval", "macro_f1_runs"),
+    *("accuracy_mean", "accuracy_mean_interval", "accuracy_runs", "macro_f1_sd", "macro_f1_sd_interval"),
+    *("pairwise_disagreement", "pairwise_disagreement_interval", "unanimity", "unanimity_interval"),
+}
+ANNOTATOR = {"model", "accuracy", "accuracy_interval", "n"}
+
+
 def choices(study: Study) -> dict[str, Any]:
     """What the filters of the pages can be set to.
 
@@ -30,7 +40,7 @@ def choices(study: Study) -> dict[str, Any]:
         there are `texts`, `gold` and `runs`.
     """
     cells = study.test.cells() if study.test else []
-    measured = [(arm["arm"], arm["size"]) for arm in study.results.get("arms", [])]
+    measured = [(result.variant, result.size) for result in study.results.variants] if study.results else []
     both = list(dict.fromkeys([*measured, *cells]))
     return {
         "classes": study.classes,
@@ -77,56 +87,41 @@ def verdict(study: Study) -> dict[str, Any]:
     results, findings = study.results, study.findings
     return {
         "about": about(study),
-        "decision": results.get("decision"),
+        "decision": results.verdict.decision if results else None,
         **{name: findings.get(name, []) for name in ("findings", "more", "limits", "labels")},
         "methods": findings.get("methods", ""),
-        "criteria": results.get("criteria", []),
-        "tiles": _tiles(results),
-        **{name: results.get(name) for name in ("R", "n", "confidence_level")},
-        "annotator": results.get("annotator"),
+        "criteria": results.verdict.model_dump(mode="json")["criteria"] if results else [],
+        "tiles": _tiles(results) if results else [],
+        **{name: getattr(results, name, None) for name in ("R", "n", "confidence_level")},
+        "annotator": results.annotator.model_dump(mode="json", include=ANNOTATOR) if results else None,
         "arms": [
             {
-                **{name: value for name, value in arm.items() if not name.startswith("gold_")},
-                "gold_labels": _gold_labels(arm),
-                "says": findings.get("arms", {}).get(arm["arm"], ""),
-                "control": findings.get("controls", {}).get(arm["arm"]),
+                **result.model_dump(mode="json", include=SHOWN),
+                "arm": result.variant,
+                "gold_labels": result.gold_labels,
+                "says": findings.get("arms", {}).get(result.variant, ""),
+                "control": findings.get("controls", {}).get(result.variant),
             }
-            for arm in results.get("arms", [])
+            for result in (results.variants if results else [])
         ],
     }
 
 
-def _gold_labels(arm: dict[str, Any]) -> int | None:
-    spent = arm["gold_train_labels"]
-    if not spent:
-        return None
-    return round(sum(spent) / len(spent) + (arm["gold_prompt_labels"] or 0) + (arm["gold_validation_labels"] or 0))
-
-
-def _tiles(results: dict[str, Any]) -> list[dict[str, Any]]:
-    """The numbers that the answer stands on: LLM labels beside gold labels at the largest size."""
-    if not results:
-        return []
-    top = max(arm["size"] for arm in results["arms"])
-    arms = {arm["arm"]: arm for arm in results["arms"] if arm["size"] == top}
-    tests = {
-        one["figure"]: one
-        for one in results["comparisons"]
-        if (one["arm"], one["against"], one["size"]) == ("llm", "gold", top)
-    }
-    found = []
+def _tiles(results: Results) -> list[dict[str, Any]]:
+    """Return the main figures: LLM labels and gold labels at the largest size, and their difference."""
+    top, arms = results.top, results.at_top
+    found: list[dict[str, Any]] = []
     for figure, field, title in (
         ("macro_f1", "macro_f1_mean", "macro-F1"),
         ("pairwise_disagreement", "pairwise_disagreement", "two seeds disagree on"),
     ):
         for arm in ("llm", "gold"):
-            if arm in arms and arms[arm][field] is not None:
-                values = {"value": arms[arm][field], "interval": arms[arm][f"{field}_interval"]}
+            if arm in arms and getattr(arms[arm], field) is not None:
+                values = {"value": getattr(arms[arm], field), "interval": getattr(arms[arm], f"{field}_interval")}
                 name = "LLM labels" if arm == "llm" else "gold labels"
                 found.append({"title": f"{title}, {name}", "of": f"{top:,} training texts", **values})
-        if figure in tests:
-            one = tests[figure]
-            values = {"value": one["difference"], "interval": one["interval"], "verdict": one["verdict"]}
+        if one := results.find("llm", "gold", figure):
+            values = {"value": one.difference, "interval": one.interval, "verdict": one.verdict}
             found.append({"title": f"{title}, LLM less gold", "of": "paired by seed and text", **values})
     return found
 
@@ -368,60 +363,62 @@ def compare(
     second = other or study
     if not study.results or not second.results:
         return {"sides": [], "tests": [], "said": [*missing(study), *(missing(second) if other else [])]}
-    arm = _measured(study, arm, "llm")
-    against = _measured(second, against, "llm" if other else "gold" if arm != "gold" else "llm")
-    one, two = _side(study, arm, size), _side(second, against, size)
+    arm = _measured(study.results, arm, "llm")
+    against = _measured(second.results, against, "llm" if other else "gold" if arm != "gold" else "llm")
+    one, two = _side(study, study.results, arm, size), _side(second, second.results, against, size)
     said, tests = [], []
     if other is None and arm == against:
         said = ["These are the same labels: choose two."]
     elif other is None and one["size"] == two["size"]:
-        tests = _published(study, arm, against, one["size"])
+        tests = _published(study.results, arm, against, one["size"])
     if not tests and not said:
         tests, said = _tested_here(study, second, one, two, test)
     return {"sides": [one, two], "tests": tests, "said": said, "same_study": other is None}
 
 
-def _measured(study: Study, arm: str, default: str) -> str:
-    names = [one["arm"] for one in study.results["arms"]]
+def _measured(results: Results, arm: str, default: str) -> str:
+    names = [result.variant for result in results.variants]
     return arm if arm in names else default if default in names else names[0]
 
 
-def _side(study: Study, arm: str, size: int) -> dict[str, Any]:
-    mine = {one["size"]: one for one in study.results["arms"] if one["arm"] == arm}
+def _side(study: Study, results: Results, arm: str, size: int) -> dict[str, Any]:
+    mine = {result.size: result for result in results.variants if result.variant == arm}
     found = mine.get(size) or mine[max(mine)]
     values = {
-        figure: {"value": found[field], "interval": found[f"{field}_interval"]} for figure, field in FIELDS.items()
+        figure: {"value": getattr(found, field), "interval": getattr(found, f"{field}_interval")}
+        for figure, field in FIELDS.items()
     }
     return {
         **{
             "study": study.name,
             "repo": study.where,
             "arm": arm,
-            "size": found["size"],
-            "R": found["R"],
-            "n": found["n"],
+            "size": found.size,
+            "R": found.R,
+            "n": found.n,
         },
-        **{"gold_labels": _gold_labels(found), "unlearnt_runs": found["unlearnt_runs"], "figures": values},
+        **{"gold_labels": found.gold_labels, "chance_level_runs": found.chance_level_runs, "figures": values},
         "says": study.findings.get("arms", {}).get(arm, ""),
     }
 
 
-def _published(study: Study, arm: str, against: str, size: int) -> list[dict[str, Any]]:
+def _published(results: Results, arm: str, against: str, size: int) -> list[dict[str, Any]]:
+    """Return the study's own comparisons of two variants, turned around where the study has the other order."""
     found = []
-    for one in study.results["comparisons"]:
-        if one["size"] != size or {one["arm"], one["against"]} != {arm, against}:
+    for comparison in results.comparisons:
+        if comparison.size != size or {comparison.variant, comparison.against} != {arm, against}:
             continue
-        turned = one["arm"] != arm
-        values = {name: one[name] for name in ("figure", "p_value", "p_holm", "detectable", "R", "n")}
-        interval = one["interval"]
+        turned = comparison.variant != arm
+        interval, verdict = comparison.interval, comparison.verdict
+        if turned:
+            interval = interval and (-interval[1], -interval[0])
+            verdict = {"higher": "lower", "lower": "higher"}.get(verdict, verdict)
         found.append(
             {
-                **values,
-                "difference": -one["difference"] if turned and one["difference"] is not None else one["difference"],
-                "interval": [-interval[1], -interval[0]] if turned and interval else interval,
-                "verdict": {"higher": "lower", "lower": "higher"}.get(one["verdict"], one["verdict"])
-                if turned
-                else one["verdict"],
+                **comparison.model_dump(include={"figure", "p_value", "p_holm", "detectable", "R", "n"}),
+                "difference": -comparison.difference if turned else comparison.difference,
+                "interval": interval,
+                "verdict": verdict,
                 "by": "study",
             }
         )

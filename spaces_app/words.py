@@ -142,7 +142,7 @@ def verdict_rest(data: dict[str, Any]) -> str:
                 f"{number(arm['accuracy_mean'])} <i>{interval(arm['accuracy_mean_interval'])}</i>",
                 f"{number(arm['pairwise_disagreement'])} <i>{interval(arm['pairwise_disagreement_interval'])}</i>",
                 str(arm["R"]),
-                "–" if arm["unlearnt_runs"] is None else f"{arm['unlearnt_runs']:,}",
+                "–" if arm["chance_level_runs"] is None else f"{arm['chance_level_runs']:,}",
             ]
             for arm in data["arms"]
         ],

@@ -14,6 +14,7 @@ from hf_recipes.annotate import annotate
 from hf_recipes.data import open_rows
 from hf_recipes.plan import make_plan
 from hf_recipes.recipe import UserError
+from hf_recipes.schema import Comparison
 from hf_recipes.train import train
 
 
@@ -21,7 +22,7 @@ from hf_recipes.train import train
 @pytest.mark.parametrize(("runs", "parts"), [(16, (0.01, 0.02)), (3, (0.005, 0.001)), (5, (0.009, 0.0))])
 def test_chances_are_those_of_simulated_studies(value, limit, runs, parts):
     """With the t interval of studies, few seeds among them."""
-    pilot = {"seed_se": parts[0], "item_se": parts[1], "R": 4, "n": 200}
+    pilot = Comparison.model_construct(seed_se=parts[0], item_se=parts[1], R=4, n=200)
     found = chances(pilot, value, limit, runs=runs, items=3200)
     rng = np.random.default_rng(0)
     per_run = rng.normal(0, parts[0] * 4**0.5, (20_000, runs))
@@ -54,13 +55,13 @@ def test_a_pilot_is_small_has_a_folder_of_its_own_and_speaks(make_study, engine,
     annotate(pilot)
     assert train(pilot) == {}
     with redirect_stdout(StringIO()) as output:
-        print_advice(study, pilot)
+        print_advice(study, pilot, measure(pilot))
     said = " ".join(output.getvalue().split())
     assert "What is left of the whole study: about" in said
     assert "Its chances cannot be told: at 20 training texts some runs with gold and llm labels learnt nothing" in said
     results = measure(pilot)
-    for arm in results["arms"]:
-        arm["unlearnt_runs"] = 0
+    learnt = [result.model_copy(update={"chance_level_runs": 0}) for result in results.variants]
+    results = results.model_copy(update={"variants": learnt})
     said = " ".join(_advice(study, open_rows(study), results, make_plan(study, pilot)[0]))
     assert "with R = 6 and 40 test texts, by the pilot's standard errors (R = 4, n = 40, 20 training texts)" in said
     assert said.count("to show that the limit holds") == 2

@@ -4,7 +4,7 @@ import json
 import re
 
 import pytest
-from test_report import make_results
+from test_report import made
 
 from hf_recipes.compare import compare
 from hf_recipes.findings import interval, number
@@ -13,14 +13,14 @@ from hf_recipes.recipe import UserError
 
 @pytest.fixture
 def folders(tmp_path):
-    made = []
+    paths = []
     for name, cost in (("tweets", -0.2), ("a|b <script>", -0.01)):
-        results = make_results(cost=cost, cost_interval=(cost - 0.05, cost + 0.05), name="x") | {"study": name}
-        folder = tmp_path / f"study{len(made)}" / "report"
+        results = made(cost=cost, cost_interval=(cost - 0.05, cost + 0.05), name="x").model_copy(update={"study": name})
+        folder = tmp_path / f"study{len(paths)}" / "report"
         folder.mkdir(parents=True)
-        (folder / "results.json").write_text(json.dumps(results))
-        made.append(folder.parent)
-    return made
+        (folder / "results.json").write_text(results.model_dump_json())
+        paths.append(folder.parent)
+    return paths
 
 
 def test_every_study_has_its_row_and_every_pair_its_difference(folders, tmp_path, command):
@@ -35,15 +35,15 @@ def test_every_study_has_its_row_and_every_pair_its_difference(folders, tmp_path
     assert all(len(re.findall(r"(?<!\\)\|", line)) == 8 for line in rows)  # a name that holds a bar is escaped
     assert "<script" not in text
     assert all((tmp_path / "out" / f"{name}.png").stat().st_size > 5000 for name in ("comparison", "curves"))
-    rows = compare(folders, tmp_path / "again")
-    assert [row["size"] for row in rows] == [20, 20]
+    assert [results.top for results in compare(folders, tmp_path / "again")] == [20, 20]
 
 
-def test_a_study_whose_arms_were_not_compared_has_a_row_and_no_point(folders, tmp_path):
+def test_a_study_that_does_not_compare_llm_with_gold_is_refused(folders, tmp_path):
     file = folders[0] / "report" / "results.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"comparisons": []}))
-    assert [list(row["pairs"]) != [] for row in compare(folders, tmp_path / "out")] == [False, True]
-    assert (tmp_path / "out" / "comparison.png").stat().st_size > 5000
+    with pytest.raises(UserError, match="trained without gold labels"):
+        compare(folders, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_what_cannot_be_compared_is_said(folders, tmp_path):

@@ -90,8 +90,8 @@ def test_a_run_leaves_out_doubted_rows_and_its_control_as_many_whichever_comes_f
     assert "The LLM's labels without those that confident learning calls wrong: macro-F1 changes by" in str(
         describe(results)["more"]
     )
-    arm = next(arm for arm in results["arms"] if arm["arm"] == ARMS[0])
-    assert arm["train_label_accuracy"] == [kept[ARMS[0], seed]["train_label_accuracy"] for seed in ("0", "1")]
+    arm = next(arm for arm in results.variants if arm.variant == ARMS[0])
+    assert arm.train_label_accuracy == [kept[ARMS[0], seed]["train_label_accuracy"] for seed in ("0", "1")]
     write_dataset(study)  # each run has rows of its own
     assert not {path.name for path in (study.dataset / "data").iterdir()} & set(ARMS)
 

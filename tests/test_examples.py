@@ -81,9 +81,9 @@ def test_soft_labels_learn_the_distribution(study, tiny_encoder):
 def test_the_examples_on_finished_runs_agree_with_the_study(study, tmp_path):
     train(study)
     results = measure(study)
-    (arm,) = [one for one in results["arms"] if one["arm"] == "llm"]
+    (arm,) = [one for one in results.variants if one.variant == "llm"]
     said = call(EXAMPLES / "by_feature" / "multiple_seeds.py", study.root, "llm", 20)
-    assert f"disagree on {arm['pairwise_disagreement']:.3f}" in said
+    assert f"disagree on {arm.pairwise_disagreement:.3f}" in said
     assert "of R = 2 runs" in said
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 

@@ -5,6 +5,7 @@ import json
 
 import numpy as np
 import pytest
+from made import make_figures
 from scipy import stats
 from steps import measure, open_runs, write_dataset, write_labels
 from test_hub import hub  # noqa: F401  (a fixture)
@@ -85,18 +86,18 @@ def test_a_grid_without_any_gold_tells_what_wants_none(make, tmp_path):
     annotate(study)
     assert train(study) == {}
     results, page, html = report(study)
-    assert results["audit"] == {"test": {"drawn": 0, "labelled": 0}, "pool": {"drawn": 0, "labelled": 0}}
-    for arm in results["arms"]:
-        low, high = arm["pairwise_disagreement_interval"]
-        assert 0 <= low <= arm["pairwise_disagreement"] <= high <= 1
-        assert arm["unanimity_interval"][0] <= arm["unanimity"] <= arm["unanimity_interval"][1]
-        assert (arm["n"], arm["n_gold"], arm["macro_f1_mean"]) == (120, 0, None)
-        assert arm["train_label_accuracy"] == [None] * 3
-    assert {c["figure"] for c in results["comparisons"]} == {"pairwise_disagreement"}
-    assert {(c["arm"], c["against"]) for c in results["comparisons"]} >= {("llm-entropy-drop", "llm-random-drop")}
-    assert results["components"][0]["macro_f1"]["total"]["sd"] is None
-    assert results["verdict"]["decision"] == "cannot tell"
-    assert [one["status"] for one in results["verdict"]["criteria"]] == ["cannot tell"] * 3
+    assert results.audit.model_dump() == {part: {"drawn": 0, "labelled": 0} for part in ("pool", "test")}
+    for arm in results.variants:
+        low, high = arm.pairwise_disagreement_interval
+        assert 0 <= low <= arm.pairwise_disagreement <= high <= 1
+        assert arm.unanimity_interval[0] <= arm.unanimity <= arm.unanimity_interval[1]
+        assert (arm.n, arm.n_gold, arm.macro_f1_mean) == (120, 0, None)
+        assert arm.train_label_accuracy == [None] * 3
+    assert {c.figure for c in results.comparisons} == {"pairwise_disagreement"}
+    assert {(c.variant, c.against) for c in results.comparisons} >= {("llm-entropy-drop", "llm-random-drop")}
+    assert results.components[0].macro_f1["total"].sd is None
+    assert results.verdict.decision == "cannot tell"
+    assert [one.status for one in results.verdict.criteria] == ["cannot tell"] * 3
     said = findings(results)
     assert "What they cost against full gold: not identifiable." in said
     assert "Macro-F1 lost against gold labels is not identifiable" in said
@@ -143,27 +144,27 @@ def test_an_audit_judges_classifiers_and_trains_them_but_no_text_does_both(make,
     results, page, html = report(study)
     truth = np.array([gold[text] for text in test.texts])
     places = np.array([test.ids.index(i) for i in parts["test"]["ids"]])
-    llm = next(arm for arm in results["arms"] if (arm["arm"], arm["size"]) == ("llm", 60))
-    assert (llm["n"], llm["n_gold"]) == (120, 40)
+    llm = next(arm for arm in results.variants if (arm.variant, arm.size) == ("llm", 60))
+    assert (llm.n, llm.n_gold) == (120, 40)
     predicted = read_predictions(study, "llm")
-    assert llm["accuracy_mean"] == pytest.approx((predicted == truth)[:, places].mean())
-    assert llm["pairwise_disagreement"] == pytest.approx(
+    assert llm.accuracy_mean == pytest.approx((predicted == truth)[:, places].mean())
+    assert llm.pairwise_disagreement == pytest.approx(
         np.mean([(predicted[i] != predicted[j]).mean() for i, j in ((0, 1), (0, 2), (1, 2))])
     )
-    low, high = results["annotator"]["accuracy_interval"]
+    low, high = results.annotator.accuracy_interval
     known = np.array([gold[text] for text in pool.texts])
     assert low <= (work.pool.llm == known).mean() <= high
-    assert results["annotator"]["n_gold"] == 40
-    shares = [one for one in results["class_shares"] if one["arm"] == "llm"]
+    assert results.annotator.n_gold == 40
+    shares = [one for one in results.class_shares if one.variant == "llm"]
     for k, one in enumerate(shares):
         voted = (predicted == k).mean(axis=0)
-        assert one["gold"] == pytest.approx(voted.mean() + ((truth == k) - voted)[places].mean())
-        assert one["gold_interval"][0] <= (truth == k).mean() <= one["gold_interval"][1]
-    figures = {(c["arm"], c["against"], c["figure"]): c["n"] for c in results["comparisons"]}
+        assert one.gold == pytest.approx(voted.mean() + ((truth == k) - voted)[places].mean())
+        assert one.gold_interval[0] <= (truth == k).mean() <= one.gold_interval[1]
+    figures = {(c.variant, c.against, c.figure): c.n for c in results.comparisons}
     assert figures["llm-audit", "llm-random-replace", "macro_f1"] == 40
     assert figures["llm-audit", "llm-random-replace", "pairwise_disagreement"] == 120
-    verdict = results["verdict"]
-    assert [one["value"] is None for one in verdict["criteria"]] == [True, True, False]
+    verdict = results.verdict
+    assert [one.value is None for one in verdict.criteria] == [True, True, False]
     said = findings(results)
     assert "on the 40 test texts, drawn at random of 120, that people labelled" in said
     assert "On the 40 gold labels of the audit alone (gold-only)" in said
@@ -201,7 +202,7 @@ def test_an_audit_goes_to_the_hub_and_back(make, source, hub, tmp_path):  # noqa
     hub.cli("report", tmp_path / "pulled" / "recipe.yaml")
     again = read_json(tmp_path / "pulled" / "report" / "results.json")
     assert again["audit"] == {"test": {"drawn": 40, "labelled": 40}, "pool": {"drawn": 40, "labelled": 40}}
-    assert {**again, "key": None} == {**results, "key": None}
+    assert {**again, "key": None} == {**results.model_dump(mode="json"), "key": None}
     (study.audit / "labels.json").unlink()  # without people's labels the runs on them are no longer this study's
     said = hub.cli(*push, "--grid.arms=[llm]")
     assert "people's labels (audit) were taken out" in said
@@ -230,14 +231,14 @@ def test_test_labels_change_no_run_and_those_that_are_missing_are_said(make, sou
     assert import_audit(study, tmp_path / "a.csv") == {"labelled": 20, "missing": 20, "changed": 0}
     assert open_runs(study).left() == []
     results = measure(study)
-    assert results["audit"]["test"] == {"drawn": 40, "labelled": 20}
+    assert (results.audit.test.drawn, results.audit.test.labelled) == (40, 20)
     assert "20 of the 40 texts of the test that were drawn" in " ".join(describe(results)["limits"])
     assert "There is no gold" in " ".join(describe_labels(write_labels(study)))  # of the pool's labels
     label(tmp_path / "a.csv", gold)
     import_audit(study, tmp_path / "a.csv")
     results = measure(study)
-    assert results["audit"]["test"]["labelled"] == 40
-    assert [(one["arm"], one["n"], "premature_plateau" in one) for one in results["plateaus"]] == [("llm", 40, False)]
+    assert results.audit.test.labelled == 40
+    assert [(one.variant, one.n, one.premature_plateau) for one in results.plateaus] == [("llm", 40, None)]
 
 
 def test_a_sample_that_does_not_do_is_said_in_one_line(make, source, tmp_path):
@@ -299,15 +300,15 @@ def test_the_powered_share_by_hand():
 def test_without_gold_the_verdict_is_on_classes_alone_and_never_ships():
     def results(f1, se=0.03, **more):
         llm = {
-            **{"arm": "llm", "size": 10, "unlearnt_runs": 0, "n_gold": 80, "per_class_f1_mean": f1},
+            **{"variant": "llm", "size": 10, "chance_level_runs": 0, "n_gold": 80, "per_class_f1_mean": f1},
             **{"per_class_f1_seed_se": [0.005] * len(f1), "per_class_f1_item_se": [se] * len(f1)},
             **{"per_class_n": dict.fromkeys("ab", 40)},
         }
-        return {"arms": [llm | more], "comparisons": [], "label_names": ["a", "b"], "R": 10, "n": 500}
+        return {"variants": [llm | more], "comparisons": [], "label_names": ["a", "b"], "R": 10, "n": 500}
 
     def found(*given, **more):
-        verdict = decide(results(*given, **more), Accept(min_class_f1=0.6))
-        return verdict["decision"], verdict["criteria"][2]["status"], verdict["test_labels"]
+        verdict = decide(make_figures(results(*given, **more)), Accept(min_class_f1=0.6))
+        return verdict.decision, verdict.criteria[2].status, verdict.test_labels
 
     assert found([0.9, 0.8]) == ("cannot tell", "holds", None)
     assert found([0.9, 0.4]) == ("do not ship", "fails", None)

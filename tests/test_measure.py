@@ -28,7 +28,7 @@ def test_shares_of_a_group_are_those_of_its_texts_alone_with_wider_intervals(lab
         alone = [one for one in shares(np.flatnonzero(groups == group)) if one["group"] is None]
         assert len(inside) == len(alone) == 6
         for one, other in zip(inside, alone, strict=True):
-            same = ("arm", "class", "R", "n", "gold", "share", "bias", "sd")
+            same = ("variant", "class_name", "R", "n", "gold", "share", "bias", "sd")
             assert [one[name] for name in same] == [other[name] for name in same]
             for name in ("bias_interval", *(["gold_interval"] if labelled < 90 else [])):
                 widths = [np.diff(which[name])[0] for which in (one, other)]
@@ -46,7 +46,7 @@ def test_a_choice_is_made_on_one_half_and_judged_on_the_other():
     among = ["gold-only", "llm-soft"]
     predictions = {("llm", 50): drawn(0.5), ("gold-only", 50): drawn(0.4), ("llm-soft", 50): drawn(0.7)}
     found = _best(among, predictions, test)
-    assert (found["arm"], found["among"], found["R"]) == ("llm-soft", among, 4)
+    assert (found["variant"], found["among"], found["R"]) == ("llm-soft", among, 4)
     assert found["n"] == pytest.approx(150, abs=3)  # halves within each class
     assert found["verdict"] == "higher"
     moved = {arm: labels.copy() for arm, labels in predictions.items()}
@@ -54,7 +54,7 @@ def test_a_choice_is_made_on_one_half_and_judged_on_the_other():
     assert _best(among, moved, test) == found
     moved["llm-soft", 50][1::2] = (test.gold + 1) % 3  # and wrong there
     worse = _best(among, moved, test)
-    assert (worse["arm"], worse["verdict"]) == ("llm-soft", "lower")
+    assert (worse["variant"], worse["verdict"]) == ("llm-soft", "lower")
     few = {arm: labels[:5] for arm, labels in predictions.items()}
     assert _best(among, few, test) is None
     assert _best([], predictions, test) is None

@@ -139,7 +139,7 @@ def test_scores_are_those_of_scikit_learn(scores, predictions, random):
     majority = np.bincount(references).max() / len(references)
     assert result["failed_runs"] == sum(a <= majority for a in accuracy)
     assert result["single_class_runs"] == sum(len(set(run)) == 1 for run in predictions.tolist())
-    assert result["single_class_runs"] <= result["unlearnt_runs"]
+    assert result["single_class_runs"] <= result["chance_level_runs"]
     assert result["ddof"] == 1
 
 
@@ -151,13 +151,13 @@ def test_a_run_has_learnt_if_shuffled_gold_seldom_agrees_as_much(scores):
     runs = np.where(rng.random((41, items)) < knows, gold, rng.choice(3, size=(41, items), p=[0.2, 0.2, 0.6]))
     shuffled = np.array([rng.permutation(gold) for _ in range(2000)])
     p_values = np.array([(shuffled == run).mean(axis=1) >= (gold == run).mean() for run in runs]).mean(axis=1)
-    learnt = [scores.compute(predictions=[run, run], references=gold)["unlearnt_runs"] == 0 for run in runs]
+    learnt = [scores.compute(predictions=[run, run], references=gold)["chance_level_runs"] == 0 for run in runs]
     clear = np.abs(p_values - 0.05) > 0.025
     assert (np.array(learnt) == (p_values < 0.05))[clear].all()
     assert 10 < sum(learnt) < 41
     assert sum((run == gold).mean() < 0.7 for run in runs[learnt]) > 5  # which the commonest class beats
     blind = rng.choice(3, size=(2000, items), p=classes)
-    assert 0.935 < scores.compute(predictions=blind, references=gold)["unlearnt_runs"] / 2000 < 0.98
+    assert 0.935 < scores.compute(predictions=blind, references=gold)["chance_level_runs"] / 2000 < 0.98
 
 
 @pytest.mark.parametrize("given", [1, 2, 3, 8])
@@ -169,7 +169,7 @@ def test_a_lucky_hit_of_a_rare_class_is_no_learning(scores, given, rare):
     blind = np.zeros((2000, 500), dtype=int)
     for run in blind:
         run[rng.choice(500, size=given, replace=False)] = 1
-    assert scores.compute(predictions=blind, references=gold)["unlearnt_runs"] / 2000 > 0.93
+    assert scores.compute(predictions=blind, references=gold)["chance_level_runs"] / 2000 > 0.93
 
 
 def test_influences_are_the_derivatives_of_the_mean_score(scores):

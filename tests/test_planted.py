@@ -98,22 +98,20 @@ def planted(make_study, monkeypatch, tmp_path):
 
 def difference(results, arm, against, figure="macro_f1"):
     return next(
-        c
-        for c in results["comparisons"]
-        if (c["arm"], c["against"], c["figure"], c["size"]) == (arm, against, figure, 150)
+        c for c in results.comparisons if (c.variant, c.against, c.figure, c.size) == (arm, against, figure, 150)
     )
 
 
 def test_where_nothing_is_planted_nothing_is_found(planted, tiny_encoder):
     """Whatever the encoder learns: labels that are gold cost nothing and unsettle nothing."""
     results = planted("none", True, tiny_encoder)
-    assert results["annotator"]["accuracy"] == 1
+    assert results.annotator.accuracy == 1
     for arm, against in (("llm", "gold"), ("llm", "noise-fixed"), ("llm-entropy-replace", "llm-random-replace")):
         for figure in ("macro_f1", "pairwise_disagreement"):
-            assert difference(results, arm, against, figure)["difference"] == 0
-    assert [one["status"] for one in results["verdict"]["criteria"][:2]] == ["holds", "holds"]
-    assert results["regained"] == []  # no gap, no share of it
-    assert {(one["k"], one["ensembles"]) for one in results["ensembles"]} == {(2, 3), (3, 2)}
+            assert difference(results, arm, against, figure).difference == 0
+    assert [one.status for one in results.verdict.criteria[:2]] == ["holds", "holds"]
+    assert results.regained == []  # no gap, no share of it
+    assert {(one.k, one.ensembles) for one in results.ensembles} == {(2, 3), (3, 2)}
 
 
 def test_the_share_of_the_gap_is_fiellers_by_inversion():
@@ -130,7 +128,7 @@ def test_the_share_of_the_gap_is_fiellers_by_inversion():
         return np.where(rng.random(items) < 0.3, labels[0], labels)  # texts on which all runs are alike
 
     predictions = {(arm, 50): drawn(accuracy) for arm, accuracy in zip(arms, (0.8, 0.5, 0.65), strict=True)}
-    learnt = [{"arm": arm, "size": 50, "unlearnt_runs": 0} for arm in arms]
+    learnt = [{"variant": arm, "size": 50, "chance_level_runs": 0} for arm in arms]
     (found,) = _regained(learnt, predictions, test)
     scored = evaluate.load(str(metrics_folder() / "seed_scores"))
     figures = {
@@ -154,7 +152,7 @@ def test_the_share_of_the_gap_is_fiellers_by_inversion():
     assert found["interval"] == pytest.approx(
         [brentq(excess, share - 5, share), brentq(excess, share, share + 5)], abs=1e-8
     )
-    learnt[2]["unlearnt_runs"] = 1
+    learnt[2]["chance_level_runs"] = 1
     assert not list(_regained(learnt, predictions, test))
 
 
@@ -162,22 +160,20 @@ def test_the_share_of_the_gap_is_fiellers_by_inversion():
 def test_errors_by_chance_are_not_taken_for_systematic_ones(planted):
     ten = f"--grid.seeds={list(range(10))}"  # with six, a loss of .07 could not be told from none
     results = planted("random", False, ENCODER, ten)
-    assert results["annotator"]["accuracy"] == pytest.approx(1 - CHANCE, abs=0.04)
-    assert difference(results, "llm", "gold")["verdict"] == "lower"
-    assert difference(results, "llm", "gold", "pairwise_disagreement")["verdict"] == "higher"
-    assert difference(results, "llm", "noise-fixed")["verdict"] == "cannot tell"
-    assert difference(results, "llm-entropy-replace", "llm-random-replace")["verdict"] == "cannot tell"
-    assert results["verdict"]["decision"] == "do not ship"
+    assert results.annotator.accuracy == pytest.approx(1 - CHANCE, abs=0.04)
+    assert difference(results, "llm", "gold").verdict == "lower"
+    assert difference(results, "llm", "gold", "pairwise_disagreement").verdict == "higher"
+    assert difference(results, "llm", "noise-fixed").verdict == "cannot tell"
+    assert difference(results, "llm-entropy-replace", "llm-random-replace").verdict == "cannot tell"
+    assert results.verdict.decision == "do not ship"
 
 
 @pytest.mark.slow
 def test_errors_by_the_text_are_found_and_so_is_an_entropy_that_knows_of_them(planted):
     results = planted("systematic", True, ENCODER)
-    assert difference(results, "llm", "gold")["verdict"] == "lower"
-    assert (
-        difference(results, "llm", "noise-fixed", "pairwise_disagreement")["verdict"] == "lower"
-    )  # wrong, but steadily
-    assert difference(results, "llm-entropy-replace", "llm-random-replace")["verdict"] == "higher"
-    assert results["annotator"]["entropy_auroc"] > 0.95
-    assert results["verdict"]["decision"] == "do not ship"
+    assert difference(results, "llm", "gold").verdict == "lower"
+    assert difference(results, "llm", "noise-fixed", "pairwise_disagreement").verdict == "lower"  # wrong, but steadily
+    assert difference(results, "llm-entropy-replace", "llm-random-replace").verdict == "higher"
+    assert results.annotator.entropy_auroc > 0.95
+    assert results.verdict.decision == "do not ship"
     assert "errors that go by the text do not do what errors by chance do" in str(describe(results)["findings"])

@@ -1,6 +1,8 @@
 """The report: what it says follows from the numbers, and it shows hostile names as text."""
 
 import pytest
+from made import DIFFERENCE, make_figures
+from made import make_results as typed
 
 from hf_recipes.figures import captions
 from hf_recipes.findings import describe, interval, number
@@ -22,7 +24,7 @@ def make_results(cost=-0.2, cost_interval=(-0.25, -0.15), churn=0.05, churn_inte
     arms = [
         {
             **{
-                "arm": arm,
+                "variant": arm,
                 "size": size,
                 "R": 3,
                 "n": 100,
@@ -35,7 +37,7 @@ def make_results(cost=-0.2, cost_interval=(-0.25, -0.15), churn=0.05, churn_inte
             **{"accuracy_mean": 0.7, "accuracy_mean_interval": [0.6, 0.8], "majority_accuracy": 0.5},
             **{"macro_f1_mean": 0.6, "macro_f1_mean_interval": [0.5, 0.7], "macro_f1_runs": [0.5, 0.6, 0.7]},
             **{"macro_f1_sd": 0.1, "macro_f1_sd_interval": [0.05, 0.6], "failed_runs": 0},
-            "unlearnt_runs": failed if arm == "llm" else 0,
+            "chance_level_runs": failed if arm == "llm" else 0,
             **{"pairwise_disagreement": 0.2, "pairwise_disagreement_interval": [0.1, 0.3]},
             **{"krippendorff_alpha": None, "krippendorff_alpha_interval": [None, None]},
             **{
@@ -59,7 +61,7 @@ def make_results(cost=-0.2, cost_interval=(-0.25, -0.15), churn=0.05, churn_inte
             ):
                 comparisons.append(
                     {
-                        **{"size": size, "arm": arm, "against": against, "figure": figure, "R": 3, "n": 100},
+                        **{"size": size, "variant": arm, "against": against, "figure": figure, "R": 3, "n": 100},
                         **{"difference": value, "interval": list(bounds), "verdict": verdict(bounds)},
                         **{"seed_se": 0.001, "item_se": 0.01, "primary": True, "p_holm": 0.2},
                     }
@@ -77,8 +79,8 @@ def make_results(cost=-0.2, cost_interval=(-0.25, -0.15), churn=0.05, churn_inte
             "entropy_auroc": 0.7,
             "nll": 0.9,
             **{"kl": None, "kl_interval": None, "kl_n": 0},
-            "one_rater": None,
-            "covered": 0.9,
+            "one_annotator": None,
+            "label_mass": 0.9,
             **{"calibration_gold": 0, "demonstrations": 6, "calibration": "none"},
             "status": {"ok": 40},
             "truncated": 0,
@@ -89,18 +91,18 @@ def make_results(cost=-0.2, cost_interval=(-0.25, -0.15), churn=0.05, churn_inte
         **{
             "confidence_level": 0.95,
             "annotator": annotator,
-            "arms": arms,
+            "variants": arms,
             "comparisons": comparisons,
             "plateaus": [plateau("llm", "plateau", "yes"), plateau("gold", "gains")],
             "components": [],
-            "gold_match": [{"size": size, **comparisons[0]} | {"size": size} for size in (10, 20)],
-            "iso_accuracy": {"status": "no overlap"},
+            "gold_match": [{"size": size, "difference": -0.2, "verdict": "lower"} for size in (10, 20)],
+            "iso_accuracy": None,
             "best_mitigation": None,
             "lines": {name: VARIANTS[name].describe(0.25) for name in ARMS},
-            "regained": [{"arm": ARMS[2], "size": 20, "R": 3, "n": 100, "share": 0.5, "interval": [0.2, 0.9]}],
+            "regained": [{"variant": ARMS[2], "size": 20, "R": 3, "n": 100, "share": 0.5, "interval": [0.2, 0.9]}],
             "ensembles": [
                 {
-                    **{"arm": "llm", "size": 20, "k": 2, "ensembles": 5, "n": 100},
+                    **{"variant": "llm", "size": 20, "k": 2, "ensembles": 5, "n": 100},
                     **{"macro_f1_mean": 0.62, "macro_f1_mean_interval": [0.5, 0.7]},
                     **{"pairwise_disagreement": 0.12, "pairwise_disagreement_interval": [0.05, 0.2]},
                 }
@@ -110,9 +112,9 @@ def make_results(cost=-0.2, cost_interval=(-0.25, -0.15), churn=0.05, churn_inte
             "class_shares": [
                 {
                     **{
-                        "arm": "llm",
+                        "variant": "llm",
                         "group": None,
-                        "class": name,
+                        "class_name": name,
                         "gold": 0.5,
                         "share": 0.6,
                         "bias": 0.1,
@@ -124,12 +126,16 @@ def make_results(cost=-0.2, cost_interval=(-0.25, -0.15), churn=0.05, churn_inte
             "notes": ["A note."],
         },
     }
-    return results | {"verdict": decide(results, Accept())}
+    return results | {"verdict": decide(make_figures(results), Accept()).model_dump()}
+
+
+def made(*args, **fields):
+    return typed(make_results(*args, **fields))
 
 
 def plateau(arm, verdict, premature=None):
     gain = {"last_doubling": [10.0, 20.0], "gain": 0.004, "gain_interval": [-0.002, 0.008], "delta": 0.01}
-    return {"arm": arm, "figure": "macro_f1", "verdict": verdict, **gain, "premature_plateau": premature}
+    return {"variant": arm, "figure": "macro_f1", "verdict": verdict, **gain, "premature_plateau": premature}
 
 
 def findings(said):
@@ -137,7 +143,7 @@ def findings(said):
 
 
 def test_a_clear_cost_and_an_unclear_stability_are_said_so():
-    said = describe(make_results())
+    said = describe(made())
     text = findings(said)
     assert "a difference of -.200 [-.250, -.150], clearly below zero" in text
     assert "a difference of +.050 [-.020, .120], which cannot be told from zero with R = 3" in text
@@ -150,17 +156,17 @@ def test_a_clear_cost_and_an_unclear_stability_are_said_so():
 
 
 def test_the_verdict_comes_first_and_says_what_would_decide_it():
-    said = describe(make_results())
+    said = describe(made())
     said = said["findings"] + said["more"]
     assert said[0][0] == "Verdict."
     assert said[0][1].startswith("Do not ship: these labels miss a limit of the recipe. Macro-F1 lost against gold")
     assert "is .200 [.150, .250], at most .020 wanted (fails)" in said[0][1]
     assert "F1 of the worst class, a, is .500 [.379, .621], at least .600 wanted (cannot tell)" in said[0][1]
     near = make_results(cost=-0.01, cost_interval=(-0.03, 0.01))
-    near["arms"] = [arm | {"per_class_f1_mean": [0.8, 0.9]} for arm in near["arms"]]
-    near["verdict"] = decide(near, Accept(churn=0.5))
-    assert "Label more test texts" in describe(near)["findings"][0][1]
-    assert "would decide it (4 times in 5)" in describe(near)["findings"][0][1]
+    near["variants"] = [arm | {"per_class_f1_mean": [0.8, 0.9]} for arm in near["variants"]]
+    near["verdict"] = decide(make_figures(near), Accept(churn=0.5)).model_dump()
+    assert "Label more test texts" in describe(typed(near))["findings"][0][1]
+    assert "would decide it (4 times in 5)" in describe(typed(near))["findings"][0][1]
 
 
 def test_what_gold_alone_would_do_and_what_happens_at_equal_accuracy():
@@ -168,17 +174,26 @@ def test_what_gold_alone_would_do_and_what_happens_at_equal_accuracy():
     sizes = {10: "lower", 20: "lower", 40: "cannot tell", 80: "higher"}
     results["gold_match"] = [{"size": size, "verdict": verdict} for size, verdict in sizes.items()]
     results["iso_accuracy"] = {
-        **{"status": "ok", "sizes": [40, 80], "difference": 0.05, "interval": [0.01, 0.09], "verdict": "higher"},
+        **{
+            "accuracy": 0.6,
+            "pairwise_disagreement1": 0.2,
+            "pairwise_disagreement2": 0.15,
+            "p_value": 0.01,
+            "sizes": [40, 80],
+            "difference": 0.05,
+            "interval": [0.01, 0.09],
+            "verdict": "higher",
+        },
         "R": 3,
     }
-    text = findings(describe(results))
+    text = findings(describe(typed(results)))
     assert "As good in macro-F1 as 20 LLM labels are more than 20 and at most 80 gold labels alone." in text
     assert "from between 40 and 80 texts. Against those, two runs on LLM labels disagree on +.050 [.010, .090]" in text
 
 
 def test_who_counts_by_groups_is_told_of_the_group_with_the_largest_bias():
     results = make_results()
-    assert "By groups" not in findings(describe(results))
+    assert "By groups" not in findings(describe(typed(results)))
     of_all = results["class_shares"][0]
     biases = {"1998": 0.1, "2002": -0.3}
     results["class_shares"] += [
@@ -186,44 +201,44 @@ def test_who_counts_by_groups_is_told_of_the_group_with_the_largest_bias():
         for group, bias in biases.items()
     ]
     results["class_shares"].append({**of_all, "group": "2006", "bias": -0.5, "bias_interval": [-1.5, 0.5], "n": 2})
-    text = findings(describe(results))
+    text = findings(describe(typed(results)))
     assert "a bias of +.100 [.050, .150], with" in text
     assert "in '2002' (50 texts with gold): -.300 [-.500, -.100], corrected" in text  # not the smallest group's
     for one in results["class_shares"][1:]:
         one["bias_interval"] = [-1, 1]
-    assert "In none of 3 groups can a bias be told from zero." in findings(describe(results))
+    assert "In none of 3 groups can a bias be told from zero." in findings(describe(typed(results)))
 
 
 def test_the_best_of_several_is_told_with_what_was_learnt():
     results = make_results()
-    chosen = {**results["comparisons"][0], "among": ["llm-audit", "llm-soft"], "arm": ARMS[2]}
+    chosen = {**DIFFERENCE, "difference": -0.2, "among": ["llm-audit", "llm-soft"], "variant": ARMS[2]}
     results |= {"best_mitigation": chosen}
-    text = findings(describe(results))
+    text = findings(describe(typed(results)))
     best = f"the best in macro-F1 on half of the seeds and test texts is {ARMS[2]}. On the other halves it changes"
     assert f"Which of them. Of llm-audit, llm-soft {best} macro-F1 by" in text
     assert "But some runs with" not in text
-    for arm in results["arms"]:
-        arm["unlearnt_runs"] = int(arm["arm"] == ARMS[2])
-    assert f"But some runs with {ARMS[2]} learnt nothing." in findings(describe(results))
+    for arm in results["variants"]:
+        arm["chance_level_runs"] = int(arm["variant"] == ARMS[2])
+    assert f"But some runs with {ARMS[2]} learnt nothing." in findings(describe(typed(results)))
 
 
 def test_two_runs_an_untaught_gold_arm_and_a_one_sided_annotator_are_said_so():
     results = make_results()
     for comparison in results["comparisons"]:
         comparison |= {"interval": None, "verdict": "cannot tell"}
-    assert "R = 3 runs do not say how sure it is" in findings(describe(results))
-    for arm in results["arms"]:
-        arm["unlearnt_runs"] = 1 if arm["arm"] == "gold" else 0
+    assert "R = 3 runs do not say how sure it is" in findings(describe(typed(results)))
+    for arm in results["variants"]:
+        arm["chance_level_runs"] = 1 if arm["variant"] == "gold" else 0
     results["annotator"]["llm_share"] = {"a": 0.02, "b": 0.98}
-    text = findings(describe(results))
+    text = findings(describe(typed(results)))
     assert "the cost cannot be judged" in text
     assert "98% of its labels are 'b'" in text
     assert "ranks a wrong label" not in text
 
 
 def test_stability_is_named_only_when_its_interval_leaves_out_zero():
-    assert "was less stable here" in findings(describe(make_results(churn_interval=(0.01, 0.09))))
-    assert "was more stable here" in findings(describe(make_results(churn_interval=(-0.09, -0.01))))
+    assert "was less stable here" in findings(describe(made(churn_interval=(0.01, 0.09))))
+    assert "was more stable here" in findings(describe(made(churn_interval=(-0.09, -0.01))))
 
 
 def cells(arm, size, closer="higher", better="cannot tell", copied="higher"):
@@ -235,14 +250,14 @@ def cells(arm, size, closer="higher", better="cannot tell", copied="higher"):
     bounds = {f"{name}_interval": [value - 0.1, value + 0.1] for name, value in shares.items()}
     above = None if arm == "gold" else {**change, "difference": 0.35, "verdict": "higher"}
     return {
-        **{"arm": arm, "size": size, "R": 3, "n": 100, "n_wrong": 40, **shares, **bounds},
+        **{"variant": arm, "size": size, "R": 3, "n": 100, "n_wrong": 40, **shares, **bounds},
         **{"copied_above_gold": above, "since": since if size > 10 else None},
     }
 
 
 def test_copied_errors_are_set_beside_what_gold_labels_get_wrong_and_a_ceiling_is_named_only_if_seen(make_study):
     results = make_results() | {"error_cells": [cells(arm, size) for size in (10, 20) for arm in ("gold", "llm")]}
-    said = findings(describe(results))
+    said = findings(describe(typed(results)))
     assert (
         "Copied errors. Of the 40 in 100 test texts that the LLM itself gets wrong, classifiers on its labels give the "
         "same wrong label in .750 [.650, .850] at 10 training texts and in .750 [.650, .850] at 20 training texts, "
@@ -254,25 +269,25 @@ def test_copied_errors_are_set_beside_what_gold_labels_get_wrong_and_a_ceiling_i
         ("cannot tell", "higher", "so a ceiling of its labels cannot either"),
     ):
         results["error_cells"][-1] = cells("llm", 20, closer, better)
-        assert words in findings(describe(results))
+        assert words in findings(describe(typed(results)))
     results["error_cells"][-1] = cells("llm", 20, copied="cannot tell")
-    assert "without a gain that can be told." in findings(describe(results))
+    assert "without a gain that can be told." in findings(describe(typed(results)))
     study = make_study()
     with study.lock():
         study.report.mkdir(parents=True)
     results["annotator"] |= {"kl": 0.25, "kl_interval": [0.2, 0.3], "kl_n": 40}
-    write_report(study, results)
+    write_report(study, typed(results))
     markdown = (study.report / "report.md").read_text(encoding="utf-8")
     (line,) = [line for line in markdown.splitlines() if line.startswith("| 20 | llm | .500 ")]
     assert line.endswith("| .750 [.650, .850] |")
     assert ".250 [.200, .300] nats (40 texts)" in markdown
     assert "LLM wrong, says the same" in (study.report / "report.html").read_text(encoding="utf-8")
-    assert "Copied errors" not in findings(describe(make_results()))
+    assert "Copied errors" not in findings(describe(made()))
 
 
-def test_unlearnt_runs_are_never_called_stable():
+def test_chance_level_runs_are_never_called_stable():
     for bounds in ((-0.09, -0.01), (0.01, 0.09)):
-        text = findings(describe(make_results(failed=2, churn_interval=bounds)))
+        text = findings(describe(made(failed=2, churn_interval=bounds)))
         assert "2 of 3 with llm" in text
         assert "is no stability" in text
         assert "more stable" not in text
@@ -286,7 +301,7 @@ def test_hostile_names_are_shown_as_text(make_study):
     hostile = "<script>alert(1)</script>|x ![i](http://e.vil/x.png) `c`"
     results = make_results(name=hostile)
     results["class_shares"].append({**results["class_shares"][0], "group": hostile})
-    write_report(study, results)
+    write_report(study, typed(results))
     html = (study.report / "report.html").read_text()
     assert "<script" not in html
     assert "&lt;script&gt;alert(1)&lt;/script&gt;|x" in html
@@ -298,7 +313,7 @@ def test_hostile_names_are_shown_as_text(make_study):
         if line.startswith("| 10 | gold"):
             assert line.replace("\\|", "").count("|") == 5  # two names, two more cells
     first = (study.report / "scores.png").read_bytes()
-    write_report(study, results)
+    write_report(study, typed(results))
     assert (study.report / "scores.png").read_bytes() == first
 
 
@@ -321,11 +336,11 @@ def test_what_more_texts_would_bring_is_said_with_its_interval():
         "From 10 to 20 training texts macro-F1 changes by +.004 [-.002, .008] with LLM labels: less than 0.01 is left "
         "to gain by doubling them again; with gold labels by +.004 [-.002, .008]: they still help. LLM labels stopped "
         "helping before gold labels did."
-    ) in findings(describe(results))
+    ) in findings(describe(typed(results)))
     results["plateaus"] = [plateau("llm", "cannot tell", "cannot tell"), plateau("gold", "cannot tell")]
-    assert "Whether LLM labels stop helping before gold labels do cannot be told." in findings(describe(results))
+    assert "Whether LLM labels stop helping before gold labels do cannot be told." in findings(describe(typed(results)))
     results["plateaus"] = []
-    assert "More texts" not in findings(describe(results))
+    assert "More texts" not in findings(describe(typed(results)))
 
 
 def test_sources_of_chance_are_ranked_and_only_a_clear_first_is_named(make_study):
@@ -335,18 +350,18 @@ def test_sources_of_chance_are_ranked_and_only_a_clear_first_is_named(make_study
         score = {"sd": 0.01, "sd_interval": [0.0, 0.05], "variance": 0.0001, "interval": [-0.1, 0.0025]}
         scores = dict.fromkeys((*VARY, "total"), score)
         return {
-            **{"arm": "llm", "size": 20, "sources": VARY, "levels": 3, "R": 27, "n": 100, "disagreement": figures},
+            **{"variant": "llm", "size": 20, "sources": VARY, "levels": 3, "R": 27, "n": 100, "disagreement": figures},
             **{"macro_f1": scores, "accuracy": scores},
         }
 
     results = make_results() | {"components": [component(0.2)]}
-    assert "Most comes from the training texts." in findings(describe(results))
+    assert "Most comes from the training texts." in findings(describe(typed(results)))
     unclear = make_results() | {"components": [component(0.06)]}
-    assert "Which of them brings most cannot be told." in findings(describe(unclear))
+    assert "Which of them brings most cannot be told." in findings(describe(typed(unclear)))
     study = make_study()
     with study.lock():
         study.report.mkdir(parents=True)
-    write_report(study, results)
+    write_report(study, typed(results))
     for page in ("report.md", "report.html"):
         text = (study.report / page).read_text(encoding="utf-8")
         assert "the order of batches and dropout" in text
@@ -358,7 +373,7 @@ def test_the_first_page_is_short_and_the_rest_a_click_away(make_study):
     results = make_results()
     with study.lock():
         study.report.mkdir(parents=True)
-    write_report(study, results)
+    write_report(study, typed(results))
     page = (study.report / "report.html").read_text(encoding="utf-8")
     first, _, rest = page.partition("<details>")
     assert (first.count("<figure>"), first.count("<table>")) == (2, 1)
@@ -373,7 +388,7 @@ def test_the_first_page_is_short_and_the_rest_a_click_away(make_study):
 
 
 def test_a_figure_is_read_out_with_its_own_numbers():
-    said = captions(make_results())
+    said = captions(made())
     assert "To read it" in said["scores"]
     assert ".600 [.500, .700]" in said["scores"]
     assert "consumes 11 gold labels" in said["frontier"]

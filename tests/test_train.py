@@ -26,6 +26,7 @@ from test_annotate import engine  # noqa: F401  (a fixture)
 from hf_recipes.annotate import annotate
 from hf_recipes.findings import describe
 from hf_recipes.grid import all_runs, make_run
+from hf_recipes.labels.pool import read_labels
 from hf_recipes.measure import _divergence, without_nan
 from hf_recipes.recipe import UserError
 from hf_recipes.report import write_report
@@ -237,7 +238,7 @@ def test_every_arm_trains_and_stands_beside_its_control_in_dataset_results_and_r
     assert (steps["gold-only"], steps["llm-random-drop"]) == ([3], [2])
     write_dataset(study)
     results = measure(study)
-    pairs = {(one["arm"], one["against"]) for one in results["comparisons"]}
+    pairs = {(one.variant, one.against) for one in results.comparisons}
     assert {pair for pair in CONTROLS.items() if set(pair) <= set(arms)} <= pairs
     assert ("llm", "noise-fixed") in pairs
     write_report(study, results)
@@ -257,41 +258,41 @@ def test_the_cells_of_the_llms_errors_are_counts_over_runs_and_test_texts(annota
     study = annotated("--grid.arms=[gold, llm, llm-soft, llm-majority]", "--annotate.passes=[{prompt: {seed: 5}}]")
     assert train(study) == {}
     results = measure(study)
-    work = open_runs(study)
-    known = work.teacher >= 0
-    found = {(one["arm"], one["size"]): one for one in results["error_cells"]}
+    work, teacher = open_runs(study), read_labels(study).teacher
+    known = teacher >= 0
+    found = {(one.variant, one.size): one for one in results.error_cells}
     assert set(found) == {(arm, size) for arm in ("gold", "llm", "llm-soft") for size in (10, 20)}
     for (arm, size), cells in found.items():
         counts = Counter()
         for seed in study.grid.seeds:
             labels = np.argmax(predictions(study, the_run(study, arm, size, seed)), axis=1)
-            for label, teacher, gold in zip(labels[known], work.teacher[known], work.test.gold[known], strict=True):
-                counts["right" if teacher == gold else "wrong", "same" if label == teacher else "other"] += 1
+            for label, llm, gold in zip(labels[known], teacher[known], work.test.gold[known], strict=True):
+                counts["right" if llm == gold else "wrong", "same" if label == llm else "other"] += 1
                 counts["correct"] += label == gold
         total = len(study.grid.seeds) * known.sum()
-        shares = {name: cells["_".join(name)] for name in (*product(("right", "wrong"), ("same", "other")),)}
+        shares = {name: getattr(cells, "_".join(name)) for name in (*product(("right", "wrong"), ("same", "other")),)}
         assert shares == pytest.approx({name: counts[name] / total for name in shares})
         assert sum(shares.values()) == pytest.approx(1)
-        assert cells["agreement"] == pytest.approx((counts["right", "same"] + counts["wrong", "same"]) / total)
-        assert cells["accuracy"] == pytest.approx(counts["correct"] / total)
+        assert cells.agreement == pytest.approx((counts["right", "same"] + counts["wrong", "same"]) / total)
+        assert cells.accuracy == pytest.approx(counts["correct"] / total)
         wrong = counts["wrong", "same"] + counts["wrong", "other"]
-        assert cells["copied"] == pytest.approx(counts["wrong", "same"] / wrong)
-        assert (cells["n"], cells["n_wrong"], cells["R"]) == (known.sum(), wrong / cells["R"], len(study.grid.seeds))
-        assert cells["teacher_accuracy"] == pytest.approx(1 - cells["n_wrong"] / cells["n"])
-        low, high = cells["copied_interval"] or (cells["copied"],) * 2
-        assert low <= cells["copied"] <= high
+        assert cells.copied == pytest.approx(counts["wrong", "same"] / wrong)
+        assert (cells.n, cells.n_wrong, cells.R) == (known.sum(), wrong / cells.R, len(study.grid.seeds))
+        assert cells.teacher_accuracy == pytest.approx(1 - cells.n_wrong / cells.n)
+        low, high = cells.copied_interval or (cells.copied,) * 2
+        assert low <= cells.copied <= high
         base = found["gold", size]
         if arm != "gold":
-            assert cells["copied_above_gold"]["difference"] == pytest.approx(cells["copied"] - base["copied"])
+            assert cells.copied_above_gold.difference == pytest.approx(cells.copied - base.copied)
         if size == 20:
-            gain = cells["agreement"] - found[arm, 10]["agreement"]
-            assert cells["since"]["agreement"]["difference"] == pytest.approx(gain)
+            gain = cells.agreement - found[arm, 10].agreement
+            assert cells.since.agreement.difference == pytest.approx(gain)
     assert "Copied errors." in dict(describe(results)["more"])
     forget_test_rows(study)
     before = measure(study)
-    assert before["error_cells"] == []
-    assert any("hf-recipes annotate" in note for note in before["notes"])
-    assert before["arms"] == results["arms"]
+    assert before.error_cells == []
+    assert any("hf-recipes annotate" in note for note in before.notes)
+    assert before.variants == results.variants
     assert open_runs(study).left() == []
     write_report(study, before)
 

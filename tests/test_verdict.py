@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from made import make_figures
 from scipy import stats
 
 from hf_recipes.recipe import Accept
@@ -16,7 +17,7 @@ def make_results(loss=(-0.01, 0.01), churn=(-0.02, 0.02), f1=(0.7, 0.9), se=0.02
     def compared(figure, bounds, sign):
         middle, half = sum(bounds) / 2, (bounds[1] - bounds[0]) / 2
         interval = sorted(sign * bound for bound in bounds)
-        pair = {"arm": "llm", "against": "gold", "size": 100, "figure": figure}
+        pair = {"variant": "llm", "against": "gold", "size": 100, "figure": figure}
         return {
             **{**pair, "difference": sign * middle, "interval": interval},
             **{"seed_se": half * parts[0], "item_se": half * parts[1]},
@@ -26,7 +27,7 @@ def make_results(loss=(-0.01, 0.01), churn=(-0.02, 0.02), f1=(0.7, 0.9), se=0.02
     seed, item = more.get("class_parts", (se / 4, se))
     arms = [
         {
-            **{"arm": arm, "size": 100, "unlearnt_runs": more.get("unlearnt", 0) if arm == "gold" else 0},
+            **{"variant": arm, "size": 100, "chance_level_runs": more.get("unlearnt", 0) if arm == "gold" else 0},
             **{
                 "per_class_f1_mean": [*f1, None],
                 "per_class_n": {**dict.fromkeys(names, more.get("n_k", 100)), "no": 0},
@@ -36,7 +37,7 @@ def make_results(loss=(-0.01, 0.01), churn=(-0.02, 0.02), f1=(0.7, 0.9), se=0.02
         for arm in ("gold", "llm")
     ]
     comparisons = [compared("macro_f1", loss, -1), compared("pairwise_disagreement", churn, 1)]
-    return {"arms": arms, "comparisons": comparisons, "label_names": [*names, "no"], "R": runs, "n": 500}
+    return {"variants": arms, "comparisons": comparisons, "label_names": [*names, "no"], "R": runs, "n": 500}
 
 
 BOUNDS = st.tuples(st.floats(-0.5, 0.5), st.floats(0.001, 0.4)).map(lambda pair: (pair[0], pair[0] + pair[1]))
@@ -46,27 +47,27 @@ BOUNDS = st.tuples(st.floats(-0.5, 0.5), st.floats(0.001, 0.4)).map(lambda pair:
 def test_it_ships_only_where_every_interval_lies_on_the_good_side_and_not_where_one_lies_on_the_bad(
     loss, churn, f1, se
 ):
-    found = decide(make_results(loss, churn, f1, se), RULE)
+    found = decide(make_figures(make_results(loss, churn, f1, se)), RULE)
     total = np.hypot(se / 4, se)
     degrees = 9 * total**2 / (se / 4) ** 2
     low = [value - stats.t.ppf(0.975, degrees) * total for value in f1]
     high = [value + stats.t.ppf(1 - 0.025 / len(f1), degrees) * total for value in f1]
     good = [loss[1] < 0.02, churn[1] < 0.03, min(low) > 0.6]
     bad = [loss[0] > 0.02, churn[0] > 0.03, min(high) < 0.6]
-    assert (found["decision"] == "ship") == all(good)
-    assert (found["decision"] == "do not ship") == any(bad)
-    assert [one["status"] for one in found["criteria"]] == [
+    assert (found.decision == "ship") == all(good)
+    assert (found.decision == "do not ship") == any(bad)
+    assert [one.status for one in found.criteria] == [
         "holds" if g else "fails" if b else "cannot tell" for g, b in zip(good, bad, strict=True)
     ]
 
 
 def test_a_class_that_is_hardly_known_is_not_hidden_by_one_that_is_worse_and_well_known():
     results = make_results(f1=(0.7, 0.71))
-    for arm in results["arms"]:
+    for arm in results["variants"]:
         arm["per_class_f1_item_se"] = [0.01, 0.1, None]
-    found = decide(results, RULE)
-    assert (found["decision"], found["worst_class"]) == ("label more", "c1")
-    assert found["test_labels"] > 500
+    found = decide(make_figures(results), RULE)
+    assert (found.decision, found.worst_class) == ("label more", "c1")
+    assert found.test_labels > 500
 
 
 @pytest.mark.parametrize("classes", [2, 10])
@@ -75,10 +76,11 @@ def test_the_limit_on_classes_errs_as_seldom_as_it_says(classes):
     rng = np.random.default_rng(0)
     held = failed = 0
     for _ in range(1000):
-        at_it = decide(make_results(f1=rng.normal(0.6, np.hypot(0.0125, 0.05), classes), se=0.05), RULE)
-        failed += at_it["criteria"][2]["status"] == "fails"
+        f1 = rng.normal(0.6, np.hypot(0.0125, 0.05), classes)
+        at_it = decide(make_figures(make_results(f1=f1, se=0.05)), RULE)
+        failed += at_it.criteria[2].status == "fails"
         near = [rng.normal(0.6, np.hypot(0.0125, 0.05)), *[0.9] * (classes - 1)]
-        held += decide(make_results(f1=near, se=0.05), RULE)["criteria"][2]["status"] == "holds"
+        held += decide(make_figures(make_results(f1=near, se=0.05)), RULE).criteria[2].status == "holds"
     assert held / 1000 < 0.025 + 3 * np.sqrt(0.025 * 0.975 / 1000)
     assert failed / 1000 < 0.025 + 3 * np.sqrt(0.025 * 0.975 / 1000)
 
@@ -91,9 +93,9 @@ def test_where_nothing_varies_few_texts_do_not_decide():
         (1.0, 40, "holds"),
     ):
         results = make_results(f1=(value,), class_parts=(0.0, 0.0), n_k=n_k)
-        found = decide(results, RULE)["criteria"][2]
-        assert found["status"] == status
-        low, high = found["interval"]
+        found = decide(make_figures(results), RULE).criteria[2]
+        assert found.status == status
+        low, high = found.interval
         exact = stats.binomtest(int(value * n_k), n_k).proportion_ci(method="exact")
         assert (low, high) == pytest.approx((exact.low, exact.high))
 
@@ -102,9 +104,9 @@ def test_where_nothing_varies_few_texts_do_not_decide():
 def test_what_it_asks_for_would_decide(parts, what):
     """The oracle: simulated studies with as much of it as it asks for, with the t interval of studies."""
     results = make_results(loss=(-0.02, 0.03), parts=parts)
-    found = decide(results, RULE)
+    found = decide(make_figures(results), RULE)
     comparison = results["comparisons"][0]
-    labels, seeds = (found["test_labels"], 10) if what == "test_labels" else (500, found["seeds"])
+    labels, seeds = (found.test_labels, 10) if what == "test_labels" else (500, found.seeds)
     assert labels > 500 or seeds > 10
     rng = np.random.default_rng(0)
     per_run = rng.normal(0, comparison["seed_se"] * 10**0.5, (20_000, seeds))
@@ -117,17 +119,17 @@ def test_what_it_asks_for_would_decide(parts, what):
 
 
 def test_where_nothing_can_be_told_it_says_why():
-    found = decide(make_results(unlearnt=1), RULE)
-    assert (found["decision"], found["test_labels"], found["seeds"]) == ("cannot tell", None, None)
-    assert found["reason"].startswith("gold labels were not learnt in every run")
+    found = decide(make_figures(make_results(unlearnt=1)), RULE)
+    assert (found.decision, found.test_labels, found.seeds) == ("cannot tell", None, None)
+    assert found.reason.startswith("gold labels were not learnt in every run")
     two = make_results(runs=2)
     for comparison in two["comparisons"]:
         comparison |= {"interval": None, "seed_se": None}
-    assert decide(two, RULE)["reason"] == "two runs give no intervals"
-    assert decide(two, RULE)["criteria"][2]["interval"] is None
-    on_the_limit = decide(make_results(loss=(0.0, 0.04)), RULE)
-    assert (on_the_limit["decision"], on_the_limit["test_labels"], on_the_limit["seeds"]) == ("cannot tell", None, None)
-    assert decide(make_results(f1=(0.0, 0.0)), Accept(min_class_f1=0))["decision"] == "ship"  # no limit
+    assert decide(make_figures(two), RULE).reason == "two runs give no intervals"
+    assert decide(make_figures(two), RULE).criteria[2].interval is None
+    on_the_limit = decide(make_figures(make_results(loss=(0.0, 0.04))), RULE)
+    assert (on_the_limit.decision, on_the_limit.test_labels, on_the_limit.seeds) == ("cannot tell", None, None)
+    assert decide(make_figures(make_results(f1=(0.0, 0.0))), Accept(min_class_f1=0)).decision == "ship"  # no limit
 
 
 def test_a_class_of_three_texts_is_not_decided_by_one_more():

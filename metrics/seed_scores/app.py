@@ -64,7 +64,7 @@ def measure(pasted, file):
     axes.margins(y=0.4)
     said = (
         f"R = {result['R']} runs, n = {result['n']} texts. Runs no better than the commonest class: "
-        f"{result['failed_runs']}; no better than chance: {result['unlearnt_runs']}; that give one class throughout: "
+        f"{result['failed_runs']}; no better than chance: {result['chance_level_runs']}; one class throughout: "
         f"{result['single_class_runs']}."
     )
     return pd.DataFrame(rows, columns=["figure", "value", "from", "to"]).round(5), figure, said

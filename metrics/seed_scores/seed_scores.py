@@ -52,7 +52,7 @@ Returns:
       is no sign that runs differ in quality. ddof = 1.
     - **failed_runs** (`int`): runs whose accuracy is not above that of always giving the commonest class (Mosbach et
       al. 2021), **majority_accuracy** (`float`): that accuracy.
-    - **unlearnt_runs** (`int`): runs that agree with gold no more than labels given regardless of the item: Cohen's
+    - **chance_level_runs** (`int`): runs that agree with gold no more than labels given regardless of the item: Cohen's
       kappa is not above 0 by a one-sided test at .05 (Fleiss, Cohen & Everitt 1969). Unlike a failed run, one that
       gives rare classes too often counts as learnt, and one that gives the commonest a little less often does not.
     - **single_class_runs** (`int`): runs that predict one class throughout.
@@ -152,7 +152,7 @@ def seed_scores(predictions, references, num_classes=None, return_items=False, c
         **_distribution_variance(accuracy, correct, confidence_level),
         "failed_runs": int((accuracy <= majority).sum()),
         "majority_accuracy": float(majority),
-        "unlearnt_runs": int((~_above_chance(predictions, accuracy, gold_counts)).sum()),
+        "chance_level_runs": int((~_above_chance(predictions, accuracy, gold_counts)).sum()),
         "single_class_runs": int((predictions == predictions[:, :1]).all(axis=1).sum()),
         "ddof": 1,
         "R": runs,

@@ -1,0 +1,412 @@
+"""The schema of `report/results.json`: `measure` writes it; the report, `compare`, the Hub and the Space read it.
+
+It imports only pydantic, so that `push space` can copy this file into a Space that has neither torch nor vLLM.
+Intervals are null where they are not defined.
+"""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+
+def _interval(bounds: Any) -> Any:
+    return None if bounds is None or None in bounds else bounds
+
+
+Interval = Annotated[tuple[float, float] | None, BeforeValidator(_interval)]
+Figure = Literal["accuracy", "macro_f1", "pairwise_disagreement"]
+Verdict = Literal["higher", "lower", "cannot tell"]
+Status = Literal["holds", "fails", "cannot tell"]
+Decision = Literal["ship", "do not ship", "label more", "cannot tell"]
+
+
+class Record(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class AuditCount(Record):
+    """Texts of the pool or of the test split that were drawn for people, and those that they labelled."""
+
+    drawn: int
+    labelled: int
+
+
+class Audits(Record):
+    pool: AuditCount
+    test: AuditCount
+
+
+class AnnotatorResult(Record):
+    """The LLM against gold on the pool. Fields that require gold are null without it."""
+
+    model: str
+    calibration: str
+    demonstrations: int = Field(description="few-shot examples in the prompts; gold labels consumed")
+    calibration_gold: int = Field(description="gold rows that the calibration was fitted on")
+    n: int
+    n_gold: int
+    accuracy: float | None = None
+    accuracy_interval: Interval = None
+    majority_accuracy: float | None = None
+    macro_f1: float | None = None
+    macro_f1_interval: Interval = None
+    entropy_auroc: float | None = None
+    recall: dict[str, float | None]
+    gold_share: dict[str, float | None]
+    llm_share: dict[str, float]
+    nll: float | None
+    kl: float | None = Field(description="mean KL divergence from the annotators' shares, in nats")
+    kl_interval: Interval
+    kl_n: int
+    one_annotator: float | None = Field(description="how often one annotator gives the others' most frequent label")
+    label_mass: float
+    status: dict[str, int]
+    truncated: int
+
+
+class VariantResult(Record):
+    """Scores and instability of a variant at a size, over R runs and n test texts; see the metric modules' cards.
+
+    Scores cover the `n_gold` test texts with gold and are null without them.
+    """
+
+    variant: str
+    size: int
+    R: int
+    n: int
+    n_gold: int
+    confidence_level: float
+    gold_train_labels: list[int]
+    gold_prompt_labels: int
+    gold_validation_labels: int
+    train_label_accuracy: list[float | None]
+    accuracy_mean: float | None
+    accuracy_mean_interval: Interval
+    accuracy_sd: float | None = None
+    accuracy_sd_interval: Interval = None
+    accuracy_min: float | None = None
+    accuracy_max: float | None = None
+    accuracy_runs: list[float] = []
+    accuracy_distribution_variance: float | None = None
+    accuracy_distribution_variance_interval: Interval = None
+    macro_f1_mean: float | None
+    macro_f1_mean_interval: Interval
+    macro_f1_sd: float | None
+    macro_f1_sd_interval: Interval
+    macro_f1_min: float | None = None
+    macro_f1_max: float | None = None
+    macro_f1_runs: list[float]
+    per_class_f1_mean: list[float | None] | None
+    per_class_f1_mean_interval: list[Interval] | None = None
+    per_class_f1_seed_se: list[float | None] | None = None
+    per_class_f1_item_se: list[float | None] | None = None
+    majority_accuracy: float | None
+    failed_runs: int | None = None
+    chance_level_runs: int | None
+    single_class_runs: int | None = None
+    ddof: int = 1
+    pairwise_disagreement: float
+    pairwise_disagreement_interval: Interval
+    krippendorff_alpha: float | None
+    krippendorff_alpha_interval: Interval
+    gwet_ac1: float | None = None
+    gwet_ac1_interval: Interval = None
+    unanimity: float
+    unanimity_interval: Interval
+    vote_entropy: float | None = None
+    single_class: bool = False
+    leave_one_out: list[float] = []
+    num_classes: int
+    error_consistency: float | None = None
+    error_consistency_interval: Interval = None
+    per_class_error_consistency: dict[str, float | None] = {}
+    per_class_n: dict[str, int] = {}
+    per_class_disagreement: dict[str, float | None] = {}
+    per_class_disagreement_interval: dict[str, Interval] = {}
+    per_class_alpha: dict[str, float | None] = {}
+    per_class_ac1: dict[str, float | None] = {}
+    per_class_unanimity: dict[str, float | None] = {}
+    per_class_vote_entropy: dict[str, float | None] = {}
+
+    @property
+    def gold_labels(self) -> int:
+        """All gold labels that a run consumes: for training, prompt, calibration and the choice of the checkpoint.
+
+        The mean over runs. For `one-annotator` these are the annotators' labels.
+        """
+        mean = sum(self.gold_train_labels) / len(self.gold_train_labels)
+        return round(mean + self.gold_prompt_labels + self.gold_validation_labels)
+
+
+class Difference(Record):
+    """A paired difference, with the two parts of its standard error; see `metrics/instability_comparison`."""
+
+    R: int
+    n: int
+    difference: float
+    interval: Interval
+    p_value: float | None
+    detectable: float | None = None
+    verdict: Verdict
+    seed_se: float | None
+    item_se: float | None
+
+
+class Comparison(Difference):
+    """A figure of a variant less that of another variant, at one size."""
+
+    size: int
+    variant: str
+    against: str
+    figure: Figure
+    primary: bool
+    p_holm: float | None
+
+
+class BestMitigation(Difference):
+    """The mitigation with the best macro-F1 on half of the seeds and texts, against LLM labels on the other halves."""
+
+    variant: str
+    among: list[str]
+
+
+class Regained(Record):
+    """The share of the macro-F1 loss that a mitigation regains, with Fieller's interval."""
+
+    variant: str
+    size: int
+    R: int
+    n: int
+    share: float
+    interval: Interval
+
+
+class Ensemble(Record):
+    """Ensembles of k runs that share no run."""
+
+    variant: str
+    size: int
+    k: int
+    ensembles: int
+    n: int
+    macro_f1_mean: float | None
+    macro_f1_mean_interval: Interval
+    pairwise_disagreement: float
+    pairwise_disagreement_interval: Interval
+
+
+class ClassShare(Record):
+    """The share of a class among the test texts, or among those of a group, in predictions and in gold."""
+
+    variant: str
+    size: int
+    group: str | None
+    class_name: str
+    R: int
+    n: int
+    gold: float
+    gold_interval: Interval = None
+    share: float
+    bias: float
+    bias_interval: Interval
+    sd: float | None
+
+    @property
+    def clear_bias(self) -> float:
+        """The distance of the bias's interval from zero; 0 if it includes zero or is not defined."""
+        return 0.0 if self.bias_interval is None else max(self.bias_interval[0], -self.bias_interval[1], 0.0)
+
+
+class Change(Record):
+    """How the copied errors changed since a smaller size."""
+
+    size: int
+    agreement: Difference
+    accuracy: Difference
+    copied: Difference | None
+
+
+class ErrorCells(Record):
+    """The LLM right or wrong x the classifier equal or not, as shares of the test texts that the LLM labelled."""
+
+    variant: str
+    size: int
+    R: int
+    n: int
+    n_wrong: int
+    teacher_accuracy: float
+    teacher_accuracy_interval: Interval
+    right_same: float
+    right_same_interval: Interval
+    right_other: float
+    right_other_interval: Interval
+    wrong_same: float
+    wrong_same_interval: Interval
+    wrong_other: float
+    wrong_other_interval: Interval
+    agreement: float
+    agreement_interval: Interval
+    accuracy: float
+    accuracy_interval: Interval
+    copied: float | None
+    copied_interval: Interval
+    copied_above_gold: Difference | None
+    since: Change | None
+
+
+class GoldMatch(Difference):
+    """Gold labels of a size less all LLM labels, in macro-F1."""
+
+    size: int
+
+
+class EqualAccuracy(Record):
+    """The disagreement of LLM labels less that of gold labels between two sizes, at the same accuracy."""
+
+    accuracy: float
+    pairwise_disagreement1: float
+    pairwise_disagreement2: float
+    sizes: list[int]
+    R: int
+    difference: float
+    interval: Interval
+    p_value: float | None
+    verdict: Verdict
+
+
+class Plateau(Record):
+    """What the last doubling of the training texts gains; see `metrics/learning_plateau`."""
+
+    variant: str
+    figure: Figure
+    R: int | None = None
+    n: int
+    S: int | None = None
+    item_se: float
+    last_doubling: tuple[float, float]
+    gain: float
+    gain_interval: Interval
+    verdict: Literal["plateau", "gains", "cannot tell"]
+    enough_size: float | None = None
+    delta: float
+    confidence_level: float = 0.95
+    against_gain: float | None = None
+    against_gain_interval: Interval = None
+    against_verdict: Literal["plateau", "gains", "cannot tell"] | None = None
+    gain_difference: float | None = None
+    gain_difference_interval: Interval = None
+    premature_plateau: Literal["yes", "no", "cannot tell"] | None = None
+
+
+class Disagreement(Record):
+    value: float
+    interval: Interval
+
+
+class Variance(Record):
+    variance: float | None
+    interval: Interval
+    sd: float | None
+    sd_interval: Interval
+
+
+class Components(Record):
+    """What each source of randomness contributes, by variance components over crossed runs."""
+
+    variant: str
+    size: int
+    sources: list[str]
+    levels: int
+    R: int
+    n: int
+    disagreement: dict[str, Disagreement]
+    accuracy: dict[str, Variance]
+    macro_f1: dict[str, Variance]
+
+
+class Criterion(Record):
+    name: Literal["macro_f1_loss", "churn", "min_class_f1"]
+    value: float | None
+    interval: Interval
+    limit: float
+    status: Status
+
+
+class VerdictResult(Record):
+    """The verdict by the limits in `accept`; see docs/verdict.md."""
+
+    decision: Decision
+    criteria: list[Criterion]
+    worst_class: str | None
+    test_labels: int | None
+    seeds: int | None
+    reason: str | None
+
+
+class Figures(Record):
+    """All figures of a study. docs/CONTRACT.md describes the fields."""
+
+    key: str
+    study: str
+    label_names: list[str]
+    seeds: list[int]
+    vary: list[str]
+    R: int
+    n: int
+    audit: Audits | None
+    confidence_level: float
+    lines: dict[str, str]
+    annotator: AnnotatorResult
+    variants: list[VariantResult] = Field(min_length=1)
+    comparisons: list[Comparison]
+    best_mitigation: BestMitigation | None
+    regained: list[Regained]
+    ensembles: list[Ensemble]
+    class_shares: list[ClassShare]
+    error_cells: list[ErrorCells]
+    gold_match: list[GoldMatch]
+    iso_accuracy: EqualAccuracy | None = Field(description="null where no gold sizes surround the LLM's accuracy")
+    plateaus: list[Plateau]
+    components: list[Components]
+    notes: list[str]
+
+    @property
+    def top(self) -> int:
+        """The largest size."""
+        return max(result.size for result in self.variants)
+
+    @property
+    def at_top(self) -> dict[str, VariantResult]:
+        """The variants at the largest size, by name."""
+        top = self.top
+        return {result.variant: result for result in self.variants if result.size == top}
+
+    def find(self, variant: str, against: str, figure: Figure, size: int | None = None) -> Comparison | None:
+        """Return a comparison at a size, by default the largest; None if it was not made."""
+        size = size or self.top
+        for comparison in self.comparisons:
+            if (comparison.variant, comparison.against, comparison.figure, comparison.size) == (
+                *(variant, against, figure),
+                size,
+            ):
+                return comparison
+        return None
+
+
+class Results(Figures):
+    """The content of `report/results.json`: the figures and the verdict that follows from them."""
+
+    verdict: VerdictResult
+
+
+def read_results(text: str | bytes) -> Results:
+    """Parse the content of a results.json, which may come from anywhere.
+
+    Raises:
+        ValueError: it does not have this schema; the message names the first field that differs.
+    """
+    try:
+        return Results.model_validate_json(text)
+    except ValidationError as errors:
+        error = errors.errors()[0]
+        raise ValueError(f"{'.'.join(map(str, error['loc'])) or 'the file'}: {error['msg']}") from None
