@@ -1,39 +1,13 @@
 """The grid of runs, arms x sizes x seeds, and the rows that each run trains on."""
 
-from dataclasses import dataclass
 from itertools import product
 
 import numpy as np
 
 from .data import hash_order
 from .recipe import Grid, UserError
+from .study import Run
 from .variants import VARIANTS
-
-
-@dataclass(frozen=True)
-class Run:
-    """One training run, with a seed for each source of chance.
-
-    Attributes:
-        arm (`str`): where the training labels come from.
-        size (`int`): the number of training rows.
-        name (`str`): the seed as in the recipe; of a crossed run its seeds, as `s0-i1-o0`.
-        subset_seed (`int`): which rows are trained on, and what a random arm draws among them.
-        init_seed (`int`): the classification head's first weights.
-        order_seed (`int`): the order of batches, and dropout.
-        annotation_pass (`int`): the pass that labels the rows.
-    """
-
-    arm: str
-    size: int
-    name: str
-    subset_seed: int
-    init_seed: int
-    order_seed: int
-    annotation_pass: int = 0
-
-    def __str__(self) -> str:
-        return f"{self.arm}/n{self.size}/{self.name}"
 
 
 def make_run(grid: Grid, arm: str, size: int, levels: dict[str, int]) -> Run:

@@ -12,13 +12,13 @@ from . import tables
 from .annotate import shown_rows
 from .components import disagreement, variances
 from .data import NO_GOLD, Rows, hash_order
-from .grid import Run, crossed_runs, crossed_sources, paired_runs
+from .grid import crossed_runs, crossed_sources, paired_runs
 from .labels.pool import StudyLabels
 from .labels.rules import Labels
 from .recipe import UserError
 from .runs import PREDICTIONS, Runs
 from .schema import Figures, Results, read_results
-from .study import Study, hash_files, make_key, read_json
+from .study import Run, Study, hash_files, make_key, read_json
 from .variants import CONTROLS, VARIANTS
 from .verdict import decide, freedom
 from .votes import NO_VOTE

@@ -22,12 +22,12 @@ from .cost import (
 )
 from .data import RowFiles, open_rows, usable_at_most
 from .dataset_folder import DatasetFolder
-from .grid import Run, all_runs, check_sizes
+from .grid import all_runs, check_sizes
 from .labels.pool import StudyLabels, read_labels
 from .measure import is_measured
 from .models import load_tokenizer
 from .runs import FOLDS, Runs, check_encoder, check_training, other_runs, read_accelerate_config
-from .study import Study, read_json
+from .study import Run, Study, read_json
 from .variants import CONFIDENT
 
 START_SECONDS = {"annotate": 30, "train": 20, "report": 20}

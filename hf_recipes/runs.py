@@ -9,12 +9,12 @@ import numpy as np
 import pyarrow as pa
 
 from .fit import RULES as TRAINING_RULES
-from .grid import Run, all_runs, check_sizes, permutation
+from .grid import all_runs, check_sizes, permutation
 from .labels.pool import StudyLabels
 from .labels.rules import Labels, training_labels
 from .models import Model, resolve_model
 from .recipe import Train, UserError, parse_yaml
-from .study import Study, cpu_capability, cpu_threads, hash_ids, make_key, read_json, versions
+from .study import Run, Study, cpu_capability, cpu_threads, hash_ids, make_key, read_json, versions
 from .variants import CONFIDENT
 
 PREDICTIONS = pa.schema(

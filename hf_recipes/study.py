@@ -26,9 +26,10 @@ import platform
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import yaml
 from filelock import FileLock, Timeout
@@ -36,9 +37,6 @@ from filelock import FileLock, Timeout
 from .checksums import Checksums, Rename, hash_file, replace_path
 from .child import PARENT
 from .recipe import Grid, Recipe, Train, UserError, parse_yaml
-
-if TYPE_CHECKING:
-    from .grid import Run
 
 logger = logging.getLogger(__name__)
 
@@ -57,6 +55,32 @@ GROWS = (
         "train.accelerate_config",
     ),
 )
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training run, with a seed for each source of chance.
+
+    Attributes:
+        arm (`str`): where the training labels come from.
+        size (`int`): the number of training rows.
+        name (`str`): the seed as in the recipe; of a crossed run its seeds, as `s0-i1-o0`.
+        subset_seed (`int`): which rows are trained on, and what a random arm draws among them.
+        init_seed (`int`): the classification head's first weights.
+        order_seed (`int`): the order of batches, and dropout.
+        annotation_pass (`int`): the pass that labels the rows.
+    """
+
+    arm: str
+    size: int
+    name: str
+    subset_seed: int
+    init_seed: int
+    order_seed: int
+    annotation_pass: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.arm}/n{self.size}/{self.name}"
 
 
 class Study:
@@ -110,10 +134,10 @@ class Study:
     def annotations(self, key: str) -> Path:
         return self.annotations_root / key
 
-    def run(self, run: "Run") -> Path:
+    def run(self, run: Run) -> Path:
         return self.root / "runs" / run.arm / f"n{run.size}" / run.name
 
-    def run_lock(self, run: "Run") -> FileLock:
+    def run_lock(self, run: Run) -> FileLock:
         """Whoever trains a run holds this."""
         folder = self.run(run)
         folder.parent.mkdir(parents=True, exist_ok=True)

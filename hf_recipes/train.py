@@ -25,14 +25,13 @@ from . import tables
 from .child import follow_parent
 from .data import hash_order
 from .fit import DIVERGED, Fit, Texts, Tokens
-from .grid import Run
 from .labels.pool import read_labels
 from .labels.rules import Labels, Subset, confident_errors
 from .models import load_tokenizer
 from .recipe import UserError, first_line, load_recipe
 from .redact import redact
 from .runs import FOLDS, PREDICTIONS, Runs, check_training, read_accelerate_config, threads
-from .study import Study, read_json, write_json
+from .study import Run, Study, read_json, write_json
 from .variants import CONFIDENT
 
 logger = logging.getLogger(__name__)
