@@ -29,7 +29,7 @@ from .arms import Labels, Pool, build_pool, confident_errors, draw, label_others
 from .audit import with_audit
 from .child import follow_parent
 from .data import hash_order, load_rows, open_rows
-from .fit import DIVERGED, RULES, Fit, Texts, Tokens
+from .fit import DIVERGED, RULES, Curves, LabelledTexts, Tokens, fine_tune, predict
 from .grid import Run, all_runs, check_sizes, permutation
 from .models import Model, load_tokenizer, resolve_model
 from .recipe import CONFIDENT, Train, UserError, first_line, load_recipe, parse_yaml
@@ -449,27 +449,36 @@ class _Trainer:
         self._test = Tokens(tested, self._tokenizer, longest, self.folder / "test.tokens")
 
     def _train_one(self, run: Run) -> None:
-        """Trains a run and writes its folder, or what it failed of: the others go on."""
+        """Train a run and write its folder. If it fails, write `failed.json`, so that the other runs continue."""
         study = self.study
         self._start = time.monotonic()
         try:
             labels = self.work.labels(run)
             if run.arm in CONFIDENT:
                 labels = self._doubt(run, labels)
-            fitted, at_once = self._fit(run, labels, tracked=True)
-            probs = fitted.predict(self._test, np.arange(len(self.work.test)))
-            if not np.isfinite(probs).all():
-                raise FloatingPointError(DIVERGED)
+            self._start_trackers(run)
+            model, curves, micro_batch_size = self._fine_tune(run, labels)
+            probs = self._predict(model, self._test, np.arange(len(self.work.test)))
             with study.whole_folder(study.run(run)) as folder:
-                self._write(folder, run, labels, fitted, probs, at_once)
-        except (UserError, OSError):  # the latter: a full disk and the like are not the run's fault
+                self._write(folder, run, labels, model, curves, probs, micro_batch_size)
+        except (UserError, OSError):  # a full disk and the like are not the run's fault
             raise
         except Exception as error:
-            study.run(run).mkdir(parents=True, exist_ok=True)  # what is there stays until there is better
+            study.run(run).mkdir(parents=True, exist_ok=True)  # an earlier run's files remain
             reason = redact(f"{type(error).__name__}: {first_line(error)}")
-            trouble = {"error": reason, "traceback": redact(traceback.format_exc())}
-            write_json(study.run(run) / "failed.json", {"key": self.work.key(run), **trouble})
+            record = {"key": self.work.key(run), "error": reason, "traceback": redact(traceback.format_exc())}
+            write_json(study.run(run) / "failed.json", record)
+        finally:
+            self._finish_trackers()
         self.accelerator.free_memory()
+
+    def _predict(self, model: Any, tokens: Tokens, rows: np.ndarray) -> np.ndarray:
+        """Return the probabilities of a classifier; raise FloatingPointError if they are not finite."""
+        batch_size = self.study.training.eval_batch_size
+        probs = predict(self.accelerator, model, self._tokenizer, tokens, rows, batch_size)
+        if not np.isfinite(probs).all():
+            raise FloatingPointError(DIVERGED)
+        return probs
 
     def _doubt(self, run: Run, labels: Labels) -> Labels:
         """The labels without those that confident learning calls wrong, or without as many at random.
@@ -488,58 +497,41 @@ class _Trainer:
             fold = places[[number[text] for text in texts]] % FOLDS  # equal texts in one
             for one in np.unique(fold):
                 here = fold == one
-                fitted, _ = self._fit(run, labels.without(here))
-                probs[here] = fitted.predict(self._tokens, self._places[labels.rows[here]])
+                model, _, _ = self._fine_tune(run, labels.without(here))
+                probs[here] = self._predict(model, self._tokens, self._places[labels.rows[here]])
                 self.accelerator.free_memory()
-            if not np.isfinite(probs).all():
-                raise FloatingPointError(DIVERGED)
             wrong = confident_errors(labels.labels, probs)
             count = int(wrong.sum())
         if run != found:
             wrong = draw(self.work.pool, labels.rows, count, f"confident-random-drop:{run.subset_seed}")
         return labels.without(wrong)
 
-    def _fit(self, run: Run, labels: Labels, tracked: bool = False) -> tuple[Fit, int]:
-        """A fitted classifier, and how many texts at once fit into memory: half as many after each failed try."""
+    def _fine_tune(self, run: Run, labels: Labels) -> tuple[Any, Curves, int]:
+        """Return a classifier, its curves and its micro-batch size, which is halved whenever memory runs out."""
         from accelerate.utils import find_executable_batch_size
 
         work, settings = self.work, self.study.training
-        at_once = -(-settings.batch_size // settings.gradient_accumulation_steps)
-        train = Texts(self._tokens, self._places[labels.rows], labels.targets, labels.then)
-        classes = np.eye(len(work.pool.label_names))
-        checked = Texts(self._tokens, self._places[work.validation], classes[work.validation_labels(run)])
+        train = LabelledTexts(self._tokens, self._places[labels.rows], labels.targets, labels.then)
+        validation = None
+        if settings.validation_size:
+            targets = np.eye(len(work.pool.label_names))[work.validation_labels(run)]
+            validation = LabelledTexts(self._tokens, self._places[work.validation], targets)
+        micro_batch_size = -(-settings.batch_size // settings.gradient_accumulation_steps)
 
         def halve() -> int:
-            nonlocal at_once
-            at_once //= 2
-            logger.warning("train: %s does not fit into memory; trying %d texts at once", run, at_once)
-            return at_once
+            nonlocal micro_batch_size
+            micro_batch_size //= 2
+            logger.warning("train: memory ran out in %s; next try with %d texts a pass", run, micro_batch_size)
+            return micro_batch_size
 
-        def attempt(size: int) -> Fit:
-            fit = Fit(
-                self.accelerator,
-                self._load_model(run),
-                self._tokenizer,
-                settings,
-                run.order_seed,
-                train,
-                checked if settings.validation_size else None,
-                size,
-                self._log,
-            )
-            fit.run()
-            return fit
+        def attempt(size: int) -> tuple[Any, Curves]:
+            model = self._load_model(run)
+            accelerator, seed = self.accelerator, run.order_seed
+            return model, fine_tune(accelerator, model, self._tokenizer, settings, seed, train, validation, size)
 
-        if tracked:
-            self._start_trackers(run)
-        try:
-            fitted = find_executable_batch_size(attempt, starting_batch_size=at_once, reduce_batch_size_fn=halve)()
-        finally:
-            for tracker in self.accelerator.trackers:
-                with suppress(Exception):  # a run is not lost because a tracker's server is
-                    tracker.finish()
-            self.accelerator.trackers.clear()
-        return fitted, at_once
+        repeat = find_executable_batch_size(attempt, starting_batch_size=micro_batch_size, reduce_batch_size_fn=halve)
+        model, curves = repeat()
+        return model, curves, micro_batch_size
 
     def _load_model(self, run: Run) -> Any:
         import torch
@@ -547,7 +539,7 @@ class _Trainer:
         from transformers import AutoModelForSequenceClassification
 
         names = self.work.pool.label_names
-        set_seed(run.init_seed)  # before the model is made: its head is drawn from it
+        set_seed(run.init_seed)  # draws the head
         try:
             return AutoModelForSequenceClassification.from_pretrained(
                 self.work.encoder.folder,
@@ -561,7 +553,7 @@ class _Trainer:
             )
         except (OSError, ValueError, KeyError) as error:
             raise UserError(
-                f"train.encoder: {self.work.encoder.name} is no sequence classifier ({first_line(error)})"
+                f"`train.encoder` must load as a sequence classifier. {self.work.encoder.name}: {first_line(error)}"
             ) from None
 
     def _start_trackers(self, run: Run) -> None:
@@ -574,17 +566,29 @@ class _Trainer:
                 init_kwargs={"wandb": group, "trackio": group},
             )
 
-    def _log(self, values: dict[str, float], step: int) -> None:
-        self.accelerator.log(values, step=step)
+    def _finish_trackers(self) -> None:
+        for tracker in self.accelerator.trackers:
+            with suppress(Exception):  # a tracker's server that fails costs no run
+                tracker.finish()
+        self.accelerator.trackers.clear()
 
-    def _write(self, folder: Path, run: Run, labels: Labels, fitted: Fit, probs: np.ndarray, at_once: int) -> None:
+    def _write(
+        self,
+        folder: Path,
+        run: Run,
+        labels: Labels,
+        model: Any,
+        curves: Curves,
+        probs: np.ndarray,
+        micro_batch_size: int,
+    ) -> None:
         work, settings = self.work, self.study.training
         dropped = [work.pool.ids[i] for i in np.setdiff1d(work.subset(run), labels.rows)]
         named = pa.array([str(run)] * len(work.test), pa.string()).dictionary_encode()
         table = pa.table([named, work.test.ids, work.test.gold, list(probs)], schema=PREDICTIONS)
         tables.write(folder / "predictions.parquet", table)
         if settings.save_models:
-            fitted.model.save_pretrained(folder / "model")
+            model.save_pretrained(folder / "model")
             self._tokenizer.save_pretrained(folder / "model")
         write_json(
             folder / "run.json",
@@ -599,10 +603,10 @@ class _Trainer:
                 "gold_validation_labels": len(work.validation) if settings.validation_labels == "gold" else 0,
                 **({"dropped": dropped} if run.arm in CONFIDENT else {}),
                 "train_label_accuracy": labels.accuracy(work.pool.of_pass(run.annotation_pass)),
-                "curves": {name: values for name, values in vars(fitted.curves).items() if values},
+                "curves": {name: values for name, values in vars(curves).items() if values},
                 "train": settings.model_dump(mode="json"),
                 "environment": work.environment(run),
-                "texts_at_once": at_once,
+                "micro_batch_size": micro_batch_size,
                 "seconds": round(time.monotonic() - self._start, 2),
             },
         )
