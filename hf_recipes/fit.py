@@ -208,6 +208,23 @@ def predict(
     return probs
 
 
+def embed(
+    accelerator: Any, encoder: Any, tokenizer: Any, tokens: Tokens, rows: np.ndarray, batch_size: int
+) -> np.ndarray:
+    """Return the mean of an encoder's last hidden states over each text's tokens, of shape `(len(rows), width)`."""
+    import torch
+
+    features = np.empty((len(rows), encoder.config.hidden_size))
+    encoder.to(accelerator.device).eval()
+    with torch.no_grad():
+        for places in _batches_by_length(tokens.lengths[rows], batch_size):
+            inputs = pad(tokenizer, tokens, rows[places], accelerator.device)
+            mask = inputs["attention_mask"].unsqueeze(-1)
+            sums = (encoder(**inputs).last_hidden_state * mask).sum(1)
+            features[places] = (sums / mask.sum(1)).cpu().numpy()
+    return features
+
+
 def _batches_by_length(lengths: np.ndarray, batch_size: int) -> Iterator[np.ndarray]:
     order = np.argsort(lengths, kind="stable")
     for start in range(0, len(order), batch_size):

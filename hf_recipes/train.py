@@ -1,4 +1,4 @@
-"""Training: the runs of the grid, under accelerate.
+"""Train the runs of the grid, under accelerate.
 
     accelerate launch --config_file hf_recipes/recipes/accelerate/cpu.yaml -m hf_recipes.train RECIPE [--key=value ...]
 
@@ -14,7 +14,7 @@ import tempfile
 import time
 import traceback
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -25,11 +25,12 @@ from filelock import Timeout
 
 from . import tables
 from .annotate import Annotations, load_annotations, load_test_annotations
-from .arms import Labels, Pool, build_pool, confident_errors, draw, label_others, training_labels
+from .arms import Labels, Pool, build_pool, draw, label_others, training_labels
 from .audit import with_audit
 from .child import follow_parent
+from .confident import RULE, find_label_errors
 from .data import hash_order, load_rows, open_rows
-from .fit import DIVERGED, RULES, Curves, LabelledTexts, Tokens, fine_tune, predict
+from .fit import DIVERGED, RULES, Curves, LabelledTexts, Tokens, embed, fine_tune, predict
 from .grid import Run, all_runs, check_sizes, permutation
 from .models import Model, load_tokenizer, resolve_model
 from .recipe import CONFIDENT, Train, UserError, first_line, load_recipe, parse_yaml
@@ -57,7 +58,6 @@ PREDICTIONS = pa.schema(
     }
 )
 LIBRARIES = ("torch", "transformers", "accelerate", "tokenizers", "numpy")
-FOLDS = 4  # of confident learning
 #: Settings that change how a run is made, and not what comes out; encoder and mixed precision are in its environment.
 NOT_IN_KEY = {"encoder", "revision", "accelerate_config", "save_models", "trackers"}
 #: Kinds of models whose first positions are not for tokens.
@@ -128,7 +128,7 @@ class Work:
         return {
             "encoder": self.encoder.identity,
             "rules": RULES,
-            "versions": versions(*LIBRARIES, *(["cleanlab"] if run.arm in CONFIDENT else [])),
+            "versions": versions(*LIBRARIES, *(["cleanlab", "scikit-learn"] if run.arm in CONFIDENT else [])),
             "threads": threads(config) if config["use_cpu"] else None,
             **({"cpu": cpu_capability()} if config["use_cpu"] else {}),
             "mixed_precision": config["mixed_precision"],
@@ -164,7 +164,7 @@ class Work:
             hash_ids(self.pool.ids[i] for i in labels.rows),
             hashlib.sha256(labels.targets.tobytes()).hexdigest(),
             *([labels.then] if labels.then else []),
-            *([run.arm, FOLDS, "by text", run.subset_seed] if run.arm in CONFIDENT else []),
+            *([run.arm, RULE, run.subset_seed] if run.arm in CONFIDENT else []),
         ]
         checked = zip(self.validation, self.validation_labels(run), strict=True)
         validation = hash_ids(f"{self.pool.ids[i]} {label}" for i, label in checked)
@@ -195,27 +195,30 @@ def threads(config: dict[str, Any]) -> int:
 
 
 def check_training(study: Study, weights: bool = True) -> None:
-    """Checks the encoder and the accelerate configuration, as far as that can be done without a run.
+    """Check the encoder and the accelerate configuration before anything is trained.
 
     Raises:
-        UserError: no such encoder or configuration, or one that cannot be used here.
+        UserError: the encoder or configuration does not exist or cannot be used here.
     """
     check_encoder(study, weights)
-    if (named := set(CONFIDENT) & set(study.grid.arms)) and not versions("cleanlab"):
-        raise UserError(f"grid.arms names {min(named)}, which wants cleanlab; pip install 'hf-recipes[cleanlab]'")
+    confident = set(CONFIDENT) & set(study.grid.arms)
+    if confident and not versions("cleanlab"):
+        raise UserError(f"`grid.arms`: {min(confident)} requires cleanlab. Try `pip install 'hf-recipes[cleanlab]'`.")
     config = read_accelerate_config(study.training)
     if not config["use_cpu"]:
         import torch
 
         if not torch.accelerator.is_available():
-            raise UserError(f"train.accelerate_config: {config['path']} wants a GPU, and there is none; use cpu")
+            raise UserError(
+                f"`train.accelerate_config` must suit this machine, which has no GPU. Got {config['path']}. Try cpu."
+            )
 
 
 def check_encoder(study: Study, weights: bool = True) -> Model:
-    """The recipe's encoder.
+    """Return the recipe's encoder.
 
     Raises:
-        UserError: there is no such encoder, it is a classifier already, or texts are longer than it takes.
+        UserError: the encoder does not exist or is a classifier, or `train.max_length` exceeds its maximum.
     """
     train = study.training
     encoder = resolve_model(study, "train.encoder", train.encoder, train.revision, weights)
@@ -224,20 +227,22 @@ def check_encoder(study: Study, weights: bool = True) -> Model:
     if longest is not None and model.get("model_type") in SHIFTED:
         longest -= 2
     if longest is not None and longest > 0 and train.max_length > longest:
-        raise UserError(f"train.max_length: {train.max_length} tokens, but {encoder.name} takes {longest} at most")
+        raise UserError(
+            f"`train.max_length` must be at most {longest}, the maximum of {encoder.name}. Got {train.max_length}."
+        )
     if any(name.endswith("ForSequenceClassification") for name in model.get("architectures") or ()):
         raise UserError(
-            f"train.encoder: {encoder.name} is a classifier already, and no seed would draw its head; name the encoder "
-            "that it was made of"
+            f"`train.encoder` must have no classification head, as the seed draws it. Got {encoder.name}. Try the "
+            "encoder that it was fine-tuned from."
         )
     return encoder
 
 
 def runs_left(study: Study) -> list[Run]:
-    """The runs of the grid that are still to be trained, failed ones among them.
+    """Return the runs of the grid that are not trained, including failed runs.
 
     Raises:
-        UserError: what is wrong with the input, before anything is launched.
+        UserError: the study has no annotations, too few rows or no texts.
     """
     work = Work(study)
     left = [run for run in all_runs(study.grid) if not work.is_done(run)]
@@ -247,100 +252,97 @@ def runs_left(study: Study) -> list[Run]:
 
 
 def other_runs(study: Study) -> str | None:
-    """A sentence on trained runs in the folder that the recipe does not name, if there are any."""
-    named = {study.run(run) for run in all_runs(study.grid)}
-    others = sum(path.parent not in named for path in study.root.glob("runs/*/*/*/run.json"))
-    if not others:
+    """Return a sentence on trained runs in the folder that are not in the recipe, or None without such runs."""
+    folders = {study.run(run) for run in all_runs(study.grid)}
+    count = sum(path.parent not in folders for path in study.root.glob("runs/*/*/*/run.json"))
+    if not count:
         return None
     return (
-        f"{others:,} trained runs in {study.root} are not in this recipe and were left out: a setting on the command "
-        "line has to be repeated in every step; better write it into the recipe."
+        f"{count:,} trained runs in {study.root} are not in this recipe and are left out. Repeat command-line settings "
+        "in every step, or write them into the recipe."
     )
 
 
 def failed_runs(study: Study) -> dict[Run, str]:
-    """The runs that failed, each with its error in a line."""
+    """Return the failed runs, each with its error in one line."""
     return _failures(study, Work(study))
 
 
 def forget_failures(study: Study) -> None:
-    """Lets the runs that failed be tried again."""
+    """Delete the records of failures, so that the runs are trained again."""
     work = Work(study)
     for run in _failures(study, work):
-        with study.run_lock(run):  # or another process is just trying it
+        with study.run_lock(run):  # another process may be training it
             if work.failure(run) is not None:
                 (study.run(run) / "failed.json").unlink()
 
 
 def read_accelerate_config(train: Train) -> dict[str, Any]:
-    """The accelerate configuration that the recipe names, with its `path`.
+    """Return the recipe's accelerate configuration, with its `path`.
 
     Raises:
-        UserError: there is no such file, or it is none.
+        UserError: the file does not exist or is not a supported configuration.
     """
     name = train.accelerate_config
     folder = Path(__file__).parent / "recipes" / "accelerate"
     path = folder / f"{name}.yaml" if (folder / f"{name}.yaml").exists() else Path(name)
     if not path.is_file():
         known = ", ".join(sorted(p.stem for p in folder.glob("*.yaml")))
-        raise UserError(f"train.accelerate_config: '{name}' is neither a file nor one of {known}")
+        raise UserError(f"`train.accelerate_config` must be a file or one of {known}. Got {name}.")
     try:
         content = parse_yaml(path.read_text(encoding="utf-8"))
     except ValueError:
         content = None
     if not isinstance(content, dict):
         raise UserError(
-            f"train.accelerate_config: {path} is no accelerate configuration; make one with accelerate config"
+            f"`train.accelerate_config` must be an accelerate configuration. Got {path}. Try `accelerate config`."
         )
     base = {"use_cpu": False, "mixed_precision": "no", "num_processes": 1, "num_machines": 1}
-    config = {**base, **{name: value for name, value in content.items() if value is not None}, "path": str(path)}
+    config = {**base, **{key: value for key, value in content.items() if value is not None}, "path": str(path)}
     kind = str(content.get("distributed_type") or "NO")
     if kind not in ("NO", "MULTI_GPU", "MULTI_CPU") or content.get("dynamo_config"):
         raise UserError(
-            f"train.accelerate_config: {path}: distributed_type {kind} or dynamo is not supported; encoders are small: "
-            "take NO, MULTI_GPU or MULTI_CPU, and no dynamo"
+            f"`distributed_type` in {path} must be NO, MULTI_GPU or MULTI_CPU, without `dynamo_config`. Got {kind}."
         )
     if config["num_machines"] != 1:
         raise UserError(
-            f"train.accelerate_config: {path}: `num_machines` must be 1. Got {config['num_machines']}. "
-            "Start `hf-recipes train` on each machine: machines share the grid"
+            f"`num_machines` in {path} must be 1. Got {config['num_machines']}. To share the grid, start `hf-recipes "
+            "train` on each machine."
         )
     if config["mixed_precision"] not in ("no", "bf16"):
-        raise UserError(
-            f"train.accelerate_config: {path}: mixed_precision must be 'no' or bf16 (fp16 wants loss scaling)"
-        )
+        raise UserError(f"`mixed_precision` in {path} must be 'no' or bf16. Got {config['mixed_precision']}.")
     return config
 
 
 def train(study: Study) -> dict[Run, str]:
-    """Trains the runs that are not done; to be called in a process that `accelerate launch` started.
+    """Train the runs that are not done, in a process that `accelerate launch` started.
 
     Args:
         study (`Study`):
-            An annotated study; gains `runs/<arm>/n<size>/<seed>/`.
+            An annotated study. Each run adds a folder `runs/<arm>/n<size>/<seed>/`.
 
     Returns:
-        `dict[Run, str]`: the runs that failed, now or before, with their errors; the others are all done.
+        `dict[Run, str]`: the failed runs with their errors, including earlier failures. All other runs are done.
 
     Raises:
-        UserError: no annotations, more rows asked for than there are, an encoder that does not load, another number of
-            processes than the configuration says.
+        UserError: the study has no annotations or too few rows, the encoder does not load, or the number of processes
+            differs from the configuration.
     """
     config = read_accelerate_config(study.training)
     first = _check_processes(config)
-    with study.lock():  # the folder becomes this recipe's, and the encoder's revision is written down
+    with study.lock():  # writes the recipe and the encoder's revision
         check_training(study)
     import torch
     from accelerate import Accelerator
 
-    os.environ.pop("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", None)  # a fit accumulates by itself
+    os.environ.pop("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", None)  # `fine_tune` accumulates gradients
     torch.set_num_threads(threads(config))
     accelerator = Accelerator(log_with=[*study.training.trackers] or None, project_dir=study.tracking)
-    wanted = (config["use_cpu"], config["mixed_precision"])
-    if wanted != (accelerator.device.type == "cpu", accelerator.mixed_precision):
+    actual = (accelerator.device.type == "cpu", accelerator.mixed_precision)
+    if actual != (config["use_cpu"], config["mixed_precision"]):
         raise UserError(
-            f"train.accelerate_config: accelerate runs on {accelerator.device} with mixed precision "
-            f"{accelerator.mixed_precision}, unlike {config['path']}; launch with that file, or name another"
+            f"`train.accelerate_config` must be the configuration of `accelerate launch`. Got {config['path']}, but "
+            f"accelerate runs on {accelerator.device} with mixed precision {accelerator.mixed_precision}."
         )
     work = Work(study)
     if first:
@@ -348,8 +350,8 @@ def train(study: Study) -> dict[Run, str]:
             logger.warning(note)
         if kind := local_locks(study.root):
             logger.warning(
-                "%s lies on %s, where other machines may not see this one's locks: train it from one machine alone, or "
-                "test the locks as docs/nodes.md says",
+                "%s is on %s, where other machines may not see the locks. Train it on one machine only, or test the "
+                "locks as in docs/nodes.md.",
                 *(study.root, kind),
             )
     with tempfile.TemporaryDirectory(prefix="hf-recipes-") as folder:
@@ -373,9 +375,9 @@ def _check_processes(config: dict[str, Any]) -> bool:
     count = int(os.environ.get("WORLD_SIZE", "1"))
     if count != config["num_processes"]:
         raise UserError(
-            f"train.accelerate_config: {config['path']} asks for {config['num_processes']} processes, and {count} "
-            "started; launch with that file. On the CPU accelerate launch starts one whatever it is asked: there use "
-            "hf-recipes train, or ACCELERATE_USE_CPU=true torchrun --nproc_per_node"
+            f"`num_processes` in {config['path']} must be the number of processes. Got {config['num_processes']}, but "
+            f"{count} started. On the CPU `accelerate launch` starts one. Try `hf-recipes train`, or `torchrun` with "
+            "ACCELERATE_USE_CPU=true."
         )
     rank = int(os.environ.get("LOCAL_RANK", "0"))
     if count > 1:
@@ -385,7 +387,8 @@ def _check_processes(config: dict[str, Any]) -> bool:
             devices = (os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(count)))).split(",")
             if rank >= len(devices):
                 raise UserError(
-                    f"train.accelerate_config: {count} processes, but CUDA_VISIBLE_DEVICES is {','.join(devices)}"
+                    f"`num_processes` in {config['path']} must be at most the number of GPUs. Got {count}, but "
+                    f"CUDA_VISIBLE_DEVICES is {','.join(devices)}."
                 )
             os.environ["CUDA_VISIBLE_DEVICES"] = devices[rank]
     return rank == 0
@@ -393,7 +396,7 @@ def _check_processes(config: dict[str, Any]) -> bool:
 
 @dataclass
 class _Trainer:
-    """The grid at work in this process."""
+    """Trains the grid's runs in this process."""
 
     study: Study
     work: Work
@@ -455,10 +458,13 @@ class _Trainer:
         try:
             labels = self.work.labels(run)
             if run.arm in CONFIDENT:
-                labels = self._doubt(run, labels)
+                labels = self._leave_out(run, labels)
             self._start_trackers(run)
             model, curves, micro_batch_size = self._fine_tune(run, labels)
-            probs = self._predict(model, self._test, np.arange(len(self.work.test)))
+            tested, batch_size = np.arange(len(self.work.test)), study.training.eval_batch_size
+            probs = predict(self.accelerator, model, self._tokenizer, self._test, tested, batch_size)
+            if not np.isfinite(probs).all():
+                raise FloatingPointError(DIVERGED)
             with study.whole_folder(study.run(run)) as folder:
                 self._write(folder, run, labels, model, curves, probs, micro_batch_size)
         except (UserError, OSError):  # a full disk and the like are not the run's fault
@@ -472,38 +478,20 @@ class _Trainer:
             self._finish_trackers()
         self.accelerator.free_memory()
 
-    def _predict(self, model: Any, tokens: Tokens, rows: np.ndarray) -> np.ndarray:
-        """Return the probabilities of a classifier; raise FloatingPointError if they are not finite."""
+    def _leave_out(self, run: Run, labels: Labels) -> Labels:
+        """Leave out the labels that confident learning calls wrong; for the control arm, as many at random."""
+        import torch
+        from transformers import AutoModel
+
+        pool, rows = self.work.pool, labels.rows
+        encoder = AutoModel.from_pretrained(
+            self.work.encoder.folder, use_safetensors=True, trust_remote_code=False, dtype=torch.float32
+        )
         batch_size = self.study.training.eval_batch_size
-        probs = predict(self.accelerator, model, self._tokenizer, tokens, rows, batch_size)
-        if not np.isfinite(probs).all():
-            raise FloatingPointError(DIVERGED)
-        return probs
-
-    def _doubt(self, run: Run, labels: Labels) -> Labels:
-        """The labels without those that confident learning calls wrong, or without as many at random.
-
-        Each fold's probabilities are those of a classifier fitted to the other folds of the run's own rows, with the
-        run's settings and seeds. A killed run does this anew; the control takes the number from the other arm's run.
-        """
-        found = replace(run, arm=CONFIDENT[0])
-        record = read_json(self.study.run(found) / "run.json") if self.work.is_done(found) else None
-        count = record and len(record["dropped"])
-        if count is None:
-            probs = np.empty_like(labels.targets)
-            texts = [self.work.pool.texts[i] for i in labels.rows]
-            number = {text: i for i, text in enumerate(dict.fromkeys(texts))}
-            places = np.argsort(hash_order(number, "folds"))
-            fold = places[[number[text] for text in texts]] % FOLDS  # equal texts in one
-            for one in np.unique(fold):
-                here = fold == one
-                model, _, _ = self._fine_tune(run, labels.without(here))
-                probs[here] = self._predict(model, self._tokens, self._places[labels.rows[here]])
-                self.accelerator.free_memory()
-            wrong = confident_errors(labels.labels, probs)
-            count = int(wrong.sum())
-        if run != found:
-            wrong = draw(self.work.pool, labels.rows, count, f"confident-random-drop:{run.subset_seed}")
+        features = embed(self.accelerator, encoder, self._tokenizer, self._tokens, self._places[rows], batch_size)
+        wrong = find_label_errors([pool.texts[i] for i in rows], labels.labels, features, len(pool.label_names))
+        if run.arm == CONFIDENT[1]:
+            wrong = draw(pool, rows, int(wrong.sum()), f"confident-random-drop:{run.subset_seed}")
         return labels.without(wrong)
 
     def _fine_tune(self, run: Run, labels: Labels) -> tuple[Any, Curves, int]:
@@ -613,13 +601,13 @@ class _Trainer:
 
 
 def main() -> None:
-    """What `accelerate launch` runs. The exit code is 1 if a run failed."""
+    """Train the recipe of the command line; exit with code 1 if a run failed."""
     from . import logs
 
     logs.set_up()
     with logs.in_a_line():
         if len(sys.argv) < 2:
-            raise UserError("which recipe? accelerate launch ... -m hf_recipes.train RECIPE [--key=value ...]")
+            raise UserError("RECIPE is missing. Try accelerate launch ... -m hf_recipes.train RECIPE [--key=value ...]")
         failures = train(Study(load_recipe(sys.argv[1], sys.argv[2:])))
     sys.exit(1 if failures else 0)
 

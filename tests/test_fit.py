@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
 from hf_recipes import fit
-from hf_recipes.fit import LabelledTexts, Tokens, bucketed_batches, fine_tune, predict
+from hf_recipes.fit import LabelledTexts, Tokens, bucketed_batches, embed, fine_tune, predict
 from hf_recipes.recipe import Train
 
 
@@ -181,6 +181,13 @@ def test_predictions_are_the_models_own_in_the_order_asked_for(accelerator, text
     assert found == pytest.approx(torch.stack(alone).detach().numpy(), abs=1e-6)
 
 
+def test_features_are_the_mean_of_the_last_hidden_states_whatever_the_padding(accelerator, texts):
+    encoder, rows = make_model().base_model.eval(), np.array([5, 60, 3, 17])
+    alone = [encoder(torch.tensor(texts.tokens[i].tolist())[None]).last_hidden_state[0].mean(0) for i in rows]
+    found = embed(accelerator, encoder, AutoTokenizer.from_pretrained(ENCODER), texts.tokens, rows, 3)
+    assert found == pytest.approx(torch.stack(alone).detach().numpy(), abs=1e-6)
+
+
 KINDS = {
     "bert": {},
     "roberta": {"max_position_embeddings": 40},
@@ -199,8 +206,9 @@ def test_encoders_of_every_kind_learn(kind, accelerator, texts):
     model = make_model(kind, **KINDS[kind])
     losses = train(accelerator, model, texts, epochs=6, learning_rate=3e-3).train_loss
     assert losses[-1] < losses[0]
-    found = predict(accelerator, model, AutoTokenizer.from_pretrained(ENCODER), texts.tokens, texts.rows, 64)
-    assert found.sum(axis=1) == pytest.approx(1)
+    tokenizer = AutoTokenizer.from_pretrained(ENCODER)
+    assert predict(accelerator, model, tokenizer, texts.tokens, texts.rows, 64).sum(axis=1) == pytest.approx(1)
+    assert embed(accelerator, model.base_model, tokenizer, texts.tokens, texts.rows, 64).shape == (61, 32)
 
 
 def test_what_comes_after_all_others_has_a_schedule_of_its_own(accelerator, texts, monkeypatch):

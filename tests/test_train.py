@@ -392,7 +392,7 @@ def test_an_encoder_with_a_head_is_refused(annotated, tmp_path):
     config = json.loads((ENCODER / "config.json").read_text())
     config["architectures"] = ["BertForSequenceClassification"]
     (tmp_path / "classifier" / "config.json").write_text(json.dumps(config))
-    with pytest.raises(UserError, match="is a classifier already, and no seed would draw its head"):
+    with pytest.raises(UserError, match="must have no classification head, as the seed draws it"):
         check_training(annotated(f"--train.encoder={tmp_path / 'classifier'}"))
 
 
@@ -535,7 +535,7 @@ def test_processes_are_counted_and_share_the_grid(annotated):
     """Two processes on the CPU; the number that started is checked."""
     two = "--train.accelerate_config=cpu-two"
     study = annotated(*FEW, two)
-    with pytest.raises(UserError, match="asks for 2 processes, and 1 started"):
+    with pytest.raises(UserError, match="Got 2, but 1 started"):
         train(study)
     child = launch(study, *FEW, two)
     output, _ = child.communicate(timeout=300)
