@@ -42,6 +42,7 @@ setup(
         "rich>=13,<16",
         "scikit-learn>=1.6,<2",
         "scipy>=1.14,<2",
+        "threadpoolctl>=3.1,<4",
         "torch>=2.6,<3",
         "tqdm>=4,<5",
         "transformers>=5.16,<6",

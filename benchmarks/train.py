@@ -10,8 +10,8 @@ possible or to the longest of their batch. Same encoder, texts, batch size, epoc
 texts is included, and so is the start of every process. A repeat takes other seeds, and one run of each Trainer way,
 whose time stands for the others.
 
-`loop` sets the library's fit beside a bare loop, tuned by hand, over the very same batches, in one process: what the
-library costs.
+`loop` sets the library's `fine_tune` beside a bare loop, tuned by hand, over the very same batches, in one process:
+what the library costs.
 
 `levers` trains with and without what makes the loop fast, and shows accuracy, its standard deviation and the
 disagreement of two seeds beside the time: a lever that changed what is measured would be no lever.
@@ -242,10 +242,10 @@ def bare(
 
 @app.command(name="loop")
 def measure_loop(size: int = 400, repeats: int = 5) -> None:
-    """The library's fit beside a bare loop on the same batches; 3 minutes."""
+    """The library's `fine_tune` beside a bare loop on the same batches; 3 minutes."""
     from accelerate import Accelerator
 
-    from hf_recipes.fit import Fit, Texts
+    from hf_recipes.fit import LabelledTexts, fine_tune, predict
     from hf_recipes.recipe import Train
 
     settings = Train(encoder=ENCODER, batch_size=BATCH, epochs=EPOCHS, learning_rate=RATE, max_length=LENGTH)
@@ -259,10 +259,9 @@ def measure_loop(size: int = 400, repeats: int = 5) -> None:
 
             def ours(rows: np.ndarray = rows, targets: np.ndarray = targets, seed: int = repeat) -> float:
                 start = time.perf_counter()
-                texts = Texts(sample.tokens["train"], rows, targets)
-                fit = Fit(accelerator, sample.model(seed), sample.tokenizer, settings, seed, texts, None, BATCH)
-                fit.run()
-                fit.predict(sample.tokens["test"], np.arange(TEST))
+                texts, model = LabelledTexts(sample.tokens["train"], rows, targets), sample.model(seed)
+                fine_tune(accelerator, model, sample.tokenizer, settings, seed, texts, None, BATCH)
+                predict(accelerator, model, sample.tokenizer, sample.tokens["test"], np.arange(TEST), 64)
                 return time.perf_counter() - start
 
             if repeat % 2:
@@ -271,9 +270,9 @@ def measure_loop(size: int = 400, repeats: int = 5) -> None:
                 theirs, mine = bare(sample, rows, repeat), ours()
             if repeat:  # the first one warms up
                 ratios.append(theirs[0] / mine)
-    print(f"speed of the library's fit over that of a bare loop: {np.median(ratios):.2f} ", end="")
+    print(f"speed of the library's fine_tune over that of a bare loop: {np.median(ratios):.2f} ", end="")
     print(f"({min(ratios):.2f}-{max(ratios):.2f}, {repeats} repeats)")
-    show("time, the library's fit", "a bare loop, tuned by hand", 1 / np.median(ratios))
+    show("time, the library's fine_tune", "a bare loop, tuned by hand", 1 / np.median(ratios))
 
 
 @app.command(name="levers")

@@ -26,7 +26,7 @@ from .grid import all_runs, check_sizes
 from .labels.pool import StudyLabels, read_labels
 from .measure import is_measured
 from .models import load_tokenizer
-from .runs import FOLDS, Runs, check_encoder, check_training, other_runs, read_accelerate_config
+from .runs import Runs, check_encoder, check_training, other_runs, read_accelerate_config
 from .study import Run, Study, read_json
 from .variants import CONFIDENT
 
@@ -174,21 +174,23 @@ def _training(
     found = tokenizer(sample, truncation=True, max_length=train.max_length)["input_ids"] if sample else [[]]
     work = Learning(shape_of(encoder), float(np.mean([len(ids) for ids in found])), train)
 
-    def fits(arm: str) -> int:
-        return FOLDS if arm == CONFIDENT[0] else 1  # of four folds each leaves a quarter out: as much as three more
+    def predicted(arm: str, size: int) -> int:
+        """Return the texts of a run that pass the encoder forward only: confident learning adds the training set."""
+        return tested + size if arm in CONFIDENT else tested
 
     records = [read_json(path) for path in Path(rates_of.root, "runs").glob("*/*/*/run.json")]
     points = [
-        (fits(record["arm"]) * work.flops(record["size"], tested), record["seconds"])
+        (work.flops(record["size"], predicted(record["arm"], record["size"])), record["seconds"])
         for record in records
         if record["environment"]["encoder"] == encoder.identity
     ]
-    tokens = sum(fits(run.arm) * work.tokens(run.size, tested) for run in todo)
+    shapes = [(run.size, predicted(run.arm, run.size)) for run in todo]
+    tokens = sum(work.tokens(*shape) for shape in shapes)
     if points and not on:
         least, each = line(points)
-        return tokens, sum(least + fits(run.arm) * work.flops(run.size, tested) * each for run in todo), True
+        return tokens, sum(least + work.flops(*shape) * each for shape in shapes), True
     on = on or this_machine("float32" if read_accelerate_config(train)["mixed_precision"] == "no" else "bfloat16")
-    return tokens, sum(fits(run.arm) * work.seconds(run.size, tested, on) for run in todo), False
+    return tokens, sum(work.seconds(*shape, on) for shape in shapes), False
 
 
 def print_plan(study: Study, on: str | None = None) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from .confident import RULE
 from .fit import RULES as TRAINING_RULES
 from .grid import all_runs, check_sizes, permutation
 from .labels.pool import StudyLabels
@@ -26,7 +27,6 @@ PREDICTIONS = pa.schema(
     }
 )
 LIBRARIES = ("torch", "transformers", "accelerate", "tokenizers", "numpy")
-FOLDS = 4  # of confident learning
 #: Settings that change how a run is trained but not its result; encoder and mixed precision are in its environment.
 NOT_IN_KEY = {"encoder", "revision", "accelerate_config", "save_models", "trackers"}
 #: Model types whose first positions are not for tokens.
@@ -82,7 +82,7 @@ class Runs:
         return {
             "encoder": self.encoder.identity,
             "rules": TRAINING_RULES,
-            "versions": versions(*LIBRARIES, *(["cleanlab"] if run.arm in CONFIDENT else [])),
+            "versions": versions(*LIBRARIES, *(["cleanlab", "scikit-learn"] if run.arm in CONFIDENT else [])),
             "threads": threads(config) if config["use_cpu"] else None,
             **({"cpu": cpu_capability()} if config["use_cpu"] else {}),
             "mixed_precision": config["mixed_precision"],
@@ -117,7 +117,7 @@ class Runs:
         content = [
             hash_ids(self.pool.ids[i] for i in labels.rows),
             hashlib.sha256(labels.targets.tobytes()).hexdigest(),
-            *([run.arm, FOLDS, "by text", run.subset_seed] if run.arm in CONFIDENT else []),
+            *([run.arm, RULE, run.subset_seed] if run.arm in CONFIDENT else []),
         ]
         rows = zip(self.validation, self.validation_labels(run), strict=True)
         validation = hash_ids(f"{self.pool.ids[i]} {label}" for i, label in rows)
@@ -171,27 +171,30 @@ def threads(config: dict[str, Any]) -> int:
 
 
 def check_training(study: Study, weights: bool = True) -> None:
-    """Checks the encoder and the accelerate configuration, as far as that can be done without a run.
+    """Check the encoder and the accelerate configuration before anything is trained.
 
     Raises:
-        UserError: no such encoder or configuration, or one that cannot be used here.
+        UserError: the encoder or configuration does not exist or cannot be used here.
     """
     check_encoder(study, weights)
-    if (named := set(CONFIDENT) & set(study.grid.arms)) and not versions("cleanlab"):
-        raise UserError(f"grid.arms names {min(named)}, which wants cleanlab; pip install 'hf-recipes[cleanlab]'")
+    confident = set(CONFIDENT) & set(study.grid.arms)
+    if confident and not versions("cleanlab"):
+        raise UserError(f"`grid.arms`: {min(confident)} requires cleanlab. Try `pip install 'hf-recipes[cleanlab]'`.")
     config = read_accelerate_config(study.training)
     if not config["use_cpu"]:
         import torch
 
         if not torch.accelerator.is_available():
-            raise UserError(f"train.accelerate_config: {config['path']} wants a GPU, and there is none; use cpu")
+            raise UserError(
+                f"`train.accelerate_config` must suit this machine, which has no GPU. Got {config['path']}. Try cpu."
+            )
 
 
 def check_encoder(study: Study, weights: bool = True) -> Model:
-    """The recipe's encoder.
+    """Return the recipe's encoder.
 
     Raises:
-        UserError: there is no such encoder, it is a classifier already, or texts are longer than it takes.
+        UserError: the encoder does not exist or is a classifier, or `train.max_length` exceeds its maximum.
     """
     train = study.training
     encoder = resolve_model(study, "train.encoder", train.encoder, train.revision, weights)
@@ -200,62 +203,61 @@ def check_encoder(study: Study, weights: bool = True) -> Model:
     if longest is not None and model.get("model_type") in SHIFTED:
         longest -= 2
     if longest is not None and longest > 0 and train.max_length > longest:
-        raise UserError(f"train.max_length: {train.max_length} tokens, but {encoder.name} takes {longest} at most")
+        raise UserError(
+            f"`train.max_length` must be at most {longest}, the maximum of {encoder.name}. Got {train.max_length}."
+        )
     if any(name.endswith("ForSequenceClassification") for name in model.get("architectures") or ()):
         raise UserError(
-            f"train.encoder: {encoder.name} is a classifier already, and no seed would draw its head; name the encoder "
-            "that it was made of"
+            f"`train.encoder` must have no classification head, as the seed draws it. Got {encoder.name}. Try the "
+            "encoder that it was fine-tuned from."
         )
     return encoder
 
 
 def other_runs(study: Study) -> str | None:
-    """A sentence on trained runs in the folder that the recipe does not name, if there are any."""
-    named = {study.run(run) for run in all_runs(study.grid)}
-    others = sum(path.parent not in named for path in study.root.glob("runs/*/*/*/run.json"))
-    if not others:
+    """Return a sentence on trained runs in the folder that are not in the recipe, or None without such runs."""
+    folders = {study.run(run) for run in all_runs(study.grid)}
+    count = sum(path.parent not in folders for path in study.root.glob("runs/*/*/*/run.json"))
+    if not count:
         return None
     return (
-        f"{others:,} trained runs in {study.root} are not in this recipe and were left out: a setting on the command "
-        "line has to be repeated in every step; better write it into the recipe."
+        f"{count:,} trained runs in {study.root} are not in this recipe and are left out. Repeat command-line settings "
+        "in every step, or write them into the recipe."
     )
 
 
 def read_accelerate_config(train: Train) -> dict[str, Any]:
-    """The accelerate configuration that the recipe names, with its `path`.
+    """Return the recipe's accelerate configuration, with its `path`.
 
     Raises:
-        UserError: there is no such file, or it is none.
+        UserError: the file does not exist or is not a supported configuration.
     """
     name = train.accelerate_config
     folder = Path(__file__).parent / "recipes" / "accelerate"
     path = folder / f"{name}.yaml" if (folder / f"{name}.yaml").exists() else Path(name)
     if not path.is_file():
         known = ", ".join(sorted(p.stem for p in folder.glob("*.yaml")))
-        raise UserError(f"train.accelerate_config: '{name}' is neither a file nor one of {known}")
+        raise UserError(f"`train.accelerate_config` must be a file or one of {known}. Got {name}.")
     try:
         content = parse_yaml(path.read_text(encoding="utf-8"))
     except ValueError:
         content = None
     if not isinstance(content, dict):
         raise UserError(
-            f"train.accelerate_config: {path} is no accelerate configuration; make one with accelerate config"
+            f"`train.accelerate_config` must be an accelerate configuration. Got {path}. Try `accelerate config`."
         )
     base = {"use_cpu": False, "mixed_precision": "no", "num_processes": 1, "num_machines": 1}
-    config = {**base, **{name: value for name, value in content.items() if value is not None}, "path": str(path)}
+    config = {**base, **{key: value for key, value in content.items() if value is not None}, "path": str(path)}
     kind = str(content.get("distributed_type") or "NO")
     if kind not in ("NO", "MULTI_GPU", "MULTI_CPU") or content.get("dynamo_config"):
         raise UserError(
-            f"train.accelerate_config: {path}: distributed_type {kind} or dynamo is not supported; encoders are small: "
-            "take NO, MULTI_GPU or MULTI_CPU, and no dynamo"
+            f"`distributed_type` in {path} must be NO, MULTI_GPU or MULTI_CPU, without `dynamo_config`. Got {kind}."
         )
     if config["num_machines"] != 1:
         raise UserError(
-            f"train.accelerate_config: {path}: `num_machines` must be 1. Got {config['num_machines']}. "
-            "Start `hf-recipes train` on each machine: machines share the grid"
+            f"`num_machines` in {path} must be 1. Got {config['num_machines']}. To share the grid, start `hf-recipes "
+            "train` on each machine."
         )
     if config["mixed_precision"] not in ("no", "bf16"):
-        raise UserError(
-            f"train.accelerate_config: {path}: mixed_precision must be 'no' or bf16 (fp16 wants loss scaling)"
-        )
+        raise UserError(f"`mixed_precision` in {path} must be 'no' or bf16. Got {config['mixed_precision']}.")
     return config

@@ -1,4 +1,4 @@
-"""Training: the runs of the grid, under accelerate.
+"""Train the runs of the grid, under accelerate.
 
     accelerate launch --config_file hf_recipes/recipes/accelerate/cpu.yaml -m hf_recipes.train RECIPE [--key=value ...]
 
@@ -13,7 +13,7 @@ import tempfile
 import time
 import traceback
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,49 +23,49 @@ from filelock import Timeout
 
 from . import tables
 from .child import follow_parent
-from .data import hash_order
-from .fit import DIVERGED, Fit, Texts, Tokens
+from .confident import find_label_errors
+from .fit import DIVERGED, Curves, LabelledTexts, Tokens, embed, fine_tune, predict
 from .labels.pool import read_labels
-from .labels.rules import Labels, Subset, confident_errors
+from .labels.rules import Labels, Subset
 from .models import load_tokenizer
 from .recipe import UserError, first_line, load_recipe
 from .redact import redact
-from .runs import FOLDS, PREDICTIONS, Runs, check_training, read_accelerate_config, threads
-from .study import Run, Study, read_json, write_json
+from .runs import PREDICTIONS, Runs, check_training, read_accelerate_config, threads
+from .study import Run, Study, write_json
 from .variants import CONFIDENT
 
 logger = logging.getLogger(__name__)
 
 
 def train(study: Study) -> dict[Run, str]:
-    """Trains the runs that are not done; to be called in a process that `accelerate launch` started.
+    """Train the runs that are not done, in a process that `accelerate launch` started.
 
     Args:
         study (`Study`):
-            An annotated study; gains `runs/<arm>/n<size>/<seed>/`.
+            An annotated study. Each run adds a folder `runs/<arm>/n<size>/<seed>/`.
 
     Returns:
-        `dict[Run, str]`: the runs that failed, now or before, with their errors; the others are all done.
+        `dict[Run, str]`: the failed runs with their errors, including earlier failures. All other runs are done.
 
     Raises:
-        UserError: no annotations, more rows asked for than there are, an encoder that does not load, another number of
-            processes than the configuration says.
+        UserError: the study has no annotations or too few rows, the encoder does not load, or the number of processes
+            differs from the configuration.
     """
     config = read_accelerate_config(study.training)
     first = _check_processes(config)
-    with study.lock():  # the folder becomes this recipe's, and the encoder's revision is written down
+    with study.lock():  # writes the recipe and the encoder's revision
         check_training(study)
     import torch
     from accelerate import Accelerator
 
-    os.environ.pop("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", None)  # a fit accumulates by itself
+    os.environ.pop("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", None)  # `fine_tune` accumulates gradients
     torch.set_num_threads(threads(config))
     accelerator = Accelerator(log_with=[*study.training.trackers] or None, project_dir=study.tracking)
-    wanted = (config["use_cpu"], config["mixed_precision"])
-    if wanted != (accelerator.device.type == "cpu", accelerator.mixed_precision):
+    actual = (accelerator.device.type == "cpu", accelerator.mixed_precision)
+    if actual != (config["use_cpu"], config["mixed_precision"]):
         raise UserError(
-            f"train.accelerate_config: accelerate runs on {accelerator.device} with mixed precision "
-            f"{accelerator.mixed_precision}, unlike {config['path']}; launch with that file, or name another"
+            f"`train.accelerate_config` must be the configuration of `accelerate launch`. Got {config['path']}, but "
+            f"accelerate runs on {accelerator.device} with mixed precision {accelerator.mixed_precision}."
         )
     runs = Runs(study, read_labels(study))
     if first:
@@ -87,9 +87,9 @@ def _check_processes(config: dict[str, Any]) -> bool:
     count = int(os.environ.get("WORLD_SIZE", "1"))
     if count != config["num_processes"]:
         raise UserError(
-            f"train.accelerate_config: {config['path']} asks for {config['num_processes']} processes, and {count} "
-            "started; launch with that file. On the CPU accelerate launch starts one whatever it is asked: there use "
-            "hf-recipes train, or ACCELERATE_USE_CPU=true torchrun --nproc_per_node"
+            f"`num_processes` in {config['path']} must be the number of processes. Got {config['num_processes']}, but "
+            f"{count} started. On the CPU `accelerate launch` starts one. Try `hf-recipes train`, or `torchrun` with "
+            "ACCELERATE_USE_CPU=true."
         )
     rank = int(os.environ.get("LOCAL_RANK", "0"))
     if count > 1:
@@ -99,7 +99,8 @@ def _check_processes(config: dict[str, Any]) -> bool:
             devices = (os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(count)))).split(",")
             if rank >= len(devices):
                 raise UserError(
-                    f"train.accelerate_config: {count} processes, but CUDA_VISIBLE_DEVICES is {','.join(devices)}"
+                    f"`num_processes` in {config['path']} must be at most the number of GPUs. Got {count}, but "
+                    f"CUDA_VISIBLE_DEVICES is {','.join(devices)}."
                 )
             os.environ["CUDA_VISIBLE_DEVICES"] = devices[rank]
     return rank == 0
@@ -107,7 +108,7 @@ def _check_processes(config: dict[str, Any]) -> bool:
 
 @dataclass
 class _Trainer:
-    """The grid at work in this process."""
+    """Trains the grid's runs in this process."""
 
     study: Study
     runs: Runs
@@ -163,98 +164,75 @@ class _Trainer:
         self._test = Tokens(tested, self._tokenizer, longest, self.folder / "test.tokens")
 
     def _train_one(self, run: Run) -> None:
-        """Trains a run and writes its folder, or what it failed of: the others go on."""
+        """Train a run and write its folder. If it fails, write `failed.json`, so that the other runs continue."""
         study = self.study
         self._start = time.monotonic()
         try:
             labels = self.runs.labels(run)
             if run.arm in CONFIDENT:
-                labels = self._doubt(run, labels)
-            fitted, at_once = self._fit(run, labels, tracked=True)
-            probs = fitted.predict(self._test, np.arange(len(self.runs.test)))
+                labels = self._leave_out(run, labels)
+            self._start_trackers(run)
+            model, curves, micro_batch_size = self._fine_tune(run, labels)
+            tested, batch_size = np.arange(len(self.runs.test)), study.training.eval_batch_size
+            probs = predict(self.accelerator, model, self._tokenizer, self._test, tested, batch_size)
             if not np.isfinite(probs).all():
                 raise FloatingPointError(DIVERGED)
             with study.whole_folder(study.run(run)) as folder:
-                self._write(folder, run, labels, fitted, probs, at_once)
-        except (UserError, OSError):  # the latter: a full disk and the like are not the run's fault
+                self._write(folder, run, labels, model, curves, probs, micro_batch_size)
+        except (UserError, OSError):  # a full disk and the like are not the run's fault
             raise
         except Exception as error:
-            study.run(run).mkdir(parents=True, exist_ok=True)  # what is there stays until there is better
+            study.run(run).mkdir(parents=True, exist_ok=True)  # an earlier run's files remain
             reason = redact(f"{type(error).__name__}: {first_line(error)}")
-            trouble = {"error": reason, "traceback": redact(traceback.format_exc())}
-            write_json(study.run(run) / "failed.json", {"key": self.runs.key(run), **trouble})
+            record = {"key": self.runs.key(run), "error": reason, "traceback": redact(traceback.format_exc())}
+            write_json(study.run(run) / "failed.json", record)
+        finally:
+            self._finish_trackers()
         self.accelerator.free_memory()
 
-    def _doubt(self, run: Run, labels: Labels) -> Labels:
-        """The labels without those that confident learning calls wrong, or without as many at random.
+    def _leave_out(self, run: Run, labels: Labels) -> Labels:
+        """Leave out the labels that confident learning calls wrong; for the control arm, as many at random."""
+        import torch
+        from transformers import AutoModel
 
-        Each fold's probabilities are those of a classifier fitted to the other folds of the run's own rows, with the
-        run's settings and seeds. A killed run does this anew; the control takes the number from the other arm's run.
-        """
-        found = replace(run, arm=CONFIDENT[0])
-        record = read_json(self.study.run(found) / "run.json") if self.runs.is_done(found) else None
-        count = record and len(record["dropped"])
-        if count is None:
-            probs = np.empty_like(labels.targets)
-            texts = [self.runs.pool.texts[i] for i in labels.rows]
-            number = {text: i for i, text in enumerate(dict.fromkeys(texts))}
-            places = np.argsort(hash_order(number, "folds"))
-            fold = places[[number[text] for text in texts]] % FOLDS  # equal texts in one
-            for one in np.unique(fold):
-                here = fold == one
-                fitted, _ = self._fit(run, labels.without(here))
-                probs[here] = fitted.predict(self._tokens, self._places[labels.rows[here]])
-                self.accelerator.free_memory()
-            if not np.isfinite(probs).all():
-                raise FloatingPointError(DIVERGED)
-            wrong = confident_errors(labels.labels, probs)
-            count = int(wrong.sum())
-        if run != found:
-            subset = Subset(self.runs.pool, labels.rows, self.study.grid.replace_share, run.subset_seed)
-            wrong = subset.draw(count, "confident-random-drop")
+        pool, rows = self.runs.pool, labels.rows
+        encoder = AutoModel.from_pretrained(
+            self.runs.encoder.folder, use_safetensors=True, trust_remote_code=False, dtype=torch.float32
+        )
+        batch_size = self.study.training.eval_batch_size
+        features = embed(self.accelerator, encoder, self._tokenizer, self._tokens, self._places[rows], batch_size)
+        wrong = find_label_errors([pool.texts[i] for i in rows], labels.labels, features, len(pool.label_names))
+        if run.arm == CONFIDENT[1]:
+            subset = Subset(pool, rows, self.study.grid.replace_share, run.subset_seed)
+            wrong = subset.draw(int(wrong.sum()), "confident-random-drop")
         return labels.without(wrong)
 
-    def _fit(self, run: Run, labels: Labels, tracked: bool = False) -> tuple[Fit, int]:
-        """A fitted classifier, and how many texts at once fit into memory: half as many after each failed try."""
+    def _fine_tune(self, run: Run, labels: Labels) -> tuple[Any, Curves, int]:
+        """Return a classifier, its curves and its micro-batch size, which is halved whenever memory runs out."""
         from accelerate.utils import find_executable_batch_size
 
         runs, settings = self.runs, self.study.training
-        at_once = -(-settings.batch_size // settings.gradient_accumulation_steps)
-        train = Texts(self._tokens, self._places[labels.rows], labels.targets)
-        classes = np.eye(len(runs.pool.label_names))
-        checked = Texts(self._tokens, self._places[runs.validation], classes[runs.validation_labels(run)])
+        train = LabelledTexts(self._tokens, self._places[labels.rows], labels.targets)
+        validation = None
+        if settings.validation_size:
+            targets = np.eye(len(runs.pool.label_names))[runs.validation_labels(run)]
+            validation = LabelledTexts(self._tokens, self._places[runs.validation], targets)
+        micro_batch_size = -(-settings.batch_size // settings.gradient_accumulation_steps)
 
         def halve() -> int:
-            nonlocal at_once
-            at_once //= 2
-            logger.warning("train: %s does not fit into memory; trying %d texts at once", run, at_once)
-            return at_once
+            nonlocal micro_batch_size
+            micro_batch_size //= 2
+            logger.warning("train: memory ran out in %s; next try with %d texts a pass", run, micro_batch_size)
+            return micro_batch_size
 
-        def attempt(size: int) -> Fit:
-            fit = Fit(
-                self.accelerator,
-                self._load_model(run),
-                self._tokenizer,
-                settings,
-                run.order_seed,
-                train,
-                checked if settings.validation_size else None,
-                size,
-                self._log,
-            )
-            fit.run()
-            return fit
+        def attempt(size: int) -> tuple[Any, Curves]:
+            model = self._load_model(run)
+            accelerator, seed = self.accelerator, run.order_seed
+            return model, fine_tune(accelerator, model, self._tokenizer, settings, seed, train, validation, size)
 
-        if tracked:
-            self._start_trackers(run)
-        try:
-            fitted = find_executable_batch_size(attempt, starting_batch_size=at_once, reduce_batch_size_fn=halve)()
-        finally:
-            for tracker in self.accelerator.trackers:
-                with suppress(Exception):  # a run is not lost because a tracker's server is
-                    tracker.finish()
-            self.accelerator.trackers.clear()
-        return fitted, at_once
+        repeat = find_executable_batch_size(attempt, starting_batch_size=micro_batch_size, reduce_batch_size_fn=halve)
+        model, curves = repeat()
+        return model, curves, micro_batch_size
 
     def _load_model(self, run: Run) -> Any:
         import torch
@@ -262,7 +240,7 @@ class _Trainer:
         from transformers import AutoModelForSequenceClassification
 
         names = self.runs.pool.label_names
-        set_seed(run.init_seed)  # before the model is made: its head is drawn from it
+        set_seed(run.init_seed)  # draws the head
         try:
             return AutoModelForSequenceClassification.from_pretrained(
                 self.runs.encoder.folder,
@@ -276,7 +254,7 @@ class _Trainer:
             )
         except (OSError, ValueError, KeyError) as error:
             raise UserError(
-                f"train.encoder: {self.runs.encoder.name} is no sequence classifier ({first_line(error)})"
+                f"`train.encoder` must load as a sequence classifier. {self.runs.encoder.name}: {first_line(error)}"
             ) from None
 
     def _start_trackers(self, run: Run) -> None:
@@ -289,17 +267,29 @@ class _Trainer:
                 init_kwargs={"wandb": group, "trackio": group},
             )
 
-    def _log(self, values: dict[str, float], step: int) -> None:
-        self.accelerator.log(values, step=step)
+    def _finish_trackers(self) -> None:
+        for tracker in self.accelerator.trackers:
+            with suppress(Exception):  # a tracker's server that fails costs no run
+                tracker.finish()
+        self.accelerator.trackers.clear()
 
-    def _write(self, folder: Path, run: Run, labels: Labels, fitted: Fit, probs: np.ndarray, at_once: int) -> None:
+    def _write(
+        self,
+        folder: Path,
+        run: Run,
+        labels: Labels,
+        model: Any,
+        curves: Curves,
+        probs: np.ndarray,
+        micro_batch_size: int,
+    ) -> None:
         runs, settings = self.runs, self.study.training
         dropped = [runs.pool.ids[i] for i in np.setdiff1d(runs.subset(run), labels.rows)]
         named = pa.array([str(run)] * len(runs.test), pa.string()).dictionary_encode()
         table = pa.table([named, runs.test.ids, runs.test.gold, list(probs)], schema=PREDICTIONS)
         tables.write(folder / "predictions.parquet", table)
         if settings.save_models:
-            fitted.model.save_pretrained(folder / "model")
+            model.save_pretrained(folder / "model")
             self._tokenizer.save_pretrained(folder / "model")
         write_json(
             folder / "run.json",
@@ -314,23 +304,23 @@ class _Trainer:
                 "gold_validation_labels": len(runs.validation) if settings.validation_labels == "gold" else 0,
                 **({"dropped": dropped} if run.arm in CONFIDENT else {}),
                 "train_label_accuracy": labels.accuracy(runs.pool.of_pass(run.annotation_pass)),
-                "curves": {name: values for name, values in vars(fitted.curves).items() if values},
+                "curves": {name: values for name, values in vars(curves).items() if values},
                 "train": settings.model_dump(mode="json"),
                 "environment": runs.environment(run),
-                "texts_at_once": at_once,
+                "micro_batch_size": micro_batch_size,
                 "seconds": round(time.monotonic() - self._start, 2),
             },
         )
 
 
 def main() -> None:
-    """What `accelerate launch` runs. The exit code is 1 if a run failed."""
+    """Train the recipe of the command line; exit with code 1 if a run failed."""
     from . import logs
 
     logs.set_up()
     with logs.in_a_line():
         if len(sys.argv) < 2:
-            raise UserError("which recipe? accelerate launch ... -m hf_recipes.train RECIPE [--key=value ...]")
+            raise UserError("RECIPE is missing. Try accelerate launch ... -m hf_recipes.train RECIPE [--key=value ...]")
         failures = train(Study(load_recipe(sys.argv[1], sys.argv[2:])))
     sys.exit(1 if failures else 0)
 

@@ -1,4 +1,4 @@
-"""Confident learning: labels that classifiers of a run's other rows doubt are left out, beside as many at random."""
+"""Confident learning: labels that a classifier of the other rows contradicts are left out, beside as many at random."""
 
 import shutil
 import subprocess
@@ -11,9 +11,9 @@ from steps import measure, open_runs, write_dataset
 from test_planted import NAMES, Planted, write_texts
 
 from hf_recipes.annotate import annotate
+from hf_recipes.confident import find_label_errors
 from hf_recipes.findings import describe
 from hf_recipes.grid import all_runs
-from hf_recipes.labels.rules import confident_errors
 from hf_recipes.recipe import UserError
 from hf_recipes.runs import check_training
 from hf_recipes.study import read_json
@@ -55,15 +55,56 @@ def predictions(study, run):
     return (study.run(run) / "predictions.parquet").read_bytes()
 
 
-def test_labels_that_a_classifier_contradicts_are_called_wrong():
+@pytest.fixture
+def planted():
+    """Texts that come twice, with features that give away their true class and which text it is; 20% wrong labels."""
     rng = np.random.default_rng(0)
-    truth = rng.integers(3, size=300)
-    wrong = rng.random(300) < 0.2
+    number = np.repeat(np.arange(200), 2)
+    truth = rng.integers(3, size=200)
+    wrong = rng.random(200) < 0.2
     labels = np.where(wrong, (truth + 1) % 3, truth)
-    probs = np.eye(3)[truth] * 0.7 + 0.1
-    found = confident_errors(labels, probs)
-    assert found[wrong].mean() > 0.9
+    features = np.hstack([np.eye(3)[truth] * 3 + rng.normal(size=(200, 3)), np.eye(200) * 30])
+    return [f"text {i}" for i in number], labels[number], features[number], wrong[number]
+
+
+def test_labels_that_a_classifier_contradicts_are_called_wrong_though_a_text_comes_twice(planted):
+    texts, labels, features, wrong = planted
+    found = find_label_errors(texts, labels, features, 3)
+    assert found[wrong].mean() > 0.8
     assert found[~wrong].mean() < 0.1
+    memorised = find_label_errors([str(i) for i in range(400)], labels, features, 3)  # as if texts were different
+    assert memorised[wrong].mean() < 0.2
+    order = np.random.default_rng(1).permutation(400)
+    again = find_label_errors([texts[i] for i in order], labels[order], features[order], 3)
+    assert again.tolist() == found[order].tolist()
+    fewer = find_label_errors(texts, np.array([0, 2, 3])[labels], features, 5)  # two classes without a label
+    assert fewer.tolist() == found.tolist()
+
+
+def test_what_is_marked_is_what_cleanlab_marks_by_out_of_fold_probabilities(planted):
+    """The oracle: a loop over folds, each the hash order of distinct texts modulo four."""
+    from cleanlab.filter import find_label_issues
+    from sklearn.linear_model import LogisticRegression
+
+    from hf_recipes.data import hash_order
+
+    texts, labels, features, _ = planted
+    distinct = sorted(set(texts))
+    rank = {distinct[place]: i for i, place in enumerate(hash_order(distinct, "folds"))}
+    fold = np.array([rank[text] % 4 for text in texts])
+    probs = np.zeros((400, 3))
+    for k in range(4):
+        model = LogisticRegression(max_iter=1000).fit(features[fold != k], labels[fold != k])
+        probs[fold == k] = model.predict_proba(features[fold == k])
+    expected = find_label_issues(labels, probs, filter_by="prune_by_noise_rate", n_jobs=1)
+    assert find_label_errors(texts, labels, features, 3).tolist() == expected.tolist()
+
+
+@pytest.mark.parametrize("labels", [[0] * 8, [0] * 7 + [1]])
+def test_where_a_fold_leaves_a_single_class_nothing_is_called_wrong(labels):
+    features = np.random.default_rng(0).normal(size=(8, 4))
+    assert not find_label_errors([str(i) for i in range(8)], np.array(labels), features, 2).any()
+    assert not find_label_errors(["same"] * 8, np.array([0, 1] * 4), features, 2).any()
 
 
 def test_a_run_leaves_out_doubted_rows_and_its_control_as_many_whichever_comes_first(make, tiny_encoder):
@@ -119,7 +160,7 @@ def test_without_cleanlab_it_is_said_what_to_install(make, tiny_encoder, monkeyp
     study = make(tiny_encoder, "--grid.sizes=[40]")
     monkeypatch.setattr("hf_recipes.runs.versions", lambda *names: {})
     with pytest.raises(
-        UserError, match=r"llm-confident-drop, which wants cleanlab; pip install 'hf-recipes\[cleanlab\]'"
+        UserError, match=r"llm-confident-drop requires cleanlab. Try `pip install 'hf-recipes\[cleanlab\]'`"
     ):
         check_training(study)
 

@@ -245,16 +245,22 @@ def test_a_recipe_that_stops_with_an_error_leaves_no_study_to_refuse_the_mended_
         (["--train.encoder=tests"], ["train.encoder: tests has no .safetensors file"]),
         (
             ["--train.accelerate_config=README.md"],
-            ["train.accelerate_config: README.md is no accelerate configuration"],
+            ["`train.accelerate_config` must be an accelerate configuration. Got README.md."],
         ),
-        (["--train.accelerate_config=one-gpu"], ["one-gpu.yaml wants a GPU, and there is none; use cpu"]),
-        (["--train.max_length=600"], ["train.max_length: 600 tokens, but models/all-MiniLM-L6-v2 takes 512"]),
+        (
+            ["--train.accelerate_config=one-gpu"],
+            ["must suit this machine, which has no GPU. Got ", "one-gpu.yaml. Try cpu."],
+        ),
+        (
+            ["--train.max_length=600"],
+            ["`train.max_length` must be at most 512, the maximum of models/all-MiniLM-L6-v2. Got 600."],
+        ),
         (["--grid.sizes=[1000]"], ["grid.sizes: 1000 asked for, but only 2 rows"]),
         (["--data.test_split=train"], ["data.test_size: ", "has no test split of its own"]),
         (["--annotate.prompt.template='{{ text }}{{ x }}'"], ["annotate.prompt.template: 'x' is undefined"]),
         (
             ["--train.accelerate_config=tpu"],
-            ["train.accelerate_config: 'tpu' is neither a file nor one of cpu, cpu-bf16, cpu-two, multi-gpu,"],
+            ["`train.accelerate_config` must be a file or one of cpu, cpu-bf16, cpu-two, multi-gpu, one-gpu. Got tpu."],
         ),
     ],
 )

@@ -1,4 +1,4 @@
-"""One classifier: batches, losses against torch's own, parts of batches, encoders."""
+"""Fine-tuning: batches, losses against torch's own, parts of batches, encoders."""
 
 import copy
 from itertools import chain
@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
-from hf_recipes.fit import Fit, Texts, Tokens, bucketed_batches
+from hf_recipes import fit
+from hf_recipes.fit import LabelledTexts, Tokens, bucketed_batches, embed, fine_tune, predict
 from hf_recipes.recipe import Train
 
 
@@ -48,19 +49,26 @@ def texts(tmp_path_factory):
     table = pq.read_table(next(SAMPLE.rglob("train*.parquet"))).slice(0, 61)
     tokenizer = AutoTokenizer.from_pretrained(ENCODER)
     tokens = Tokens(table["text"].to_pylist(), tokenizer, 32, tmp_path_factory.mktemp("tokens") / "tokens")
-    return Texts(tokens, np.arange(61), np.eye(3)[np.array(table["label"].to_pylist())])
+    return LabelledTexts(tokens, np.arange(61), np.eye(3)[np.array(table["label"].to_pylist())])
 
 
-def make_fit(texts, model, at_once=8, **settings):
-    more = {"log": settings.pop("log")} if "log" in settings else {}
-    validation = Texts(texts.tokens, np.arange(40, 61), texts.targets[40:]) if "validation_size" in settings else None
+@pytest.fixture
+def accelerator():
+    return Accelerator(cpu=True)
+
+
+def train(accelerator, model, texts, micro_batch_size=8, **settings):
+    """Returns the curves; the model is trained in place."""
+    validation = None
+    if "validation_size" in settings:
+        validation = LabelledTexts(texts.tokens, np.arange(40, 61), texts.targets[40:])
     recipe = Train(encoder="e", **{"batch_size": 8, "learning_rate": 1e-3, "epochs": 2, **settings})
     tokenizer = AutoTokenizer.from_pretrained(ENCODER)
-    return Fit(Accelerator(cpu=True), model, tokenizer, recipe, 5, texts, validation, at_once, **more)
+    return fine_tune(accelerator, model, tokenizer, recipe, 5, texts, validation, micro_batch_size)
 
 
-def weights(fit):
-    return torch.cat([p.detach().flatten() for p in fit.model.parameters()])
+def weights(model):
+    return torch.cat([p.detach().flatten() for p in model.parameters()])
 
 
 def test_tokens_are_the_tokenizers_own_also_of_no_text(texts, tmp_path):
@@ -73,12 +81,11 @@ def test_tokens_are_the_tokenizers_own_also_of_no_text(texts, tmp_path):
     assert len(Tokens([], tokenizer, 16, tmp_path / "none").lengths) == 0
 
 
-def test_a_step_is_torchs_own_adamw_step_on_the_mean_cross_entropy(texts):
+def test_a_step_is_torchs_own_adamw_step_on_the_mean_cross_entropy(accelerator, texts):
     """The oracle: the same batches, torch's cross entropy of class indices."""
     model = make_model(**CALM)
     oracle = copy.deepcopy(model)
-    fit = make_fit(texts, model, epochs=1, warmup_ratio=0.25, weight_decay=0.1)
-    curves = fit.run()
+    curves = train(accelerator, model, texts, epochs=1, warmup_ratio=0.25, weight_decay=0.1)
     decayed = [p for p in oracle.parameters() if p.ndim > 1]
     plain = [p for p in oracle.parameters() if p.ndim <= 1]
     optimizer = torch.optim.AdamW(
@@ -99,69 +106,86 @@ def test_a_step_is_torchs_own_adamw_step_on_the_mean_cross_entropy(texts):
         optimizer.zero_grad()
         losses.append((loss.item(), len(batch)))
     expected = torch.cat([p.detach().flatten() for p in oracle.parameters()])
-    assert torch.allclose(weights(fit), expected, atol=2e-5)
+    assert torch.allclose(weights(model), expected, atol=2e-5)
     assert curves.train_loss == pytest.approx([sum(a * b for a, b in losses) / sum(b for _, b in losses)], rel=1e-4)
     assert curves.step == [8]
 
 
-def gradient(texts, targets):
+@pytest.fixture
+def gradient(accelerator, texts, monkeypatch):
     """The gradient of all texts together at the first weights: what one step of plain descent moves them by."""
-    fit = make_fit(Texts(texts.tokens, texts.rows, targets), make_model(**CALM), batch_size=61, epochs=1, at_once=61)
-    fit._optimizer = torch.optim.SGD(fit.model.parameters(), lr=1.0)
-    fit._schedule = torch.optim.lr_scheduler.ConstantLR(fit._optimizer, 1.0)
-    object.__setattr__(fit._settings, "max_grad_norm", 1e9)
-    before = weights(fit).clone()
-    fit.run()
-    return before - weights(fit)
+    monkeypatch.setattr("torch.optim.AdamW", lambda groups, **_: torch.optim.SGD(groups, lr=1.0))
+
+    def find(targets):
+        model = make_model(**CALM)
+        before = weights(model)
+        some = LabelledTexts(texts.tokens, texts.rows, targets)
+        settings = {"batch_size": 61, "epochs": 1, "warmup_ratio": 0, "max_grad_norm": 1e9, "weight_decay": 0}
+        train(accelerator, model, some, micro_batch_size=61, **settings)
+        return before - weights(model)
+
+    return find
 
 
-def test_weights_and_soft_and_signed_targets_add_up(texts):
+def test_weights_and_soft_and_signed_targets_add_up(gradient, texts):
     """The loss is linear in the targets, so that the loss of a random audit is without bias."""
     rng = np.random.default_rng(0)
     gold, llm = texts.targets, np.eye(3)[rng.integers(3, size=61)]
     audited = rng.random(61) < 0.5
     signed = np.where(audited[:, None], 2 * gold - llm, llm)
     other = np.where(audited[:, None], llm, 2 * gold - llm)  # the audit of the other half
-    half = (gradient(texts, signed) + gradient(texts, other)) / 2
-    assert torch.allclose(half, gradient(texts, gold), atol=1e-5)
-    heavy = gradient(texts, gold * np.where(np.arange(61) < 30, 2.0, 0.5)[:, None])
-    light = 2 * gradient(texts, gold * (np.arange(61) < 30)[:, None])
-    light += 0.5 * gradient(texts, gold * (np.arange(61) >= 30)[:, None])
+    half = (gradient(signed) + gradient(other)) / 2
+    assert torch.allclose(half, gradient(gold), atol=1e-5)
+    heavy = gradient(gold * np.where(np.arange(61) < 30, 2.0, 0.5)[:, None])
+    light = 2 * gradient(gold * (np.arange(61) < 30)[:, None])
+    light += 0.5 * gradient(gold * (np.arange(61) >= 30)[:, None])
     assert torch.allclose(heavy, light, atol=1e-5)
-    soft = gradient(texts, 0.3 * gold + 0.7 * llm)
-    assert torch.allclose(soft, 0.3 * gradient(texts, gold) + 0.7 * gradient(texts, llm), atol=1e-5)
+    soft = gradient(0.3 * gold + 0.7 * llm)
+    assert torch.allclose(soft, 0.3 * gradient(gold) + 0.7 * gradient(llm), atol=1e-5)
 
 
-def test_parts_of_a_batch_add_up_to_the_batch(texts):
-    one, parts = (make_fit(texts, make_model(**CALM), at_once=size) for size in (8, 3))
-    assert one.run().train_loss == pytest.approx(parts.run().train_loss, rel=1e-4)
+def test_parts_of_a_batch_add_up_to_the_batch(accelerator, texts):
+    one, parts, large = (make_model(**CALM) for _ in range(3))
+    curves = [train(accelerator, model, texts, micro_batch_size=size) for model, size in ((one, 8), (parts, 3))]
+    assert curves[0].train_loss == pytest.approx(curves[1].train_loss, rel=1e-4)
     assert torch.allclose(weights(one), weights(parts), atol=2e-5)
-    whole = make_fit(texts, make_model(**CALM), batch_size=16)
-    whole.run()
-    assert not torch.allclose(weights(one), weights(whole), atol=1e-3)
+    train(accelerator, large, texts, batch_size=16)
+    assert not torch.allclose(weights(one), weights(large), atol=1e-3)
 
 
-def test_the_best_checkpoint_is_the_epoch_of_the_best_validation_score_and_the_last_is_the_last(texts):
+def test_the_best_checkpoint_is_the_epoch_of_the_best_validation_score_and_the_last_is_the_last(
+    accelerator, texts, monkeypatch
+):
     settings = {"validation_size": 21, "epochs": 5, "learning_rate": 1e-2}
-    states, logged = [], []
-    best = make_fit(texts, make_model(), checkpoint="best", log=lambda values, step: logged.append(step), **settings)
-    end = best._end_epoch
-    best._end_epoch = lambda *given: (end(*given), states.append(weights(best).clone()))
-    scores = best.run().validation_macro_f1
+    best, last, states, logged = make_model(), make_model(), [], []
+
+    def log(values, step):
+        logged.append(step)
+        states.append(weights(best).clone())
+
+    monkeypatch.setattr(accelerator, "log", log)
+    scores = train(accelerator, best, texts, checkpoint="best", **settings).validation_macro_f1
     assert logged == [8, 16, 24, 32, 40]
     assert torch.equal(weights(best), states[int(np.argmax(scores))])
-    last = make_fit(texts, make_model(), **settings)
-    assert last.run().validation_macro_f1 == scores
-    assert torch.equal(weights(last), states[-1])
+    ends = list(states)
+    assert train(accelerator, last, texts, **settings).validation_macro_f1 == scores
+    assert torch.equal(weights(last), ends[-1])
     assert len(set(scores)) > 1
 
 
-def test_predictions_are_the_models_own_in_the_order_asked_for(texts):
-    fit = make_fit(texts, make_model())
-    rows = np.array([5, 60, 3, 17])
-    fit.model.eval()
-    alone = [fit.model(torch.tensor(texts.tokens[i].tolist())[None]).logits.double().softmax(-1)[0] for i in rows]
-    assert fit.predict(texts.tokens, rows) == pytest.approx(torch.stack(alone).detach().numpy(), abs=1e-6)
+def test_predictions_are_the_models_own_in_the_order_asked_for(accelerator, texts):
+    model, rows = make_model(), np.array([5, 60, 3, 17])
+    model.eval()
+    alone = [model(torch.tensor(texts.tokens[i].tolist())[None]).logits.double().softmax(-1)[0] for i in rows]
+    found = predict(accelerator, model, AutoTokenizer.from_pretrained(ENCODER), texts.tokens, rows, 3)
+    assert found == pytest.approx(torch.stack(alone).detach().numpy(), abs=1e-6)
+
+
+def test_features_are_the_mean_of_the_last_hidden_states_whatever_the_padding(accelerator, texts):
+    encoder, rows = make_model().base_model.eval(), np.array([5, 60, 3, 17])
+    alone = [encoder(torch.tensor(texts.tokens[i].tolist())[None]).last_hidden_state[0].mean(0) for i in rows]
+    found = embed(accelerator, encoder, AutoTokenizer.from_pretrained(ENCODER), texts.tokens, rows, 3)
+    assert found == pytest.approx(torch.stack(alone).detach().numpy(), abs=1e-6)
 
 
 KINDS = {
@@ -177,35 +201,36 @@ KINDS = {
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_encoders_of_every_kind_learn(kind, texts):
+def test_encoders_of_every_kind_learn(kind, accelerator, texts):
     """Tiny random weights of the real classes; a real MiniLM is in every other test of training."""
-    fit = make_fit(texts, make_model(kind, **KINDS[kind]), epochs=6, learning_rate=3e-3)
-    losses = fit.run().train_loss
+    model = make_model(kind, **KINDS[kind])
+    losses = train(accelerator, model, texts, epochs=6, learning_rate=3e-3).train_loss
     assert losses[-1] < losses[0]
-    assert fit.predict(texts.tokens, texts.rows).sum(axis=1) == pytest.approx(1)
+    tokenizer = AutoTokenizer.from_pretrained(ENCODER)
+    assert predict(accelerator, model, tokenizer, texts.tokens, texts.rows, 64).sum(axis=1) == pytest.approx(1)
+    assert embed(accelerator, model.base_model, tokenizer, texts.tokens, texts.rows, 64).shape == (61, 32)
 
 
-def test_what_comes_after_all_others_has_a_schedule_of_its_own(texts):
+def test_what_comes_after_all_others_has_a_schedule_of_its_own(accelerator, texts, monkeypatch):
+    from torch.optim.optimizer import register_optimizer_step_pre_hook
     from transformers import get_linear_schedule_with_warmup
 
-    fit = make_fit(Texts(texts.tokens, texts.rows, texts.targets, then=11), make_model(), warmup_ratio=0.25)
-    seen, rates, learn = [], [], fit._learn
+    seen, rates = [], []
 
-    def spy(batch):
-        seen.append(batch.tolist())
-        rates.append(fit._schedule.get_last_lr()[0])
-        return learn(batch)
+    def spy(lengths, *arguments):
+        for batch in bucketed_batches(lengths, *arguments):
+            seen.append(lengths[batch].tolist())
+            yield batch
 
-    fit._learn = spy
-    fit.run()
+    monkeypatch.setattr(fit, "bucketed_batches", spy)
+    some = LabelledTexts(texts.tokens, texts.rows, texts.targets, then=11)
+    hook = register_optimizer_step_pre_hook(lambda optimizer, *_: rates.append(optimizer.param_groups[0]["lr"]))
+    train(accelerator, make_model(), some, warmup_ratio=0.25)
+    hook.remove()
     first, second = 2 * 7, 2 * 2  # epochs of 50 and of 11 texts in batches of 8
     epochs = [sorted(chain(*seen[i : i + n])) for i, n in ((0, 7), (7, 7), (14, 2), (16, 2))]
-    assert epochs == [
-        list(range(50)),
-        list(range(50)),
-        list(range(50, 61)),
-        list(range(50, 61)),
-    ]
+    early, late = sorted(texts.tokens.lengths[:50].tolist()), sorted(texts.tokens.lengths[50:].tolist())
+    assert epochs == [early, early, late, late]
     expected = []
     for steps in (first, second):
         oracle = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1e-3)

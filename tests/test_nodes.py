@@ -78,7 +78,9 @@ def test_a_node_lost_on_the_way_costs_a_shared_grid_its_runs_in_flight_alone(ann
 def test_an_accelerate_configuration_of_several_machines_is_refused(annotated, tmp_path):  # noqa: F811
     (tmp_path / "two.yaml").write_text("{num_machines: 2, num_processes: 2, use_cpu: true}")
     study = annotated(f"--train.accelerate_config={tmp_path / 'two.yaml'}")
-    with pytest.raises(UserError, match="`num_machines` must be 1. Got 2. Start `hf-recipes train` on each machine"):
+    with pytest.raises(
+        UserError, match="must be 1. Got 2. To share the grid, start `hf-recipes train` on each machine"
+    ):
         read_accelerate_config(study.training)
 
 

@@ -18,13 +18,14 @@ import psutil
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from conftest import DEMO, ENCODER
+from conftest import DEMO, ENCODER, ROOT
 from scipy.stats import entropy
 from steps import measure, open_runs, write_dataset
 from test_annotate import engine  # noqa: F401  (a fixture)
 
 from hf_recipes.annotate import annotate
 from hf_recipes.findings import describe
+from hf_recipes.fit import fine_tune, pad
 from hf_recipes.grid import all_runs, make_run
 from hf_recipes.labels.pool import read_labels
 from hf_recipes.measure import _divergence, without_nan
@@ -323,18 +324,15 @@ def test_a_size_beyond_the_gold_rows_is_refused_before_anything_is_launched(anno
 
 def test_a_failed_run_is_a_row_with_its_traceback_and_the_others_go_on(annotated, monkeypatch, command):
     study = annotated(*FEW)
-    from hf_recipes.fit import Fit
 
-    fitted = Fit.run
-
-    def breaks(self):
-        if self._order_seed == 1 and self._train.targets.argmax(1).tolist() == bad:
+    def breaks(accelerator, model, tokenizer, settings, order_seed, texts, *arguments):
+        if order_seed == 1 and texts.targets.argmax(1).tolist() == bad:
             raise IndexError("a bug of a test")
-        return fitted(self)
+        return fine_tune(accelerator, model, tokenizer, settings, order_seed, texts, *arguments)
 
     run = the_run(study, "llm", 20, 1)
     bad = open_runs(study).labels(run).labels.tolist()
-    monkeypatch.setattr(Fit, "run", breaks)
+    monkeypatch.setattr("hf_recipes.train.fine_tune", breaks)
     assert train(study) == {run: "IndexError: a bug of a test"}
     record = read_json(study.run(run) / "failed.json")
     assert 'raise IndexError("a bug of a test")' in record["traceback"]
@@ -348,7 +346,7 @@ def test_a_failed_run_is_a_row_with_its_traceback_and_the_others_go_on(annotated
     assert other_runs(annotated("--grid.sizes=[20]", "--grid.arms=[gold, llm]", "--grid.seeds=[0, 2]")).startswith("2 ")
     longer = study.recipe.model_copy(update={"train": study.training.model_copy(update={"epochs": 2})})
     changed = Study(longer, accept_changes=True)
-    monkeypatch.setattr(Fit, "run", breaks)
+    monkeypatch.setattr("hf_recipes.train.fine_tune", breaks)
     assert list(train(changed)) == [run]
     assert predictions(changed, run) == good  # what was there stays until the new run is whole
     with pytest.raises(UserError, match="a bug of a test.*take their seeds, arms or sizes out"):
@@ -359,22 +357,28 @@ def test_a_run_that_diverges_fails_with_what_to_do(annotated):
     study = annotated(*FEW, "--train.learning_rate=1e30", "--train.max_grad_norm=1e30")
     failures = train(study)
     assert len(failures) == len(all_runs(study.grid))
-    assert all("lower train.learning_rate" in error for error in failures.values())
+    assert all("Lower `train.learning_rate`" in error for error in failures.values())
 
 
 def test_a_run_whose_last_epochs_diverge_fails_though_its_best_one_was_good(annotated, monkeypatch):
-    from hf_recipes.fit import Fit
+    from torch.nn import functional
 
-    learnt = Fit._learn
+    cross_entropy = functional.cross_entropy
+    rest = []  # the steps of a run before its loss is not finite
 
-    def breaks(self, batch):
-        return learnt(self, batch) if self._schedule.last_epoch < 4 else float("nan")
+    def start(*arguments):
+        rest[:] = [True] * 4
+        return fine_tune(*arguments)
 
-    monkeypatch.setattr(Fit, "_learn", breaks)
+    def breaks(*arguments, **options):
+        return cross_entropy(*arguments, **options) * (1 if rest and rest.pop() else float("nan"))
+
+    monkeypatch.setattr("hf_recipes.train.fine_tune", start)
+    monkeypatch.setattr(functional, "cross_entropy", breaks)
     study = annotated(*FEW, "--train.epochs=3", "--train.checkpoint=best", "--train.validation_size=9")
     failures = train(study)
     assert len(failures) == len(all_runs(study.grid))
-    assert all("it diverged" in error for error in failures.values())
+    assert all("Training diverged" in error for error in failures.values())
 
 
 def test_accepted_changes_reach_the_processes_that_train(annotated, command):
@@ -395,7 +399,7 @@ def test_an_encoder_with_a_head_is_refused(annotated, tmp_path):
     config = json.loads((ENCODER / "config.json").read_text())
     config["architectures"] = ["BertForSequenceClassification"]
     (tmp_path / "classifier" / "config.json").write_text(json.dumps(config))
-    with pytest.raises(UserError, match="is a classifier already, and no seed would draw its head"):
+    with pytest.raises(UserError, match="must have no classification head, as the seed draws it"):
         check_training(annotated(f"--train.encoder={tmp_path / 'classifier'}"))
 
 
@@ -417,8 +421,6 @@ def test_bfloat16_is_another_run_and_nearly_the_same_one(annotated, tmp_path):
 def test_when_memory_runs_out_smaller_parts_give_the_same_path(annotated, monkeypatch, tiny_encoder, tmp_path):
     import torch
 
-    from hf_recipes.fit import Fit
-
     calm = tmp_path / "calm"
     arguments = [*FEW, f"--train.encoder={calm}"]
     shutil.copytree(tiny_encoder, calm)
@@ -427,18 +429,17 @@ def test_when_memory_runs_out_smaller_parts_give_the_same_path(annotated, monkey
     (calm / "config.json").write_text(json.dumps(config))
     whole = annotated(*arguments, folder="whole")
     train(whole)
-    padded = Fit._pad
 
-    def too_big(self, tokens, rows):
-        if len(rows) > 2 and self._parallel.training:
+    def too_big(tokenizer, tokens, rows, device):
+        if len(rows) > 2 and torch.is_grad_enabled():
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate a test")
-        return padded(self, tokens, rows)
+        return pad(tokenizer, tokens, rows, device)
 
-    monkeypatch.setattr(Fit, "_pad", too_big)
+    monkeypatch.setattr("hf_recipes.fit.pad", too_big)
     halved = annotated(*arguments, folder="halved")
     assert train(halved) == {}
     run = the_run(halved, "llm", 20, 1)
-    assert [read_json(study.run(run) / "run.json")["texts_at_once"] for study in (whole, halved)] == [8, 2]
+    assert [read_json(study.run(run) / "run.json")["micro_batch_size"] for study in (whole, halved)] == [8, 2]
     assert np.array(predictions(halved, run)) == pytest.approx(np.array(predictions(whole, run)), abs=1e-4)
 
 
@@ -541,12 +542,45 @@ def test_processes_are_counted_and_share_the_grid(annotated):
     """Two processes on the CPU; the number that started is checked."""
     two = "--train.accelerate_config=cpu-two"
     study = annotated(*FEW, two)
-    with pytest.raises(UserError, match="asks for 2 processes, and 1 started"):
+    with pytest.raises(UserError, match="Got 2, but 1 started"):
         train(study)
     child = launch(study, *FEW, two)
     output, _ = child.communicate(timeout=300)
     assert child.returncode == 0, output
     assert open_runs(study).left() == []
+
+
+BROKEN = """
+import sys
+from hf_recipes import train
+fine_tune = train.fine_tune
+
+def breaks(accelerator, model, tokenizer, settings, order_seed, *arguments):
+    if order_seed == 0:
+        raise IndexError("a bug of a test")
+    return fine_tune(accelerator, model, tokenizer, settings, order_seed, *arguments)
+
+train.fine_tune = breaks
+train.main()
+"""
+
+
+def test_a_failed_run_in_one_of_several_processes_stops_no_other(annotated, one_thread, tmp_path):
+    arguments = ["--grid.sizes=[20]", "--grid.arms=[gold, llm]", "--train.accelerate_config=cpu-two"]
+    study = annotated(*arguments)
+    (tmp_path / "broken.py").write_text(BROKEN)
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    done = subprocess.run(
+        [*launcher, tmp_path / "broken.py", study.recipe_file],
+        check=False,
+        env={**os.environ, "ACCELERATE_USE_CPU": "true", "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1, done.stderr
+    failures = open_runs(study).failures()
+    assert {run.order_seed for run in failures} == {0}
+    assert open_runs(study).left() == list(failures)
 
 
 def test_runs_are_tracked_by_arm(annotated):

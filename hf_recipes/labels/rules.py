@@ -66,23 +66,6 @@ class Labels:
         return replace(self, rows=self.rows[kept], targets=self.targets[kept], from_gold=self.from_gold[kept])
 
 
-def confident_errors(labels: np.ndarray, probs: np.ndarray) -> np.ndarray:
-    """The labels that confident learning calls wrong (Northcutt et al. 2021), as cleanlab has it.
-
-    Args:
-        labels (`np.ndarray` of shape `(n,)`): classes.
-        probs (`np.ndarray` of shape `(n, K)`): of each text by a classifier that has not seen it.
-
-    Returns:
-        `np.ndarray` of shape `(n,)`, bool; none where all labels are one class.
-    """
-    from cleanlab.filter import find_label_issues
-
-    if len(np.unique(labels)) < 2:  # cleanlab refuses it
-        return np.zeros(len(labels), dtype=bool)
-    return np.asarray(find_label_issues(labels, probs, filter_by="prune_by_noise_rate", n_jobs=1), dtype=bool)
-
-
 @dataclass(frozen=True)
 class Subset:
     """The rows of a run, to which a rule gives labels.
