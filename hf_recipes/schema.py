@@ -115,7 +115,7 @@ class VariantResult(Record):
     unanimity_interval: Interval
     vote_entropy: float | None = None
     single_class: bool = False
-    leave_one_out: list[float] = []
+    leave_one_out: list[float | None] = []
     num_classes: int
     error_consistency: float | None = None
     error_consistency_interval: Interval = None
