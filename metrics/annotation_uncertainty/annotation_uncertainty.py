@@ -8,6 +8,8 @@ import evaluate
 import numpy as np
 from scipy import special, stats
 
+from .shared import Direct, check_bins, check_labels, check_level, check_numbers, check_probabilities
+
 _CITATION = """\
 @article{lu2025feeding, title={Feeding LLM Annotations to BERT Classifiers at Your Own Risk},
   author={Lu, Yucheng and Smith, Kazimier}, journal={arXiv:2504.15432}, year={2025}}
@@ -79,89 +81,42 @@ Returns:
 
 
 @evaluate.utils.file_utils.add_start_docstrings(_DESCRIPTION, _KWARGS_DESCRIPTION)
-class AnnotationUncertainty(evaluate.Measurement):
+class AnnotationUncertainty(Direct, evaluate.Measurement):
     def _info(self):
         return evaluate.MeasurementInfo(
             description=_DESCRIPTION,
             citation=_CITATION,
             inputs_description=_KWARGS_DESCRIPTION,
             features=datasets.Features(
-                {"predictions": datasets.Sequence(datasets.Value("float64")), "references": datasets.Value("int64")}
+                # int64 would cast a label of 0.7 to 0
+                {"predictions": datasets.Sequence(datasets.Value("float64")), "references": datasets.Value("float64")}
             ),
         )
 
-    def compute(self, *, predictions=None, **kwargs):
-        """Of all texts at once, or of those that were added."""
-        if predictions is None and self.writer is None and self.num_process == 1:
-            raise ValueError("predictions: none were given or added")
-        return super().compute(predictions=predictions, **kwargs)
-
-    def add_batch(self, *, predictions=None, references=None, **kwargs):
-        """Adds texts; references may be left out."""
-        predictions = distributions(predictions)
-        rows, classes = predictions.shape
-        references = np.full(rows, -1) if references is None else references
-        references = class_indices("references", references, (rows,), classes)
-        super().add_batch(predictions=list(predictions), references=references, **kwargs)
-
-    def add(self, *, prediction=None, reference=None, **kwargs):
-        """Adds one text; `evaluate.combine` names the arguments in the plural."""
-        prediction, reference = kwargs.pop("predictions", prediction), kwargs.pop("references", reference)
-        self.add_batch(predictions=[prediction], references=None if reference is None else [reference], **kwargs)
-
-    def _compute(self, predictions, references, **kwargs):
-        return annotation_uncertainty(distributions(predictions), np.array(references), **kwargs)
-
-
-def numbers(name, values):
-    """The values as an array of numbers."""
-    try:
-        array = np.asarray(values)
-    except ValueError:
-        raise ValueError(f"{name}: rows differ in length") from None
-    if array.dtype.kind not in "iuf" or not array.size:
-        raise ValueError(f"{name}: expected numbers, got {array.dtype} of shape {array.shape}")
-    return array
-
-
-def distributions(values):
-    """The values as an (n, K) array of probabilities."""
-    array = numbers("predictions", values).astype(np.float64)
-    if array.ndim != 2 or array.shape[1] < 2:
-        raise ValueError(f"predictions: expected n rows x K >= 2 probabilities, got shape {array.shape}")
-    sums, least = array.sum(axis=1), array.min(axis=1)
-    bad = ~((np.abs(sums - 1) <= 1e-3) & (least >= 0))  # also where nan
-    if bad.any():
-        row = int(bad.argmax())
-        got = f"row {row} with least {least[row]:g} and sum {sums[row]:g}"
-        raise ValueError(f"predictions: expected probabilities that sum to 1, got {got}")
-    return array
-
-
-def class_indices(name, values, shape, classes):
-    """The values as class indices, -1 for none; evaluate itself would cast 0.7 to 0 without a word."""
-    array = numbers(name, values)
-    if array.ndim != len(shape) or len(array) != shape[0]:
-        raise ValueError(f"{name}: expected {' x '.join(map(str, shape))} class indices, got shape {array.shape}")
-    if (parts := array[array != np.floor(array)]).size:
-        raise ValueError(f"{name}: expected class indices (whole numbers), got {parts[0]:g}")
-    if (unknown := array[(array < -1) | (array >= classes)]).size:
-        raise ValueError(f"{name}: a label is {unknown[0]:g}, but there are {classes} classes from 0 on (-1: no label)")
-    return array.astype(np.int64)
+    def _compute(self, **kwargs):
+        return annotation_uncertainty(**kwargs)
 
 
 def annotation_uncertainty(
-    predictions, references, votes=None, covered=None, alphas=(0.05, 0.1, 0.25), bins=10, confidence_level=0.95
+    predictions,
+    references=None,
+    votes=None,
+    covered=None,
+    alphas=(0.05, 0.1, 0.25),
+    bins=10,
+    confidence_level=0.95,
 ):
-    """See `_KWARGS_DESCRIPTION`; predictions of shape (n, K), references of shape (n,), -1 for none."""
+    """Compute what `_KWARGS_DESCRIPTION` lists."""
+    predictions = check_probabilities(predictions, "n rows", "K classes")
     items, classes = predictions.shape
-    if not 0 < confidence_level < 1:
-        raise ValueError(f"confidence_level: expected a number between 0 and 1, got {confidence_level}")
-    if bins != int(bins) or bins < 1:
-        raise ValueError(f"bins: expected a whole number from 1 on, got {bins}")
-    alphas = numbers("alphas", alphas).astype(np.float64)
-    if alphas.ndim != 1 or not ((alphas > 0) & (alphas <= 1)).all():
-        raise ValueError(f"alphas: expected shares above 0 and at most 1, got {alphas.tolist()}")
+    if references is None:
+        references = np.full(items, -1)
+    references = check_labels("references", references, items, min_label=-1, num_classes=classes)
+    check_level(confidence_level)
+    bins = check_bins(bins)
+    alphas = check_numbers("alphas", alphas, "shares").astype(np.float64)
+    if not ((alphas > 0) & (alphas <= 1)).all():
+        raise ValueError(f"`alphas` must be above 0 and at most 1. Got {alphas.tolist()}. Try [0.05, 0.25].")
     z = stats.norm.ppf(0.5 + confidence_level / 2)
     ranked = np.sort(predictions, axis=1)[:, ::-1]  # sorted, so that one distribution in any order is a tie
     ranked = (ranked / ranked.sum(axis=1, keepdims=True)).round(12)
@@ -180,20 +135,21 @@ def annotation_uncertainty(
         "confidence_level": confidence_level,
     }
     if covered is not None:
-        covered = numbers("covered", covered)
-        if covered.shape != (items,) or not ((covered >= 0) & (covered <= 1 + 1e-3)).all():
-            got = f"shape {covered.shape} from {covered.min():g} to {covered.max():g}"
-            raise ValueError(f"covered: expected {items} shares in [0, 1], got {got}")
+        covered = check_numbers("covered", covered, items)
+        if not ((covered >= 0) & (covered <= 1 + 1e-3)).all():
+            got = f"{covered.min():g} to {covered.max():g}"
+            raise ValueError(f"`covered` must be in [0, 1]. Got {got}. Try the sum of the raw probabilities.")
         result["covered_mean"] = float(covered.mean())
     if votes is not None:
-        flipped, enough, figures = _votes(class_indices("votes", votes, (items, "P"), classes), classes, z)
+        votes = check_labels("votes", votes, items, "P votes", min_label=-1, num_classes=classes)
+        flipped, enough, figures = _votes(votes, classes, z)
         result |= figures
     if known.any():
         gold, labels, entropy = references[known], labels[known], entropy[known]
         wrong = labels != gold
         confusion = np.bincount(gold * classes + labels, minlength=classes**2).reshape(classes, classes)
         result |= _scores(confusion, z)
-        result |= _calibration(predictions[known], gold, ranked[known, 0], ~wrong, int(bins), z)
+        result |= _calibration(predictions[known], gold, ranked[known, 0], ~wrong, bins, z)
         result |= _detection(entropy, wrong, alphas, z)
         result |= _auroc("entropy_auroc", entropy, wrong, np.zeros_like(gold), confidence_level)
         result |= _auroc("within_class_auroc", entropy, wrong, gold, confidence_level)
