@@ -1,4 +1,4 @@
-"""An LLM annotator's label distributions: how unsure it is, how often it is wrong, and whether the one tells the other.
+"""Measure an LLM annotator's label distributions: how unsure it is, how often it errs, and whether entropy shows it.
 
 evaluate.load("metrics/annotation_uncertainty").compute(predictions=[[0.9, 0.1], [0.6, 0.4]], references=[0, 1])
 """
@@ -122,11 +122,11 @@ def annotation_uncertainty(
     ranked = (ranked / ranked.sum(axis=1, keepdims=True)).round(12)
     entropy = np.clip(special.entr(ranked).sum(axis=1), 0, np.log(classes))
     labels = predictions.argmax(axis=1)
-    known = references >= 0
+    has_gold = references >= 0
     result = {
         "n": items,
         "num_classes": classes,
-        "n_gold": int(known.sum()),
+        "n_gold": int(has_gold.sum()),
         "label_share": (np.bincount(labels, minlength=classes) / items).tolist(),
         "entropy_mean": float(entropy.mean()),
         "normalised_entropy_mean": float(entropy.mean() / np.log(classes)),
@@ -142,44 +142,44 @@ def annotation_uncertainty(
         result["covered_mean"] = float(covered.mean())
     if votes is not None:
         votes = check_labels("votes", votes, items, "P votes", min_label=-1, num_classes=classes)
-        flipped, enough, figures = _votes(votes, classes, z)
+        is_flipped, has_votes, figures = _votes(votes, classes, z)
         result |= figures
-    if known.any():
-        gold, labels, entropy = references[known], labels[known], entropy[known]
+    if has_gold.any():
+        gold, labels, entropy = references[has_gold], labels[has_gold], entropy[has_gold]
         wrong = labels != gold
         confusion = np.bincount(gold * classes + labels, minlength=classes**2).reshape(classes, classes)
         result |= _scores(confusion, z)
-        result |= _calibration(predictions[known], gold, ranked[known, 0], ~wrong, bins, z)
+        result |= _calibration(predictions[has_gold], gold, ranked[has_gold, 0], ~wrong, bins, z)
         result |= _detection(entropy, wrong, alphas, z)
         result |= _auroc("entropy_auroc", entropy, wrong, np.zeros_like(gold), confidence_level)
         result |= _auroc("within_class_auroc", entropy, wrong, gold, confidence_level)
         if votes is not None:
-            result |= _flips(wrong[enough[known]], flipped[known & enough], z)
+            result |= _flips(wrong[has_votes[has_gold]], is_flipped[has_gold & has_votes], z)
     return result
 
 
 def _votes(votes, classes, z):
-    """Which rows are flipped, which have two votes or more, and the figures over the latter."""
+    """Return which rows are flipped, which have two votes or more, and the figures over the latter."""
     items, passes = votes.shape
     cells = votes + np.arange(items)[:, None] * classes
     counts = np.bincount(cells[votes >= 0], minlength=items * classes).reshape(items, classes)
-    given = counts.sum(axis=1)
-    flipped, enough = counts.max(axis=1) < given, given >= 2
-    counts, given = counts[enough], given[enough]
-    differ = 1 - (counts * (counts - 1)).sum(axis=1) / (given * (given - 1))
+    num_votes = counts.sum(axis=1)
+    is_flipped, has_votes = counts.max(axis=1) < num_votes, num_votes >= 2
+    counts, num_votes = counts[has_votes], num_votes[has_votes]
+    differ = 1 - (counts * (counts - 1)).sum(axis=1) / (num_votes * (num_votes - 1))
     figures = {
         "P": passes,
-        "n_voted": len(given),
-        **_rate("flip_rate", flipped[enough].sum(), len(given), z),
-        "vote_entropy_mean": float(_ratio(special.entr(counts / given[:, None]).sum(), len(given))),
-        "pairwise_disagreement": float(_ratio(differ.sum(), len(given))),
+        "n_voted": len(num_votes),
+        **_rate("flip_rate", is_flipped[has_votes].sum(), len(num_votes), z),
+        "vote_entropy_mean": float(_ratio(special.entr(counts / num_votes[:, None]).sum(), len(num_votes))),
+        "pairwise_disagreement": float(_ratio(differ.sum(), len(num_votes))),
     }
-    return flipped, enough, figures
+    return is_flipped, has_votes, figures
 
 
-def _flips(wrong, flipped, z):
-    """Of the rows with gold and two votes or more."""
-    both, errors, flips = (wrong & flipped).sum(), wrong.sum(), flipped.sum()
+def _flips(wrong, is_flipped, z):
+    """Compute error rates of flipped and other rows, over those with gold and two votes or more."""
+    both, errors, flips = (wrong & is_flipped).sum(), wrong.sum(), is_flipped.sum()
     return {
         "n_flipped": int(flips),
         "n_unflipped": int(len(wrong) - flips),
@@ -190,36 +190,37 @@ def _flips(wrong, flipped, z):
 
 
 def _scores(confusion, z):
-    """Accuracy, macro-F1 and the noise structure, all of which the confusion (rows gold) determines.
+    """Compute accuracy, macro-F1 and the noise structure from the confusion, whose rows are gold.
 
     An item of gold class g that got label p moves F1 = 2 TP / S of class k, S = TP + FN + TP + FP, by
     (2 [g = p = k] - F1 ([g = k] + [p = k])) / S: the infinitesimal jackknife (Efron 1982).
     """
     items, hits = confusion.sum(), confusion.diagonal()
-    gold, given = confusion.sum(axis=1), confusion.sum(axis=0)
-    recall, accuracy, present = _ratio(hits, gold), hits.sum() / items, gold > 0
-    weight = np.where(present, 1 / np.maximum(gold + given, 1), 0) / present.sum()  # of one item in macro-F1
-    f1 = 2 * hits / np.maximum(gold + given, 1)
+    gold_counts, label_counts = confusion.sum(axis=1), confusion.sum(axis=0)
+    recall, accuracy, present = _ratio(hits, gold_counts), hits.sum() / items, gold_counts > 0
+    sizes = np.maximum(gold_counts + label_counts, 1)
+    weight = np.where(present, 1 / sizes, 0) / present.sum()  # of one item in macro-F1
+    f1 = 2 * hits / sizes
     influence = 2 * np.diag(weight) - (weight * f1)[:, None] - weight * f1
     macro_f1, variance = f1[present].mean(), (confusion * influence**2).sum() * items / max(items - 1, 1)
-    between = (gold[present] * (recall[present] - accuracy) ** 2).sum()
+    between = (gold_counts[present] * (recall[present] - accuracy) ** 2).sum()
     return {
         "n_errors": int(items - hits.sum()),
         **_rate("accuracy", hits.sum(), items, z),
-        "majority_accuracy": float(gold.max() / items),
+        "majority_accuracy": float(gold_counts.max() / items),
         "macro_f1": float(macro_f1),
-        "macro_f1_interval": _wilson(macro_f1, _worth(macro_f1, variance, gold[present], 1 / present.sum()), z),
+        "macro_f1_interval": _wilson(macro_f1, _worth(macro_f1, variance, gold_counts[present], 1 / present.sum()), z),
         "confusion": confusion.tolist(),
-        "per_class_n": gold.tolist(),
-        **_rate("per_class_recall", hits, gold, z),
-        **_rate("per_class_precision", hits, given, z),
+        "per_class_n": gold_counts.tolist(),
+        **_rate("per_class_recall", hits, gold_counts, z),
+        **_rate("per_class_precision", hits, label_counts, z),
         "error_by_class": (1 - recall).tolist(),
         "class_share": float(min(_ratio(between, items * accuracy * (1 - accuracy)), 1)),
     }
 
 
 def _calibration(probs, gold, confidence, right, bins, z):
-    """`confidence` is that of the label; the bins of equal mass cut through ties."""
+    """Score probabilities against gold; `confidence` is that of the label, and bins of equal mass cut through ties."""
     items, probs = len(gold), probs / probs.sum(axis=1, keepdims=True)
     of_gold = probs[np.arange(items), gold]
     edges = np.linspace(0, 1, bins + 1).round(12)
@@ -239,7 +240,7 @@ def _calibration(probs, gold, confidence, right, bins, z):
 
 
 def _detection(entropy, wrong, alphas, z):
-    """Error capture and risk-coverage, both read off one curve: the errors among the least uncertain rows."""
+    """Compute error capture and risk-coverage from one curve: the errors among the least uncertain rows."""
     items, errors = len(wrong), wrong.sum()
     kept = np.arange(1, items + 1)
     risk = _cumulative(entropy, wrong, kept) / kept
@@ -257,7 +258,7 @@ def _detection(entropy, wrong, alphas, z):
 
 
 def _auroc(name, entropy, wrong, group, level):
-    """P(a wrong row has more entropy than a right one of its group), ties half; every pair counts the same.
+    """Compute P(a wrong row has more entropy than a right one of its group), ties half; all pairs count the same.
 
     The variance is DeLong's (1988); over several groups, that of the ratio of all wins to all pairs.
     """
@@ -281,21 +282,21 @@ def _auroc(name, entropy, wrong, group, level):
 
 
 def _worth(share, variance, sizes, weights):
-    """How many independent trials a share with this variance is worth; if it has none, those of the parts' sizes."""
+    """Return how many independent trials give a share this variance; without one, those of the parts' sizes."""
     if variance > 1e-15:
         return share * (1 - share) / variance
     return 1 / (weights**2 / sizes).sum()
 
 
 def _cumulative(by, values, at):
-    """The sum of values over the first rows by `by`; rows that tie, or are cut by `at`, count with their mean."""
+    """Sum values over the first rows by `by`; rows that tie, or are cut by `at`, count with their mean."""
     _, group, counts = np.unique(by, return_inverse=True, return_counts=True)
     ends, sums = np.cumsum(counts), np.cumsum(np.bincount(group, values))
     return np.interp(at, np.append(0, ends), np.append(0, sums))
 
 
 def _wilson(share, trials, z):
-    """Wilson's (1927) score interval; nan without trials."""
+    """Return Wilson's (1927) score interval; nan without trials."""
     share, trials = np.clip(share, 0, 1), np.asarray(trials, dtype=float)
     middle, half = share * trials + z**2 / 2, z * np.sqrt(share * (1 - share) * trials + z**2 / 4)
     return np.clip(np.stack([middle - half, middle + half], axis=-1) / (trials + z**2)[..., None], 0, 1).tolist()
@@ -307,6 +308,6 @@ def _rate(name, hits, trials, z):
 
 
 def _ratio(parts, wholes):
-    """nan where the whole is 0."""
+    """Divide; nan where the whole is 0."""
     parts, wholes = np.broadcast_arrays(parts, wholes)
     return np.divide(parts, wholes, out=np.full(wholes.shape, np.nan), where=wholes > 0)

@@ -1,4 +1,4 @@
-"""Two sources of training labels on the same test items: which scores higher, and which varies more from seed to seed.
+"""Compare two sources of training labels on the same test items: which scores higher, and which varies more by seed.
 
 evaluate.load("metrics/instability_comparison").compute(
     predictions1=[[0, 1, 1], [0, 1, 0], [1, 1, 1]], predictions2=[[0, 1, 1], [0, 1, 1], [0, 1, 1]], references=[0, 1, 1]
@@ -31,21 +31,21 @@ _CITATION = """\
 """
 
 _DESCRIPTION = """\
-Differences of two arms' mean scores and disagreement with intervals over seeds and items, the same at equal accuracy,
-a test of their spread, and how small a difference this many runs could have shown.
+Differences of two variants' mean scores and disagreement with intervals over seeds and items, the same at equal
+accuracy, a test of their spread, and how small a difference this many runs could have shown.
 """
 
 _KWARGS_DESCRIPTION = """
 Args:
     predictions1, predictions2 (`list` of R lists of n `int`):
-        Class indices of two arms' runs over the same items in the same order; run r of both has the same seed. R is at
-        least 2, and 3 for an interval.
+        Class indices of two variants' runs over the same items in the same order; run r of both has the same seed. R
+        is at least 2, and 3 for an interval.
     references (`list` of n `int`, or of R such lists):
         Gold labels.
     num_classes (`int`, *optional*):
         The number of classes, by default one more than the largest reference.
     ladder (`list` of S such `predictions2`, *optional*):
-        The second arm at S training sizes, the same seeds: asks for the comparison at equal accuracy.
+        The second variant at S training sizes, the same seeds: asks for the comparison at equal accuracy.
     delta (`float`, *optional*):
         A difference that would matter: asks how many runs it takes to find it.
     confidence_level (`float`, *optional*, defaults to 0.95):
@@ -53,8 +53,8 @@ Args:
 
 Returns:
     `dict`: for each `figure` of `accuracy`, `macro_f1` and `pairwise_disagreement`
-    - **{figure}_1**, **{figure}_2** (`float`): of each arm; **{figure}_difference** (`float`): the first less the
-      second.
+    - **{figure}_1**, **{figure}_2** (`float`): of each variant; **{figure}_difference** (`float`): the first less
+      the second.
     - **{figure}_interval** (`list` of 2 `float`), **{figure}_p_value** (`float`): of the difference, by t over seeds
       and items together; what decides. nan at R = 2.
     - **{figure}_verdict** (`str`): `higher` or `lower` if the interval leaves out 0, else `cannot tell`.
@@ -70,9 +70,9 @@ Returns:
       the test seldom finds even a doubled SD there.
 
     with ladder
-    - **iso_accuracy** (`dict`): `status` (`ok`, or `no overlap` if the second arm is nowhere as accurate as the first),
-      `accuracy`, `pairwise_disagreement1`, `pairwise_disagreement2` (interpolated in accuracy between the two sizes on
-      either side), `difference`, `interval`, `p_value`, `verdict`, `sizes` (which two of the ladder).
+    - **iso_accuracy** (`dict`): `status` (`ok`, or `no overlap` if the second variant is nowhere as accurate as the
+      first), `accuracy`, `pairwise_disagreement1`, `pairwise_disagreement2` (interpolated in accuracy between the two
+      sizes on either side), `difference`, `interval`, `p_value`, `verdict`, `sizes` (which two of the ladder).
 
     and **R**, **n**, **confidence_level**
 """
@@ -142,7 +142,7 @@ def instability_comparison(
 
 
 class _Variant:
-    """Figures of one variant's runs.
+    """Compute the figures of one variant's runs.
 
     Attributes:
         values (`dict`): `accuracy` and `macro_f1` by run, `pairwise_disagreement` by item.

@@ -1,4 +1,4 @@
-"""Plateaus of learning curves: does more training data still help, and does it stop helping one source of labels early?
+"""Find plateaus of learning curves: does more training data still help, and does it stop helping some labels early?
 
 evaluate.load("metrics/learning_plateau").compute(sizes=[500, 1000], scores=[[0.71, 0.70, 0.72], [0.74, 0.75, 0.74]])
 """
@@ -30,12 +30,12 @@ Args:
         For each size the scores of R runs, higher is better. Run r of all sizes is one curve: the same seed, nested
         subsets. R is at least 2, and 3 for an interval.
     against (`list` of S lists of R `float`, *optional*):
-        Another arm's scores at the same sizes and seeds: the one that may still gain (gold labels).
+        Another variant's scores at the same sizes and seeds: the one that may still gain (gold labels).
     delta (`float`, *optional*, defaults to 0.01):
         The gain that would still be worth doubling the data for, in the unit of the scores.
     item_se, against_item_se, difference_item_se (`float`, *optional*, default to 0):
         Standard errors, over test items, of the mean gain of `scores`, of `against`, and of the difference of the two.
-        Without them intervals speak of this test set. `instability_comparison` of an arm's size N against
+        Without them intervals speak of this test set. `instability_comparison` of a variant's size N against
         its size N / 2 gives the first two as `{score}_item_se`.
     asymptote (`bool`, *optional*, defaults to `False`):
         Also fit a power law to 1 - score, for scores in [0, 1]; takes seven sizes or more, log-spaced, the largest
@@ -54,10 +54,10 @@ Returns:
     - **enough_size** (`int`): the smallest size whose mean score is within delta of the largest size's.
 
     with against
-    - **against_gain**, **against_gain_interval**, **against_verdict**: the same of the other arm.
-    - **gain_difference** (`float`), **gain_difference_interval**: the other arm's gain less this one's, curve by curve.
-    - **premature_plateau** (`str`): `yes` if this arm is at a plateau, the other one gains, and the lower limit of the
-      difference is above 0; `no` if the other arm is at a plateau too or this arm gains; else `cannot tell`.
+    - **against_gain**, **against_gain_interval**, **against_verdict**: the same of the other variant.
+    - **gain_difference** (`float`), **gain_difference_interval**: the other variant's less this one's, by curve.
+    - **premature_plateau** (`str`): `yes` if this variant is at a plateau, the other one gains, and the lower limit of
+      the difference is above 0; `no` if the other is at a plateau too or this one gains; else `cannot tell`.
 
     with asymptote
     - **asymptote** (`float`), **asymptote_interval**: of the score, by the fit error = a n^-b + c to the means,
@@ -203,10 +203,10 @@ def _asymptote(sizes, scores, level):
         status = "needs 3 runs or more, whose curves differ in shape"
     else:
         sds, t = np.sqrt(apart / runs), stats.t.ppf(0.5 + level / 2, runs - 1)
-        law, held = _power_laws(sizes, errors, sds), _power_laws(sizes[:-1], errors[:-1], sds[:-1])
-        predicted = held["a"] * float(sizes[-1]) ** -held["b"] + held["c"]
-        allowed = predicted[held["squares"] <= held["squares"].min() + t**2]
-        best = np.unravel_index(held["squares"].argmin(), held["squares"].shape)
+        law, shorter = _power_laws(sizes, errors, sds), _power_laws(sizes[:-1], errors[:-1], sds[:-1])
+        predicted = shorter["a"] * float(sizes[-1]) ** -shorter["b"] + shorter["c"]
+        allowed = predicted[shorter["squares"] <= shorter["squares"].min() + t**2]
+        best = np.unravel_index(shorter["squares"].argmin(), shorter["squares"].shape)
         profile = law["c"][law["squares"].min(axis=1) <= law["squares"].min() + t**2, 0]
         at = np.unravel_index(law["squares"].argmin(), law["squares"].shape)
         value = law["c"][at[0], 0]
@@ -234,7 +234,7 @@ def _power_laws(sizes, errors, sds):
     c = np.linspace(0, errors.max() + 3 * sds.max(), 801)[:, None]
     b = np.geomspace(0.02, 3, 1000)
     falls = (sizes.astype(float) ** -b[:, None] / sds).T  # (S, B)
-    rest = (errors - c) / sds  # (C, S)
-    dots, norms = rest @ falls, (falls**2).sum(axis=0)
+    residuals = (errors - c) / sds  # (C, S)
+    dots, norms = residuals @ falls, (falls**2).sum(axis=0)
     a = np.maximum(dots / norms, 0)
-    return {"c": c, "b": b, "a": a, "squares": (rest**2).sum(axis=1)[:, None] - 2 * a * dots + a**2 * norms}
+    return {"c": c, "b": b, "a": a, "squares": (residuals**2).sum(axis=1)[:, None] - 2 * a * dots + a**2 * norms}

@@ -1,4 +1,4 @@
-"""Divergence of predicted probabilities from seed to seed, calibration run by run, and what averaging the runs gains.
+"""Measure how far probabilities differ from seed to seed, each run's calibration, and what averaging the runs gains.
 
 evaluate.load("metrics/seed_divergence").compute(predictions=[[[0.9, 0.1]], [[0.6, 0.4]]], references=[0])
 """
@@ -107,10 +107,10 @@ def seed_divergence(predictions, references=None, bins=10, return_items=False, c
         part = slice(start, start + block)
         for r in range(runs):
             for s in range(r):
-                one, other = predictions[r, part], predictions[s, part]
-                mixed = special.entr((one + other) / 2).sum(axis=1)
+                first, second = predictions[r, part], predictions[s, part]
+                mixed = special.entr((first + second) / 2).sum(axis=1)
                 divergence = np.maximum(mixed - (entropy[r, part] + entropy[s, part]) / 2, 0)
-                variation = np.abs(one - other).sum(axis=1) / 2
+                variation = np.abs(first - second).sum(axis=1) / 2
                 for which, values in enumerate((divergence, variation)):
                     pairs[which, r, s] += values.sum()
                     per_item[which, part] += values

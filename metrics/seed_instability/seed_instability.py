@@ -1,4 +1,4 @@
-"""Instability of hard predictions from seed to seed: do the same texts get the same labels when only chance changes?
+"""Measure instability of labels from seed to seed: do the same texts get the same labels when only chance changes?
 
 evaluate.load("metrics/seed_instability").compute(predictions=[[0, 1, 1], [0, 1, 0]], references=[0, 1, 1])
 """
@@ -139,7 +139,7 @@ def seed_instability(
 
 @dataclass
 class _Votes:
-    """Counts from which all figures are computed.
+    """Collect the counts from which all figures are computed.
 
     With c the number of runs that give an item a class, a run's *company* on an item is the c of its own label; the
     sum of (company - 1) over items is what leaving that run out takes away.
@@ -201,17 +201,18 @@ def _chance_corrected(predictions, votes, pooled, without, level):
     """Compute Krippendorff's nominal alpha for complete data and Gwet's AC1, with their intervals."""
     runs = len(predictions)
     disagreement, share = votes.disagreement.mean(), pooled / pooled.sum()
-    rest = pooled - votes.labels.sum(axis=1)
-    usual = sum(share[run] for run in predictions) / runs - (share**2).sum()  # how common the labels of an item are
+    pooled_without = pooled - votes.labels.sum(axis=1)
+    # How common the labels of an item are.
+    commonness = sum(share[run] for run in predictions) / runs - (share**2).sum()
     result = {}
-    for name, expected, per_usual in (
+    for name, expected, slope in (
         ("krippendorff_alpha", _expected_alpha, -2.0),
         ("gwet_ac1", _expected_ac1, 2.0 / max(len(pooled) - 1, 1)),
     ):
-        chance, chance_without = expected(pooled), expected(rest)
+        chance, chance_without = expected(pooled), expected(pooled_without)
         value = 1 - disagreement / chance
         influence = (value - 1) * ((votes.disagreement - disagreement) / disagreement if disagreement else 0)
-        influence = influence + (1 - value) / chance * per_usual * usual
+        influence = influence + (1 - value) / chance * slope * commonness
         value_without = 1 - without / chance_without
         result[name] = float(value)
         result[f"{name}_interval"] = _interval(value, influence, value_without, level, (-1, 1))
@@ -277,8 +278,8 @@ def _error_consistency(predictions, references, present, level):
     kappas = _kappas(whole, items)
     value, defined = _mean(kappas), ~np.isnan(kappas)
     pairs = defined.sum() - 2 * defined.sum(axis=0)  # without each run in turn
-    rest = np.nansum(kappas) - 2 * np.nansum(kappas, axis=0)
-    without_run = np.divide(rest, pairs, out=np.full(runs, np.nan), where=pairs > 0)
+    sums = np.nansum(kappas) - 2 * np.nansum(kappas, axis=0)
+    without_run = np.divide(sums, pairs, out=np.full(runs, np.nan), where=pairs > 0)
     used = np.flatnonzero((sizes > 0) & (sizes < items))
     without_fold = np.array([_mean(_kappas(whole - folds[fold], items - sizes[fold])) for fold in used])
     count = len(used)

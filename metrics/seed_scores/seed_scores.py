@@ -1,4 +1,4 @@
-"""Accuracy and macro-F1 over training runs: mean, spread, what of it is more than the test set's chance, failed runs.
+"""Measure accuracy and macro-F1 over training runs: mean, spread, what is beyond the test set's chance, and failures.
 
 evaluate.load("metrics/seed_scores").compute(predictions=[[0, 1, 1], [0, 1, 0]], references=[0, 1, 1])
 """
@@ -42,7 +42,7 @@ Args:
         the references hold; a class never predicted counts 0.
     return_items (`bool`, *optional*, defaults to `False`):
         Also return `accuracy_influence` and `macro_f1_influence`: how far each item moves the mean over runs, n figures
-        that sum to zero. The difference of two arms' influences gives the item variance of their paired difference.
+        that sum to zero. The difference of two variants' influences gives the item variance of their paired difference.
     confidence_level (`float`, *optional*, defaults to 0.95):
         Of all intervals.
 
@@ -127,10 +127,10 @@ def _above_chance(predictions, accuracy, gold_counts):
     classes the agreement moves in steps of 2 / n, and one lucky hit of a rare class is no learning.
     """
     items, classes = predictions.shape[1], len(gold_counts)
-    given = np.stack([np.bincount(run, minlength=classes) for run in predictions]) / items
-    gold = gold_counts / items
-    expected = given @ gold
-    variance = (expected + expected**2 - (given * gold * (given + gold)).sum(axis=1)) / items
+    shares = np.stack([np.bincount(run, minlength=classes) for run in predictions]) / items
+    gold_shares = gold_counts / items
+    expected = shares @ gold_shares
+    variance = (expected + expected**2 - (shares * gold_shares * (shares + gold_shares)).sum(axis=1)) / items
     return accuracy - expected - 1 / items > stats.norm.ppf(0.95) * np.sqrt(np.maximum(variance, 0))
 
 
