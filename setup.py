@@ -18,7 +18,7 @@ setup(
     package_dir={"hf_recipes.metrics": "metrics", "hf_recipes.spaces_app": "spaces_app"},
     package_data={
         "hf_recipes": ["recipes/**/*", "templates/*", "sample/**/*", "examples/**/*"],
-        "hf_recipes.metrics": ["*/*"],
+        "hf_recipes.metrics": ["*", "*/*"],
         "hf_recipes.spaces_app": ["*", "sample/**/*"],
     },
     # The next major version may remove what we call. fsspec and pyarrow count theirs up with the calendar.

@@ -33,9 +33,9 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
 def module(name: str) -> Any:
-    if (folder := str(METRICS / name)) not in sys.path:
-        sys.path.append(folder)
-    return import_module(name)
+    if str(METRICS) not in sys.path:
+        sys.path.append(str(METRICS))
+    return import_module(f"{name}.{name}")
 
 
 class Texts:

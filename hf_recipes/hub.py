@@ -969,10 +969,12 @@ def push_metric(folder: Path, owner: str, private: bool = False) -> str:
         there = {file.rfilename for file in info.siblings} - {"README.md", ".gitattributes"}
         if there and f"{name}.py" not in there:
             raise ValueError(f"the Space holds other files ({sorted(there)[0]}); name another --owner")
-        files = [path for path in sorted(folder.rglob("*")) if path.suffix in (".py", ".md", ".txt")]
         api.create_commit(
             made.repo_id,
-            [CommitOperationAdd(str(path.relative_to(folder)), _at_home(path, owner, api.endpoint)) for path in files],
+            [
+                CommitOperationAdd(name, _at_home(path, owner, api.endpoint))
+                for name, path in metric_files(folder).items()
+            ],
             repo_type="space",
             parent_commit=info.sha,
             commit_message=f"{name} of hf-recipes",
@@ -980,6 +982,15 @@ def push_metric(folder: Path, owner: str, private: bool = False) -> str:
     except Exception as error:  # the Hub's own errors, and all that a network can do
         raise UserError(f"{owner}/{name}: {_explain(error)}") from None
     return str(made)
+
+
+def metric_files(folder: Path) -> dict[str, Path]:
+    """Return the files of a metric's Space by their names there: those of its folder, and the page that ours share."""
+    files = [path for path in sorted(folder.rglob("*")) if path.suffix in (".py", ".md", ".txt")]
+    named = {path.relative_to(folder).as_posix(): path for path in files}
+    if folder.resolve().parent == metrics_folder().resolve():
+        named |= {name: folder.resolve().parent / name for name in ("app.py", "requirements.txt")}
+    return named
 
 
 def push_space(repo: str, study: str, private: bool = False) -> str:

@@ -70,17 +70,17 @@ def metric(name: str) -> Any:
 
 def _module(name: str) -> ModuleType:
     with _LOCK:
-        if name in sys.modules:
-            return sys.modules[name]
+        if (module := f"{name}.{name}") in sys.modules:
+            return sys.modules[module]
         # `evaluate` imports transformers, and with it torch, where they are installed; nothing here needs them
         hidden = "transformers" not in sys.modules
         if hidden:
             sys.modules["transformers"] = None  # type: ignore[assignment]
-        sys.path.insert(0, str(METRICS / name))
+        sys.path.insert(0, str(METRICS))
         try:
-            return importlib.import_module(name)
+            return importlib.import_module(module)
         finally:
-            sys.path.remove(str(METRICS / name))
+            sys.path.remove(str(METRICS))
             if hidden:
                 del sys.modules["transformers"]
 

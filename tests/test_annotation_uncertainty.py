@@ -392,17 +392,17 @@ def test_batches_and_single_texts_give_what_one_call_gives(module):
     probs, gold = sample(50, 2)
     once = module.compute(predictions=probs, references=gold)
     module.add_batch(predictions=probs[:20].tolist(), references=gold[:20].tolist())
-    with pytest.raises(ValueError, match="sum to 1"):
-        module.add_batch(predictions=[[0.5, 0.4, 0.0]], references=[0])
     module.add_batch(predictions=probs[20:49], references=gold[20:49])
     module.add(prediction=probs[49], reference=gold[49])
     assert_same(module.compute(), once)
-    module.add(prediction=probs[0])
+    module.add(prediction=probs[0], reference=-1)
     assert module.compute()["n_gold"] == 0
-    module.add_batch(predictions=probs)
-    module.add_batch(predictions=[[0.5, 0.5]])
-    with pytest.raises(ValueError, match="differ in length"):
-        module.compute()
+    for bad, part in (([[0.5, 0.4, 0.0]], "sum to 1"), ([[0.5, 0.5]], "equal length")):
+        module.add_batch(predictions=probs, references=gold)
+        module.add_batch(predictions=bad, references=[0])
+        with pytest.raises(ValueError, match=part):
+            module.compute()
+    assert_same(module.compute(predictions=probs, references=gold), once)
 
 
 def test_it_loads_as_a_measurement_by_default_and_by_name(tmp_path):
@@ -431,35 +431,35 @@ GOOD = {"predictions": [[0.9, 0.1], [0.6, 0.4]], "references": [0, 1]}
 @pytest.mark.parametrize(
     ("wrong", "part"),
     [
-        ({"predictions": [[0.9, 0.1], [0.6, 0.5]]}, "row 1 with least 0.5 and sum 1.1"),
-        ({"predictions": [[0.9, 0.1], [1.2, -0.2]]}, "row 1 with least -0.2"),
-        ({"predictions": [[np.nan, 0.1], [0.6, 0.4]]}, "row 0 with least nan"),
-        ({"predictions": [[np.inf, 0.1], [0.6, 0.4]]}, "row 0 with least 0.1 and sum inf"),
-        ({"predictions": [[0.9, 0.1], [1.0]]}, "predictions: rows differ in length"),
-        ({"predictions": [[1.0], [1.0]]}, r"predictions: .* got shape \(2, 1\)"),
-        ({"predictions": [0.9, 0.1]}, r"predictions: .* got shape \(2,\)"),
-        ({"predictions": []}, r"predictions: .* shape \(0,\)"),
-        ({"predictions": [["a", "b"], ["c", "d"]]}, "predictions: expected numbers, got <U1"),
-        ({"predictions": [[None, 1.0], [0.6, 0.4]]}, "predictions: expected numbers, got object"),
-        ({"references": [0]}, r"references: expected 2 class indices, got shape \(1,\)"),
-        ({"references": [0, 2]}, "references: a label is 2, but there are 2 classes"),
-        ({"references": [-2, 1]}, "references: a label is -2"),
-        ({"references": [0.5, 1]}, r"references: .*\(whole numbers\), got 0.5"),
-        ({"references": [0, None]}, "references: expected numbers, got object"),
-        ({"votes": [[0, 1]]}, r"votes: expected 2 x P class indices, got shape \(1, 2\)"),
-        ({"votes": [0, 1]}, r"votes: expected 2 x P class indices, got shape \(2,\)"),
-        ({"votes": [[0, 1], [0]]}, "votes: rows differ in length"),
-        ({"votes": [[0, 1], [0, 5]]}, "votes: a label is 5"),
-        ({"votes": [[0, np.inf], [0, 0]]}, "votes: a label is inf"),
-        ({"covered": [0.9]}, r"covered: expected 2 shares in \[0, 1\], got shape \(1,\)"),
-        ({"covered": [0.9, 1.5]}, "covered: .* from 0.9 to 1.5"),
-        ({"covered": [0.9, np.nan]}, "covered: .* nan"),
-        ({"alphas": [0.1, 0]}, r"alphas: .* got \[0.1, 0.0\]"),
-        ({"alphas": [1.1]}, r"alphas: .* got \[1.1\]"),
-        ({"alphas": []}, "alphas: "),
-        ({"bins": 0}, "bins: .* got 0"),
-        ({"bins": 2.5}, "bins: .* got 2.5"),
-        ({"confidence_level": 95}, "confidence_level: .* got 95"),
+        ({"predictions": [[0.9, 0.1], [0.6, 0.5]]}, r"sum 1.1 and lowest 0.5 at \[1\]"),
+        ({"predictions": [[0.9, 0.1], [1.2, -0.2]]}, r"lowest -0.2 at \[1\]"),
+        ({"predictions": [[np.nan, 0.1], [0.6, 0.4]]}, r"lowest nan at \[0\]"),
+        ({"predictions": [[np.inf, 0.1], [0.6, 0.4]]}, r"sum inf and lowest 0.1 at \[0\]"),
+        ({"predictions": [[0.9, 0.1], [1.0]]}, "`predictions` must have rows of equal length"),
+        ({"predictions": [[1.0], [1.0]]}, "`predictions` must have at least 2 classes"),
+        ({"predictions": [0.9, 0.1]}, r"`predictions` .* Got the shape \(2,\)"),
+        ({"predictions": []}, r"`predictions` .* shape \(0,\)"),
+        ({"predictions": [["a", "b"], ["c", "d"]]}, "`predictions` must be numbers. Got <U1"),
+        ({"predictions": [[None, 1.0], [0.6, 0.4]]}, "`predictions` must be numbers. Got object"),
+        ({"references": [0]}, r"`references` must have the shape 2. Got the shape \(1,\)"),
+        ({"references": [0, 2]}, "`references` must be class indices from -1 to 1. Got 2"),
+        ({"references": [-2, 1]}, "`references` .* Got -2"),
+        ({"references": [0.5, 1]}, "`references` must be class indices. Got 0.5"),
+        ({"references": [0, None]}, "`references` must be numbers. Got object"),
+        ({"votes": [[0, 1]]}, r"`votes` must have the shape 2 x P votes. Got the shape \(1, 2\)"),
+        ({"votes": [0, 1]}, r"`votes` must have the shape 2 x P votes. Got the shape \(2,\)"),
+        ({"votes": [[0, 1], [0]]}, "`votes` must have rows of equal length"),
+        ({"votes": [[0, 1], [0, 5]]}, "`votes` .* Got 5"),
+        ({"votes": [[0, np.inf], [0, 0]]}, "`votes` .* Got inf"),
+        ({"covered": [0.9]}, "`covered` must have the shape 2"),
+        ({"covered": [0.9, 1.5]}, "`covered` .* 0.9 to 1.5"),
+        ({"covered": [0.9, np.nan]}, "`covered` .* nan"),
+        ({"alphas": [0.1, 0]}, r"`alphas` .* Got \[0.1, 0.0\]"),
+        ({"alphas": [1.1]}, r"`alphas` .* Got \[1.1\]"),
+        ({"alphas": []}, "`alphas` "),
+        ({"bins": 0}, "`bins` .* Got 0"),
+        ({"bins": 2.5}, "`bins` .* Got 2.5"),
+        ({"confidence_level": 95}, "`confidence_level` .* Got 95"),
     ],
 )
 def test_bad_input_is_named_in_one_line(module, wrong, part):

@@ -35,7 +35,7 @@ def packed(tmp_path_factory):
     tracked = [name for name in listed.split("\0") if name and (ROOT / name).exists()]
     for name in tracked:
         (folder / "clone" / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(ROOT / name, folder / "clone" / name)
+        shutil.copyfile(ROOT / name, folder / "clone" / name, follow_symlinks=False)
     return (
         build(folder / "clone", "wheel", folder / "wheel"),
         build(folder / "clone", "sdist", folder / "sdist"),

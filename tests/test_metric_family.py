@@ -4,6 +4,7 @@ import importlib.util
 import itertools
 import json
 import re
+import shutil
 import subprocess
 import sys
 
@@ -18,6 +19,8 @@ from hypothesis import strategies as st
 from scipy import stats
 from scipy.spatial.distance import jensenshannon
 from sklearn.metrics import accuracy_score, brier_score_loss, f1_score, log_loss
+
+from hf_recipes.hub import metric_files
 
 #: LlamBERT's IMDb curves of roberta-large (Csanady et al. 2024; Lu & Smith's figure 1): size, mean and error bar.
 SIZES = [200, 400, 800, 1600, 3200, 6400, 12800, 25000]
@@ -110,15 +113,15 @@ def test_runs_that_agree_do_not_diverge_and_calibration_is_found(divergence):
 @pytest.mark.parametrize(
     ("predictions", "references", "part"),
     [
-        ([[[0.9, 0.3]], [[0.5, 0.5]]], None, "run 0, item 0 with least 0.3 and sum 1.2"),
-        ([[[0.5, 0.5]], [[1.5, -0.5]]], None, "run 1, item 0 with least -0.5"),
-        ([[[0.5, float("nan")]], [[0.5, 0.5]]], None, "run 0, item 0"),
+        ([[[0.9, 0.3]], [[0.5, 0.5]]], None, r"sum 1.2 and lowest 0.3 at \[0, 0\]"),
+        ([[[0.5, 0.5]], [[1.5, -0.5]]], None, r"lowest -0.5 at \[1, 0\]"),
+        ([[[0.5, float("nan")]], [[0.5, 0.5]]], None, r"at \[0, 0\]"),
         ([[[0.5, 0.5]]], None, "at least 2 runs"),
-        ([[[0.5, 0.5]], [[0.5, 0.5], [0.5, 0.5]]], None, "differ in length"),
-        ([[0, 1], [1, 1]], None, "expected R runs x n items x K"),
-        ([[[0.5, 0.5]], [[0.5, 0.5]]], [2], "there are 2 classes"),
-        ([[[0.5, 0.5]], [[0.5, 0.5]]], [0, 1], "references have 2 items"),
-        ([[[0.5, 0.5]], [[0.5, 0.5]]], [0.5], "whole numbers"),
+        ([[[0.5, 0.5]], [[0.5, 0.5], [0.5, 0.5]]], None, "rows of equal length"),
+        ([[0, 1], [1, 1]], None, "shape R runs x n items x K"),
+        ([[[0.5, 0.5]], [[0.5, 0.5]]], [2], "class indices from 0 to 1. Got 2"),
+        ([[[0.5, 0.5]], [[0.5, 0.5]]], [0, 1], "`references` must have the shape R runs x 1"),
+        ([[[0.5, 0.5]], [[0.5, 0.5]]], [0.5], "must be class indices. Got 0.5"),
     ],
 )
 def test_what_is_wrong_with_probabilities_is_named(divergence, predictions, references, part):
@@ -181,16 +184,16 @@ def test_not_significant_is_no_plateau(plateau):
 @pytest.mark.parametrize(
     ("sizes", "scores", "kwargs", "part"),
     [
-        ([100], [[0.1, 0.2]], {}, "two or more different sizes"),
-        ([100, 100], [[0.1, 0.2]] * 2, {}, "two or more different sizes"),
-        ([100, 150], [[0.1, 0.2]] * 2, {}, "no doubling"),
-        ([100, 200], [[0.1, 0.2], [0.1]], {}, "differ in their number of runs"),
+        ([100], [[0.1, 0.2]], {}, "differ and span a doubling"),
+        ([100, 100], [[0.1, 0.2]] * 2, {}, "differ and span a doubling"),
+        ([100, 150], [[0.1, 0.2]] * 2, {}, "differ and span a doubling"),
+        ([100, 200], [[0.1, 0.2], [0.1]], {}, "rows of equal length"),
         ([100, 200], [[0.1], [0.2]], {}, "at least 2 runs"),
-        ([100, 200], [[0.1, float("nan")], [0.1, 0.2]], {}, "not a number"),
-        ([100, 200], [[0.1, 0.2]] * 3, {}, "expected 2 sizes x R runs"),
+        ([100, 200], [[0.1, float("nan")], [0.1, 0.2]], {}, "must be finite"),
+        ([100, 200], [[0.1, 0.2]] * 3, {}, "`scores` must have the shape 2 x R runs"),
         ([0, 200], [[0.1, 0.2]] * 2, {}, "whole numbers from 1"),
         ([100, 200], [[0.1, 0.2]] * 2, {"delta": 0}, "above 0"),
-        ([100, 200], [[0.1, 0.2]] * 2, {"against": [[0.1], [0.1]]}, "against: expected 2 sizes x 2 runs"),
+        ([100, 200], [[0.1, 0.2]] * 2, {"against": [[0.1], [0.1]]}, "`against` must have the shape 2 x 2"),
     ],
 )
 def test_what_is_wrong_with_a_curve_is_named(plateau, sizes, scores, kwargs, part):
@@ -296,16 +299,14 @@ def test_the_iso_interval_is_that_of_a_jackknife_by_hand(comparison):
     gold, (arm, low, high) = arms(runs=5, items=4000, skills=(0.6, 0.5, 0.7))
     module = sys.modules[type(comparison).__module__]
 
-    def difference(keep):
-        found = module._iso_accuracy(
-            *[module._Arm(arm[keep], gold)], [module._Arm(step[keep], gold) for step in (low, high)], 0.95
-        )
-        return found["difference"]
+    def compare(keep):
+        variants = [module._Variant(predictions[keep], gold) for predictions in (arm, low, high)]
+        return module._iso_accuracy(variants[0], variants[1:], 0.95)
 
     every = list(range(5))
-    without = np.array([difference([r for r in every if r != left]) for left in every])
+    without = np.array([compare([r for r in every if r != left])["difference"] for left in every])
     spread = 4 / 5 * ((without - without.mean()) ** 2).sum()
-    found = module._iso_accuracy(module._Arm(arm, gold), [module._Arm(step, gold) for step in (low, high)], 0.95)
+    found = compare(every)
     half = (found["interval"][1] - found["interval"][0]) / 2
     assert half > 1.96 * np.sqrt(spread)
     assert half < 3 * np.sqrt(spread + 0.004**2)
@@ -335,11 +336,11 @@ def test_runs_needed_find_what_fewer_do_not(comparison):
     ("one", "two", "gold", "kwargs", "part"),
     [
         ([[0, 1]], [[0, 1]], [0, 1], {}, "at least 2 runs"),
-        ([[0, 1]] * 2, [[0, 1]] * 3, [0, 1], {}, "paired"),
-        ([[0, 1]] * 2, [[0, 1]] * 2, None, {}, "needs gold"),
-        ([[0, 1]] * 2, [[0, 2]] * 2, [0, 1], {}, "there are 2 classes"),
+        ([[0, 1]] * 2, [[0, 1]] * 3, [0, 1], {}, "`predictions2` must have the shape 2 x 2"),
+        ([[0, 1]] * 2, [[0, 1]] * 2, None, {}, "must be gold labels"),
+        ([[0, 1]] * 2, [[0, 2]] * 2, [0, 1], {}, "above all labels. Got 2 with the label 2"),
         ([[0, 0.5]] * 2, [[0, 1]] * 2, [0, 1], {}, "whole numbers"),
-        ([[0, 1]] * 2, [[0, 1]] * 2, [0, 1], {"ladder": [[[0], [1]]]}, "ladder: a size has shape"),
+        ([[0, 1]] * 2, [[0, 1]] * 2, [0, 1], {"ladder": [[[0], [1]]]}, "`ladder` must have the shape 2 x 2"),
         ([[0, 1]] * 2, [[0, 1]] * 2, [0, 1], {"delta": -1}, "above 0"),
     ],
 )
@@ -391,7 +392,7 @@ def test_lists_arrays_tensors_and_frames_give_the_same_and_so_do_batches(name):
     for i in range(len(next(iter(given_as.values())))):
         batch = {key: value[i : i + 1] for key, value in given_as.items()}
         if gold is not None:
-            batch["references"] = gold[i : i + 1] if name == "annotation_uncertainty" else gold
+            batch["references"] = gold[i : i + 1] if name == "annotation_uncertainty" else [gold]
         module.add_batch(**batch)
     assert said(module) == whole
 
@@ -432,10 +433,11 @@ def test_two_runs_unanimity_is_one_less_their_disagreement():
 def test_the_example_of_a_card_runs_and_its_front_matter_makes_a_space(name):
     from huggingface_hub import RepoCard
 
-    folder = ROOT / "metrics" / name
-    card = RepoCard.load(folder / "README.md", ignore_metadata_errors=False)
+    files = metric_files(ROOT / "metrics" / name)
+    assert sorted(files) == sorted(["README.md", "app.py", "requirements.txt", "shared.py", f"{name}.py"])
+    card = RepoCard.load(files["README.md"], ignore_metadata_errors=False)
     assert card.data.sdk == "gradio"
-    assert (folder / card.data.app_file).exists()
+    assert card.data.app_file in files
     assert "evaluate" in card.data.tags
     blocks = re.findall(r"```python\n(.*?)```", card.text, re.DOTALL)
     assert blocks
@@ -461,13 +463,13 @@ def test_optional_lists_may_be_arrays_and_odd_numbers_are_named(comparison):
         ):
             with pytest.raises(ValueError, match="class indices"):
                 compute()
-    with pytest.raises(ValueError, match="the wrong way round"):
+    with pytest.raises(ValueError, match="one list per run, not one per item"):
         instability.compute(predictions=np.zeros((8000, 5), dtype=int))
-    with pytest.raises(ValueError, match="whole number"):
+    with pytest.raises(ValueError, match="must be whole"):
         instability.compute(predictions=one, num_classes=3.5)
     with pytest.raises(ValueError, match="confidence_level"):
         scores.compute(predictions=one, references=gold, confidence_level=95)
-    with pytest.raises(ValueError, match="scores in"):
+    with pytest.raises(ValueError, match="must be in .0, 1. for an asymptote"):
         load("learning_plateau").compute(sizes=[100, 200], scores=[[70, 71], [72, 73]], delta=1, asymptote=True)
 
 
@@ -482,8 +484,6 @@ def test_modules_combine_and_a_comparison_takes_runs_one_by_one(comparison):
     for run, other in zip(one, two, strict=True):
         comparison.add(predictions1=run, predictions2=other, references=gold)
     assert comparison.compute()["accuracy_1"] == pytest.approx((one == gold).mean())
-    with pytest.raises(ValueError, match="whole numbers"):
-        comparison.add(predictions1=[0.7, 1.2], predictions2=[0, 1], references=[0, 1])
 
 
 def test_error_consistency_has_an_interval_with_many_small_classes():
@@ -495,24 +495,45 @@ def test_error_consistency_has_an_interval_with_many_small_classes():
     assert low < result["error_consistency"] < high
 
 
-def page_of(name, monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / "metrics" / name))
-    spec = importlib.util.spec_from_file_location(f"page_of_{name}", ROOT / "metrics" / name / "app.py")
+def page_of(name, folder):
+    for file, path in metric_files(ROOT / "metrics" / name).items():
+        shutil.copyfile(path, folder / file)
+    spec = importlib.util.spec_from_file_location(f"page_of_{name}", folder / "app.py")
     page = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(page)
     return page
 
 
-def test_pages_take_labels_for_what_they_are(monkeypatch):
-    uncertainty = page_of("annotation_uncertainty", monkeypatch)
-    table, _, said = uncertainty.measure("gold,None,Hate\nNone,.2,.8\nNone,.1,.9\nHate,.1,.9\n,.2,.8", None)
-    assert "3 with gold" in said
-    assert table.set_index("figure").loc["accuracy", "value"] == pytest.approx(1 / 3, abs=1e-4)
-    instability = page_of("seed_instability", monkeypatch)
-    table, figure, said = instability.measure("Gold ,a,b\n$x_$,$x_$,$x_$\nnull,$x_$,null\n", None)
+def test_pages_take_labels_for_what_they_are(tmp_path_factory):
+    uncertainty = page_of("annotation_uncertainty", tmp_path_factory.mktemp("page"))
+    table, _ = uncertainty.measure("gold,None,Hate\nNone,.2,.8\nNone,.1,.9\nHate,.1,.9\n,.2,.8", None)
+    values = table.set_index("figure")["value"]
+    assert values["n gold"] == 3
+    assert values["accuracy"] == pytest.approx(1 / 3, abs=1e-4)
+    assert values["per class recall, Hate"] == 1
+    instability = page_of("seed_instability", tmp_path_factory.mktemp("page"))
+    table, figure = instability.measure("Gold ,a,b,c\n$x_$,$x_$,$x_$,$x_$\nnull,$x_$,null,null\n", None)
     figure.canvas.draw()
-    assert said.startswith("R = 2 runs, n = 2 texts")
-    with pytest.raises(Exception, match="more cells than the header"):
-        instability.measure("gold,run 0,run 1\na,b,b,b\nb,a,a,a\n", None)
-    with pytest.raises(Exception, match="this page takes 200"):
-        instability.measure(",".join(f"r{i}" for i in range(300)) + "\n" + ",".join("a" * 300), None)
+    values = table.set_index("figure")["value"]
+    assert (values["R"], values["n"], values["per class n, null"]) == (3, 2, 1)
+    for bad, part in (
+        ("gold,run 0,run 1\na,b,b,b\nb,a,a,a\n", "as long as the header"),
+        ("gold,run 0,run 1\na,b,\n", "empty one in row 1"),
+        (",".join(f"r{i}" for i in range(300)) + "\n" + ",".join("a" * 300), "at most 200 columns"),
+    ):
+        with pytest.raises(Exception, match=part):
+            instability.measure(bad, None)
+
+
+def test_each_page_shows_what_its_module_computes(tmp_path_factory):
+    page = page_of("learning_plateau", tmp_path_factory.mktemp("page"))
+    table, _ = page.measure(page.EXAMPLE, None, 0.05)
+    figures = table.set_index("figure")
+    assert figures.loc["verdict", "value"] == "plateau"
+    assert figures.loc["gain", "from"] < figures.loc["gain", "value"] < figures.loc["gain", "to"]
+    page = page_of("instability_comparison", tmp_path_factory.mktemp("page"))
+    table, _ = page.measure(page.EXAMPLE, None)
+    inputs, _ = page.read_pair(page.EXAMPLE)
+    result = load("instability_comparison").compute(**inputs)
+    difference = table.set_index("figure").loc["macro f1 difference"].tolist()
+    assert difference == pytest.approx([result["macro_f1_difference"], *result["macro_f1_interval"]], abs=1e-4)

@@ -12,56 +12,50 @@ import pytest
 from conftest import ROOT
 from playwright.sync_api import expect
 
+from hf_recipes.hub import metric_files
+
 PAGES = {
-    "seed_instability": ("pairwise disagreement", "gold,run 0\npositive,negative\n", "needs at least 2 runs"),
-    "seed_scores": ("accuracy mean", "run 0,run 1\n1,2\n", "No column is named gold"),
+    "seed_instability": ("pairwise disagreement", "gold,run 0\npositive,negative\n", "must have at least 2 runs"),
+    "seed_scores": ("accuracy mean", "run 0,run 1\n1,2\n", "must be named gold"),
     "seed_divergence": ("js divergence", '{"predictions": [[[0.9, 0.3]], [[0.5, 0.5]]]}', "sum to 1"),
-    "learning_plateau": ("gain", "size,seed 0\n100,0.5\n200,x\n", "expected numbers"),
-    "instability_comparison": ("macro f1", "gold,a,b,c\n1,1,1,1\n", "both arms need the same number"),
-    "annotation_uncertainty": ("accuracy", "gold,a,b\nc,0.5,0.5\n", "c is none of the labels a, b"),
+    "learning_plateau": ("gain", "size,seed 0\n100,0.5\n200,x\n", "must be numbers"),
+    "instability_comparison": ("macro f1", "gold,a,b,c\n1,1,1,1\n", "must have the same number of runs"),
+    "annotation_uncertainty": ("accuracy", "gold,a,b\nc,0.5,0.5\n", "must be one of a, b. Got c"),
 }
 
 
-@pytest.fixture(scope="module")
-def addresses(tmp_path_factory):
-    """Starts every page as its Space would, each on a copy of its folder alone; their addresses, and where they log."""
-    root, pages, found = tmp_path_factory.mktemp("pages"), [], {}
-    for name in PAGES:
-        folder = shutil.copytree(ROOT / "metrics" / name, root / name)
+@pytest.fixture
+def serve(tmp_path):
+    """Start a page as its Space would, from the files that are pushed, and return its address."""
+    pages = []
+
+    def start(name):
+        for file, path in metric_files(ROOT / "metrics" / name).items():
+            shutil.copyfile(path, tmp_path / file)
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
         environment = {
             **os.environ,
             "GRADIO_SERVER_PORT": str(port),
-            "GRADIO_TEMP_DIR": str(root / "gradio"),
+            "GRADIO_TEMP_DIR": str(tmp_path / "gradio"),
             "GRADIO_ANALYTICS_ENABLED": "False",
         }
-        found[name] = (f"http://127.0.0.1:{port}", root / f"{name}.log")
-        with found[name][1].open("w") as log:
+        with (tmp_path / "log").open("w") as log:
             command = [sys.executable, "app.py"]
-            pages.append(subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=subprocess.STDOUT))
-    yield found
+            pages.append(subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=log, stderr=subprocess.STDOUT))
+        for _ in range(720):
+            try:
+                with urllib.request.urlopen(f"http://127.0.0.1:{port}/config", timeout=5):
+                    return f"http://127.0.0.1:{port}"
+            except OSError:
+                time.sleep(0.25)
+        raise AssertionError((tmp_path / "log").read_text())
+
+    yield start
     for page in pages:
         page.terminate()
         page.wait()
-
-
-@pytest.fixture
-def serve(addresses):
-    """Waits for a page."""
-
-    def wait(name):
-        address, log = addresses[name]
-        for _ in range(720):
-            try:
-                with urllib.request.urlopen(f"{address}/config", timeout=5):
-                    return address
-            except OSError:
-                time.sleep(0.25)
-        raise AssertionError(log.read_text())
-
-    return wait
 
 
 @pytest.mark.parametrize("name", PAGES)

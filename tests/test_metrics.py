@@ -244,13 +244,18 @@ def test_references_once_or_per_run_and_batches_by_run_give_the_same(instability
         once = module.compute(predictions=predictions, references=references)
         per_run = module.compute(predictions=predictions.tolist(), references=[references.tolist()] * 4)
         for run in predictions[:2]:
-            module.add_batch(predictions=[run], references=references)
+            module.add_batch(predictions=[run], references=[references])
         for run in predictions[2:]:
             module.add(prediction=run, reference=references)
-        with pytest.raises(ValueError, match="expected class indices"):
-            module.add(prediction=[0.5] * 20, reference=references)
         assert module.compute() == once == per_run
+        for _ in range(2):
+            module.add(prediction=[0.5] * 20, reference=references)
+        with pytest.raises(ValueError, match="must be class indices"):
+            module.compute()
     without = instability.compute(predictions=predictions)
+    for run in predictions:
+        instability.add(prediction=run)
+    assert instability.compute() == without
     assert "per_class_disagreement" not in without
     with_gold = instability.compute(predictions=predictions, references=references)
     assert without["pairwise_disagreement"] == with_gold["pairwise_disagreement"]
@@ -260,15 +265,15 @@ def test_references_once_or_per_run_and_batches_by_run_give_the_same(instability
 @pytest.mark.parametrize(
     ("predictions", "references", "part"),
     [
-        ([[0, 1], [0]], [0, 1], "runs differ in length"),
-        ([[0.2, 0.7], [0.1, 0.9]], [0, 1], "expected class indices"),
-        ([[0, float("nan")], [0, 1]], [0, 1], "expected class indices"),
-        ([[0, -1], [0, 1]], [0, 1], "start at 0"),
-        ([0, 1, 1], [0, 1, 1], "expected R runs x n items"),
+        ([[0, 1], [0]], [0, 1], "must have rows of equal length"),
+        ([[0.2, 0.7], [0.1, 0.9]], [0, 1], "must be class indices"),
+        ([[0, float("nan")], [0, 1]], [0, 1], "must be class indices"),
+        ([[0, -1], [0, 1]], [0, 1], "class indices from 0 to 65535. Got -1"),
+        ([0, 1, 1], [0, 1, 1], "shape R runs x n items. Got the shape"),
         ([[0, 1]], [0, 1], "at least 2 runs"),
-        ([[0, 1], [1, 1]], [0, 1, 1], "references have 3 items, predictions 2"),
-        ([["a", "b"], ["a", "a"]], [0, 1], "expected class indices"),
-        ([[0, 1], [1, 1]], [[0, 1], [1, 1]], "references differ between runs"),
+        ([[0, 1], [1, 1]], [0, 1, 1], r"`references` must have the shape R runs x 2. Got the shape \(1, 3\)"),
+        ([["a", "b"], ["a", "a"]], [0, 1], "must be numbers"),
+        ([[0, 1], [1, 1]], [[0, 1], [1, 1]], "`references` must be equal for all runs"),
     ],
 )
 def test_bad_input_is_named(name, predictions, references, part):
@@ -279,7 +284,7 @@ def test_bad_input_is_named(name, predictions, references, part):
 def test_scores_need_references_and_known_labels(scores):
     with pytest.raises(ValueError, match="gold"):
         load("seed_scores").compute(predictions=[[0, 1], [1, 1]])
-    with pytest.raises(ValueError, match="there are 2 classes"):
+    with pytest.raises(ValueError, match="`num_classes` must be whole and above all labels. Got 2 with the label 2"):
         scores.compute(predictions=[[0, 2], [1, 1]], references=[0, 1], num_classes=2)
 
 

@@ -246,8 +246,7 @@ def test_csv_json_and_parquet_say_the_same(tmp_path):
     assert found[0] == found[1] == found[2] == found[3]
     by_run = uploads.read(str(tmp_path / "long.parquet"), "")
     assert by_run.labels.tolist() == uploads.read(None, wide(RUNS)).labels.tolist()
-    from seed_instability import seed_instability
-
+    seed_instability = uploads.metric("seed_instability")
     codes = [["abc".index(k) for k in labels] for labels in RUNS]
     expected = seed_instability(np.array(codes), np.array(["abc".index(k) for k in GOLD]), num_classes=3)
     shown = {one["figure"]: one for one in found[0]["figures"]}

@@ -1,4 +1,4 @@
-"""An LLM annotator's label distributions: how unsure it is, how often it is wrong, and whether the one tells the other.
+"""Measure an LLM annotator's label distributions: how unsure it is, how often it errs, and whether entropy shows it.
 
 evaluate.load("metrics/annotation_uncertainty").compute(predictions=[[0.9, 0.1], [0.6, 0.4]], references=[0, 1])
 """
@@ -7,6 +7,8 @@ import datasets
 import evaluate
 import numpy as np
 from scipy import special, stats
+
+from .shared import Direct, check_bins, check_labels, check_level, check_numbers, check_probabilities
 
 _CITATION = """\
 @article{lu2025feeding, title={Feeding LLM Annotations to BERT Classifiers at Your Own Risk},
@@ -79,99 +81,52 @@ Returns:
 
 
 @evaluate.utils.file_utils.add_start_docstrings(_DESCRIPTION, _KWARGS_DESCRIPTION)
-class AnnotationUncertainty(evaluate.Measurement):
+class AnnotationUncertainty(Direct, evaluate.Measurement):
     def _info(self):
         return evaluate.MeasurementInfo(
             description=_DESCRIPTION,
             citation=_CITATION,
             inputs_description=_KWARGS_DESCRIPTION,
             features=datasets.Features(
-                {"predictions": datasets.Sequence(datasets.Value("float64")), "references": datasets.Value("int64")}
+                # int64 would cast a label of 0.7 to 0
+                {"predictions": datasets.Sequence(datasets.Value("float64")), "references": datasets.Value("float64")}
             ),
         )
 
-    def compute(self, *, predictions=None, **kwargs):
-        """Of all texts at once, or of those that were added."""
-        if predictions is None and self.writer is None and self.num_process == 1:
-            raise ValueError("predictions: none were given or added")
-        return super().compute(predictions=predictions, **kwargs)
-
-    def add_batch(self, *, predictions=None, references=None, **kwargs):
-        """Adds texts; references may be left out."""
-        predictions = distributions(predictions)
-        rows, classes = predictions.shape
-        references = np.full(rows, -1) if references is None else references
-        references = class_indices("references", references, (rows,), classes)
-        super().add_batch(predictions=list(predictions), references=references, **kwargs)
-
-    def add(self, *, prediction=None, reference=None, **kwargs):
-        """Adds one text; `evaluate.combine` names the arguments in the plural."""
-        prediction, reference = kwargs.pop("predictions", prediction), kwargs.pop("references", reference)
-        self.add_batch(predictions=[prediction], references=None if reference is None else [reference], **kwargs)
-
-    def _compute(self, predictions, references, **kwargs):
-        return annotation_uncertainty(distributions(predictions), np.array(references), **kwargs)
-
-
-def numbers(name, values):
-    """The values as an array of numbers."""
-    try:
-        array = np.asarray(values)
-    except ValueError:
-        raise ValueError(f"{name}: rows differ in length") from None
-    if array.dtype.kind not in "iuf" or not array.size:
-        raise ValueError(f"{name}: expected numbers, got {array.dtype} of shape {array.shape}")
-    return array
-
-
-def distributions(values):
-    """The values as an (n, K) array of probabilities."""
-    array = numbers("predictions", values).astype(np.float64)
-    if array.ndim != 2 or array.shape[1] < 2:
-        raise ValueError(f"predictions: expected n rows x K >= 2 probabilities, got shape {array.shape}")
-    sums, least = array.sum(axis=1), array.min(axis=1)
-    bad = ~((np.abs(sums - 1) <= 1e-3) & (least >= 0))  # also where nan
-    if bad.any():
-        row = int(bad.argmax())
-        got = f"row {row} with least {least[row]:g} and sum {sums[row]:g}"
-        raise ValueError(f"predictions: expected probabilities that sum to 1, got {got}")
-    return array
-
-
-def class_indices(name, values, shape, classes):
-    """The values as class indices, -1 for none; evaluate itself would cast 0.7 to 0 without a word."""
-    array = numbers(name, values)
-    if array.ndim != len(shape) or len(array) != shape[0]:
-        raise ValueError(f"{name}: expected {' x '.join(map(str, shape))} class indices, got shape {array.shape}")
-    if (parts := array[array != np.floor(array)]).size:
-        raise ValueError(f"{name}: expected class indices (whole numbers), got {parts[0]:g}")
-    if (unknown := array[(array < -1) | (array >= classes)]).size:
-        raise ValueError(f"{name}: a label is {unknown[0]:g}, but there are {classes} classes from 0 on (-1: no label)")
-    return array.astype(np.int64)
+    def _compute(self, **kwargs):
+        return annotation_uncertainty(**kwargs)
 
 
 def annotation_uncertainty(
-    predictions, references, votes=None, covered=None, alphas=(0.05, 0.1, 0.25), bins=10, confidence_level=0.95
+    predictions,
+    references=None,
+    votes=None,
+    covered=None,
+    alphas=(0.05, 0.1, 0.25),
+    bins=10,
+    confidence_level=0.95,
 ):
-    """See `_KWARGS_DESCRIPTION`; predictions of shape (n, K), references of shape (n,), -1 for none."""
+    """Compute what `_KWARGS_DESCRIPTION` lists."""
+    predictions = check_probabilities(predictions, "n rows", "K classes")
     items, classes = predictions.shape
-    if not 0 < confidence_level < 1:
-        raise ValueError(f"confidence_level: expected a number between 0 and 1, got {confidence_level}")
-    if bins != int(bins) or bins < 1:
-        raise ValueError(f"bins: expected a whole number from 1 on, got {bins}")
-    alphas = numbers("alphas", alphas).astype(np.float64)
-    if alphas.ndim != 1 or not ((alphas > 0) & (alphas <= 1)).all():
-        raise ValueError(f"alphas: expected shares above 0 and at most 1, got {alphas.tolist()}")
+    if references is None:
+        references = np.full(items, -1)
+    references = check_labels("references", references, items, min_label=-1, num_classes=classes)
+    check_level(confidence_level)
+    bins = check_bins(bins)
+    alphas = check_numbers("alphas", alphas, "shares").astype(np.float64)
+    if not ((alphas > 0) & (alphas <= 1)).all():
+        raise ValueError(f"`alphas` must be above 0 and at most 1. Got {alphas.tolist()}. Try [0.05, 0.25].")
     z = stats.norm.ppf(0.5 + confidence_level / 2)
     ranked = np.sort(predictions, axis=1)[:, ::-1]  # sorted, so that one distribution in any order is a tie
     ranked = (ranked / ranked.sum(axis=1, keepdims=True)).round(12)
     entropy = np.clip(special.entr(ranked).sum(axis=1), 0, np.log(classes))
     labels = predictions.argmax(axis=1)
-    known = references >= 0
+    has_gold = references >= 0
     result = {
         "n": items,
         "num_classes": classes,
-        "n_gold": int(known.sum()),
+        "n_gold": int(has_gold.sum()),
         "label_share": (np.bincount(labels, minlength=classes) / items).tolist(),
         "entropy_mean": float(entropy.mean()),
         "normalised_entropy_mean": float(entropy.mean() / np.log(classes)),
@@ -180,50 +135,51 @@ def annotation_uncertainty(
         "confidence_level": confidence_level,
     }
     if covered is not None:
-        covered = numbers("covered", covered)
-        if covered.shape != (items,) or not ((covered >= 0) & (covered <= 1 + 1e-3)).all():
-            got = f"shape {covered.shape} from {covered.min():g} to {covered.max():g}"
-            raise ValueError(f"covered: expected {items} shares in [0, 1], got {got}")
+        covered = check_numbers("covered", covered, items)
+        if not ((covered >= 0) & (covered <= 1 + 1e-3)).all():
+            got = f"{covered.min():g} to {covered.max():g}"
+            raise ValueError(f"`covered` must be in [0, 1]. Got {got}. Try the sum of the raw probabilities.")
         result["covered_mean"] = float(covered.mean())
     if votes is not None:
-        flipped, enough, figures = _votes(class_indices("votes", votes, (items, "P"), classes), classes, z)
+        votes = check_labels("votes", votes, items, "P votes", min_label=-1, num_classes=classes)
+        is_flipped, has_votes, figures = _votes(votes, classes, z)
         result |= figures
-    if known.any():
-        gold, labels, entropy = references[known], labels[known], entropy[known]
+    if has_gold.any():
+        gold, labels, entropy = references[has_gold], labels[has_gold], entropy[has_gold]
         wrong = labels != gold
         confusion = np.bincount(gold * classes + labels, minlength=classes**2).reshape(classes, classes)
         result |= _scores(confusion, z)
-        result |= _calibration(predictions[known], gold, ranked[known, 0], ~wrong, int(bins), z)
+        result |= _calibration(predictions[has_gold], gold, ranked[has_gold, 0], ~wrong, bins, z)
         result |= _detection(entropy, wrong, alphas, z)
         result |= _auroc("entropy_auroc", entropy, wrong, np.zeros_like(gold), confidence_level)
         result |= _auroc("within_class_auroc", entropy, wrong, gold, confidence_level)
         if votes is not None:
-            result |= _flips(wrong[enough[known]], flipped[known & enough], z)
+            result |= _flips(wrong[has_votes[has_gold]], is_flipped[has_gold & has_votes], z)
     return result
 
 
 def _votes(votes, classes, z):
-    """Which rows are flipped, which have two votes or more, and the figures over the latter."""
+    """Return which rows are flipped, which have two votes or more, and the figures over the latter."""
     items, passes = votes.shape
     cells = votes + np.arange(items)[:, None] * classes
     counts = np.bincount(cells[votes >= 0], minlength=items * classes).reshape(items, classes)
-    given = counts.sum(axis=1)
-    flipped, enough = counts.max(axis=1) < given, given >= 2
-    counts, given = counts[enough], given[enough]
-    differ = 1 - (counts * (counts - 1)).sum(axis=1) / (given * (given - 1))
+    num_votes = counts.sum(axis=1)
+    is_flipped, has_votes = counts.max(axis=1) < num_votes, num_votes >= 2
+    counts, num_votes = counts[has_votes], num_votes[has_votes]
+    differ = 1 - (counts * (counts - 1)).sum(axis=1) / (num_votes * (num_votes - 1))
     figures = {
         "P": passes,
-        "n_voted": len(given),
-        **_rate("flip_rate", flipped[enough].sum(), len(given), z),
-        "vote_entropy_mean": float(_ratio(special.entr(counts / given[:, None]).sum(), len(given))),
-        "pairwise_disagreement": float(_ratio(differ.sum(), len(given))),
+        "n_voted": len(num_votes),
+        **_rate("flip_rate", is_flipped[has_votes].sum(), len(num_votes), z),
+        "vote_entropy_mean": float(_ratio(special.entr(counts / num_votes[:, None]).sum(), len(num_votes))),
+        "pairwise_disagreement": float(_ratio(differ.sum(), len(num_votes))),
     }
-    return flipped, enough, figures
+    return is_flipped, has_votes, figures
 
 
-def _flips(wrong, flipped, z):
-    """Of the rows with gold and two votes or more."""
-    both, errors, flips = (wrong & flipped).sum(), wrong.sum(), flipped.sum()
+def _flips(wrong, is_flipped, z):
+    """Compute error rates of flipped and other rows, over those with gold and two votes or more."""
+    both, errors, flips = (wrong & is_flipped).sum(), wrong.sum(), is_flipped.sum()
     return {
         "n_flipped": int(flips),
         "n_unflipped": int(len(wrong) - flips),
@@ -234,36 +190,37 @@ def _flips(wrong, flipped, z):
 
 
 def _scores(confusion, z):
-    """Accuracy, macro-F1 and the noise structure, all of which the confusion (rows gold) determines.
+    """Compute accuracy, macro-F1 and the noise structure from the confusion, whose rows are gold.
 
     An item of gold class g that got label p moves F1 = 2 TP / S of class k, S = TP + FN + TP + FP, by
     (2 [g = p = k] - F1 ([g = k] + [p = k])) / S: the infinitesimal jackknife (Efron 1982).
     """
     items, hits = confusion.sum(), confusion.diagonal()
-    gold, given = confusion.sum(axis=1), confusion.sum(axis=0)
-    recall, accuracy, present = _ratio(hits, gold), hits.sum() / items, gold > 0
-    weight = np.where(present, 1 / np.maximum(gold + given, 1), 0) / present.sum()  # of one item in macro-F1
-    f1 = 2 * hits / np.maximum(gold + given, 1)
+    gold_counts, label_counts = confusion.sum(axis=1), confusion.sum(axis=0)
+    recall, accuracy, present = _ratio(hits, gold_counts), hits.sum() / items, gold_counts > 0
+    sizes = np.maximum(gold_counts + label_counts, 1)
+    weight = np.where(present, 1 / sizes, 0) / present.sum()  # of one item in macro-F1
+    f1 = 2 * hits / sizes
     influence = 2 * np.diag(weight) - (weight * f1)[:, None] - weight * f1
     macro_f1, variance = f1[present].mean(), (confusion * influence**2).sum() * items / max(items - 1, 1)
-    between = (gold[present] * (recall[present] - accuracy) ** 2).sum()
+    between = (gold_counts[present] * (recall[present] - accuracy) ** 2).sum()
     return {
         "n_errors": int(items - hits.sum()),
         **_rate("accuracy", hits.sum(), items, z),
-        "majority_accuracy": float(gold.max() / items),
+        "majority_accuracy": float(gold_counts.max() / items),
         "macro_f1": float(macro_f1),
-        "macro_f1_interval": _wilson(macro_f1, _worth(macro_f1, variance, gold[present], 1 / present.sum()), z),
+        "macro_f1_interval": _wilson(macro_f1, _worth(macro_f1, variance, gold_counts[present], 1 / present.sum()), z),
         "confusion": confusion.tolist(),
-        "per_class_n": gold.tolist(),
-        **_rate("per_class_recall", hits, gold, z),
-        **_rate("per_class_precision", hits, given, z),
+        "per_class_n": gold_counts.tolist(),
+        **_rate("per_class_recall", hits, gold_counts, z),
+        **_rate("per_class_precision", hits, label_counts, z),
         "error_by_class": (1 - recall).tolist(),
         "class_share": float(min(_ratio(between, items * accuracy * (1 - accuracy)), 1)),
     }
 
 
 def _calibration(probs, gold, confidence, right, bins, z):
-    """`confidence` is that of the label; the bins of equal mass cut through ties."""
+    """Score probabilities against gold; `confidence` is that of the label, and bins of equal mass cut through ties."""
     items, probs = len(gold), probs / probs.sum(axis=1, keepdims=True)
     of_gold = probs[np.arange(items), gold]
     edges = np.linspace(0, 1, bins + 1).round(12)
@@ -283,7 +240,7 @@ def _calibration(probs, gold, confidence, right, bins, z):
 
 
 def _detection(entropy, wrong, alphas, z):
-    """Error capture and risk-coverage, both read off one curve: the errors among the least uncertain rows."""
+    """Compute error capture and risk-coverage from one curve: the errors among the least uncertain rows."""
     items, errors = len(wrong), wrong.sum()
     kept = np.arange(1, items + 1)
     risk = _cumulative(entropy, wrong, kept) / kept
@@ -301,7 +258,7 @@ def _detection(entropy, wrong, alphas, z):
 
 
 def _auroc(name, entropy, wrong, group, level):
-    """P(a wrong row has more entropy than a right one of its group), ties half; every pair counts the same.
+    """Compute P(a wrong row has more entropy than a right one of its group), ties half; all pairs count the same.
 
     The variance is DeLong's (1988); over several groups, that of the ratio of all wins to all pairs.
     """
@@ -325,21 +282,21 @@ def _auroc(name, entropy, wrong, group, level):
 
 
 def _worth(share, variance, sizes, weights):
-    """How many independent trials a share with this variance is worth; if it has none, those of the parts' sizes."""
+    """Return how many independent trials give a share this variance; without one, those of the parts' sizes."""
     if variance > 1e-15:
         return share * (1 - share) / variance
     return 1 / (weights**2 / sizes).sum()
 
 
 def _cumulative(by, values, at):
-    """The sum of values over the first rows by `by`; rows that tie, or are cut by `at`, count with their mean."""
+    """Sum values over the first rows by `by`; rows that tie, or are cut by `at`, count with their mean."""
     _, group, counts = np.unique(by, return_inverse=True, return_counts=True)
     ends, sums = np.cumsum(counts), np.cumsum(np.bincount(group, values))
     return np.interp(at, np.append(0, ends), np.append(0, sums))
 
 
 def _wilson(share, trials, z):
-    """Wilson's (1927) score interval; nan without trials."""
+    """Return Wilson's (1927) score interval; nan without trials."""
     share, trials = np.clip(share, 0, 1), np.asarray(trials, dtype=float)
     middle, half = share * trials + z**2 / 2, z * np.sqrt(share * (1 - share) * trials + z**2 / 4)
     return np.clip(np.stack([middle - half, middle + half], axis=-1) / (trials + z**2)[..., None], 0, 1).tolist()
@@ -351,6 +308,6 @@ def _rate(name, hits, trials, z):
 
 
 def _ratio(parts, wholes):
-    """nan where the whole is 0."""
+    """Divide; nan where the whole is 0."""
     parts, wholes = np.broadcast_arrays(parts, wholes)
     return np.divide(parts, wholes, out=np.full(wholes.shape, np.nan), where=wholes > 0)

@@ -1,4 +1,4 @@
-"""Plateaus of learning curves: does more training data still help, and does it stop helping one source of labels early?
+"""Find plateaus of learning curves: does more training data still help, and does it stop helping some labels early?
 
 evaluate.load("metrics/learning_plateau").compute(sizes=[500, 1000], scores=[[0.71, 0.70, 0.72], [0.74, 0.75, 0.74]])
 """
@@ -7,6 +7,8 @@ import datasets
 import evaluate
 import numpy as np
 from scipy import stats
+
+from .shared import Direct, check_level, check_numbers, t_interval
 
 _CITATION = """\
 @article{viering2023shape, title={The Shape of Learning Curves: A Review}, author={Viering, Tom and Loog, Marco},
@@ -28,12 +30,12 @@ Args:
         For each size the scores of R runs, higher is better. Run r of all sizes is one curve: the same seed, nested
         subsets. R is at least 2, and 3 for an interval.
     against (`list` of S lists of R `float`, *optional*):
-        Another arm's scores at the same sizes and seeds: the one that may still gain (gold labels).
+        Another variant's scores at the same sizes and seeds: the one that may still gain (gold labels).
     delta (`float`, *optional*, defaults to 0.01):
         The gain that would still be worth doubling the data for, in the unit of the scores.
     item_se, against_item_se, difference_item_se (`float`, *optional*, default to 0):
         Standard errors, over test items, of the mean gain of `scores`, of `against`, and of the difference of the two.
-        Without them intervals speak of this test set. `instability_comparison` of an arm's size N against
+        Without them intervals speak of this test set. `instability_comparison` of a variant's size N against
         its size N / 2 gives the first two as `{score}_item_se`.
     asymptote (`bool`, *optional*, defaults to `False`):
         Also fit a power law to 1 - score, for scores in [0, 1]; takes seven sizes or more, log-spaced, the largest
@@ -52,10 +54,10 @@ Returns:
     - **enough_size** (`int`): the smallest size whose mean score is within delta of the largest size's.
 
     with against
-    - **against_gain**, **against_gain_interval**, **against_verdict**: the same of the other arm.
-    - **gain_difference** (`float`), **gain_difference_interval**: the other arm's gain less this one's, curve by curve.
-    - **premature_plateau** (`str`): `yes` if this arm is at a plateau, the other one gains, and the lower limit of the
-      difference is above 0; `no` if the other arm is at a plateau too or this arm gains; else `cannot tell`.
+    - **against_gain**, **against_gain_interval**, **against_verdict**: the same of the other variant.
+    - **gain_difference** (`float`), **gain_difference_interval**: the other variant's less this one's, by curve.
+    - **premature_plateau** (`str`): `yes` if this variant is at a plateau, the other one gains, and the lower limit of
+      the difference is above 0; `no` if the other is at a plateau too or this one gains; else `cannot tell`.
 
     with asymptote
     - **asymptote** (`float`), **asymptote_interval**: of the score, by the fit error = a n^-b + c to the means,
@@ -69,59 +71,22 @@ Returns:
 
 
 @evaluate.utils.file_utils.add_start_docstrings(_DESCRIPTION, _KWARGS_DESCRIPTION)
-class LearningPlateau(evaluate.Measurement):
+class LearningPlateau(Direct, evaluate.Measurement):
     def _info(self):
         return evaluate.MeasurementInfo(
             description=_DESCRIPTION,
             citation=_CITATION,
             inputs_description=_KWARGS_DESCRIPTION,
             features=datasets.Features(
-                {"sizes": datasets.Value("int64"), "scores": datasets.Sequence(datasets.Value("float64"))}
+                {"sizes": datasets.Value("float64"), "scores": datasets.Sequence(datasets.Value("float64"))}
             ),
         )
 
-    def compute(self, *, sizes=None, scores=None, **kwargs):
-        """Of all sizes at once, or of those that were added."""
-        if self.writer is not None or self.num_process > 1:
-            return super().compute(sizes=sizes, scores=scores, **kwargs)
-        return learning_plateau(sizes, scores, **kwargs)
-
-    def add_batch(self, *, sizes=None, scores=None, **kwargs):
-        """Adds sizes with their scores."""
-        sizes, scores = curve(sizes, scores)
-        super().add_batch(sizes=sizes, scores=list(scores), **kwargs)
-
-    def add(self, *, sizes=None, scores=None, **kwargs):
-        """Adds one size."""
-        self.add_batch(sizes=[sizes], scores=[scores], **kwargs)
-
-    def _compute(self, sizes, scores, **kwargs):
-        return learning_plateau(sizes, scores, **kwargs)
+    def _compute(self, **kwargs):
+        return learning_plateau(**kwargs)
 
 
-def curve(sizes, scores):
-    """Sizes as an (S,) array of integers and scores as an (S, R) one."""
-    sizes, scores = numbers("sizes", sizes), numbers("scores", scores).astype(np.float64)
-    if sizes.ndim != 1 or not np.isfinite(sizes).all() or (sizes != np.floor(sizes)).any() or sizes.min() < 1:
-        raise ValueError(f"sizes: expected whole numbers from 1 on, got {sizes.tolist()}")
-    if scores.ndim != 2 or len(scores) != len(sizes):
-        raise ValueError(f"scores: expected {len(sizes)} sizes x R runs, got shape {scores.shape}")
-    if not np.isfinite(scores).all():
-        raise ValueError("scores: a score is not a number; leave out the runs that failed, at all sizes")
-    return sizes.astype(np.int64), scores
-
-
-def numbers(name, values):
-    try:
-        array = np.asarray(values)
-    except ValueError:
-        raise ValueError(f"{name}: sizes differ in their number of runs; each needs a score of every seed") from None
-    if array.dtype.kind not in "iuf" or not array.size:
-        raise ValueError(f"{name}: expected numbers, got {array.dtype} of shape {array.shape}")
-    return array
-
-
-LEAST_SIZES = 7  # of a power law: six to fit, one held out
+MIN_SIZES = 7  # of a power law: six to fit, one held out
 
 
 def learning_plateau(
@@ -135,21 +100,22 @@ def learning_plateau(
     asymptote=False,
     confidence_level=0.95,
 ):
-    """See `_KWARGS_DESCRIPTION`."""
-    sizes, scores = curve(sizes, scores)
-    count, runs = scores.shape
-    if len(set(sizes.tolist())) < count or count < 2:
-        raise ValueError(f"sizes: expected two or more different sizes, got {sizes.tolist()}")
+    """Compute what `_KWARGS_DESCRIPTION` lists."""
+    sizes = check_numbers("sizes", sizes, "S sizes")
+    if (sizes < 1).any() or not np.isfinite(sizes).all() or (sizes != np.floor(sizes)).any():
+        raise ValueError(f"`sizes` must be whole numbers from 1 on. Got {sizes.tolist()}. Try [500, 1000].")
+    count = len(sizes)
+    scores = _check_scores("scores", scores, count, "R runs")
+    runs = scores.shape[1]
+    if len(set(sizes.tolist())) < count or sizes.max() < 2 * sizes.min():
+        raise ValueError(f"`sizes` must differ and span a doubling. Got {sizes.tolist()}. Try [500, 1000].")
     if runs < 2:
-        raise ValueError(f"a plateau over seeds needs at least 2 runs, got {runs}")
+        raise ValueError("`scores` must have at least 2 runs for each size. Got 1. Try runs with other seeds.")
     if delta is None or not delta > 0:
-        raise ValueError(f"delta: expected a gain above 0, got {delta}")
-    if not 0 < confidence_level < 1:
-        raise ValueError(f"confidence_level: expected a number between 0 and 1, got {confidence_level}")
+        raise ValueError(f"`delta` must be a gain above 0. Got {delta}. Try 0.01.")
+    check_level(confidence_level)
     order = np.argsort(sizes)
     sizes, scores = sizes[order], scores[order]
-    if sizes[-1] < 2 * sizes[0]:
-        raise ValueError(f"sizes: from {sizes[0]} to {sizes[-1]} there is no doubling")
     gains = _last_gains(sizes, scores)
     interval = _t_interval(gains, item_se, confidence_level)
     means = scores.mean(axis=1)
@@ -165,30 +131,35 @@ def learning_plateau(
         "confidence_level": confidence_level,
     }
     if against is not None:
-        _, against = curve(sizes, against)
-        if against.shape != scores.shape:
-            raise ValueError(f"against: expected {count} sizes x {runs} runs, got shape {against.shape}")
-        others = _last_gains(sizes, against[order])
-        other_interval = _t_interval(others, against_item_se, confidence_level)
-        difference = _t_interval(others - gains, difference_item_se, confidence_level)
-        verdict = _verdict(other_interval, delta)
+        against_gains = _last_gains(sizes, _check_scores("against", against, count, runs)[order])
+        against_interval = _t_interval(against_gains, against_item_se, confidence_level)
+        difference = _t_interval(against_gains - gains, difference_item_se, confidence_level)
+        verdict = _verdict(against_interval, delta)
         result |= {
-            "against_gain": float(others.mean()),
-            "against_gain_interval": other_interval,
+            "against_gain": float(against_gains.mean()),
+            "against_gain_interval": against_interval,
             "against_verdict": verdict,
-            "gain_difference": float((others - gains).mean()),
+            "gain_difference": float((against_gains - gains).mean()),
             "gain_difference_interval": difference,
             "premature_plateau": _premature(result["verdict"], verdict, difference),
         }
     if asymptote:
         if scores.min() < 0 or scores.max() > 1:
-            raise ValueError("scores: the power law is of 1 - score; for an asymptote give scores in [0, 1]")
+            got = f"{scores.min():g} to {scores.max():g}"
+            raise ValueError(f"`scores` must be in [0, 1] for an asymptote. Got {got}. Try asymptote=False.")
         result |= _asymptote(sizes, scores, confidence_level)
     return result
 
 
+def _check_scores(key, scores, *shape):
+    scores = check_numbers(key, scores, *shape).astype(np.float64)
+    if not np.isfinite(scores).all():
+        raise ValueError(f"`{key}` must be finite. Got nan or inf. Try leaving failed runs out, at all sizes.")
+    return scores
+
+
 def _last_gains(sizes, scores):
-    """Of each curve, between half the largest size and the largest."""
+    """Return the gain of each curve between half the largest size and the largest."""
     half = [np.interp(np.log(sizes[-1] / 2), np.log(sizes), run) for run in scores.T]
     return scores[-1] - half
 
@@ -205,19 +176,14 @@ def _premature(verdict, against_verdict, difference):
 
 
 def _t_interval(values, item_se, level):
-    """Over runs and items: their variances added, t on (R - 1) x total / over-runs degrees of freedom; nan at R = 2."""
+    """Return the interval of the mean over runs and items; nan at R = 2."""
     runs = len(values)
-    over_runs = values.var(ddof=1) / runs
-    variance = over_runs + item_se**2
-    if runs == 2:
-        return [float("nan"), float("nan")]
-    freedom = (runs - 1) * variance / over_runs if over_runs > 0 else np.inf
-    half = stats.t.ppf(0.5 + level / 2, freedom) * np.sqrt(variance)
-    return [float(values.mean() - half), float(values.mean() + half)]
+    over_runs = values.var(ddof=1) / runs if runs > 2 else np.nan
+    return t_interval(values.mean(), over_runs, item_se**2, runs, level)
 
 
 def _asymptote(sizes, scores, level):
-    """Error = a n^-b + c by least squares weighted with the standard errors of the means over curves.
+    """Fit error = a n^-b + c by least squares weighted with the standard errors of the means over curves.
 
     A curve's own height (its seed's luck at all sizes) shifts c and nothing else, so it is taken out of the weights and
     added to the interval. That is the profile of c: all c at which the best a and b fit no worse than t^2 allows. c is
@@ -231,16 +197,16 @@ def _asymptote(sizes, scores, level):
     apart = (scores - heights).var(axis=1, ddof=1) * count / (count - 1)
     height = max(heights.var(ddof=1) - apart.mean() / count, 0) / runs
     apart = np.sqrt(apart * stats.gmean(apart))  # a size whose few runs happen to agree is not certain
-    if count < LEAST_SIZES or sizes[-1] < 8 * sizes[0]:
-        status = f"needs {LEAST_SIZES} sizes or more, the largest eight times the smallest"
+    if count < MIN_SIZES or sizes[-1] < 8 * sizes[0]:
+        status = f"needs {MIN_SIZES} sizes or more, the largest eight times the smallest"
     elif runs < 3 or not apart.all():
         status = "needs 3 runs or more, whose curves differ in shape"
     else:
         sds, t = np.sqrt(apart / runs), stats.t.ppf(0.5 + level / 2, runs - 1)
-        law, held = _power_laws(sizes, errors, sds), _power_laws(sizes[:-1], errors[:-1], sds[:-1])
-        predicted = held["a"] * float(sizes[-1]) ** -held["b"] + held["c"]
-        allowed = predicted[held["squares"] <= held["squares"].min() + t**2]
-        best = np.unravel_index(held["squares"].argmin(), held["squares"].shape)
+        law, shorter = _power_laws(sizes, errors, sds), _power_laws(sizes[:-1], errors[:-1], sds[:-1])
+        predicted = shorter["a"] * float(sizes[-1]) ** -shorter["b"] + shorter["c"]
+        allowed = predicted[shorter["squares"] <= shorter["squares"].min() + t**2]
+        best = np.unravel_index(shorter["squares"].argmin(), shorter["squares"].shape)
         profile = law["c"][law["squares"].min(axis=1) <= law["squares"].min() + t**2, 0]
         at = np.unravel_index(law["squares"].argmin(), law["squares"].shape)
         value = law["c"][at[0], 0]
@@ -264,11 +230,11 @@ def _asymptote(sizes, scores, level):
 
 
 def _power_laws(sizes, errors, sds):
-    """All laws on a grid of `c` (C, 1) and `b` (B,) with their best `a` >= 0 and the `squares` they leave, (C, B)."""
+    """Return the laws on a grid of `c` (C, 1) and `b` (B,) with their best `a` >= 0 and the `squares` left, (C, B)."""
     c = np.linspace(0, errors.max() + 3 * sds.max(), 801)[:, None]
     b = np.geomspace(0.02, 3, 1000)
     falls = (sizes.astype(float) ** -b[:, None] / sds).T  # (S, B)
-    rest = (errors - c) / sds  # (C, S)
-    dots, norms = rest @ falls, (falls**2).sum(axis=0)
+    residuals = (errors - c) / sds  # (C, S)
+    dots, norms = residuals @ falls, (falls**2).sum(axis=0)
     a = np.maximum(dots / norms, 0)
-    return {"c": c, "b": b, "a": a, "squares": (rest**2).sum(axis=1)[:, None] - 2 * a * dots + a**2 * norms}
+    return {"c": c, "b": b, "a": a, "squares": (residuals**2).sum(axis=1)[:, None] - 2 * a * dots + a**2 * norms}

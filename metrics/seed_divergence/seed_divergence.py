@@ -1,4 +1,4 @@
-"""Divergence of predicted probabilities from seed to seed, calibration run by run, and what averaging the runs gains.
+"""Measure how far probabilities differ from seed to seed, each run's calibration, and what averaging the runs gains.
 
 evaluate.load("metrics/seed_divergence").compute(predictions=[[[0.9, 0.1]], [[0.6, 0.4]]], references=[0])
 """
@@ -6,7 +6,18 @@ evaluate.load("metrics/seed_divergence").compute(predictions=[[[0.9, 0.1]], [[0.
 import datasets
 import evaluate
 import numpy as np
-from scipy import special, stats
+from scipy import special
+
+from .shared import (
+    Direct,
+    check_bins,
+    check_gold,
+    check_level,
+    check_probabilities,
+    item_variance,
+    jackknife,
+    t_interval,
+)
 
 _CITATION = """\
 @inproceedings{du2023measuring, title={Measuring the Instability of Fine-Tuning}, author={Du, Yupei and Nguyen, Dong},
@@ -57,7 +68,7 @@ Returns:
 
 
 @evaluate.utils.file_utils.add_start_docstrings(_DESCRIPTION, _KWARGS_DESCRIPTION)
-class SeedDivergence(evaluate.Metric):
+class SeedDivergence(Direct, evaluate.Metric):
     def _info(self):
         return evaluate.MetricInfo(
             description=_DESCRIPTION,
@@ -66,87 +77,28 @@ class SeedDivergence(evaluate.Metric):
             features=datasets.Features(
                 {
                     "predictions": datasets.Sequence(datasets.Sequence(datasets.Value("float64"))),
-                    "references": datasets.Sequence(datasets.Value("int64")),
+                    "references": datasets.Sequence(datasets.Value("float64")),  # int64 would cast 0.7 to 0
                 }
             ),
         )
 
-    def compute(self, *, predictions=None, references=None, **kwargs):
-        """Of all runs at once without a detour through evaluate's cache, where casting takes most of the time."""
-        if self.writer is not None or self.num_process > 1:
-            return super().compute(predictions=predictions, references=references, **kwargs)
-        return seed_divergence(*runs_and_gold(predictions, references), **kwargs)
-
-    def add_batch(self, *, predictions=None, references=None, **kwargs):
-        """Adds runs; references may be given once for all of them."""
-        predictions, gold = runs_and_gold(predictions, references)
-        gold = np.empty(0, dtype=np.int64) if gold is None else gold
-        super().add_batch(
-            predictions=[list(run) for run in predictions], references=[gold] * len(predictions), **kwargs
-        )
-
-    def add(self, *, prediction=None, reference=None, **kwargs):
-        """Adds one run; `evaluate.combine` names the arguments in the plural."""
-        prediction, reference = kwargs.pop("predictions", prediction), kwargs.pop("references", reference)
-        self.add_batch(predictions=[prediction], references=reference, **kwargs)
-
-    def _compute(self, predictions, references, **kwargs):
-        gold = [run for run in references if len(run)]
-        return seed_divergence(*runs_and_gold([np.array(list(run)) for run in predictions], gold or None), **kwargs)
-
-
-def runs_and_gold(predictions, references):
-    """Predictions as an (R, n, K) array of probabilities and references as an (n,) one of classes, or None."""
-    probs = as_array("predictions", predictions)
-    if probs.dtype.kind not in "iuf" or probs.ndim != 3 or not probs.size or probs.shape[2] < 2:
-        raise ValueError(
-            f"predictions: expected R runs x n items x K >= 2 probabilities, got {probs.dtype} of shape {probs.shape}"
-        )
-    probs = probs.astype(np.float64)
-    sums, least = probs.sum(axis=2), probs.min(axis=2)
-    bad = ~((np.abs(sums - 1) <= 1e-3) & (least >= 0))  # also where nan
-    if bad.any():
-        at = np.unravel_index(bad.argmax(), bad.shape)
-        raise ValueError(
-            f"predictions: expected probabilities that sum to 1, got run {at[0]}, item {at[1]} with least "
-            f"{least[at]:g} and sum {sums[at]:g}"
-        )
-    probs /= np.where(np.abs(sums - 1) > 1e-12, sums, 1)[..., None]  # so that a second time changes nothing
-    if references is None:
-        return probs, None
-    gold = np.atleast_2d(as_array("references", references))
-    if gold.ndim != 2 or gold.shape[1] != probs.shape[1]:
-        raise ValueError(f"references have {gold.shape[-1]} items, predictions {probs.shape[1]}")
-    if gold.dtype.kind not in "iu" and not (gold.dtype.kind == "f" and np.all(gold == np.floor(gold))):
-        raise ValueError(f"references: expected class indices (whole numbers), got {gold.dtype}")
-    if (gold != gold[0]).any():
-        raise ValueError("references differ between runs; all runs must be over the same items")
-    if gold.min() < 0 or gold.max() >= probs.shape[2]:
-        raise ValueError(
-            f"references: labels from {gold.min()} to {gold.max()}, but there are {probs.shape[2]} classes"
-        )
-    return probs, gold[0].astype(np.intp)
-
-
-def as_array(name, values):
-    try:
-        return np.asarray(values)
-    except ValueError:
-        raise ValueError(f"{name}: runs or rows differ in length") from None
+    def _compute(self, **kwargs):
+        return seed_divergence(**kwargs)
 
 
 CELLS = 2**20  # probabilities of a run in memory at a time
 
 
 def seed_divergence(predictions, references=None, bins=10, return_items=False, confidence_level=0.95):
-    """See `_KWARGS_DESCRIPTION`; predictions of shape (R, n, K), references of shape (n,) or None."""
+    """Compute what `_KWARGS_DESCRIPTION` lists."""
+    predictions = check_probabilities(predictions, "R runs", "n items", "K classes")
+    sums = predictions.sum(axis=2, keepdims=True)
+    predictions /= np.where(np.abs(sums - 1) > 1e-12, sums, 1)
     runs, items, classes = predictions.shape
     if runs < 2:
-        raise ValueError(f"divergence needs at least 2 runs, got {runs}")
-    if bins != int(bins) or bins < 1:
-        raise ValueError(f"bins: expected a whole number from 1 on, got {bins}")
-    if not 0 < confidence_level < 1:
-        raise ValueError(f"confidence_level: expected a number between 0 and 1, got {confidence_level}")
+        raise ValueError("`predictions` must have at least 2 runs. Got 1. Try runs with other seeds.")
+    references, bins = check_gold(references, items, classes), check_bins(bins)
+    check_level(confidence_level)
     mean = predictions.mean(axis=0)
     entropy = special.entr(predictions).sum(axis=2)
     pairs, per_item = np.zeros((2, runs, runs)), np.zeros((2, items))
@@ -155,10 +107,10 @@ def seed_divergence(predictions, references=None, bins=10, return_items=False, c
         part = slice(start, start + block)
         for r in range(runs):
             for s in range(r):
-                one, other = predictions[r, part], predictions[s, part]
-                mixed = special.entr((one + other) / 2).sum(axis=1)
+                first, second = predictions[r, part], predictions[s, part]
+                mixed = special.entr((first + second) / 2).sum(axis=1)
                 divergence = np.maximum(mixed - (entropy[r, part] + entropy[s, part]) / 2, 0)
-                variation = np.abs(one - other).sum(axis=1) / 2
+                variation = np.abs(first - second).sum(axis=1) / 2
                 for which, values in enumerate((divergence, variation)):
                     pairs[which, r, s] += values.sum()
                     per_item[which, part] += values
@@ -179,8 +131,8 @@ def seed_divergence(predictions, references=None, bins=10, return_items=False, c
         "confidence_level": confidence_level,
     }
     if references is not None:
-        each = [_calibration(run, references, int(bins)) for run in predictions]
-        ensemble = _calibration(mean, references, int(bins))
+        each = [_calibration(run, references, bins) for run in predictions]
+        ensemble = _calibration(mean, references, bins)
         result |= {name: [run[name] for run in each] for name in ensemble}
         result |= {f"ensemble_{name}": value for name, value in ensemble.items()}
         result |= _accuracy_gain(predictions, mean, references, confidence_level)
@@ -192,7 +144,7 @@ def seed_divergence(predictions, references=None, bins=10, return_items=False, c
 
 
 def _leave_one_out(pairs):
-    """The mean over the pairs that are left without each run in turn; nan at R = 2."""
+    """Return the mean over all pairs without each run in turn; nan at R = 2."""
     runs = len(pairs)
     if runs == 2:
         return np.full(2, np.nan)
@@ -217,7 +169,7 @@ def _accuracy_gain(predictions, mean, references, level):
 
 
 def _calibration(probs, gold, bins):
-    """Of one set of probabilities (n, K). The bins of equal mass cut through ties in the order of the items."""
+    """Score one set of probabilities (n, K). The bins of equal mass cut through ties in the order of the items."""
     items = len(gold)
     confidence, right = probs.max(axis=1), probs.argmax(axis=1) == gold
     gap = right - confidence
@@ -234,20 +186,5 @@ def _calibration(probs, gold, bins):
     }
 
 
-def _interval(estimate, influence, leave_one_out, level, bounds):
-    """A t interval whose variance is that over items (influence function) plus that over runs (jackknife).
-
-    The items' part holds a share of the runs' part, so it errs on the wide side. nan at R = 2, where no run can be left
-    out.
-    """
-    runs, items = len(leave_one_out), len(influence)
-    over_items = (influence**2).sum() / items / max(items - 1, 1)
-    over_runs = (runs - 1) / runs * ((leave_one_out - leave_one_out.mean()) ** 2).sum()
-    variance = over_items + over_runs
-    if not np.isfinite(variance):
-        return [float("nan"), float("nan")]
-    if variance == 0:
-        return [float(estimate), float(estimate)]
-    freedom = (runs - 1) * variance / over_runs if over_runs else np.inf  # wider than Satterthwaite's: see the card
-    half = stats.t.ppf(0.5 + level / 2, freedom) * np.sqrt(variance)
-    return [float(max(estimate - half, bounds[0])), float(min(estimate + half, bounds[1]))]
+def _interval(estimate, influence, without, level, bounds):
+    return t_interval(estimate, jackknife(without), item_variance(influence), len(without), level, bounds)

@@ -1,4 +1,4 @@
-"""Instability of hard predictions from seed to seed: do the same texts get the same labels when only chance changes?
+"""Measure instability of labels from seed to seed: do the same texts get the same labels when only chance changes?
 
 evaluate.load("metrics/seed_instability").compute(predictions=[[0, 1, 1], [0, 1, 0]], references=[0, 1, 1])
 """
@@ -9,6 +9,8 @@ import datasets
 import evaluate
 import numpy as np
 from scipy import special, stats
+
+from .shared import Direct, check_classes, check_level, check_runs, item_variance, jackknife, t_interval
 
 _CITATION = """\
 @inproceedings{du2023measuring, title={Measuring the Instability of Fine-Tuning}, author={Du, Yupei and Nguyen, Dong},
@@ -66,10 +68,16 @@ Returns:
 """
 
 
+MAX_CELLS = 2**27  # of labels by run, gold class and label: 1 GB
+CELLS = 2**20  # of counts, items x classes, in memory at a time
+BLOCK_BYTES = 2**26  # of right and wrong answers in memory at a time
+FOLDS = 20  # of items, left out in turn for the interval of the error consistency
+
+
 @evaluate.utils.file_utils.add_start_docstrings(_DESCRIPTION, _KWARGS_DESCRIPTION)
-class SeedInstability(evaluate.Metric):
+class SeedInstability(Direct, evaluate.Metric):
     def _info(self):
-        per_run = datasets.Sequence(datasets.Value("int64"))
+        per_run = datasets.Sequence(datasets.Value("float64"))  # int64 would cast 0.7 to 0
         return evaluate.MetricInfo(
             description=_DESCRIPTION,
             citation=_CITATION,
@@ -77,94 +85,27 @@ class SeedInstability(evaluate.Metric):
             features=datasets.Features({"predictions": per_run, "references": per_run}),
         )
 
-    def compute(self, *, predictions=None, references=None, **kwargs):
-        """Of all runs at once without a detour through evaluate's cache, where casting takes most of the time."""
-        if self.writer is not None or self.num_process > 1:
-            return super().compute(predictions=predictions, references=references, **kwargs)
-        return seed_instability(*runs_and_gold(predictions, references), **kwargs)
-
-    def add_batch(self, *, predictions=None, references=None, **kwargs):
-        """Adds runs; references may be given once for all of them."""
-        predictions, gold = runs_and_gold(predictions, references)
-        gold = np.empty(0, dtype=np.int64) if gold is None else gold
-        super().add_batch(predictions=list(predictions), references=[gold] * len(predictions), **kwargs)
-
-    def add(self, *, prediction=None, reference=None, **kwargs):
-        """Adds one run; `evaluate.combine` names the arguments in the plural."""
-        prediction, reference = kwargs.pop("predictions", prediction), kwargs.pop("references", reference)
-        self.add_batch(predictions=[prediction], references=reference, **kwargs)
-
-    def _compute(self, predictions, references, **kwargs):
-        gold = [run for run in references if len(run)]
-        return seed_instability(*runs_and_gold(predictions, gold or None), **kwargs)
-
-
-def runs_and_gold(predictions, references):
-    """Predictions as an (R, n) array of class indices and references as an (n,) one, or None."""
-    predictions = class_indices("predictions", predictions)
-    if references is None:
-        return predictions, None
-    references = class_indices("references", np.atleast_2d(as_array("references", references)))
-    if references.shape[1] != predictions.shape[1]:
-        raise ValueError(f"references have {references.shape[1]} items, predictions {predictions.shape[1]}")
-    if len(references) > 1 and (references != references[0]).any():
-        raise ValueError("references differ between runs; all runs must be over the same items")
-    return predictions, references[0]
-
-
-def as_array(name, values):
-    try:
-        return np.asarray(values)
-    except ValueError:
-        raise ValueError(f"{name}: runs differ in length; each needs one label per item") from None
-
-
-def class_indices(name, values):
-    """The values as an (R, n) array of integers; evaluate itself would cast 0.7 to 0 without a word."""
-    array = as_array(name, values)
-    if array.ndim != 2 or array.size == 0:
-        raise ValueError(f"{name}: expected R runs x n items, got shape {array.shape}")
-    if array.dtype.kind not in "iu" and not (array.dtype.kind == "f" and np.all(array == np.floor(array))):
-        raise ValueError(f"{name}: expected class indices (whole numbers), got {array.dtype}")
-    if array.min() < 0:
-        raise ValueError(f"{name}: class indices start at 0, got {array.min()}")
-    if array.max() > MOST_CLASSES:
-        raise ValueError(f"{name}: class indices are at most {MOST_CLASSES}, got {array.max()}")
-    return array.astype(np.int64, copy=False)
-
-
-MOST_CLASSES = 65_535
-MOST_CELLS = 2**27  # of labels by run, gold class and label: 1 GB
-CELLS = 2**20  # of counts, items x classes, in memory at a time
-BLOCK_BYTES = 2**26  # of right and wrong answers in memory at a time
-FOLDS = 20  # of items, left out in turn for the interval of the error consistency
+    def _compute(self, **kwargs):
+        return seed_instability(**kwargs)
 
 
 def seed_instability(
     predictions, references=None, num_classes=None, at_r=None, return_items=False, confidence_level=0.95
 ):
-    """See `_KWARGS_DESCRIPTION`; predictions of shape (R, n), references of shape (n,) or None."""
+    """Compute what `_KWARGS_DESCRIPTION` lists."""
+    predictions, references = check_runs(predictions, references)
+    check_level(confidence_level)
+    classes = check_classes(num_classes, predictions if references is None else references, predictions)
     runs, items = predictions.shape
-    if runs < 2:
-        raise ValueError(f"instability needs at least 2 runs, got {runs}")
-    if not 0 < confidence_level < 1:
-        raise ValueError(f"confidence_level: expected a number between 0 and 1, got {confidence_level}")
-    largest = int(max(predictions.max(), -1 if references is None else references.max()))
-    known = largest if references is None else int(references.max())
-    classes = known + 1 if num_classes is None else num_classes
-    if largest >= classes:
-        raise ValueError(f"a label is {largest}, but there are {classes} classes; if there are more, set num_classes")
     at_r = () if at_r is None else at_r
     if bad := [r for r in at_r if r != int(r) or not 2 <= r <= runs]:
-        raise ValueError(f"at_r: expected whole numbers from 2 to R = {runs}, got {bad[0]}")
-    if classes != int(classes):
-        raise ValueError(f"num_classes: expected a whole number, got {num_classes}")
+        raise ValueError(f"`at_r` must be whole numbers from 2 to R = {runs}. Got {bad[0]}. Try [2].")
     predictions = predictions.astype(np.min_scalar_type(classes))
     present, group = ([], np.zeros(items, int)) if references is None else np.unique(references, return_inverse=True)
-    if runs * max(len(present), 1) * classes > MOST_CELLS or FOLDS * runs**2 > MOST_CELLS:
+    if runs * max(len(present), 1) * classes > MAX_CELLS or FOLDS * runs**2 > MAX_CELLS:
         raise ValueError(
-            f"{runs} runs of {items} items with {classes} classes would take too much memory; is predictions the wrong "
-            "way round? It takes one list per run"
+            f"`predictions` must fit into 1 GB of counts. Got {runs} runs of {items} items with {classes} classes. Try "
+            "one list per run, not one per item."
         )
     votes = _count(predictions, group, classes, at_r)
     pooled = votes.labels.sum(axis=(0, 1))
@@ -198,7 +139,7 @@ def seed_instability(
 
 @dataclass
 class _Votes:
-    """What all figures are made of.
+    """Collect the counts from which all figures are computed.
 
     With c the number of runs that give an item a class, a run's *company* on an item is the c of its own label; the
     sum of (company - 1) over items is what leaving that run out takes away.
@@ -220,7 +161,7 @@ class _Votes:
 
 
 def _count(predictions, group, classes, at_r):
-    """Counts all in one walk over the items, a block at a time: linear in R x n, whatever K is."""
+    """Count everything in one walk over the items, a block at a time: linear in R x n, whatever K is."""
     runs, items = predictions.shape
     groups = int(group.max()) + 1
     count = np.arange(runs + 1)
@@ -248,7 +189,7 @@ def _count(predictions, group, classes, at_r):
 
 
 def _leave_one_out(total, company, items):
-    """The mean disagreement of the other runs without each in turn, from the sum over items with all; nan at R = 2."""
+    """Return the mean disagreement without each run in turn, from the sum over items with all; nan at R = 2."""
     runs = len(company)
     if runs == 2:
         return np.full(2, np.nan)
@@ -257,20 +198,21 @@ def _leave_one_out(total, company, items):
 
 
 def _chance_corrected(predictions, votes, pooled, without, level):
-    """Krippendorff's nominal alpha for complete data and Gwet's AC1, with their intervals."""
+    """Compute Krippendorff's nominal alpha for complete data and Gwet's AC1, with their intervals."""
     runs = len(predictions)
     disagreement, share = votes.disagreement.mean(), pooled / pooled.sum()
-    rest = pooled - votes.labels.sum(axis=1)
-    usual = sum(share[run] for run in predictions) / runs - (share**2).sum()  # how common the labels of an item are
+    pooled_without = pooled - votes.labels.sum(axis=1)
+    # How common the labels of an item are.
+    commonness = sum(share[run] for run in predictions) / runs - (share**2).sum()
     result = {}
-    for name, expected, per_usual in (
+    for name, expected, slope in (
         ("krippendorff_alpha", _expected_alpha, -2.0),
         ("gwet_ac1", _expected_ac1, 2.0 / max(len(pooled) - 1, 1)),
     ):
-        chance, chance_without = expected(pooled), expected(rest)
+        chance, chance_without = expected(pooled), expected(pooled_without)
         value = 1 - disagreement / chance
         influence = (value - 1) * ((votes.disagreement - disagreement) / disagreement if disagreement else 0)
-        influence = influence + (1 - value) / chance * per_usual * usual
+        influence = influence + (1 - value) / chance * slope * commonness
         value_without = 1 - without / chance_without
         result[name] = float(value)
         result[f"{name}_interval"] = _interval(value, influence, value_without, level, (-1, 1))
@@ -278,14 +220,14 @@ def _chance_corrected(predictions, votes, pooled, without, level):
 
 
 def _expected_alpha(pooled):
-    """Chance disagreement from the labels of all runs (last axis); nan if they are one class."""
+    """Return chance disagreement from the labels of all runs (last axis); nan if they are one class."""
     total = pooled.sum(axis=-1)
     chance = 1 - (pooled * (pooled - 1)).sum(axis=-1) / np.maximum(total * (total - 1), 1)
     return np.where(chance > 0, chance, np.nan)
 
 
 def _expected_ac1(pooled):
-    """1 - sum q(1 - q) / (K - 1) (Gwet 2008); nan if there is one class."""
+    """Return 1 - sum q(1 - q) / (K - 1) (Gwet 2008); nan if there is one class."""
     share = pooled / pooled.sum(axis=-1, keepdims=True)
     classes = pooled.shape[-1]
     return 1 - (share * (1 - share)).sum(axis=-1) / (classes - 1) if classes > 1 else np.full(share.shape[:-1], np.nan)
@@ -309,7 +251,7 @@ def _per_class(votes, group, present, level):
 
 
 def _error_consistency(predictions, references, present, level):
-    """Geirhos et al. 2020, averaged over pairs of runs; the pairs' counts are products of small matrices.
+    """Compute Geirhos et al. 2020, averaged over pairs of runs; the pairs' counts are products of small matrices.
 
     The interval is a jackknife over runs and over `FOLDS` folds of items.
     """
@@ -336,21 +278,21 @@ def _error_consistency(predictions, references, present, level):
     kappas = _kappas(whole, items)
     value, defined = _mean(kappas), ~np.isnan(kappas)
     pairs = defined.sum() - 2 * defined.sum(axis=0)  # without each run in turn
-    rest = np.nansum(kappas) - 2 * np.nansum(kappas, axis=0)
-    without_run = np.divide(rest, pairs, out=np.full(runs, np.nan), where=pairs > 0)
+    sums = np.nansum(kappas) - 2 * np.nansum(kappas, axis=0)
+    without_run = np.divide(sums, pairs, out=np.full(runs, np.nan), where=pairs > 0)
     used = np.flatnonzero((sizes > 0) & (sizes < items))
     without_fold = np.array([_mean(_kappas(whole - folds[fold], items - sizes[fold])) for fold in used])
     count = len(used)
     over_items = (count - 1) / count * ((without_fold - without_fold.mean()) ** 2).sum() if count > 1 else np.nan
     return {
         "error_consistency": value,
-        "error_consistency_interval": _t_interval(value, over_items, _jackknife(without_run), runs, level, (-1, 1)),
+        "error_consistency_interval": t_interval(value, jackknife(without_run), over_items, runs, level, (-1, 1)),
         "per_class_error_consistency": per_class,
     }
 
 
 def _kappas(both_right, items):
-    """Cohen's kappa of right and wrong of each pair of runs, (R, R), from counts of items that both get right.
+    """Return Cohen's kappa of each pair of runs, (R, R), from counts of items that both get right.
 
     nan where it is not defined, and for a run with itself.
     """
@@ -362,35 +304,12 @@ def _kappas(both_right, items):
 
 
 def _mean(values):
-    """Of those that are defined; nan if none is."""
+    """Return the mean of the values that are defined; nan if there are none."""
     return float(np.nanmean(values)) if not np.isnan(values).all() else float("nan")
 
 
-def _interval(estimate, influence, leave_one_out, level, bounds):
-    """A t interval over items (influence function) and over runs (jackknife)."""
-    items = len(influence)
-    over_items = (influence**2).sum() / items / max(items - 1, 1)
-    return _t_interval(estimate, over_items, _jackknife(leave_one_out), len(leave_one_out), level, bounds)
-
-
-def _jackknife(leave_one_out):
-    runs = len(leave_one_out)
-    return (runs - 1) / runs * ((leave_one_out - leave_one_out.mean()) ** 2).sum()
-
-
-def _t_interval(estimate, over_items, over_runs, runs, level, bounds):
-    """Both variances added; the items' part holds a share of the runs' part, so it errs on the wide side.
-
-    nan at R = 2, where no run can be left out.
-    """
-    variance = over_items + over_runs
-    if not np.isfinite(variance):
-        return [float("nan"), float("nan")]
-    if variance == 0:
-        return [float(estimate), float(estimate)]
-    freedom = (runs - 1) * variance / over_runs if over_runs else np.inf  # wider than Satterthwaite's: see the card
-    half = stats.t.ppf(0.5 + level / 2, freedom) * np.sqrt(variance)
-    return [float(max(estimate - half, bounds[0])), float(min(estimate + half, bounds[1]))]
+def _interval(estimate, influence, without, level, bounds):
+    return t_interval(estimate, jackknife(without), item_variance(influence), len(without), level, bounds)
 
 
 def _wilson(successes, trials, level):

@@ -1,4 +1,4 @@
-"""Accuracy and macro-F1 over training runs: mean, spread, what of it is more than the test set's chance, failed runs.
+"""Measure accuracy and macro-F1 over training runs: mean, spread, what is beyond the test set's chance, and failures.
 
 evaluate.load("metrics/seed_scores").compute(predictions=[[0, 1, 1], [0, 1, 0]], references=[0, 1, 1])
 """
@@ -7,6 +7,16 @@ import datasets
 import evaluate
 import numpy as np
 from scipy import stats
+
+from .shared import (
+    Direct,
+    check_classes,
+    check_level,
+    check_runs,
+    f1_by_class,
+    item_variance,
+    t_interval,
+)
 
 _CITATION = """\
 @inproceedings{reimers2017reporting, title={Reporting Score Distributions Makes a Difference},
@@ -32,7 +42,7 @@ Args:
         the references hold; a class never predicted counts 0.
     return_items (`bool`, *optional*, defaults to `False`):
         Also return `accuracy_influence` and `macro_f1_influence`: how far each item moves the mean over runs, n figures
-        that sum to zero. The difference of two arms' influences gives the item variance of their paired difference.
+        that sum to zero. The difference of two variants' influences gives the item variance of their paired difference.
     confidence_level (`float`, *optional*, defaults to 0.95):
         Of all intervals.
 
@@ -61,9 +71,9 @@ Returns:
 
 
 @evaluate.utils.file_utils.add_start_docstrings(_DESCRIPTION, _KWARGS_DESCRIPTION)
-class SeedScores(evaluate.Metric):
+class SeedScores(Direct, evaluate.Metric):
     def _info(self):
-        per_run = datasets.Sequence(datasets.Value("int64"))
+        per_run = datasets.Sequence(datasets.Value("float64"))  # int64 would cast 0.7 to 0
         return evaluate.MetricInfo(
             description=_DESCRIPTION,
             citation=_CITATION,
@@ -71,82 +81,26 @@ class SeedScores(evaluate.Metric):
             features=datasets.Features({"predictions": per_run, "references": per_run}),
         )
 
-    def compute(self, *, predictions=None, references=None, **kwargs):
-        """Of all runs at once without a detour through evaluate's cache, where casting takes most of the time."""
-        if self.writer is not None or self.num_process > 1:
-            return super().compute(predictions=predictions, references=references, **kwargs)
-        return seed_scores(*runs_and_gold(predictions, references), **kwargs)
-
-    def add_batch(self, *, predictions=None, references=None, **kwargs):
-        """Adds runs; references may be given once for all of them."""
-        predictions, gold = runs_and_gold(predictions, references)
-        super().add_batch(predictions=list(predictions), references=[gold] * len(predictions), **kwargs)
-
-    def add(self, *, prediction=None, reference=None, **kwargs):
-        """Adds one run; `evaluate.combine` names the arguments in the plural."""
-        prediction, reference = kwargs.pop("predictions", prediction), kwargs.pop("references", reference)
-        self.add_batch(predictions=[prediction], references=reference, **kwargs)
-
-    def _compute(self, predictions, references, **kwargs):
-        return seed_scores(*runs_and_gold(predictions, references), **kwargs)
-
-
-def runs_and_gold(predictions, references):
-    """Predictions as an (R, n) array of class indices and references as an (n,) one."""
-    if references is None:
-        raise ValueError("references: scores need gold labels")
-    predictions = class_indices("predictions", predictions)
-    references = class_indices("references", np.atleast_2d(as_array("references", references)))
-    if references.shape[1] != predictions.shape[1]:
-        raise ValueError(f"references have {references.shape[1]} items, predictions {predictions.shape[1]}")
-    if len(references) > 1 and (references != references[0]).any():
-        raise ValueError("references differ between runs; all runs must be over the same items")
-    return predictions, references[0]
-
-
-def as_array(name, values):
-    try:
-        return np.asarray(values)
-    except ValueError:
-        raise ValueError(f"{name}: runs differ in length; each needs one label per item") from None
-
-
-def class_indices(name, values):
-    """The values as an (R, n) array of integers; evaluate itself would cast 0.7 to 0 without a word."""
-    array = as_array(name, values)
-    if array.ndim != 2 or array.size == 0:
-        raise ValueError(f"{name}: expected R runs x n items, got shape {array.shape}")
-    if array.dtype.kind not in "iu" and not (array.dtype.kind == "f" and np.all(array == np.floor(array))):
-        raise ValueError(f"{name}: expected class indices (whole numbers), got {array.dtype}")
-    if array.min() < 0:
-        raise ValueError(f"{name}: class indices start at 0, got {array.min()}")
-    if array.max() > MOST_CLASSES:
-        raise ValueError(f"{name}: class indices are at most {MOST_CLASSES}, got {array.max()}")
-    return array.astype(np.int64, copy=False)
-
-
-MOST_CLASSES = 65_535
+    def _compute(self, **kwargs):
+        return seed_scores(**kwargs)
 
 
 def seed_scores(predictions, references, num_classes=None, return_items=False, confidence_level=0.95):
-    """See `_KWARGS_DESCRIPTION`; predictions of shape (R, n), references of shape (n,)."""
+    """Compute what `_KWARGS_DESCRIPTION` lists."""
+    predictions, references = check_runs(predictions, references)
+    if references is None:
+        raise ValueError("`references` must be gold labels. Got none. Try one label per item.")
+    check_level(confidence_level)
+    classes = check_classes(num_classes, references, predictions)
     runs, items = predictions.shape
-    if runs < 2:
-        raise ValueError(f"a spread over seeds needs at least 2 runs, got {runs}")
-    if not 0 < confidence_level < 1:
-        raise ValueError(f"confidence_level: expected a number between 0 and 1, got {confidence_level}")
-    classes = int(references.max()) + 1 if num_classes is None else num_classes
-    if classes != int(classes):
-        raise ValueError(f"num_classes: expected a whole number, got {num_classes}")
-    if (largest := int(max(predictions.max(), references.max()))) >= classes:
-        raise ValueError(f"a label is {largest}, but there are {classes} classes; if there are more, set num_classes")
     gold_counts = np.bincount(references, minlength=classes)
     correct = predictions == references
     accuracy = correct.mean(axis=1)
-    f1, f1_influence, per_class = _macro_f1(predictions, references, gold_counts, confidence_level)
+    accuracy_influence = (correct - accuracy[:, None]).mean(axis=0)
+    f1, f1_influence, per_class = _macro_f1(predictions, references, classes, confidence_level)
     majority = gold_counts.max() / items
     result = {
-        **_summary("accuracy", accuracy, (correct - accuracy[:, None]).mean(axis=0), confidence_level),
+        **_summary("accuracy", accuracy, accuracy_influence, confidence_level),
         **_summary("macro_f1", f1, f1_influence, confidence_level),
         **per_class,
         **_distribution_variance(accuracy, correct, confidence_level),
@@ -160,69 +114,48 @@ def seed_scores(predictions, references, num_classes=None, return_items=False, c
         "confidence_level": confidence_level,
     }
     if return_items:
-        result["accuracy_influence"] = ((correct - accuracy[:, None]).mean(axis=0) / items).tolist()
+        result["accuracy_influence"] = (accuracy_influence / items).tolist()
         result["macro_f1_influence"] = (f1_influence / items).tolist()
     return result
 
 
 def _above_chance(predictions, accuracy, gold_counts):
-    """Of each run, whether kappa is above 0 at .05: its agreement against that of independent labels of equal counts.
+    """Test for each run whether kappa is above 0 at .05: its agreement against that of independent labels.
 
     The variance of the agreement is (p_e + p_e^2 - sum_k p_k q_k (p_k + q_k)) / n, with the shares p_k and q_k of class
     k in the run and in gold, and p_e = sum_k p_k q_k (Fleiss, Cohen & Everitt 1969). Less 1 / n for continuity: of two
     classes the agreement moves in steps of 2 / n, and one lucky hit of a rare class is no learning.
     """
     items, classes = predictions.shape[1], len(gold_counts)
-    given = np.stack([np.bincount(run, minlength=classes) for run in predictions]) / items
-    gold = gold_counts / items
-    expected = given @ gold
-    variance = (expected + expected**2 - (given * gold * (given + gold)).sum(axis=1)) / items
+    shares = np.stack([np.bincount(run, minlength=classes) for run in predictions]) / items
+    gold_shares = gold_counts / items
+    expected = shares @ gold_shares
+    variance = (expected + expected**2 - (shares * gold_shares * (shares + gold_shares)).sum(axis=1)) / items
     return accuracy - expected - 1 / items > stats.norm.ppf(0.95) * np.sqrt(np.maximum(variance, 0))
 
 
-def _macro_f1(predictions, references, gold_counts, level):
-    """Macro-F1 of each run over the classes that occur in gold, the items' influence on its mean, and F1 by class.
-
-    With TP, P, G the weighted counts of class k, F1 = 2 TP / (P + G), and an item that adds weight w changes it by
-    w (2 [hit] - F1 ([predicted k] + [gold k])) / (P + G): the infinitesimal jackknife (Efron 1982). Scaled by n.
-    """
-    runs, items = predictions.shape
-    present = np.flatnonzero(gold_counts)
-    scores, influence = np.zeros(runs), np.zeros(items)
-    means, intervals = np.full(len(gold_counts), np.nan), np.full((len(gold_counts), 2), np.nan)
-    parts = np.full((2, len(gold_counts)), np.nan)
-    for k in present:
-        is_gold, is_predicted = references == k, predictions == k
-        hits = is_predicted & is_gold
-        sizes = is_predicted.sum(axis=1) + gold_counts[k]
-        f1 = 2 * hits.sum(axis=1) / sizes
-        scores += f1 / len(present)
-        moves = (2 * hits - f1[:, None] * (is_predicted.astype(float) + is_gold)) / sizes[:, None]
-        moved = moves.mean(axis=0) * items
-        influence += moved / len(present)
-        means[k], intervals[k] = f1.mean(), _mean_interval(f1, moved, level)
-        parts[:, k] = np.sqrt(_variances(f1, moved))
-    per_class = {
-        **{"per_class_f1_mean": means.tolist(), "per_class_f1_mean_interval": intervals.tolist()},
-        **{"per_class_f1_seed_se": parts[0].tolist(), "per_class_f1_item_se": parts[1].tolist()},
-    }
-    return scores, influence, per_class
+def _macro_f1(predictions, references, classes, level):
+    """Return macro-F1 of each run over the classes that gold has, the items' influence on its mean, and F1 by class."""
+    f1_classes = list(f1_by_class(predictions, references))
+    scores, influence = np.zeros(len(predictions)), np.zeros(len(references))
+    means, intervals, parts = np.full(classes, np.nan), np.full((classes, 2), np.nan), np.full((2, classes), np.nan)
+    for k, f1, moves in f1_classes:
+        scores += f1 / len(f1_classes)
+        influence += moves / len(f1_classes)
+        means[k], intervals[k] = f1.mean(), _mean_interval(f1, moves, level)
+        parts[:, k] = np.sqrt(_variances(f1, moves))
+    names = ("mean", "mean_interval", "seed_se", "item_se")
+    columns = zip(names, (means, intervals, *parts), strict=True)
+    return scores, influence, {f"per_class_f1_{name}": values.tolist() for name, values in columns}
 
 
 def _variances(scores, influence):
-    """Of a mean score, over runs and over items; `influence` is scaled by n."""
-    items = len(influence)
-    return scores.var(ddof=1) / len(scores), (influence**2).sum() / items / max(items - 1, 1)
+    """Return the variances of a mean score over runs and over items."""
+    return scores.var(ddof=1) / len(scores), item_variance(influence)
 
 
 def _mean_interval(scores, influence, level):
-    runs = len(scores)
-    over_runs, over_items = _variances(scores, influence)
-    variance, half = over_runs + over_items, 0.0
-    if variance > 0:
-        freedom = (runs - 1) * variance / over_runs if over_runs else np.inf  # wider than Satterthwaite's: see the card
-        half = stats.t.ppf(0.5 + level / 2, freedom) * np.sqrt(variance)
-    return [float(max(scores.mean() - half, 0)), float(min(scores.mean() + half, 1))]
+    return t_interval(scores.mean(), *_variances(scores, influence), len(scores), level, (0, 1))
 
 
 def _summary(name, scores, influence, level):
@@ -240,7 +173,7 @@ def _summary(name, scores, influence, level):
 
 
 def _distribution_variance(accuracy, correct, level):
-    """Jordan 2024, theorem 2: n / (n - 1) [Var_r(accuracy) - sum_i Var_r(correct_i) / n^2], both with ddof = 1.
+    """Compute Jordan 2024, theorem 2: n / (n - 1) [Var_r(accuracy) - sum_i Var_r(correct_i) / n^2], with ddof = 1.
 
     The interval is the chi-square one of the first variance; the second is a mean over items and as good as known.
     """
