@@ -204,8 +204,9 @@ def measure_engine(texts: int = 48, repeats: int = 5, dtype: str = "float32") ->
     warm_up, prompts = prompts[:WARM_UP], prompts[WARM_UP:needed]
 
     from hf_recipes.engines.vllm_engine import Engine
+    from hf_recipes.models import Model
 
-    engine = Engine(section, Path(section.model))
+    engine = Engine(section, Model(section.model, Path(section.model), ""))
     by_hand = ByHand(Path(section.model), label_ids, dtype)
     by_hand.choose_batch_size(warm_up)
     ways = all_ways(engine, by_hand, label_ids, texts)
@@ -312,7 +313,7 @@ def in_process(folder: str, texts: int, repeat: int, dtype: str) -> dict[str, An
     one, asked = ready_pass(folder, texts, repeat, dtype)
 
     def blocks() -> Any:
-        engine = Engine(one.section, one.model.folder)
+        engine = Engine(one.section, one.model)
         for start in range(0, texts, RAY_BLOCK):
             table = answer_table(one.section, one.prompter, engine, asked.slice(start, RAY_BLOCK))
             yield table["place"].to_pylist(), table["logprobs"].to_pylist()

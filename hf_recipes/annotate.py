@@ -29,7 +29,7 @@ from tqdm import tqdm
 from . import tables
 from .calibrate import ON_GOLD, not_enough_gold
 from .data import NO_GOLD, RowFiles, Rows, keep_rows, open_rows, rows_key, text_id
-from .engines import EngineError, engine_module
+from .engines import MAX_TOKEN_IDS, EngineError, engine_module
 from .models import Model, load_tokenizer, resolve_model
 from .parts import (
     FAILED,
@@ -628,7 +628,7 @@ class _Scoring:
             start = time.monotonic()
             local = section.engine == "vllm"
             model = resolve_model(self._study, "annotate.model", section.model, section.revision, weights=local)
-            self.engine = engine_module(section.engine).Engine(section, model.folder)
+            self.engine = engine_module(section.engine).Engine(section, model)
             self.starting += time.monotonic() - start
             self._bar.set_postfix_str("")
             self._bar.unpause()
@@ -746,8 +746,13 @@ def score_answers(engine: Any, prompts: list[list[int]], answers: list[list[int]
     total = np.zeros((len(prompts), len(answers)))
     errors: dict[int, str] = {}
     for start, tokens in following.items():
-        logprobs, refused = engine.score([[*prompt, *start] for prompt in prompts], tokens)
-        errors |= refused
+        inputs = [[*prompt, *start] for prompt in prompts]
+        blocks = []
+        for first in range(0, len(tokens), MAX_TOKEN_IDS):
+            logprobs, refused = engine.score(inputs, tokens[first : first + MAX_TOKEN_IDS])
+            blocks.append(logprobs)
+            errors |= refused
+        logprobs = np.concatenate(blocks, axis=1)
         for k, answer in enumerate(answers):
             if tuple(answer[: len(start)]) == start and len(answer) > len(start):
                 total[:, k] += logprobs[:, tokens.index(answer[len(start)])]

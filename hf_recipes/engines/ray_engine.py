@@ -17,6 +17,7 @@ import textwrap
 import unicodedata
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from typing import Any
 
 import pyarrow as pa
@@ -132,7 +133,8 @@ class _Actor:
                     f"annotate.ray: the node {os.uname().nodename} has {name} {mine}, and it is {wanted} where the "
                     "command was given; install the same on all nodes"
                 )
-        return vllm_engine.Engine(self._annotate, find_again("annotate.model", self._model))
+        folder = find_again("annotate.model", self._model)
+        return vllm_engine.Engine(self._annotate, replace(self._model, folder=folder))
 
 
 def _software() -> dict[str, str]:
