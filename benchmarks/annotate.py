@@ -25,7 +25,7 @@ import resource
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -204,8 +204,9 @@ def measure_engine(texts: int = 48, repeats: int = 5, dtype: str = "float32") ->
     warm_up, prompts = prompts[:WARM_UP], prompts[WARM_UP:needed]
 
     from hf_recipes.engines.vllm_engine import Engine
+    from hf_recipes.models import Model
 
-    engine = Engine(section, Path(section.model))
+    engine = Engine(section, Model(section.model, Path(section.model), ""))
     by_hand = ByHand(Path(section.model), label_ids, dtype)
     by_hand.choose_batch_size(warm_up)
     ways = all_ways(engine, by_hand, label_ids, texts)
@@ -268,11 +269,9 @@ def print_ratios(ways: dict[str, Way], rates: dict[str, list[float]]) -> None:
 RAY_BLOCK = 32  # texts: what an actor of either kind takes at a time
 
 
-def ready_pass(folder: str, texts: int, repeat: int, dtype: str) -> tuple[Any, Any]:
+def ready_pass(folder: str, texts: int, repeat: int, dtype: str) -> tuple[Any, list[str]]:
     """The demo's pass, and as many texts of its pool, other ones in each repeat."""
-    import pyarrow as pa
-
-    from hf_recipes.annotate import ASKED, plan_passes
+    from hf_recipes.annotate import plan_passes
     from hf_recipes.data import open_rows
     from hf_recipes.recipe import load_recipe
     from hf_recipes.study import Study
@@ -283,8 +282,18 @@ def ready_pass(folder: str, texts: int, repeat: int, dtype: str) -> tuple[Any, A
     pool = files.load("train").texts[texts * repeat : texts * (repeat + 1)]
     if len(pool) < texts:
         sys.exit(f"{texts * (repeat + 1)} texts asked for, the sample has {len(files)}")
-    asked = pa.table({"place": list(range(texts)), "id": [""] * texts, "text": pool}, schema=ASKED)
-    return plan_passes(study, files)[0], asked
+    return plan_passes(study, files)[0], pool
+
+
+def label(one: Any, engine: Any, texts: list[str], size: int) -> Iterator[tuple[list[int], list[list[float]]]]:
+    """Tokenise and label the first block of texts, then the others in chunks: their places and log-probabilities."""
+    from hf_recipes.annotate import ask
+
+    for start in (0, *range(RAY_BLOCK, len(texts), size)):
+        chunk = texts[start : start + size] if start else texts[:RAY_BLOCK]
+        inputs = {str(start + i): ids for i, (ids, _) in enumerate(one.prompter.encode(chunk))}
+        answers, _ = ask(engine, one.section, one.prompter, inputs)
+        yield [int(place) for place in answers], [logprobs.tolist() for logprobs in answers.values()]
 
 
 def time_blocks(blocks: Any) -> dict[str, Any]:
@@ -306,31 +315,26 @@ def median_of(figure: str, pairs: list[tuple[dict[str, Any], dict[str, Any]]]) -
 
 
 def in_process(folder: str, texts: int, repeat: int, dtype: str) -> dict[str, Any]:
-    from hf_recipes.annotate import answer_table
     from hf_recipes.engines.vllm_engine import Engine
 
-    one, asked = ready_pass(folder, texts, repeat, dtype)
+    one, pool = ready_pass(folder, texts, repeat, dtype)
 
     def blocks() -> Any:
-        engine = Engine(one.section, one.model.folder)
-        for start in range(0, texts, RAY_BLOCK):
-            table = answer_table(one.section, one.prompter, engine, asked.slice(start, RAY_BLOCK))
-            yield table["place"].to_pylist(), table["logprobs"].to_pylist()
+        yield from label(one, Engine(one.section, one.model), pool, RAY_BLOCK)
 
     return time_blocks(blocks())
 
 
 def on_ray(folder: str, texts: int, repeat: int, dtype: str) -> dict[str, Any]:
-    from functools import partial
-
-    from hf_recipes.annotate import answer_table
     from hf_recipes.engines import ray_engine
 
-    one, asked = ready_pass(folder, texts, repeat, dtype)
-    ray_engine.BLOCK_ROWS = (RAY_BLOCK, RAY_BLOCK)
-    ask = partial(answer_table, one.section, one.prompter)
-    tables = ray_engine.stream(one.section, one.model, iter([asked]), texts, ask)
-    return time_blocks((table["place"].to_pylist(), table["logprobs"].to_pylist()) for table in tables)
+    one, pool = ready_pass(folder, texts, repeat, dtype)
+    ray_engine.MIN_BLOCK = ray_engine.MAX_BLOCK = RAY_BLOCK
+
+    def blocks() -> Any:
+        yield from label(one, ray_engine.Engine(one.section, one.model), pool, texts)
+
+    return time_blocks(blocks())
 
 
 def with_ray_data_llm(folder: str, texts: int, repeat: int, dtype: str) -> dict[str, Any]:
@@ -338,9 +342,9 @@ def with_ray_data_llm(folder: str, texts: int, repeat: int, dtype: str) -> dict[
     from hf_recipes.engines import ray_engine
     from hf_recipes.engines.vllm_engine import ON_CPU
 
-    one, asked = ready_pass(folder, texts, repeat, dtype)
+    one, pool = ready_pass(folder, texts, repeat, dtype)
     label_ids = [ids[0] for ids in one.prompter.answer_ids]
-    prompts = [ids for ids, _ in one.prompter.encode(asked["text"].to_pylist())]
+    prompts = [ids for ids, _ in one.prompter.encode(pool)]
     cpus = ray_engine._cpus(one.section)
     os.environ.update(VLLM_CPU_KVCACHE_SPACE="1", TORCH_COMPILE_DISABLE="1", VLLM_CPU_OMP_THREADS_BIND="nobind")
     wider = one.section.model_copy(update={"ray": one.section.ray.model_copy(update={"actors": 2})})

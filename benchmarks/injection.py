@@ -37,7 +37,7 @@ def measure(chat: bool, count: int) -> None:
     files = open_rows(study)
     (one, *_) = plan_passes(study, files)
     frame, tokenizer = one.prompter.frame, load_tokenizer("annotate.model", one.model)
-    engine = engine_module("vllm").Engine(one.section, one.model.folder)
+    engine = engine_module("vllm").Engine(one.section, one.model)
 
     def defended(texts: list[str]) -> list[list[int]]:
         return [ids for ids, _ in one.prompter.encode(texts)]

@@ -1,16 +1,15 @@
-"""Annotations: for every text the LLM's log-probability of every label, raw, in append-only parts.
+"""Annotate: store the LLM's raw log-probability of every label for every text, in append-only parts.
 
-The first pass is asked about the test texts too, after the pool: for nothing but to say which of its errors classifiers
-copy. No arm, calibration, demonstration or figure of the pool looks at them.
+The first pass also labels the test texts, after the pool, only to show which of its errors classifiers copy. No arm,
+calibration, few-shot example or figure of the pool depends on them.
 
     python -m hf_recipes.annotate RECIPE [--key=value ...]
 
-`hf-recipes annotate RECIPE` runs just that in a process of its own, and starts another when the engine dies.
+`hf-recipes annotate RECIPE` runs this in a child process, and starts another when the engine dies.
 """
 
 import gc
 import hashlib
-import itertools
 import sys
 import time
 import unicodedata
@@ -18,7 +17,6 @@ from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import date
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -29,7 +27,7 @@ from tqdm import tqdm
 from . import tables
 from .calibrate import ON_GOLD, not_enough_gold
 from .data import NO_GOLD, RowFiles, Rows, keep_rows, open_rows, rows_key, text_id
-from .engines import EngineError, engine_module
+from .engines import MAX_TOKEN_IDS, EngineError, engine_module
 from .models import Model, load_tokenizer, resolve_model
 from .parts import (
     FAILED,
@@ -57,17 +55,16 @@ MAX_MASS = 1.1  # of all labels: those that are asked about in several requests 
 SERVERS_FILE = "servers.json"  # by model, what the servers ran when they were last asked
 CONTENT_FREE_FILE = "content_free.parquet"
 CONTENT_FREE = ["N/A", "", "[MASK]"]  # Zhao et al. 2021, section 5
-ASKED = pa.schema({"place": pa.int64(), "id": pa.string(), "text": pa.string()})  # what a cluster gets
 ENGINE_DIED = 75  # the exit code that says: start another process and go on
 
 
 @dataclass(frozen=True)
 class Annotations:
-    """One pass over the pool, or the first over the test texts, in their order.
+    """The annotations of one pass over the pool, or of the first pass over the test texts, in the order of the rows.
 
     Attributes:
-        key (`str`): the folder they lie in.
-        section (`Annotate`): how they were made.
+        key (`str`): the name of their folder.
+        section (`Annotate`): the pass's section of the recipe.
         logprobs (`np.ndarray` of shape `(n, K)`): natural log over the full vocabulary (of votes and guided answers: of
             their shares, -inf where there is none); nan where there is no label.
         status (`list[str]`): `ok`, `null_text`, `empty_text`, `demonstration`, `no_label` or `engine_error`.
@@ -86,9 +83,9 @@ class Annotations:
 
 @dataclass(frozen=True)
 class Pass:
-    """One pass, ready to be made: `key` is the hash of `ingredients`, all that changes an answer.
+    """One pass of the recipe: `key` is the hash of `ingredients`, which are all that changes an answer.
 
-    `splits` are the files of rows that it is asked about; which they are changes no answer.
+    `splits` are the files of the rows that the pass labels. They change no answer.
     """
 
     section: Annotate
@@ -101,7 +98,7 @@ class Pass:
 
 
 def annotate(study: Study) -> list[str]:
-    """Annotates what is not annotated yet, and asks again where the engine failed.
+    """Annotate rows that have no answer yet, and retry those at which the engine failed.
 
     Args:
         study (`Study`):
@@ -115,11 +112,11 @@ def annotate(study: Study) -> list[str]:
         EngineError: the engine died; what is labelled stays.
     """
     files = open_rows(study)
-    passes = plan_passes(study, files)  # what is wrong with prompt or model is said before anything is written
+    passes = plan_passes(study, files)  # Errors of prompt and model come before anything is written.
     with study.lock():
         files = keep_rows(study, files)
         study.annotations_root.mkdir(exist_ok=True)
-        if any(one.prompter.is_dated for one in passes):
+        if any(p.prompter.is_dated for p in passes):
             # The date of the first annotation is kept, so that the prompts are the same a day later.
             kept = read_json(study.revisions_file) or {}
             write_json(study.revisions_file, {"date": date.today().isoformat(), **kept})
@@ -128,21 +125,21 @@ def annotate(study: Study) -> list[str]:
         if servers:
             study.write_json(study.annotations_root / SERVERS_FILE, servers)
         engine, running = None, None
-        for number, one in enumerate(passes):
-            section = one.section
-            wanted = (one.model, section.engine, one.ingredients["engine"], section.max_model_len, section.base_url)
-            if rows_left_of(study, files, one):
+        for number, plan in enumerate(passes):
+            section = plan.section
+            wanted = (plan.model, section.engine, plan.ingredients["engine"], section.max_model_len, section.base_url)
+            if rows_left_of(study, files, plan):
                 if running != wanted:
                     engine = None
-                    gc.collect()  # the memory of the model before
-                engine, running = _make_pass(study, files, one, engine, number), wanted
-        current = {"asked": _asked(study), "keys": [one.key for one in passes]}
+                    gc.collect()  # This frees the memory of the previous model.
+                engine, running = _make_pass(study, files, plan, engine, number), wanted
+        current = {"asked": _asked(study), "keys": [p.key for p in passes]}
         study.write_json(study.annotations_root / "current.json", current)
-    return [one.key for one in passes]
+    return [p.key for p in passes]
 
 
 def plan_passes(study: Study, files: RowFiles, contact: bool = True) -> list[Pass]:
-    """All passes of the recipe; starts nothing.
+    """Return all passes of the recipe, without starting an engine.
 
     Args:
         study (`Study`):
@@ -150,11 +147,11 @@ def plan_passes(study: Study, files: RowFiles, contact: bool = True) -> list[Pas
         files (`RowFiles`):
             Its rows.
         contact (`bool`, *optional*, defaults to `True`):
-            Whether servers are asked what they run. Else the study's record says what they ran, and without a record
-            the key of a pass is one that no folder has.
+            Whether servers are asked what they run. Otherwise the study's record counts, and without a record the key
+            of a pass is one that no folder has.
 
     Raises:
-        UserError: what is wrong with prompt, labels, model or engine.
+        UserError: an error in prompt, labels, model or engine.
     """
     data, day = study.recipe.data, _day(study)
     passes: list[Pass] = []
@@ -193,11 +190,11 @@ def plan_passes(study: Study, files: RowFiles, contact: bool = True) -> list[Pas
     able = int(
         np.sum((files.column("gold").to_numpy() != NO_GOLD) & files.column("text_id").is_valid().to_numpy(False))
     )
-    for one in passes:
-        left = able - len(one.demonstrations.rows)
-        if one.section.calibration in ON_GOLD and left <= one.section.calibration_rows:
-            raise not_enough_gold(one.section, left)
-    asked = [(one.key, one.section.calibration) for one in passes]
+    for plan in passes:
+        left = able - len(plan.demonstrations.rows)
+        if plan.section.calibration in ON_GOLD and left <= plan.section.calibration_rows:
+            raise not_enough_gold(plan.section, left)
+    asked = [(plan.key, plan.section.calibration) for plan in passes]
     for number, question in enumerate(asked):
         if (first := asked.index(question)) < number:
             raise UserError(
@@ -220,61 +217,65 @@ def _day(study: Study) -> date:
 
 
 def recorded_servers(study: Study) -> dict[str, Any]:
-    """Return what the servers ran when `annotate` asked them last, by the model of the pass."""
-    found = {
+    """Return what the servers ran when `annotate` last asked them, by the model of the pass."""
+    engines = {
         manifest["model"]: manifest["ingredients"]["engine"]
         for manifest in map(read_json, study.annotations_root.glob("*/manifest.json"))
         if manifest["ingredients"]["engine"]["engine"] == "server"
     }
-    return found | (read_json(study.annotations_root / SERVERS_FILE) or {})
+    return engines | (read_json(study.annotations_root / SERVERS_FILE) or {})
 
 
 def rows_left(study: Study, files: RowFiles, with_test: bool = True, contact: bool = True) -> int:
-    """How many rows are still to be annotated, over all passes; 0 if `annotate` has nothing to do.
+    """Return the number of rows without an answer, over all passes; 0 if `annotate` has nothing to do.
 
-    Without the test rows: 0 if the later steps can go on. For `contact` see `plan_passes`.
+    Without the test rows it is 0 if the later steps can go on. For `contact` see `plan_passes`.
     """
     current = read_json(study.annotations_root / "current.json") or {}
     if files.withheld and current.get("asked") == _asked(study):
-        return 0  # only whole annotations are published
+        return 0  # Only complete annotations are published.
     files.need_texts()
     passes = plan_passes(study, files, contact)
-    left = sum(rows_left_of(study, files, one if with_test else replace(one, splits=("train",))) for one in passes)
-    return left or int(current != {"asked": _asked(study), "keys": [one.key for one in passes]})
+    left = sum(rows_left_of(study, files, p if with_test else replace(p, splits=("train",))) for p in passes)
+    return left or int(current != {"asked": _asked(study), "keys": [p.key for p in passes]})
 
 
-def rows_left_of(study: Study, files: RowFiles, one: Pass) -> int:
-    """The same of one pass."""
-    folder = study.annotations(one.key)
-    statuses = Parts(folder).statuses(files.column("id", one.splits))
+def rows_left_of(study: Study, files: RowFiles, plan: Pass) -> int:
+    """Return the number of rows without an answer in one pass; at least 1 if its other files are incomplete."""
+    folder = study.annotations(plan.key)
+    statuses = Parts(folder).statuses(files.column("id", plan.splits))
     left = int(np.sum((statuses < 0) | (statuses == STATUSES.index(FAILED))))
     manifest = read_json(folder / "manifest.json") or {}
     whole = (folder / CONTENT_FREE_FILE).exists() and manifest.get("rows") == files.manifest["key"]
     if (folder / CONTENT_FREE_FILE).exists():
-        tables.read(folder / CONTENT_FREE_FILE, SCHEMA)  # damage is said before anything is started
+        tables.read(folder / CONTENT_FREE_FILE, SCHEMA)  # Damage is reported before an engine starts.
     return left or int(not whole)
 
 
 def status(study: Study) -> list[dict[str, Any]]:
-    """What is done, failed and left, by pass.
+    """Return the progress of each pass.
 
     Returns:
-        `list[dict]`: for each pass `key`, `model`, `rows` (all that it is asked about), `left`, `status` (the count of
-        each) and `reasons` (why rows failed, each with its count).
+        `list[dict]`: for each pass `key`, `model`, `rows` (the number of all its rows), `left`, `status` (the count of
+        each) and `reasons` (of failures, each with its count).
     """
     files = open_rows(study)
-    found = []
-    for one in plan_passes(study, files):
-        ids = files.column("id", one.splits)
-        parts = Parts(study.annotations(one.key))
+    progress = []
+    for plan in plan_passes(study, files):
+        ids = files.column("id", plan.splits)
+        parts = Parts(study.annotations(plan.key))
         counts = _count(parts.statuses(ids))
-        found.append(
+        progress.append(
             {
-                **{"key": one.key, "model": one.section.model, "rows": len(ids)},
-                **{"left": len(ids) - sum(counts.values()), "status": counts, "reasons": parts.reasons(ids)},
+                "key": plan.key,
+                "model": plan.section.model,
+                "rows": len(ids),
+                "left": len(ids) - sum(counts.values()),
+                "status": counts,
+                "reasons": parts.reasons(ids),
             }
         )
-    return found
+    return progress
 
 
 def _count(codes: np.ndarray) -> dict[str, int]:
@@ -283,22 +284,22 @@ def _count(codes: np.ndarray) -> dict[str, int]:
 
 
 def shown_rows(study: Study, passes: list[Annotations]) -> int:
-    """How many texts the passes show with their labels: each is a gold label spent."""
-    manifests = [read_json(study.annotations(one.key) / "manifest.json") for one in passes]
+    """Return the number of few-shot examples over all passes. Each uses up a gold label."""
+    manifests = [read_json(study.annotations(p.key) / "manifest.json") for p in passes]
     return len({text for manifest in manifests for text in manifest["ingredients"]["shown"]})
 
 
 def rows_in_parts(study: Study) -> int:
-    """How many rows with an answer all parts hold: what a process has got done shows here, what it only retried not."""
+    """Return the number of rows with an answer in all parts, which does not grow by retries that fail again."""
     parts = study.annotations_root.glob("*/part-*.parquet")
     return sum(int(np.sum(tables.read(part, SCHEMA, ["status"])["status"].to_numpy() != FAILED)) for part in parts)
 
 
 def load_annotations(study: Study, pool: Rows) -> list[Annotations]:
-    """The finished annotations of a study, pass by pass; needs neither the LLM nor vLLM.
+    """Return the finished annotations of a study, pass by pass, without the LLM.
 
     Raises:
-        UserError: there are none yet for these rows.
+        UserError: these rows have no finished annotations yet.
     """
     current = read_json(study.annotations_root / "current.json") or {}
     if current.get("asked") != _asked(study):
@@ -309,9 +310,9 @@ def load_annotations(study: Study, pool: Rows) -> list[Annotations]:
 
 
 def load_test_annotations(study: Study, test: Rows) -> Annotations | None:
-    """The first pass over the test texts of an annotated study; None where it was not asked about all of them.
+    """Return the first pass over the test texts of an annotated study; None where a test text was not asked about.
 
-    So it is in studies that were annotated, or published, before it was.
+    Studies of earlier versions have no annotations of test texts.
     """
     key = read_json(study.annotations_root / "current.json")["keys"][0]
     ids = pa.array(test.ids, pa.string())
@@ -345,37 +346,37 @@ def _not_finished(study: Study) -> UserError:
 
 
 def _asked(study: Study) -> str:
-    """The rows, and the recipe's annotator. Calibration is derived later and changes no annotation."""
-    apart = {"calibration", "calibration_rows", "base_url", "ray", "passes", "min_label_mass"}
+    """Return a hash of the rows and of the recipe's passes, without what changes no annotation."""
+    excluded = {"calibration", "calibration_rows", "base_url", "ray", "passes", "min_label_mass"}
     sections = study.recipe.annotate.all_passes()
-    passes = [section.model_dump(mode="json", exclude=apart) for section in sections]
+    passes = [section.model_dump(mode="json", exclude=excluded) for section in sections]
     return make_key(rows=rows_key(study), descriptions=study.recipe.data.descriptions, passes=passes)
 
 
-def _make_pass(study: Study, files: RowFiles, one: Pass, engine: Any, number: int) -> Any:
-    """Scores what is left of a pass and writes its manifest; returns the running engine, if one was needed."""
-    folder = study.annotations(one.key)
+def _make_pass(study: Study, files: RowFiles, plan: Pass, engine: Any, number: int) -> Any:
+    """Score the rows of a pass that have no answer, write its manifest, and return the engine if one was needed."""
+    folder = study.annotations(plan.key)
     folder.mkdir(parents=True, exist_ok=True)
     start = time.monotonic()
-    work = _Scoring(study, files, one, engine)
+    work = _Scoring(study, files, plan, engine)
     work.run(f"annotate, pass {number}" if study.recipe.annotate.passes else "annotate")
     statuses = Parts(folder).statuses(files.column("id"))
-    prompter = one.prompter
+    prompter = plan.prompter
     taken = {"seconds": time.monotonic() - start, "start_seconds": work.starting}
     session = {"texts": work.scored, **{what: round(seconds, 1) for what, seconds in taken.items()}}
     made = read_json(folder / "manifest.json") or {"last_session": {"texts": 0, "seconds": 0.0}}
-    before = made.get("all_sessions", made["last_session"])  # of this version, or of one before
+    before = made.get("all_sessions", made["last_session"])  # Earlier versions have no "all_sessions".
     study.write_json(
         folder / "manifest.json",
         {
-            "key": one.key,
+            "key": plan.key,
             "rows": files.manifest["key"],
-            "ingredients": one.ingredients,
+            "ingredients": plan.ingredients,
             "label_names": files.label_names,
-            "model": one.section.model,
+            "model": plan.section.model,
             "prompt": str(prompter.frame),
             "answers": prompter.answers,
-            "demonstrations": one.demonstrations.ids,
+            "demonstrations": plan.demonstrations.ids,
             "status": _count(statuses),
             "last_session": session,
             "all_sessions": {what: round(before.get(what, 0) + session[what], 1) for what in session},
@@ -385,33 +386,33 @@ def _make_pass(study: Study, files: RowFiles, one: Pass, engine: Any, number: in
 
 
 class _Scoring:
-    """One pass at work: what is known of every row that it is asked about, in arrays of a few bytes a row.
+    """A pass at work. It keeps a few bytes for every row, in arrays.
 
     Attributes:
-        engine: the running engine, started when the first text needs it.
+        engine: the engine, which starts when the first text needs it.
         scored (`int`): model inputs scored so far.
         starting (`float`): seconds that the engine took to start.
     """
 
-    def __init__(self, study: Study, files: RowFiles, one: Pass, engine: Any):
-        self._study, self._files, self._pass = study, files, one
+    def __init__(self, study: Study, files: RowFiles, plan: Pass, engine: Any):
+        self._study, self._files, self._pass = study, files, plan
         self.engine, self.scored, self.starting = engine, 0, 0.0
-        self._folder = study.annotations(one.key)
+        self._folder = study.annotations(plan.key)
         self._classes = len(files.label_names)
-        texts = files.column("text_id", one.splits)
-        shown = pa.array([text_id(text) for text in one.demonstrations.texts], texts.type)
+        texts = files.column("text_id", plan.splits)
+        shown = pa.array([text_id(text) for text in plan.demonstrations.texts], texts.type)
         self._shown = pc.is_in(texts, value_set=shown).to_numpy(False) & texts.is_valid().to_numpy(False)
         self._slots = _slots(texts)
         self._answers = np.full((int(self._slots.max(initial=-1)) + 1, self._classes), np.nan)
         self._resume()
 
     def _resume(self) -> None:
-        """What earlier sessions left: which rows are settled, and the answers to texts that come again."""
+        """Read the parts of earlier sessions: the rows that have an answer, and the answers to repeated texts."""
         ids = self._files.column("id", self._pass.splits)
         if len(list(self._folder.glob("part-*.parquet"))) > MAX_SMALL_PARTS:
             Parts(self._folder).merge(self._study.checksums)
         self._settled = np.zeros(len(ids), dtype=bool)
-        self._silent = 0  # texts asked about until one gets an answer
+        self._silent = 0  # texts before the first answer
         self._answered = False
         self._masses: list[float] = []  # on the labels, of the first texts
         parts = Parts(self._folder)
@@ -428,13 +429,11 @@ class _Scoring:
         self._small_parts = 0
 
     def run(self, title: str) -> None:
-        """Scores what is left, chunk by chunk; each chunk becomes a part."""
-        self._check_mass()  # of what an earlier session labelled, before an engine starts
+        """Score the rows without an answer, chunk by chunk. Each chunk becomes a part."""
+        self._check_mass()  # An earlier session may have labelled enough to stop before an engine starts.
         size = CHUNK_SIZES[0]
         done = int(self._settled.sum())
         with tqdm(total=len(self._settled), initial=done, desc=title, unit=" texts") as self._bar:
-            if self._pass.section.engine == "ray":
-                self._stream()  # and what follows finds all answers there
             if not (self._folder / CONTENT_FREE_FILE).exists():
                 self._score_content_free()
             waiting: list[tuple[int, str, str | None]] = []
@@ -444,14 +443,14 @@ class _Scoring:
                     chunk, waiting = waiting[:size], waiting[size:]
                     start = time.monotonic()
                     self._score(chunk)
-                    fitting = size * CHUNK_SECONDS / max(time.monotonic() - start, 1e-9)  # a clock may stand still
+                    fitting = size * CHUNK_SECONDS / max(time.monotonic() - start, 1e-9)  # A clock may stand still.
                     size = int(np.clip(fitting, CHUNK_SIZES[0], min(2 * size, CHUNK_SIZES[1])))
             if waiting:
                 self._score(waiting)
             self._check_mass(len(self._masses))
 
     def _check_mass(self, enough: int = ENOUGH) -> None:
-        """Stop a pass whose model puts next to no probability on the labels; labelled texts are kept."""
+        """Stop a pass whose model gives the labels a low probability. Labels are kept."""
         section = self._pass.section
         if section.scoring != "distribution" or not self._masses or len(self._masses) < enough:
             return
@@ -466,17 +465,17 @@ class _Scoring:
             )
 
     def _rows_left(self) -> Iterator[list[tuple[int, str, str | None]]]:
-        """Position, id and text of the rows to be scored, some at a time."""
+        """Yield position, id and text of the rows without an answer, a batch at a time."""
         start = 0
         for batch in self._files.batches("id", "text", splits=self._pass.splits):
             left = np.flatnonzero(~self._settled[start : start + len(batch)])
-            some = batch.take(pa.array(left))
+            rows = batch.take(pa.array(left))
             places = (left + start).tolist()
-            yield list(zip(places, some["id"].to_pylist(), some["text"].to_pylist(), strict=True))
+            yield list(zip(places, rows["id"].to_pylist(), rows["text"].to_pylist(), strict=True))
             start += len(batch)
 
     def _score(self, chunk: list[tuple[int, str, str | None]]) -> None:
-        """Asks about the texts of a chunk that have no answer yet, equal ones once, and writes a part."""
+        """Ask about the texts of a chunk, about equal texts once, and write a part."""
         rows: list[dict[str, Any]] = [
             {"id": row_id, "status": self._status(place, text)} for place, row_id, text in chunk
         ]
@@ -492,17 +491,31 @@ class _Scoring:
                 answers[prompt_id] = self._answers[slot]
             else:
                 inputs[prompt_id] = ids
-        found, refused = self._ask(inputs) if inputs else ({}, {})
-        self._check_silence(len(found), list(refused.values()))
-        answers |= found
+        refused: dict[str, dict[str, str]] = {}
+        if inputs:
+            self.scored += len(inputs)
+            new, refused = ask(self._running_engine(), self._pass.section, self._pass.prompter, inputs)
+            self._check_silence(len(new), list(refused.values()))
+            answers |= new
         for i in asked:
-            answer = answers.get(rows[i]["prompt_id"])
-            self._settle(rows[i], chunk[i][0], answer, refused.get(rows[i]["prompt_id"], {}))
+            prompt_id, slot = rows[i]["prompt_id"], self._slots[chunk[i][0]]
+            answer = answers.get(prompt_id)
+            if answer is None:
+                rows[i] |= refused[prompt_id]
+                answer = np.array(-np.inf if rows[i]["status"] == "no_label" else np.nan)
+            elif np.isneginf(answer).all():
+                rows[i] |= NO_LABEL
+            else:
+                rows[i]["logprobs"] = answer.tolist()
+                if len(self._masses) < ENOUGH:
+                    self._masses.append(float(np.exp(answer).sum()))
+            if slot >= 0:  # for rows with an equal text
+                self._answers[slot] = answer
         self._write(rows)
 
-    def _check_silence(self, found: int, refused: list[dict[str, str]]) -> None:
-        """Stops a pass that gets no answer at all; one that works goes on where some rows fail again."""
-        self._answered |= bool(found)
+    def _check_silence(self, num_answers: int, refused: list[dict[str, str]]) -> None:
+        """Stop a pass that gets no answer at all. A pass with answers goes on where some rows fail again."""
+        self._answered |= bool(num_answers)
         self._silent += len(refused)
         if self._silent >= ENOUGH and not self._answered:
             if refused[-1]["status"] == FAILED:
@@ -511,20 +524,6 @@ class _Scoring:
                 f"annotate: none of the first {self._silent} texts got an answer that names a label; raise "
                 "annotate.max_tokens, or tell the model in the prompt to answer with a label alone"
             )
-
-    def _settle(self, row: dict[str, Any], place: int, answer: np.ndarray | None, refusal: dict[str, str]) -> None:
-        """Completes the row of a text that was asked about, and remembers the answer for those that equal it."""
-        if answer is None:
-            row |= refusal
-            answer = np.array(-np.inf if row["status"] == "no_label" else np.nan)
-        elif np.isneginf(answer).all():
-            row |= NO_LABEL
-        else:
-            row["logprobs"] = answer.tolist()
-            if len(self._masses) < ENOUGH:
-                self._masses.append(float(np.exp(answer).sum()))
-        if self._slots[place] >= 0:
-            self._answers[self._slots[place]] = answer
 
     def _write(self, rows: list[dict[str, Any]]) -> None:
         checksums = self._study.checksums
@@ -538,104 +537,28 @@ class _Scoring:
         self._check_mass()
 
     def _status(self, place: int, text: str | None) -> str:
-        """A text among the demonstrations, in whatever row, has its answer in the prompt and is not asked about."""
+        """Return the status of a row before its text is asked about; `ok` where the text has to be asked about."""
         if text is None:
             return "null_text"
         if text_id(text) is None:
             return "empty_text"
         return "demonstration" if self._shown[place] else "ok"
 
-    def _ask(self, inputs: dict[str, list[int]]) -> tuple[dict[str, np.ndarray], dict[str, dict[str, str]]]:
-        self.scored += len(inputs)
-        return ask(self._running_engine(), self._pass.section, self._pass.prompter, inputs)
-
-    def _stream(self) -> None:
-        """Has a cluster answer all that is left, each text once, and writes parts as the answers come.
-
-        First one of each group of equal texts is asked about; then, where the engine failed at that, the others.
-        """
-        section, prompter = self._pass.section, self._pass.prompter
-        engine = engine_module(section.engine)
-        for firsts in (True, False):
-            tables = self._unanswered(firsts)
-            if (first := next(tables, None)) is None:
-                continue
-            self._bar.set_postfix_str("starting the engines")
-            model = resolve_model(self._study, "annotate.model", section.model, section.revision)
-            most = len(CONTENT_FREE) + int(np.sum(~self._settled))
-            answers = engine.stream(
-                section, model, itertools.chain([first], tables), most, partial(answer_table, section, prompter)
-            )
-            content_free: list[dict[str, Any]] = []
-            rows: list[dict[str, Any]] = []
-            start = time.monotonic()
-            try:
-                for table in answers:
-                    self._bar.set_postfix_str("")
-                    for row in table.to_pylist():
-                        (content_free if row["place"] < 0 else rows).append(row)
-                    if time.monotonic() - start > CHUNK_SECONDS or len(rows) >= CHUNK_SIZES[1]:
-                        whole, rows, start = rows, [], time.monotonic()
-                        self._take(whole)
-            finally:
-                answers.close()
-                if rows:
-                    self._take(rows)
-            if content_free:
-                self._take_content_free(content_free)
-
-    def _unanswered(self, firsts: bool) -> Iterator[pa.Table]:
-        """Position, id and text of what a cluster is to be asked about, before them the inputs without content."""
-        if not (self._folder / CONTENT_FREE_FILE).exists() and self._pass.section.scoring == "distribution":
-            places = list(range(-len(CONTENT_FREE), 0))
-            yield pa.table({"place": places, "id": CONTENT_FREE, "text": CONTENT_FREE}, schema=ASKED)
-        waiting = ~np.isnan(self._answers[:, 0])  # slots that need no asking
-        for rows in self._rows_left():
-            asked = []
-            for place, row_id, text in rows:
-                slot = self._slots[place]
-                if self._status(place, text) == "ok" and not (slot >= 0 and waiting[slot]):
-                    asked.append({"place": place, "id": row_id, "text": text})
-                    if slot >= 0 and firsts:
-                        waiting[slot] = True
-            if asked:
-                yield pa.Table.from_pylist(asked, schema=ASKED)
-
-    def _take(self, rows: list[dict[str, Any]]) -> None:
-        """A part of what a cluster has answered."""
-        refused = [row for row in rows if row["status"] != "ok"]
-        for row in rows:
-            place, answer = row.pop("place"), row.pop("logprobs")
-            refusal = {"status": row["status"], "error": row["error"]}
-            self._settle(row, place, None if answer is None else np.array(answer), refusal)
-            self._settled[place] = True
-        self.scored += len(rows)
-        self._write(rows)
-        self._check_silence(len(rows) - len(refused), refused)
-
-    def _take_content_free(self, rows: list[dict[str, Any]]) -> None:
-        for row in rows:
-            if row["status"] != "ok":
-                raise UserError(f"annotate: the engine refused an input without content ({row['error']})")
-            row["truncated"] = None
-        in_order = sorted(rows, key=lambda row: row["place"])
-        write_rows(self._folder / CONTENT_FREE_FILE, in_order, self._study.checksums.publish)
-
     def _running_engine(self) -> Any:
         if self.engine is None:
             section = self._pass.section
             self._bar.set_postfix_str("starting the engine")
             start = time.monotonic()
-            local = section.engine == "vllm"
+            local = section.engine != "server"
             model = resolve_model(self._study, "annotate.model", section.model, section.revision, weights=local)
-            self.engine = engine_module(section.engine).Engine(section, model.folder)
+            self.engine = engine_module(section.engine).Engine(section, model)
             self.starting += time.monotonic() - start
             self._bar.set_postfix_str("")
             self._bar.unpause()
         return self.engine
 
     def _score_content_free(self) -> None:
-        """The inputs without content are scored first, as everything else is calibrated by them."""
+        """Score the inputs without content, by which all others are calibrated."""
         rows = []
         if self._pass.section.scoring == "distribution":
             inputs = [ids for ids, _ in self._pass.prompter.encode(CONTENT_FREE)]
@@ -653,14 +576,14 @@ class _Scoring:
 def ask(
     engine: Any, section: Annotate, prompter: Prompter, inputs: dict[str, list[int]]
 ) -> tuple[dict[str, np.ndarray], dict[str, dict[str, str]]]:
-    """The answers to model inputs by prompt id, and for those without one what stands in their rows instead."""
+    """Return the answers to model inputs, and status and error of inputs without an answer, by prompt id."""
     by_length = sorted(inputs, key=lambda prompt_id: len(inputs[prompt_id]))
     prompts = [inputs[prompt_id] for prompt_id in by_length]
     if section.scoring == "distribution":
         logprobs, errors = score_answers(engine, prompts, prompter.answer_ids)
     else:
         logprobs, errors = _shares(engine, section, prompter, by_length, prompts)
-    found, refused = {}, {}
+    answers, refused = {}, {}
     for i, prompt_id in enumerate(by_length):
         if i in errors:
             refused[prompt_id] = {"status": FAILED, "error": errors[i]}
@@ -669,8 +592,8 @@ def ask(
         elif np.isneginf(logprobs[i]).all():
             refused[prompt_id] = NO_LABEL
         else:
-            found[prompt_id] = logprobs[i]
-    return found, refused
+            answers[prompt_id] = logprobs[i]
+    return answers, refused
 
 
 def _doubt(logprobs: np.ndarray) -> str | None:
@@ -689,44 +612,26 @@ def _doubt(logprobs: np.ndarray) -> str | None:
     return None
 
 
-def answer_table(section: Annotate, prompter: Prompter, engine: Any, asked: pa.Table) -> pa.Table:
-    """What an actor on a cluster does: the rows of a part for rows with `place`, `id` and `text`, with their places."""
-    encoded = prompter.encode(asked["text"].to_pylist())
-    names = [_prompt_id(ids) for ids, _ in encoded]
-    inputs = {name: ids for name, (ids, _) in zip(names, encoded, strict=True)}
-    found, refused = ask(engine, section, prompter, inputs)
-    columns = {
-        "id": asked["id"],
-        "prompt_id": names,
-        "logprobs": [found[name].tolist() if name in found else None for name in names],
-        "n_tokens": [len(ids) for ids, _ in encoded],
-        "truncated": [cut for _, cut in encoded],
-        "status": [refused.get(name, {"status": "ok"})["status"] for name in names],
-        "error": [refused.get(name, {"error": None})["error"] for name in names],
-    }
-    return pa.table(columns, schema=SCHEMA).append_column("place", asked["place"])
-
-
 def _slots(texts: pa.Array) -> np.ndarray:
-    """For each row a number that equal texts share, or -1 where the text comes once or there is none."""
-    known = np.flatnonzero(texts.is_valid().to_numpy(False))
+    """Return a number for each row that equal texts share; -1 where the text occurs once or is missing."""
+    present = np.flatnonzero(texts.is_valid().to_numpy(False))
     width = texts.type.byte_width
     words = np.frombuffer(texts.buffers()[1], dtype=[("high", "<u8"), ("low", "<u4")], offset=texts.offset * width)
-    words = words[known]
+    words = words[present]
     order = np.lexsort((words["low"], words["high"]))
     words = words[order]
     group = np.cumsum(np.append(True, words[1:] != words[:-1])[: len(words)]) - 1
     often = np.bincount(group) > 1
     slots = np.full(len(texts), -1, dtype=np.int32)
-    slots[known[order]] = np.where(often, np.cumsum(often) - 1, -1)[group]
+    slots[present[order]] = np.where(often, np.cumsum(often) - 1, -1)[group]
     return slots
 
 
 def score_answers(engine: Any, prompts: list[list[int]], answers: list[list[int]]) -> tuple[np.ndarray, dict[int, str]]:
-    """The log-probability of each answer, a sequence of tokens, after each prompt: the sum over its tokens.
+    """Return the log-probability of each answer, a sequence of tokens, after each prompt: the sum over its tokens.
 
-    Answers of one token take one call. Longer ones take a call for each beginning that they share or have alone, of one
-    token more each, which the engine's prefix cache makes cheap; there is no normalising by length.
+    Answers of one token take one call. Longer answers take one more call for each beginning, which the engine's prefix
+    cache makes cheap. The sum is not normalised by length.
 
     Args:
         engine (`Engine`):
@@ -735,7 +640,7 @@ def score_answers(engine: Any, prompts: list[list[int]], answers: list[list[int]
             Token ids; no answer begins with another one.
 
     Returns:
-        `tuple[np.ndarray, dict[int, str]]`: an array of shape `(n, K)`, and why prompts were refused, by their index.
+        `tuple[np.ndarray, dict[int, str]]`: an array of shape `(n, K)`, and the reasons of refused prompts by index.
     """
     following: dict[tuple[int, ...], list[int]] = {}
     for answer in answers:
@@ -746,8 +651,13 @@ def score_answers(engine: Any, prompts: list[list[int]], answers: list[list[int]
     total = np.zeros((len(prompts), len(answers)))
     errors: dict[int, str] = {}
     for start, tokens in following.items():
-        logprobs, refused = engine.score([[*prompt, *start] for prompt in prompts], tokens)
-        errors |= refused
+        inputs = [[*prompt, *start] for prompt in prompts]
+        blocks = []
+        for first in range(0, len(tokens), MAX_TOKEN_IDS):
+            logprobs, refused = engine.score(inputs, tokens[first : first + MAX_TOKEN_IDS])
+            blocks.append(logprobs)
+            errors |= refused
+        logprobs = np.concatenate(blocks, axis=1)
         for k, answer in enumerate(answers):
             if tuple(answer[: len(start)]) == start and len(answer) > len(start):
                 total[:, k] += logprobs[:, tokens.index(answer[len(start)])]
@@ -757,7 +667,7 @@ def score_answers(engine: Any, prompts: list[list[int]], answers: list[list[int]
 def _shares(
     engine: Any, section: Annotate, prompter: Prompter, prompt_ids: list[str], prompts: list[list[int]]
 ) -> tuple[np.ndarray, dict[int, str]]:
-    """The log of each label's share among the sampled answers (or of the one constrained answer)."""
+    """Return the log of each label's share among the sampled answers, or of the single constrained answer."""
     guided = section.scoring == "guided"
     samples, temperature = (1, 0.0) if guided else (section.samples, section.temperature)
     longest = prompter.longest_choice if guided else section.max_tokens
@@ -779,7 +689,7 @@ def _prompt_id(token_ids: list[int]) -> str:
 
 
 def main() -> None:
-    """What `hf-recipes annotate` runs in a process of its own."""
+    """Run `annotate` as the child process of the command line."""
     from . import logs
 
     logs.set_up()

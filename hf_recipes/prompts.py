@@ -1,4 +1,4 @@
-"""Prompts: a frame that all texts of a pass share, with the text last so that the engine can reuse the prefix."""
+"""Make prompts: all texts of a pass share a frame, and the text comes last so that the engine can reuse the prefix."""
 
 import json
 import re
@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, time
 from functools import cache, cached_property
+from itertools import permutations
 from typing import Any
 
 import numpy as np
@@ -16,13 +17,13 @@ from tokenizers import Tokenizer
 from .data import NO_GOLD, RowFiles, hash_order, one_line, strings
 from .recipe import Annotate, Data, Prompt, UserError, first_line
 
-_TEXT = "\x00text\x00"  # stands for the text while a frame is rendered; no text can hold it once on one line
-_PROMPT = "\x00prompt\x00"  # stands for the whole prompt while the chat template is rendered
+_TEXT = "\x00text\x00"  # the text while a frame is rendered; a text on one line cannot contain it
+_PROMPT = "\x00prompt\x00"  # the whole prompt while the chat template is rendered
 _THOUGHTS_END = "</think>"
-_END = "\n"  # what ends an answer, where one label begins like another
+_END = "\n"  # the end of an answer, where one label begins like another
 _BYTE = re.compile("<0x[0-9A-F]{2}>")  # the tokens that byte fallback looks up by name
 
-#: What a text may begin with; if the tokens of none of these flow into the frame before it, no text's do (tested).
+#: Beginnings of texts. If no token of these merges with the frame before it, no token of any text does (tested).
 _PROBES = (
     "",
     *(chr(code) for code in range(33, 127)),
@@ -59,9 +60,9 @@ _PROBES = (
 
 @dataclass(frozen=True)
 class Label:
-    """A class as a template sees it; it prints as its name.
+    """A class for a template. It prints as its name.
 
-    Attributes: `name` and `description` as in the recipe, `answer`: what the LLM has to write for it.
+    Attributes: `name` and `description` as in the recipe, `answer`: the LLM's answer for it.
     """
 
     name: str
@@ -77,7 +78,7 @@ class Demonstrations:
     """The few-shot examples that every prompt shows with their labels.
 
     Attributes:
-        rows (`np.ndarray` of shape `(m,)`): where they lie in the pool; empty if the recipe brings them along.
+        rows (`np.ndarray` of shape `(m,)`): their positions in the pool; empty for `examples` of the recipe.
         ids (`list[str]`), texts (`list[str]`), gold (`list[int]`)
     """
 
@@ -88,10 +89,10 @@ class Demonstrations:
 
 
 def draw_demonstrations(files: RowFiles, prompt: Prompt) -> Demonstrations:
-    """The rows of the pool that serve as demonstrations, in a seeded order.
+    """Return the few-shot examples of a prompt: those of the recipe, or rows of the pool in a seeded order.
 
     Raises:
-        UserError: fewer gold rows than asked for, or an example with an unknown label.
+        UserError: the pool has too few gold rows, or an example has an unknown label.
     """
     names = files.label_names
     if prompt.examples is not None:
@@ -134,7 +135,7 @@ def _per_class(order: np.ndarray, gold: np.ndarray, names: list[str], count: int
 class Frame:
     """The prompt around the text: `before` and `after` are the chat template's, `head` and `tail` the recipe's.
 
-    Only `before` and `after` may hold control tokens; in the rest, what looks like one is text.
+    Only `before` and `after` may have control tokens; in `head` and `tail` their names are plain text.
     """
 
     before: str
@@ -151,7 +152,7 @@ def tokenizer_of_texts(tokenizer: Any) -> tuple[Tokenizer, frozenset[int]]:
     """Return a tokenizer for which nothing is a control token, and the ids that it never gives.
 
     `split_special_tokens` spares only added tokens with `special: true`, but many models add `<think>` or their role
-    markers without it. Here every added token is renamed to what no text can hold, and keeps its id. It is renamed in
+    markers without it. Here every added token gets a name that no text can contain, and keeps its id. It is renamed in
     the model's vocabulary as well: a whole word may be looked up there, and a Unigram model reads `</s>` as a piece.
     Runs of white space (GPT-NeoX, Gemma) and the bytes of byte fallback keep their names, as ordinary text needs them.
 
@@ -180,44 +181,43 @@ def tokenizer_of_texts(tokenizer: Any) -> tuple[Tokenizer, frozenset[int]]:
         # Gemma's vocabulary has merges that end in an added token: without them a text cannot spell it.
         prefix = model["continuing_subword_prefix"] or ""
         model["merges"] = [
-            [one, other]
-            for one, other in model["merges"]
-            if not {one, other, one + other.removeprefix(prefix)} & names.keys()
+            [left, right]
+            for left, right in model["merges"]
+            if not {left, right, left + right.removeprefix(prefix)} & names.keys()
         ]
     texts = Tokenizer.from_str(json.dumps({**content, "truncation": None, "padding": None}))
     texts.encode_special_tokens = True
-    return texts, frozenset(control_ids) - {tokenizer.unk_token_id}  # which stands for an unknown character, too
+    return texts, frozenset(control_ids) - {tokenizer.unk_token_id}  # An unknown character has this id, too.
 
 
 class Prompter:
-    """Turns texts into model inputs for one pass, and label sequences into what the engine is asked about.
+    """Turn texts into model inputs for one pass, and labels into the tokens that the engine is asked about.
 
     Args:
         section (`Annotate`):
             The pass.
         data (`Data`):
-            Where the labels' descriptions stand.
+            The section with the labels' descriptions.
         names (`list[str]`):
             The classes.
         demonstrations (`Demonstrations`):
-            What every prompt shows.
+            The few-shot examples of every prompt.
         tokenizer (`PreTrainedTokenizerFast`):
             The model's.
         day (`date`):
-            What a chat template takes for today.
+            The current date for the chat template.
 
     Attributes:
-        answers (`list[str]`): what the LLM has to write for each class.
-        answer_ids (`list[list[int]]`): its tokens after the prompt; no sequence begins another.
-        choices (`list[str]`): what constrained decoding may write: the answers, with a blank before them if needed.
-        frame (`Frame`): what all prompts share.
-        has_open_tokens (`bool`): the tokenizer takes an added token in a text for a control token, unless it is
-            `tokenizer_of_texts`.
+        answers (`list[str]`): the LLM's answer for each class.
+        answer_ids (`list[list[int]]`): the tokens of each answer after the prompt; no sequence begins another.
+        choices (`list[str]`): the answers for constrained decoding, with a blank before them if needed.
+        frame (`Frame`): the part that all prompts share.
+        has_open_tokens (`bool`): the model's own tokenizer takes an added token in a text for a control token.
         is_dated (`bool`): the chat template asked for the date.
 
     Raises:
-        UserError: a template that does not render, lacks `{{ text }}` or hides what an answer means; labels that no
-            rule can tell apart; no chat template; a tokenizer that is not one of the library tokenizers.
+        UserError: the template does not render, lacks `{{ text }}` or hides what an answer means; no rule
+            distinguishes the labels; the model has no chat template or no fast tokenizer.
     """
 
     def __init__(
@@ -249,11 +249,7 @@ class Prompter:
         self.longest_choice = 1 + max(len(choice.encode()) for choice in self.choices)  # it may write byte by byte
         room = {"distribution": longest, "guided": self.longest_choice, "votes": section.max_tokens}
         self._limit = section.max_model_len - room[section.scoring]
-        self._encode_one("")  # or there is no room for any text
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Without the compiled template, which cannot travel to another machine and is compiled there if wanted."""
-        return {name: value for name, value in self.__dict__.items() if name != "_template"}
+        self._encode_one("")  # This raises an error if there is no room for a text.
 
     @property
     def _texts(self) -> Tokenizer:
@@ -264,9 +260,9 @@ class Prompter:
         return tokenizer_of_texts(self._tokenizer)[1]
 
     def encode(self, texts: Sequence[str]) -> list[tuple[list[int], bool]]:
-        """The model inputs for texts: token ids, and whether the text was cut to fit; never the frame.
+        """Return the model inputs for texts: token ids, and whether the text was cut to fit. The frame is never cut.
 
-        Texts are put on one line. The frame's tokens are taken from one tokenisation where that is the same.
+        Texts are put on one line. The frame is tokenised once where that gives the same tokens.
         """
         lines = [one_line(text) for text in texts]
         if not lines:
@@ -276,16 +272,17 @@ class Prompter:
         prefix, rest, suffix = self._prefix
         tail, limit = self.frame.tail, self._limit - len(prefix) - len(suffix)
         short = [line if len(line) <= self._longest_text else "" for line in lines]
-        found = self._texts.encode_batch([rest + line + tail for line in short], add_special_tokens=False)
+        encodings = self._texts.encode_batch([rest + line + tail for line in short], add_special_tokens=False)
         encoded = []
-        for line, own in zip(lines, (tokens.ids for tokens in found), strict=True):
-            fits = len(own) <= limit and len(line) <= self._longest_text
-            ids, cut = (own, False) if fits else self._fit(rest, line, tail, limit)
+        for line, encoding in zip(lines, encodings, strict=True):
+            ids, cut = encoding.ids, False
+            if len(ids) > limit or len(line) > self._longest_text:
+                ids, cut = self._fit(rest, line, tail, limit)
             encoded.append((prefix + ids + suffix, cut))
         return encoded
 
     def read(self, answer: str) -> int | None:
-        """The class that a sampled answer names at its beginning, after its thoughts; None if it names none."""
+        """Return the class that a sampled answer names at its beginning, after its thoughts; None without a name."""
         if self._section.thinking:
             if _THOUGHTS_END not in answer:
                 return None
@@ -294,22 +291,22 @@ class Prompter:
         words = {name: k for k, name in enumerate(self._names)} | {word: k for k, word in enumerate(self.answers)}
         if first.strip() in words:
             return words[first.strip()]
-        for flag in (0, re.IGNORECASE):  # two names may differ in nothing but their case
-            for word in sorted(words, key=len, reverse=True):  # a longer name may hold a shorter one
+        for flag in (0, re.IGNORECASE):  # Two names may differ in their case only.
+            for word in sorted(words, key=len, reverse=True):  # A longer name may contain a shorter one.
                 if re.match(rf"\W*{re.escape(word)}(\W*$|\s*[.,:;)])", first, flag):
                     return words[word]
         return None
 
     @cached_property
     def _longest_text(self) -> int:
-        """No text of more characters fits: what a whole prompt of the vocabulary's longest tokens holds."""
+        """Return the characters of a prompt of the vocabulary's longest tokens: no longer text fits."""
         return self._limit * max(len(token) for token in self._tokenizer.get_vocab())
 
     @cached_property
     def _prefix(self) -> tuple[list[int], str, list[int]] | None:
-        """The tokens of all before the last blank of the head, the head's rest, and the tokens after the tail.
+        """Return the tokens up to the last blank of the head, the end of the head, and the tokens after the tail.
 
-        None where some text's tokens would flow into them, so that every prompt has to be tokenised whole.
+        Return None where tokens of a text may merge with them: then every prompt is tokenised as a whole.
         """
         frame = self.frame
         cut = len(frame.head.rstrip(" ")) if frame.head.endswith(" ") else len(frame.head)
@@ -328,7 +325,7 @@ class Prompter:
         return before + ids + after, cut
 
     def _fit(self, head: str, line: str, tail: str, limit: int) -> tuple[list[int], bool]:
-        """The tokens of all three, of the line as much as fits, and whether it was cut."""
+        """Return the tokens of head, line and tail, and whether the line was cut to fit."""
         cut = len(line) > self._longest_text
         line = line[: self._longest_text]
         ids = self._plain(head + line + tail)
@@ -341,17 +338,17 @@ class Prompter:
             )
         ends = [end for _, end in self._texts.encode(line, add_special_tokens=False).offsets]
         keep = len(ends) - (len(ids) - limit)
-        while len(ids) > limit:  # tokens may merge differently at the cut: a second round is rare
+        while len(ids) > limit:  # Tokens may merge differently at the cut: a second round is rare.
             ids = self._plain(head + (line[: ends[keep - 1]] if keep > 0 else "") + tail)
             keep -= 1
         return ids, True
 
     def _plain(self, text: str) -> list[int]:
-        """Token ids of text in which what looks like a control token (`<|im_end|>` in a tweet) stays text."""
+        """Return the token ids of a text in which control tokens (`<|im_end|>` in a tweet) are plain text."""
         return list(self._texts.encode(text, add_special_tokens=False).ids)
 
     def _special(self, text: str, start: bool = True) -> list[int]:
-        """Token ids of what the chat template wrote; without one, what the model wants at the start of a text."""
+        """Return the token ids of a part of the chat template; without a template, the tokens that start any text."""
         if self._section.prompt.chat:
             return list(self._tokenizer(text, add_special_tokens=False)["input_ids"])
         return self._start if start else []
@@ -363,9 +360,9 @@ class Prompter:
         return ids[: next((i for i in range(len(ids)) if ids[i : i + len(bare)] == bare), 0)]
 
     def _cut_examples(self, texts: list[str]) -> list[str]:
-        """The demonstrations' texts; if together they exceed 3/4 of what the model takes, each is cut to its share."""
-        tokens = self._texts.encode_batch(texts, add_special_tokens=False)
-        ends = [[end for _, end in found.offsets] for found in tokens]
+        """Return the texts of few-shot examples. If together they exceed 3/4 of the limit, each is cut to its share."""
+        encodings = self._texts.encode_batch(texts, add_special_tokens=False)
+        ends = [[end for _, end in encoding.offsets] for encoding in encodings]
         most = self._section.max_model_len * 3 // 4
         if sum(map(len, ends)) <= most:
             return texts
@@ -387,7 +384,7 @@ class Prompter:
                 demonstrations=[{"text": text, "label": answers[k]} for text, k in examples],
                 text=_TEXT,
             )
-        except Exception as error:  # a template is a program and can fail in any way
+        except Exception as error:  # A template is a program and can fail in any way.
             raise UserError(f"annotate.prompt.template: {first_line(error)}") from None
         if rendered.count(_TEXT) != 1:
             raise UserError("annotate.prompt.template: it must hold {{ text }} once, after the demonstrations")
@@ -405,14 +402,14 @@ class Prompter:
 
     @cached_property
     def _chat(self) -> tuple[str, str]:
-        """What the model's chat template puts before and after the user's message."""
+        """Return the parts of the model's chat template before and after the user's message."""
         if not self._section.prompt.chat:
             return "", ""
         if not self._tokenizer.chat_template:
             raise UserError(f"annotate.prompt.chat: {self._section.model} has no chat template; set it to false")
 
         def strftime_now(form: str) -> str:
-            """In place of transformers' function of this name, which goes by the clock."""
+            """Format the date of the study, in place of transformers' function of this name, which uses the clock."""
             self.is_dated = True
             return datetime.combine(self._day, time()).strftime(form)
 
@@ -432,9 +429,9 @@ class Prompter:
         return before, after
 
     def _choose_answers(self) -> tuple[list[str], str, list[list[int]]]:
-        """The first rule that gives each class one token of its own, else whole names: answers, joint and tokens.
+        """Return answers, joint and tokens by the first rule that gives each class its own token, else by whole names.
 
-        The joint is a blank that the prompt has to end with for some tokenizers, which do not join it to a digit.
+        The joint is a blank at the end of the prompt, for tokenizers that do not join it to a digit.
         """
         names, rule = self._names, self._section.prompt.answers
         rules = {
@@ -464,31 +461,30 @@ class Prompter:
         frame = self._render(names, "")
         for end in ("", _END):
             ids = self._continuations(frame, [name + end for name in names])
-            others = [(one, other) for i, one in enumerate(ids) for j, other in enumerate(ids) if i != j]
-            if all(ids) and not any(one == other[: len(one)] for one, other in others):
+            if all(ids) and not any(a == b[: len(a)] for a, b in permutations(ids, 2)):
                 return names, "", ids
         raise UserError(f"data.label_names: two of {', '.join(names)} are the same tokens for this model; rename them")
 
     def _hidden(self, answers: list[str]) -> list[str]:
-        """The classes of which the prompt, demonstrations apart, does not say what stands for them."""
+        """Return the classes whose answer is not in the prompt beside their name, few-shot examples left out."""
         frame = self._render(answers, "", with_examples=False)
-        said = set(re.findall(r"\w+", frame.head + frame.tail))
+        words = set(re.findall(r"\w+", frame.head + frame.tail))
         pairs = zip(self._names, answers, strict=True)
-        return [name for name, answer in pairs if name not in frame.head + frame.tail or answer not in said]
+        return [name for name, answer in pairs if name not in frame.head + frame.tail or answer not in words]
 
     def _continuations(self, frame: Frame, answers: list[str]) -> list[list[int]]:
-        """The tokens of each answer as the model goes on after the prompt; alone where they flow into it."""
+        """Return the tokens of each answer after the prompt. An answer that merges with it is tokenised alone."""
         tokens, last = (self._special, frame.after) if self._section.prompt.chat else (self._plain, frame.tail)
         before = tokens(last)
-        found = []
+        sequences = []
         for answer in answers:
             ids = tokens(last + _blank(last) + answer)
-            # a label that looks like a control token is text, too
+            # A label with the name of a control token is plain text, too.
             alone = ids[: len(before)] != before or not self._control_ids.isdisjoint(ids[len(before) :])
-            found.append(self._plain(_blank(last) + answer) if alone else ids[len(before) :])
-        return found
+            sequences.append(self._plain(_blank(last) + answer) if alone else ids[len(before) :])
+        return sequences
 
 
 def _blank(last: str) -> str:
-    """What stands between the end of a prompt and its answer."""
+    """Return the blank between the end of a prompt and its answer, if it needs one."""
     return "" if not last or last[-1].isspace() else " "

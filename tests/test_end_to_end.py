@@ -9,7 +9,6 @@ import sys
 import time
 import urllib.request
 from collections import Counter
-from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -321,7 +320,7 @@ def test_the_real_server_and_the_engine_in_this_process_agree(real_server, tmp_p
     texts = ["What a lovely day", "I hate waiting", "The bus leaves at nine", "meh", "so good " * 15, "Why??"]
     prompts = [tokenizer(f"Is it positive, neutral or negative?\nText: {t}\nLabel:")["input_ids"] for t in texts * 3]
     labels = [tokenizer.encode(word)[0] for word in (" positive", " neutral", " negative")]
-    tokens = [*labels, *range(1000, 1130)]
+    tokens = [*labels, *range(1000, 1125)]
     choices = ["positive", "neutral", "negative", "none of these"]
     common = {"model": MODEL, "dtype": "float32", "max_model_len": 256, "prompt": {"instruction": "?"}}
     engines = [{**common, "engine": "server", "base_url": real_server}, {**common, "engine": "vllm"}]
@@ -346,7 +345,7 @@ def test_the_real_server_and_the_engine_in_this_process_agree(real_server, tmp_p
     assert not any("<|" in text for answers in server["votes"] for text in answers)
 
     too_long = section(real_server, max_model_len=256)
-    scores, refused = server_engine.Engine(too_long, Path()).score([prompts[0], [5] * 500, prompts[1]], labels)
+    scores, refused = server_engine.Engine(too_long, None).score([prompts[0], [5] * 500, prompts[1]], labels)
     assert list(refused) == [1]
     assert "384" in refused[1]
     np.testing.assert_allclose(scores[[0, 2]], np.array(server["scores"])[[0, 1], :3], atol=1e-4)

