@@ -9,7 +9,7 @@ from scipy import stats
 from .data import RowFiles, open_rows, usable_at_most
 from .findings import number
 from .measure import measure
-from .plan import make_plan
+from .plan import Step, make_plan
 from .recipe import UserError
 from .study import Study
 from .verdict import freedom
@@ -91,10 +91,10 @@ def print_advice(study: Study, pilot: Study) -> None:
         console.print(line)
 
 
-def _advice(study: Study, files: RowFiles, results: dict[str, Any], steps: list[dict[str, Any]]) -> list[str]:
+def _advice(study: Study, files: RowFiles, results: dict[str, Any], steps: list[Step]) -> list[str]:
     grid, accept = study.grid, study.recipe.accept
     runs, items = len(grid.seeds), files.manifest["rows"]["test"]
-    minutes = {step["step"]: step["seconds"] / 60 for step in steps}
+    minutes = {step.name: step.seconds / 60 for step in steps}
     top = max(arm["size"] for arm in results["arms"])
     unlearnt = [arm["arm"] for arm in results["arms"] if arm["size"] == top and arm["unlearnt_runs"]]
     found = {c["figure"]: c for c in results["comparisons"] if c["arm"] == "llm" and c["size"] == top}

@@ -111,7 +111,7 @@ def plan(
     accept_changes: Accept = False,
     verbose: Verbose = False,
     device: Annotated[
-        str | None, typer.Option("--device", help="A GPU to tell of in place of this machine: h100, a100, l40s, ...")
+        str | None, typer.Option("--device", help="Predict for this GPU instead: h100, a100, l40s, ...")
     ] = None,
 ) -> None:
     """What would run, what is done, and what the rest costs in tokens, time and bytes; starts and writes nothing."""

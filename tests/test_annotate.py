@@ -429,9 +429,9 @@ def test_a_study_that_was_annotated_before_is_asked_only_about_its_test_rows_and
     forget_test_rows(study)
     assert load_test_annotations(study, load_rows(study)[1]) is None
     assert (rows_left(study, open_rows(study)), rows_left(study, open_rows(study), with_test=False)) == (20, 0)
-    steps = {step["step"]: step for step in make_plan(study)[0]}
-    assert steps["annotate"]["total"] - steps["annotate"]["done"] == 20
-    assert steps["variants"]["done"] == 4  # the runs are trained on the same labels
+    steps = {step.name: step for step in make_plan(study)[0]}
+    assert steps["annotate"].total - steps["annotate"].done == 20
+    assert steps["variants"].done == 4  # the runs are trained on the same labels
     assert [one["left"] for one in status(study)] == [20, 0]
     assert load(study)[0].logprobs.tobytes() == whole[0].logprobs.tobytes()
     engine.asked = []
