@@ -13,7 +13,7 @@ from .arms import Pool, build_pool
 from .audit import audited_gold
 from .calibrate import ON_GOLD
 from .data import NO_GOLD, open_rows
-from .figures import save_figure
+from .figures import make_axes, save_figure
 from .findings import cell, interval, number
 from .measure import metrics_folder, without_nan
 from .report import TEMPLATES
@@ -225,12 +225,7 @@ def describe(labels: dict[str, Any]) -> list[str]:
 
 def _draw(found: dict[str, Any], names: list[str], study: Study) -> None:
     """How sure the LLM is; with gold also how often it is right when it is as sure as that, and what may be kept."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
-    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 4), layout="constrained")
+    figure, (left, right) = make_axes(2, 9, 4)
     if found["n_gold"]:
         bins = [b for b in found["reliability"] if b["n"]]
         left.plot([0, 1], [0, 1], color="#999999", lw=1)
