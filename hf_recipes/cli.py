@@ -1,4 +1,4 @@
-"""The command line: `hf-recipes STEP RECIPE [--section.key=value ...]`. Each command is one function of the library."""
+"""Run the command line: `hf-recipes STEP RECIPE [--section.key=value ...]`. Each command is one function."""
 
 import os
 import signal
@@ -21,33 +21,34 @@ if TYPE_CHECKING:
     from .data import RowFiles
 
 app = typer.Typer(
-    help="Label text with an open-weight LLM, train encoders on the labels, and measure what that costs. Any setting "
-    "of a recipe can be replaced on the command line: --train.epochs=1 --grid.seeds='[0,1,2,3,4]'.",
+    help="Label text with an open-weight LLM, train encoders on the labels, and measure the cost of LLM labels. "
+    "Replace any setting of a recipe on the command line: --train.epochs=1 --grid.seeds='[0,1,2,3,4]'.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
 )
+audit_app = typer.Typer(help="Draw texts for people to label, and import their labels.", no_args_is_help=True)
+push_app = typer.Typer(help="Publish a study, a metric module or the Space on the Hub.", no_args_is_help=True)
+app.add_typer(audit_app, name="audit")
+app.add_typer(push_app, name="push")
+
 RecipeFile = Annotated[Path, typer.Argument(metavar="RECIPE", help="A YAML file; see hf_recipes/recipes/.")]
 Accept = Annotated[
-    bool, typer.Option("--accept-changes", help="Use the study folder although its recipe differs: redo what changed.")
+    bool, typer.Option("--accept-changes", help="Accept a changed recipe, and redo what the change affects.")
 ]
-Verbose = Annotated[bool, typer.Option("--verbose", help="Show what vLLM, transformers and the rest have to say.")]
-Retry = Annotated[bool, typer.Option("--retry-failed", help="Try the runs again that failed.")]
+Verbose = Annotated[bool, typer.Option("--verbose", help="Show the logs of vLLM, transformers and other libraries.")]
+Retry = Annotated[bool, typer.Option("--retry-failed", help="Retry failed runs.")]
+Private = Annotated[bool, typer.Option("--private", help="Create the repo as private.")]
 DEATHS = [-signal.SIGKILL, -signal.SIGSEGV, -signal.SIGABRT, -signal.SIGBUS]  # memory ran out, or a crash
 CHILD = [sys.executable, "-m", "hf_recipes.child"]  # a process that ends with this one
 MAX_DEATHS = 3  # in a row, without a text labelled between them
 SETTINGS = {"allow_extra_args": True, "ignore_unknown_options": True}
 
 
-def _print_version(wanted: bool) -> None:
-    if wanted:
+def _print_version(is_set: bool) -> None:
+    if is_set:
         typer.echo(__version__)
         raise typer.Exit
-
-
-def _open(context: typer.Context, recipe: Path, accept: bool, verbose: bool) -> Study:
-    logs.set_up(verbose)
-    return Study(load_recipe(recipe, context.args), accept)
 
 
 @app.callback()
@@ -55,23 +56,23 @@ def options(
     version: Annotated[
         bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Print the version and exit.")
     ] = False,
-) -> None:
-    """What stands before a command."""
+) -> None: ...
+
+
+def _open(context: typer.Context, recipe: Path, accept: bool, verbose: bool) -> Study:
+    logs.set_up(verbose)
+    return Study(load_recipe(recipe, context.args), accept)
 
 
 @app.command(context_settings=SETTINGS)
 def run(
-    context: typer.Context,
-    recipe: RecipeFile,
-    accept_changes: Accept = False,
-    verbose: Verbose = False,
-    retry_failed: Retry = False,
+    context: typer.Context, recipe: RecipeFile, accept: Accept = False, verbose: Verbose = False, retry: Retry = False
 ) -> None:
-    """All steps in turn; what is done is not redone."""
-    _run_all(_open(context, recipe, accept_changes, verbose), recipe, context.args, retry_failed)
+    """Run all steps. Completed work is skipped."""
+    _run_all(_open(context, recipe, accept, verbose), recipe, context.args, retry)
 
 
-def _run_all(study: Study, recipe: Path, overrides: list[str], retry_failed: bool = False) -> None:
+def _run_all(study: Study, recipe: Path, overrides: list[str], retry: bool = False) -> None:
     from .data import open_rows, usable_at_most
     from .quality import print_labels, write_labels
     from .variants import write_variants
@@ -91,14 +92,19 @@ def _run_all(study: Study, recipe: Path, overrides: list[str], retry_failed: boo
         print_labels(study, labels)
         typer.echo(f"Dataset with the LLM's labels: {study.dataset}")
         return
-    from .measure import measure
-    from .report import print_summary, write_report
     from .train import forget_failures, runs_left
 
-    if retry_failed:
+    if retry:
         forget_failures(study)
     if runs_left(study):
         _launch_training(study, recipe, overrides)
+    _report(study)
+
+
+def _report(study: Study) -> None:
+    from .measure import measure
+    from .report import print_summary, write_report
+
     results = measure(study)
     write_report(study, results)
     print_summary(study, results)
@@ -108,14 +114,12 @@ def _run_all(study: Study, recipe: Path, overrides: list[str], retry_failed: boo
 def plan(
     context: typer.Context,
     recipe: RecipeFile,
-    accept_changes: Accept = False,
+    accept: Accept = False,
     verbose: Verbose = False,
-    device: Annotated[
-        str | None, typer.Option("--device", help="Predict for this GPU instead: h100, a100, l40s, ...")
-    ] = None,
+    device: Annotated[str | None, typer.Option("--device", help="Predict for this GPU instead, as h100.")] = None,
 ) -> None:
-    """What would run, what is done, and what the rest costs in tokens, time and bytes; starts and writes nothing."""
-    study = _open(context, recipe, accept_changes, verbose)
+    """Show what is done, what is left, and its cost in tokens, time and bytes. Start nothing."""
+    study = _open(context, recipe, accept, verbose)
     from .plan import print_plan
 
     print_plan(study, device)
@@ -123,12 +127,12 @@ def plan(
 
 @app.command(context_settings=SETTINGS)
 def advise(context: typer.Context, recipe: RecipeFile, verbose: Verbose = False) -> None:
-    """A pilot of few seeds and small sizes, and from it the whole study's cost and its chance to decide."""
+    """Run a small pilot. Predict the whole study's cost and its chance to decide the verdict."""
     study = _open(context, recipe, False, verbose)
     from .advise import pilot_settings, print_advice
 
     settings = [*context.args, *pilot_settings(study)]
-    pilot = Study(load_recipe(recipe, settings), accept_changes=True)  # nothing in it is worth more than a new one
+    pilot = Study(load_recipe(recipe, settings), accept_changes=True)  # a pilot of an earlier recipe is replaced
     _run_all(pilot, recipe, settings)
     print_advice(study, pilot)
 
@@ -137,12 +141,12 @@ def advise(context: typer.Context, recipe: RecipeFile, verbose: Verbose = False)
 def annotate(
     context: typer.Context,
     recipe: RecipeFile,
-    accept_changes: Accept = False,
+    accept: Accept = False,
     verbose: Verbose = False,
-    status: Annotated[bool, typer.Option("--status", help="Say what is done, failed and left; start nothing.")] = False,
+    status: Annotated[bool, typer.Option("--status", help="Show progress and exit.")] = False,
 ) -> None:
-    """The LLM's label distribution for every text of the pool, and how good the labels are."""
-    study = _open(context, recipe, accept_changes, verbose)
+    """Label every text with the LLM, and evaluate the labels."""
+    study = _open(context, recipe, accept, verbose)
     from .data import open_rows
     from .quality import print_labels, print_status, write_labels
 
@@ -154,11 +158,9 @@ def annotate(
 
 
 @app.command(context_settings=SETTINGS)
-def variants(
-    context: typer.Context, recipe: RecipeFile, accept_changes: Accept = False, verbose: Verbose = False
-) -> None:
-    """The dataset folder with one config per arm, and its card."""
-    study = _open(context, recipe, accept_changes, verbose)
+def variants(context: typer.Context, recipe: RecipeFile, accept: Accept = False, verbose: Verbose = False) -> None:
+    """Write the dataset folder: one config per arm, and the card."""
+    study = _open(context, recipe, accept, verbose)
     from .variants import write_variants
 
     write_variants(study)
@@ -169,9 +171,9 @@ def variants(
 def train(
     context: typer.Context,
     recipe: RecipeFile,
-    accept_changes: Accept = False,
+    accept: Accept = False,
     verbose: Verbose = False,
-    retry_failed: Retry = False,
+    retry: Retry = False,
     machine_rank: Annotated[
         int | None,
         typer.Option(
@@ -183,13 +185,13 @@ def train(
         str | None, typer.Option("--main-process-ip", help="The address of machine 0, likewise.")
     ] = None,
 ) -> None:
-    """The grid of runs, under `accelerate launch`; of several machines each is given the same command and its rank."""
-    study = _open(context, recipe, accept_changes, verbose)
+    """Train all runs of the grid with `accelerate launch`. On several machines, run the same command with each rank."""
+    study = _open(context, recipe, accept, verbose)
     from .train import check_training, forget_failures, runs_left
 
     with study.lock():  # accepted changes are, for the processes that train as well
         check_training(study)
-    if retry_failed:
+    if retry:
         forget_failures(study)
     if runs_left(study):  # and what is wrong with the input is said before anything is launched
         _launch_training(study, recipe, context.args, machine_rank, main_process_ip)
@@ -197,68 +199,52 @@ def train(
 
 
 @app.command(context_settings=SETTINGS)
-def measure(
-    context: typer.Context, recipe: RecipeFile, accept_changes: Accept = False, verbose: Verbose = False
-) -> None:
-    """Scores, instability and comparisons, into report/results.json."""
-    study = _open(context, recipe, accept_changes, verbose)
-    from .measure import measure as step
+def measure(context: typer.Context, recipe: RecipeFile, accept: Accept = False, verbose: Verbose = False) -> None:
+    """Compute scores, instability and comparisons, and write report/results.json."""
+    study = _open(context, recipe, accept, verbose)
+    from .measure import measure as write_results
 
-    step(study)
+    write_results(study)
     typer.echo(f"results: {study.results_file}")
 
 
 @app.command(context_settings=SETTINGS)
-def report(
-    context: typer.Context, recipe: RecipeFile, accept_changes: Accept = False, verbose: Verbose = False
-) -> None:
-    """The report in words and figures."""
-    study = _open(context, recipe, accept_changes, verbose)
-    from .measure import measure as results_of
-    from .report import print_summary, write_report
-
-    results = results_of(study)
-    write_report(study, results)
-    print_summary(study, results)
+def report(context: typer.Context, recipe: RecipeFile, accept: Accept = False, verbose: Verbose = False) -> None:
+    """Write the report in words and figures."""
+    _report(_open(context, recipe, accept, verbose))
 
 
 @app.command()
 def compare(
     studies: Annotated[list[Path], typer.Argument(metavar="STUDY...", help="Study folders with a report.")],
-    output_dir: Annotated[Path, typer.Option("--output_dir", help="Where the table and the figure go.")] = Path(
-        "comparison"
-    ),
+    output_dir: Annotated[Path, typer.Option("--output_dir", help="The folder to write.")] = Path("comparison"),
 ) -> None:
-    """Several studies in one table and one figure."""
+    """Compare several studies in one table and two figures."""
     logs.set_up()
-    from .compare import compare as put_together
+    from .compare import compare as write_comparison
 
-    put_together(studies, output_dir)
-    typer.echo(f"table and figure: {output_dir / 'comparison.md'}")
-
-
-audit_app = typer.Typer(help="A random sample for people to label, and their labels back.", no_args_is_help=True)
-app.add_typer(audit_app, name="audit")
+    write_comparison(studies, output_dir)
+    typer.echo(f"table and figures: {output_dir / 'comparison.md'}")
 
 
 @audit_app.command(name="sample", context_settings=SETTINGS)
 def audit_sample(
     context: typer.Context,
     recipe: RecipeFile,
-    n: Annotated[int, typer.Option("--n", help="Texts, all in all; more later keeps the first ones.")],
+    n: Annotated[int, typer.Option("--n", help="Number of texts. A larger number keeps the texts of a smaller one.")],
     output: Annotated[Path, typer.Option("--output", help="The file to write.")],
     form: Annotated[str, typer.Option("--format", help="csv, jsonl or label-studio.")] = "csv",
     test_share: Annotated[
-        float, typer.Option("--test-share", help="Of them test texts, where the recipe trains without gold.")
+        float, typer.Option("--test-share", help="Share of test texts, if the recipe trains without gold.")
     ] = 0.5,
     verbose: Verbose = False,
 ) -> None:
-    """Texts drawn at random, each as likely as any other, for people to label; the LLM's labels are not shown."""
+    """Draw texts at random for people to label. The LLM's labels are not shown."""
     study = _open(context, recipe, False, verbose)
     from .audit import FORMS, draw_audit
 
     if form not in FORMS:
-        raise UserError(f"--format: '{form}' is none of {', '.join(FORMS)}")
+        raise UserError(f"`--format` must be one of {', '.join(FORMS)}. Got {form}.")
     typer.echo(f"{draw_audit(study, n, output, form, test_share):,} texts to label: {output}")
 
 
@@ -267,41 +253,36 @@ def audit_import(
     context: typer.Context,
     recipe: RecipeFile,
     file: Annotated[Path, typer.Argument(metavar="FILE", help="The labelled file, or an export.")],
-    replace: Annotated[bool, typer.Option("--replace", help="Let it change labels that were imported before.")] = False,
+    replace: Annotated[bool, typer.Option("--replace", help="Replace labels that were imported before.")] = False,
     verbose: Verbose = False,
 ) -> None:
-    """What people said, checked; then how good the LLM's labels are."""
+    """Import human labels and re-evaluate the LLM's labels."""
     study = _open(context, recipe, False, verbose)
     from .audit import import_audit
     from .quality import print_labels, write_labels
 
-    said = import_audit(study, file, replace)
-    typer.echo(f"{said['labelled']:,} labelled, {said['missing']:,} missing, {said['changed']:,} changed")
+    counts = import_audit(study, file, replace)
+    typer.echo(f"{counts['labelled']:,} labelled, {counts['missing']:,} missing, {counts['changed']:,} changed")
     print_labels(study, write_labels(study))
-
-
-push_app = typer.Typer(help="Publish a study, a metric module or the Space on the Hub.", no_args_is_help=True)
-app.add_typer(push_app, name="push")
 
 
 @push_app.command(name="dataset", context_settings=SETTINGS)
 def push_dataset(
     context: typer.Context,
     recipe: RecipeFile,
-    repo: Annotated[str, typer.Option("--repo", help="owner/name of the dataset repo; made if it is not there.")],
-    private: Annotated[bool, typer.Option("--private", help="Make a new repo private.")] = False,
+    repo: Annotated[str, typer.Option("--repo", help="owner/name of the dataset repo; created if missing.")],
+    private: Private = False,
     revision: Annotated[str | None, typer.Option("--revision", help="A branch; main by default.")] = None,
     create_pr: Annotated[bool, typer.Option("--create-pr", help="Open a pull request.")] = False,
-    prefix: Annotated[str | None, typer.Option("--prefix", help="What the configs' names begin with.")] = None,
+    prefix: Annotated[str | None, typer.Option("--prefix", help="The start of the configs' names.")] = None,
     texts: Annotated[
-        bool | None,
-        typer.Option("--texts/--no-texts", help="--no-texts: publish ids, labels and probabilities alone."),
+        bool | None, typer.Option("--texts/--no-texts", help="--no-texts: publish ids, labels and probabilities alone.")
     ] = None,
-    accept_changes: Accept = False,
+    accept: Accept = False,
     verbose: Verbose = False,
 ) -> None:
-    """The study as configs of a dataset repo, in one commit that leaves everything else there as it is."""
-    study = _open(context, recipe, accept_changes, verbose)
+    """Publish the study as configs of a dataset repo, in one commit that keeps everything else."""
+    study = _open(context, recipe, accept, verbose)
     from .hub import push_dataset as push
     from .quality import write_labels
 
@@ -313,9 +294,9 @@ def push_dataset(
 def push_metric(
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A module's folder, as metrics/seed_instability.")],
     owner: Annotated[str, typer.Option("--owner", help="A user or an organisation.")],
-    private: Annotated[bool, typer.Option("--private", help="Make a new Space private.")] = False,
+    private: Private = False,
 ) -> None:
-    """A metric module as a Space, for evaluate.load("owner/name")."""
+    """Publish a metric module as a Space, for evaluate.load("owner/name")."""
     logs.set_up()
     from .hub import push_metric as push
 
@@ -324,11 +305,11 @@ def push_metric(
 
 @push_app.command(name="space")
 def push_space(
-    repo: Annotated[str, typer.Option("--repo", help="owner/name of the Space; made if it is not there.")],
+    repo: Annotated[str, typer.Option("--repo", help="owner/name of the Space; created if missing.")],
     study: Annotated[str, typer.Option("--study", help="owner/name of a published study, or owner/name/study.")],
-    private: Annotated[bool, typer.Option("--private", help="Make a new Space private.")] = False,
+    private: Private = False,
 ) -> None:
-    """The app that shows a published study, as a Space."""
+    """Publish the app that shows a published study, as a Space."""
     logs.set_up()
     from .hub import push_space as push
 
@@ -339,10 +320,10 @@ def push_space(
 def pull(
     repo: Annotated[str, typer.Argument(metavar="REPO", help="owner/name of a dataset repo.")],
     output_dir: Annotated[Path | None, typer.Option("--output_dir", help="studies/<study> by default.")] = None,
-    study: Annotated[str | None, typer.Option("--study", help="Which, where the repo holds several.")] = None,
+    study: Annotated[str | None, typer.Option("--study", help="The study, if the repo has several.")] = None,
     revision: Annotated[str | None, typer.Option("--revision", help="Branch, tag or commit.")] = None,
 ) -> None:
-    """A study folder from a published study: measure and report it again, or go on with it."""
+    """Download a published study, to measure and report it again or to continue it."""
     logs.set_up()
     from .hub import pull_study
 
@@ -363,7 +344,7 @@ def doctor(
 
 
 def _launcher(config: dict[str, Any], machine_rank: int | None, main_ip: str | None) -> list[str]:
-    """The command that starts the processes of this machine."""
+    """Return the command that starts the processes of this machine."""
     from .train import threads
 
     each, machines, processes = str(threads(config)), config["num_machines"], config["num_processes"]
@@ -422,7 +403,7 @@ def _launch_training(
 
 
 def _annotate(study: Study, files: "RowFiles", recipe: Path, overrides: list[str]) -> None:
-    """Annotates in a process of its own: its memory is free when it ends, and another one goes on where it died."""
+    """Annotate in a child process: its memory is freed when it ends, and another child continues where one died."""
     from .annotate import ENGINE_DIED, rows_in_parts, rows_left
     from .data import keep_rows
 
@@ -446,7 +427,7 @@ def _annotate(study: Study, files: "RowFiles", recipe: Path, overrides: list[str
 
 
 def _run(command: list[str]) -> int:
-    """Runs a child to its end. Ctrl-C reaches only this process, which ends the child: all it has written is whole."""
+    """Run a child to its end and return its exit code. Ctrl-C reaches only this process, which ends the child."""
     environment = {**os.environ, PARENT: str(os.getpid())}
     with subprocess.Popen(command, env=environment, process_group=0) as child:
         try:
@@ -465,13 +446,13 @@ def _run(command: list[str]) -> int:
 
 def _check(code: int) -> None:
     if code not in (0, BAD_INPUT):
-        typer.echo(f"error: a step ended with code {code}; what is done is kept, run again to go on", err=True)
+        typer.echo(f"error: A step ended with code {code}. Completed work is kept. Run again to continue.", err=True)
     if code:
         raise SystemExit(code if 0 < code < 256 else 1)
 
 
 def _report_interrupt() -> None:
-    typer.echo("\ninterrupted; what is done stays, run again to go on", err=True)
+    typer.echo("\nInterrupted. Completed work is kept. Run again to continue.", err=True)
 
 
 def _interrupted(number: int, frame: FrameType | None) -> None:
@@ -481,7 +462,7 @@ def _interrupted(number: int, frame: FrameType | None) -> None:
 
 
 def main() -> None:
-    """The entry point: an error is one line; one that the user can mend exits with code 2."""
+    """Run the command line. An error is one line; an error that the user can fix exits with code 2."""
     handle_interrupts(_interrupted)
     with logs.in_a_line():
         app()

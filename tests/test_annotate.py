@@ -676,7 +676,7 @@ def test_an_engine_that_only_dies_is_given_up(stand_in, tmp_path):
     assert last.startswith("error: the engine died 3 times without labelling anything")
 
 
-INTERRUPTED = "interrupted; what is done stays, run again to go on"
+INTERRUPTED = "Interrupted. Completed work is kept. Run again to continue."
 
 
 @pytest.mark.parametrize("wait", [1.5, pytest.param(4.0, marks=pytest.mark.slow)])
