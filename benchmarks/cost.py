@@ -5,7 +5,7 @@
     .venv/bin/python benchmarks/cost.py paper
 
 `check` annotates and trains the demo recipe at three sizes with real models. Before each, `plan` says what it will
-take: by the roofline of this machine, and by the rates of a small study that was made first. What is printed is
+take: by the table of devices, and by the rates of a small study that was made first. What is printed is
 predicted / measured. Other work on the machine is in both or in one of them: let there be none.
 
 `memory` makes studies of texts made of the sample's, with answers at random in place of a language model, and takes
@@ -54,7 +54,7 @@ def predict(folder: str, size: int, small: str | None) -> dict[str, dict[str, fl
     from hf_recipes.plan import make_plan
 
     steps, _ = make_plan(of_size(folder, size), of_size(small, SMALL) if small else None)
-    return {step["step"]: {what: step[what] for what in ("device_seconds", "bytes", "tokens")} for step in steps}
+    return {step.name: {what: getattr(step, what) for what in ("device_seconds", "bytes", "tokens")} for step in steps}
 
 
 def make(folder: str, size: int) -> None:
@@ -93,20 +93,20 @@ def measured(folder: str) -> dict[str, dict[str, float]]:
 @app.command()
 def check() -> None:
     """Predicted / measured at three sizes; some 4 minutes on two idle cores."""
-    print("| texts | what | measured | roofline / measured | by a small study's rates / measured |")
+    print("| texts | what | measured | device table / measured | by a small study's rates / measured |")
     print("|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:
         small = f"{folder}/small"
         in_fresh_process(make, small, SMALL)
         for size in SIZES:
             where = f"{folder}/{size}"
-            roofline, rates = (in_fresh_process(predict, where, size, given) for given in (None, small))
+            table, rates = (in_fresh_process(predict, where, size, given) for given in (None, small))
             in_fresh_process(make, where, size)
             measured_last = measured(where)
             for step, values in measured_last.items():
                 for what, truth in values.items():
                     shown = f"{truth:.1f} s" if "seconds" in what else f"{truth / 1000:,.0f} KB"
-                    ratios = " | ".join(f"{found[step][what] / truth:.2f}" for found in (roofline, rates))
+                    ratios = " | ".join(f"{found[step][what] / truth:.2f}" for found in (table, rates))
                     print(f"| {size} | {step}: {what.replace('device_', '')} | {shown} | {ratios} |", flush=True)
     for step, values in measured_last.items():
         for what, truth in values.items():
@@ -175,24 +175,24 @@ def memory(rows: int = 100_000) -> None:
 @app.command()
 def paper(rows: int = 100_000_000, gpus: int = 8, own: float = 100, shared: int = 200) -> None:
     """100 million texts of 100 tokens, a 3B LLM, ten seeds of five arms of roberta-base."""
-    from hf_recipes.cost import DEVICES, Asking, Learning, Shape, annotation_bytes, config_bytes, prediction_bytes
+    from hf_recipes import cost
     from hf_recipes.recipe import Train
 
-    llm = Asking(Shape(2_775_000_000, 36, 2048, 311_000_000), shared, own, 0, 0)  # Qwen2.5-3B
-    encoder = Learning(Shape(85_600_000, 12, 768, 38_600_000), own, Train(encoder="FacebookAI/roberta-base"))
+    llm = cost.PassWork(cost.Shape(2_775_000_000, 36, 2048, 311_000_000), shared, own, 0)  # Qwen2.5-3B
+    encoder = cost.RunWork(cost.Shape(85_600_000, 12, 768, 38_600_000), own, Train(encoder="FacebookAI/roberta-base"))
     print(f"{rows:,} rows, {gpus} GPUs: {llm.tokens(rows):.2e} tokens, {llm.flops(rows):.2e} FLOPs\n")
     print("| GPU | annotation, GPU hours | hours on all | texts/s | 50 runs of 100,000 texts, hours on all | of 10 M |")
     print("|---|---|---|---|---|---|")
-    for name, device in DEVICES.items():
+    for name, device in cost.DEVICES.items():
         hours = llm.seconds(rows, device) / 3600
         runs = [50 * encoder.seconds(size, 10_000, device) / 3600 / gpus for size in (100_000, 10_000_000)]
         wanted = rows / (hours / gpus * 3600)
         shown = f"{hours:,.0f} | {hours / gpus:,.1f} | {wanted:,.0f} | {runs[0]:,.1f} | {runs[1]:,.0f}"
         print(f"| {name} | {shown} |")
     sizes = {
-        "annotations": rows * annotation_bytes(3),
-        "dataset, five arms": 5 * rows * config_bytes(4.5 * own, 3),
-        "predictions, 50 runs of 10,000 test texts": 50 * 10_000 * prediction_bytes(3),
+        "annotations": rows * cost.row_bytes(cost.ANNOTATION_BYTES, 3),
+        "dataset, five arms": 5 * rows * cost.row_bytes(cost.CONFIG_BYTES, 3, 4.5 * own),
+        "predictions, 50 runs of 10,000 test texts": 50 * 10_000 * cost.row_bytes(cost.PREDICTION_BYTES, 3),
     }
     print("\n" + "\n".join(f"{what}: {size / 1e9:,.2f} GB" for what, size in sizes.items()))
     print(f"parts of annotations: {-(-rows // 16_384):,}")

@@ -1,48 +1,46 @@
-"""Advice before the hours are spent: a pilot, and from it what the whole study costs and whether it would decide."""
+"""Predict from a pilot what the whole study costs, and how likely its verdict is decided."""
 
 import json
-from typing import Any
 
 import numpy as np
 from scipy import stats
 
 from .data import RowFiles, open_rows, usable_at_most
 from .findings import number
-from .plan import make_plan
+from .plan import Step, make_plan
 from .recipe import UserError
 from .schema import Comparison, Results
 from .study import Study
 from .verdict import freedom
 
-SEEDS = 4
-LEAST_SEEDS = 3
-SHRINK = 4  # the pilot's largest size is that part of the study's
+MAX_SEEDS, MIN_SEEDS = 4, 3
+SIZE_RATIO = 4  # of the study's largest size to the pilot's
 
 
 def pilot_settings(study: Study) -> list[str]:
-    """What makes a pilot of a recipe, as settings of the command line.
+    """Return the settings, as on the command line, that make a pilot of a recipe.
 
-    Gold and LLM labels, few seeds, two small sizes, as few texts as these want; in a folder of its own, as its runs are
-    not to be pooled with those that test what it suggested.
+    A pilot has the arms gold and llm, few seeds, two small sizes and few texts. Its folder is another one, as its runs
+    must not be pooled with those that test what it suggested.
 
     Raises:
-        UserError: the recipe has fewer than three seeds, or no gold labels to train a pilot on.
+        UserError: the recipe has too few seeds, or no gold labels.
     """
     recipe, grid, train = study.recipe, study.grid, study.training
     if recipe.few_gold:
-        raise UserError("data.label_column is null: a pilot sets LLM labels against gold labels, and there are none")
-    if len(grid.seeds) < LEAST_SEEDS:
-        raise UserError(f"grid.seeds: a pilot wants {LEAST_SEEDS} seeds or more, as fewer give no intervals")
-    top = max(4, grid.sizes[-1] // SHRINK)
+        raise UserError("`data.label_column` must not be null: a pilot compares LLM labels with gold labels.")
+    if len(grid.seeds) < MIN_SEEDS:
+        raise UserError(f"`grid.seeds` must have at least {MIN_SEEDS} seeds. Got {len(grid.seeds)}.")
+    top = max(4, grid.sizes[-1] // SIZE_RATIO)
     files = open_rows(study)
-    spent = len(files) - usable_at_most(recipe, files)
-    wanted = 2 * top + spent + train.validation_size + recipe.annotate.calibration_rows
-    seeds = grid.seeds[:SEEDS]
+    num_unusable = len(files) - usable_at_most(recipe, files)
+    pool_size = 2 * top + num_unusable + train.validation_size + recipe.annotate.calibration_rows
+    seeds = grid.seeds[:MAX_SEEDS]
     passes = recipe.annotate.passes[: len(seeds) - 1] if "pass" in grid.vary else []
     return [
         f"--name={recipe.name}-pilot",
         f"--output_dir={study.root}-pilot",
-        f"--data.pool_size={min(wanted, len(files))}",
+        f"--data.pool_size={min(pool_size, len(files))}",
         f"--annotate.passes={json.dumps(passes)}",
         f"--grid.seeds={seeds}",
         f"--grid.sizes={[max(2, top // 2), top]}",
@@ -53,7 +51,7 @@ def pilot_settings(study: Study) -> list[str]:
 
 
 def chances(comparison: Comparison, value: float, limit: float, runs: int, items: int) -> dict[str, float]:
-    """How likely a study decides whether a difference keeps below a limit, by the pilot's standard errors.
+    """Return how likely a study decides whether a difference is below a limit, by the pilot's standard errors.
 
     Args:
         comparison (`Comparison`):
@@ -61,13 +59,13 @@ def chances(comparison: Comparison, value: float, limit: float, runs: int, items
         value (`float`):
             The true difference.
         limit (`float`):
-            What it has to keep below.
+            The limit.
         runs (`int`), items (`int`):
             Of the study.
 
     Returns:
         `dict` with `se`, the study's standard error, and the probabilities `holds` and `fails` that its 95% interval
-        (by t, as in the metric modules) lies below, or above, the limit.
+        (by t, as in the metric modules) is below, or above, the limit.
     """
     seed = (comparison.seed_se or 0.0) * (comparison.R / runs) ** 0.5
     item = (comparison.item_se or 0.0) * (comparison.n / items) ** 0.5
@@ -81,45 +79,44 @@ def chances(comparison: Comparison, value: float, limit: float, runs: int, items
 
 
 def print_advice(study: Study, pilot: Study, results: Results) -> None:
-    """Prints what the whole study would cost, and its chances by the limits of `accept`."""
+    """Print what the whole study costs, and its chances to decide the limits of `accept`."""
     from rich.console import Console
 
     console = Console(width=None if Console().is_terminal else 120, markup=False, highlight=False)
-    steps, _ = make_plan(study, pilot)
-    for line in _advice(study, open_rows(study), results, steps):
-        console.print(line)
+    for sentence in _advice(study, open_rows(study), results, make_plan(study, pilot)[0]):
+        console.print(sentence)
 
 
-def _advice(study: Study, files: RowFiles, results: Results, steps: list[dict[str, Any]]) -> list[str]:
-    grid, accept = study.grid, study.recipe.accept
-    runs, items = len(grid.seeds), files.manifest["rows"]["test"]
-    minutes = {step["step"]: step["seconds"] / 60 for step in steps}
+def _advice(study: Study, files: RowFiles, results: Results, steps: list[Step]) -> list[str]:
+    accept, runs, items = study.recipe.accept, len(study.grid.seeds), files.manifest["rows"]["test"]
+    minutes = {step.name: step.seconds / 60 for step in steps}
     top = results.top
-    unlearnt = [name for name, result in results.at_top.items() if result.chance_level_runs]
-    lines = [
-        f"What is left of the whole study: about {sum(minutes.values()):,.0f} minutes at the pilot's rates, of which "
-        f"annotation {minutes['annotate']:,.0f} and training {minutes['train']:,.0f}.",
-        f"Its chances, with R = {runs} and {items:,} test texts, by the pilot's standard errors (R = {results.R}, "
-        f"n = {results.n:,}, {top:,} training texts):",
+    sentences = [
+        f"The rest of the study takes about {sum(minutes.values()):,.0f} minutes at the pilot's rates: annotation "
+        f"{minutes['annotate']:,.0f}, training {minutes['train']:,.0f}."
     ]
-    if unlearnt:
+    at_chance = [name for name, result in results.at_top.items() if result.chance_level_runs]
+    if at_chance:
         return [
-            lines[0],
-            f"Its chances cannot be told: at {top:,} training texts some runs with {' and '.join(unlearnt)} labels "
-            "learnt nothing. Raise grid.sizes or train.epochs.",
+            *sentences,
+            f"Its chances are unknown: at {top:,} training texts some runs on {' and '.join(at_chance)} labels are not "
+            "better than chance. Raise grid.sizes or train.epochs.",
         ]
-    cases = (
-        (results.find("llm", "gold", "macro_f1"), accept.macro_f1_loss, "macro-F1 lost", -1),
-        (results.find("llm", "gold", "pairwise_disagreement"), accept.churn, "churn", 1),
+    sentences.append(
+        f"Its chances with {runs} seeds and {items:,} test texts, by the pilot's standard errors ({results.R} "
+        f"seeds, {results.n:,} test texts, {top:,} training texts):"
     )
-    for comparison, limit, name, sign in cases:
+    for name, comparison, sign, limit in (
+        ("macro-F1 loss", results.find("llm", "gold", "macro_f1"), -1, accept.macro_f1_loss),
+        ("churn", results.find("llm", "gold", "pairwise_disagreement"), 1, accept.churn),
+    ):
         if comparison is None:
             continue
         value = sign * comparison.difference
-        none, same = (chances(comparison, truth, limit, runs, items) for truth in (0.0, value))
-        lines.append(
-            f"* {name}, at most {number(limit)}: if there is none, {none['holds']:.0%} to show that the limit holds; "
-            f"if it is the pilot's {number(value)}, {same['holds']:.0%} to show that it holds and {same['fails']:.0%} "
-            "that it fails."
+        zero, same = (chances(comparison, truth, limit, runs, items) for truth in (0.0, value))
+        sentences.append(
+            f"* {name}, limit {number(limit)}: if it is zero, the study shows in {zero['holds']:.0%} of cases that the "
+            f"limit holds. If it is the pilot's {number(value)}, it shows in {same['holds']:.0%} that the limit holds "
+            f"and in {same['fails']:.0%} that it is exceeded."
         )
-    return lines
+    return sentences

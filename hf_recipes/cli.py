@@ -1,4 +1,4 @@
-"""The command line: `hf-recipes STEP RECIPE [--section.key=value ...]`. Each command is one function of the library."""
+"""Run the command line: `hf-recipes STEP RECIPE [--section.key=value ...]`. Each command is one function."""
 
 import os
 import signal
@@ -19,37 +19,39 @@ from .study import Study
 
 if TYPE_CHECKING:
     from .data import RowFiles
+    from .labels.pool import StudyLabels
     from .runs import Runs
     from .schema import Results
 
 app = typer.Typer(
-    help="Label text with an open-weight LLM, train encoders on the labels, and measure what that costs. Any setting "
-    "of a recipe can be replaced on the command line: --train.epochs=1 --grid.seeds='[0,1,2,3,4]'.",
+    help="Label text with an open-weight LLM, train encoders on the labels, and measure the cost of LLM labels. "
+    "Replace any setting of a recipe on the command line: --train.epochs=1 --grid.seeds='[0,1,2,3,4]'.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
 )
+audit_app = typer.Typer(help="Draw texts for people to label, and import their labels.", no_args_is_help=True)
+push_app = typer.Typer(help="Publish a study, a metric module or the Space on the Hub.", no_args_is_help=True)
+app.add_typer(audit_app, name="audit")
+app.add_typer(push_app, name="push")
+
 RecipeFile = Annotated[Path, typer.Argument(metavar="RECIPE", help="A YAML file; see hf_recipes/recipes/.")]
 Accept = Annotated[
-    bool, typer.Option("--accept-changes", help="Use the study folder although its recipe differs: redo what changed.")
+    bool, typer.Option("--accept-changes", help="Accept a changed recipe, and redo what the change affects.")
 ]
-Verbose = Annotated[bool, typer.Option("--verbose", help="Show what vLLM, transformers and the rest have to say.")]
-Retry = Annotated[bool, typer.Option("--retry-failed", help="Try the runs again that failed.")]
+Verbose = Annotated[bool, typer.Option("--verbose", help="Show the logs of vLLM, transformers and other libraries.")]
+Retry = Annotated[bool, typer.Option("--retry-failed", help="Retry failed runs.")]
+Private = Annotated[bool, typer.Option("--private", help="Create the repo as private.")]
 DEATHS = [-signal.SIGKILL, -signal.SIGSEGV, -signal.SIGABRT, -signal.SIGBUS]  # memory ran out, or a crash
 CHILD = [sys.executable, "-m", "hf_recipes.child"]  # a process that ends with this one
 MAX_DEATHS = 3  # in a row, without a text labelled between them
 SETTINGS = {"allow_extra_args": True, "ignore_unknown_options": True}
 
 
-def _print_version(wanted: bool) -> None:
-    if wanted:
+def _print_version(is_set: bool) -> None:
+    if is_set:
         typer.echo(__version__)
         raise typer.Exit
-
-
-def _open(context: typer.Context, recipe: Path, accept: bool, verbose: bool) -> Study:
-    logs.set_up(verbose)
-    return Study(load_recipe(recipe, context.args), accept)
 
 
 @app.callback()
@@ -57,23 +59,23 @@ def options(
     version: Annotated[
         bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Print the version and exit.")
     ] = False,
-) -> None:
-    """What stands before a command."""
+) -> None: ...
+
+
+def _open(context: typer.Context, recipe: Path, accept: bool, verbose: bool) -> Study:
+    logs.set_up(verbose)
+    return Study(load_recipe(recipe, context.args), accept)
 
 
 @app.command(context_settings=SETTINGS)
 def run(
-    context: typer.Context,
-    recipe: RecipeFile,
-    accept_changes: Accept = False,
-    verbose: Verbose = False,
-    retry_failed: Retry = False,
+    context: typer.Context, recipe: RecipeFile, accept: Accept = False, verbose: Verbose = False, retry: Retry = False
 ) -> None:
-    """All steps in turn; what is done is not redone."""
-    _run_all(_open(context, recipe, accept_changes, verbose), recipe, context.args, retry_failed)
+    """Run all steps. Completed work is skipped."""
+    _run_all(_open(context, recipe, accept, verbose), recipe, context.args, retry)
 
 
-def _run_all(study: Study, recipe: Path, overrides: list[str], retry_failed: bool = False) -> "Results | None":
+def _run_all(study: Study, recipe: Path, overrides: list[str], retry: bool = False) -> "Results | None":
     """Run all steps; return the results, or None where the recipe only labels texts."""
     from .data import open_rows, usable_at_most
     from .dataset_folder import DatasetFolder
@@ -96,15 +98,20 @@ def _run_all(study: Study, recipe: Path, overrides: list[str], retry_failed: boo
         print_labels(study, quality)
         typer.echo(f"Dataset with the LLM's labels: {study.dataset}")
         return None
-    from .measure import measure
-    from .report import print_summary, write_report
     from .runs import Runs
 
     runs = Runs(study, labels)
-    if retry_failed:
+    if retry:
         runs.forget_failures()
     if runs.left():
         _launch_training(study, runs, recipe, overrides)
+    return _report(study, labels, runs)
+
+
+def _report(study: Study, labels: "StudyLabels", runs: "Runs") -> "Results":
+    from .measure import measure
+    from .report import print_summary, write_report
+
     results = measure(study, labels, runs)
     write_report(study, results)
     print_summary(study, results)
@@ -115,14 +122,12 @@ def _run_all(study: Study, recipe: Path, overrides: list[str], retry_failed: boo
 def plan(
     context: typer.Context,
     recipe: RecipeFile,
-    accept_changes: Accept = False,
+    accept: Accept = False,
     verbose: Verbose = False,
-    device: Annotated[
-        str | None, typer.Option("--device", help="A GPU to tell of in place of this machine: h100, a100, l40s, ...")
-    ] = None,
+    device: Annotated[str | None, typer.Option("--device", help="Predict for this GPU instead, as h100.")] = None,
 ) -> None:
-    """What would run, what is done, and what the rest costs in tokens, time and bytes; starts and writes nothing."""
-    study = _open(context, recipe, accept_changes, verbose)
+    """Show what is done, what is left, and its cost in tokens, time and bytes. Start nothing."""
+    study = _open(context, recipe, accept, verbose)
     from .plan import print_plan
 
     print_plan(study, device)
@@ -130,12 +135,12 @@ def plan(
 
 @app.command(context_settings=SETTINGS)
 def advise(context: typer.Context, recipe: RecipeFile, verbose: Verbose = False) -> None:
-    """A pilot of few seeds and small sizes, and from it the whole study's cost and its chance to decide."""
+    """Run a small pilot. Predict the whole study's cost and its chance to decide the verdict."""
     study = _open(context, recipe, False, verbose)
     from .advise import pilot_settings, print_advice
 
     settings = [*context.args, *pilot_settings(study)]
-    pilot = Study(load_recipe(recipe, settings), accept_changes=True)  # nothing in it is worth more than a new one
+    pilot = Study(load_recipe(recipe, settings), accept_changes=True)  # a pilot of an earlier recipe is replaced
     results = _run_all(pilot, recipe, settings)
     if results is not None:
         print_advice(study, pilot, results)
@@ -145,12 +150,12 @@ def advise(context: typer.Context, recipe: RecipeFile, verbose: Verbose = False)
 def annotate(
     context: typer.Context,
     recipe: RecipeFile,
-    accept_changes: Accept = False,
+    accept: Accept = False,
     verbose: Verbose = False,
-    status: Annotated[bool, typer.Option("--status", help="Say what is done, failed and left; start nothing.")] = False,
+    status: Annotated[bool, typer.Option("--status", help="Show progress and exit.")] = False,
 ) -> None:
-    """The LLM's label distribution for every text of the pool, and how good the labels are."""
-    study = _open(context, recipe, accept_changes, verbose)
+    """Label every text with the LLM, and evaluate the labels."""
+    study = _open(context, recipe, accept, verbose)
     from .data import open_rows
     from .labels.pool import read_labels
     from .quality import print_labels, print_status, write_labels
@@ -163,11 +168,9 @@ def annotate(
 
 
 @app.command(context_settings=SETTINGS)
-def variants(
-    context: typer.Context, recipe: RecipeFile, accept_changes: Accept = False, verbose: Verbose = False
-) -> None:
-    """The dataset folder with one config per arm, and its card."""
-    study = _open(context, recipe, accept_changes, verbose)
+def variants(context: typer.Context, recipe: RecipeFile, accept: Accept = False, verbose: Verbose = False) -> None:
+    """Write the dataset folder: one config per arm, and the card."""
+    study = _open(context, recipe, accept, verbose)
     from .dataset_folder import DatasetFolder
     from .labels.pool import read_labels
 
@@ -179,19 +182,19 @@ def variants(
 def train(
     context: typer.Context,
     recipe: RecipeFile,
-    accept_changes: Accept = False,
+    accept: Accept = False,
     verbose: Verbose = False,
-    retry_failed: Retry = False,
+    retry: Retry = False,
 ) -> None:
-    """Train all runs under `accelerate launch`. Start it on several machines with a common disk to share the grid."""
-    study = _open(context, recipe, accept_changes, verbose)
+    """Train all runs with `accelerate launch`. Start it on several machines with a common disk to share the grid."""
+    study = _open(context, recipe, accept, verbose)
     from .labels.pool import read_labels
     from .runs import Runs, check_training
 
     with study.lock():  # accepted changes are, for the processes that train as well
         check_training(study)
     runs = Runs(study, read_labels(study))
-    if retry_failed:
+    if retry:
         runs.forget_failures()
     if runs.left():  # and what is wrong with the input is said before anything is launched
         _launch_training(study, runs, recipe, context.args)
@@ -199,74 +202,60 @@ def train(
 
 
 @app.command(context_settings=SETTINGS)
-def measure(
-    context: typer.Context, recipe: RecipeFile, accept_changes: Accept = False, verbose: Verbose = False
-) -> None:
-    """Scores, instability and comparisons, into report/results.json."""
-    study = _open(context, recipe, accept_changes, verbose)
-    _measure(study)
-    typer.echo(f"results: {study.results_file}")
-
-
-def _measure(study: Study) -> "Results":
+def measure(context: typer.Context, recipe: RecipeFile, accept: Accept = False, verbose: Verbose = False) -> None:
+    """Compute scores, instability and comparisons, and write report/results.json."""
+    study = _open(context, recipe, accept, verbose)
     from .labels.pool import read_labels
-    from .measure import measure as compute
+    from .measure import measure as write_results
     from .runs import Runs
 
     labels = read_labels(study)
-    return compute(study, labels, Runs(study, labels))
+    write_results(study, labels, Runs(study, labels))
+    typer.echo(f"results: {study.results_file}")
 
 
 @app.command(context_settings=SETTINGS)
-def report(
-    context: typer.Context, recipe: RecipeFile, accept_changes: Accept = False, verbose: Verbose = False
-) -> None:
-    """The report in words and figures."""
-    study = _open(context, recipe, accept_changes, verbose)
-    from .report import print_summary, write_report
+def report(context: typer.Context, recipe: RecipeFile, accept: Accept = False, verbose: Verbose = False) -> None:
+    """Write the report in words and figures."""
+    study = _open(context, recipe, accept, verbose)
+    from .labels.pool import read_labels
+    from .runs import Runs
 
-    results = _measure(study)
-    write_report(study, results)
-    print_summary(study, results)
+    labels = read_labels(study)
+    _report(study, labels, Runs(study, labels))
 
 
 @app.command()
 def compare(
     studies: Annotated[list[Path], typer.Argument(metavar="STUDY...", help="Study folders with a report.")],
-    output_dir: Annotated[Path, typer.Option("--output_dir", help="Where the table and the figure go.")] = Path(
-        "comparison"
-    ),
+    output_dir: Annotated[Path, typer.Option("--output_dir", help="The folder to write.")] = Path("comparison"),
 ) -> None:
-    """Several studies in one table and one figure."""
+    """Compare several studies in one table and two figures."""
     logs.set_up()
-    from .compare import compare as put_together
+    from .compare import compare as write_comparison
 
-    put_together(studies, output_dir)
-    typer.echo(f"table and figure: {output_dir / 'comparison.md'}")
-
-
-audit_app = typer.Typer(help="A random sample for people to label, and their labels back.", no_args_is_help=True)
-app.add_typer(audit_app, name="audit")
+    write_comparison(studies, output_dir)
+    typer.echo(f"table and figures: {output_dir / 'comparison.md'}")
 
 
 @audit_app.command(name="sample", context_settings=SETTINGS)
 def audit_sample(
     context: typer.Context,
     recipe: RecipeFile,
-    n: Annotated[int, typer.Option("--n", help="Texts, all in all; more later keeps the first ones.")],
+    n: Annotated[int, typer.Option("--n", help="Number of texts. A larger number keeps the texts of a smaller one.")],
     output: Annotated[Path, typer.Option("--output", help="The file to write.")],
     form: Annotated[str, typer.Option("--format", help="csv, jsonl or label-studio.")] = "csv",
     test_share: Annotated[
-        float, typer.Option("--test-share", help="Of them test texts, where the recipe trains without gold.")
+        float, typer.Option("--test-share", help="Share of test texts, if the recipe trains without gold.")
     ] = 0.5,
     verbose: Verbose = False,
 ) -> None:
-    """Texts drawn at random, each as likely as any other, for people to label; the LLM's labels are not shown."""
+    """Draw texts at random for people to label. The LLM's labels are not shown."""
     study = _open(context, recipe, False, verbose)
     from .labels.audit import FORMS, draw_audit
 
     if form not in FORMS:
-        raise UserError(f"--format: '{form}' is none of {', '.join(FORMS)}")
+        raise UserError(f"`--format` must be one of {', '.join(FORMS)}. Got {form}.")
     typer.echo(f"{draw_audit(study, n, output, form, test_share):,} texts to label: {output}")
 
 
@@ -275,42 +264,37 @@ def audit_import(
     context: typer.Context,
     recipe: RecipeFile,
     file: Annotated[Path, typer.Argument(metavar="FILE", help="The labelled file, or an export.")],
-    replace: Annotated[bool, typer.Option("--replace", help="Let it change labels that were imported before.")] = False,
+    replace: Annotated[bool, typer.Option("--replace", help="Replace labels that were imported before.")] = False,
     verbose: Verbose = False,
 ) -> None:
-    """What people said, checked; then how good the LLM's labels are."""
+    """Import human labels and re-evaluate the LLM's labels."""
     study = _open(context, recipe, False, verbose)
     from .labels.audit import import_audit
     from .labels.pool import read_labels
     from .quality import print_labels, write_labels
 
-    said = import_audit(study, file, replace)
-    typer.echo(f"{said['labelled']:,} labelled, {said['missing']:,} missing, {said['changed']:,} changed")
+    counts = import_audit(study, file, replace)
+    typer.echo(f"{counts['labelled']:,} labelled, {counts['missing']:,} missing, {counts['changed']:,} changed")
     print_labels(study, write_labels(study, read_labels(study)))
-
-
-push_app = typer.Typer(help="Publish a study, a metric module or the Space on the Hub.", no_args_is_help=True)
-app.add_typer(push_app, name="push")
 
 
 @push_app.command(name="dataset", context_settings=SETTINGS)
 def push_dataset(
     context: typer.Context,
     recipe: RecipeFile,
-    repo: Annotated[str, typer.Option("--repo", help="owner/name of the dataset repo; made if it is not there.")],
-    private: Annotated[bool, typer.Option("--private", help="Make a new repo private.")] = False,
+    repo: Annotated[str, typer.Option("--repo", help="owner/name of the dataset repo; created if missing.")],
+    private: Private = False,
     revision: Annotated[str | None, typer.Option("--revision", help="A branch; main by default.")] = None,
     create_pr: Annotated[bool, typer.Option("--create-pr", help="Open a pull request.")] = False,
-    prefix: Annotated[str | None, typer.Option("--prefix", help="What the configs' names begin with.")] = None,
+    prefix: Annotated[str | None, typer.Option("--prefix", help="The start of the configs' names.")] = None,
     texts: Annotated[
-        bool | None,
-        typer.Option("--texts/--no-texts", help="--no-texts: publish ids, labels and probabilities alone."),
+        bool | None, typer.Option("--texts/--no-texts", help="--no-texts: publish ids, labels and probabilities alone.")
     ] = None,
-    accept_changes: Accept = False,
+    accept: Accept = False,
     verbose: Verbose = False,
 ) -> None:
-    """The study as configs of a dataset repo, in one commit that leaves everything else there as it is."""
-    study = _open(context, recipe, accept_changes, verbose)
+    """Publish the study as configs of a dataset repo, in one commit that keeps everything else."""
+    study = _open(context, recipe, accept, verbose)
     from .hub import push_dataset as push
 
     typer.echo(push(study, repo, private, revision, create_pr, prefix, texts))
@@ -320,9 +304,9 @@ def push_dataset(
 def push_metric(
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A module's folder, as metrics/seed_instability.")],
     owner: Annotated[str, typer.Option("--owner", help="A user or an organisation.")],
-    private: Annotated[bool, typer.Option("--private", help="Make a new Space private.")] = False,
+    private: Private = False,
 ) -> None:
-    """A metric module as a Space, for evaluate.load("owner/name")."""
+    """Publish a metric module as a Space, for evaluate.load("owner/name")."""
     logs.set_up()
     from .hub import push_metric as push
 
@@ -331,11 +315,11 @@ def push_metric(
 
 @push_app.command(name="space")
 def push_space(
-    repo: Annotated[str, typer.Option("--repo", help="owner/name of the Space; made if it is not there.")],
+    repo: Annotated[str, typer.Option("--repo", help="owner/name of the Space; created if missing.")],
     study: Annotated[str, typer.Option("--study", help="owner/name of a published study, or owner/name/study.")],
-    private: Annotated[bool, typer.Option("--private", help="Make a new Space private.")] = False,
+    private: Private = False,
 ) -> None:
-    """The app that shows a published study, as a Space."""
+    """Publish the app that shows a published study, as a Space."""
     logs.set_up()
     from .hub import push_space as push
 
@@ -346,10 +330,10 @@ def push_space(
 def pull(
     repo: Annotated[str, typer.Argument(metavar="REPO", help="owner/name of a dataset repo.")],
     output_dir: Annotated[Path | None, typer.Option("--output_dir", help="studies/<study> by default.")] = None,
-    study: Annotated[str | None, typer.Option("--study", help="Which, where the repo holds several.")] = None,
+    study: Annotated[str | None, typer.Option("--study", help="The study, if the repo has several.")] = None,
     revision: Annotated[str | None, typer.Option("--revision", help="Branch, tag or commit.")] = None,
 ) -> None:
-    """A study folder from a published study: measure and report it again, or go on with it."""
+    """Download a published study, to measure and report it again or to continue it."""
     logs.set_up()
     from .hub import pull_study
 
@@ -412,7 +396,7 @@ def _launch_training(study: Study, runs: "Runs", recipe: Path, overrides: list[s
 
 
 def _annotate(study: Study, files: "RowFiles", recipe: Path, overrides: list[str]) -> None:
-    """Annotates in a process of its own: its memory is free when it ends, and another one goes on where it died."""
+    """Annotate in a child process: its memory is freed when it ends, and another child continues where one died."""
     from .annotate import ENGINE_DIED, rows_in_parts, rows_left
     from .data import keep_rows
 
@@ -436,7 +420,7 @@ def _annotate(study: Study, files: "RowFiles", recipe: Path, overrides: list[str
 
 
 def _run(command: list[str]) -> int:
-    """Runs a child to its end. Ctrl-C reaches only this process, which ends the child: all it has written is whole."""
+    """Run a child to its end and return its exit code. Ctrl-C reaches only this process, which ends the child."""
     environment = {**os.environ, PARENT: str(os.getpid())}
     with subprocess.Popen(command, env=environment, process_group=0) as child:
         try:
@@ -455,13 +439,13 @@ def _run(command: list[str]) -> int:
 
 def _check(code: int) -> None:
     if code not in (0, BAD_INPUT):
-        typer.echo(f"error: a step ended with code {code}; what is done is kept, run again to go on", err=True)
+        typer.echo(f"error: A step ended with code {code}. Completed work is kept. Run again to continue.", err=True)
     if code:
         raise SystemExit(code if 0 < code < 256 else 1)
 
 
 def _report_interrupt() -> None:
-    typer.echo("\ninterrupted; what is done stays, run again to go on", err=True)
+    typer.echo("\nInterrupted. Completed work is kept. Run again to continue.", err=True)
 
 
 def _interrupted(number: int, frame: FrameType | None) -> None:
@@ -471,7 +455,7 @@ def _interrupted(number: int, frame: FrameType | None) -> None:
 
 
 def main() -> None:
-    """The entry point: an error is one line; one that the user can mend exits with code 2."""
+    """Run the command line. An error is one line; an error that the user can fix exits with code 2."""
     handle_interrupts(_interrupted)
     with logs.in_a_line():
         app()

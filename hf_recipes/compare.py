@@ -1,19 +1,17 @@
-"""Several studies side by side, in tables and figures. Everything in them is from their results.json."""
+"""Compare several studies in tables and figures, by their results.json alone."""
 
 from pathlib import Path
 
 import numpy as np
-from jinja2 import Environment, FileSystemLoader
 
-from .figures import COLOURS, save_figure
-from .findings import cell, interval, number
+from .figures import COLOURS, make_axes, save_figure
 from .recipe import UserError
-from .report import TEMPLATES
+from .report import load_template
 from .schema import Figure, Results, read_results
 from .study import write_text
 from .variants import CONTROLS
 
-#: What is set against what, wherever a study has both.
+#: The arms that are compared in each study that has both.
 PAIRS: tuple[tuple[str, str], ...] = (
     ("llm", "gold"),
     ("llm", "noise-fixed"),
@@ -29,23 +27,20 @@ def compare(folders: list[Path], output: Path) -> list[Results]:
         folders (`list[Path]`):
             Study folders.
         output (`Path`):
-            The folder to write into; made if it is not there.
+            The folder to write into; created if missing.
 
     Returns:
         `list[Results]`: the results of each study.
 
     Raises:
-        UserError: a folder without results, or with results of another version or without gold, or two studies of one
-            name.
+        UserError: a folder without valid results or without gold, or two studies of one name.
     """
     studies = [_read(folder) for folder in folders]
     names = [results.study for results in studies]
-    if twice := {name for name in names if names.count(name) > 1}:
-        raise UserError(f"two studies are named {twice.pop()}; give one of them another --name")
-    page = Environment(loader=FileSystemLoader(TEMPLATES), trim_blocks=True, lstrip_blocks=True, autoescape=False)  # noqa: S701
-    page.filters |= {"number": number, "interval": interval, "cell": cell}
+    if duplicates := {name for name in names if names.count(name) > 1}:
+        raise UserError(f"Two studies are named {duplicates.pop()}. Give one of them another `--name`.")
     output.mkdir(parents=True, exist_ok=True)
-    write_text(output / "comparison.md", page.get_template("comparison.md").render(studies=studies, pairs=PAIRS))
+    write_text(output / "comparison.md", load_template("comparison.md").render(studies=studies, pairs=PAIRS))
     _draw(studies, output)
     _draw_curves(studies, output)
     return studies
@@ -57,67 +52,56 @@ def _read(folder: Path) -> Results:
     try:
         results = read_results(file.read_bytes())
     except FileNotFoundError:
-        raise UserError(f"{folder}: no report/results.json; run hf-recipes report on its recipe first") from None
+        raise UserError(
+            f"{folder}: report/results.json is missing. Run hf-recipes report on its recipe first."
+        ) from None
     except ValueError as error:
         raise UserError(
-            f"{file} is damaged or of another version ({error}). Run hf-recipes report on the study again."
+            f"{folder}: report/results.json is damaged or of another version ({error}). Run hf-recipes report again."
         ) from None
-    if not {"gold", "llm"} <= results.at_top.keys() or results.find("llm", "gold", "macro_f1") is None:
-        raise UserError(f"{folder}: trained without gold labels, so that nothing is set against them; leave it out")
+    if results.find("llm", "gold", "macro_f1") is None or not {"gold", "llm"} <= results.at_top.keys():
+        raise UserError(f"{folder}: the study must compare llm with gold. Leave it out.")
     return results
 
 
 def _draw(studies: list[Results], folder: Path) -> None:
-    """Draw LLM labels against gold labels: what they cost in macro-F1, and what they add to disagreement."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
-    plt.rcParams.update({"font.size": 10, "axes.spines.top": False, "axes.spines.right": False})
-    figure, axes = plt.subplots(1, 2, figsize=(8, 1.2 + 0.5 * len(studies)), sharey=True, layout="constrained")
-    figures: tuple[tuple[Figure, str], ...] = (
-        ("macro_f1", "macro-F1"),
-        ("pairwise_disagreement", "disagreement of two seeds"),
-    )
-    for panel, (figure_name, title) in zip(axes, figures, strict=True):
+    """Draw the differences between LLM labels and gold labels in macro-F1 and in disagreement."""
+    figure, panels = make_axes(2, 8, 1.2 + 0.5 * len(studies), sharey=True)
+    titles: dict[Figure, str] = {"macro_f1": "macro-F1", "pairwise_disagreement": "disagreement of two seeds"}
+    for panel, (name, title) in zip(panels, titles.items(), strict=True):
         panel.axvline(0, color="#999999", lw=1)
+        panel.set_xlabel(f"LLM less gold: {title}")
         for height, results in enumerate(reversed(studies)):
-            comparison = results.find("llm", "gold", figure_name)
+            comparison = results.find("llm", "gold", name)
             if comparison is None:
                 continue
             if comparison.interval is not None:
                 panel.plot(comparison.interval, [height, height], color="#D55E00", lw=2)
             panel.plot(comparison.difference, height, "o", color="#D55E00")
-        panel.set_xlabel(f"LLM less gold: {title}")
-    axes[0].set_yticks(range(len(studies)), [results.study for results in reversed(studies)])
+    panels[0].set_yticks(range(len(studies)), [results.study for results in reversed(studies)])
     save_figure(figure, folder, "comparison")
 
 
 def _draw_curves(studies: list[Results], folder: Path) -> None:
-    """Draw macro-F1 by the number of training texts, one panel per study, for variants with several sizes."""
-    from matplotlib import pyplot as plt
-
-    figure, panels = plt.subplots(
-        1, len(studies), figsize=(1 + 3.2 * len(studies), 3.4), sharey=True, squeeze=False, layout="constrained"
-    )
-    for panel, results in zip(panels[0], studies, strict=True):
+    """Draw macro-F1 by the number of training texts, a panel a study, of all variants trained at several sizes."""
+    figure, panels = make_axes(len(studies), 1 + 3.2 * len(studies), 3.4, sharey=True)
+    panels = np.atleast_1d(panels)
+    for panel, results in zip(panels, studies, strict=True):
         for name in results.at_top:
             curve = sorted((result for result in results.variants if result.variant == name), key=lambda r: r.size)
             if len(curve) > 1:
-                sizes = [result.size for result in curve]
-                bounds = [result.macro_f1_mean_interval or (np.nan, np.nan) for result in curve]
+                sizes, colour = [result.size for result in curve], COLOURS.get(name, "#888888")
+                low, high = zip(*(result.macro_f1_mean_interval or (np.nan, np.nan) for result in curve), strict=True)
                 means = [np.nan if result.macro_f1_mean is None else result.macro_f1_mean for result in curve]
-                low, high = zip(*bounds, strict=True)
-                panel.fill_between(sizes, low, high, color=COLOURS.get(name, "#888888"), alpha=0.12, lw=0)
-                panel.plot(sizes, means, "o-", ms=3, color=COLOURS.get(name, "#888888"), label=name)
+                panel.fill_between(sizes, low, high, color=colour, alpha=0.12, lw=0)
+                panel.plot(sizes, means, "o-", ms=3, color=colour, label=name)
                 panel.set_xscale("log", base=2)
                 panel.set_xticks(sizes, [f"{size:,}" for size in sizes], fontsize=8)
         panel.minorticks_off()
         panel.set_title(results.study, fontsize=10)
         panel.set_xlabel("training texts")
-    panels[0][0].set_ylabel("macro-F1")
-    shown = panels[0][0].get_legend_handles_labels()
-    if shown[0]:
-        figure.legend(*shown, loc="outside lower center", ncols=2 * len(studies), frameon=False, fontsize=8)
+    panels[0].set_ylabel("macro-F1")
+    handles, labels = panels[0].get_legend_handles_labels()
+    if handles:
+        figure.legend(handles, labels, loc="outside lower center", ncols=2 * len(studies), frameon=False, fontsize=8)
     save_figure(figure, folder, "curves")

@@ -1,149 +1,137 @@
-"""The figures of a report, and their captions."""
+"""Draw the figures of a report, and write their captions."""
 
 from pathlib import Path
 from typing import Any
 
 from .findings import interval, number
-from .schema import Results
+from .schema import Results, VariantResult
 from .variants import VARIANTS
 
 COLOURS = {variant.name: variant.colour for variant in VARIANTS.values()}
-
 FIGURES = {
-    "scores": "Macro-F1 of every run at the largest size; bars are means with their intervals",
-    "instability": "Share of test texts on which two runs disagree that differ in their seeds, with its interval",
-    "sizes": "Macro-F1 against the number of training texts; points are runs, lines their means",
-    "frontier": "What gold labels buy: macro-F1 and disagreement against all gold labels consumed, each arm beside "
-    "gold labels alone, with intervals of each. Whether an arm lies off the line is for the differences to say",
+    "scores": "Macro-F1 of every run at the largest size. Bars are means with their intervals",
+    "instability": "Share of test texts on which two runs with different seeds disagree, with its interval",
+    "sizes": "Macro-F1 by the number of training texts. Points are runs, lines are means",
+    "frontier": "Macro-F1 and disagreement by the gold labels consumed: each arm beside gold labels alone, with "
+    "intervals. The table of differences tests whether an arm is off the line",
 }
 
 
 def captions(results: Results) -> dict[str, str]:
-    """The captions of the figures that there are, each with one of its marks read out."""
+    """Return a caption for each figure that `draw` writes; it explains one of the marks."""
     top = max(arm.size for arm in results.variants)
     arms = {arm.variant: arm for arm in results.variants if arm.size == top}
     llm, score, same = arms["llm"], "macro_f1_mean", "pairwise_disagreement"
-    found = {
-        score: f"{number(llm.macro_f1_mean)} {interval(llm.macro_f1_mean_interval)}",
-        same: f"{number(llm.pairwise_disagreement)} {interval(llm.pairwise_disagreement_interval)}",
+    values = {
+        field: f"{number(getattr(llm, field))} {interval(getattr(llm, f'{field}_interval'))}" for field in (score, same)
     }
-    beside = f" and that of gold at {number(arms['gold'].macro_f1_mean)}" if "gold" in arms else ""
+    gold = f", gold at {number(arms['gold'].macro_f1_mean)}" if "gold" in arms else ""
     readings = {
-        "scores": f"each point in the row llm is a classifier with a seed of its own, trained on LLM labels of {top:,} "
-        f"texts; their mean, the tick in the bar, is {found[score]}",
-        "instability": f"of two classifiers with other seeds, trained on LLM labels of {top:,} texts, the one labels "
-        f"{found[same]} of the test texts otherwise than the other",
-        "sizes": f"at {top:,} texts, on the right, the line of llm is at {number(llm.macro_f1_mean)}{beside}; the "
-        "points around it are seeds",
-        "frontier": f"the variant llm consumes {llm.gold_labels:,} gold labels and reaches macro-F1 "
-        f"{number(llm.macro_f1_mean)}; the black line says what gold labels reach alone, at the numbers below it",
+        "scores": f"each point in the row llm is a classifier with its own seed, trained on LLM labels of {top:,} "
+        f"texts. Their mean, the tick in the bar, is {values[score]}",
+        "instability": f"two classifiers with different seeds, trained on LLM labels of {top:,} texts, disagree on "
+        f"{values[same]} of the test texts",
+        "sizes": f"with {top:,} texts, on the right, the line of llm is at {number(llm.macro_f1_mean)}{gold}",
+        "frontier": f"the arm llm consumes {llm.gold_labels:,} gold labels and reaches macro-F1 "
+        f"{number(llm.macro_f1_mean)}. The black line is gold labels alone",
     }
     return {name: f"{FIGURES[name]}. To read it: {readings[name]}" for name in FIGURES if name in _drawable(results)}
 
 
 def _drawable(results: Results) -> set[str]:
-    """The figures that there is something to draw of: scores want gold for test texts, the frontier gold as an arm."""
-    scored = all(arm.macro_f1_mean is not None for arm in results.variants)
-    return {"instability"} | ({"scores", "sizes"} if scored else set()) | (set() if results.audit else {"frontier"})
+    """Return the figures that results allow: scores require gold for test texts, the frontier requires the arm gold."""
+    names = {"instability"}
+    if all(arm.macro_f1_mean is not None for arm in results.variants):
+        names |= {"scores", "sizes"}
+    return names if results.audit else {*names, "frontier"}
+
+
+def make_axes(columns: int, width: float, height: float, sharey: bool = False) -> tuple[Any, Any]:
+    """Return a figure in the report's style, and its axes. Unlike pyplot's, it goes with its last reference."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    matplotlib.rcParams.update({"font.size": 10, "axes.spines.top": False, "axes.spines.right": False})
+    figure = Figure(figsize=(width, height), layout="constrained")
+    return figure, figure.subplots(1, columns, sharey=sharey)
+
+
+def save_figure(figure: Any, folder: Path, name: str) -> None:
+    """Write `<name>.png` whole or not at all, the same bytes for the same figure."""
+    temporary = folder / f".tmp-{name}.png"
+    figure.savefig(temporary, dpi=140, metadata={"Software": None})
+    temporary.replace(folder / f"{name}.png")
 
 
 def draw(results: Results, folder: Path) -> None:
-    """Writes the report's figures, `.png` files, into the folder."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
-    plt.rcParams.update({"font.size": 10, "axes.spines.top": False, "axes.spines.right": False})
+    """Write the report's figures as `.png` files into the folder."""
+    shown = _drawable(results)
     sizes = sorted({arm.size for arm in results.variants})
     top = [arm for arm in results.variants if arm.size == sizes[-1]]
-    places = range(len(top))[::-1]
-    names = [arm.variant for arm in top]
+    names, rows, height = [arm.variant for arm in top], range(len(top))[::-1], 1 + 0.55 * len(top)
 
-    figure, axes = plt.subplots(figsize=(7, 1 + 0.55 * len(top)), layout="constrained")
-    for place, arm in zip(places, top, strict=True):
+    figure, axes = make_axes(1, 7, height)
+    for row, arm in zip(rows, top, strict=True):
         bounds = arm.pairwise_disagreement_interval
         if bounds is not None:
-            axes.plot(bounds, [place, place], color=COLOURS[arm.variant], lw=6, alpha=0.25, solid_capstyle="butt")
-        axes.plot(arm.pairwise_disagreement, place, "o", ms=7, color=COLOURS[arm.variant])
-    axes.set_yticks(list(places), names)
+            axes.plot(bounds, [row, row], color=COLOURS[arm.variant], lw=6, alpha=0.25, solid_capstyle="butt")
+        axes.plot(arm.pairwise_disagreement, row, "o", ms=7, color=COLOURS[arm.variant])
+    axes.set_yticks(list(rows), names)
     axes.set_xlim(left=0)
     axes.set_xlabel(f"share of test texts on which two seeds disagree ({sizes[-1]:,} training texts, R = {results.R})")
     save_figure(figure, folder, "instability")
 
-    if "scores" not in (shown := _drawable(results)):
-        return
+    if "scores" in shown:
+        figure, axes = make_axes(1, 7, height)
+        for row, arm in zip(rows, top, strict=True):
+            colour = COLOURS[arm.variant]
+            if (bounds := arm.macro_f1_mean_interval) is not None:
+                axes.plot(bounds, [row, row], color=colour, lw=6, alpha=0.25, solid_capstyle="butt")
+            axes.plot([arm.macro_f1_mean or 0.0] * 2, [row - 0.2, row + 0.2], color=colour, lw=2)
+            axes.plot(arm.macro_f1_runs, [row] * arm.R, "o", ms=5, color=colour, mec="white", mew=0.7)
+        axes.set_yticks(list(rows), names)
+        judged, seeds = top[0].n_gold, results.R
+        axes.set_xlabel(f"macro-F1 on {judged:,} test texts, {sizes[-1]:,} training texts (points: {seeds} seeds)")
+        save_figure(figure, folder, "scores")
 
-    figure, axes = plt.subplots(figsize=(7, 1 + 0.55 * len(top)), layout="constrained")
-    for place, arm in zip(places, top, strict=True):
-        if (bounds := arm.macro_f1_mean_interval) is not None:
-            axes.plot(bounds, [place, place], color=COLOURS[arm.variant], lw=6, alpha=0.25, solid_capstyle="butt")
-        axes.plot([arm.macro_f1_mean or 0.0] * 2, [place - 0.2, place + 0.2], color=COLOURS[arm.variant], lw=2)
-        axes.plot(arm.macro_f1_runs, [place] * arm.R, "o", ms=5, color=COLOURS[arm.variant], mec="white", mew=0.7)
-    axes.set_yticks(list(places), names)
-    judged, seeds = top[0].n_gold, results.R
-    axes.set_xlabel(f"macro-F1 on {judged:,} test texts, {sizes[-1]:,} training texts (points: {seeds} seeds)")
-    save_figure(figure, folder, "scores")
+    if "sizes" in shown:
+        figure, axes = make_axes(1, 7, 4)
+        for place, name in enumerate(names):
+            shift = 1.015 ** (place - (len(names) - 1) / 2)  # so that no point hides another
+            curve = [arm for arm in results.variants if arm.variant == name]
+            xs, means = [arm.size * shift for arm in curve], [arm.macro_f1_mean or 0.0 for arm in curve]
+            axes.plot(xs, means, "-", color=COLOURS[name], label=name)
+            for x, arm in zip(xs, curve, strict=True):
+                axes.plot([x] * arm.R, arm.macro_f1_runs, "o", ms=4, color=COLOURS[name])
+        axes.set_xscale("log", base=2)
+        axes.set_xticks(sizes, [f"{size:,}" for size in sizes])
+        axes.minorticks_off()
+        axes.set(xlabel="training texts", ylabel="macro-F1")
+        axes.legend(frameon=False)
+        save_figure(figure, folder, "sizes")
 
-    figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
-    for place, name in enumerate(names):
-        aside = 1.015 ** (place - (len(names) - 1) / 2)  # so that no point hides another
-        curve = [arm for arm in results.variants if arm.variant == name]
-        axes.plot(
-            [a.size * aside for a in curve],
-            [a.macro_f1_mean or 0.0 for a in curve],
-            "-",
-            color=COLOURS[name],
-            label=name,
-        )
-        for arm in curve:
-            axes.plot([arm.size * aside] * arm.R, arm.macro_f1_runs, "o", ms=4, color=COLOURS[name])
-    axes.set_xscale("log", base=2)
-    axes.set_xticks(sizes, [f"{size:,}" for size in sizes])
-    axes.minorticks_off()
-    axes.set_xlabel("training texts")
-    axes.set_ylabel("macro-F1")
-    axes.legend(frameon=False)
-    save_figure(figure, folder, "sizes")
     if "frontier" in shown:
-        _draw_frontier(results, folder)
+        _draw_frontier(results, top, folder)
 
 
-def _draw_frontier(results: Results, folder: Path) -> None:
-    """Every arm at the largest size, and gold labels alone at every size, by the gold labels that they consume."""
-    from matplotlib import pyplot as plt
-
-    top = max(arm.size for arm in results.variants)
+def _draw_frontier(results: Results, top: list[VariantResult], folder: Path) -> None:
+    """Draw every arm at the largest size, and gold labels alone at every size, by the gold labels that they consume."""
     alone = [arm for arm in results.variants if arm.variant == "gold"]
-    others = [
-        a for a in results.variants if a.size == top and a.variant != "gold" and not a.variant.startswith("noise")
-    ]
-    figure, axes = plt.subplots(1, 2, figsize=(9, 4.2), layout="constrained")
-    fields = {"macro_f1_mean": "macro-F1", "pairwise_disagreement": "share of texts on which two seeds disagree"}
-    for panel, (field, title) in zip(axes, fields.items(), strict=True):
-        panel.plot(
-            [a.gold_labels for a in alone], [getattr(a, field) for a in alone], "-", color=COLOURS["gold"], zorder=1
-        )
-        for arm in [*alone, *others]:
-            where, bounds = max(arm.gold_labels, 1), getattr(arm, f"{field}_interval")
+    mixed = [arm for arm in top if arm.variant != "gold" and not arm.variant.startswith("noise")]
+    figure, panels = make_axes(2, 9, 4.2)
+    titles = {"macro_f1_mean": "macro-F1", "pairwise_disagreement": "share of texts on which two seeds disagree"}
+    counts = [arm.gold_labels for arm in alone]
+    for axes, (field, title) in zip(panels, titles.items(), strict=True):
+        axes.plot(counts, [getattr(arm, field) for arm in alone], "-", color=COLOURS["gold"], zorder=1)
+        for arm in [*alone, *mixed]:
+            x, bounds = max(arm.gold_labels, 1), getattr(arm, f"{field}_interval")
             if bounds is not None:
-                panel.plot([where, where], bounds, color=COLOURS[arm.variant], lw=1.5, alpha=0.5)
-            name = arm.variant if arm is alone[0] or arm in others else None
-            panel.plot(where, getattr(arm, field), "o", ms=5, color=COLOURS[arm.variant], label=name)
-        panel.set_xscale("log")
-        panel.set_xticks([a.gold_labels for a in alone], [f"{a.gold_labels:,}" for a in alone])
-        panel.minorticks_off()
-        panel.set_xlabel("gold labels consumed (log scale)")
-        panel.set_ylabel(title)
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right center", frameon=False, fontsize=8)
+                axes.plot([x, x], bounds, color=COLOURS[arm.variant], lw=1.5, alpha=0.5)
+            label = arm.variant if arm is alone[0] or arm in mixed else None
+            axes.plot(x, getattr(arm, field), "o", ms=5, color=COLOURS[arm.variant], label=label)
+        axes.set_xscale("log")
+        axes.set_xticks(counts, [f"{count:,}" for count in counts])
+        axes.minorticks_off()
+        axes.set(xlabel="gold labels consumed (log scale)", ylabel=title)
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right center", frameon=False, fontsize=8)
     save_figure(figure, folder, "frontier")
-
-
-def save_figure(figure: Any, folder: Path, name: str) -> None:
-    """Writes `<name>.png` whole or not at all, the same bytes for the same figure."""
-    from matplotlib import pyplot as plt
-
-    temporary = folder / f".tmp-{name}.png"
-    figure.savefig(temporary, dpi=140, metadata={"Software": None})
-    plt.close(figure)
-    temporary.replace(folder / f"{name}.png")

@@ -1,4 +1,4 @@
-"""One switch for all noise: `--verbose`, or `HF_RECIPES_VERBOSITY=debug` (which child processes inherit)."""
+"""Set what is logged: `--verbose`, or `HF_RECIPES_VERBOSITY=debug`, which child processes inherit, shows everything."""
 
 import logging
 import os
@@ -13,11 +13,12 @@ from .child import INTERRUPTED
 from .recipe import UserError, first_line
 from .redact import redact
 
-BAD_INPUT = 2  # the exit code of a step that says itself what the user can mend
-NOT_FORESEEN = 70  # and of one that ends by a fault of its own, or without memory
+BAD_INPUT = 2  # the exit code of a step whose error the user can fix
+UNEXPECTED = 70  # the exit code after another error, or without memory
 
 
 def verbose() -> bool:
+    """Return whether everything is shown."""
     return os.environ.get("HF_RECIPES_VERBOSITY") == "debug"
 
 
@@ -27,7 +28,7 @@ class _Redacting(logging.Formatter):
 
 
 def set_up(be_verbose: bool = False) -> None:
-    """Sets the loggers of this project and of the libraries below it; to be called before they are imported."""
+    """Set the log levels of this project and of the libraries below it. Call it before they are imported."""
     if be_verbose:
         os.environ["HF_RECIPES_VERBOSITY"] = "debug"
     handler = logging.StreamHandler()
@@ -46,7 +47,7 @@ def set_up(be_verbose: bool = False) -> None:
 
 @contextmanager
 def in_a_line() -> Iterator[None]:
-    """Ends the process with one line in place of a traceback, unless all is to be shown."""
+    """End the process with one line in place of a traceback, unless `verbose`."""
     try:
         yield
     except KeyboardInterrupt:
@@ -55,25 +56,26 @@ def in_a_line() -> Iterator[None]:
         if verbose():
             print(redact(traceback.format_exc()), file=sys.stderr)
             sys.exit(1)
-        foreseen = isinstance(error, (UserError, OSError))
-        said = str(error)
+        is_expected = isinstance(error, (UserError, OSError))
+        message = str(error)
         if isinstance(error, MemoryError):
-            said = "memory ran out; what is done stays: free some, then run again"
-        elif not foreseen:
-            said = (
-                f"{type(error).__name__}: {first_line(error)}. This should have been foreseen; what is done stays, and "
-                "--verbose shows where it comes from. If files were changed by hand, delete these and run again"
+            message = "Memory ran out. Completed work is kept. Free memory, then run again."
+        elif not is_expected:
+            message = (
+                f"{type(error).__name__}: {first_line(error)}. This error is unexpected. Completed work is kept. "
+                "`--verbose` shows its source. If files were changed by hand, delete them and run again."
             )
-        said = "".join(c if c.isprintable() else " " for c in said)  # what a file says may hold anything
-        print(f"error: {redact(' '.join(said.split()))}", file=sys.stderr)
-        sys.exit(BAD_INPUT if foreseen else NOT_FORESEEN)
+        # A message may quote a file, and so contain control characters.
+        message = "".join(c if c.isprintable() else " " for c in message)
+        print(f"error: {redact(' '.join(message.split()))}", file=sys.stderr)
+        sys.exit(BAD_INPUT if is_expected else UNEXPECTED)
 
 
 @contextmanager
 def hush() -> Iterator[None]:
-    """Hides what native code and libraries print while the block runs, unless all is to be shown.
+    """Hide the output of libraries while the block runs, unless `verbose`.
 
-    Works on the file descriptors, as C++ code does not go through `sys.stderr`.
+    It redirects the file descriptors, as C++ code does not use `sys.stderr`.
     """
     if verbose():
         yield

@@ -1,214 +1,196 @@
-"""The plan: what would run, what is done, and what the rest costs. It starts and writes nothing and asks no server."""
+"""Show what would run, what is done, and what the remaining work costs. A plan writes nothing and asks no server."""
 
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 
-from .annotate import Pass, plan_passes, recorded_servers, rows_left, rows_left_of
+from .annotate import plan_passes, recorded_servers, rows_left, rows_left_of
 from .cost import (
-    SAMPLE,
-    Asking,
+    ANNOTATION_BYTES,
+    CONFIG_BYTES,
+    PREDICTION_BYTES,
     Device,
-    Learning,
-    annotation_bytes,
-    asking,
-    config_bytes,
-    device,
-    line,
-    prediction_bytes,
-    shape_of,
-    this_machine,
+    RunWork,
+    count_pass,
+    find_device,
+    fit_line,
+    read_shape,
+    row_bytes,
 )
 from .data import RowFiles, open_rows, usable_at_most
 from .dataset_folder import DatasetFolder
 from .grid import all_runs, check_sizes
-from .labels.pool import StudyLabels, read_labels
+from .labels.pool import read_labels
 from .measure import is_measured
 from .models import load_tokenizer
 from .runs import Runs, check_encoder, check_training, other_runs, read_accelerate_config
 from .study import Run, Study, read_json
 from .variants import CONFIDENT
 
+MAX_SAMPLE = 500  # texts whose tokens are counted
 START_SECONDS = {"annotate": 30, "train": 20, "report": 20}
 
 
-def make_plan(
-    study: Study, rates_of: Study | None = None, on: str | None = None
-) -> tuple[list[dict[str, Any]], list[str]]:
-    """The steps with what is left of them.
+@dataclass
+class Step:
+    """A step of the study, and what is left of it.
+
+    Attributes:
+        name (`str`): the command.
+        done (`int`), total (`int`), unit (`str`): the progress.
+        tokens (`float`): what the models compute.
+        seconds (`float`), device_seconds (`float`): on the clock, and of all devices together.
+        bytes (`float`): on the disk.
+        is_measured (`bool`): whether the time rests on rates that a study measured.
+    """
+
+    name: str
+    done: int
+    total: int
+    unit: str
+    tokens: float = 0
+    seconds: float = 0
+    device_seconds: float = 0
+    bytes: float = 0
+    is_measured: bool = True
+
+
+def make_plan(study: Study, rates_of: Study | None = None, device: str | None = None) -> tuple[list[Step], list[str]]:
+    """Return the steps, and notes on the recipe in words.
 
     Args:
         study (`Study`):
             The study; its folder need not exist.
         rates_of (`Study`, *optional*):
-            A study on the same machine with the same models, whose rates are taken. By default the study's own.
-        on (`str`, *optional*):
-            A device of `cost.DEVICES` to tell of, by the roofline, in place of this machine.
-
-    Returns:
-        `tuple[list[dict], list[str]]`: the steps, and doubts about the sizes in words. A step has `step`, `done`,
-        `total`, `unit`, and of what is left `tokens`, `seconds`, `device_seconds` (those of all devices together),
-        `bytes` (on the disk), and `measured` (whether the times rest on this study's own rates).
+            The study whose measured rates are used, by default the study itself. Machine and models must be the same.
+        device (`str`, *optional*):
+            A name in `cost.DEVICES`: predict for this device, without measured rates.
 
     Raises:
-        UserError: whatever is wrong with the recipe or its data, before anything has run.
+        UserError: the recipe or its data has an error, or the device is not in the table.
     """
-    recipe = study.recipe
-    files = open_rows(study)
+    recipe, files = study.recipe, open_rows(study)
+    hardware, rates = find_device(device), None if device else rates_of or study
     notes = []
     if recipe.grid:
         check_training(study, weights=False)
-        notes = check_sizes(recipe.grid, usable_at_most(recipe, files))
-    models = {one.model for one in recipe.annotate.all_passes() if one.engine == "server"}
-    if models:
-        notes = [*notes, _server_note(sorted(models - recorded_servers(study).keys()))]
-    texts, total = (
-        rows_left(study, files, contact=False),
-        len(files) * len(recipe.annotate.all_passes()) + files.manifest["rows"]["test"],
-    )
-    unlabelled = bool(texts and rows_left(study, files, with_test=False, contact=False))
-    labels = None if unlabelled else read_labels(study, files)
-    variants = labels is not None and DatasetFolder(study, labels).is_written()
-    chosen = device(on) if on else None
-    sample = _sample(files)
+        notes += check_sizes(recipe.grid, usable_at_most(recipe, files))
+    if models := {section.model for section in recipe.annotate.all_passes() if section.engine == "server"}:
+        unknown = ", ".join(sorted(models - recorded_servers(study).keys()))
+        notes.append(
+            f"No server was asked: all texts count as left for {unknown}, as no server has labelled here."
+            if unknown
+            else "No server was asked: the plan supposes that the servers still run what annotate last found there."
+        )
+
+    # A sample from all over the pool: its tokens and bytes stand for those of all texts. A study may be without texts.
+    places = np.unique(np.linspace(0, len(files) - 1, min(MAX_SAMPLE, len(files))).astype(int))
+    sample = [] if files.withheld else [text for text in files.texts(places) if text]
     classes, text_bytes = len(files.label_names), float(np.mean([len(text.encode()) for text in sample] or [0]))
-    tokens, seconds, measured = _annotation(study, rates_of or study, files, sample, chosen) if texts else (0, 0, True)
-    arms = len(set(recipe.grid.arms) - set(CONFIDENT)) if recipe.grid else 1
-    steps = [
-        {
-            **{"step": "annotate", "done": total - texts, "total": total, "unit": "texts", "tokens": tokens},
-            **{"seconds": seconds + START_SECONDS["annotate"] if texts else 0, "device_seconds": seconds},
-            **{"bytes": texts * annotation_bytes(classes), "measured": measured},
-        },
-        {
-            **{"step": "variants", "done": arms * variants, "total": arms, "unit": "configs", "tokens": 0},
-            **{"seconds": 0, "device_seconds": 0, "measured": True},
-            "bytes": 0 if variants else arms * len(files) * config_bytes(text_bytes, classes),
-        },
-    ]
-    if recipe.grid:
-        steps += _training_steps(study, rates_of or study, labels, files, sample, chosen)
-    return steps, notes
 
+    num_test, num_passes = files.manifest["rows"]["test"], len(recipe.annotate.all_passes())
+    left, total = rows_left(study, files, contact=False), len(files) * num_passes + num_test
+    annotate = Step("annotate", total - left, total, "texts", bytes=left * row_bytes(ANNOTATION_BYTES, classes))
+    if left:
+        _predict_annotation(annotate, study, files, sample, hardware, rates)
+    is_labelled = not left or not rows_left(study, files, with_test=False, contact=False)
+    labels = read_labels(study, files) if is_labelled else None
+    num_configs = len(set(recipe.grid.arms) - set(CONFIDENT)) if recipe.grid else 1
+    is_written = labels is not None and DatasetFolder(study, labels).is_written()
+    variants = Step("variants", num_configs * is_written, num_configs, "configs")
+    variants.bytes = (num_configs - variants.done) * len(files) * row_bytes(CONFIG_BYTES, classes, text_bytes)
+    if not recipe.grid:
+        return [annotate, variants], notes
 
-def _server_note(unknown: list[str]) -> str:
-    """State what the plan supposes, as it asks no server."""
-    if unknown:
-        return f"No server was asked: all texts count as left for {', '.join(unknown)}, as no server has labelled here."
-    return "No server was asked: the plan supposes that the servers still run what annotate last found there."
-
-
-def _sample(files: RowFiles) -> list[str]:
-    """Texts from all over the pool; none where they are not here."""
-    if files.withheld:
-        return []
-    places = np.unique(np.linspace(0, len(files) - 1, min(SAMPLE, len(files))).astype(int))
-    return [text for text in files.texts(places) if text]
-
-
-def _annotation(
-    study: Study, rates_of: Study, files: RowFiles, sample: list[str], on: Device | None
-) -> tuple[float, float, bool]:
-    """Tokens and seconds of what is left, and whether the rate is a measured one."""
-    tokens = seconds = 0.0
-    passes = plan_passes(study, files, contact=False)
-    work = [_asking(one, sample) for one in passes]
-    rate = None if on else _annotation_rate(rates_of, passes, work)
-    for one, asked in zip(passes, work, strict=True):
-        left = rows_left_of(study, files, one)
-        tokens += asked.tokens(left)
-        seconds += asked.flops(left) / rate if rate else asked.seconds(left, on or this_machine(one.section.dtype))
-    return tokens, seconds, rate is not None
-
-
-def _asking(one: Pass, sample: list[str]) -> Asking:
-    return asking(one.model, one.section, [ids for ids, _ in one.prompter.encode(sample)])
-
-
-def _annotation_rate(study: Study, passes: list[Pass], work: list[Asking]) -> float | None:
-    """FLOP/s of the sessions with these models; None if there are none."""
-    flops = seconds = 0.0
-    for manifest in map(read_json, study.annotations_root.glob("*/manifest.json")):
-        sessions = manifest.get("all_sessions", manifest["last_session"])
-        asked = [w for one, w in zip(passes, work, strict=True) if one.section.model == manifest["model"]]
-        if asked and sessions["texts"]:
-            flops += asked[0].flops(sessions["texts"])
-            seconds += sessions["seconds"] - sessions.get("start_seconds", 0)
-    return flops / seconds if seconds else None
-
-
-def _training_steps(
-    study: Study, rates_of: Study, labels: StudyLabels | None, files: RowFiles, sample: list[str], on: Device | None
-) -> list[dict[str, Any]]:
-    runs, tested = all_runs(study.grid), files.manifest["rows"]["test"]
-    todo, failures, reported = runs, {}, False
+    runs = runs_to_train = all_runs(study.grid)
+    is_reported = False
     if labels is not None:
         study_runs = Runs(study, labels)
-        todo = study_runs.left()
-        failures = study_runs.failures()
-        reported = not todo and is_measured(study, labels, study_runs) and (study.report / "report.html").exists()
-    tokens, seconds, measured = _training(study, rates_of, todo, tested, sample, on) if todo else (0, 0, True)
-    processes = read_accelerate_config(study.training)["num_processes"]
-    return [
-        {
-            **{"step": "train", "done": len(runs) - len(todo), "total": len(runs), "unit": "runs", "tokens": tokens},
-            **{"seconds": seconds / processes + START_SECONDS["train"] if todo else 0, "measured": measured},
-            **{"device_seconds": seconds},
-            **{"bytes": len(todo) * tested * prediction_bytes(len(files.label_names)), "failures": failures},
-        },
-        {
-            **{"step": "measure, report", "done": int(reported), "total": 1, "unit": "report", "tokens": 0},
-            **{"seconds": 0 if reported else START_SECONDS["report"], "device_seconds": 0, "bytes": 0},
-            "measured": False,
-        },
-    ]
+        runs_to_train = study_runs.left()
+        for run, error in study_runs.failures().items():
+            notes.append(f"failed: {run}: {error} (hf-recipes train --retry-failed tries it again)")
+        has_report = not runs_to_train and (study.report / "report.html").exists()
+        is_reported = has_report and is_measured(study, labels, study_runs)
+    train = Step("train", len(runs) - len(runs_to_train), len(runs), "runs")
+    train.bytes = len(runs_to_train) * num_test * row_bytes(PREDICTION_BYTES, classes)
+    if runs_to_train:
+        _predict_training(train, study, runs_to_train, num_test, sample, hardware, rates)
+    report = Step("measure, report", int(is_reported), 1, "report", is_measured=False)
+    report.seconds = 0 if is_reported else START_SECONDS["report"]
+    return [annotate, variants, train, report], notes
 
 
-def _training(
-    study: Study, rates_of: Study, todo: list[Run], tested: int, sample: list[str], on: Device | None
-) -> tuple[float, float, bool]:
-    """Tokens and seconds of the runs, and whether their rate is a measured one."""
-    train, encoder = study.training, check_encoder(study, weights=False)
+def _predict_annotation(
+    step: Step, study: Study, files: RowFiles, sample: list[str], device: Device, rates: Study | None
+) -> None:
+    passes = plan_passes(study, files, contact=False)
+    work = [count_pass(one.model, one.section, [ids for ids, _ in one.prompter.encode(sample)]) for one in passes]
+
+    # The rate in FLOP/s of all earlier sessions with these models.
+    flops = seconds = 0.0
+    for manifest in map(read_json, rates.annotations_root.glob("*/manifest.json") if rates else ()):
+        sessions = manifest.get("all_sessions", manifest["last_session"])
+        same = [asked for one, asked in zip(passes, work, strict=True) if one.section.model == manifest["model"]]
+        if same and sessions["texts"]:
+            flops += same[0].flops(sessions["texts"])
+            seconds += sessions["seconds"] - sessions.get("start_seconds", 0)
+
+    for one, asked in zip(passes, work, strict=True):
+        left = rows_left_of(study, files, one)
+        step.tokens += asked.tokens(left)
+        step.device_seconds += asked.flops(left) * seconds / flops if seconds else asked.seconds(left, device)
+    step.seconds = step.device_seconds + START_SECONDS["annotate"]
+    step.is_measured = seconds > 0
+
+
+def _predict_training(
+    step: Step, study: Study, runs: list[Run], num_test: int, sample: list[str], device: Device, rates: Study | None
+) -> None:
+    encoder = check_encoder(study, weights=False)
     tokenizer = load_tokenizer("train.encoder", encoder)
-    found = tokenizer(sample, truncation=True, max_length=train.max_length)["input_ids"] if sample else [[]]
-    work = Learning(shape_of(encoder), float(np.mean([len(ids) for ids in found])), train)
+    ids = tokenizer(sample, truncation=True, max_length=study.training.max_length)["input_ids"] if sample else [[]]
+    work = RunWork(read_shape(encoder), float(np.mean([len(tokens) for tokens in ids])), study.training)
 
-    def predicted(arm: str, size: int) -> int:
-        """Return the texts of a run that pass the encoder forward only: confident learning adds the training set."""
-        return tested + size if arm in CONFIDENT else tested
+    def num_forward(name: str, size: int) -> int:
+        """Return the texts that pass the encoder forward only. Confident learning adds the training set."""
+        return num_test + size if name in CONFIDENT else num_test
 
-    records = [read_json(path) for path in Path(rates_of.root, "runs").glob("*/*/*/run.json")]
+    records = [read_json(file) for file in rates.root.glob("runs/*/*/*/run.json")] if rates else []
     points = [
-        (work.flops(record["size"], predicted(record["arm"], record["size"])), record["seconds"])
+        (work.flops(record["size"], num_forward(record["arm"], record["size"])), record["seconds"])
         for record in records
         if record["environment"]["encoder"] == encoder.identity
     ]
-    shapes = [(run.size, predicted(run.arm, run.size)) for run in todo]
-    tokens = sum(work.tokens(*shape) for shape in shapes)
-    if points and not on:
-        least, each = line(points)
-        return tokens, sum(least + work.flops(*shape) * each for shape in shapes), True
-    on = on or this_machine("float32" if read_accelerate_config(train)["mixed_precision"] == "no" else "bfloat16")
-    return tokens, sum(work.seconds(*shape, on) for shape in shapes), False
+    least, slope = fit_line(points) if points else (0.0, 0.0)
+    for run in runs:
+        shape = run.size, num_forward(run.arm, run.size)
+        step.tokens += work.tokens(*shape)
+        step.device_seconds += least + work.flops(*shape) * slope if points else work.seconds(*shape, device)
+    num_processes = read_accelerate_config(study.training)["num_processes"]  # they share the grid
+    step.seconds = step.device_seconds / num_processes + START_SECONDS["train"]
+    step.is_measured = bool(points)
 
 
-def print_plan(study: Study, on: str | None = None) -> None:
-    """Prints the plan as a table; see `make_plan`."""
+def print_plan(study: Study, device: str | None = None) -> None:
+    """Print the plan as a table; see `make_plan`."""
     from rich.console import Console
     from rich.table import Table
 
-    steps, notes = make_plan(study, on=on)
+    steps, notes = make_plan(study, device=device)
     recipe = study.recipe
     table = Table(title=f"{recipe.name} in {study.root}")
     for column in ("step", "done", "left", "tokens", "about", "device hours", "on disk"):
         table.add_column(column, justify="left" if column == "step" else "right")
     for step in steps:
-        left = step["total"] - step["done"]
-        about = _time(step["seconds"]) + ("" if step["measured"] or not step["seconds"] else " ?")
-        hours = f"{step['device_seconds'] / 3600:,.2f}" if step["device_seconds"] else "-"
-        shown = [f"{step['tokens'] / 1e6:,.2f} M" if step["tokens"] else "-", about, hours, _size(step["bytes"])]
-        table.add_row(step["step"], f"{step['done']:,}", f"{left:,} {step['unit']}", *shown)
+        table.add_row(
+            step.name,
+            f"{step.done:,}",
+            f"{step.total - step.done:,} {step.unit}",
+            f"{step.tokens / 1e6:,.2f} M" if step.tokens else "-",
+            _format_time(step.seconds) + ("" if step.is_measured or not step.seconds else " ?"),
+            f"{step.device_seconds / 3600:,.2f}" if step.device_seconds else "-",
+            _format_size(step.bytes),
+        )
     console = Console(highlight=False, markup=False)
     console.print(table)
     if recipe.grid and recipe.train:
@@ -219,19 +201,20 @@ def print_plan(study: Study, on: str | None = None) -> None:
         )
     for note in notes:
         console.print(note)
-    for step in steps:
-        for run, error in step.get("failures", {}).items():
-            console.print(f"failed: {run}: {error} (hf-recipes train --retry-failed tries it again)")
     if recipe.grid and (others := other_runs(study)):
         console.print(others)
-    if any(step["seconds"] and not step["measured"] for step in steps):
-        where = f"on {on}, by its data sheet" if on else "here, by a matrix product"
-        console.print(f"Times with ? are what the models' sizes let expect {where}: they have not been measured.")
+    if any(step.seconds and not step.is_measured for step in steps):
+        where = f"{device}'s data sheet" if device else "the models' sizes and a table of devices"
+        console.print(f"Times with ? are not measured: they follow from {where}.")
 
 
-def _time(seconds: float) -> str:
-    return "-" if not seconds else f"{seconds / 60:.1f} min" if seconds < 7200 else f"{seconds / 3600:,.1f} hours"
+def _format_time(seconds: float) -> str:
+    if seconds >= 7200:
+        return f"{seconds / 3600:,.1f} hours"
+    return f"{seconds / 60:.1f} min" if seconds else "-"
 
 
-def _size(count: float) -> str:
-    return "-" if not count else f"{count / 1e9:,.2f} GB" if count >= 1e9 else f"{count / 1e6:,.2f} MB"
+def _format_size(count: float) -> str:
+    if count >= 1e9:
+        return f"{count / 1e9:,.2f} GB"
+    return f"{count / 1e6:,.2f} MB" if count else "-"

@@ -11,7 +11,7 @@ from . import votes as voting
 from .annotate import shown_rows, status
 from .calibrate import ON_GOLD
 from .data import NO_GOLD
-from .figures import save_figure
+from .figures import make_axes, save_figure
 from .findings import cell, interval, number
 from .labels.pool import Pool, StudyLabels
 from .measure import metrics_folder, without_nan
@@ -211,12 +211,7 @@ def describe(labels: dict[str, Any]) -> list[str]:
 
 def _draw(found: dict[str, Any], names: list[str], study: Study) -> None:
     """How sure the LLM is; with gold also how often it is right when it is as sure as that, and what may be kept."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
-    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 4), layout="constrained")
+    figure, (left, right) = make_axes(2, 9, 4)
     if found["n_gold"]:
         bins = [b for b in found["reliability"] if b["n"]]
         left.plot([0, 1], [0, 1], color="#999999", lw=1)

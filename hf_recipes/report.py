@@ -1,9 +1,9 @@
-"""The report: the findings in words, then figures, limits and tables. Everything in it is from results.json."""
+"""Write the report: findings in words, figures, limits and tables, all from results.json."""
 
 import base64
 from pathlib import Path
 
-from jinja2 import Environment, FileSystemLoader
+from jinja2 import Environment, FileSystemLoader, Template, select_autoescape
 
 from .figures import captions, draw
 from .findings import SOURCES, cell, describe, how_made, interval, mean, number
@@ -16,18 +16,18 @@ PARTS = ("findings", "figures", "report")
 
 
 def write_report(study: Study, results: Results) -> None:
-    """Writes report.md, report.html (self-contained) and the figures beside results.json, unless they are there.
+    """Write report.md, report.html (self-contained) and the figures beside results.json, unless they are up to date.
 
     Args:
         study (`Study`):
             A measured study.
         results (`Results`):
-            What `measure` returned.
+            The output of `measure`.
     """
     key = make_key(
         results=results.model_dump(mode="json"),
         name=study.recipe.name,
-        code=[hash_files(TEMPLATES), *(hash_files(Path(__file__).with_name(f"{one}.py")) for one in PARTS)],
+        code=[hash_files(TEMPLATES), *(hash_files(Path(__file__).with_name(f"{name}.py")) for name in PARTS)],
     )
     page = study.report / "report.html"  # written last
     if page.exists() and f'content="{key}"' in page.read_text(encoding="utf-8"):
@@ -35,31 +35,30 @@ def write_report(study: Study, results: Results) -> None:
     with study.lock():
         draw(results, study.report)
         context = {"results": results, "recipe": study.recipe, "key": key, **describe(results)}
-        context |= {"figures": captions(results), "methods": how_made(study, results), "components_of": components_of}
-        page_style = Environment(
-            loader=FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True, lstrip_blocks=True
-        )
-        page_style.filters |= {
-            "number": number,
-            "interval": interval,
-            "cell": cell,
-            "mean": mean,
-        }
-        markdown = page_style.overlay(autoescape=False)  # `cell` escapes what comes from the data
+        context |= {"figures": captions(results), "methods": how_made(study, results), "list_sources": list_sources}
         images = {
             name: base64.b64encode((study.report / f"{name}.png").read_bytes()).decode() for name in context["figures"]
         }
-        write_text(study.report / "report.md", markdown.get_template("report.md").render(context))
-        write_text(page, page_style.get_template("report.html").render(context, images=images))
+        write_text(study.report / "report.md", load_template("report.md").render(context))
+        write_text(page, load_template("report.html").render(context, images=images))
 
 
-def components_of(found: Components) -> list[tuple[str, str, str]]:
-    """The rows of the table of sources: a name, and the keys of its disagreement and of its variance component."""
-    return [*((SOURCES[name], name, name) for name in found.sources), ("all of them", "all", "total")]
+def load_template(name: str) -> Template:
+    """Return a template of a page. HTML is escaped; in Markdown, the filter `cell` escapes what comes from the data."""
+    style = Environment(
+        loader=FileSystemLoader(TEMPLATES), autoescape=select_autoescape(), trim_blocks=True, lstrip_blocks=True
+    )
+    style.filters |= {function.__name__: function for function in (number, interval, cell, mean)}
+    return style.get_template(name)
+
+
+def list_sources(components: Components) -> list[tuple[str, str, str]]:
+    """Return the rows of the table of sources: a name, and the keys of its disagreement and its variance component."""
+    return [*((SOURCES[name], name, name) for name in components.sources), ("all of them", "all", "total")]
 
 
 def print_summary(study: Study, results: Results) -> None:
-    """The table at the end of a run, and where the report lies."""
+    """Print the table at the end of a run, the findings, and the paths of report and dataset."""
     from rich.console import Console
     from rich.table import Table
 

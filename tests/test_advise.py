@@ -57,14 +57,20 @@ def test_a_pilot_is_small_has_a_folder_of_its_own_and_speaks(make_study, engine,
     with redirect_stdout(StringIO()) as output:
         print_advice(study, pilot, measure(pilot))
     said = " ".join(output.getvalue().split())
-    assert "What is left of the whole study: about" in said
-    assert "Its chances cannot be told: at 20 training texts some runs with gold and llm labels learnt nothing" in said
+    assert "The rest of the study takes about" in said
+    assert (
+        "Its chances are unknown: at 20 training texts some runs on gold and llm labels are not better than chance"
+        in said
+    )
     results = measure(pilot)
     learnt = [result.model_copy(update={"chance_level_runs": 0}) for result in results.variants]
     results = results.model_copy(update={"variants": learnt})
     said = " ".join(_advice(study, open_rows(study), results, make_plan(study, pilot)[0]))
-    assert "with R = 6 and 40 test texts, by the pilot's standard errors (R = 4, n = 40, 20 training texts)" in said
-    assert said.count("to show that the limit holds") == 2
+    assert (
+        "with 6 seeds and 40 test texts, by the pilot's standard errors (4 seeds, 40 test texts, 20 training texts)"
+        in said
+    )
+    assert said.count("the study shows in") == 2
     assert not study.root.exists()
-    with pytest.raises(UserError, match="a pilot wants 3 seeds or more"):
+    with pytest.raises(UserError, match="must have at least 3 seeds"):
         pilot_settings(make_study(*overrides, "--grid.seeds=[0, 1]", folder="two"))

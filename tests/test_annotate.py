@@ -423,9 +423,9 @@ def test_a_study_that_was_annotated_before_is_asked_only_about_its_test_rows_and
     forget_test_rows(study)
     assert load_test_annotations(study, load_rows(study)[1]) is None
     assert (rows_left(study, open_rows(study)), rows_left(study, open_rows(study), with_test=False)) == (20, 0)
-    steps = {step["step"]: step for step in make_plan(study)[0]}
-    assert steps["annotate"]["total"] - steps["annotate"]["done"] == 20
-    assert steps["variants"]["done"] == 4  # the runs are trained on the same labels
+    steps = {step.name: step for step in make_plan(study)[0]}
+    assert steps["annotate"].total - steps["annotate"].done == 20
+    assert steps["variants"].done == 4  # the runs are trained on the same labels
     assert [one["left"] for one in status(study)] == [20, 0]
     assert load(study)[0].logprobs.tobytes() == whole[0].logprobs.tobytes()
     engine.asked = []
@@ -671,7 +671,7 @@ def test_an_engine_that_only_dies_is_given_up(stand_in, tmp_path):
     assert last.startswith("error: the engine died 3 times without labelling anything")
 
 
-INTERRUPTED = "interrupted; what is done stays, run again to go on"
+INTERRUPTED = "Interrupted. Completed work is kept. Run again to continue."
 
 
 @pytest.mark.parametrize("wait", [1.5, pytest.param(4.0, marks=pytest.mark.slow)])

@@ -129,6 +129,6 @@ def test_what_is_missing_or_wrong_is_said(study, tmp_path, command):
         import_audit(study, tmp_path / "bad.json")
     recipe = study.recipe_file
     code, _, errors = command("audit", "sample", recipe, "--n", 5, "--output", tmp_path / "d", "--format", "xml")
-    assert (code, "is none of csv, jsonl" in errors) == (2, True)
+    assert (code, "`--format` must be one of csv, jsonl" in errors) == (2, True)
     code, _, errors = command("audit", "import", recipe, tmp_path / "not-there.csv")
     assert (code, "not-there.csv" in errors) == (2, True)

@@ -47,9 +47,9 @@ def test_a_study_that_does_not_compare_llm_with_gold_is_refused(folders, tmp_pat
 
 
 def test_what_cannot_be_compared_is_said(folders, tmp_path):
-    with pytest.raises(UserError, match="two studies are named tweets"):
+    with pytest.raises(UserError, match="Two studies are named tweets"):
         compare([folders[0], folders[0]], tmp_path / "out")
-    with pytest.raises(UserError, match="no report/results.json"):
+    with pytest.raises(UserError, match="report/results.json is missing"):
         compare([tmp_path / "nothing"], tmp_path / "out")
     old = json.loads((folders[0] / "report" / "results.json").read_text())
     del old["error_cells"]

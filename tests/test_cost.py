@@ -10,7 +10,18 @@ from steps import write_dataset
 from test_annotate import engine  # noqa: F401  (a fixture)
 
 from hf_recipes.annotate import annotate, plan_passes
-from hf_recipes.cost import DEVICES, Asking, Device, Learning, Shape, asking, line, shape_of
+from hf_recipes.cost import (
+    CPU_CORE,
+    DEVICES,
+    Device,
+    PassWork,
+    RunWork,
+    Shape,
+    count_pass,
+    find_device,
+    fit_line,
+    read_shape,
+)
 from hf_recipes.data import open_rows
 from hf_recipes.models import Model
 from hf_recipes.plan import make_plan
@@ -22,7 +33,7 @@ SMALL = [
     *("--data.pool_size=60", "--data.test_size=20", "--annotate.prompt.shots_per_class=1", "--grid.sizes=[10, 20]"),
     *("--grid.arms=[gold, llm]", "--grid.seeds=[0, 1]", "--train.epochs=1"),
 ]
-ANY = Device("any", 1e12, 1e9, 1e-3)
+ANY = Device(1e12, 1e9, 1e-3)
 
 
 def test_the_size_of_a_model_is_that_of_its_weights_without_the_embeddings_that_are_looked_up():
@@ -32,7 +43,7 @@ def test_the_size_of_a_model_is_that_of_its_weights_without_the_embeddings_that_
     with safe_open(ENCODER / "model.safetensors", "pt") as file:
         shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
     counted = {name: np.prod(shape) for name, shape in shapes.items() if "word_embeddings" not in name}
-    found = shape_of(Model("encoder", ENCODER, "x"))
+    found = read_shape(Model("encoder", ENCODER, "x"))
     assert found.parameters == pytest.approx(sum(counted.values()), rel=1e-3)
     embeddings = next(np.prod(shape) for name, shape in shapes.items() if "word_embeddings" in name)
     assert found.embeddings == embeddings
@@ -40,35 +51,45 @@ def test_the_size_of_a_model_is_that_of_its_weights_without_the_embeddings_that_
 
 
 def test_a_shared_beginning_is_computed_once_and_every_answer_counts():
-    ask = Asking(Shape(1000, 2, 10, 500), 50, 20.0, 0, 0)
+    ask = PassWork(Shape(1000, 2, 10, 500), 50, 20.0, 0)
     assert ask.tokens(0) == 0
     assert ask.tokens(3) == 50 + 3 * 20
     assert ask.flops(3) == 110 * (2 * 1000 + 4 * 2 * 10 * (50 + 10))
-    votes = Asking(Shape(1000, 2, 10, 500), 50, 20.0, 5, 16)
+    votes = PassWork(Shape(1000, 2, 10, 500), 50, 20.0, 5 * 16)
     assert votes.tokens(3) == 50 + 3 * (20 + 5 * 16)
     # many short answers wait for the memory, a distribution for the arithmetic
-    fast = Device("fast", 1e15, 1e9)
+    fast = Device(1e15, 1e9)
     assert votes.seconds(10**6, fast) == pytest.approx(2 * 1000 * 10**6 * (20 / 4096 + 80 / 256) / 1e9)
     assert ask.seconds(10**6, ANY) == pytest.approx(ask.flops(10**6) / 0.4e12)
 
 
 def test_learning_counts_forward_and_backward_and_the_least_of_each_step():
     settings = Train(encoder="x", epochs=3, batch_size=10)
-    learn = Learning(Shape(1000, 2, 10, 500), 20.0, settings)
+    learn = RunWork(Shape(1000, 2, 10, 500), 20.0, settings)
     assert learn.tokens(100, 50) == 20 * (3 * 100 + 50)
     assert learn.flops(100, 50) == 20 * (3 * 3 * 100 + 50) * (2 * 1000 + 4 * 2 * 10 * 20)
     moved = 30 * 28 * (1000 + 500)  # bytes that thirty steps of the optimizer read and write
     # two layers of thirty steps, and then the optimizer
     assert learn.seconds(100, 50, ANY) == pytest.approx(30 * 2 * 1e-3 + moved / ANY.bandwidth)
-    large = Learning(Shape(10**8, 2, 10, 500), 20.0, settings)
-    assert large.seconds(100, 50, Device("slow", 1e9, 1e15)) == pytest.approx(large.flops(100, 50) / 0.3e9)
+    large = RunWork(Shape(10**8, 2, 10, 500), 20.0, settings)
+    assert large.seconds(100, 50, Device(1e9, 1e15)) == pytest.approx(large.flops(100, 50) / 0.3e9)
+
+
+def test_a_device_is_found_by_its_name(monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr("hf_recipes.cost.cpu_threads", lambda: 4)
+    assert find_device() == Device(4 * CPU_CORE.flops, 4 * CPU_CORE.bandwidth, 0)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    for name, key in {"NVIDIA A100-SXM4-80GB": "a100", "NVIDIA L40S": "l40s", "Tesla T4": "t4", "Other": "l4"}.items():
+        monkeypatch.setattr("torch.cuda.get_device_name", lambda name=name: name)
+        assert find_device() == find_device(key) == DEVICES[key]
 
 
 def test_runs_of_two_sizes_tell_what_each_takes_at_least():
-    assert line([(1e9, 3.0), (1e9, 5.0)]) == (0.0, pytest.approx(4e-9))
-    least, each = line([(1e9, 3.0), (4e9, 9.0), (4e9, 9.0)])
+    assert fit_line([(1e9, 3.0), (1e9, 5.0)]) == (0.0, pytest.approx(4e-9))
+    least, each = fit_line([(1e9, 3.0), (4e9, 9.0), (4e9, 9.0)])
     assert (least, each) == (pytest.approx(1.0), pytest.approx(2e-9))
-    least, each = line([(1e9, 3.0), (4e9, 2.0)])  # noise: no negative time
+    least, each = fit_line([(1e9, 3.0), (4e9, 2.0)])  # noise: no negative time
     assert least >= 0
     assert each > 0
 
@@ -79,16 +100,16 @@ def test_the_plan_counts_the_tokens_that_are_then_asked_for_and_takes_the_studys
     tiny_encoder,
 ):
     study = make_study(*SMALL, f"--train.encoder={tiny_encoder}")
-    before = {step["step"]: step for step in make_plan(study)[0]}
-    assert not before["annotate"]["measured"]
-    assert not before["train"]["measured"]
-    assert 0 < before["annotate"]["device_seconds"] < before["annotate"]["seconds"]
+    before = {step.name: step for step in make_plan(study)[0]}
+    assert not before["annotate"].is_measured
+    assert not before["train"].is_measured
+    assert 0 < before["annotate"].device_seconds < before["annotate"].seconds
     annotate(study)
     asked = engine.asked[3:]  # after three inputs without content
     prompts = [prompt for prompt, _ in plan_passes(study, open_rows(study))[0].prompter.encode(["a", "b c"])]
-    shared = asking(plan_passes(study, open_rows(study))[0].model, study.recipe.annotate, prompts).shared
+    shared = count_pass(plan_passes(study, open_rows(study))[0].model, study.recipe.annotate, prompts).shared
     truth = shared + sum(len(prompt) - shared for prompt in asked)
-    assert before["annotate"]["tokens"] == pytest.approx(truth, rel=0.15)
+    assert before["annotate"].tokens == pytest.approx(truth, rel=0.15)
     write_dataset(study)
     train(study)
     sizes = {
@@ -96,17 +117,19 @@ def test_the_plan_counts_the_tokens_that_are_then_asked_for_and_takes_the_studys
         "train": sum(file.stat().st_size for file in study.root.glob("runs/*/*/*/predictions.parquet")),
     }
     for step, size in sizes.items():
-        assert 0 < before[step]["bytes"] < size  # so small a file is mostly its own frame
-    done = {step["step"]: step for step in make_plan(study)[0]}
-    assert [done[step][what] for step in ("annotate", "train") for what in ("tokens", "seconds", "bytes")] == [0] * 6
+        assert 0 < before[step].bytes < size  # so small a file is mostly its own frame
+    done = {step.name: step for step in make_plan(study)[0]}
+    assert [getattr(done[step], what) for step in ("annotate", "train") for what in ("tokens", "seconds", "bytes")] == [
+        0
+    ] * 6
     more = make_study(*SMALL, f"--train.encoder={tiny_encoder}", "--grid.seeds=[0, 1, 2, 3]")
-    grown = {step["step"]: step for step in make_plan(more)[0]}
-    assert grown["train"]["measured"]
+    grown = {step.name: step for step in make_plan(more)[0]}
+    assert grown["train"].is_measured
     spent = sum(read_json(file)["seconds"] for file in study.root.glob("runs/*/*/*/run.json"))
-    assert grown["train"]["device_seconds"] == pytest.approx(spent, rel=0.3)  # as many runs again
-    elsewhere = {step["step"]: step for step in make_plan(more, on="h100")[0]}
-    assert not elsewhere["train"]["measured"]
-    assert elsewhere["train"]["tokens"] == grown["train"]["tokens"]
+    assert grown["train"].device_seconds == pytest.approx(spent, rel=0.3)  # as many runs again
+    elsewhere = {step.name: step for step in make_plan(more, device="h100")[0]}
+    assert not elsewhere["train"].is_measured
+    assert elsewhere["train"].tokens == grown["train"].tokens
 
 
 def test_the_plan_is_a_table_with_hours_and_bytes_and_knows_its_devices(command, make_study, tiny_encoder):
@@ -114,17 +137,17 @@ def test_the_plan_is_a_table_with_hours_and_bytes_and_knows_its_devices(command,
     given = ["plan", DEMO, f"--output_dir={study.root}", *SMALL, f"--train.encoder={tiny_encoder}"]
     code, output, _ = command(*given, "--device", "h100")
     assert code == 0
-    assert "on h100, by its data sheet" in " ".join(output.split())
+    assert "they follow from h100's data sheet" in " ".join(output.split())
     for column in ("tokens", "device", "disk", "MB"):
         assert column in output
     code, _, errors = command(*given, "--device", "abacus")
     assert code == 2
-    assert f"--device: 'abacus' is none of {', '.join(DEVICES)}" in errors
+    assert f"`--device` must be one of {', '.join(DEVICES)}. Got abacus." in errors
 
 
 def test_bytes_a_row_are_those_of_files_of_some_size(make_study, engine, tmp_path):  # noqa: F811
     study = make_study(*SMALL, "--data.pool_size=2000")
-    predicted = {step["step"]: step["bytes"] for step in make_plan(study)[0]}
+    predicted = {step.name: step.bytes for step in make_plan(study)[0]}
     annotate(study)
     write_dataset(study)
     parts = [pq.read_table(file) for file in study.annotations_root.glob("*/part-*.parquet")]

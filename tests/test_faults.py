@@ -294,7 +294,7 @@ def test_rows_that_are_gone_come_back_though_all_is_annotated(make_study, engine
 CODES = {
     "raise UserError('a\\nb')": (2, "error: a b\n"),
     "raise OSError(28, 'No space left on device')": (2, "error: [Errno 28] No space left on device\n"),
-    "raise MemoryError": (70, "error: memory ran out; what is done stays: free some, then run again\n"),
+    "raise MemoryError": (70, "error: Memory ran out. Completed work is kept. Free memory, then run again.\n"),
     "{}['\\x1b[31mkey\\udc80']": (70, "error: KeyError: "),
 }
 

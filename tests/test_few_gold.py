@@ -104,11 +104,11 @@ def test_a_grid_without_any_gold_tells_what_wants_none(make, tmp_path):
     assert "nobody has checked any of these labels" in said
     for text in (page, html):
         assert "not identifiable" in text
-        assert "the one labels" in text  # the figure of disagreement
+        assert "two classifiers with different seeds" in text  # the figure of disagreement
         assert "scores.png" not in text
-    with pytest.raises(UserError, match="a pilot sets LLM labels against gold labels, and there are none"):
+    with pytest.raises(UserError, match="a pilot compares LLM labels with gold labels"):
         pilot_settings(study)
-    with pytest.raises(UserError, match="trained without gold labels"):
+    with pytest.raises(UserError, match="the study must have the arm gold"):
         compare([study.root], tmp_path / "out")
 
 

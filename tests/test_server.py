@@ -545,7 +545,7 @@ def test_plan_counts_what_a_server_labelled_before_it_went_away(serve, tmp_path)
         annotate(study)
     server.close()
     (step, *_), _ = make_plan(study)
-    assert 16 <= step["done"] < step["total"] == 60
+    assert 16 <= step.done < step.total == 60
 
 
 BAD = [

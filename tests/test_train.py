@@ -535,7 +535,7 @@ def test_an_interrupt_of_the_process_that_trains_alone_ends_the_command(late, an
     output, _ = child.communicate(timeout=60)
     assert child.returncode == 130, output
     assert "Traceback" not in output
-    assert output.strip().splitlines()[-1] == "interrupted; what is done stays, run again to go on"
+    assert output.strip().splitlines()[-1] == "Interrupted. Completed work is kept. Run again to continue."
 
 
 def test_processes_are_counted_and_share_the_grid(annotated):
