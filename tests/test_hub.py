@@ -855,3 +855,37 @@ print(json.dumps(snapshot_download("me/space", repo_type="space", local_dir="{tm
         client = Client(address, verbose=False)
         assert client.predict(api_name="/studies")["about"]["repo"] == "me/labels"
         assert client.predict(file=None, pasted="a,b\nx,y\nx,x\n", api_name="/measure")["R"] == 2
+
+
+READS = """
+import json, sys
+from collections import Counter
+from hf_recipes import cli
+from hf_recipes.data import RowFiles
+from hf_recipes.labels import pool
+
+reads = Counter()
+load, annotations = RowFiles.load, pool.load_annotations
+
+def load_rows(files, name, *arguments):
+    reads[name] += 1
+    return load(files, name, *arguments)
+
+def load_annotations(*arguments):
+    reads["annotations"] += 1
+    return annotations(*arguments)
+
+RowFiles.load, pool.load_annotations = load_rows, load_annotations
+sys.argv = ["hf-recipes", *{arguments}]
+cli.main()
+print(json.dumps(reads))
+"""
+
+
+@pytest.mark.parametrize(
+    "arguments", [["run"], ["report"], ["plan"], ["push", "dataset", "--repo", "me/labels"]], ids=lambda a: a[0]
+)
+def test_a_command_reads_rows_and_annotations_once(arguments, hub, study):
+    assert hub.python(READS.format(arguments=[*arguments, str(study.recipe_file)])) == {
+        **{"train": 1, "test": 1, "annotations": 1}
+    }
