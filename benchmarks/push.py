@@ -92,7 +92,7 @@ def push_ours(folder: str, repo: str, *overrides: str) -> tuple[float, float]:
     import datasets  # noqa: F401
     import huggingface_hub.hf_api  # noqa: F401
 
-    from hf_recipes.hub import push_dataset
+    from hf_recipes.push import push_dataset
 
     start = time.perf_counter()
     push_dataset(open_study(folder, *overrides), repo)

@@ -119,7 +119,7 @@ def publish(folder: str) -> str:
     """Pushes the study, and brings back the repo's files."""
     from huggingface_hub import snapshot_download
 
-    from hf_recipes.hub import push_dataset
+    from hf_recipes.push import push_dataset
     from hf_recipes.recipe import load_recipe
     from hf_recipes.study import Study
 

@@ -295,7 +295,7 @@ def push_dataset(
 ) -> None:
     """Publish the study as configs of a dataset repo, in one commit that keeps everything else."""
     study = _open(context, recipe, accept, verbose)
-    from .hub import push_dataset as push
+    from .push import push_dataset as push
 
     typer.echo(push(study, repo, private, revision, create_pr, prefix, texts))
 
@@ -308,7 +308,7 @@ def push_metric(
 ) -> None:
     """Publish a metric module as a Space, for evaluate.load("owner/name")."""
     logs.set_up()
-    from .hub import push_metric as push
+    from .spaces import push_metric as push
 
     typer.echo(push(folder, owner, private))
 
@@ -321,7 +321,7 @@ def push_space(
 ) -> None:
     """Publish the app that shows a published study, as a Space."""
     logs.set_up()
-    from .hub import push_space as push
+    from .spaces import push_space as push
 
     typer.echo(push(repo, study, private))
 
@@ -335,7 +335,7 @@ def pull(
 ) -> None:
     """Download a published study, to measure and report it again or to continue it."""
     logs.set_up()
-    from .hub import pull_study
+    from .pull import pull_study
 
     typer.echo(f"study: {pull_study(repo, output_dir, study, revision)}")
 

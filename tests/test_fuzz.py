@@ -28,7 +28,7 @@ from hf_recipes import logs
 from hf_recipes.annotate import annotate
 from hf_recipes.compare import compare
 from hf_recipes.data import NO_GOLD, load_rows
-from hf_recipes.hub import pull_study
+from hf_recipes.pull import pull_study
 from hf_recipes.labels.audit import draw_audit, import_audit
 from hf_recipes.measure import metrics_folder
 from hf_recipes.recipe import Recipe, UserError, load_recipe

@@ -413,7 +413,7 @@ print(json.dumps(None))
 """
 PULL = """
 from pathlib import Path
-from hf_recipes.hub import pull_study
+from hf_recipes.pull import pull_study
 try:
     refusals.append(str(pull_study("me/labels", Path("{folder}"))))
 except ValueError as error:
@@ -478,7 +478,7 @@ def test_what_a_pulled_study_may_cost(hub, small, tmp_path):
 import json, resource
 from pathlib import Path
 import datasets, huggingface_hub, torch, transformers
-from hf_recipes.hub import pull_study
+from hf_recipes.pull import pull_study
 libraries = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 try:
     pull_study("me/labels", Path("{tmp_path}/pulled"))
@@ -640,7 +640,7 @@ MATRIX = """
 import json, os, resource, shutil, time, urllib.request
 from pathlib import Path
 from huggingface_hub import CommitOperationAdd, HfApi
-from hf_recipes.hub import push_dataset
+from hf_recipes.push import push_dataset
 from hf_recipes.recipe import UserError, load_recipe
 from hf_recipes.study import Study
 
