@@ -41,7 +41,7 @@ def test_every_study_has_its_row_and_every_pair_its_difference(folders, tmp_path
 def test_a_study_that_does_not_compare_llm_with_gold_is_refused(folders, tmp_path):
     file = folders[0] / "report" / "results.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"comparisons": []}))
-    with pytest.raises(UserError, match="trained without gold labels"):
+    with pytest.raises(UserError, match="must compare llm with gold"):
         compare(folders, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 

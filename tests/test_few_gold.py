@@ -108,7 +108,7 @@ def test_a_grid_without_any_gold_tells_what_wants_none(make, tmp_path):
         assert "scores.png" not in text
     with pytest.raises(UserError, match="a pilot compares LLM labels with gold labels"):
         pilot_settings(study)
-    with pytest.raises(UserError, match="the study must have the arm gold"):
+    with pytest.raises(UserError, match="the study must compare llm with gold"):
         compare([study.root], tmp_path / "out")
 
 

@@ -46,10 +46,10 @@ class Planted:
     errors: str
     knows: bool
 
-    def __init__(self, section, folder):
+    def __init__(self, section, model):
         from transformers import AutoTokenizer
 
-        self.tokenizer = AutoTokenizer.from_pretrained(folder)
+        self.tokenizer = AutoTokenizer.from_pretrained(model.folder)
 
     def score(self, prompts, token_ids):
         found = np.zeros((len(prompts), len(token_ids)))
