@@ -239,7 +239,7 @@ def _read_probs(folder: Path, test: Rows) -> np.ndarray:
 def _measure_annotator(study: Study, labels: StudyLabels) -> dict[str, Any]:
     """The LLM against gold on the pool, and whether its entropy points at its errors."""
     pool, status = labels.training_pool, labels.annotations[0].status
-    given = {"predictions": pool.probs, "references": pool.gold, "covered": pool.label_mass}
+    given = {"predictions": pool.probs, "references": pool.gold, "label_mass": pool.label_mass}
     found = _load("annotation_uncertainty").compute(**given)
     known = np.flatnonzero(pool.gold != NO_GOLD)
     fields = (
@@ -271,7 +271,7 @@ def _measure_annotator(study: Study, labels: StudyLabels) -> dict[str, Any]:
         "nll": float(-np.log(np.clip(given_gold, 1e-300, None)).mean()) if len(known) else None,
         **_divergence(pool.raters, pool.probs),
         "one_annotator": None if pool.raters is None else one_rater_agreement(pool.raters),
-        "label_mass": found["covered_mean"],
+        "label_mass": found["label_mass_mean"],
         "status": {name: status.count(name) for name in sorted(set(status))},
         "truncated": int(labels.annotations[0].truncated.sum()),
     }

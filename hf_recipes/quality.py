@@ -81,7 +81,7 @@ def _measure(pool: Pool) -> dict[str, Any]:
 
     uncertainty = evaluate.load(str(metrics_folder() / "annotation_uncertainty"), keep_in_memory=True)
     votes = {"votes": pool.votes} if pool.votes.shape[1] > 1 else {}
-    return dict(uncertainty.compute(predictions=pool.probs, references=pool.gold, covered=pool.label_mass, **votes))
+    return dict(uncertainty.compute(predictions=pool.probs, references=pool.gold, label_mass=pool.label_mass, **votes))
 
 
 def _measure_passes(study: Study, pool: Pool) -> list[dict[str, Any]]:
@@ -137,10 +137,10 @@ def describe(labels: dict[str, Any]) -> list[str]:
         )
     if labels["scoring"] == "distribution":
         said.append(
-            f"Before renormalising, the labels hold {number(found['covered_mean'])} of the LLM's probability."
+            f"Before renormalising, the labels hold {number(found['label_mass_mean'])} of the LLM's probability."
             + (
                 " Most of it lies elsewhere: the prompt does not ask for these labels."
-                if found["covered_mean"] < 0.5
+                if found["label_mass_mean"] < 0.5
                 else ""
             )
         )

@@ -497,7 +497,7 @@ def test_votes_are_shares_with_a_seed_of_its_own_for_each_text(make_study, engin
     assert (shares.sum(axis=1) < 1).any()  # "no idea" is no label
     assert len(np.unique(shares, axis=0)) > 10  # one seed for all would give all the same
     pool = build_pool(load_rows(study)[0], [found])
-    assert pool.covered == pytest.approx(shares.sum(axis=1))
+    assert pool.label_mass == pytest.approx(shares.sum(axis=1))
 
 
 def test_guided_answers_are_one_label_and_no_distribution(make_study, engine):

@@ -234,11 +234,11 @@ def test_pairwise_disagreement_does_not_depend_on_the_number_of_passes_but_the_f
 @given(PARTS, st.randoms(use_true_random=False))
 def test_the_order_of_rows_means_nothing_and_figures_keep_to_their_ranges(module, parts, random):
     probs, gold, votes = draw(parts, random)
-    covered = np.array([random.random() for _ in gold])
+    label_mass = np.array([random.random() for _ in gold])
     order = np.array(random.sample(range(len(gold)), len(gold)))
-    result = module.compute(predictions=probs, references=gold, votes=votes, covered=covered)
+    result = module.compute(predictions=probs, references=gold, votes=votes, label_mass=label_mass)
     shuffled = module.compute(
-        predictions=probs[order], references=gold[order], votes=votes[order], covered=covered[order]
+        predictions=probs[order], references=gold[order], votes=votes[order], label_mass=label_mass[order]
     )
     assert_same(result, shuffled)
     assert result.keys() == shuffled.keys()
@@ -416,9 +416,9 @@ def test_it_loads_as_a_measurement_by_default_and_by_name(tmp_path):
 
 def test_probabilities_are_renormalised_and_other_arguments_come_back(module):
     probs, gold = sample(40, 4)
-    result = module.compute(predictions=probs * 1.0009, references=gold, covered=[0.25] * 40)
-    assert_same(result, module.compute(predictions=probs, references=gold, covered=[0.25] * 40))
-    assert result["covered_mean"] == 0.25
+    result = module.compute(predictions=probs * 1.0009, references=gold, label_mass=[0.25] * 40)
+    assert_same(result, module.compute(predictions=probs, references=gold, label_mass=[0.25] * 40))
+    assert result["label_mass_mean"] == 0.25
     narrow = module.compute(predictions=probs, references=gold, confidence_level=0.5, alphas=[0.3], bins=4)
     assert (narrow["confidence_level"], narrow["alphas"], len(narrow["reliability"])) == (0.5, [0.3], 4)
     for key in (key for key in result if key.endswith("_auroc_interval") or key in ("accuracy_interval",)):
@@ -451,9 +451,9 @@ GOOD = {"predictions": [[0.9, 0.1], [0.6, 0.4]], "references": [0, 1]}
         ({"votes": [[0, 1], [0]]}, "`votes` must have rows of equal length"),
         ({"votes": [[0, 1], [0, 5]]}, "`votes` .* Got 5"),
         ({"votes": [[0, np.inf], [0, 0]]}, "`votes` .* Got inf"),
-        ({"covered": [0.9]}, "`covered` must have the shape 2"),
-        ({"covered": [0.9, 1.5]}, "`covered` .* 0.9 to 1.5"),
-        ({"covered": [0.9, np.nan]}, "`covered` .* nan"),
+        ({"label_mass": [0.9]}, "`label_mass` must have the shape 2"),
+        ({"label_mass": [0.9, 1.5]}, "`label_mass` .* 0.9 to 1.5"),
+        ({"label_mass": [0.9, np.nan]}, "`label_mass` .* nan"),
         ({"alphas": [0.1, 0]}, r"`alphas` .* Got \[0.1, 0.0\]"),
         ({"alphas": [1.1]}, r"`alphas` .* Got \[1.1\]"),
         ({"alphas": []}, "`alphas` "),

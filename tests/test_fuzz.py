@@ -28,9 +28,9 @@ from hf_recipes import logs
 from hf_recipes.annotate import annotate
 from hf_recipes.compare import compare
 from hf_recipes.data import NO_GOLD, load_rows
-from hf_recipes.pull import pull_study
 from hf_recipes.labels.audit import draw_audit, import_audit
 from hf_recipes.measure import metrics_folder
+from hf_recipes.pull import pull_study
 from hf_recipes.recipe import Recipe, UserError, load_recipe
 from hf_recipes.study import Study, read_json
 from hf_recipes.train import train
@@ -313,7 +313,7 @@ INPUTS = {
     },
     "annotation_uncertainty": lambda draw, runs, n: {
         **{"predictions": shares(draw, n, 3), "references": labels(draw, n), "votes": labels(draw, n, runs)},
-        **{"covered": shares(draw, n), "alphas": [0.5], "bins": 5, "confidence_level": 0.9},
+        **{"label_mass": shares(draw, n), "alphas": [0.5], "bins": 5, "confidence_level": 0.9},
     },
 }
 
@@ -338,7 +338,7 @@ SHARES = (
     "macro_f1_mean",
     "unanimity",
     "pairwise_disagreement",
-    "covered_mean",
+    "label_mass_mean",
 )
 
 

@@ -34,7 +34,7 @@ Args:
         Gold classes; -1 where there is none. Rows without gold are left out of the figures that need it.
     votes (`list` of n lists of P `int`, *optional*):
         The labels that P passes over the texts gave; -1 where a pass gave none.
-    covered (`list` of n `float`, *optional*):
+    label_mass (`list` of n `float`, *optional*):
         The raw probability mass on the labels, before renormalising.
     alphas (`list` of `float`, *optional*, defaults to `(0.05, 0.1, 0.25)`):
         The shares of most uncertain rows of the error capture, in (0, 1].
@@ -48,7 +48,7 @@ Returns:
     - **n**, **num_classes**, **n_gold** (`int`), **confidence_level** (`float`), **label_share** (`list` of K `float`)
     - **entropy_mean**, **normalised_entropy_mean** (`float`): the latter H / ln K; **entropy_quantiles** (`list` of 5
       `float`): at 5, 25, 50, 75 and 95%; **margin_mean** (`float`): the largest probability less the second.
-    - **covered_mean** (`float`): only with covered.
+    - **label_mass_mean** (`float`): only with label_mass.
 
     with votes, over the **n_voted** (`int`) rows that have two or more of the **P** (`int`)
     - **flip_rate** (`float`), **flip_rate_interval**: the share of rows whose votes do not all agree (Lu & Smith 2025),
@@ -101,7 +101,7 @@ def annotation_uncertainty(
     predictions,
     references=None,
     votes=None,
-    covered=None,
+    label_mass=None,
     alphas=(0.05, 0.1, 0.25),
     bins=10,
     confidence_level=0.95,
@@ -134,12 +134,12 @@ def annotation_uncertainty(
         "margin_mean": float((ranked[:, 0] - ranked[:, 1]).mean()),
         "confidence_level": confidence_level,
     }
-    if covered is not None:
-        covered = check_numbers("covered", covered, items)
-        if not ((covered >= 0) & (covered <= 1 + 1e-3)).all():
-            got = f"{covered.min():g} to {covered.max():g}"
-            raise ValueError(f"`covered` must be in [0, 1]. Got {got}. Try the sum of the raw probabilities.")
-        result["covered_mean"] = float(covered.mean())
+    if label_mass is not None:
+        label_mass = check_numbers("label_mass", label_mass, items)
+        if not ((label_mass >= 0) & (label_mass <= 1 + 1e-3)).all():
+            got = f"{label_mass.min():g} to {label_mass.max():g}"
+            raise ValueError(f"`label_mass` must be in [0, 1]. Got {got}. Try the sum of the raw probabilities.")
+        result["label_mass_mean"] = float(label_mass.mean())
     if votes is not None:
         votes = check_labels("votes", votes, items, "P votes", min_label=-1, num_classes=classes)
         is_flipped, has_votes, figures = _votes(votes, classes, z)
