@@ -47,7 +47,8 @@ def measure(name: str, model: str, folder: str, settings: list[str]) -> tuple[li
         ]
         rows.append(
             f"| {name} | {model} | {how} | {found['n_gold']} | {figures[0]} | {figures[1]} | {number(found['ece'])} | "
-            f"{number(found['label_mass_mean'])} | {figures[2]} | {number(found['error_capture'][at])} | {figures[3]} | "
+            f"{number(found['label_mass_mean'])} | {figures[2]} | {number(found['error_capture'][at])} | "
+            f"{figures[3]} | "
             f"{number(found['class_share'])} | {number(found['majority_accuracy'])} |"
         )
         what = f"accuracy, {name} by {model}, calibration {calibration}"

@@ -29,8 +29,8 @@ from ratio import show
 SIZES = [50, 100, 200]  # texts to learn from; twice as many are annotated
 SMALL = 30
 TEST = 100
-TRAIN = ["--grid.arms=[gold, llm]", "--grid.seeds=[0, 1]", "--train.epochs=2", "--train.max_length=128"]
-APART = ["--annotate.prompt.shots_per_class=1", "--grid.arms=[gold, llm, llm-entropy-replace, llm-random-replace]"]
+TRAIN = ["--grid.variants=[gold, llm]", "--grid.seeds=[0, 1]", "--train.epochs=2", "--train.max_length=128"]
+APART = ["--annotate.prompt.shots_per_class=1", "--grid.variants=[gold, llm, llm-entropy-replace, llm-random-replace]"]
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 
@@ -174,7 +174,7 @@ def memory(rows: int = 100_000) -> None:
 
 @app.command()
 def paper(rows: int = 100_000_000, gpus: int = 8, own: float = 100, shared: int = 200) -> None:
-    """100 million texts of 100 tokens, a 3B LLM, ten seeds of five arms of roberta-base."""
+    """100 million texts of 100 tokens, a 3B LLM, ten seeds of five variants of roberta-base."""
     from hf_recipes import cost
     from hf_recipes.recipe import Train
 
@@ -191,7 +191,7 @@ def paper(rows: int = 100_000_000, gpus: int = 8, own: float = 100, shared: int 
         print(f"| {name} | {shown} |")
     sizes = {
         "annotations": rows * cost.row_bytes(cost.ANNOTATION_BYTES, 3),
-        "dataset, five arms": 5 * rows * cost.row_bytes(cost.CONFIG_BYTES, 3, 4.5 * own),
+        "dataset, five variants": 5 * rows * cost.row_bytes(cost.CONFIG_BYTES, 3, 4.5 * own),
         "predictions, 50 runs of 10,000 test texts": 50 * 10_000 * cost.row_bytes(cost.PREDICTION_BYTES, 3),
     }
     print("\n" + "\n".join(f"{what}: {size / 1e9:,.2f} GB" for what, size in sizes.items()))

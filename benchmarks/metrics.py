@@ -137,9 +137,9 @@ def main(repeats: int = 5) -> None:
         """Two of the 2,000 draws that give an interval by the bootstrap, as one would write them with scikit-learn."""
         for _ in range(2):
             items, seeds = random.integers(2000, size=2000), random.integers(20, size=20)
-            for arm in (one, two):
+            for variant in (one, two):
                 for run in seeds:
-                    f1_score(gold[items], arm[run, items], average="macro")
+                    f1_score(gold[items], variant[run, items], average="macro")
 
     ours, theirs, ratios = paired(repeats, lambda: comparison.instability_comparison(one, two, gold), by_hand)
     found.append(

@@ -3,10 +3,11 @@
     .venv/bin/python benchmarks/push.py [--rows=20000] [--repeats=5]
 
 The server is the tests' own (tests/hub_server.py), on this machine: every request, upload and commit is made, answered
-at once, or after 50 ms as on a network. A study of four arms and their annotations, five configs, is pushed to a new
-repo, read back and compared; the other way pushes the same five configs, loaded already, one after the other, and reads
+at once, or after 50 ms as on a network. A study of four variants and their annotations, five configs, is pushed to a
+new repo, read back and compared; the other way pushes the same five configs, loaded already, one after the other,
+and reads
 nothing back. A repeat does both, in a random order, each in a process of its own, after its imports. Then the
-share of replaced labels is changed, which changes two arms, and the study pushed again. The memory at
+share of replaced labels is changed, which changes two variants, and the study pushed again. The memory at
 its peak is that of whole processes, for --rows and for ten times as many; `variants` is a process that has the study's
 rows and labels in memory.
 """
@@ -38,7 +39,7 @@ SETTINGS = [
     "--data.test_size=null",
     "--name=bench",
 ]
-ARMS = ["gold", "llm", "llm-entropy-replace", "llm-random-replace"]
+TRAINED = ["gold", "llm", "llm-entropy-replace", "llm-random-replace"]
 
 
 class RandomEngine:
@@ -56,7 +57,11 @@ def open_study(folder: str, *overrides: str) -> Any:
     from hf_recipes.recipe import load_recipe
     from hf_recipes.study import Study
 
-    settings = [f"--data.path={folder}/source", f"--output_dir={folder}/study", f"--grid.arms={json.dumps(ARMS)}"]
+    settings = [
+        f"--data.path={folder}/source",
+        f"--output_dir={folder}/study",
+        f"--grid.variants={json.dumps(TRAINED)}",
+    ]
     return Study(load_recipe(DEMO, [*settings, *SETTINGS, *overrides]), accept_changes=True)
 
 
@@ -110,7 +115,9 @@ def push_each(folder: str, repo: str) -> tuple[float, float]:
     def load(files: list[Path]) -> Any:
         return Dataset.from_parquet([str(file) for file in files], cache_dir=f"{folder}/cache-{repo.replace('/', '-')}")
 
-    configs = {arm: DatasetDict(train=load([*(data / arm).iterdir()])) for arm in ARMS}  # test has other features
+    configs = {
+        variant: DatasetDict(train=load([*(data / variant).iterdir()])) for variant in TRAINED
+    }  # test has other features
     configs["annotations"] = DatasetDict(train=load(sorted(part.glob("part-*.parquet"))))
     start = time.perf_counter()
     for name, config in configs.items():
@@ -169,7 +176,7 @@ def main(rows: int = 20_000, repeats: int = 5) -> None:
             in_fresh_process(push_ours, folder, "me/again", "--grid.replace_share=0.5")
             again = sent(address) - before
             changed = sum(file.stat().st_size for file in Path(folder, "study/dataset/data").glob("*-replace/*"))
-            print(f"| sent when two arms have changed: their files | {changed / 1024:,.0f} KB | |")
+            print(f"| sent when two variants have changed: their files | {changed / 1024:,.0f} KB | |")
             print(f"| ... and beyond them | {(again - changed) / 1024:.0f} KB | at most 64 KB |")
             in_fresh_process(make_study, large, 10 * rows)
             for n, where in ((rows, folder), (10 * rows, large)):

@@ -5,8 +5,9 @@
     .venv/bin/python benchmarks/simulate.py plateau [--studies=2000]
 
 Studies are simulated with known truth. A text has a score for each class, a run adds noise of its own to every text and
-is as a whole better or worse than others (a shift that all its texts share); the label is the highest score. Two arms
-at the same seed share half of the shift's variance. Everything is seeded; the Monte Carlo error of a rate is printed.
+is as a whole better or worse than others (a shift that all its texts share); the label is the highest score. Two
+variants at the same seed share half of the shift's variance. Everything is seeded; the Monte Carlo error of a rate
+is printed.
 """
 
 import sys
@@ -39,7 +40,7 @@ def module(name: str) -> Any:
 
 
 class Texts:
-    """Test items: gold classes, and the scores that all runs of all arms see."""
+    """Test items: gold classes, and the scores that all runs of all variants see."""
 
     def __init__(self, random: np.random.Generator, items: int):
         self.random = random
@@ -56,8 +57,8 @@ class Texts:
         return self.probabilities(shifts, skill, noise).argmax(axis=2)
 
 
-def paired_shifts(random: np.random.Generator, runs: int, arms: int = 2, spread: float = SHIFT) -> np.ndarray:
-    own, shared = random.normal(size=(arms, runs)), random.normal(size=runs)
+def paired_shifts(random: np.random.Generator, runs: int, variants: int = 2, spread: float = SHIFT) -> np.ndarray:
+    own, shared = random.normal(size=(variants, runs)), random.normal(size=runs)
     return spread * (own + shared) / np.sqrt(2)
 
 
@@ -156,7 +157,7 @@ def multi_bootstrap(
 def comparison_study(
     seed: int, runs: int, items: int, truth: dict[str, float], other: tuple, draws: int = 2000
 ) -> dict[str, bool]:
-    """Two arms, of which the first is like all here and the second `other` (skill, noise, spread of the shift)."""
+    """Two variants, of which the first is like all here and the second `other` (skill, noise, spread of the shift)."""
     random = np.random.default_rng(seed)
     texts = Texts(random, items)
     shifts = paired_shifts(random, runs)
@@ -176,10 +177,10 @@ def comparison_study(
 
 
 def iso_study(seed: int, runs: int, items: int) -> dict[str, bool]:
-    """An arm that is in truth the ladder's own at a skill between two of its sizes."""
+    """A variant that is in truth the ladder's own at a skill between two of its sizes."""
     random = np.random.default_rng(seed)
     texts = Texts(random, items)
-    shifts = paired_shifts(random, runs, arms=4)
+    shifts = paired_shifts(random, runs, variants=4)
     skills = (0.6, 1.0, 1.4)
     ladder = [texts.labels(shift, skill) for shift, skill in zip(shifts[1:], skills, strict=True)]
     result = module("instability_comparison").instability_comparison(
@@ -203,14 +204,14 @@ def coverage(studies: int = 2000, items: int = 500) -> None:
     names = {"accuracy": "accuracy_mean", "macro_f1": "macro_f1_mean", "pairwise_disagreement": "pairwise_disagreement"}
     pairs = []
     for title, other in (
-        ("two arms, equal in truth", (SKILL, NOISE, SHIFT)),
-        ("two arms, the second weaker and more variable", (1.0, 0.8, 2 * SHIFT)),
+        ("two variants, equal in truth", (SKILL, NOISE, SHIFT)),
+        ("two variants, the second weaker and more variable", (1.0, 0.8, 2 * SHIFT)),
     ):
         theirs = truths(*other)
         differ = {name: truth[key] - theirs[key] for name, key in names.items()}
         pairs.append(table(title, {r: rates(studies, comparison_study, r, items, differ, other) for r in RUNS}))
     table(
-        "an arm against its own ladder",
+        "a variant against its own ladder",
         {r: rates(studies, iso_study, r, items) for r in RUNS},
     )
     equal, weaker = pairs

@@ -42,7 +42,7 @@ ROOT = Path(__file__).resolve().parent.parent
 DEMO = "hf_recipes/recipes/tweets-demo.yaml"
 SETTINGS = [
     *("--data.pool_size=80", "--data.test_size=30", "--annotate.max_model_len=256"),
-    *("--annotate.prompt.shots_per_class=1", "--grid.arms=[gold, llm]", "--grid.sizes=[24]", "--grid.seeds=[0, 1]"),
+    *("--annotate.prompt.shots_per_class=1", "--grid.variants=[gold, llm]", "--grid.sizes=[24]", "--grid.seeds=[0, 1]"),
     *("--train.epochs=2", "--train.learning_rate=5e-3"),
 ]
 LONGEST = 1800  # seconds of a command, after which it hangs

@@ -2,8 +2,9 @@
 
     .venv/bin/python benchmarks/space.py [--texts=2000] [--seeds=10] [--repeats=15] [--clients=20]
 
-A study of 6 arms, 5 sizes and --seeds (300 runs) on --texts test texts is made by the library's own writers: tweets of
-the sample with a word of their own, an engine that answers at random, and in place of training probabilities that are
+A study of 6 variants, 5 sizes and --seeds (300 runs) on --texts test texts is made by the library's own writers: tweets
+of the sample with a word of their own, an engine that answers at random, and in place of training probabilities that
+are
 drawn round gold. It is pushed to the tests' Hub in miniature, and the repo's files are what the app reads.
 
 The start is timed from the command to a figure in a real browser. A repeat asks every endpoint once, in a random order,
@@ -33,7 +34,7 @@ from annotate import DEMO, ROOT, SAMPLE, in_fresh_process
 from push import RandomEngine, serve
 from ratio import show
 
-ARMS = ["gold", "llm", "llm-soft", "llm-entropy-replace", "llm-random-replace", "noise-fixed"]
+TRAINED = ["gold", "llm", "llm-soft", "llm-entropy-replace", "llm-random-replace", "noise-fixed"]
 SIZES = [100, 200, 400, 800, 1600]
 TRIVIAL = """
 import gradio as gr
@@ -80,7 +81,7 @@ def make_study(folder: str, texts: int, seeds: int) -> None:
             f"--data.path={folder}/source",
             f"--output_dir={folder}/study",
             "--name=bench",
-            f"--grid.arms={json.dumps(ARMS)}",
+            f"--grid.variants={json.dumps(TRAINED)}",
         ),
         *(f"--grid.sizes={SIZES}", f"--grid.seeds={list(range(seeds))}", "--annotate.prompt.shots_per_class=1"),
         *("--data.label_names=[negative, neutral, positive]", "--data.pool_size=null", "--data.test_size=null"),
@@ -93,7 +94,7 @@ def make_study(folder: str, texts: int, seeds: int) -> None:
 
         def __init__(self, run: Any, gold: np.ndarray):
             self._gold, self._seed = gold, zlib.crc32(str(run).encode())
-            self._skill = 0.9 + 0.25 * np.log(run.size) * (1.0 if run.arm == "gold" else 0.75)
+            self._skill = 0.9 + 0.25 * np.log(run.size) * (1.0 if run.variant == "gold" else 0.75)
 
         def predict(self, rows: np.ndarray) -> np.ndarray:
             shared, own = np.random.default_rng(7), np.random.default_rng(self._seed)
@@ -177,11 +178,13 @@ def questions(client: Any, table: str) -> dict[str, Callable[[], Any]]:
     return {
         "studies": lambda: client.predict(api_name="/studies"),
         "verdict": lambda: client.predict(api_name="/verdict"),
-        "labels": lambda: client.predict(kind="wrong", order="unsure", arm="llm-entropy-replace", api_name="/labels"),
+        "labels": lambda: client.predict(
+            kind="wrong", order="unsure", variant="llm-entropy-replace", api_name="/labels"
+        ),
         "labels, search": lambda: client.predict(search="the", api_name="/labels"),
-        "seeds": lambda: client.predict(arm="llm", api_name="/seeds"),
+        "seeds": lambda: client.predict(variant="llm", api_name="/seeds"),
         "seeds, one text": lambda: client.predict(text=text, api_name="/seeds"),
-        "compare": lambda: client.predict(arm="llm", against="gold", api_name="/compare"),
+        "compare": lambda: client.predict(variant="llm", against="gold", api_name="/compare"),
         "use": lambda: client.predict(api_name="/use"),
         "measure, 10 x 2,000": lambda: client.predict(file=None, pasted=table, api_name="/measure"),
     }

@@ -42,7 +42,7 @@ SETTINGS = [
     *(
         f"--train.learning_rate={RATE}",
         f"--data.test_size={TEST}",
-        "--grid.arms=[gold, llm]",
+        "--grid.variants=[gold, llm]",
         "--grid.replace_share=0.25",
     ),
 ]

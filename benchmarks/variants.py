@@ -1,4 +1,4 @@
-"""What the arms and their comparison cost at scale, beside pandas for what pandas can do, in one run.
+"""What the variants and their comparison cost at scale, beside pandas for what pandas can do, in one run.
 
     .venv/bin/python benchmarks/variants.py [--rows=1000000]
 
@@ -50,14 +50,14 @@ def main(rows: int = 1_000_000, repeats: int = 3) -> None:
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
     order = permutation(pool.ids, 0)
     times = {
-        arm: seconds(lambda arm=arm: training_labels(arm, pool, order, 0.25, 0))
-        for arm in VARIANTS
-        if arm not in ("llm-dawid-skene", *CONFIDENT)
+        variant: seconds(lambda variant=variant: training_labels(variant, pool, order, 0.25, 0))
+        for variant in VARIANTS
+        if variant not in ("llm-dawid-skene", *CONFIDENT)
     }
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
-    print(f"{rows:,} rows, 3 classes, 5 passes, {len(times)} arms\n\n| what | measured | target |\n|---|---|---|")
-    slowest = max(times, key=lambda arm: times[arm])
-    print(f"| all arms | {sum(times.values()):.1f} s (the slowest, {slowest}: {times[slowest]:.1f} s) | 60 s |")
+    print(f"{rows:,} rows, 3 classes, 5 passes, {len(times)} variants\n\n| what | measured | target |\n|---|---|---|")
+    slowest = max(times, key=lambda variant: times[variant])
+    print(f"| all variants | {sum(times.values()):.1f} s (the slowest, {slowest}: {times[slowest]:.1f} s) | 60 s |")
     print(f"| memory at its peak, with the pool ({before:.2f} GB) | {peak:.2f} GB | 2 GB |")
     few = dawid_skene(min(rows, 100_000))
     print(f"| Dawid-Skene, {min(rows, 100_000):,} rows | {few:.1f} s | |")
@@ -65,30 +65,30 @@ def main(rows: int = 1_000_000, repeats: int = 3) -> None:
     table = pd.DataFrame({"id": pool.ids, "entropy": pool.entropy, "llm": pool.llm, "gold": pool.gold})
     count = round(0.25 * rows)
     ratios = {}
-    for arm, other, theirs in (
+    for variant, other, theirs in (
         ("llm-entropy-replace", "nlargest", lambda: replaced(table, table.nlargest(count, "entropy").index)),
         ("llm-random-replace", "sample", lambda: replaced(table, table.sample(count, random_state=0).index)),
     ):
         pairs = [
-            (seconds(lambda arm=arm: training_labels(arm, pool, order, 0.25, 0)), seconds(theirs))
+            (seconds(lambda variant=variant: training_labels(variant, pool, order, 0.25, 0)), seconds(theirs))
             for _ in range(repeats)
         ]
-        ratios[arm, other] = float(np.median([ours / pandas for ours, pandas in pairs]))
-        print(f"| {arm}, ours / pandas (which ties and draws by position) | {ratios[arm, other]:.2f} | |")
+        ratios[variant, other] = float(np.median([ours / pandas for ours, pandas in pairs]))
+        print(f"| {variant}, ours / pandas (which ties and draws by position) | {ratios[variant, other]:.2f} | |")
 
-    arms, sizes, seeds, items = list(VARIANTS), (50, 100, 200, 400, 800, 1600), 10, 2000
+    variants, sizes, seeds, items = list(VARIANTS), (50, 100, 200, 400, 800, 1600), 10, 2000
     rng = np.random.default_rng(0)
     gold = rng.integers(3, size=items)
     predictions = {
-        (arm, size): np.where(rng.random((seeds, items)) < 0.7, gold, rng.integers(3, size=(seeds, items)))
-        for arm in arms
+        (variant, size): np.where(rng.random((seeds, items)) < 0.7, gold, rng.integers(3, size=(seeds, items)))
+        for variant in variants
         for size in sizes
     }
     test = Rows([f"{i}" for i in range(items)], [""] * items, gold, ["a", "b", "c"])
     took = seconds(lambda: list(_compare(predictions, predictions, test)))
-    print(f"| comparison of {len(arms)} arms x 6 sizes x 10 seeds x 2,000 texts | {took:.1f} s | 60 s |")
-    for (arm, other), ratio in ratios.items():
-        show(f"time, labels of {arm}, {rows:,} rows", f"pandas' {other}, which goes by position", ratio)
+    print(f"| comparison of {len(variants)} variants x 6 sizes x 10 seeds x 2,000 texts | {took:.1f} s | 60 s |")
+    for (variant, other), ratio in ratios.items():
+        show(f"time, labels of {variant}, {rows:,} rows", f"pandas' {other}, which goes by position", ratio)
 
 
 def dawid_skene(n: int) -> float:

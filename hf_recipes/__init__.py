@@ -3,7 +3,7 @@
     hf-recipes run hf_recipes/recipes/tweets-demo.yaml
 
 The steps are plain functions, one module each, in the order in which data flows: [`recipe`] -> [`data`] ->
-[`annotate`] -> [`arms`] -> [`variants`] -> [`train`] -> [`measure`] -> [`report`].
+[`annotate`] -> [`variants`] -> [`variants`] -> [`train`] -> [`measure`] -> [`report`].
 """
 
 __version__ = "0.1.0"

@@ -20,8 +20,8 @@ SIZE_RATIO = 4  # of the study's largest size to the pilot's
 def pilot_settings(study: Study) -> list[str]:
     """Return the settings, as on the command line, that make a pilot of a recipe.
 
-    A pilot has the arms gold and llm, few seeds, two small sizes and few texts. Its folder is another one, as its runs
-    must not be pooled with those that test what it suggested.
+    A pilot has the variants gold and llm, few seeds, two small sizes and few texts. Its folder is another one, as its
+    runs     must not be pooled with those that test what it suggested.
 
     Raises:
         UserError: the recipe has too few seeds, or no gold labels.
@@ -44,7 +44,7 @@ def pilot_settings(study: Study) -> list[str]:
         f"--annotate.passes={json.dumps(passes)}",
         f"--grid.seeds={seeds}",
         f"--grid.sizes={[max(2, top // 2), top]}",
-        "--grid.arms=[gold, llm]",
+        "--grid.variants=[gold, llm]",
         "--grid.curves=null",
         "--grid.crossed=null",
     ]

@@ -1,7 +1,7 @@
 """Annotate: store the LLM's raw log-probability of every label for every text, in append-only parts.
 
-The first pass also labels the test texts, after the pool, only to show which of its errors classifiers copy. No arm,
-calibration, few-shot example or figure of the pool depends on them.
+The first pass also labels the test texts, after the pool, only to show which of its errors classifiers copy. No
+variant, calibration, few-shot example or figure of the pool depends on them.
 
     python -m hf_recipes.annotate RECIPE [--key=value ...]
 

@@ -51,11 +51,11 @@ def collect(study: Study, labels: StudyLabels, folder: Path, texts: bool) -> Bun
     test = study.dataset / "data" / "test" / f"test-{SHARD}"
     if test.exists() and not texts:
         test = _without_texts(test, folder / "test.parquet")
-    for arm in sorted(path.name for path in (study.dataset / "data").iterdir() if path.name != "test"):
-        train = study.dataset / "data" / arm / f"train-{SHARD}"
-        configs[arm] = {"train": train if texts else _without_texts(train, folder / f"{arm}.parquet")}
+    for variant in sorted(path.name for path in (study.dataset / "data").iterdir() if path.name != "test"):
+        train = study.dataset / "data" / variant / f"train-{SHARD}"
+        configs[variant] = {"train": train if texts else _without_texts(train, folder / f"{variant}.parquet")}
         if test.exists():
-            configs[arm]["test"] = test
+            configs[variant]["test"] = test
     current = read_json(study.annotations_root / "current.json")
     passes = []
     with tables.writer(folder / "annotations.parquet", ANNOTATIONS) as writer:
@@ -120,7 +120,7 @@ FIGURE_COLUMNS = pa.schema(
 
 
 def _figures(results: Results) -> Iterator[dict[str, Any]]:
-    """The results as rows: each figure of an arm that has an interval, and each difference of one arm from another."""
+    """Yield the results as rows: each figure of a variant that has an interval, and each difference of two variants."""
     for result in results.variants:
         figures = result.model_dump()
         for figure in (name.removesuffix("_interval") for name in figures if name.endswith("_interval")):

@@ -169,7 +169,7 @@ def annotate(
 
 @app.command(context_settings=SETTINGS)
 def variants(context: typer.Context, recipe: RecipeFile, accept: Accept = False, verbose: Verbose = False) -> None:
-    """Write the dataset folder: one config per arm, and the card."""
+    """Write the dataset folder: one config per variant, and the card."""
     study = _open(context, recipe, accept, verbose)
     from .dataset_folder import DatasetFolder
     from .labels.pool import read_labels
@@ -387,8 +387,8 @@ def _launch_training(study: Study, runs: "Runs", recipe: Path, overrides: list[s
         run, error = next(iter(failures.items()))
         typer.echo(
             f"error: {len(failures)} run{'s' * (len(failures) > 1)} failed; the first: {run}: {error} (its traceback: "
-            f"{study.run(run) / 'failed.json'}). --retry-failed tries again; if that is in vain, take the seed, arm or "
-            "size out of the recipe",
+            f"{study.run(run) / 'failed.json'}). --retry-failed tries again; if they fail again, "
+            "remove the seed, variant or size from the recipe",
             err=True,
         )
         raise SystemExit(1)

@@ -11,7 +11,7 @@ from .schema import Figure, Results, read_results
 from .study import write_text
 from .variants import CONTROLS
 
-#: The arms that are compared in each study that has both.
+#: The variants that are compared in each study that has both.
 PAIRS: tuple[tuple[str, str], ...] = (
     ("llm", "gold"),
     ("llm", "noise-fixed"),

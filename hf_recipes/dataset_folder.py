@@ -1,4 +1,4 @@
-"""The dataset folder: one config per arm, as parquet files that `load_dataset` reads offline, and a card.
+"""The dataset folder: one config per variant, as parquet files that `load_dataset` reads offline, and a card.
 
 load_dataset("studies/tweets-demo/dataset", "llm-entropy-replace")
 """
@@ -44,7 +44,7 @@ class DatasetFolder:
         recipe, self.study = study.recipe, study
         self.pool, self.annotations = labels.training_pool, labels.annotations
         self.test = replace(labels.test, gold=labels.test_gold)
-        names = recipe.grid.arms if recipe.grid else ["llm"]
+        names = recipe.grid.variants if recipe.grid else ["llm"]
         self.variants = [name for name in names if name not in CONFIDENT]
         self.share = recipe.grid.replace_share if recipe.grid else 0.0
         self.key = make_key(
@@ -179,17 +179,20 @@ def make_findings(study: Study, measured: bool) -> dict[str, Any]:
 
     Returns:
         `dict` with `findings`, `more`, `limits` (of `findings.describe`, empty without results), `methods` (null
-        without), `labels` (of `quality.describe`), `arms` (what each trains on) and `controls` (of arms that have one).
+        without), `labels` (of `quality.describe`), `variants` (what each trains on) and `controls` (of
+        variants that have one).
     """
     labels, results = read_json(study.labels_file), read_study_results(study) if measured else None
     grid = study.recipe.grid
-    named = list(grid.arms) if grid else ["llm"]
+    named = list(grid.variants) if grid else ["llm"]
     return {
         **(describe(results) if results else {"findings": [], "more": [], "limits": []}),
         "methods": how_made(study, results) if results else None,
         "labels": describe_labels(labels) if labels else [],
-        "arms": {arm: VARIANTS[arm].describe(grid.replace_share if grid else 0.0) for arm in named},
-        "controls": {arm: control for arm, control in CONTROLS.items() if arm in named and control in named},
+        "variants": {variant: VARIANTS[variant].describe(grid.replace_share if grid else 0.0) for variant in named},
+        "controls": {
+            variant: control for variant, control in CONTROLS.items() if variant in named and control in named
+        },
     }
 
 
@@ -218,16 +221,16 @@ def _render_card(
         tags=["hf-recipes", "llm-labels"],
         configs=[
             {
-                "config_name": arm,
+                "config_name": variant,
                 # a local folder's cache in `datasets` goes by its name and these lines alone, and all are named dataset
                 "description": f"{recipe.name}, {content.key}",
                 "data_files": [
-                    {"split": "train", "path": f"data/{arm}/train-*.parquet"},
+                    {"split": "train", "path": f"data/{variant}/train-*.parquet"},
                     *([{"split": "test", "path": "data/test/test-*.parquet"}] if len(test) else []),
                 ],
-                **({"default": True} if arm == "llm" else {}),
+                **({"default": True} if variant == "llm" else {}),
             }
-            for arm in content.variants
+            for variant in content.variants
         ],
     )
     card = DatasetCard.from_template(
@@ -240,13 +243,16 @@ def _render_card(
         manifest=manifest,
         classes=[cell(name) for name in pool.label_names],
         made=cell(how_trained(study)) if "runs" in configs else None,
-        rows={arm: pq.read_metadata(next((folder / "data" / arm).iterdir())).num_rows for arm in content.variants},
+        rows={
+            variant: pq.read_metadata(next((folder / "data" / variant).iterdir())).num_rows
+            for variant in content.variants
+        },
         pool_size=len(pool.ids),
         test_size=len(test),
         test_gold=int((test.gold != NO_GOLD).sum()),
         audited=None if pool.audited is None else int((pool.gold != NO_GOLD).sum()),
-        arms=content.variants,
-        arms_said={arm: VARIANTS[arm].describe(content.share) for arm in content.variants},
+        variants=content.variants,
+        lines={variant: VARIANTS[variant].describe(content.share) for variant in content.variants},
         calibration=pool.calibrations[0],
         accuracy=float((pool.llm == pool.gold)[pool.gold != NO_GOLD].mean()) if (pool.gold != NO_GOLD).any() else None,
         passes=pool.votes.shape[1],

@@ -65,18 +65,18 @@ def describe(results: Results) -> dict[str, Any]:
     """
     if results.audit:
         return _describe_few_gold(results, results.audit)
-    arms = {(arm.variant, arm.size): arm for arm in results.variants}
+    measured = {(result.variant, result.size): result for result in results.variants}
     differences: Differences = {(c.variant, c.against, c.figure, c.size): c for c in results.comparisons}
-    sizes = sorted({arm.size for arm in results.variants})
+    sizes = sorted({result.size for result in results.variants})
     top, runs = sizes[-1], results.R
-    gold, llm, annotator = arms["gold", top], arms["llm", top], results.annotator
+    gold, llm, annotator = measured["gold", top], measured["llm", top], results.annotator
     cost = differences["llm", "gold", "macro_f1", top]
     churn = differences["llm", "gold", "pairwise_disagreement", top]
     ranks = annotator.entropy_auroc
     failures = [
-        f"{arms[name, size].chance_level_runs} of {runs} with {name}"
-        for name, size in arms
-        if size == top and arms[name, size].chance_level_runs
+        f"{measured[name, size].chance_level_runs} of {runs} with {name}"
+        for name, size in measured
+        if size == top and measured[name, size].chance_level_runs
     ]
     labels = (
         f"{annotator.model} gives {annotator.n:,} training texts the gold label in "
@@ -90,8 +90,8 @@ def describe(results: Results) -> dict[str, Any]:
     elif ranks is not None:
         labels += f" Its entropy ranks a wrong label above a right one with probability {number(ranks)} (.5 is chance)."
     disagreement = {
-        name: f"{number(arms[name, top].pairwise_disagreement)} "
-        f"{interval(arms[name, top].pairwise_disagreement_interval)}"
+        name: f"{number(measured[name, top].pairwise_disagreement)} "
+        f"{interval(measured[name, top].pairwise_disagreement_interval)}"
         for name in ("llm", "gold")
     }
     if annotator.one_annotator is not None:
@@ -132,16 +132,16 @@ def describe(results: Results) -> dict[str, Any]:
     if "llm" in gains and "gold" in gains:
         findings.append(("More texts.", _more_texts(gains["llm"], gains["gold"])))
     findings.append(("Gold instead.", _gold_instead(results.gold_match, top)))
-    more = [("The labels.", labels), *_what_one_asks_next(results, arms, differences)]
+    more = [("The labels.", labels), *_what_one_asks_next(results, measured, differences)]
     spread = llm.macro_f1_sd_interval
     limits = [
-        f"R = {runs} runs an arm. The interval of a standard deviation over {runs} runs spans a factor of "
+        f"R = {runs} runs a variant. The interval of a standard deviation over {runs} runs spans a factor of "
         f"{spread[1] / spread[0]:.0f}: nothing is concluded here from standard deviations."
         if spread and spread[0]
-        else f"R = {runs} runs an arm: too few to conclude anything from standard deviations.",
+        else f"R = {runs} runs a variant: too few to conclude anything from standard deviations.",
         *(
             [
-                "With fewer than 10 runs an arm, a difference in stability has to be very large to be seen; add "
+                "With fewer than 10 runs a variant, a difference in stability has to be very large to be seen; add "
                 "seeds to grid.seeds."
             ]
             if runs < 10
@@ -163,11 +163,11 @@ def describe(results: Results) -> dict[str, Any]:
 
 def _describe_few_gold(results: Results, audit: Audits) -> dict[str, Any]:
     """`describe` where the source has no gold: what an audit says, and what wants none."""
-    arms = {(arm.variant, arm.size): arm for arm in results.variants}
+    measured = {(result.variant, result.size): result for result in results.variants}
     differences: Differences = {(c.variant, c.against, c.figure, c.size): c for c in results.comparisons}
-    top, runs, annotator = max(arm.size for arm in results.variants), results.R, results.annotator
+    top, runs, annotator = max(result.size for result in results.variants), results.R, results.annotator
     pool, test = audit.pool, audit.test
-    llm = arms["llm", top]
+    llm = measured["llm", top]
     labels = f"{annotator.model} labelled {annotator.n:,} training texts"
     labels += (
         f"; of {annotator.n_gold:,} of them, drawn at random, people gave the same label in "
@@ -186,7 +186,7 @@ def _describe_few_gold(results: Results, audit: Audits) -> dict[str, Any]:
         else f"Not known: fewer than two of the {results.n:,} test texts have people's labels. {AUDIT}"
     )
     if pair := differences.get(("gold-only", "llm", "macro_f1", top)):
-        alone = arms["gold-only", top]
+        alone = measured["gold-only", top]
         scores += (
             f" On the {round(sum(alone.gold_train_labels) / runs):,} gold labels of the audit alone (gold-only) "
             f"they reach {number(alone.macro_f1_mean)} {interval(alone.macro_f1_mean_interval)}: "
@@ -209,9 +209,9 @@ def _describe_few_gold(results: Results, audit: Audits) -> dict[str, Any]:
             f"{interval(llm.unanimity_interval)}. That wants no gold, and says nothing of whether they are right.",
         ),
     ]
-    more = _what_one_asks_next(results, arms, differences)
+    more = _what_one_asks_next(results, measured, differences)
     limits = [
-        f"R = {runs} runs an arm; intervals are {results.confidence_level:.0%} each, not corrected for the number "
+        f"R = {runs} runs a variant; intervals are {results.confidence_level:.0%} each, not corrected for the number "
         "of comparisons (those of shares are, for that of classes and groups). Scores are over runs and audited test "
         "texts together, stability over runs and all test texts.",
         *(
@@ -233,12 +233,12 @@ def _describe_few_gold(results: Results, audit: Audits) -> dict[str, Any]:
 
 def _what_one_asks_next(
     results: Results,
-    arms: dict[tuple[str, int], VariantResult],
+    measured: dict[tuple[str, int], VariantResult],
     differences: Differences,
 ) -> list[tuple[str, str]]:
     """Findings behind the first page: at equal accuracy, mitigations, ensembles, counts, copied errors, sources."""
-    sizes = sorted({size for _, size in arms})
-    top, llm = sizes[-1], arms["llm", sizes[-1]]
+    sizes = sorted({size for _, size in measured})
+    top, llm = sizes[-1], measured["llm", sizes[-1]]
     more = []
     if iso := results.iso_accuracy:
         text = (
@@ -247,9 +247,9 @@ def _what_one_asks_next(
             f"texts more, {_judge(iso)}."
         )
         more.append(("At equal accuracy.", text))
-    more += _mitigations(arms, differences, {one.variant: one for one in results.regained}, results.lines, top)
+    more += _mitigations(measured, differences, {one.variant: one for one in results.regained}, results.lines, top)
     if best := results.best_mitigation:
-        more.append(("Which of them.", _which(best, arms, top)))
+        more.append(("Which of them.", _which(best, measured, top)))
     if ensembles := [one for one in results.ensembles if one.variant == "llm"]:
         more.append(("Ensembles.", _ensembles(ensembles, llm)))
     shares = [one for one in results.class_shares if one.variant == "llm"]
@@ -350,7 +350,7 @@ def _stability(comparison: Comparison, unlearnt: int) -> str:
 
 
 def _mitigations(
-    arms: dict[tuple[str, int], VariantResult],
+    measured: dict[tuple[str, int], VariantResult],
     differences: Differences,
     regained: dict[str, Regained],
     lines: dict[str, str],
@@ -358,38 +358,38 @@ def _mitigations(
 ) -> list[tuple[str, str]]:
     """What each mitigation buys, beside its control."""
     found = []
-    for arm, control in CONTROLS.items():
-        if (pair := (arm, control, "macro_f1", top)) in differences:
-            num_gold = round(sum(arms[arm, top].gold_train_labels) / arms[arm, top].R)
+    for result, control in CONTROLS.items():
+        if (pair := (result, control, "macro_f1", top)) in differences:
+            num_gold = round(sum(measured[result, top].gold_train_labels) / measured[result, top].R)
             text = (
-                f"{lines[arm][0].upper()}{lines[arm][1:]}: macro-F1 changes by "
-                f"{_signed(differences[arm, 'llm', 'macro_f1', top])} against LLM "
+                f"{lines[result][0].upper()}{lines[result][1:]}: macro-F1 changes by "
+                f"{_signed(differences[result, 'llm', 'macro_f1', top])} against LLM "
                 f"labels alone, with {num_gold:,} gold labels for {top:,} texts. Its control, {control}: "
                 f"{_signed(differences[control, 'llm', 'macro_f1', top])}. Difference to the control: "
                 f"{_signed(differences[pair])}, {_judge(differences[pair])}."
             )
-            if (alone := (arm, "gold-only", "macro_f1", top)) in differences:
+            if (alone := (result, "gold-only", "macro_f1", top)) in differences:
                 text += (
                     " Against the same number of gold labels alone, for as many optimiser steps: "
                     f"{_signed(differences[alone])}, {_judge(differences[alone])}."
                 )
-            if (one := regained.get(arm)) is not None:
+            if (one := regained.get(result)) is not None:
                 text += (
                     f" It regains {number(one.share)} {interval(one.interval)} of the macro-F1 that LLM labels "
                     "cost against as many gold labels (Fieller's interval)."
                 )
-            if unlearnt := [name for name in (arm, control, "llm") if arms[name, top].chance_level_runs]:
+            if unlearnt := [name for name in (result, control, "llm") if measured[name, top].chance_level_runs]:
                 text += f" But some runs with {' and '.join(unlearnt)} learnt nothing: the gain cannot be judged."
-            found.append((f"The mitigation ({arm}).", text))
+            found.append((f"The mitigation ({result}).", text))
     return found
 
 
-def _which(best: BestMitigation, arms: dict[tuple[str, int], VariantResult], top: int) -> str:
+def _which(best: BestMitigation, measured: dict[tuple[str, int], VariantResult], top: int) -> str:
     text = (
         f"Of {', '.join(best.among)} the best in macro-F1 on half of the seeds and test texts is {best.variant}. On "
         f"the other halves it changes macro-F1 by {_signed(best)} against LLM labels, {_judge(best)}."
     )
-    if unlearnt := [name for name in (best.variant, "llm") if arms[name, top].chance_level_runs]:
+    if unlearnt := [name for name in (best.variant, "llm") if measured[name, top].chance_level_runs]:
         text += f" But some runs with {' and '.join(unlearnt)} learnt nothing."
     return text
 
@@ -533,7 +533,7 @@ def how_trained(study: Study) -> str:
     return (
         f"{train.encoder} was fine-tuned for {_count(train.epochs, 'epoch')} (batches of {train.batch_size}, learning "
         f"rate {train.learning_rate}, at most {train.max_length} tokens, {taken}). A seed draws "
-        f"{_listed(study.grid.vary)}; arms share it."
+        f"{_listed(study.grid.vary)}; variants share it."
     )
 
 
@@ -541,7 +541,7 @@ def how_made(study: Study, results: Results) -> str:
     """What was run and how it was judged, in words: a paragraph of methods."""
     data, model, annotator = study.recipe.data.path, study.recipe.annotate.model, results.annotator
     chosen = f" (chosen on {annotator.calibration_gold} gold labels)" if annotator.calibration_gold else ""
-    sizes = sorted({arm.size for arm in results.variants})
+    sizes = sorted({result.size for result in results.variants})
     texts = f"{results.n:,} test texts"
     if results.audit:
         judged = f"{texts}, of which people labelled {results.audit.test.labelled:,}, drawn at random"

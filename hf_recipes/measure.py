@@ -27,9 +27,9 @@ CODE = ("measure.py", "components.py", "verdict.py")
 LEVEL = 0.95
 DELTA = 0.01  # of macro-F1: the gain that would still be worth doubling the training texts for
 ENSEMBLES = (2, 3, 5)  # runs of an ensemble
-Predictions = dict[tuple[str, int], np.ndarray]  # by arm and size, class indices of shape (R, n)
+Predictions = dict[tuple[str, int], np.ndarray]  # by variant and size, class indices of shape (R, n)
 FIGURES = ("accuracy", "macro_f1", "pairwise_disagreement")
-#: What an arm has no value of where no test text has gold.
+#: What a variant has no value of where no test text has gold.
 SCORES = (
     *(f"{figure}_{what}" for figure in ("accuracy", "macro_f1") for what in ("mean", "mean_interval")),
     *("macro_f1_sd", "macro_f1_sd_interval", "chance_level_runs", "majority_accuracy", "per_class_f1_mean"),
@@ -66,7 +66,7 @@ def measure(study: Study, labels: StudyLabels, runs: Runs) -> Results:
             f"{study.root}: {len(missing)} of {len(runs.all)} runs are not trained (the first: {missing[0]}); "
             + (
                 f"of those that failed one says: {error}. hf-recipes train --retry-failed tries them again; if they "
-                "cannot be had, take their seeds, arms or sizes out of the recipe"
+                "cannot be had, take their seeds, variants or sizes out of the recipe"
                 if error
                 else "run hf-recipes train first"
             )
@@ -76,16 +76,16 @@ def measure(study: Study, labels: StudyLabels, runs: Runs) -> Results:
         if results and results.key == _results_key(study, labels, runs):
             return results
         predictions: Predictions = {
-            (arm, size): np.stack(
-                [_read_predictions(study.run(run), labels.test) for run in paired_runs(study.grid, arm, size)]
+            (variant, size): np.stack(
+                [_read_predictions(study.run(run), labels.test) for run in paired_runs(study.grid, variant, size)]
             )
             for size in study.grid.sizes
-            for arm in study.grid.arms_at(size)
+            for variant in study.grid.variants_at(size)
         }
         seen = np.flatnonzero(labels.test_gold != NO_GOLD)
         test = replace(labels.test, gold=labels.test_gold).take(seen)  # all of it, or what people labelled
         judged = {where: classes[:, seen] for where, classes in predictions.items()} if len(seen) > 1 else {}
-        arms = list(_measure_arms(study, labels, runs, predictions, judged, test))
+        variants = list(_measure_variants(study, labels, runs, predictions, judged, test))
         comparisons, top = list(_compare(predictions, judged, test)), study.grid.sizes[-1]
         _correct(comparisons, top)
         content = {
@@ -98,18 +98,20 @@ def measure(study: Study, labels: StudyLabels, runs: Runs) -> Results:
             "n": len(labels.test),
             "audit": _describe_audit(study, labels),
             "confidence_level": LEVEL,
-            "lines": {name: VARIANTS[name].describe(study.grid.replace_share) for name in study.grid.arms},
+            "lines": {name: VARIANTS[name].describe(study.grid.replace_share) for name in study.grid.variants},
             "annotator": _measure_annotator(study, labels),
-            "variants": arms,
+            "variants": variants,
             "comparisons": comparisons,
-            "best_mitigation": _best([a for a in CONTROLS if (a, top) in _learnt(arms) & set(judged)], judged, test),
-            "regained": list(_regained(arms, judged, test)) if ("gold", top) in judged else [],
+            "best_mitigation": _best(
+                [a for a in CONTROLS if (a, top) in _learnt(variants) & set(judged)], judged, test
+            ),
+            "regained": list(_regained(variants, judged, test)) if ("gold", top) in judged else [],
             "ensembles": list(_ensembles(study, labels.test, seen, test)),
             "class_shares": list(_class_shares(predictions, judged, labels.test, test)),
             "error_cells": list(_error_cells(labels.teacher, judged, seen, test)),
             "gold_match": list(_match_gold(judged, test)),
-            "iso_accuracy": _iso_accuracy(arms, judged, test),
-            "plateaus": list(_plateaus(arms, judged, test)),
+            "iso_accuracy": _iso_accuracy(variants, judged, test),
+            "plateaus": list(_plateaus(variants, judged, test)),
             "components": list(_components(study, labels.test, seen, test)),
             "notes": _notes(labels, runs),
         }
@@ -170,21 +172,21 @@ def _load(name: str) -> Any:
     return evaluate.load(str(metrics_folder() / name), keep_in_memory=True)
 
 
-def _measure_arms(
+def _measure_variants(
     study: Study, labels: StudyLabels, all_runs: Runs, predictions: Predictions, judged: Predictions, test: Rows
 ) -> Iterator[dict[str, Any]]:
-    """Scores and instability of each arm at each size; what wants no gold is of all test texts."""
+    """Scores and instability of each variant at each size; what wants no gold is of all test texts."""
     scores, instability = _load("seed_scores"), _load("seed_instability")
     names = test.label_names
     first, every = (shown_rows(study, passes) for passes in (labels.annotations[:1], labels.annotations))
-    for (arm, size), classes in predictions.items():
-        runs = paired_runs(study.grid, arm, size)
+    for (variant, size), classes in predictions.items():
+        runs = paired_runs(study.grid, variant, size)
         records = [read_json(study.run(run) / "run.json") for run in runs]
         given_labels = [_labels(all_runs, run, record) for run, record in zip(runs, records, strict=True)]
         scored: dict[str, Any] = dict.fromkeys(SCORES) | {"macro_f1_runs": []}
         stable: dict[str, Any] = {"per_class_n": {}, "per_class_disagreement": {}}
         if judged:
-            given = {"predictions": judged[arm, size], "references": test.gold, "num_classes": len(names)}
+            given = {"predictions": judged[variant, size], "references": test.gold, "num_classes": len(names)}
             scored, stable = scores.compute(**given), instability.compute(**given)
         if study.recipe.few_gold:
             stable |= instability.compute(predictions=classes, num_classes=len(names))
@@ -196,12 +198,12 @@ def _measure_arms(
             if field.startswith("per_class_")
         }
         yield {
-            "variant": arm,
+            "variant": variant,
             "size": size,
             "gold_train_labels": [trained.gold_labels for trained in given_labels],
             "gold_prompt_labels": 0
-            if not VARIANTS[arm].uses_passes
-            else (every if VARIANTS[arm].num_passes > 1 or "pass" in study.grid.vary else first)
+            if not VARIANTS[variant].uses_passes
+            else (every if VARIANTS[variant].num_passes > 1 or "pass" in study.grid.vary else first)
             + all_runs.pool.calibration_gold,
             "gold_validation_labels": records[0]["gold_validation_labels"],
             "train_label_accuracy": [
@@ -326,8 +328,8 @@ def _divergence(raters: np.ndarray | None, probs: np.ndarray) -> dict[str, Any]:
 def _correct(comparisons: list[dict[str, Any]], top: int) -> None:
     """Marks the primary comparisons, and gives them p-values corrected for each other (Holm 1979).
 
-    Primary are macro-F1 and disagreement at the largest size: LLM labels against gold, and every other arm that is no
-    diagnosis against LLM labels and against its own control. The rest is exploratory.
+    Primary are macro-F1 and disagreement at the largest size: LLM labels against gold, and every other variant that is
+    no diagnosis against LLM labels and against its own control. The rest is exploratory.
     """
     primary = [
         one
@@ -349,7 +351,7 @@ def _correct(comparisons: list[dict[str, Any]], top: int) -> None:
 def _match_gold(predictions: Predictions, test: Rows) -> Iterator[dict[str, Any]]:
     """Classifiers on gold labels of each size against those on all LLM labels: how many gold labels are as good."""
     comparison, top = _load("instability_comparison"), max((size for _, size in predictions), default=0)
-    for size in sorted({size for arm, size in predictions if arm == "gold"}):
+    for size in sorted({size for variant, size in predictions if variant == "gold"}):
         found = comparison.compute(
             predictions1=predictions["gold", size],
             predictions2=predictions["llm", top],
@@ -388,20 +390,20 @@ def _error_cells(
         found = comparison.compute(predictions1=one, predictions2=other, references=references, num_classes=classes)
         return {"R": found["R"], "n": found["n"], **_difference(found, "accuracy")}
 
-    for arm, size in predictions:
-        if arm not in TAUGHT:
+    for variant, size in predictions:
+        if variant not in TAUGHT:
             continue
-        labels = predictions[arm, size][:, known]
+        labels = predictions[variant, size][:, known]
         cells = {
             f"{how}_{what}": texts & said
             for how, texts in (("right", ~wrong), ("wrong", wrong))
             for what, said in (("same", labels == teacher), ("other", labels != teacher))
         }
-        smaller = max((other for name, other in predictions if name == arm and other < size), default=None)
-        before = None if smaller is None else predictions[arm, smaller][:, known]
-        base = predictions.get(("gold", size)) if arm != "gold" and wrong.sum() > 1 else None
+        smaller = max((other for name, other in predictions if name == variant and other < size), default=None)
+        before = None if smaller is None else predictions[variant, smaller][:, known]
+        base = predictions.get(("gold", size)) if variant != "gold" and wrong.sum() > 1 else None
         yield {
-            **{"variant": arm, "size": size, "R": len(labels), "n": len(known), "n_wrong": int(wrong.sum())},
+            **{"variant": variant, "size": size, "R": len(labels), "n": len(known), "n_wrong": int(wrong.sum())},
             **{"teacher_accuracy": own["accuracy"], "teacher_accuracy_interval": own["accuracy_interval"]},
             **{key: value for cell, held in cells.items() for key, value in share(cell, held * 1, every).items()},
             **share("agreement", labels, teacher),
@@ -421,13 +423,13 @@ def _error_cells(
         }
 
 
-def _learnt(arms: list[dict[str, Any]]) -> set[tuple[str, int]]:
-    """The arms and sizes of which every run is better than chance."""
-    return {(arm["variant"], arm["size"]) for arm in arms if not arm["chance_level_runs"]}
+def _learnt(variants: list[dict[str, Any]]) -> set[tuple[str, int]]:
+    """The variants and sizes of which every run is better than chance."""
+    return {(variant["variant"], variant["size"]) for variant in variants if not variant["chance_level_runs"]}
 
 
 def _best(among: list[str], predictions: Predictions, test: Rows) -> dict[str, Any] | None:
-    """The arm of the best macro-F1 on half of the seeds and texts, judged against LLM labels on the other halves.
+    """The variant of the best macro-F1 on half of the seeds and texts, judged against LLM labels on the other halves.
 
     Judged where it was chosen, the best of many looks better than it is. Texts are halved at random within each class.
     None with fewer than six seeds or forty texts.
@@ -440,11 +442,11 @@ def _best(among: list[str], predictions: Predictions, test: Rows) -> dict[str, A
     ordered = [drawn[test.gold[drawn] == k] for k in range(classes)]
     texts = [np.concatenate([of_class[start::2] for of_class in ordered]) for start in range(2)]
 
-    def half(arm: str, which: int) -> np.ndarray:
-        return predictions[arm, top][which::2][:, texts[which]]
+    def half(variant: str, which: int) -> np.ndarray:
+        return predictions[variant, top][which::2][:, texts[which]]
 
-    def score(arm: str) -> float:
-        found = scores.compute(predictions=half(arm, 0), references=test.gold[texts[0]], num_classes=classes)
+    def score(variant: str) -> float:
+        found = scores.compute(predictions=half(variant, 0), references=test.gold[texts[0]], num_classes=classes)
         return float(found["macro_f1_mean"])
 
     best = max(among, key=score)
@@ -454,12 +456,12 @@ def _best(among: list[str], predictions: Predictions, test: Rows) -> dict[str, A
     return {"variant": best, "among": among, "R": found["R"], "n": found["n"], **_difference(found, "macro_f1")}
 
 
-def _regained(arms: list[dict[str, Any]], predictions: Predictions, test: Rows) -> Iterator[dict[str, Any]]:
-    """What share of the macro-F1 that LLM labels cost each mitigation regains: (arm - llm) / (gold - llm).
+def _regained(variants: list[dict[str, Any]], predictions: Predictions, test: Rows) -> Iterator[dict[str, Any]]:
+    """What share of the macro-F1 that LLM labels cost each mitigation regains: (variant - llm) / (gold - llm).
 
     Its interval is Fieller's, by t with the gap's degrees of freedom and the variances over runs and over texts added;
-    the covariance of the two differences follows from the variance of theirs, gold - arm. None is given where the gap's
-    own interval has zero in it: the share of nothing is not defined.
+    the covariance of the two differences follows from the variance of theirs, gold - variant. None is given where the
+    gap's own interval has zero in it: the share of nothing is not defined.
     """
     from scipy import stats
 
@@ -483,17 +485,17 @@ def _regained(arms: list[dict[str, Any]], predictions: Predictions, test: Rows) 
     gap, gap_variance, degrees = difference("gold", "llm")
     needed = stats.t.ppf(1 - (1 - LEVEL) / 2, degrees) ** 2
     square = gap**2 - needed * gap_variance
-    if runs < 3 or gap <= 0 or square <= 0 or not {("gold", top), ("llm", top)} <= _learnt(arms):
+    if runs < 3 or gap <= 0 or square <= 0 or not {("gold", top), ("llm", top)} <= _learnt(variants):
         return
-    for arm in CONTROLS:
-        if (arm, top) not in _learnt(arms):
+    for variant in CONTROLS:
+        if (variant, top) not in _learnt(variants):
             continue
-        gain, variance, _ = difference(arm, "llm")
-        together = (variance + gap_variance - difference("gold", arm)[1]) / 2
+        gain, variance, _ = difference(variant, "llm")
+        together = (variance + gap_variance - difference("gold", variant)[1]) / 2
         middle = gain * gap - needed * together
         half = np.sqrt(max(middle**2 - square * (gain**2 - needed * variance), 0.0))
         bounds = [float((middle - half) / square), float((middle + half) / square)]
-        yield {"variant": arm, "size": top, "R": runs, "n": len(test), "share": gain / gap, "interval": bounds}
+        yield {"variant": variant, "size": top, "R": runs, "n": len(test), "share": gain / gap, "interval": bounds}
 
 
 def _ensembles(study: Study, every: Rows, seen: np.ndarray, test: Rows) -> Iterator[dict[str, Any]]:
@@ -503,8 +505,8 @@ def _ensembles(study: Study, every: Rows, seen: np.ndarray, test: Rows) -> Itera
     """
     scores, instability, grid = _load("seed_scores"), _load("seed_instability"), study.grid
     top, classes = grid.sizes[-1], len(test.label_names)
-    for arm in grid.arms:
-        probs = np.stack([_read_probs(study.run(run), every) for run in paired_runs(grid, arm, top)])
+    for variant in grid.variants:
+        probs = np.stack([_read_probs(study.run(run), every) for run in paired_runs(grid, variant, top)])
         for k in ENSEMBLES:
             if (count := len(probs) // k) < 2:
                 continue
@@ -513,7 +515,7 @@ def _ensembles(study: Study, every: Rows, seen: np.ndarray, test: Rows) -> Itera
             if len(seen) > 1:
                 found |= scores.compute(predictions=labels[:, seen], references=test.gold, num_classes=classes)
             yield {
-                **{"variant": arm, "size": top, "k": k, "ensembles": count, "n": len(every)},
+                **{"variant": variant, "size": top, "k": k, "ensembles": count, "n": len(every)},
                 **{field: found.get(field) for field in ("macro_f1_mean", "macro_f1_mean_interval")},
                 **{field: found[field] for field in ("pairwise_disagreement", "pairwise_disagreement_interval")},
             }
@@ -551,7 +553,7 @@ def powered_share(found: np.ndarray, known: np.ndarray, gold: np.ndarray, level:
 
 
 def _class_shares(predictions: Predictions, judged: Predictions, every: Rows, test: Rows) -> Iterator[dict[str, Any]]:
-    """For who counts classes: the share that each arm's classifiers give each class, and how far that is from gold.
+    """For who counts classes: the share that each variant's classifiers give each class, and how far that is from gold.
 
     The interval of the bias is by t over runs and texts together, as that of a mean score, and corrected for the number
     of classes (Bonferroni); the SD is over runs. Where people labelled a sample of the texts, the share in gold is an
@@ -566,10 +568,14 @@ def _class_shares(predictions: Predictions, judged: Predictions, every: Rows, te
     names = sorted({name for name in test.groups if name is not None}) if test.groups is not None else []
     parts = [(None, np.arange(len(every)), np.arange(len(test)))]
     parts += [(one, *(np.flatnonzero(rows.groups == one) for rows in (every, test))) for one in names]
-    for (arm, size), (group, all_texts, known) in product(predictions, parts):
+    for (variant, size), (group, all_texts, known) in product(predictions, parts):
         if size != top or len(known) < 2:
             continue
-        labels, given, truth = judged[arm, size][:, known], predictions[arm, size][:, all_texts], test.gold[known]
+        labels, given, truth = (
+            judged[variant, size][:, known],
+            predictions[variant, size][:, all_texts],
+            test.gold[known],
+        )
         runs, items = labels.shape
         level = 1 - (1 - LEVEL) / classes / (1 if group is None else len(names))
         off = np.stack([(labels == k).astype(float) - (truth == k) for k in range(classes)])
@@ -584,20 +590,23 @@ def _class_shares(predictions: Predictions, judged: Predictions, every: Rows, te
                 gold, bounds = powered_share(found.mean(axis=0), (labels == k).mean(axis=0), truth == k, level)
             bias = float(off[k].mean())
             yield {
-                **{"variant": arm, "size": size, "group": group, "class_name": name, "R": runs, "n": items},
+                **{"variant": variant, "size": size, "group": group, "class_name": name, "R": runs, "n": items},
                 **{"gold": gold, "gold_interval": bounds, "share": float(found.mean()), "bias": bias},
                 **{"bias_interval": [bias - float(half[k]), bias + float(half[k])] if runs > 2 else None},
                 "sd": float(found.mean(axis=1).std(ddof=1)),
             }
 
 
-def _iso_accuracy(arms: list[dict[str, Any]], predictions: Predictions, test: Rows) -> dict[str, Any] | None:
+def _iso_accuracy(variants: list[dict[str, Any]], predictions: Predictions, test: Rows) -> dict[str, Any] | None:
     """Whether LLM labels make classifiers less steady than gold labels do at the same accuracy.
 
     Sizes at which runs learnt nothing are left out: their agreement is no stability.
     """
-    sizes, top = sorted(size for arm, size in _learnt(arms) if arm == "gold"), max(arm["size"] for arm in arms)
-    if len(sizes) < 2 or ("llm", top) not in _learnt(arms):
+    sizes, top = (
+        sorted(size for variant, size in _learnt(variants) if variant == "gold"),
+        max(variant["size"] for variant in variants),
+    )
+    if len(sizes) < 2 or ("llm", top) not in _learnt(variants):
         return None
     found = _load("instability_comparison").compute(
         predictions1=predictions["llm", top],
@@ -614,7 +623,7 @@ def _iso_accuracy(arms: list[dict[str, Any]], predictions: Predictions, test: Ro
 
 
 def _compare(predictions: Predictions, judged: Predictions, test: Rows) -> Iterator[dict[str, Any]]:
-    """Paired differences of two arms at one size: same seeds, same training rows, same test items.
+    """Paired differences of two variants at one size: same seeds, same training rows, same test items.
 
     Scores are compared on the test texts with gold, disagreement, which wants none, on all.
     """
@@ -647,8 +656,8 @@ def _difference(found: dict[str, Any], figure: str) -> dict[str, Any]:
     return said | ({"interval": None} if np.isnan(said["p_value"]) else {})
 
 
-def _plateaus(arms: list[dict[str, Any]], predictions: Predictions, test: Rows) -> Iterator[dict[str, Any]]:
-    """What the last doubling of the training texts gains each arm in macro-F1, and whether gold labels gain more.
+def _plateaus(variants: list[dict[str, Any]], predictions: Predictions, test: Rows) -> Iterator[dict[str, Any]]:
+    """What the last doubling of the training texts gains each variant in macro-F1, and whether gold labels gain more.
 
     Where half the largest size was trained, intervals are over runs and test items, else over runs.
     """
@@ -657,7 +666,7 @@ def _plateaus(arms: list[dict[str, Any]], predictions: Predictions, test: Rows) 
     if not sizes or sizes[-1] < 2 * sizes[0]:
         return
     curves = {
-        name: [one["macro_f1_runs"] for s in sizes for one in arms if (one["variant"], one["size"]) == (name, s)]
+        name: [one["macro_f1_runs"] for s in sizes for one in variants if (one["variant"], one["size"]) == (name, s)]
         for name in dict.fromkeys(name for name, _ in predictions)
         if all((name, size) in predictions for size in sizes)
     }
@@ -681,10 +690,10 @@ def _plateaus(arms: list[dict[str, Any]], predictions: Predictions, test: Rows) 
 
 
 def _components(study: Study, every: Rows, seen: np.ndarray, test: Rows) -> Iterator[dict[str, Any]]:
-    """What each source of chance brings, by arm, where the grid crosses them; to scores where two texts have gold."""
+    """Yield what each source of chance brings, by variant; to scores where two texts have gold."""
     grid, scored = study.grid, _load("seed_scores")
-    for arm in grid.crossed.arms if grid.crossed else []:
-        sources, runs = crossed_sources(grid, arm), crossed_runs(grid, arm)
+    for variant in grid.crossed.variants if grid.crossed else []:
+        sources, runs = crossed_sources(grid, variant), crossed_runs(grid, variant)
         shape = (max(place[0] for place in runs) + 1,) * len(sources)
         labels = np.stack([_read_predictions(study.run(run), every) for run in runs.values()])
         found = {figure: variances(np.zeros(shape), sources) for figure in ("accuracy", "macro_f1")}
@@ -695,7 +704,7 @@ def _components(study: Study, every: Rows, seen: np.ndarray, test: Rows) -> Iter
         else:
             found = {figure: {name: dict.fromkeys(one) for name, one in of.items()} for figure, of in found.items()}
         yield {
-            **{"variant": arm, "size": grid.sizes[-1], "sources": sources, "levels": shape[0]},
+            **{"variant": variant, "size": grid.sizes[-1], "sources": sources, "levels": shape[0]},
             **{"R": len(runs), "n": len(every)},
             "disagreement": disagreement(labels.reshape(*shape, -1), sources, len(test.label_names)),
             **found,

@@ -95,7 +95,7 @@ def make_plan(study: Study, rates_of: Study | None = None, device: str | None = 
         _predict_annotation(annotate, study, files, sample, hardware, rates)
     is_labelled = not left or not rows_left(study, files, with_test=False, contact=False)
     labels = read_labels(study, files) if is_labelled else None
-    num_configs = len(set(recipe.grid.arms) - set(CONFIDENT)) if recipe.grid else 1
+    num_configs = len(set(recipe.grid.variants) - set(CONFIDENT)) if recipe.grid else 1
     is_written = labels is not None and DatasetFolder(study, labels).is_written()
     variants = Step("variants", num_configs * is_written, num_configs, "configs")
     variants.bytes = (num_configs - variants.done) * len(files) * row_bytes(CONFIG_BYTES, classes, text_bytes)
@@ -157,13 +157,13 @@ def _predict_training(
 
     records = [read_json(file) for file in rates.root.glob("runs/*/*/*/run.json")] if rates else []
     points = [
-        (work.flops(record["size"], num_forward(record["arm"], record["size"])), record["seconds"])
+        (work.flops(record["size"], num_forward(record["variant"], record["size"])), record["seconds"])
         for record in records
         if record["environment"]["encoder"] == encoder.identity
     ]
     least, slope = fit_line(points) if points else (0.0, 0.0)
     for run in runs:
-        shape = run.size, num_forward(run.arm, run.size)
+        shape = run.size, num_forward(run.variant, run.size)
         step.tokens += work.tokens(*shape)
         step.device_seconds += least + work.flops(*shape) * slope if points else work.seconds(*shape, device)
     num_processes = read_accelerate_config(study.training)["num_processes"]  # they share the grid
@@ -196,7 +196,7 @@ def print_plan(study: Study, device: str | None = None) -> None:
     if recipe.grid and recipe.train:
         grid = recipe.grid
         console.print(
-            f"{len(grid.arms)} arms ({', '.join(grid.arms)}) x sizes {grid.sizes} x seeds {grid.seeds}; "
+            f"{len(grid.variants)} variants ({', '.join(grid.variants)}) x sizes {grid.sizes} x seeds {grid.seeds}; "
             f"{recipe.annotate.model} labels, {recipe.train.encoder} learns."
         )
     for note in notes:

@@ -127,8 +127,8 @@ def _read_manifest(file: Path, repo: str, name: str) -> dict[str, Any]:
         raise UserError(f"{repo}: `recipe` must have at most {MAX_RECIPE_CHARS:,} characters")
     recipe = Recipe.model_validate(said["recipe"])
     if grid := recipe.grid:
-        crossed = grid.crossed.levels ** len(grid.vary) * len(grid.crossed.arms) if grid.crossed else 0
-        if len(grid.arms) * len(grid.sizes) * len(grid.seeds) + crossed > MAX_RUNS:
+        crossed = grid.crossed.levels ** len(grid.vary) * len(grid.crossed.variants) if grid.crossed else 0
+        if len(grid.variants) * len(grid.sizes) * len(grid.seeds) + crossed > MAX_RUNS:
             raise UserError(f"{repo}: `grid` must have at most {MAX_RUNS:,} runs")
     keys = [one["key"] for one in said["passes"]]
     passes = recipe.annotate.all_passes()

@@ -2,7 +2,7 @@
 
 What is published:
 
-    data/<prefix><arm>/         the configs of the dataset folder; data/<prefix>test/ is the test split of all
+    data/<prefix><variant>/         the configs of the dataset folder; data/<prefix>test/ is the test split of all
     data/<prefix>annotations/   every row of every pass, raw; runs/, predictions/ and results/ where runs are trained
     hf-recipes/<study>/         study.json, rows and results: with the above all that a study folder is made of again;
                                 findings.json: what was found in words
@@ -373,7 +373,7 @@ def _requests(api: Any, repo: str) -> Iterator[tuple[int, str]]:
 
 
 def path_in_repo(prefix: str, config: str, split: str) -> str:
-    """Where a split of a config lies in the repo; the test split is that of all arms."""
+    """Where a split of a config lies in the repo; the test split is that of all variants."""
     return f"data/{prefix}{'test' if split == 'test' else config}/{split}-{SHARD}"
 
 

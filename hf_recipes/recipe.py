@@ -1,7 +1,7 @@
 """What a study is: a YAML file, checked and with every default filled in.
 
-A recipe says which texts, which LLM with which prompt, which arms (sources of training labels), which encoder, and how
-many sizes and seeds. `load_recipe` is the only way in; everything after it can rely on what it read.
+A recipe says which texts, which LLM with which prompt, which variants (sources of training labels), which encoder, and
+how many sizes and seeds. `load_recipe` is the only way in; everything after it can rely on what it read.
 """
 
 import difflib
@@ -261,20 +261,21 @@ def _merged(base: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
 class Crossed(Section):
     """Runs in which every source of chance takes each of its first seeds beside each of the others'."""
 
-    arms: list[VariantName] = Field(["gold", "llm"], min_length=1)
-    levels: int = Field(3, gt=1, description="seeds of each source: levels ** sources runs an arm")
+    variants: list[VariantName] = Field(["gold", "llm"], min_length=1)
+    levels: int = Field(3, gt=1, description="seeds of each source: levels ** sources runs a variant")
 
 
 class Grid(Section):
-    """What is compared: every arm at every size with every seed. Subsets of one seed are nested."""
+    """What is compared: every variant at every size with every seed. Subsets of one seed are nested."""
 
-    arms: list[VariantName] = Field(
+    variants: list[VariantName] = Field(
         ["gold", "llm", "llm-soft", "llm-entropy-replace", "llm-random-replace"], min_length=1
     )
     sizes: Annotated[list[Annotated[int, Field(gt=1)]], Field(min_length=1)]
     seeds: Annotated[list[Annotated[int, Field(ge=0, lt=2**32)]], Field(min_length=2)]
     curves: list[VariantName] | None = Field(
-        None, description="the arms that are trained at every size, gold and llm among them; the others at the largest"
+        None,
+        description="the variants that are trained at every size, gold and llm among them; the others at the largest",
     )
     vary: list[Source] = Field(
         ["subset", "init", "order"],
@@ -285,14 +286,21 @@ class Grid(Section):
         None, description="further runs at the largest size, which tell how much each source of chance brings"
     )
     replace_share: float = Field(
-        0.25, gt=0, lt=1, description="share of rows that arms take from gold, or drop; gold-only trains on these alone"
+        0.25,
+        gt=0,
+        lt=1,
+        description="share of rows that variants take from gold, or drop; gold-only trains on these alone",
     )
 
-    def arms_at(self, size: int) -> list[VariantName]:
-        """The arms that are trained at a size."""
-        return [arm for arm in self.arms if self.curves is None or arm in self.curves or size == self.sizes[-1]]
+    def variants_at(self, size: int) -> list[VariantName]:
+        """The variants that are trained at a size."""
+        return [
+            variant
+            for variant in self.variants
+            if self.curves is None or variant in self.curves or size == self.sizes[-1]
+        ]
 
-    @field_validator("arms", "sizes", "seeds", "vary")
+    @field_validator("variants", "sizes", "seeds", "vary")
     @classmethod
     def unique(cls, values: list) -> list:
         if len(set(values)) < len(values):
@@ -306,28 +314,28 @@ class Grid(Section):
 
     @model_validator(mode="after")
     def comparable(self) -> "Grid":
-        if "llm" not in self.arms:
-            raise ValueError("arms must name 'llm': every other arm is compared with it")
-        always = [arm for arm in ("gold", "llm") if arm in self.arms]
-        if self.curves is not None and not set(always) <= set(self.curves) <= set(self.arms):
-            raise ValueError(f"curves must name {' and '.join(always)}, and no arm that is not in arms")
-        for arm in self.arms:
-            least = next(size for size in self.sizes if arm in self.arms_at(size))
-            if VARIANTS[arm].is_partial and not 0 < round(self.replace_share * least) < least:
+        if "llm" not in self.variants:
+            raise ValueError("variants must name 'llm': every other variant is compared with it")
+        always = [variant for variant in ("gold", "llm") if variant in self.variants]
+        if self.curves is not None and not set(always) <= set(self.curves) <= set(self.variants):
+            raise ValueError(f"curves must name {' and '.join(always)}, and no variant that is not in variants")
+        for variant in self.variants:
+            least = next(size for size in self.sizes if variant in self.variants_at(size))
+            if VARIANTS[variant].is_partial and not 0 < round(self.replace_share * least) < least:
                 raise ValueError(
-                    f"replace_share {self.replace_share} of {least} texts is none or all: nothing is left for {arm}; "
-                    "change replace_share, sizes or curves"
+                    f"replace_share {self.replace_share} of {least} texts is none or all: nothing is left for "
+                    f"{variant}; change replace_share, sizes or curves"
                 )
-        for arm, control in CONTROLS.items():
-            if arm in self.arms and control not in self.arms:
-                raise ValueError(f"arms must name {control} beside {arm}: its control")
+        for variant, control in CONTROLS.items():
+            if variant in self.variants and control not in self.variants:
+                raise ValueError(f"variants must name {control} beside {variant}: its control")
         if self.crossed:
             if len(self.vary) == 1:
                 raise ValueError("crossed wants two sources or more in vary")
             if self.crossed.levels > len(self.seeds):
                 raise ValueError(f"crossed.levels is {self.crossed.levels}, but there are {len(self.seeds)} seeds")
-            if missing := set(self.crossed.arms) - set(self.arms):
-                raise ValueError(f"crossed.arms names {missing.pop()}, which is not in arms")
+            if missing := set(self.crossed.variants) - set(self.variants):
+                raise ValueError(f"crossed.variants names {missing.pop()}, which is not in variants")
         return self
 
 
@@ -365,7 +373,9 @@ class Train(Section):
         "last", description="best: of the epochs, by macro-F1 on the validation rows"
     )
     save_models: bool = Field(False, description="keep every classifier, as runs/.../model")
-    trackers: list[Literal["tensorboard", "trackio", "wandb"]] = Field([], description="accelerate's, grouped by arm")
+    trackers: list[Literal["tensorboard", "trackio", "wandb"]] = Field(
+        [], description="accelerate's, grouped by variant"
+    )
     accelerate_config: str = Field("cpu", description="a name in hf_recipes/recipes/accelerate/, or a file")
 
     @model_validator(mode="after")
@@ -404,13 +414,13 @@ class Recipe(Section):
             )
         passes = self.annotate.all_passes()
         num_models = len({section.model for section in passes})
-        for variant in [VARIANTS[name] for name in self.grid.arms] if self.grid else []:
+        for variant in [VARIANTS[name] for name in self.grid.variants] if self.grid else []:
             if variant.labels == "annotator" and self.data.raters is None:
-                raise ValueError(f"grid.arms names {variant.name}, which requires data.raters. Add it")
+                raise ValueError(f"grid.variants names {variant.name}, which requires data.raters. Add it")
             if len(passes) < variant.num_passes or num_models < variant.num_models:
                 what = "passes of different models" if variant.num_models > 1 else "annotation passes"
                 raise ValueError(
-                    f"grid.arms names {variant.name}, which requires {variant.num_passes} {what}. "
+                    f"grid.variants names {variant.name}, which requires {variant.num_passes} {what}. "
                     "Add to annotate.passes"
                 )
         if self.grid and self.train:
@@ -418,14 +428,14 @@ class Recipe(Section):
         return self
 
     def _suits_its_gold(self, grid: Grid, train: Train) -> None:
-        """With gold labels, they are an arm; without, no arm wants one for each text, and no validation row either."""
+        """Require the variant gold where texts have gold; without gold, refuse what requires gold for every text."""
         if self.data.label_column is not None:
-            if "gold" not in grid.arms:
-                raise ValueError("grid.arms must name 'gold': what LLM labels cost is told against it")
+            if "gold" not in grid.variants:
+                raise ValueError("grid.variants must name 'gold': what LLM labels cost is told against it")
             return
-        if named := [arm for arm in grid.arms if VARIANTS[arm].gold == "all"]:
+        if named := [variant for variant in grid.variants if VARIANTS[variant].gold == "all"]:
             raise ValueError(
-                f"grid.arms names {named[0]}, which requires gold for every text, but data.label_column is null. "
+                f"grid.variants names {named[0]}, which requires gold for every text, but data.label_column is null. "
                 "Leave it out (llm, llm-soft and the -drop variants require none; gold-only and llm-audit an audit)"
             )
         if train.validation_size and train.validation_labels == "gold":

@@ -63,15 +63,15 @@ def print_summary(study: Study, results: Results) -> None:
     from rich.table import Table
 
     table = Table(title=f"{study.recipe.name}: {results.R} seeds, {results.n:,} test texts, 95% intervals")
-    for column in ("arm", "texts", "gold", "macro-F1", "seeds disagree"):
-        table.add_column(column, justify="left" if column == "arm" else "right", no_wrap=True)
-    for arm in results.variants:
+    for column in ("variant", "texts", "gold", "macro-F1", "seeds disagree"):
+        table.add_column(column, justify="left" if column == "variant" else "right", no_wrap=True)
+    for result in results.variants:
         table.add_row(
-            arm.variant,
-            f"{arm.size:,}",
-            f"{arm.gold_labels:,}",
-            f"{number(arm.macro_f1_mean)} {interval(arm.macro_f1_mean_interval)}",
-            f"{number(arm.pairwise_disagreement)} {interval(arm.pairwise_disagreement_interval)}",
+            result.variant,
+            f"{result.size:,}",
+            f"{result.gold_labels:,}",
+            f"{number(result.macro_f1_mean)} {interval(result.macro_f1_mean_interval)}",
+            f"{number(result.pairwise_disagreement)} {interval(result.pairwise_disagreement_interval)}",
         )
     console = Console(width=None if Console().is_terminal else 120, markup=False, highlight=False)
     console.print(table)
@@ -80,4 +80,4 @@ def print_summary(study: Study, results: Results) -> None:
     if others := other_runs(study):
         console.print(others)
     console.print(f"\nReport: {study.report / 'report.html'}", soft_wrap=True)
-    console.print(f"Dataset with a config per arm: {study.dataset}", soft_wrap=True)
+    console.print(f"Dataset with a config per variant: {study.dataset}", soft_wrap=True)

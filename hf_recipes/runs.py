@@ -63,7 +63,7 @@ class Runs:
             "test": hash_ids(f"{i} {g}" for i, g in zip(self.test.ids, self.test.gold, strict=True)),
             "label_names": self.test.label_names,
         }
-        for run in {run.arm: run for run in self.all}.values():
+        for run in {run.variant: run for run in self.all}.values():
             self.labels(run)  # what a variant lacks is an error before anything is trained
 
     @cached_property
@@ -82,7 +82,7 @@ class Runs:
         return {
             "encoder": self.encoder.identity,
             "rules": TRAINING_RULES,
-            "versions": versions(*LIBRARIES, *(["cleanlab", "scikit-learn"] if run.arm in CONFIDENT else [])),
+            "versions": versions(*LIBRARIES, *(["cleanlab", "scikit-learn"] if run.variant in CONFIDENT else [])),
             "threads": threads(config) if config["use_cpu"] else None,
             **({"cpu": cpu_capability()} if config["use_cpu"] else {}),
             "mixed_precision": config["mixed_precision"],
@@ -98,7 +98,7 @@ class Runs:
         For `CONFIDENT` variants these are all labels; the run's `run.json` lists the rows that it left out.
         """
         share, pool = self._study.grid.replace_share, self.pool.of_pass(run.annotation_pass)
-        return training_labels(run.arm, pool, self.subset(run), share, run.subset_seed)
+        return training_labels(run.variant, pool, self.subset(run), share, run.subset_seed)
 
     def validation_labels(self, run: Run) -> np.ndarray:
         """Return the classes of the validation rows. Gold ones count as consumed."""
@@ -117,7 +117,7 @@ class Runs:
         content = [
             hash_ids(self.pool.ids[i] for i in labels.rows),
             hashlib.sha256(labels.targets.tobytes()).hexdigest(),
-            *([run.arm, RULE, run.subset_seed] if run.arm in CONFIDENT else []),
+            *([run.variant, RULE, run.subset_seed] if run.variant in CONFIDENT else []),
         ]
         rows = zip(self.validation, self.validation_labels(run), strict=True)
         validation = hash_ids(f"{self.pool.ids[i]} {label}" for i, label in rows)
@@ -177,9 +177,11 @@ def check_training(study: Study, weights: bool = True) -> None:
         UserError: the encoder or configuration does not exist or cannot be used here.
     """
     check_encoder(study, weights)
-    confident = set(CONFIDENT) & set(study.grid.arms)
+    confident = set(CONFIDENT) & set(study.grid.variants)
     if confident and not versions("cleanlab"):
-        raise UserError(f"`grid.arms`: {min(confident)} requires cleanlab. Try `pip install 'hf-recipes[cleanlab]'`.")
+        raise UserError(
+            f"`grid.variants`: {min(confident)} requires cleanlab. Try `pip install 'hf-recipes[cleanlab]'`."
+        )
     config = read_accelerate_config(study.training)
     if not config["use_cpu"]:
         import torch

@@ -6,8 +6,8 @@
     annotations/current.json          which of the following the later steps read
     annotations/<key>/                part-*.parquet (append-only), content_free.parquet, manifest.json (last)
     dataset/  dataset.json            what the Hub gets, and the key it was made under
-    runs/<arm>/n<size>/<seed>/        predictions.parquet, run.json (or failed.json)
-    runs/<arm>/n<size>/.<seed>.lock   held while the run is trained
+    runs/<variant>/n<size>/<seed>/        predictions.parquet, run.json (or failed.json)
+    runs/<variant>/n<size>/.<seed>.lock   held while the run is trained
     audit/                            sample.json, labels.json: a random sample, and what people said
     tracking/                         what accelerate's trackers keep in files
     report/                           report.md, report.html, figures, results.json
@@ -43,10 +43,10 @@ logger = logging.getLogger(__name__)
 CPU_INFO = Path("/proc/cpuinfo")
 NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 
-FORMAT = 2  # the version of the study folder's contract
+FORMAT = 3  # the version of the study folder's contract
 #: What may change around runs that stay valid, and how they are made rather than what.
 GROWS = (
-    *("grid.arms", "grid.sizes", "grid.seeds", "grid.curves", "grid.crossed", "accept", "annotate.passes"),
+    *("grid.variants", "grid.sizes", "grid.seeds", "grid.curves", "grid.crossed", "accept", "annotate.passes"),
     *(
         "annotate.ray",
         "annotate.min_label_mass",
@@ -62,16 +62,16 @@ class Run:
     """One training run, with a seed for each source of chance.
 
     Attributes:
-        arm (`str`): where the training labels come from.
+        variant (`str`): where the training labels come from.
         size (`int`): the number of training rows.
         name (`str`): the seed as in the recipe; of a crossed run its seeds, as `s0-i1-o0`.
-        subset_seed (`int`): which rows are trained on, and what a random arm draws among them.
+        subset_seed (`int`): which rows are trained on, and what a random variant draws among them.
         init_seed (`int`): the classification head's first weights.
         order_seed (`int`): the order of batches, and dropout.
         annotation_pass (`int`): the pass that labels the rows.
     """
 
-    arm: str
+    variant: str
     size: int
     name: str
     subset_seed: int
@@ -80,7 +80,7 @@ class Run:
     annotation_pass: int = 0
 
     def __str__(self) -> str:
-        return f"{self.arm}/n{self.size}/{self.name}"
+        return f"{self.variant}/n{self.size}/{self.name}"
 
 
 class Study:
@@ -135,7 +135,7 @@ class Study:
         return self.annotations_root / key
 
     def run(self, run: Run) -> Path:
-        return self.root / "runs" / run.arm / f"n{run.size}" / run.name
+        return self.root / "runs" / run.variant / f"n{run.size}" / run.name
 
     def run_lock(self, run: Run) -> FileLock:
         """Whoever trains a run holds this."""
@@ -144,7 +144,7 @@ class Study:
         return _file_lock(folder.with_name(f".{folder.name}.lock"))
 
     def check(self) -> bool:
-        """Whether the folder holds this very recipe already. Arms, sizes, seeds and passes may come and go.
+        """Whether the folder holds this very recipe already. Variants, sizes, seeds and passes may come and go.
 
         The first call also compares the files with their checksums.
 

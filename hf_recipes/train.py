@@ -42,7 +42,7 @@ def train(study: Study) -> dict[Run, str]:
 
     Args:
         study (`Study`):
-            An annotated study. Each run adds a folder `runs/<arm>/n<size>/<seed>/`.
+            An annotated study. Each run adds a folder `runs/<variant>/n<size>/<seed>/`.
 
     Returns:
         `dict[Run, str]`: the failed runs with their errors, including earlier failures. All other runs are done.
@@ -169,7 +169,7 @@ class _Trainer:
         self._start = time.monotonic()
         try:
             labels = self.runs.labels(run)
-            if run.arm in CONFIDENT:
+            if run.variant in CONFIDENT:
                 labels = self._leave_out(run, labels)
             self._start_trackers(run)
             model, curves, micro_batch_size = self._fine_tune(run, labels)
@@ -191,7 +191,7 @@ class _Trainer:
         self.accelerator.free_memory()
 
     def _leave_out(self, run: Run, labels: Labels) -> Labels:
-        """Leave out the labels that confident learning calls wrong; for the control arm, as many at random."""
+        """Leave out the labels that confident learning calls wrong; for the control variant, as many at random."""
         import torch
         from transformers import AutoModel
 
@@ -202,7 +202,7 @@ class _Trainer:
         batch_size = self.study.training.eval_batch_size
         features = embed(self.accelerator, encoder, self._tokenizer, self._tokens, self._places[rows], batch_size)
         wrong = find_label_errors([pool.texts[i] for i in rows], labels.labels, features, len(pool.label_names))
-        if run.arm == CONFIDENT[1]:
+        if run.variant == CONFIDENT[1]:
             subset = Subset(pool, rows, self.study.grid.replace_share, run.subset_seed)
             wrong = subset.draw(int(wrong.sum()), "confident-random-drop")
         return labels.without(wrong)
@@ -260,10 +260,10 @@ class _Trainer:
     def _start_trackers(self, run: Run) -> None:
         if self.study.training.trackers:
             self.accelerator.project_configuration.logging_dir = str(self.study.tracking / str(run))
-            group = {"group": run.arm, "name": str(run)}
+            group = {"group": run.variant, "name": str(run)}
             self.accelerator.init_trackers(
                 self.study.recipe.name,
-                config={"arm": run.arm, "size": run.size, "seed": run.name},
+                config={"variant": run.variant, "size": run.size, "seed": run.name},
                 init_kwargs={"wandb": group, "trackio": group},
             )
 
@@ -295,14 +295,14 @@ class _Trainer:
             folder / "run.json",
             {
                 "key": runs.key(run),
-                "arm": run.arm,
+                "variant": run.variant,
                 "size": run.size,
                 "seed": run.name,
                 "seeds": {"subset": run.subset_seed, "init": run.init_seed, "order": run.order_seed},
                 "annotation_pass": run.annotation_pass,
                 "gold_train_labels": labels.gold_labels,
                 "gold_validation_labels": len(runs.validation) if settings.validation_labels == "gold" else 0,
-                **({"dropped": dropped} if run.arm in CONFIDENT else {}),
+                **({"dropped": dropped} if run.variant in CONFIDENT else {}),
                 "train_label_accuracy": labels.accuracy(runs.pool.of_pass(run.annotation_pass)),
                 "curves": {name: values for name, values in vars(curves).items() if values},
                 "train": settings.model_dump(mode="json"),

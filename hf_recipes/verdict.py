@@ -34,15 +34,15 @@ def decide(figures: Figures, accept: Accept) -> VerdictResult:
         `value`, `interval`, `limit`, `status`), `worst_class` (that whose F1 may be the lowest), `test_labels` and
         `seeds` (of either how many, in all and the other as it is, would decide what is open with probability .8, the
         truth being where the estimate is; None if no number would), and `reason` (why nothing can be told, or None).
-        Without an arm of gold labels, a limit against them has no `value`, and nothing is shipped.
+        Without a variant of gold labels, a limit against them has no `value`, and nothing is shipped.
     """
-    arms = figures.at_top
-    if "gold" not in arms:
-        return _without_gold(figures, arms["llm"], accept)
+    variants = figures.at_top
+    if "gold" not in variants:
+        return _without_gold(figures, variants["llm"], accept)
     runs, items = figures.R, figures.n
     loss, churn = figures.find("llm", "gold", "macro_f1"), figures.find("llm", "gold", "pairwise_disagreement")
     assert loss is not None and churn is not None  # noqa: S101, PT018  (measure compares them wherever gold is trained)
-    classes, worst = _classes(arms["llm"], figures.label_names, accept.min_class_f1, runs)
+    classes, worst = _classes(variants["llm"], figures.label_names, accept.min_class_f1, runs)
     criteria = [
         _criterion("macro_f1_loss", -loss.difference, _flipped(loss.interval), accept.macro_f1_loss),
         _criterion("churn", churn.difference, churn.interval, accept.churn),
@@ -50,7 +50,7 @@ def decide(figures: Figures, accept: Accept) -> VerdictResult:
     ]
     statuses = {criterion.status for criterion in criteria}
     reason = None
-    if arms["gold"].chance_level_runs:
+    if variants["gold"].chance_level_runs:
         reason = "gold labels were not learnt in every run, so that nothing can be compared with them"
     elif runs < 3:
         reason = NO_INTERVALS

@@ -149,20 +149,20 @@ class Data:
             study: `owner/name` of a dataset repo, or `owner/name/study`; the study of this Space if empty.
 
         Returns:
-            `about` (repo, commit, models, counts, what is missing) and `choices` (classes, arms, sizes).
+            `about` (repo, commit, models, counts, what is missing) and `choices` (classes, variants, sizes).
         """
         found = self.get(study)
         return {"about": tables.about(found), "choices": tables.choices(found)}
 
     @spoken
     def verdict(self, study: str = "") -> dict:
-        """The answer in words, its numbers with intervals, and every arm and size.
+        """The answer in words, its numbers with intervals, and every variant and size.
 
         Args:
             study: as in /studies.
 
         Returns:
-            `decision`, `criteria`, `findings`, `more`, `limits`, `tiles`, `arms`.
+            `decision`, `criteria`, `findings`, `more`, `limits`, `tiles`, `variants`.
         """
         return tables.verdict(self.get(study))
 
@@ -174,7 +174,7 @@ class Data:
         kind: str = "all",
         search: str = "",
         order: str = "study",
-        arm: str = "",
+        variant: str = "",
         page: int = 1,
     ) -> dict:
         """Training texts with gold, the LLM's label, distribution, entropy and flips; confusion and risk-coverage.
@@ -185,40 +185,40 @@ class Data:
             kind: all, wrong, right, flips or changed.
             search: words in the text.
             order: study, unsure or sure.
-            arm: whose labels to set beside, with why they differ.
+            variant: whose labels to set beside, with why they differ.
             page: of 25 texts.
 
         Returns:
             `rows`, `found`, `pages`, `confusion`, `risk_coverage`.
         """
-        return tables.labels(self.get(study), label, kind, search, order, arm, int(page))
+        return tables.labels(self.get(study), label, kind, search, order, variant, int(page))
 
     @spoken
     def seeds(
-        self, study: str = "", arm: str = "", size: int = 0, only: str = "flips", text: str = "", page: int = 1
+        self, study: str = "", variant: str = "", size: int = 0, only: str = "flips", text: str = "", page: int = 1
     ) -> dict:
-        """Test texts on which the seeds of an arm disagree, and one text over all runs.
+        """Test texts on which the seeds of a variant disagree, and one text over all runs.
 
         Args:
             study: as in /studies.
-            arm: of the labels; llm if empty.
+            variant: of the labels; llm if empty.
             size: training texts; the largest if 0.
             only: flips, worse, wrong or all.
-            text: id of a test text to be shown over all runs, sizes and arms.
+            text: id of a test text to be shown over all runs, sizes and variants.
             page: of 25 texts.
 
         Returns:
             `rows`, `found`, `pages`, `flipped`, `one`.
         """
-        return tables.seeds(self.get(study), arm, int(size), only, text, int(page))
+        return tables.seeds(self.get(study), variant, int(size), only, text, int(page))
 
     @spoken
-    def compare(self, study: str = "", arm: str = "", against: str = "", size: int = 0, other: str = "") -> dict:
-        """Two arms, or the arms of two studies, side by side, with the test of their difference.
+    def compare(self, study: str = "", variant: str = "", against: str = "", size: int = 0, other: str = "") -> dict:
+        """Two variants, or the variants of two studies, side by side, with the test of their difference.
 
         Args:
             study: as in /studies.
-            arm: the first; llm if empty.
+            variant: the first; llm if empty.
             against: the second; gold if empty.
             size: training texts; the largest if 0.
             other: the study that `against` is from; the same if empty.
@@ -227,7 +227,7 @@ class Data:
             `sides`, `tests`, `said`.
         """
         second = self.get(other) if other.strip() else None
-        return tables.compare(self.get(study), second, arm, against, int(size), tested)
+        return tables.compare(self.get(study), second, variant, against, int(size), tested)
 
     @spoken
     def measure(self, file: str | None, pasted: str) -> dict:
@@ -245,21 +245,21 @@ class Data:
         return uploads.measure(limited.call("uploads.read", path, pasted))
 
     @spoken
-    def use(self, study: str = "", arm: str = "llm") -> dict:
+    def use(self, study: str = "", variant: str = "llm") -> dict:
         """Lines of code that load what is shown.
 
         Args:
             study: as in /studies.
-            arm: whose config.
+            variant: whose config.
 
         Returns:
             `load_dataset`, `evaluate`, `hf_recipes`.
         """
-        return code_lines(self.get(study), arm)
+        return code_lines(self.get(study), variant)
 
 
 def tested(first: Any, second: Any, gold: Any, classes: int) -> list[dict[str, Any]]:
-    """The paired test of two arms, by the module that tests them in a study."""
+    """The paired test of two variants, by the module that tests them in a study."""
     found = uploads.without_nan(uploads.metric("instability_comparison")(first, second, gold, num_classes=classes))
     whole = {"R": found["R"], "n": found["n"], "p_holm": None, "by": "app"}
     return [
@@ -272,9 +272,9 @@ def tested(first: Any, second: Any, gold: Any, classes: int) -> list[dict[str, A
     ]
 
 
-def code_lines(study: Study, arm: str) -> dict[str, str]:
+def code_lines(study: Study, variant: str) -> dict[str, str]:
     """`tables.use`, with the modules where they are: in this Space, or in a clone."""
-    found = tables.use(study, arm)
+    found = tables.use(study, variant)
     if space := os.environ.get("SPACE_ID"):
         head = (
             "from huggingface_hub import snapshot_download\n\n"
@@ -287,7 +287,7 @@ def code_lines(study: Study, arm: str) -> dict[str, str]:
 # What is kept in the address, by its name there, with what it is when it is not there. (`page` is Gradio's own.)
 LINK: dict[str, Any] = {
     **{"study": "", "view": "verdict", "class": "", "show": "all", "q": "", "order": "study", "in": "", "at": 1},
-    **{"arm": "llm", "size": 0, "only": "flips", "text": "", "seeds_at": 1},
+    **{"variant": "llm", "size": 0, "only": "flips", "text": "", "seeds_at": 1},
     **{"first": "llm", "second": "gold", "compare_at": 0, "other": "", "load": "llm"},
 }
 REMEMBER = f"""(...values) => {{
@@ -312,9 +312,9 @@ def filters(study: Study, given: dict[str, str]) -> list[Any]:
     """
     can = tables.choices(study)
     options: dict[str, list[Any]] = {
-        **{"class": ["", *can["classes"]], "in": ["", *can["arms"]], "load": can["arms"]},
+        **{"class": ["", *can["classes"]], "in": ["", *can["variants"]], "load": can["variants"]},
         **{"show": list(tables.KINDS), "order": list(tables.ORDERS), "only": list(tables.SEEDS)},
-        **dict.fromkeys(("arm", "first", "second"), can["trained"]),
+        **dict.fromkeys(("variant", "first", "second"), can["trained"]),
         **{name: [0, *can["sizes"]] for name in ("size", "compare_at")},
     }
     found = []

@@ -34,15 +34,18 @@ PAGE = {
 SCORE = {"format": ".3f"}
 
 
-def _styles(arms: list[str]) -> dict[str, dict[str, Any]]:
-    """Colour, shape and dash of each arm: no two have all three alike, and colour is never the only sign."""
-    others = [arm for arm in arms if arm != "gold"]
-    place = {arm: i for i, arm in enumerate(others)}
+def _styles(variants: list[str]) -> dict[str, dict[str, Any]]:
+    """Colour, shape and dash of each variant: no two have all three alike, and colour is never the only sign."""
+    others = [variant for variant in variants if variant != "gold"]
+    place = {variant: i for i, variant in enumerate(others)}
 
     def pick(values: list[Any], first: Any, shift: int = 0) -> dict[str, Any]:
         count = len(values)
-        of = [first if arm == "gold" else values[(place[arm] + shift * (place[arm] // count)) % count] for arm in arms]
-        return {"domain": arms, "range": of}
+        of = [
+            first if variant == "gold" else values[(place[variant] + shift * (place[variant] // count)) % count]
+            for variant in variants
+        ]
+        return {"domain": variants, "range": of}
 
     return {
         "color": pick(COLOURS, "currentColor"),
@@ -61,20 +64,20 @@ def _figure(description: str, spec: dict[str, Any]) -> PlotData:
     return PlotData(type="altair", plot=json.dumps(whole))
 
 
-def scores(arms: list[dict[str, Any]], confidence: float) -> PlotData:
-    """Score against size by arm: seeds as points, means as lines, intervals as bands."""
-    names = list(dict.fromkeys(arm["arm"] for arm in arms))
-    sizes = sorted({arm["size"] for arm in arms})
+def scores(variants: list[dict[str, Any]], confidence: float) -> PlotData:
+    """Score against size by variant: seeds as points, means as lines, intervals as bands."""
+    names = list(dict.fromkeys(variant["variant"] for variant in variants))
+    sizes = sorted({variant["size"] for variant in variants})
     styles = _styles(names)
     means = [
-        {**_where(arm, names), "mean": arm["macro_f1_mean"], **_ends(arm["macro_f1_mean_interval"])}
-        for arm in arms
-        if arm["macro_f1_mean"] is not None
+        {**_where(variant, names), "mean": variant["macro_f1_mean"], **_ends(variant["macro_f1_mean_interval"])}
+        for variant in variants
+        if variant["macro_f1_mean"] is not None
     ]
     seeds = [
-        {**_where(arm, names), "seed": i, "score": score}
-        for arm in arms
-        for i, score in enumerate(arm["macro_f1_runs"])
+        {**_where(variant, names), "seed": i, "score": score}
+        for variant in variants
+        for i, score in enumerate(variant["macro_f1_runs"])
     ]
     x = {
         **{"field": "x", "type": "quantitative", "title": "training texts"},
@@ -82,17 +85,17 @@ def scores(arms: list[dict[str, Any]], confidence: float) -> PlotData:
         "axis": {"values": sizes, "format": ",", "grid": False},
     }
     y = {"type": "quantitative", "title": "macro-F1", "scale": {"zero": False}}
-    colour = {"field": "arm", "type": "nominal", "scale": styles["color"], "sort": names}
+    colour = {"field": "variant", "type": "nominal", "scale": styles["color"], "sort": names}
     colour["legend"] = {"symbolOpacity": 1, "symbolStrokeWidth": 2.2}  # and not as faint as a band
     dimmed = {"condition": {"param": "picked", "value": 1}, "value": 0.08}
-    alone = "(datum.arm === 'gold' || datum.arm === 'llm') && !length(data('picked_store'))"
+    alone = "(datum.variant === 'gold' || datum.variant === 'llm') && !length(data('picked_store'))"
     strong = 0.16 if len(sizes) > 1 else 1  # of one size the interval is a line
     band = {
         "condition": [{"param": "picked", "empty": False, "value": strong}, {"test": alone, "value": strong}],
-        "value": 0.02 if len(names) > 3 else strong,  # of many arms bands hide each other
+        "value": 0.02 if len(names) > 3 else strong,  # of many variants bands hide each other
     }
     tooltip = [
-        {"field": "arm", "title": "labels"},
+        {"field": "variant", "title": "labels"},
         {"field": "size", "title": "training texts", "format": ","},
     ]
     interval = [
@@ -100,7 +103,11 @@ def scores(arms: list[dict[str, Any]], confidence: float) -> PlotData:
         {"field": "low", "title": f"{confidence:.0%} from", **SCORE},
         {"field": "high", "title": "to", **SCORE},
     ]
-    at = [f"{arm['arm']} {arm['macro_f1_mean']:.3f}" for arm in arms if arm["size"] == sizes[-1] and means]
+    at = [
+        f"{variant['variant']} {variant['macro_f1_mean']:.3f}"
+        for variant in variants
+        if variant["size"] == sizes[-1] and means
+    ]
     return _figure(
         f"Macro-F1 against the number of training texts, a line for each source of labels. At {sizes[-1]:,} texts: "
         f"{', '.join(at)}. The table below has all numbers.",
@@ -125,10 +132,15 @@ def scores(arms: list[dict[str, Any]], confidence: float) -> PlotData:
                     "mark": {"type": "line", "strokeWidth": 2.2},
                     "encoding": {
                         **{"x": x, "y": {**y, "field": "mean"}, "color": colour, "opacity": dimmed},
-                        "strokeDash": {"field": "arm", "type": "nominal", "scale": styles["strokeDash"], "sort": names},
+                        "strokeDash": {
+                            "field": "variant",
+                            "type": "nominal",
+                            "scale": styles["strokeDash"],
+                            "sort": names,
+                        },
                     },
                     "params": [
-                        {"name": "picked", "select": {"type": "point", "fields": ["arm"]}, "bind": "legend"},
+                        {"name": "picked", "select": {"type": "point", "fields": ["variant"]}, "bind": "legend"},
                     ],
                 },
                 {
@@ -136,7 +148,7 @@ def scores(arms: list[dict[str, Any]], confidence: float) -> PlotData:
                     "mark": {"type": "point", "filled": True, "size": 34, "opacity": 0.75},
                     "encoding": {
                         **{"x": x, "y": {**y, "field": "score"}, "color": colour, "opacity": dimmed},
-                        "shape": {"field": "arm", "type": "nominal", "scale": styles["shape"], "sort": names},
+                        "shape": {"field": "variant", "type": "nominal", "scale": styles["shape"], "sort": names},
                         "tooltip": [*tooltip, {"field": "seed"}, {"field": "score", "title": "macro-F1", **SCORE}],
                     },
                 },
@@ -150,9 +162,9 @@ def scores(arms: list[dict[str, Any]], confidence: float) -> PlotData:
     )
 
 
-def _where(arm: dict[str, Any], names: list[str]) -> dict[str, Any]:
-    aside = 1.012 ** (names.index(arm["arm"]) - (len(names) - 1) / 2)  # so that no point hides another
-    return {"arm": arm["arm"], "size": arm["size"], "x": arm["size"] * aside}
+def _where(variant: dict[str, Any], names: list[str]) -> dict[str, Any]:
+    aside = 1.012 ** (names.index(variant["variant"]) - (len(names) - 1) / 2)  # so that no point hides another
+    return {"variant": variant["variant"], "size": variant["size"], "x": variant["size"] * aside}
 
 
 def _ends(bounds: list[float] | None) -> dict[str, float | None]:

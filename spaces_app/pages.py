@@ -74,28 +74,28 @@ def verdict(data: Any, study: Any) -> Page:
 
     def show(spec: str) -> tuple[Any, ...]:
         found = data.verdict(spec)
-        scored = [arm for arm in found["arms"] if arm["macro_f1_mean"] is not None]
+        scored = [variant for variant in found["variants"] if variant["macro_f1_mean"] is not None]
         left = figures.scores(scored, found["confidence_level"]) if scored else None
-        right = _instability(found["arms"])
+        right = _instability(found["variants"])
         return words.verdict_top(found), _plot(left), _plot(right), words.verdict_rest(found)
 
     return Page(show, [study], [top, score, churn, rest])
 
 
 def _instability(measured: list[dict[str, Any]]) -> Any:
-    """Disagreement at the largest size, each arm beside its control."""
+    """Disagreement at the largest size, each variant beside its control."""
     if not measured:
         return None
-    top = max(arm["size"] for arm in measured)
-    arms = {arm["arm"]: arm for arm in measured if arm["size"] == top}
+    top = max(variant["size"] for variant in measured)
+    variants = {variant["variant"]: variant for variant in measured if variant["size"] == top}
     order: list[str] = []
-    for name, arm in arms.items():
-        order += [one for one in (name, arm["control"]) if one in arms and one not in order]
+    for name, variant in variants.items():
+        order += [one for one in (name, variant["control"]) if one in variants and one not in order]
     rows = [
         {
-            **{"name": name, "value": arms[name]["pairwise_disagreement"]},
-            "interval": arms[name]["pairwise_disagreement_interval"],
-            "note": f"beside its control, {arms[name]['control']}" if arms[name]["control"] else "",
+            **{"name": name, "value": variants[name]["pairwise_disagreement"]},
+            "interval": variants[name]["pairwise_disagreement_interval"],
+            "note": f"beside its control, {variants[name]['control']}" if variants[name]["control"] else "",
         }
         for name in order
     ]
@@ -143,7 +143,7 @@ def labels(data: Any, study: Any) -> Page:
 def seeds(data: Any, study: Any) -> Page:
     """The test texts on which seeds disagree, and one of them over all runs."""
     with gr.Row():
-        arm = gr.Dropdown([], label="Labels trained on", min_width=170)
+        variant = gr.Dropdown([], label="Labels trained on", min_width=170)
         size = gr.Dropdown([("largest", 0)], value=0, label="Training texts", min_width=130)
         only = gr.Dropdown(_options(tables.SEEDS), value="flips", label="Test texts where", min_width=170)
     flipped = gr.HTML()
@@ -160,15 +160,15 @@ def seeds(data: Any, study: Any) -> Page:
         chosen = str(event.id)[:100]
         return chosen, words.one_text(data.seeds(spec, text=chosen))
 
-    filters, outputs = [arm, size, only, text], [flipped, one, flips, at]
-    _turn(show, [study, *filters], at, back, ahead, outputs, [arm.input, size.input, only.input])
+    filters, outputs = [variant, size, only, text], [flipped, one, flips, at]
+    _turn(show, [study, *filters], at, back, ahead, outputs, [variant.input, size.input, only.input])
     flips.click(show_one, study, [text, one], **PRIVATE).then(None, js=SHOW_ONE)
-    linked = {"arm": arm, "size": size, "only": only, "text": text, "seeds_at": at}
+    linked = {"variant": variant, "size": size, "only": only, "text": text, "seeds_at": at}
     return Page(show, [study, *filters, at], outputs, linked)
 
 
 def compare(data: Any, study: Any) -> Page:
-    """Two arms side by side, with their test."""
+    """Two variants side by side, with their test."""
     with gr.Row():
         first = gr.Dropdown([], label="First", min_width=150)
         second = gr.Dropdown([], label="Second", min_width=150)
@@ -238,7 +238,7 @@ def yours(data: Any) -> None:
 
 def use(data: Any, study: Any) -> Page:
     """Lines of code for what is shown."""
-    arm = gr.Dropdown([], label="Labels", min_width=170)
+    variant = gr.Dropdown([], label="Labels", min_width=170)
     loads = gr.Code(language="python", label="Load these labels", interactive=False)
     evaluates = gr.Code(language="python", label="Measure its runs again", interactive=False)
     pulls = gr.Code(language="shell", label="The whole study on your machine", interactive=False)
@@ -246,8 +246,8 @@ def use(data: Any, study: Any) -> Page:
     def show(spec: str, chosen: str) -> tuple[Any, ...]:
         return tuple(gr.update(value=lines, visible=bool(lines)) for lines in data.use(spec, chosen or "").values())
 
-    page = Page(show, [study, arm], [loads, evaluates, pulls], {"load": arm})
-    arm.input(show, page.inputs, page.outputs, **PRIVATE)
+    page = Page(show, [study, variant], [loads, evaluates, pulls], {"load": variant})
+    variant.input(show, page.inputs, page.outputs, **PRIVATE)
     return page
 
 

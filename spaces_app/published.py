@@ -44,11 +44,11 @@ class UnreadableError(ValueError):
 
 
 @dataclass(frozen=True)
-class Arm:
-    """What an arm's config says of the rows of the pool.
+class VariantLabels:
+    """What a variant's config says of the rows of the pool.
 
     Attributes:
-        labels (`np.ndarray` of shape `(n,)`): class indices; -1 where the arm leaves the row out.
+        labels (`np.ndarray` of shape `(n,)`): class indices; -1 where the variant leaves the row out.
         sources (`np.ndarray` of shape `(n,)`): `gold`, `llm`, `rater` or `noise`; empty where it leaves the row out.
     """
 
@@ -65,7 +65,7 @@ class Pool:
         gold, llm (`np.ndarray` of shape `(n,)`): class indices; -1 for none.
         probs (`np.ndarray` of shape `(n, K)`), entropy (`np.ndarray` of shape `(n,)`): of the LLM.
         votes (`np.ndarray` of shape `(n, P)`): the label of each pass, -1 for none; P is 0 where there is one pass.
-        arms (`dict[str, Arm]`)
+        variants (`dict[str, VariantLabels]`)
     """
 
     ids: list[str]
@@ -75,7 +75,7 @@ class Pool:
     probs: np.ndarray
     entropy: np.ndarray
     votes: np.ndarray
-    arms: dict[str, Arm]
+    variants: dict[str, VariantLabels]
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ class Test:
 
     Attributes:
         gold (`np.ndarray` of shape `(n,)`): -1 for none.
-        runs (`list[tuple[str, int, str]]`): arm, size and seed.
+        runs (`list[tuple[str, int, str]]`): variant, size and seed.
         labels (`np.ndarray` of shape `(runs, n)`), sure (likewise): the most probable class, and its probability.
     """
 
@@ -95,12 +95,12 @@ class Test:
     labels: np.ndarray
     sure: np.ndarray
 
-    def of(self, arm: str, size: int) -> np.ndarray:
-        """Which runs are of an arm at a size."""
-        return np.array([i for i, run in enumerate(self.runs) if run[:2] == (arm, size)], dtype=int)
+    def of(self, variant: str, size: int) -> np.ndarray:
+        """Which runs are of a variant at a size."""
+        return np.array([i for i, run in enumerate(self.runs) if run[:2] == (variant, size)], dtype=int)
 
     def cells(self) -> list[tuple[str, int]]:
-        """The arms and sizes that have runs, in the order of the study."""
+        """The variants and sizes that have runs, in the order of the study."""
         return list(dict.fromkeys(run[:2] for run in self.runs))
 
 
@@ -243,8 +243,12 @@ def read_folder(
             findings = _findings(_read_json(home / "findings.json"))
         data = folder / "data"
         named = [config[len(prefix) :] for config in configs]
-        files = {arm: data / f"{prefix}{arm}" / f"train-{SHARD}" for arm in named if arm not in (*TABLES, "test")}
-        pool, classes = _read_pool({arm: file for arm, file in files.items() if file.is_file()})
+        files = {
+            variant: data / f"{prefix}{variant}" / f"train-{SHARD}"
+            for variant in named
+            if variant not in (*TABLES, "test")
+        }
+        pool, classes = _read_pool({variant: file for variant, file in files.items() if file.is_file()})
         test = _read_test(data / f"{prefix}test", data / f"{prefix}predictions", len(classes))
         study = Study(
             **{"where": where, "name": chosen, "sha": sha, "others": names, "prefix": prefix, "classes": classes},
@@ -326,11 +330,11 @@ def _text(value: Any) -> str | None:
 
 
 def _findings(raw: dict[str, Any]) -> dict[str, Any]:
-    """Of findings.json: sentences, and what is said of the arms."""
+    """Of findings.json: sentences, and what is said of the variants."""
     return {
         **{name: [(str(title), str(text)) for title, text in raw.get(name) or []] for name in ("findings", "more")},
         **{name: [str(one) for one in raw.get(name) or []] for name in ("limits", "labels")},
-        **{name: {str(k): str(v) for k, v in (raw.get(name) or {}).items()} for name in ("arms", "controls")},
+        **{name: {str(k): str(v) for k, v in (raw.get(name) or {}).items()} for name in ("variants", "controls")},
         "methods": str(raw.get("methods") or ""),
     }
 
@@ -404,7 +408,7 @@ def _class_names(schema: pa.Schema) -> list[str]:
 
 def _read_pool(files: dict[str, Path]) -> tuple[Pool, list[str]]:
     if not files:
-        raise UnreadableError("The study has no labels: no config of an arm is in the repo.")
+        raise UnreadableError("The study has no labels: no config of a variant is in the repo.")
     base = "llm" if "llm" in files else next(iter(files))
     file = _open(files[base], MOST_ROWS, MOST_CELLS)
     classes = _class_names(file.schema_arrow)
@@ -416,15 +420,15 @@ def _read_pool(files: dict[str, Path]) -> tuple[Pool, list[str]]:
         width = len(table["votes"].combine_chunks().flatten()) // len(ids)
         votes = _matrix(table["votes"], width, np.int64)
     place = {row: i for i, row in enumerate(ids)}
-    arms = {}
-    for arm, path in files.items():
-        mine = table if arm == base else _read(_open(path, MOST_ROWS, MOST_CELLS), ["id", "label", "label_source"])
+    variants = {}
+    for variant, path in files.items():
+        mine = table if variant == base else _read(_open(path, MOST_ROWS, MOST_CELLS), ["id", "label", "label_source"])
         known = [(i, at) for i, row in enumerate(_strings(mine["id"])) if (at := place.get(row)) is not None]
         rows, at = np.array(known, dtype=int).reshape(-1, 2).T
         labels, sources = np.full(len(ids), NO_LABEL), np.full(len(ids), "", dtype=object)
         labels[at] = _integers(mine["label"], len(classes), "label")[rows]
         sources[at] = np.array(_strings(mine["label_source"]), dtype=object)[rows]
-        arms[arm] = Arm(labels, sources)
+        variants[variant] = VariantLabels(labels, sources)
     return (
         Pool(
             ids,
@@ -434,7 +438,7 @@ def _read_pool(files: dict[str, Path]) -> tuple[Pool, list[str]]:
             probs,
             np.nan_to_num(table["entropy"].to_numpy().astype(np.float64)),
             votes,
-            arms,
+            variants,
         ),
         classes,
     )
@@ -486,5 +490,5 @@ def _read_test(test: Path, predictions: Path, classes: int) -> Test | None:
 
 
 def _run(name: str) -> tuple[str, int, str]:
-    arm, size, seed = name.split("/")
-    return arm, int(size.removeprefix("n")), seed
+    variant, size, seed = name.split("/")
+    return variant, int(size.removeprefix("n")), seed

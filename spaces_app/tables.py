@@ -12,7 +12,7 @@ KINDS = {
     "wrong": "LLM differs from gold",
     "right": "LLM agrees with gold",
     "flips": "passes differ",
-    "changed": "arm does not take the LLM's label",
+    "changed": "variant does not take the LLM's label",
 }
 ORDERS = {"study": "as published", "unsure": "most uncertain first", "sure": "most certain first"}
 SEEDS = {
@@ -36,16 +36,16 @@ def choices(study: Study) -> dict[str, Any]:
     """What the filters of the pages can be set to.
 
     Returns:
-        `dict` with `classes`, `arms` (with labels), `cells` (arms and sizes with runs), `sizes`, `passes`, and whether
-        there are `texts`, `gold` and `runs`.
+        `dict` with `classes`, `variants` (with labels), `cells` (variants and sizes with runs), `sizes`, `passes`, and
+        whether there are `texts`, `gold` and `runs`.
     """
     cells = study.test.cells() if study.test else []
     measured = [(result.variant, result.size) for result in study.results.variants] if study.results else []
     both = list(dict.fromkeys([*measured, *cells]))
     return {
         "classes": study.classes,
-        "arms": list(study.pool.arms),
-        "trained": list(dict.fromkeys(arm for arm, _ in both)),
+        "variants": list(study.pool.variants),
+        "trained": list(dict.fromkeys(variant for variant, _ in both)),
         "sizes": sorted({size for _, size in both}),
         "passes": study.pool.votes.shape[1] or 1,
         **{"texts": study.texts, "gold": bool((study.pool.gold >= 0).any()), "runs": bool(cells)},
@@ -83,7 +83,7 @@ def missing(study: Study) -> list[str]:
 
 
 def verdict(study: Study) -> dict[str, Any]:
-    """The answer in words, its numbers with their intervals, and the figures of every arm and size."""
+    """The answer in words, its numbers with their intervals, and the figures of every variant and size."""
     results, findings = study.results, study.findings
     return {
         "about": about(study),
@@ -94,12 +94,12 @@ def verdict(study: Study) -> dict[str, Any]:
         "tiles": _tiles(results) if results else [],
         **{name: getattr(results, name, None) for name in ("R", "n", "confidence_level")},
         "annotator": results.annotator.model_dump(mode="json", include=ANNOTATOR) if results else None,
-        "arms": [
+        "variants": [
             {
                 **result.model_dump(mode="json", include=SHOWN),
-                "arm": result.variant,
+                "variant": result.variant,
                 "gold_labels": result.gold_labels,
-                "says": findings.get("arms", {}).get(result.variant, ""),
+                "says": findings.get("variants", {}).get(result.variant, ""),
                 "control": findings.get("controls", {}).get(result.variant),
             }
             for result in (results.variants if results else [])
@@ -109,16 +109,19 @@ def verdict(study: Study) -> dict[str, Any]:
 
 def _tiles(results: Results) -> list[dict[str, Any]]:
     """Return the main figures: LLM labels and gold labels at the largest size, and their difference."""
-    top, arms = results.top, results.at_top
+    top, variants = results.top, results.at_top
     found: list[dict[str, Any]] = []
     for figure, field, title in (
         ("macro_f1", "macro_f1_mean", "macro-F1"),
         ("pairwise_disagreement", "pairwise_disagreement", "two seeds disagree on"),
     ):
-        for arm in ("llm", "gold"):
-            if arm in arms and getattr(arms[arm], field) is not None:
-                values = {"value": getattr(arms[arm], field), "interval": getattr(arms[arm], f"{field}_interval")}
-                name = "LLM labels" if arm == "llm" else "gold labels"
+        for variant in ("llm", "gold"):
+            if variant in variants and getattr(variants[variant], field) is not None:
+                values = {
+                    "value": getattr(variants[variant], field),
+                    "interval": getattr(variants[variant], f"{field}_interval"),
+                }
+                name = "LLM labels" if variant == "llm" else "gold labels"
                 found.append({"title": f"{title}, {name}", "of": f"{top:,} training texts", **values})
         if one := results.find("llm", "gold", figure):
             values = {"value": one.difference, "interval": one.interval, "verdict": one.verdict}
@@ -132,7 +135,7 @@ def labels(
     kind: str = "all",
     search: str = "",
     order: str = "study",
-    arm: str = "",
+    variant: str = "",
     page: int = 1,
 ) -> dict[str, Any]:
     """The training texts that pass the filters, a page of them, with confusion and risk of them all.
@@ -142,7 +145,7 @@ def labels(
         kind (`str`): one of `KINDS`.
         search (`str`): words that the text holds, in any case.
         order (`str`): one of `ORDERS`.
-        arm (`str`): whose labels are set beside the LLM's; empty for none.
+        variant (`str`): whose labels are set beside the LLM's; empty for none.
     """
     pool = study.pool
     gold, llm = pool.gold, pool.llm
@@ -151,7 +154,7 @@ def labels(
     keep = np.ones(len(pool.ids), dtype=bool)
     if label in study.classes:
         keep &= (llm == study.classes.index(label)) | (gold == study.classes.index(label))
-    one = pool.arms.get(arm)
+    one = pool.variants.get(variant)
     changed = (one.labels != llm) | (one.sources != "llm") if one else np.zeros(len(llm), dtype=bool)
     keep &= {"wrong": known & (gold != llm), "right": known & (gold == llm), "flips": flips, "changed": changed}.get(
         kind, True
@@ -165,7 +168,7 @@ def labels(
     pages = max(-(-len(rows) // ROWS), 1)
     page = min(max(page, 1), pages)
     rank = _ranks(pool.entropy)
-    shown = [_row(study, i, rank, flips, arm) for i in rows[(page - 1) * ROWS : page * ROWS]]
+    shown = [_row(study, i, rank, flips, variant) for i in rows[(page - 1) * ROWS : page * ROWS]]
     judged = rows[known[rows]]
     coverage, wrong = _risk(pool.entropy[judged], gold[judged] != llm[judged])
     return {
@@ -173,12 +176,12 @@ def labels(
         **{"classes": study.classes, "judged": len(judged), "wrong": int((gold[judged] != llm[judged]).sum())},
         "confusion": _confusion(gold[judged], llm[judged], len(study.classes)),
         "risk_coverage": {"kept": coverage, "wrong": wrong},
-        "arm": _arm(study, arm),
+        "variant": _variant(study, variant),
         "missing": [one for one in missing(study) if "texts" in one or "gold" in one],
     }
 
 
-def _row(study: Study, i: int, rank: np.ndarray, flips: np.ndarray, arm: str) -> dict[str, Any]:
+def _row(study: Study, i: int, rank: np.ndarray, flips: np.ndarray, variant: str) -> dict[str, Any]:
     pool, names = study.pool, study.classes
 
     def name(index: int) -> str | None:
@@ -189,31 +192,31 @@ def _row(study: Study, i: int, rank: np.ndarray, flips: np.ndarray, arm: str) ->
         **{"probs": [round(float(p), 4) for p in pool.probs[i]], "entropy": round(float(pool.entropy[i]), 4)},
         **{"rank": int(rank[i]), "votes": [name(v) for v in pool.votes[i]], "flips": bool(flips[i])},
     }
-    if one := pool.arms.get(arm):
-        found |= {"arm_label": name(one.labels[i]), "arm_source": str(one.sources[i]) or None}
+    if one := pool.variants.get(variant):
+        found |= {"variant_label": name(one.labels[i]), "variant_source": str(one.sources[i]) or None}
         found["why"] = _why(found, len(pool.ids))
     return found
 
 
 def _why(row: dict[str, Any], total: int) -> str:
-    """Why a row has another label in an arm, or none: what is known of it. The rule is in what is said of the arm."""
-    if row["arm_source"] == "llm" and row["arm_label"] == row["llm"]:
+    """Why a row has another label in a variant, or none, as far as known. The variant's line has the rule."""
+    if row["variant_source"] == "llm" and row["variant_label"] == row["llm"]:
         return "kept: the LLM's label"
     told = {None: "left out", "gold": "gold label", "rater": "a rater's label", "noise": "a label made wrong at random"}
-    done = told.get(row["arm_source"], f"label from {row['arm_source']}")
+    done = told.get(row["variant_source"], f"label from {row['variant_source']}")
     facts = [f"entropy {row['entropy']:.2f}, rank {row['rank']:,} of {total:,}"]
     if row["votes"]:
         facts.append("the passes differ" if row["flips"] else "the passes agree")
     return f"{done} ({'; '.join(facts)})"
 
 
-def _arm(study: Study, arm: str) -> dict[str, Any] | None:
-    """What an arm trains on, and how much of it is not the LLM's."""
-    if not (one := study.pool.arms.get(arm)):
+def _variant(study: Study, variant: str) -> dict[str, Any] | None:
+    """What a variant trains on, and how much of it is not the LLM's."""
+    if not (one := study.pool.variants.get(variant)):
         return None
     kinds, counts = np.unique(one.sources.astype(str), return_counts=True)
     return {
-        **{"arm": arm, "says": study.findings.get("arms", {}).get(arm, "")},
+        **{"variant": variant, "says": study.findings.get("variants", {}).get(variant, "")},
         "sources": {str(kind) or "left out": int(count) for kind, count in zip(kinds, counts, strict=True)},
     }
 
@@ -254,25 +257,25 @@ def _risk(entropy: np.ndarray, wrong: np.ndarray) -> tuple[list[float], list[flo
 
 
 def seeds(
-    study: Study, arm: str = "", size: int = 0, only: str = "flips", text: str = "", page: int = 1
+    study: Study, variant: str = "", size: int = 0, only: str = "flips", text: str = "", page: int = 1
 ) -> dict[str, Any]:
-    """Which test texts the seeds of an arm disagree on; and one text's predictions over all runs.
+    """Which test texts the seeds of a variant disagree on; and one text's predictions over all runs.
 
     Args:
-        arm (`str`): `llm` by default.
+        variant (`str`): `llm` by default.
         size (`int`): of the training set; 0 for the largest.
         only (`str`): one of `SEEDS`.
-        text (`str`): the id of a test text to be shown over all arms, sizes and runs.
+        text (`str`): the id of a test text to be shown over all variants, sizes and runs.
     """
     test = study.test
     if test is None or not test.runs:
         return {"missing": missing(study), "rows": [], "found": 0, "page": 1, "pages": 1, "one": None}
-    arm, size = pick_cell(study, arm, size)
-    runs = test.of(arm, size)
+    variant, size = pick_cell(study, variant, size)
+    runs = test.of(variant, size)
     votes = test.labels[runs]
     share = disagreement(votes, len(study.classes))
     beside = test.of("gold", size)
-    control = disagreement(test.labels[beside], len(study.classes)) if len(beside) > 1 and arm != "gold" else None
+    control = disagreement(test.labels[beside], len(study.classes)) if len(beside) > 1 and variant != "gold" else None
     known = test.gold >= 0
     wrong = np.where(known, (votes != test.gold).mean(axis=0), np.nan)
     keep = {
@@ -294,7 +297,13 @@ def seeds(
         for i in rows[(page - 1) * ROWS : page * ROWS]
     ]
     return {
-        **{"arm": arm, "size": size, "runs": len(runs), "seeds": [test.runs[r][2] for r in runs], "total": len(share)},
+        **{
+            "variant": variant,
+            "size": size,
+            "runs": len(runs),
+            "seeds": [test.runs[r][2] for r in runs],
+            "total": len(share),
+        },
         **{"found": len(rows), "page": page, "pages": pages, "rows": shown, "classes": names},
         "flipped": int((share > 0).sum()),
         "gold_flipped": None if control is None else int((control > 0).sum()),
@@ -304,13 +313,13 @@ def seeds(
     }
 
 
-def pick_cell(study: Study, arm: str, size: int) -> tuple[str, int]:
-    """An arm and a size that have runs: those asked for, or the largest size of LLM labels."""
+def pick_cell(study: Study, variant: str, size: int) -> tuple[str, int]:
+    """A variant and a size that have runs: those asked for, or the largest size of LLM labels."""
     cells = study.test.cells() if study.test else []
-    arms = [one for one, _ in cells]
-    arm = arm if arm in arms else "llm" if "llm" in arms else arms[0]
-    sizes = [n for one, n in cells if one == arm]
-    return arm, size if size in sizes else max(sizes)
+    variants = [one for one, _ in cells]
+    variant = variant if variant in variants else "llm" if "llm" in variants else variants[0]
+    sizes = [n for one, n in cells if one == variant]
+    return variant, size if size in sizes else max(sizes)
 
 
 def disagreement(votes: np.ndarray, classes: int) -> np.ndarray:
@@ -328,8 +337,8 @@ def _one_text(study: Study, text: str) -> dict[str, Any] | None:
         return None
     i, names = test.ids.index(text), study.classes
     found = []
-    for arm, size in test.cells():
-        runs = test.of(arm, size)
+    for variant, size in test.cells():
+        runs = test.of(variant, size)
         seen = [
             {
                 "seed": test.runs[r][2],
@@ -338,7 +347,7 @@ def _one_text(study: Study, text: str) -> dict[str, Any] | None:
             }
             for r in runs
         ]
-        found.append({"arm": arm, "size": size, "runs": seen})
+        found.append({"variant": variant, "size": size, "runs": seen})
     gold = names[test.gold[i]] if test.gold[i] >= 0 else None
     return {"id": text, "text": test.texts[i], "gold": gold, "cells": found}
 
@@ -348,13 +357,13 @@ FIELDS = {"macro_f1": "macro_f1_mean", "accuracy": "accuracy_mean", "pairwise_di
 
 
 def compare(
-    study: Study, other: Study | None = None, arm: str = "", against: str = "", size: int = 0, test: Any = None
+    study: Study, other: Study | None = None, variant: str = "", against: str = "", size: int = 0, test: Any = None
 ) -> dict[str, Any]:
-    """Two arms of a study, or of two studies, side by side, with the test of their difference.
+    """Two variants of a study, or of two studies, side by side, with the test of their difference.
 
     Args:
         other (`Study`, *optional*): where `against` is from; the same study by default.
-        test (function, *optional*): tests two arms' labels against gold, for pairs that the study did not test.
+        test (function, *optional*): tests two variants' labels against gold, for pairs that the study did not test.
 
     Returns:
         `dict` with `sides` (two), `tests` (for each figure `difference`, `interval`, `p_value`, `p_holm`, `verdict`,
@@ -363,26 +372,26 @@ def compare(
     second = other or study
     if not study.results or not second.results:
         return {"sides": [], "tests": [], "said": [*missing(study), *(missing(second) if other else [])]}
-    arm = _measured(study.results, arm, "llm")
-    against = _measured(second.results, against, "llm" if other else "gold" if arm != "gold" else "llm")
-    one, two = _side(study, study.results, arm, size), _side(second, second.results, against, size)
+    variant = _measured(study.results, variant, "llm")
+    against = _measured(second.results, against, "llm" if other else "gold" if variant != "gold" else "llm")
+    one, two = _side(study, study.results, variant, size), _side(second, second.results, against, size)
     said, tests = [], []
-    if other is None and arm == against:
+    if other is None and variant == against:
         said = ["These are the same labels: choose two."]
     elif other is None and one["size"] == two["size"]:
-        tests = _published(study.results, arm, against, one["size"])
+        tests = _published(study.results, variant, against, one["size"])
     if not tests and not said:
         tests, said = _tested_here(study, second, one, two, test)
     return {"sides": [one, two], "tests": tests, "said": said, "same_study": other is None}
 
 
-def _measured(results: Results, arm: str, default: str) -> str:
+def _measured(results: Results, variant: str, default: str) -> str:
     names = [result.variant for result in results.variants]
-    return arm if arm in names else default if default in names else names[0]
+    return variant if variant in names else default if default in names else names[0]
 
 
-def _side(study: Study, results: Results, arm: str, size: int) -> dict[str, Any]:
-    mine = {result.size: result for result in results.variants if result.variant == arm}
+def _side(study: Study, results: Results, variant: str, size: int) -> dict[str, Any]:
+    mine = {result.size: result for result in results.variants if result.variant == variant}
     found = mine.get(size) or mine[max(mine)]
     values = {
         figure: {"value": getattr(found, field), "interval": getattr(found, f"{field}_interval")}
@@ -392,23 +401,23 @@ def _side(study: Study, results: Results, arm: str, size: int) -> dict[str, Any]
         **{
             "study": study.name,
             "repo": study.where,
-            "arm": arm,
+            "variant": variant,
             "size": found.size,
             "R": found.R,
             "n": found.n,
         },
         **{"gold_labels": found.gold_labels, "chance_level_runs": found.chance_level_runs, "figures": values},
-        "says": study.findings.get("arms", {}).get(arm, ""),
+        "says": study.findings.get("variants", {}).get(variant, ""),
     }
 
 
-def _published(results: Results, arm: str, against: str, size: int) -> list[dict[str, Any]]:
+def _published(results: Results, variant: str, against: str, size: int) -> list[dict[str, Any]]:
     """Return the study's own comparisons of two variants, turned around where the study has the other order."""
     found = []
     for comparison in results.comparisons:
-        if comparison.size != size or {comparison.variant, comparison.against} != {arm, against}:
+        if comparison.size != size or {comparison.variant, comparison.against} != {variant, against}:
             continue
-        turned = comparison.variant != arm
+        turned = comparison.variant != variant
         interval, verdict = comparison.interval, comparison.verdict
         if turned:
             interval = interval and (-interval[1], -interval[0])
@@ -425,7 +434,7 @@ def _published(results: Results, arm: str, against: str, size: int) -> list[dict
     return found
 
 
-MOST_TESTED = 60_000  # labels of an arm: seconds
+MOST_TESTED = 60_000  # labels of a variant: seconds
 
 
 def _tested_here(
@@ -439,7 +448,7 @@ def _tested_here(
         return [], ["The two have different test texts: nothing compares them but the eye."]
     if (a.gold < 0).any():
         return [], ["This pair was not tested in the study, and not all test texts have gold labels to test it here."]
-    runs1, runs2 = a.of(one["arm"], one["size"]), b.of(two["arm"], two["size"])
+    runs1, runs2 = a.of(one["variant"], one["size"]), b.of(two["variant"], two["size"])
     by_seed = {b.runs[r][2]: r for r in runs2}
     pairs = [(r, by_seed[a.runs[r][2]]) for r in runs1 if a.runs[r][2] in by_seed]
     if len(pairs) < 3 or test is None:
@@ -455,11 +464,11 @@ def _tested_here(
     return found, [said]
 
 
-def use(study: Study, arm: str = "llm") -> dict[str, str]:
+def use(study: Study, variant: str = "llm") -> dict[str, str]:
     """Lines of code for what is shown, that run as they stand."""
-    arm = arm if arm in study.pool.arms else next(iter(study.pool.arms))
+    variant = variant if variant in study.pool.variants else next(iter(study.pool.variants))
     at = f', revision="{study.sha}"' if study.sha else ""
-    config = f"{study.prefix}{arm}"
+    config = f"{study.prefix}{variant}"
     load = (
         "from datasets import load_dataset\n\n"
         f'data = load_dataset("{study.where}", "{config}"{at})\n'
@@ -467,7 +476,7 @@ def use(study: Study, arm: str = "llm") -> dict[str, str]:
     )
     predictions = ""
     if study.test is not None and study.test.runs:
-        cell = pick_cell(study, arm, 0)
+        cell = pick_cell(study, variant, 0)
         predictions = (
             "import evaluate\nimport numpy as np\nfrom datasets import load_dataset\n\n"
             f'runs = load_dataset("{study.where}", "{study.prefix}predictions", split="train"{at})\n'

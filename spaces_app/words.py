@@ -107,7 +107,7 @@ def _tone(tile: dict[str, Any]) -> str:
 
 
 def verdict_rest(data: dict[str, Any]) -> str:
-    """Findings, limits and the table of all arms."""
+    """Findings, limits and the table of all variants."""
     if data["decision"] is None:
         return ""
     found = "".join(
@@ -131,35 +131,36 @@ def verdict_rest(data: dict[str, Any]) -> str:
         ],
         "Limits of the recipe",
     )
-    arms = table(
+    variants = table(
         ["labels", "texts", "gold labels", "macro-F1", "accuracy", "two seeds disagree on", "R", "learnt nothing"],
         [
             [
-                f'<span title="{safe(arm["says"])}">{safe(arm["arm"])}</span>',
-                f"{arm['size']:,}",
-                "–" if arm["gold_labels"] is None else f"{arm['gold_labels']:,}",
-                f"{number(arm['macro_f1_mean'])} <i>{interval(arm['macro_f1_mean_interval'])}</i>",
-                f"{number(arm['accuracy_mean'])} <i>{interval(arm['accuracy_mean_interval'])}</i>",
-                f"{number(arm['pairwise_disagreement'])} <i>{interval(arm['pairwise_disagreement_interval'])}</i>",
-                str(arm["R"]),
-                "–" if arm["chance_level_runs"] is None else f"{arm['chance_level_runs']:,}",
+                f'<span title="{safe(variant["says"])}">{safe(variant["variant"])}</span>',
+                f"{variant['size']:,}",
+                "–" if variant["gold_labels"] is None else f"{variant['gold_labels']:,}",
+                f"{number(variant['macro_f1_mean'])} <i>{interval(variant['macro_f1_mean_interval'])}</i>",
+                f"{number(variant['accuracy_mean'])} <i>{interval(variant['accuracy_mean_interval'])}</i>",
+                f"{number(variant['pairwise_disagreement'])} "
+                f"<i>{interval(variant['pairwise_disagreement_interval'])}</i>",
+                str(variant["R"]),
+                "–" if variant["chance_level_runs"] is None else f"{variant['chance_level_runs']:,}",
             ]
-            for arm in data["arms"]
+            for variant in data["variants"]
         ],
-        "Scores and disagreement of every arm and size",
+        "Scores and disagreement of every variant and size",
         "numbers",
     )
-    said = {arm["arm"]: arm["says"] for arm in data["arms"] if arm["says"]}
-    legend = "".join(f"<dt><code>{safe(arm)}</code></dt><dd>{safe(says)}</dd>" for arm, says in said.items())
+    said = {variant["variant"]: variant["says"] for variant in data["variants"] if variant["says"]}
+    legend = "".join(f"<dt><code>{safe(variant)}</code></dt><dd>{safe(says)}</dd>" for variant, says in said.items())
     confidence = f"{data['confidence_level']:.0%}" if data["confidence_level"] else ""
     return (
         (f'<section class="found"><h3>What was found</h3><dl>{found}</dl></section>' if found else "")
         + (f'<details><summary>More findings</summary><dl class="found">{more}</dl></details>' if more else "")
         + f"<h3>Limits of the recipe</h3>{criteria}"
-        + "<h3>All arms and sizes</h3><p class='caption'>Means over R seeds with "
-        + f"{confidence} intervals over seeds and {data['n']:,} test texts together.</p>{arms}"
+        + "<h3>All variants and sizes</h3><p class='caption'>Means over R seeds with "
+        + f"{confidence} intervals over seeds and {data['n']:,} test texts together.</p>{variants}"
         + (
-            f'<details><summary>What each arm trains on</summary><dl class="found">{legend}</dl></details>'
+            f'<details><summary>What each variant trains on</summary><dl class="found">{legend}</dl></details>'
             if legend
             else ""
         )
@@ -176,8 +177,8 @@ def labels_table(data: dict[str, Any]) -> str:
     """A page of training texts."""
     names = data["classes"]
     head = ["text", "gold", "LLM", "distribution", "entropy"]
-    votes, arm = any(row["votes"] for row in data["rows"]), data["arm"]
-    head += (["passes"] if votes else []) + ([f"in {safe(arm['arm'])}"] if arm else [])
+    votes, variant = any(row["votes"] for row in data["rows"]), data["variant"]
+    head += (["passes"] if votes else []) + ([f"in {safe(variant['variant'])}"] if variant else [])
     rows = []
     for row in data["rows"]:
         wrong = row["gold"] is not None and row["gold"] != row["llm"]
@@ -191,8 +192,8 @@ def labels_table(data: dict[str, Any]) -> str:
         if votes:
             said = " ".join(chip(one, names, short=True) for one in row["votes"])
             cells.append(f'<span class="strip few">{said}</span>{"<small>differ</small>" if row["flips"] else ""}')
-        if arm:
-            cells.append(f"{chip(row['arm_label'], names)}<br><small>{safe(row['why'])}</small>")
+        if variant:
+            cells.append(f"{chip(row['variant_label'], names)}<br><small>{safe(row['why'])}</small>")
         rows.append(cells)
     return f'<p class="caption keys">{legend(names)}</p>' + table(
         head, rows, "Training texts and their labels", "texts"
@@ -208,9 +209,9 @@ def labels_count(data: dict[str, Any]) -> str:
     judged = f"; of {data['judged']:,} with gold, {data['wrong']:,} have a wrong label" if data["judged"] else ""
     share = f" ({data['wrong'] / data['judged']:.1%})" if data["judged"] else ""
     said = notes(data["missing"])
-    if arm := data["arm"]:
-        counts = ", ".join(f"{count:,} {kind}" for kind, count in arm["sources"].items())
-        said += f'<p class="note"><b>{safe(arm["arm"])}</b>: {safe(arm["says"])}. '
+    if variant := data["variant"]:
+        counts = ", ".join(f"{count:,} {kind}" for kind, count in variant["sources"].items())
+        said += f'<p class="note"><b>{safe(variant["variant"])}</b>: {safe(variant["says"])}. '
         said += f"Rows by source of their label: {safe(counts)}.</p>"
     return (
         f'<p class="count" role="status"><b>{data["found"]:,}</b> of {data["total"]:,} texts{judged}{share}.</p>{said}'
@@ -281,12 +282,12 @@ def bar(probs: list[float], names: list[str]) -> str:
 
 
 def seeds_top(data: dict[str, Any]) -> str:
-    if not data.get("arm"):
+    if not data.get("variant"):
         return notes(data["missing"])
     beside = "" if data["gold_flipped"] is None else f"; with gold labels on {data['gold_flipped']:,}"
     mean = "" if data["mean"] is None else f" Two seeds disagree on {number(data['mean'])} of the texts on average."
     return (
-        f'<p class="count" role="status">The {data["runs"]} seeds of <b>{safe(data["arm"])}</b> at '
+        f'<p class="count" role="status">The {data["runs"]} seeds of <b>{safe(data["variant"])}</b> at '
         f"{data['size']:,} training texts do not all agree on <b>{data['flipped']:,}</b> of "
         f"{data['total']:,} test texts{beside}.{mean} "
         f"Shown: {data['found']:,}.</p>{notes(data['missing'])}"
@@ -294,8 +295,8 @@ def seeds_top(data: dict[str, Any]) -> str:
 
 
 def seeds_table(data: dict[str, Any]) -> str:
-    """Test texts with what each seed says; a button opens one over all arms."""
-    if not data.get("arm"):
+    """Test texts with what each seed says; a button opens one over all variants."""
+    if not data.get("variant"):
         return ""
     names = data["classes"]
     head = [
@@ -318,13 +319,13 @@ def seeds_table(data: dict[str, Any]) -> str:
 
 
 def one_text(data: dict[str, Any]) -> str:
-    """One text's predictions over all runs, sizes and arms."""
+    """One text's predictions over all runs, sizes and variants."""
     if not (one := data.get("one")):
-        return '<p class="caption">Choose a text in the table to see what every run of every arm says of it.</p>'
+        return '<p class="caption">Choose a text in the table to see what every run of every variant says of it.</p>'
     names = data["classes"]
     rows = [
         [
-            safe(cell["arm"]),
+            safe(cell["variant"]),
             f"{cell['size']:,}",
             f'<span class="strip">{"".join(_seen(run, names) for run in cell["runs"])}</span>',
             f"{sum(run['label'] == one['gold'] for run in cell['runs'])} of {len(cell['runs'])}"
@@ -357,7 +358,7 @@ def compare_table(data: dict[str, Any], figures: dict[str, str]) -> str:
 
     def name(side: dict[str, Any]) -> str:
         of = "" if data["same_study"] else f"<br><small>{safe(side['study'])}, {safe(side['repo'])}</small>"
-        return f"{safe(side['arm'])}<br><small>{side['size']:,} texts, R = {side['R']}</small>{of}"
+        return f"{safe(side['variant'])}<br><small>{side['size']:,} texts, R = {side['R']}</small>{of}"
 
     rows = []
     for figure, title in figures.items():
@@ -370,7 +371,9 @@ def compare_table(data: dict[str, Any], figures: dict[str, str]) -> str:
     rows.append(["<b>gold labels consumed</b>", *spent, "", "", ""])
     head = ["", name(one), name(two), "difference", "p", "by its interval"]
     says = "".join(
-        f"<dt><code>{safe(side['arm'])}</code></dt><dd>{safe(side['says'])}</dd>" for side in (one, two) if side["says"]
+        f"<dt><code>{safe(side['variant'])}</code></dt><dd>{safe(side['says'])}</dd>"
+        for side in (one, two)
+        if side["says"]
     )
     return (
         table(head, rows, "Two sources of labels side by side", "numbers")

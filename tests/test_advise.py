@@ -50,7 +50,7 @@ def test_a_pilot_is_small_has_a_folder_of_its_own_and_speaks(make_study, engine,
     study = make_study(*overrides)
     pilot = make_study(*overrides, *pilot_settings(study))
     assert pilot.root == tmp_path / "study-pilot"
-    assert (pilot.grid.sizes, pilot.grid.seeds, pilot.grid.arms) == ([10, 20], [0, 1, 2, 3], ["gold", "llm"])
+    assert (pilot.grid.sizes, pilot.grid.seeds, pilot.grid.variants) == ([10, 20], [0, 1, 2, 3], ["gold", "llm"])
     assert pilot.recipe.data.pool_size == 2 * 20 + 3 + 50
     annotate(pilot)
     assert train(pilot) == {}

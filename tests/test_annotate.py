@@ -774,7 +774,7 @@ def test_the_dataset_folder_follows_what_it_is_made_from(make_study, engine):
         "--name=other",
         "--grid.replace_share=0.5",
         "--annotate.calibration=none",
-        "--grid.arms=[gold, llm]",
+        "--grid.variants=[gold, llm]",
     ):
         assert not is_written(make_study(*SMALL, change)), change
     table = pq.read_table(study.rows / "test.parquet")

@@ -19,7 +19,7 @@ from hf_recipes.runs import check_training
 from hf_recipes.study import read_json
 from hf_recipes.train import train
 
-ARMS = ("llm-confident-drop", "llm-confident-random-drop")
+TRAINED = ("llm-confident-drop", "llm-confident-random-drop")
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def make(make_study, monkeypatch, tmp_path):
             *(f"--data.label_names=[{', '.join(NAMES)}]", "--annotate.model=models/SmolLM2-135M-Instruct"),
             *("--annotate.prompt.template='{{ instruction }} Text: {{ text }} Label:'", "--annotate.calibration=none"),
             *("--annotate.prompt.shots_per_class=0", f"--train.encoder={encoder}", "--grid.seeds=[0, 1]"),
-            *(f"--grid.arms=[gold, llm, {', '.join(ARMS)}]", *more),
+            *(f"--grid.variants=[gold, llm, {', '.join(TRAINED)}]", *more),
         )
 
     return make
@@ -46,8 +46,8 @@ def make(make_study, monkeypatch, tmp_path):
 def records(study):
     found = {}
     for run in all_runs(study.grid):
-        if run.arm in ARMS:
-            found[run.arm, run.name] = read_json(study.run(run) / "run.json")
+        if run.variant in TRAINED:
+            found[run.variant, run.name] = read_json(study.run(run) / "run.json")
     return found
 
 
@@ -112,14 +112,14 @@ def test_a_run_leaves_out_doubted_rows_and_its_control_as_many_whichever_comes_f
     annotate(study)
     assert train(study) == {}
     work, kept = open_runs(study), records(study)
-    runs = {(run.arm, run.name): run for run in all_runs(study.grid) if run.arm in ARMS}
+    runs = {(run.variant, run.name): run for run in all_runs(study.grid) if run.variant in TRAINED}
     for seed in ("0", "1"):
-        one, control = (kept[arm, seed]["dropped"] for arm in ARMS)
-        drawn = {work.pool.ids[i] for i in work.subset(runs[ARMS[0], seed])}
+        one, control = (kept[variant, seed]["dropped"] for variant in TRAINED)
+        drawn = {work.pool.ids[i] for i in work.subset(runs[TRAINED[0], seed])}
         assert len(one) == len(control) > 0
         assert set(one) | set(control) <= drawn
         assert one != control
-    # without the other arm's run the control finds the number itself, and both come out the same, bit for bit
+    # without the other variant's run the control finds the number itself, and both come out the same, bit for bit
     before = {where: predictions(study, run) for where, run in runs.items()}
     for run in runs.values():
         shutil.rmtree(study.run(run))
@@ -131,10 +131,10 @@ def test_a_run_leaves_out_doubted_rows_and_its_control_as_many_whichever_comes_f
     assert "The LLM's labels without those that confident learning calls wrong: macro-F1 changes by" in str(
         describe(results)["more"]
     )
-    arm = next(arm for arm in results.variants if arm.variant == ARMS[0])
-    assert arm.train_label_accuracy == [kept[ARMS[0], seed]["train_label_accuracy"] for seed in ("0", "1")]
+    variant = next(variant for variant in results.variants if variant.variant == TRAINED[0])
+    assert variant.train_label_accuracy == [kept[TRAINED[0], seed]["train_label_accuracy"] for seed in ("0", "1")]
     write_dataset(study)  # each run has rows of its own
-    assert not {path.name for path in (study.dataset / "data").iterdir()} & set(ARMS)
+    assert not {path.name for path in (study.dataset / "data").iterdir()} & set(TRAINED)
 
 
 def test_two_launches_at_once_neither_wait_for_each_other_for_ever_nor_differ(make, tiny_encoder, monkeypatch):
@@ -142,7 +142,7 @@ def test_two_launches_at_once_neither_wait_for_each_other_for_ever_nor_differ(ma
     study = make(tiny_encoder, "--grid.sizes=[40]", "--train.epochs=1")
     annotate(study)
     assert train(study) == {}
-    runs = [run for run in all_runs(study.grid) if run.arm in ARMS]
+    runs = [run for run in all_runs(study.grid) if run.variant in TRAINED]
     before, kept = [predictions(study, run) for run in runs], records(study)
     for run in runs:
         shutil.rmtree(study.run(run))
@@ -174,7 +174,7 @@ def test_it_finds_wrong_labels_more_often_than_chance_does(make, monkeypatch):
     assert train(study) == {}
     work = open_runs(study)
     wrong = {i for i, gold, llm in zip(work.pool.ids, work.pool.gold, work.pool.llm, strict=True) if gold != llm}
-    hits = {arm: [] for arm in ARMS}
-    for (arm, _), record in records(study).items():
-        hits[arm] += [i in wrong for i in record["dropped"]]
-    assert np.mean(hits[ARMS[0]]) > np.mean(hits[ARMS[1]]) + 0.1
+    hits = {variant: [] for variant in TRAINED}
+    for (variant, _), record in records(study).items():
+        hits[variant] += [i in wrong for i in record["dropped"]]
+    assert np.mean(hits[TRAINED[0]]) > np.mean(hits[TRAINED[1]]) + 0.1

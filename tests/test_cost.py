@@ -31,7 +31,7 @@ from hf_recipes.train import train
 
 SMALL = [
     *("--data.pool_size=60", "--data.test_size=20", "--annotate.prompt.shots_per_class=1", "--grid.sizes=[10, 20]"),
-    *("--grid.arms=[gold, llm]", "--grid.seeds=[0, 1]", "--train.epochs=1"),
+    *("--grid.variants=[gold, llm]", "--grid.seeds=[0, 1]", "--train.epochs=1"),
 ]
 ANY = Device(1e12, 1e9, 1e-3)
 

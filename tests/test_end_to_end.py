@@ -86,7 +86,7 @@ def test_the_study_is_complete_and_speaks(finished):
     assert len(shown) == len({texts[i] for i in shown}) == 6
     assert {row["status"] for row in annotation_rows(study, "test")} <= {"ok", "demonstration"}
     results = read_json(study.results_file)
-    assert (results["R"], results["n"], len(results["arms"])) == (2, 80, 8)
+    assert (results["R"], results["n"], len(results["variants"])) == (2, 80, 8)
     for cells in results["error_cells"]:
         assert sum(cells[name] for name in ("right_same", "right_other", "wrong_same", "wrong_other")) == pytest.approx(
             1
@@ -94,7 +94,7 @@ def test_the_study_is_complete_and_speaks(finished):
         assert cells["n"] == sum(row["status"] == "ok" for row in annotation_rows(study, "test"))
     report = (study.report / "report.md").read_text()
     assert "**What they cost.** With 48 training texts" in report
-    assert "R = 2 runs an arm" in report
+    assert "R = 2 runs a variant" in report
     assert "**Copied errors.** Of the " in report
     assert "llm-entropy-replace" in output
     assert str(study.report / "report.html") in output
@@ -109,8 +109,8 @@ def test_every_config_loads_offline_and_says_where_its_labels_come_from(finished
     from datasets import load_dataset
 
     study, _, _ = finished
-    for arm in study.recipe.grid.arms:
-        data = load_dataset(str(study.dataset), arm)
+    for variant in study.recipe.grid.variants:
+        data = load_dataset(str(study.dataset), variant)
         assert data["train"].features["label"].names == ["negative", "neutral", "positive"]
         assert len(data["test"]) == 80
         train = data["train"].to_pandas()
@@ -118,10 +118,10 @@ def test_every_config_loads_offline_and_says_where_its_labels_come_from(finished
         taken = train["label_source"] == "gold"
         assert (train["label"][taken] == train["gold"][taken]).all()
         assert (train["label"][~taken] == train["llm_label"][~taken]).all()
-        share = {"gold": 1, "llm": 0}.get(arm, 0.25)
+        share = {"gold": 1, "llm": 0}.get(variant, 0.25)
         assert taken.sum() == round(share * 294)
         assert np.allclose(np.stack(train["llm_probs"]).sum(axis=1), 1)
-        if arm == "llm-entropy-replace":
+        if variant == "llm-entropy-replace":
             assert train["entropy"][taken].min() >= train["entropy"][~taken].max()
     assert (
         load_dataset(str(study.dataset), split="train")["label"]
@@ -136,17 +136,17 @@ def test_metric_tables_follow_from_the_stored_predictions_alone(finished):
     from sklearn.metrics import accuracy_score, f1_score
 
     study, _, _ = finished
-    for arm in read_json(study.results_file)["arms"]:
+    for variant in read_json(study.results_file)["variants"]:
         labels = []
-        for run in paired_runs(study.grid, arm["arm"], arm["size"]):
+        for run in paired_runs(study.grid, variant["variant"], variant["size"]):
             table = pq.read_table(study.run(run) / "predictions.parquet").to_pydict()
             probs = np.array(table["probs"])
             assert np.allclose(probs.sum(axis=1), 1)
             labels.append(probs.argmax(axis=1))
         gold = table["gold"]
-        assert arm["accuracy_runs"] == pytest.approx([accuracy_score(gold, one) for one in labels])
-        assert arm["macro_f1_runs"] == pytest.approx([f1_score(gold, one, average="macro") for one in labels])
-        assert arm["pairwise_disagreement"] == pytest.approx(np.mean(labels[0] != labels[1]))
+        assert variant["accuracy_runs"] == pytest.approx([accuracy_score(gold, one) for one in labels])
+        assert variant["macro_f1_runs"] == pytest.approx([f1_score(gold, one, average="macro") for one in labels])
+        assert variant["pairwise_disagreement"] == pytest.approx(np.mean(labels[0] != labels[1]))
 
 
 def test_log_probabilities_are_those_of_transformers(finished):
@@ -226,9 +226,9 @@ def test_killed_in_every_step_it_finishes_with_the_same_tables_and_redoes_nothin
     assert kill("variants", ".tmp-dataset/data/*")
     assert not study.dataset.exists()
     finish("variants", "rows/*")
-    for arm in study.recipe.grid.arms:
+    for variant in study.recipe.grid.variants:
         tables = [
-            pq.read_table(s.dataset / "data" / arm / "train-00000-of-00001.parquet") for s in (study, undisturbed)
+            pq.read_table(s.dataset / "data" / variant / "train-00000-of-00001.parquet") for s in (study, undisturbed)
         ]
         for column in ("id", "text", "label", "label_source", "gold", "llm_label"):
             assert tables[0][column].equals(tables[1][column])
@@ -246,7 +246,7 @@ def test_killed_in_every_step_it_finishes_with_the_same_tables_and_redoes_nothin
     assert not (study.report / "report.html").exists()
     finish("report", "runs/*/*/*/*")
     mine, others = read_json(study.results_file), read_json(undisturbed.results_file)
-    assert mine["arms"] == others["arms"]
+    assert mine["variants"] == others["variants"]
     assert mine["comparisons"] == others["comparisons"]
     assert (study.report / "report.md").read_text() == (undisturbed.report / "report.md").read_text()
     assert not [path for path in study.root.rglob(".tmp-*") if path.is_dir()]

@@ -36,7 +36,7 @@ def call(*arguments, launcher=()):
 def study(make_study, engine, tiny_encoder):  # noqa: F811
     made = make_study(
         *("--data.pool_size=120", "--data.test_size=41", "--annotate.prompt.shots_per_class=1", "--grid.sizes=[20]"),
-        *("--grid.seeds=[0, 1]", "--grid.arms=[gold, llm]", "--train.epochs=1", f"--train.encoder={tiny_encoder}"),
+        *("--grid.seeds=[0, 1]", "--grid.variants=[gold, llm]", "--train.epochs=1", f"--train.encoder={tiny_encoder}"),
     )
     annotate(made)
     write_dataset(made)
@@ -81,9 +81,9 @@ def test_soft_labels_learn_the_distribution(study, tiny_encoder):
 def test_the_examples_on_finished_runs_agree_with_the_study(study, tmp_path):
     train(study)
     results = measure(study)
-    (arm,) = [one for one in results.variants if one.variant == "llm"]
+    (variant,) = [one for one in results.variants if one.variant == "llm"]
     said = call(EXAMPLES / "by_feature" / "multiple_seeds.py", study.root, "llm", 20)
-    assert f"disagree on {arm.pairwise_disagreement:.3f}" in said
+    assert f"disagree on {variant.pairwise_disagreement:.3f}" in said
     assert "of R = 2 runs" in said
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 

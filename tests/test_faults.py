@@ -34,7 +34,7 @@ def finished(kept, make_study, engine, tiny_encoder, tmp_path):  # noqa: F811
     """A finished study in a folder of the test's own."""
     settings = [
         *("--data.pool_size=60", "--data.test_size=15", "--annotate.prompt.shots_per_class=1", "--grid.sizes=[20]"),
-        *("--grid.seeds=[0, 1]", "--grid.arms=[gold, llm]", "--train.epochs=1", f"--train.encoder={tiny_encoder}"),
+        *("--grid.seeds=[0, 1]", "--grid.variants=[gold, llm]", "--train.epochs=1", f"--train.encoder={tiny_encoder}"),
     ]
     if not kept.exists():
         study = make_study(*settings, folder="first")
@@ -267,7 +267,7 @@ def test_no_changed_byte_of_a_table_makes_another_number(tmp_path):
         tables.read(file, numbers.schema)
 
 
-@pytest.mark.parametrize("content", [b"", b"format: 2\nrecipe:\n", b"format: 2\nreci", b"!!bool x", b"\xff"])
+@pytest.mark.parametrize("content", [b"", b"format: 3\nrecipe:\n", b"format: 3\nreci", b"!!bool x", b"\xff"])
 def test_a_damaged_recipe_of_a_study_is_written_anew_when_that_is_accepted(content, make_study, tmp_path):
     study = make_study()
     with study.lock():

@@ -43,13 +43,13 @@ def source(monkeypatch, tmp_path):
 
 @pytest.fixture
 def make(source, make_study, tiny_encoder):
-    def make(arms, *more):
+    def make(variants, *more):
         return make_study(
             *(f"--data.path={source[0]}", "--data.pool_size=null", "--data.test_size=null", "--data.label_column=null"),
             *(f"--data.label_names=[{', '.join(NAMES)}]", "--annotate.model=models/SmolLM2-135M-Instruct"),
             *("--annotate.prompt.template='{{ instruction }} Text: {{ text }} Label:'", "--annotate.calibration=none"),
             *("--annotate.prompt.shots_per_class=0", f"--train.encoder={tiny_encoder}", "--train.epochs=1"),
-            *("--grid.sizes=[60]", "--grid.seeds=[0, 1, 2]", f"--grid.arms=[{arms}]", *more),
+            *("--grid.sizes=[60]", "--grid.seeds=[0, 1, 2]", f"--grid.variants=[{variants}]", *more),
         )
 
     return make
@@ -82,17 +82,17 @@ def report(study):
 
 
 def test_a_grid_without_any_gold_tells_what_wants_none(make, tmp_path):
-    study = make(ALONE, "--grid.crossed={arms: [llm], levels: 2}")
+    study = make(ALONE, "--grid.crossed={variants: [llm], levels: 2}")
     annotate(study)
     assert train(study) == {}
     results, page, html = report(study)
     assert results.audit.model_dump() == {part: {"drawn": 0, "labelled": 0} for part in ("pool", "test")}
-    for arm in results.variants:
-        low, high = arm.pairwise_disagreement_interval
-        assert 0 <= low <= arm.pairwise_disagreement <= high <= 1
-        assert arm.unanimity_interval[0] <= arm.unanimity <= arm.unanimity_interval[1]
-        assert (arm.n, arm.n_gold, arm.macro_f1_mean) == (120, 0, None)
-        assert arm.train_label_accuracy == [None] * 3
+    for variant in results.variants:
+        low, high = variant.pairwise_disagreement_interval
+        assert 0 <= low <= variant.pairwise_disagreement <= high <= 1
+        assert variant.unanimity_interval[0] <= variant.unanimity <= variant.unanimity_interval[1]
+        assert (variant.n, variant.n_gold, variant.macro_f1_mean) == (120, 0, None)
+        assert variant.train_label_accuracy == [None] * 3
     assert {c.figure for c in results.comparisons} == {"pairwise_disagreement"}
     assert {(c.variant, c.against) for c in results.comparisons} >= {("llm-entropy-drop", "llm-random-drop")}
     assert results.components[0].macro_f1["total"].sd is None
@@ -134,17 +134,17 @@ def test_an_audit_judges_classifiers_and_trains_them_but_no_text_does_both(make,
 
     assert train(study) == {}
     work = open_runs(study)
-    for run in (run for run in runs_of(study) if run.arm != "llm"):
+    for run in (run for run in runs_of(study) if run.variant != "llm"):
         trained = {work.pool.ids[i] for i in work.labels(run).rows[work.labels(run).from_gold]}
         assert trained <= set(parts["pool"]["ids"])
-        if run.arm == "gold-only":
+        if run.variant == "gold-only":
             assert len(trained) == 40
-        if run.arm == "llm-audit":
+        if run.variant == "llm-audit":
             assert work.labels(run).targets.max() == pytest.approx(240 / 40)
     results, page, html = report(study)
     truth = np.array([gold[text] for text in test.texts])
     places = np.array([test.ids.index(i) for i in parts["test"]["ids"]])
-    llm = next(arm for arm in results.variants if (arm.variant, arm.size) == ("llm", 60))
+    llm = next(variant for variant in results.variants if (variant.variant, variant.size) == ("llm", 60))
     assert (llm.n, llm.n_gold) == (120, 40)
     predicted = read_predictions(study, "llm")
     assert llm.accuracy_mean == pytest.approx((predicted == truth)[:, places].mean())
@@ -204,7 +204,7 @@ def test_an_audit_goes_to_the_hub_and_back(make, source, hub, tmp_path):  # noqa
     assert again["audit"] == {"test": {"drawn": 40, "labelled": 40}, "pool": {"drawn": 40, "labelled": 40}}
     assert {**again, "key": None} == {**results.model_dump(mode="json"), "key": None}
     (study.audit / "labels.json").unlink()  # without people's labels the runs on them are no longer this study's
-    said = hub.cli(*push, "--grid.arms=[llm]")
+    said = hub.cli(*push, "--grid.variants=[llm]")
     assert "people's labels (audit) were taken out" in said
 
 
@@ -214,10 +214,10 @@ def runs_of(study):
     return all_runs(study.grid)
 
 
-def read_predictions(study, arm):
+def read_predictions(study, variant):
     import pyarrow.parquet as pq
 
-    files = [study.root / "runs" / arm / "n60" / str(seed) / "predictions.parquet" for seed in range(3)]
+    files = [study.root / "runs" / variant / "n60" / str(seed) / "predictions.parquet" for seed in range(3)]
     return np.stack([np.array(pq.read_table(file)["probs"].to_pylist()).argmax(axis=1) for file in files])
 
 

@@ -123,7 +123,7 @@ def test_a_file_of_any_bytes_is_a_recipe_or_refused(examples, tmp_path):
     def check(content):
         (tmp_path / "recipe.yaml").write_bytes(content)
         check_recipe(tmp_path / "recipe.yaml")
-        (tmp_path / "recipe.yaml").write_bytes(b"format: 2\nrecipe: " + content)
+        (tmp_path / "recipe.yaml").write_bytes(b"format: 3\nrecipe: " + content)
         check_recipe(tmp_path / "recipe.yaml")
 
 
@@ -388,7 +388,7 @@ def study(make_study, engine, tiny_encoder, tmp_path, tmp_path_factory):  # noqa
     """A study with runs and results, in a folder of the test's own."""
     overrides = [
         *("--data.pool_size=60", "--data.test_size=20", "--annotate.prompt.shots_per_class=1", "--grid.sizes=[10]"),
-        *("--grid.seeds=[0, 1]", "--grid.arms=[gold, llm]", "--train.epochs=1", "--name=tweets"),
+        *("--grid.seeds=[0, 1]", "--grid.variants=[gold, llm]", "--train.epochs=1", "--name=tweets"),
         *(f"--train.encoder={tiny_encoder}", "--annotate.passes=[{prompt: {seed: 5}}]"),
     ]
     if not KEPT:
@@ -449,7 +449,7 @@ def look_at(repo, target, tmp_path):
 def test_a_repo_that_says_anything_is_a_study_or_refused(examples, repo, tmp_path):
     places = [path for path in paths_of(repo.said) if len(path) < 7]
     wanted = look_at(repo, tmp_path / "pulled", tmp_path)
-    assert wanted["arms"] == read_json(repo.study.results_file)["arms"]
+    assert wanted["variants"] == read_json(repo.study.results_file)["variants"]
     hostile = st.sampled_from(["../../x", "/etc/passwd", "a/b", "..", ".", "x" * 300, "\0", "%2e%2e/"])
 
     @search(examples, st.sampled_from(places), VALUES | hostile | st.just(...))

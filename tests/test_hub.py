@@ -144,26 +144,26 @@ def test_a_study_is_published_whole_and_pulled_back(hub, study, tmp_path):
     said = hub.cli("push", "dataset", study.recipe_file, "--repo", "me/labels")
     assert f"{hub.address}/datasets/me/labels/commit/" in said
     assert len(commits(hub)) == 1
-    arms = ["gold", "llm", "llm-entropy-replace", "llm-random-replace"]
-    found = hub.python(LOAD.format(configs=[*arms, "annotations", "runs", "predictions", "results"]))
-    for arm in arms:
-        local = pq.read_table(study.dataset / "data" / arm / "train-00000-of-00001.parquet").to_pylist()
-        assert found[arm]["train"] == [{**row} for row in local]
-        assert found[arm]["names"] == ["negative", "neutral", "positive"]
-        assert len(found[arm]["test"]) == 21
+    variants = ["gold", "llm", "llm-entropy-replace", "llm-random-replace"]
+    found = hub.python(LOAD.format(configs=[*variants, "annotations", "runs", "predictions", "results"]))
+    for variant in variants:
+        local = pq.read_table(study.dataset / "data" / variant / "train-00000-of-00001.parquet").to_pylist()
+        assert found[variant]["train"] == [{**row} for row in local]
+        assert found[variant]["names"] == ["negative", "neutral", "positive"]
+        assert len(found[variant]["test"]) == 21
     assert {row["pass"] for row in found["annotations"]["train"]} == {0, 1}
     assert len(found["annotations"]["train"]) == 2 * 90 + 21  # the first pass has the test rows too
     assert len(found["runs"]["train"]) == 8
     assert len(found["predictions"]["train"]) == 8 * 21
-    figures = {(row["arm"], row["against"], row["figure"], row["size"]): row for row in found["results"]["train"]}
+    figures = {(row["variant"], row["against"], row["figure"], row["size"]): row for row in found["results"]["train"]}
     results = read_json(study.results_file)
-    for arm in results["arms"]:
-        row = figures[arm["arm"], None, "macro_f1_mean", 20]
-        assert [row["value"], row["R"], row["n"]] == [arm["macro_f1_mean"], 2, 21]
-        assert [row["low"], row["high"]] == arm["macro_f1_mean_interval"]
+    for variant in results["variants"]:
+        row = figures[variant["variant"], None, "macro_f1_mean", 20]
+        assert [row["value"], row["R"], row["n"]] == [variant["macro_f1_mean"], 2, 21]
+        assert [row["low"], row["high"]] == variant["macro_f1_mean_interval"]
         assert row["primary"] is None
     for one in results["comparisons"]:
-        row = figures[one["arm"], one["against"], one["figure"], 20]
+        row = figures[one["variant"], one["against"], one["figure"], 20]
         assert [row["value"], row["p_holm"], row["verdict"]] == [one["difference"], one.get("p_holm"), one["verdict"]]
     assert len(figures) == len(found["results"]["train"])
     card = found["card"]
@@ -197,7 +197,7 @@ def test_a_study_is_published_whole_and_pulled_back(hub, study, tmp_path):
     assert "no such branch" in hub.cli("pull", "me/labels", "--revision", "x", code=2)
     assert "owner/name" in hub.cli("pull", "a/b/c", code=2)
 
-    fewer = ["push", "dataset", study.recipe_file, "--repo", "me/labels", "--grid.arms=[gold, llm]"]
+    fewer = ["push", "dataset", study.recipe_file, "--repo", "me/labels", "--grid.variants=[gold, llm]"]
     said = hub.cli(*fewer)
     assert "llm-entropy-replace, llm-random-replace are in the study no longer" in said
     assert "had 8 runs of this study, and has 4 now" in said
@@ -819,7 +819,7 @@ print(json.dumps(snapshot_download("me/space", repo_type="space", local_dir="%s"
         assert (about["repo"], about["study"], len(about["sha"])) == ("me/labels", "tweets", 40)
         assert client.predict(api_name="/verdict")["decision"]
         assert client.predict(file=None, pasted="a,b\nx,y\nx,x\n", api_name="/measure")["R"] == 2
-        lines = client.predict(arm="gold", api_name="/use")
+        lines = client.predict(variant="gold", api_name="/use")
         assert client.predict(study="me/labels/tweets", api_name="/studies")["about"]["study"] == "tweets"
         for name, private, said in (("foreign", False, "holds no study"), ("secret", True, "no public dataset repo")):
             hub.python(f"""

@@ -18,7 +18,7 @@ def test_shares_of_a_group_are_those_of_its_texts_alone_with_wider_intervals(lab
     def shares(places):
         """Of some texts; the first of them that people labelled."""
         known = places[places < labelled]
-        given, judged = ({arm: labels[:, some] for arm, labels in runs.items()} for some in (places, known))
+        given, judged = ({variant: labels[:, some] for variant, labels in runs.items()} for some in (places, known))
         return list(_class_shares(given, judged, every.take(places), every.take(known)))
 
     found = shares(np.arange(90))
@@ -49,14 +49,14 @@ def test_a_choice_is_made_on_one_half_and_judged_on_the_other():
     assert (found["variant"], found["among"], found["R"]) == ("llm-soft", among, 4)
     assert found["n"] == pytest.approx(150, abs=3)  # halves within each class
     assert found["verdict"] == "higher"
-    moved = {arm: labels.copy() for arm, labels in predictions.items()}
+    moved = {variant: labels.copy() for variant, labels in predictions.items()}
     moved["gold-only", 50][1::2] = test.gold  # perfect where nothing is chosen
     assert _best(among, moved, test) == found
     moved["llm-soft", 50][1::2] = (test.gold + 1) % 3  # and wrong there
     worse = _best(among, moved, test)
     assert (worse["variant"], worse["verdict"]) == ("llm-soft", "lower")
-    few = {arm: labels[:5] for arm, labels in predictions.items()}
+    few = {variant: labels[:5] for variant, labels in predictions.items()}
     assert _best(among, few, test) is None
     assert _best([], predictions, test) is None
     some = np.arange(39)
-    assert _best(among, {arm: labels[:, some] for arm, labels in predictions.items()}, test.take(some)) is None
+    assert _best(among, {variant: labels[:, some] for variant, labels in predictions.items()}, test.take(some)) is None

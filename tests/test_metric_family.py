@@ -56,7 +56,7 @@ def runs_of(means, bars, runs=5):
     return [(mean + bar * random.permutation(spread)) / 100 for mean, bar in zip(means, bars, strict=True)]
 
 
-def arms(runs=4, items=300, seed=0, skills=(0.7, 0.6), classes=3):
+def variants(runs=4, items=300, seed=0, skills=(0.7, 0.6), classes=3):
     random = np.random.default_rng(seed)
     gold = random.choice(classes, p=[0.6, 0.3, 0.1], size=items)
     hard = random.random(items)
@@ -220,11 +220,13 @@ def test_an_asymptote_that_is_there_is_found(plateau):
 # ----------------------------------------------------------------------------------------- instability_comparison
 
 
-def test_a_comparison_is_the_difference_of_the_arms_own_figures(comparison):
-    gold, (one, two) = arms()
+def test_a_comparison_is_the_difference_of_the_variants_own_figures(comparison):
+    gold, (one, two) = variants()
     result = comparison.compute(predictions1=one, predictions2=two, references=gold)
-    own = [load("seed_scores").compute(predictions=arm, references=gold, return_items=True) for arm in (one, two)]
-    stable = [load("seed_instability").compute(predictions=arm, references=gold) for arm in (one, two)]
+    own = [
+        load("seed_scores").compute(predictions=variant, references=gold, return_items=True) for variant in (one, two)
+    ]
+    stable = [load("seed_instability").compute(predictions=variant, references=gold) for variant in (one, two)]
     for name in ("accuracy", "macro_f1"):
         assert result[f"{name}_difference"] == pytest.approx(own[0][f"{name}_mean"] - own[1][f"{name}_mean"])
         per_run = np.subtract(own[0][f"{name}_runs"], own[1][f"{name}_runs"])
@@ -246,8 +248,8 @@ def test_a_comparison_is_the_difference_of_the_arms_own_figures(comparison):
         assert swapped[f"{figure}_p_value"] == pytest.approx(result[f"{figure}_p_value"])
 
 
-def test_an_arm_against_itself_is_no_different(comparison):
-    gold, (one, _) = arms()
+def test_a_variant_against_itself_is_no_different(comparison):
+    gold, (one, _) = variants()
     result = comparison.compute(predictions1=one, predictions2=one, references=gold)
     for figure in ("accuracy", "macro_f1", "pairwise_disagreement"):
         assert result[f"{figure}_interval"] == [0, 0]
@@ -256,18 +258,18 @@ def test_an_arm_against_itself_is_no_different(comparison):
 
 
 def test_an_interval_is_as_wide_as_drawing_seeds_and_texts_by_hand(comparison):
-    gold, (one, two) = arms(runs=20, items=150)
+    gold, (one, two) = variants(runs=20, items=150)
     result = comparison.compute(predictions1=one, predictions2=two, references=gold)
     random = np.random.default_rng(1)
     draws = {"accuracy": [], "macro_f1": []}
     for _ in range(200):
         items, seeds = random.integers(150, size=150), random.integers(20, size=20)
-        pair = [[arm[run, items] for run in seeds] for arm in (one, two)]
-        means = [np.mean([accuracy_score(gold[items], run) for run in arm]) for arm in pair]
+        pair = [[variant[run, items] for run in seeds] for variant in (one, two)]
+        means = [np.mean([accuracy_score(gold[items], run) for run in variant]) for variant in pair]
         draws["accuracy"].append(means[0] - means[1])
         means = [
-            np.mean([f1_score(gold[items], r, labels=np.unique(gold[items]), average="macro") for r in arm])
-            for arm in pair
+            np.mean([f1_score(gold[items], r, labels=np.unique(gold[items]), average="macro") for r in variant])
+            for variant in pair
         ]
         draws["macro_f1"].append(means[0] - means[1])
     for name, values in draws.items():
@@ -277,8 +279,8 @@ def test_an_interval_is_as_wide_as_drawing_seeds_and_texts_by_hand(comparison):
         assert low + high == pytest.approx(2 * np.mean(values), abs=0.3 * width)
 
 
-def test_at_equal_accuracy_a_weaker_arm_is_set_against_the_same_strength(comparison):
-    gold, (weak, *ladder) = arms(runs=6, items=2000, skills=(0.6, 0.5, 0.7, 0.9))
+def test_at_equal_accuracy_a_weaker_variant_is_set_against_the_same_strength(comparison):
+    gold, (weak, *ladder) = variants(runs=6, items=2000, skills=(0.6, 0.5, 0.7, 0.9))
     result = comparison.compute(predictions1=weak, predictions2=ladder[2], references=gold, ladder=ladder)
     assert result["pairwise_disagreement_verdict"] == "higher"  # weaker students disagree more
     same = result["iso_accuracy"]
@@ -287,7 +289,8 @@ def test_at_equal_accuracy_a_weaker_arm_is_set_against_the_same_strength(compari
     assert same["verdict"] == "cannot tell"
     assert same["accuracy"] == pytest.approx(result["accuracy_1"])
     figures = [
-        load("seed_instability").compute(predictions=arm)["pairwise_disagreement"] for arm in (ladder[0], ladder[1])
+        load("seed_instability").compute(predictions=variant)["pairwise_disagreement"]
+        for variant in (ladder[0], ladder[1])
     ]
     assert min(figures) <= same["pairwise_disagreement2"] <= max(figures)
     none = comparison.compute(predictions1=ladder[2], predictions2=weak, references=gold, ladder=[ladder[0], weak])
@@ -295,12 +298,12 @@ def test_at_equal_accuracy_a_weaker_arm_is_set_against_the_same_strength(compari
 
 
 def test_the_iso_interval_is_that_of_a_jackknife_by_hand(comparison):
-    """The part over runs, with every run left out of all arms in turn; many items, so that theirs is small."""
-    gold, (arm, low, high) = arms(runs=5, items=4000, skills=(0.6, 0.5, 0.7))
+    """The part over runs, with every run left out of all variants in turn; many items, so that theirs is small."""
+    gold, (variant, low, high) = variants(runs=5, items=4000, skills=(0.6, 0.5, 0.7))
     module = sys.modules[type(comparison).__module__]
 
     def compare(keep):
-        variants = [module._Variant(predictions[keep], gold) for predictions in (arm, low, high)]
+        variants = [module._Variant(predictions[keep], gold) for predictions in (variant, low, high)]
         return module._iso_accuracy(variants[0], variants[1:], 0.95)
 
     every = list(range(5))
@@ -323,7 +326,7 @@ def test_holm_is_holm(comparison):
 
 
 def test_runs_needed_find_what_fewer_do_not(comparison):
-    gold, (one, two) = arms(runs=10, items=2000)
+    gold, (one, two) = variants(runs=10, items=2000)
     result = comparison.compute(predictions1=one, predictions2=two, references=gold, delta=0.03)
     detectable, needed = result["accuracy_detectable"], result["accuracy_runs_needed"]
     assert (needed <= 10) == (detectable <= 0.03)
@@ -353,7 +356,7 @@ def test_what_is_wrong_with_a_comparison_is_named(comparison, one, two, gold, kw
 
 
 def inputs(name):
-    gold, (one, two) = arms(items=30)
+    gold, (one, two) = variants(items=30)
     probs = np.random.default_rng(0).dirichlet(np.ones(3), size=(4, 30))
     return {
         "seed_instability": {"predictions": one, "references": gold},
@@ -424,7 +427,7 @@ def test_two_processes_give_one_result(tmp_path):
 
 def test_two_runs_unanimity_is_one_less_their_disagreement():
     """The identity that shows which cells of the paper's tables were of two runs."""
-    _, (one, _) = arms(runs=2)
+    _, (one, _) = variants(runs=2)
     result = load("seed_instability").compute(predictions=one)
     assert result["unanimity"] == pytest.approx(1 - result["pairwise_disagreement"])
 
@@ -450,7 +453,7 @@ def test_the_example_of_a_card_runs_and_its_front_matter_makes_a_space(name):
 
 
 def test_optional_lists_may_be_arrays_and_odd_numbers_are_named(comparison):
-    gold, (one, two) = arms()
+    gold, (one, two) = variants()
     instability, scores = load("seed_instability"), load("seed_scores")
     assert set(instability.compute(predictions=one, at_r=np.array([2, 3]))["unanimity_at"]) == {2, 3}
     ladder = np.stack([one, two])
@@ -474,7 +477,7 @@ def test_optional_lists_may_be_arrays_and_odd_numbers_are_named(comparison):
 
 
 def test_modules_combine_and_a_comparison_takes_runs_one_by_one(comparison):
-    gold, (one, two) = arms()
+    gold, (one, two) = variants()
     both = evaluate.combine([load("seed_scores"), load("seed_instability")])
     for run in one:
         both.add(prediction=run, reference=gold)

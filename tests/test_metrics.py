@@ -299,7 +299,7 @@ def test_the_simulations_of_the_docs_say_no_less_than_what_modules_promise():
     equal = False
     for name, *cells in rows:
         if cells[0].startswith("R ="):
-            equal = name in ("two arms, equal in truth", "an arm against its own ladder")
+            equal = name in ("two variants, equal in truth", "a variant against its own ladder")
         for runs, cell in zip((3, 5, 10, 20, 50), cells, strict=True):
             if not cell.startswith(("0", "1")):
                 continue

@@ -23,7 +23,7 @@ from hf_recipes.runs import read_accelerate_config
 from hf_recipes.study import read_json
 from hf_recipes.train import train
 
-GRID = ["--grid.sizes=[20, 40]", "--grid.arms=[gold, llm]", "--train.epochs=25"]
+GRID = ["--grid.sizes=[20, 40]", "--grid.variants=[gold, llm]", "--train.epochs=25"]
 SLURM = ROOT / "hf_recipes" / "examples" / "slurm"
 #: A host with name, processes and network of its own, as far as one machine can be two; it ends with its first process.
 HOST = ["unshare", "--user", "--map-root-user", "--uts", "--net", "--pid", "--fork", "--kill-child", "sh", "-c"]
@@ -114,7 +114,7 @@ def submit(script, environment, study, *arguments):
 
 
 def test_the_tasks_of_a_slurm_array_share_the_grid(annotated, slurm, one_thread):  # noqa: F811
-    arguments = ["--grid.sizes=[20]", "--grid.arms=[gold, llm]"]
+    arguments = ["--grid.sizes=[20]", "--grid.variants=[gold, llm]"]
     study = annotated(*arguments)
     tasks = [submit("grid.sh", {**slurm, "SLURM_ARRAY_TASK_ID": str(i)}, study, *arguments) for i in (1, 2)]
     outputs = [task.communicate(timeout=600)[0] for task in tasks]
@@ -128,7 +128,7 @@ def test_jobs_on_the_hub_train_a_part_each_and_the_parts_are_one_study(
     tmp_path,
     one_thread,  # noqa: F811
 ):
-    grid = ["--grid.sizes=[20]", "--grid.arms=[gold, llm]", "--grid.seeds=[0, 1, 2, 3]", "--name=parts"]
+    grid = ["--grid.sizes=[20]", "--grid.variants=[gold, llm]", "--grid.seeds=[0, 1, 2, 3]", "--name=parts"]
     study = annotated(*grid, f"--data.path={SAMPLE}")
     hub.cli("push", "dataset", study.recipe_file, "--repo", "me/labels")
     environment = {**hub.env, "PYTHONPATH": str(ROOT), "LOKY_MAX_CPU_COUNT": "1"}

@@ -85,7 +85,7 @@ def planted(make_study, monkeypatch, tmp_path):
             *("--annotate.prompt.template='{{ instruction }} Text: {{ text }} Label:'",),
             *("--annotate.prompt.shots_per_class=0", f"--train.encoder={encoder}"),
             *("--grid.sizes=[150]", "--grid.seeds=[0, 1, 2, 3, 4, 5]", "--train.learning_rate=2e-4"),
-            "--grid.arms=[gold, llm, noise-fixed, llm-entropy-replace, llm-random-replace]",
+            "--grid.variants=[gold, llm, noise-fixed, llm-entropy-replace, llm-random-replace]",
             *("--accept.min_class_f1=0.5", *more),
             folder=f"{errors}-{knows}",
         )
@@ -96,9 +96,9 @@ def planted(make_study, monkeypatch, tmp_path):
     return make
 
 
-def difference(results, arm, against, figure="macro_f1"):
+def difference(results, variant, against, figure="macro_f1"):
     return next(
-        c for c in results.comparisons if (c.variant, c.against, c.figure, c.size) == (arm, against, figure, 150)
+        c for c in results.comparisons if (c.variant, c.against, c.figure, c.size) == (variant, against, figure, 150)
     )
 
 
@@ -106,37 +106,38 @@ def test_where_nothing_is_planted_nothing_is_found(planted, tiny_encoder):
     """Whatever the encoder learns: labels that are gold cost nothing and unsettle nothing."""
     results = planted("none", True, tiny_encoder)
     assert results.annotator.accuracy == 1
-    for arm, against in (("llm", "gold"), ("llm", "noise-fixed"), ("llm-entropy-replace", "llm-random-replace")):
+    for variant, against in (("llm", "gold"), ("llm", "noise-fixed"), ("llm-entropy-replace", "llm-random-replace")):
         for figure in ("macro_f1", "pairwise_disagreement"):
-            assert difference(results, arm, against, figure).difference == 0
+            assert difference(results, variant, against, figure).difference == 0
     assert [one.status for one in results.verdict.criteria[:2]] == ["holds", "holds"]
     assert results.regained == []  # no gap, no share of it
     assert {(one.k, one.ensembles) for one in results.ensembles} == {(2, 3), (3, 2)}
 
 
 def test_the_share_of_the_gap_is_fiellers_by_inversion():
-    """Its bounds are where a test of arm - llm - share * (gold - llm) just fails to reject zero."""
+    """Its bounds are where a test of variant - llm - share * (gold - llm) just fails to reject zero."""
     from scipy.optimize import brentq
     from scipy.stats import t
 
     rng, runs, items = np.random.default_rng(0), 8, 300
     test = Rows([str(i) for i in range(items)], [""] * items, rng.integers(3, size=items), NAMES)
-    arms = ("gold", "llm", "llm-entropy-replace")
+    variants = ("gold", "llm", "llm-entropy-replace")
 
     def drawn(accuracy):
         labels = np.where(rng.random((runs, items)) < accuracy, test.gold, rng.integers(3, size=(runs, items)))
         return np.where(rng.random(items) < 0.3, labels[0], labels)  # texts on which all runs are alike
 
-    predictions = {(arm, 50): drawn(accuracy) for arm, accuracy in zip(arms, (0.8, 0.5, 0.65), strict=True)}
-    learnt = [{"variant": arm, "size": 50, "chance_level_runs": 0} for arm in arms]
+    predictions = {(variant, 50): drawn(accuracy) for variant, accuracy in zip(variants, (0.8, 0.5, 0.65), strict=True)}
+    learnt = [{"variant": variant, "size": 50, "chance_level_runs": 0} for variant in variants]
     (found,) = _regained(learnt, predictions, test)
     scored = evaluate.load(str(metrics_folder() / "seed_scores"))
     figures = {
-        arm: scored.compute(predictions=labels, references=test.gold, num_classes=3, return_items=True)
-        for (arm, _), labels in predictions.items()
+        variant: scored.compute(predictions=labels, references=test.gold, num_classes=3, return_items=True)
+        for (variant, _), labels in predictions.items()
     }
     by_run, by_item = (
-        {arm: np.array(figures[arm][f"macro_f1_{kind}"]) for arm in arms} for kind in ("runs", "influence")
+        {variant: np.array(figures[variant][f"macro_f1_{kind}"]) for variant in variants}
+        for kind in ("runs", "influence")
     )
 
     gap = by_run["gold"] - by_run["llm"], by_item["gold"] - by_item["llm"]
@@ -144,7 +145,7 @@ def test_the_share_of_the_gap_is_fiellers_by_inversion():
     degrees = (runs - 1) * (over_runs + (gap[1] ** 2).sum() * items / (items - 1)) / over_runs
 
     def excess(share):
-        scores, moved = ((x[arms[2]] - x["llm"]) - share * (x["gold"] - x["llm"]) for x in (by_run, by_item))
+        scores, moved = ((x[variants[2]] - x["llm"]) - share * (x["gold"] - x["llm"]) for x in (by_run, by_item))
         variance = scores.var(ddof=1) / runs + (moved**2).sum() * items / (items - 1)
         return abs(scores.mean()) - t.ppf(0.975, degrees) * variance**0.5
 

@@ -11,7 +11,7 @@ from hf_recipes.report import write_report
 from hf_recipes.variants import VARIANTS
 from hf_recipes.verdict import decide
 
-ARMS = ("gold", "llm", "llm-entropy-replace", "llm-random-replace")
+TRAINED = ("gold", "llm", "llm-entropy-replace", "llm-random-replace")
 
 
 VARY = ["subset", "init", "order"]
@@ -21,10 +21,10 @@ def make_results(cost=-0.2, cost_interval=(-0.25, -0.15), churn=0.05, churn_inte
     def verdict(bounds):
         return "higher" if bounds[0] > 0 else "lower" if bounds[1] < 0 else "cannot tell"
 
-    arms = [
+    variants = [
         {
             **{
-                "variant": arm,
+                "variant": variant,
                 "size": size,
                 "R": 3,
                 "n": 100,
@@ -37,7 +37,7 @@ def make_results(cost=-0.2, cost_interval=(-0.25, -0.15), churn=0.05, churn_inte
             **{"accuracy_mean": 0.7, "accuracy_mean_interval": [0.6, 0.8], "majority_accuracy": 0.5},
             **{"macro_f1_mean": 0.6, "macro_f1_mean_interval": [0.5, 0.7], "macro_f1_runs": [0.5, 0.6, 0.7]},
             **{"macro_f1_sd": 0.1, "macro_f1_sd_interval": [0.05, 0.6], "failed_runs": 0},
-            "chance_level_runs": failed if arm == "llm" else 0,
+            "chance_level_runs": failed if variant == "llm" else 0,
             **{"pairwise_disagreement": 0.2, "pairwise_disagreement_interval": [0.1, 0.3]},
             **{"krippendorff_alpha": None, "krippendorff_alpha_interval": [None, None]},
             **{
@@ -49,19 +49,19 @@ def make_results(cost=-0.2, cost_interval=(-0.25, -0.15), churn=0.05, churn_inte
             **{"per_class_disagreement": {name: 0.2, "b": 0.1}, "per_class_n": {name: 50, "b": 50}},
         }
         for size in (10, 20)
-        for arm in ARMS
+        for variant in TRAINED
     ]
-    pairs = [("llm", "gold"), ("llm-entropy-replace", "llm"), ("llm-random-replace", "llm"), (ARMS[2], ARMS[3])]
+    pairs = [("llm", "gold"), ("llm-entropy-replace", "llm"), ("llm-random-replace", "llm"), (TRAINED[2], TRAINED[3])]
     comparisons = []
     for size in (10, 20):
-        for arm, against in pairs:
+        for variant, against in pairs:
             for figure, value, bounds in (
                 ("macro_f1", cost, cost_interval),
                 ("pairwise_disagreement", churn, churn_interval),
             ):
                 comparisons.append(
                     {
-                        **{"size": size, "variant": arm, "against": against, "figure": figure, "R": 3, "n": 100},
+                        **{"size": size, "variant": variant, "against": against, "figure": figure, "R": 3, "n": 100},
                         **{"difference": value, "interval": list(bounds), "verdict": verdict(bounds)},
                         **{"seed_se": 0.001, "item_se": 0.01, "primary": True, "p_holm": 0.2},
                     }
@@ -91,15 +91,15 @@ def make_results(cost=-0.2, cost_interval=(-0.25, -0.15), churn=0.05, churn_inte
         **{
             "confidence_level": 0.95,
             "annotator": annotator,
-            "variants": arms,
+            "variants": variants,
             "comparisons": comparisons,
             "plateaus": [plateau("llm", "plateau", "yes"), plateau("gold", "gains")],
             "components": [],
             "gold_match": [{"size": size, "difference": -0.2, "verdict": "lower"} for size in (10, 20)],
             "iso_accuracy": None,
             "best_mitigation": None,
-            "lines": {name: VARIANTS[name].describe(0.25) for name in ARMS},
-            "regained": [{"variant": ARMS[2], "size": 20, "R": 3, "n": 100, "share": 0.5, "interval": [0.2, 0.9]}],
+            "lines": {name: VARIANTS[name].describe(0.25) for name in TRAINED},
+            "regained": [{"variant": TRAINED[2], "size": 20, "R": 3, "n": 100, "share": 0.5, "interval": [0.2, 0.9]}],
             "ensembles": [
                 {
                     **{"variant": "llm", "size": 20, "k": 2, "ensembles": 5, "n": 100},
@@ -133,9 +133,9 @@ def made(*args, **fields):
     return typed(make_results(*args, **fields))
 
 
-def plateau(arm, verdict, premature=None):
+def plateau(variant, verdict, premature=None):
     gain = {"last_doubling": [10.0, 20.0], "gain": 0.004, "gain_interval": [-0.002, 0.008], "delta": 0.01}
-    return {"variant": arm, "figure": "macro_f1", "verdict": verdict, **gain, "premature_plateau": premature}
+    return {"variant": variant, "figure": "macro_f1", "verdict": verdict, **gain, "premature_plateau": premature}
 
 
 def findings(said):
@@ -163,7 +163,7 @@ def test_the_verdict_comes_first_and_says_what_would_decide_it():
     assert "is .200 [.150, .250], at most .020 wanted (fails)" in said[0][1]
     assert "F1 of the worst class, a, is .500 [.379, .621], at least .600 wanted (cannot tell)" in said[0][1]
     near = make_results(cost=-0.01, cost_interval=(-0.03, 0.01))
-    near["variants"] = [arm | {"per_class_f1_mean": [0.8, 0.9]} for arm in near["variants"]]
+    near["variants"] = [variant | {"per_class_f1_mean": [0.8, 0.9]} for variant in near["variants"]]
     near["verdict"] = decide(make_figures(near), Accept(churn=0.5)).model_dump()
     assert "Label more test texts" in describe(typed(near))["findings"][0][1]
     assert "would decide it (4 times in 5)" in describe(typed(near))["findings"][0][1]
@@ -211,24 +211,24 @@ def test_who_counts_by_groups_is_told_of_the_group_with_the_largest_bias():
 
 def test_the_best_of_several_is_told_with_what_was_learnt():
     results = make_results()
-    chosen = {**DIFFERENCE, "difference": -0.2, "among": ["llm-audit", "llm-soft"], "variant": ARMS[2]}
+    chosen = {**DIFFERENCE, "difference": -0.2, "among": ["llm-audit", "llm-soft"], "variant": TRAINED[2]}
     results |= {"best_mitigation": chosen}
     text = findings(describe(typed(results)))
-    best = f"the best in macro-F1 on half of the seeds and test texts is {ARMS[2]}. On the other halves it changes"
+    best = f"the best in macro-F1 on half of the seeds and test texts is {TRAINED[2]}. On the other halves it changes"
     assert f"Which of them. Of llm-audit, llm-soft {best} macro-F1 by" in text
     assert "But some runs with" not in text
-    for arm in results["variants"]:
-        arm["chance_level_runs"] = int(arm["variant"] == ARMS[2])
-    assert f"But some runs with {ARMS[2]} learnt nothing." in findings(describe(typed(results)))
+    for variant in results["variants"]:
+        variant["chance_level_runs"] = int(variant["variant"] == TRAINED[2])
+    assert f"But some runs with {TRAINED[2]} learnt nothing." in findings(describe(typed(results)))
 
 
-def test_two_runs_an_untaught_gold_arm_and_a_one_sided_annotator_are_said_so():
+def test_two_runs_an_untaught_gold_variant_and_a_one_sided_annotator_are_said_so():
     results = make_results()
     for comparison in results["comparisons"]:
         comparison |= {"interval": None, "verdict": "cannot tell"}
     assert "R = 3 runs do not say how sure it is" in findings(describe(typed(results)))
-    for arm in results["variants"]:
-        arm["chance_level_runs"] = 1 if arm["variant"] == "gold" else 0
+    for variant in results["variants"]:
+        variant["chance_level_runs"] = 1 if variant["variant"] == "gold" else 0
     results["annotator"]["llm_share"] = {"a": 0.02, "b": 0.98}
     text = findings(describe(typed(results)))
     assert "the cost cannot be judged" in text
@@ -241,22 +241,24 @@ def test_stability_is_named_only_when_its_interval_leaves_out_zero():
     assert "was more stable here" in findings(describe(made(churn_interval=(-0.09, -0.01))))
 
 
-def cells(arm, size, closer="higher", better="cannot tell", copied="higher"):
+def cells(variant, size, closer="higher", better="cannot tell", copied="higher"):
     shares = {"right_same": 0.5, "right_other": 0.1, "wrong_same": 0.3, "wrong_other": 0.1, "agreement": 0.8}
-    shares |= {"accuracy": 0.55, "copied": 0.75 if arm == "llm" else 0.4, "teacher_accuracy": 0.6}
+    shares |= {"accuracy": 0.55, "copied": 0.75 if variant == "llm" else 0.4, "teacher_accuracy": 0.6}
     change = {"difference": 0.05, "interval": [0.01, 0.09], "R": 3}
     since = {"size": 10, "agreement": {**change, "verdict": closer}, "accuracy": {**change, "verdict": better}}
     since["copied"] = {**change, "verdict": copied}
     bounds = {f"{name}_interval": [value - 0.1, value + 0.1] for name, value in shares.items()}
-    above = None if arm == "gold" else {**change, "difference": 0.35, "verdict": "higher"}
+    above = None if variant == "gold" else {**change, "difference": 0.35, "verdict": "higher"}
     return {
-        **{"variant": arm, "size": size, "R": 3, "n": 100, "n_wrong": 40, **shares, **bounds},
+        **{"variant": variant, "size": size, "R": 3, "n": 100, "n_wrong": 40, **shares, **bounds},
         **{"copied_above_gold": above, "since": since if size > 10 else None},
     }
 
 
 def test_copied_errors_are_set_beside_what_gold_labels_get_wrong_and_a_ceiling_is_named_only_if_seen(make_study):
-    results = make_results() | {"error_cells": [cells(arm, size) for size in (10, 20) for arm in ("gold", "llm")]}
+    results = make_results() | {
+        "error_cells": [cells(variant, size) for size in (10, 20) for variant in ("gold", "llm")]
+    }
     said = findings(describe(typed(results)))
     assert (
         "Copied errors. Of the 40 in 100 test texts that the LLM itself gets wrong, classifiers on its labels give the "

@@ -56,15 +56,15 @@ def test_what_is_shown_is_what_the_study_says(study):
     shown = tables.verdict(study)
     assert shown["decision"] == results["verdict"]["decision"]
     assert [tuple(pair) for pair in findings["findings"]] == shown["findings"]
-    assert [arm["macro_f1_mean_interval"] for arm in shown["arms"]] == [
-        arm["macro_f1_mean_interval"] for arm in results["arms"]
+    assert [variant["macro_f1_mean_interval"] for variant in shown["variants"]] == [
+        variant["macro_f1_mean_interval"] for variant in results["variants"]
     ]
-    llm = next(arm for arm in shown["arms"] if arm["arm"] == "llm")
+    llm = next(variant for variant in shown["variants"] if variant["variant"] == "llm")
     same = tables.seeds(study, "llm", llm["size"], "all")
     assert same["mean"] == pytest.approx(llm["pairwise_disagreement"])
-    cost = next(one for one in results["comparisons"] if (one["arm"], one["against"]) == ("llm", "gold"))
-    there = tables.compare(study, arm="llm", against="gold", size=cost["size"])["tests"]
-    back = tables.compare(study, arm="gold", against="llm", size=cost["size"])["tests"]
+    cost = next(one for one in results["comparisons"] if (one["variant"], one["against"]) == ("llm", "gold"))
+    there = tables.compare(study, variant="llm", against="gold", size=cost["size"])["tests"]
+    back = tables.compare(study, variant="gold", against="llm", size=cost["size"])["tests"]
     mine = next(one for one in there if one["figure"] == cost["figure"])
     assert mine["difference"] == cost["difference"]
     turned = next(one for one in back if one["figure"] == cost["figure"])
@@ -85,8 +85,8 @@ def test_labels_are_filtered_counted_and_explained(study):
     found = tables.labels(study, search=word.upper())
     assert found["found"]
     assert all(word.lower() in row["text"].lower() for row in found["rows"])
-    replaced = tables.labels(study, kind="changed", arm="llm-entropy-replace", order="unsure")
-    assert replaced["found"] == replaced["arm"]["sources"]["gold"]
+    replaced = tables.labels(study, kind="changed", variant="llm-entropy-replace", order="unsure")
+    assert replaced["found"] == replaced["variant"]["sources"]["gold"]
     assert replaced["rows"][0]["why"].startswith("gold label (entropy")
     assert [row["rank"] for row in replaced["rows"]] == list(range(1, len(replaced["rows"]) + 1))
     assert tables.labels(study, page=10**9)["page"] == everything["pages"]
@@ -97,7 +97,7 @@ def test_seeds_are_those_of_the_predictions(study):
     row = shown["rows"][0]
     assert len(set(row["labels"])) > 1
     one = tables.seeds(study, text=row["id"])["one"]
-    cell = next(c for c in one["cells"] if (c["arm"], c["size"]) == (shown["arm"], shown["size"]))
+    cell = next(c for c in one["cells"] if (c["variant"], c["size"]) == (shown["variant"], shown["size"]))
     assert [run["label"] for run in cell["runs"]] == row["labels"]
     assert tables.seeds(study, text="nobody")["one"] is None
 
@@ -140,13 +140,13 @@ def test_texts_and_names_are_shown_as_text(tmp_path):
     def poison(content):
         for name in ("findings", "more", "limits", "labels"):
             content[name] = [[HOSTILE, HOSTILE]] if name in ("findings", "more") else [HOSTILE]
-        content["arms"] = dict.fromkeys(content["arms"], HOSTILE)
+        content["variants"] = dict.fromkeys(content["variants"], HOSTILE)
         content["methods"] = HOSTILE
 
     change_json(folder, "findings", poison)
     change_json(folder, "study", lambda content: content["recipe"]["annotate"].update(model=HOSTILE))
     found = published.read_folder(folder)
-    verdict, labels, seeds = tables.verdict(found), tables.labels(found, arm="gold"), tables.seeds(found)
+    verdict, labels, seeds = tables.verdict(found), tables.labels(found, variant="gold"), tables.seeds(found)
     seeds["one"] = tables.seeds(found, text=found.test.ids[0])["one"]
     page = words.verdict_top(verdict) + words.verdict_rest(verdict) + words.header(verdict["about"], HOSTILE)
     page += words.labels_count(labels) + words.labels_table(labels) + words.seeds_table(seeds) + words.one_text(seeds)
@@ -188,7 +188,7 @@ def test_a_repo_that_is_none_of_ours_or_damaged_gets_a_sentence(damage, said, tm
     elif damage == "no parquet":
         file.write_bytes(b"PAR1 and nothing else")
     elif damage == "results":
-        change_json(folder, "results", lambda c: c["arms"][0].update(macro_f1_mean={"a": 1}))
+        change_json(folder, "results", lambda c: c["variants"][0].update(macro_f1_mean={"a": 1}))
     elif damage == "deep":
         next(folder.glob("hf-recipes/*/findings.json")).write_text('{"a":' + "[" * 100_000)
     elif damage == "runs":
@@ -269,7 +269,9 @@ def test_probabilities_come_as_json_parquet_and_the_projects_own_table(study, tm
     mine = [str(run).startswith(f"{name}/n{size}/") for run in table["run"].to_pylist()]
     pq.write_table(table.filter(pa.array(mine)), tmp_path / "ours.parquet")
     found = uploads.measure(uploads.read(str(tmp_path / "ours.parquet"), ""))
-    measured = next(arm for arm in study.results["arms"] if (arm["arm"], arm["size"]) == (name, size))
+    measured = next(
+        variant for variant in study.results["variants"] if (variant["variant"], variant["size"]) == (name, size)
+    )
     shown = {one["figure"]: one["value"] for one in found["figures"]}
     assert shown["pairwise_disagreement"] == pytest.approx(measured["pairwise_disagreement"])
     assert shown["macro_f1_mean"] == pytest.approx(measured["macro_f1_mean"])
@@ -404,23 +406,23 @@ def test_every_pages_data_is_an_endpoint_with_names_and_types(client):
     named = client.view_api(return_format="dict")["named_endpoints"]
     assert set(named) == {"/studies", "/verdict", "/labels", "/seeds", "/compare", "/measure", "/use"}
     parameters = {one["parameter_name"]: one for one in named["/labels"]["parameters"]}
-    assert list(parameters) == ["study", "label", "kind", "search", "order", "arm", "page"]
+    assert list(parameters) == ["study", "label", "kind", "search", "order", "variant", "page"]
     assert parameters["page"]["python_type"]["type"] == "int"
     assert all(one["parameter_has_default"] for one in parameters.values())
     assert "recall" not in named["/verdict"]
     assert client.predict(api_name="/verdict")["decision"]
     can = client.predict(api_name="/studies")["choices"]
     assert client.predict(label=can["classes"][0], kind="wrong", api_name="/labels")["rows"]
-    for arm in can["arms"]:
-        assert client.predict(arm=arm, order="unsure", api_name="/labels")["arm"]["sources"]
-    assert client.predict(arm="llm", api_name="/seeds")["rows"]
-    assert client.predict(arm="llm", against="gold", api_name="/compare")["tests"]
+    for variant in can["variants"]:
+        assert client.predict(variant=variant, order="unsure", api_name="/labels")["variant"]["sources"]
+    assert client.predict(variant="llm", api_name="/seeds")["rows"]
+    assert client.predict(variant="llm", against="gold", api_name="/compare")["tests"]
     assert "load_dataset" in client.predict(api_name="/use")["load_dataset"]
 
 
 def test_a_pair_that_the_study_did_not_test_is_tested_by_the_module(client, study):
     sizes = sorted({size for _, size in study.test.cells()})
-    pair = client.predict(arm="gold", against="llm-random-replace", size=sizes[-1], api_name="/compare")
+    pair = client.predict(variant="gold", against="llm-random-replace", size=sizes[-1], api_name="/compare")
     assert {one["by"] for one in pair["tests"]} == {"app"}
     assert "was tested here" in pair["said"][0]
     assert all(one["interval"] for one in pair["tests"])

@@ -88,10 +88,10 @@ def test_an_address_brings_back_what_was_seen_and_follows_what_is_done(visit):
 
 
 def test_what_an_address_asks_for_in_vain_is_said(visit):
-    page = visit("view=nowhere&arm=nobody&study=..%2Fetc&size=x")
+    page = visit("view=nowhere&variant=nobody&study=..%2Fetc&size=x")
     notice = page.locator(".notice")
     expect(notice).to_contain_text("no page 'nowhere'", timeout=WAIT)
-    expect(notice).to_contain_text("no arm 'nobody'")
+    expect(notice).to_contain_text("no variant 'nobody'")
     expect(page.locator(".decision h2")).to_be_visible(timeout=WAIT)
 
 
@@ -135,7 +135,7 @@ def test_predictions_are_measured_and_the_report_is_downloaded(visit, tmp_path):
     expect(page.get_by_test_id("toast-body")).to_be_visible(timeout=WAIT)
 
 
-def test_a_figure_has_tooltips_and_its_legend_picks_an_arm(visit):
+def test_a_figure_has_tooltips_and_its_legend_picks_a_variant(visit):
     page = visit()
     figure = page.locator(".vega-embed svg").first
     expect(figure).to_be_visible(timeout=WAIT)

@@ -40,7 +40,7 @@ SETTINGS = [
     *("--data.pool_size=120", "--data.test_size=30", "--annotate.prompt.shots_per_class=1"),
     *("--grid.sizes=[10, 20]", "--train.epochs=1"),
 ]
-FEW = ["--grid.sizes=[20]", "--grid.arms=[gold, llm]", "--grid.seeds=[0, 1]"]
+FEW = ["--grid.sizes=[20]", "--grid.variants=[gold, llm]", "--grid.seeds=[0, 1]"]
 
 
 @pytest.fixture
@@ -55,9 +55,9 @@ def annotated(make_study, engine, tiny_encoder):  # noqa: F811
     return make
 
 
-def the_run(study, arm, size, seed):
+def the_run(study, variant, size, seed):
     level = study.grid.seeds.index(seed)
-    return make_run(study.grid, arm, size, dict.fromkeys(study.grid.vary, level))
+    return make_run(study.grid, variant, size, dict.fromkeys(study.grid.vary, level))
 
 
 def predictions(study, run):
@@ -69,21 +69,23 @@ def table(study):
 
 
 def test_the_same_key_gives_the_same_bits_whatever_ran_before(annotated):
-    alone = annotated("--grid.arms=[gold, llm]", "--grid.seeds=[1, 0]", "--grid.sizes=[20]", folder="alone")
+    alone = annotated("--grid.variants=[gold, llm]", "--grid.seeds=[1, 0]", "--grid.sizes=[20]", folder="alone")
     train(alone)
     grid = annotated("--grid.seeds=[0, 1]", folder="grid")
     train(grid)
-    for arm in ("gold", "llm"):
+    for variant in ("gold", "llm"):
         for seed in (0, 1):
-            runs = [(study, the_run(study, arm, 20, seed)) for study in (alone, grid)]
+            runs = [(study, the_run(study, variant, 20, seed)) for study in (alone, grid)]
             assert predictions(*runs[0]) == predictions(*runs[1])
             keys = [read_json(study.run(run) / "run.json")["key"] for study, run in runs]
             assert keys[0] == keys[1]
     found = table(grid)
     assert found["llm/n20/0"] != found["llm/n20/1"]
     assert found["llm/n20/0"] != found["gold/n20/0"]
-    records = {arm: read_json(grid.run(the_run(grid, arm, 20, 0)) / "run.json") for arm in grid.grid.arms}
-    assert {arm: record["gold_train_labels"] for arm, record in records.items()} == {
+    records = {
+        variant: read_json(grid.run(the_run(grid, variant, 20, 0)) / "run.json") for variant in grid.grid.variants
+    }
+    assert {variant: record["gold_train_labels"] for variant, record in records.items()} == {
         "gold": 20,
         "llm": 0,
         "llm-entropy-replace": 5,
@@ -154,8 +156,8 @@ def test_every_ingredient_of_a_run_is_in_its_key(annotated, monkeypatch):
     }  # one folder: annotated once
     keys["best"] = open_runs(annotated(changes["validation"], "--train.checkpoint=best")).key(run)
     keys["gold validation"] = open_runs(annotated(changes["validation"], "--train.validation_labels=gold")).key(run)
-    for other in ("seed", "size", "arm"):
-        place = {"seed": ("llm", 10, 1), "size": ("llm", 20, 0), "arm": ("gold", 10, 0)}[other]
+    for other in ("seed", "size", "variant"):
+        place = {"seed": ("llm", 10, 1), "size": ("llm", 20, 0), "variant": ("gold", 10, 0)}[other]
         keys[other] = open_runs(study).key(the_run(study, *place))
     monkeypatch.setattr("hf_recipes.runs.cpu_threads", lambda: 99)
     keys["threads"] = open_runs(study).key(run)
@@ -175,9 +177,9 @@ def test_a_source_of_chance_that_does_not_vary_keeps_its_first_seed(annotated):
 
 
 def test_crossed_runs_share_all_seeds_but_one_and_grow_from_the_paired_grid(annotated):
-    study = annotated("--grid.crossed={arms: [gold, llm], levels: 2}", "--grid.seeds=[4, 7, 9]")
+    study = annotated("--grid.crossed={variants: [gold, llm], levels: 2}", "--grid.seeds=[4, 7, 9]")
     runs = all_runs(study.grid)
-    assert len(runs) == len(set(map(str, runs))) == len(study.grid.arms) * 2 * 3 + 2 * (8 - 2)
+    assert len(runs) == len(set(map(str, runs))) == len(study.grid.variants) * 2 * 3 + 2 * (8 - 2)
     run = next(run for run in runs if str(run) == "llm/n20/s4-i7-o4")
     assert (run.subset_seed, run.init_seed, run.order_seed, run.annotation_pass) == (4, 7, 4, 0)
 
@@ -186,7 +188,7 @@ PASSES = ["--annotate.passes=[{prompt: {seed: 5}}, {prompt: {seed: 6}}]", "--gri
 
 
 def test_the_annotation_pass_is_a_source_of_chance_too(annotated):
-    study = annotated(*PASSES, "--grid.crossed={arms: [gold, llm], levels: 2}", "--grid.sizes=[20]")
+    study = annotated(*PASSES, "--grid.crossed={variants: [gold, llm], levels: 2}", "--grid.sizes=[20]")
     work = open_runs(study)
     for seed, number in ((0, 0), (1, 1), (2, 2)):
         run = the_run(study, "llm", 20, seed)
@@ -205,7 +207,7 @@ def test_the_annotation_pass_is_a_source_of_chance_too(annotated):
 
 def test_soft_labels_are_the_distribution_and_validation_rows_are_trained_on_by_nobody(annotated):
     study = annotated(
-        *("--grid.arms=[gold, llm, llm-soft]", "--train.validation_size=15", "--train.validation_labels=gold"),
+        *("--grid.variants=[gold, llm, llm-soft]", "--train.validation_size=15", "--train.validation_labels=gold"),
         *("--train.checkpoint=best", "--train.epochs=2", "--grid.sizes=[20]", "--train.save_models=true"),
     )
     work = open_runs(study)
@@ -224,23 +226,23 @@ def test_soft_labels_are_the_distribution_and_validation_rows_are_trained_on_by_
     assert [told[name] for name in work.test.label_names] == pytest.approx(predictions(study, run)[0], abs=1e-5)
 
 
-def test_every_arm_trains_and_stands_beside_its_control_in_dataset_results_and_report(annotated):
-    arms = [name for name, variant in VARIANTS.items() if variant.num_models == 1]
+def test_every_variant_trains_and_stands_beside_its_control_in_dataset_results_and_report(annotated):
+    variants = [name for name, variant in VARIANTS.items() if variant.num_models == 1]
     study = annotated(
-        *(f"--grid.arms={json.dumps(arms)}", "--grid.sizes=[20]", "--grid.seeds=[0, 1]"),
+        *(f"--grid.variants={json.dumps(variants)}", "--grid.sizes=[20]", "--grid.seeds=[0, 1]"),
         "--data.raters=votes",
         "--annotate.passes=[{prompt: {seed: 5}}]",
     )
     assert train(study) == {}
-    spent = {run.arm: read_json(study.run(run) / "run.json")["gold_train_labels"] for run in all_runs(study.grid)}
-    assert {spent[arm] for arm in ("llm-entropy-replace", "llm-random-replace", "gold-only")} == {5}
+    spent = {run.variant: read_json(study.run(run) / "run.json")["gold_train_labels"] for run in all_runs(study.grid)}
+    assert {spent[variant] for variant in ("llm-entropy-replace", "llm-random-replace", "gold-only")} == {5}
     assert spent["llm-entropy-drop"] == spent["llm-majority"] == 0
-    steps = {run.arm: read_json(study.run(run) / "run.json")["curves"]["step"] for run in all_runs(study.grid)}
+    steps = {run.variant: read_json(study.run(run) / "run.json")["curves"]["step"] for run in all_runs(study.grid)}
     assert (steps["gold-only"], steps["llm-random-drop"]) == ([3], [2])
     write_dataset(study)
     results = measure(study)
     pairs = {(one.variant, one.against) for one in results.comparisons}
-    assert {pair for pair in CONTROLS.items() if set(pair) <= set(arms)} <= pairs
+    assert {pair for pair in CONTROLS.items() if set(pair) <= set(variants)} <= pairs
     assert ("llm", "noise-fixed") in pairs
     write_report(study, results)
     said = (study.report / "report.md").read_text()
@@ -256,17 +258,17 @@ def test_every_arm_trains_and_stands_beside_its_control_in_dataset_results_and_r
 def test_the_cells_of_the_llms_errors_are_counts_over_runs_and_test_texts(annotated):
     from test_annotate import forget_test_rows
 
-    study = annotated("--grid.arms=[gold, llm, llm-soft, llm-majority]", "--annotate.passes=[{prompt: {seed: 5}}]")
+    study = annotated("--grid.variants=[gold, llm, llm-soft, llm-majority]", "--annotate.passes=[{prompt: {seed: 5}}]")
     assert train(study) == {}
     results = measure(study)
     work, teacher = open_runs(study), read_labels(study).teacher
     known = teacher >= 0
     found = {(one.variant, one.size): one for one in results.error_cells}
-    assert set(found) == {(arm, size) for arm in ("gold", "llm", "llm-soft") for size in (10, 20)}
-    for (arm, size), cells in found.items():
+    assert set(found) == {(variant, size) for variant in ("gold", "llm", "llm-soft") for size in (10, 20)}
+    for (variant, size), cells in found.items():
         counts = Counter()
         for seed in study.grid.seeds:
-            labels = np.argmax(predictions(study, the_run(study, arm, size, seed)), axis=1)
+            labels = np.argmax(predictions(study, the_run(study, variant, size, seed)), axis=1)
             for label, llm, gold in zip(labels[known], teacher[known], work.test.gold[known], strict=True):
                 counts["right" if llm == gold else "wrong", "same" if label == llm else "other"] += 1
                 counts["correct"] += label == gold
@@ -283,10 +285,10 @@ def test_the_cells_of_the_llms_errors_are_counts_over_runs_and_test_texts(annota
         low, high = cells.copied_interval or (cells.copied,) * 2
         assert low <= cells.copied <= high
         base = found["gold", size]
-        if arm != "gold":
+        if variant != "gold":
             assert cells.copied_above_gold.difference == pytest.approx(cells.copied - base.copied)
         if size == 20:
-            gain = cells.agreement - found[arm, 10].agreement
+            gain = cells.agreement - found[variant, 10].agreement
             assert cells.since.agreement.difference == pytest.approx(gain)
     assert "Copied errors." in dict(describe(results)["more"])
     forget_test_rows(study)
@@ -343,13 +345,15 @@ def test_a_failed_run_is_a_row_with_its_traceback_and_the_others_go_on(annotated
     open_runs(study).forget_failures()
     assert train(study) == {}
     good = predictions(study, run)
-    assert other_runs(annotated("--grid.sizes=[20]", "--grid.arms=[gold, llm]", "--grid.seeds=[0, 2]")).startswith("2 ")
+    assert other_runs(annotated("--grid.sizes=[20]", "--grid.variants=[gold, llm]", "--grid.seeds=[0, 2]")).startswith(
+        "2 "
+    )
     longer = study.recipe.model_copy(update={"train": study.training.model_copy(update={"epochs": 2})})
     changed = Study(longer, accept_changes=True)
     monkeypatch.setattr("hf_recipes.train.fine_tune", breaks)
     assert list(train(changed)) == [run]
     assert predictions(changed, run) == good  # what was there stays until the new run is whole
-    with pytest.raises(UserError, match="a bug of a test.*take their seeds, arms or sizes out"):
+    with pytest.raises(UserError, match="a bug of a test.*take their seeds, variants or sizes out"):
         measure(changed)
 
 
@@ -456,7 +460,7 @@ def launch(study, *arguments, before=()):
     )
 
 
-GRID = ["--grid.sizes=[40]", "--grid.arms=[gold, llm]", "--train.epochs=40"]
+GRID = ["--grid.sizes=[40]", "--grid.variants=[gold, llm]", "--train.epochs=40"]
 LONG = [*GRID, "--grid.sizes=[40, 50]", "--train.epochs=200"]
 
 
@@ -566,7 +570,7 @@ train.main()
 
 
 def test_a_failed_run_in_one_of_several_processes_stops_no_other(annotated, one_thread, tmp_path):
-    arguments = ["--grid.sizes=[20]", "--grid.arms=[gold, llm]", "--train.accelerate_config=cpu-two"]
+    arguments = ["--grid.sizes=[20]", "--grid.variants=[gold, llm]", "--train.accelerate_config=cpu-two"]
     study = annotated(*arguments)
     (tmp_path / "broken.py").write_text(BROKEN)
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
@@ -583,11 +587,11 @@ def test_a_failed_run_in_one_of_several_processes_stops_no_other(annotated, one_
     assert open_runs(study).left() == list(failures)
 
 
-def test_runs_are_tracked_by_arm(annotated):
+def test_runs_are_tracked_by_variant(annotated):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     study = annotated(
-        *("--train.trackers=[tensorboard]", "--train.epochs=2", "--grid.arms=[gold, llm]", "--grid.seeds=[0, 1]"),
+        *("--train.trackers=[tensorboard]", "--train.epochs=2", "--grid.variants=[gold, llm]", "--grid.seeds=[0, 1]"),
         *("--grid.sizes=[20]", "--train.validation_size=10"),
     )
     train(study)
@@ -608,7 +612,7 @@ def test_memory_does_not_grow_with_the_number_of_runs(many, annotated):
     for runs in (4, many):
         study = annotated(
             *(
-                "--grid.arms=[gold, llm]",
+                "--grid.variants=[gold, llm]",
                 "--grid.sizes=[4]",
                 f"--grid.seeds={list(range(runs // 2))}",
                 "--data.test_size=5",

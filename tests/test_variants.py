@@ -55,10 +55,10 @@ def test_a_variant_is_one_entry_and_one_rule():
 
 
 @given(st.integers(10, 60), st.integers(0, 5), st.floats(0.1, 0.9))
-def test_every_arm_labels_rows_of_the_run_and_mitigation_and_control_spend_the_same_gold(size, seed, share):
+def test_every_variant_labels_rows_of_the_run_and_mitigation_and_control_spend_the_same_gold(size, seed, share):
     pool = POOL
     rows = permutation(pool.ids, seed)[:size]
-    labels = {arm: training_labels(arm, pool, rows, share, seed) for arm in VARIANTS}
+    labels = {variant: training_labels(variant, pool, rows, share, seed) for variant in VARIANTS}
     for found in labels.values():
         assert set(found.rows) <= set(rows)
         assert found.targets.sum(axis=1) == pytest.approx(1)
@@ -67,8 +67,8 @@ def test_every_arm_labels_rows_of_the_run_and_mitigation_and_control_spend_the_s
     assert labels["llm"].labels.tolist() == pool.llm[rows].tolist()
     budget = round(share * size)
     spenders = ("llm-entropy-replace", "llm-random-replace", "llm-audit")
-    for arm in (*spenders, "gold-only"):
-        found = labels[arm]
+    for variant in (*spenders, "gold-only"):
+        found = labels[variant]
         taken = found.from_gold
         assert found.gold_labels == budget
         assert (found.labels[taken] == pool.gold[found.rows][taken]).all()
@@ -136,12 +136,12 @@ def test_the_loss_under_an_audit_is_on_average_that_under_gold():
     rows = permutation(pool.ids, 0)[:100]
     loss = -np.log(np.random.default_rng(1).dirichlet(np.ones(3), 200))
     losses = {
-        arm: np.array([(found.targets * loss[found.rows]).sum() for found in drawn]) / 100
-        for arm in ("llm-audit", "llm-random-replace")
-        if (drawn := [training_labels(arm, pool, rows, 0.2, seed) for seed in seeds])
+        variant: np.array([(found.targets * loss[found.rows]).sum() for found in drawn]) / 100
+        for variant in ("llm-audit", "llm-random-replace")
+        if (drawn := [training_labels(variant, pool, rows, 0.2, seed) for seed in seeds])
     }
     gold = loss[rows, pool.gold[rows]].mean()
-    off = {arm: (of.mean() - gold) / (of.std() / len(of) ** 0.5) for arm, of in losses.items()}
+    off = {variant: (of.mean() - gold) / (of.std() / len(of) ** 0.5) for variant, of in losses.items()}
     assert abs(off["llm-audit"]) < 4
     assert abs(off["llm-random-replace"]) > 20
     found = training_labels("llm-audit", pool, rows, 0.2, 3)
@@ -152,14 +152,16 @@ def test_the_loss_under_an_audit_is_on_average_that_under_gold():
     assert (found.targets[~wrong] == np.eye(3)[pool.llm[rows][~wrong]]).all()
 
 
-def test_where_only_an_audit_has_gold_arms_take_what_they_may_of_it():
+def test_where_only_an_audit_has_gold_variants_take_what_they_may_of_it():
     rng = np.random.default_rng(0)
     whole = make_pool(400)
     audited = rng.random(400) < 0.2
     pool = replace(whole, gold=np.where(audited, whole.gold, NO_GOLD), audited=audited, audit_share=audited.mean())
     rows = permutation(pool.ids, 2)[:150]
     inside = audited[rows]
-    replaced, weighted = (training_labels(arm, pool, rows, 0.5, 2) for arm in ("llm-random-replace", "llm-audit"))
+    replaced, weighted = (
+        training_labels(variant, pool, rows, 0.5, 2) for variant in ("llm-random-replace", "llm-audit")
+    )
     for found in (replaced, weighted):
         assert found.from_gold.tolist() == inside.tolist()
         assert found.labels.tolist() == np.where(inside, pool.gold[rows], pool.llm[rows]).tolist()

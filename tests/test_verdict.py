@@ -25,19 +25,23 @@ def make_results(loss=(-0.01, 0.01), churn=(-0.02, 0.02), f1=(0.7, 0.9), se=0.02
 
     names = [f"c{k}" for k in range(len(f1))]
     seed, item = more.get("class_parts", (se / 4, se))
-    arms = [
+    variants = [
         {
-            **{"variant": arm, "size": 100, "chance_level_runs": more.get("unlearnt", 0) if arm == "gold" else 0},
+            **{
+                "variant": variant,
+                "size": 100,
+                "chance_level_runs": more.get("unlearnt", 0) if variant == "gold" else 0,
+            },
             **{
                 "per_class_f1_mean": [*f1, None],
                 "per_class_n": {**dict.fromkeys(names, more.get("n_k", 100)), "no": 0},
             },
             **{"per_class_f1_seed_se": [seed] * len(f1) + [None], "per_class_f1_item_se": [item] * len(f1) + [None]},
         }
-        for arm in ("gold", "llm")
+        for variant in ("gold", "llm")
     ]
     comparisons = [compared("macro_f1", loss, -1), compared("pairwise_disagreement", churn, 1)]
-    return {"variants": arms, "comparisons": comparisons, "label_names": [*names, "no"], "R": runs, "n": 500}
+    return {"variants": variants, "comparisons": comparisons, "label_names": [*names, "no"], "R": runs, "n": 500}
 
 
 BOUNDS = st.tuples(st.floats(-0.5, 0.5), st.floats(0.001, 0.4)).map(lambda pair: (pair[0], pair[0] + pair[1]))
@@ -63,8 +67,8 @@ def test_it_ships_only_where_every_interval_lies_on_the_good_side_and_not_where_
 
 def test_a_class_that_is_hardly_known_is_not_hidden_by_one_that_is_worse_and_well_known():
     results = make_results(f1=(0.7, 0.71))
-    for arm in results["variants"]:
-        arm["per_class_f1_item_se"] = [0.01, 0.1, None]
+    for variant in results["variants"]:
+        variant["per_class_f1_item_se"] = [0.01, 0.1, None]
     found = decide(make_figures(results), RULE)
     assert (found.decision, found.worst_class) == ("label more", "c1")
     assert found.test_labels > 500

@@ -23,7 +23,7 @@ from transformers import (
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("dataset", help="a dataset folder of a study, or its Hub id")
-    parser.add_argument("config", help="the arm: gold, llm, ...")
+    parser.add_argument("config", help="the variant: gold, llm, ...")
     parser.add_argument("encoder")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--epochs", type=int, default=3)

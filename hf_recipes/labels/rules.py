@@ -235,13 +235,13 @@ def gold_only(subset: Subset) -> Labels:
 def one_annotator(subset: Subset) -> Labels:
     """Draw one annotator of each text; leave out texts without annotators."""
     if subset.pool.raters is None:
-        raise UserError("grid.arms: one-annotator requires data.raters. Add it, or leave out the variant.")
+        raise UserError("grid.variants: one-annotator requires data.raters. Add it, or leave out the variant.")
     counts = subset.pool.raters[subset.rows]
     has_annotator = counts.sum(axis=1) > 0
     if not has_annotator.any():
         raise UserError(
-            f"grid.arms: one-annotator requires labels of annotators. Got none for the {len(counts)} texts of a run. "
-            "Try another data.raters."
+            "grid.variants: one-annotator requires labels of annotators. Got none for the "
+            f"{len(counts)} texts of a run. Try another data.raters."
         )
     bounds = np.cumsum(counts, axis=1) / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     drawn = (_uniform(subset, f"rater:{subset.seed}")[:, None] >= bounds).sum(axis=1)
@@ -270,6 +270,6 @@ def _uniform(subset: Subset, salt: str) -> np.ndarray:
 def _require_audit(pool: Pool) -> None:
     if pool.audited is None or not pool.audited.any():
         raise UserError(
-            "grid.arms: gold-only, llm-audit and llm-random-replace require gold labels, and the study has none. Run "
-            "hf-recipes audit sample and hf-recipes audit import, or leave them out."
+            "grid.variants: gold-only, llm-audit and llm-random-replace require gold labels, and the study has none. "
+            "Run hf-recipes audit sample and hf-recipes audit import, or leave them out."
         )

@@ -14,13 +14,13 @@ import pyarrow.parquet as pq
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("study")
-    parser.add_argument("arm")
+    parser.add_argument("variant")
     parser.add_argument("size")
     parser.add_argument("--metric", default="metrics/seed_instability", help="its folder, or its Hub id")
     args = parser.parse_args()
 
     # One predictions.parquet a run: id, gold, and the probability of each class
-    files = sorted(Path(args.study, "runs", args.arm, f"n{args.size}").glob("[0-9]*/predictions.parquet"))
+    files = sorted(Path(args.study, "runs", args.variant, f"n{args.size}").glob("[0-9]*/predictions.parquet"))
     tables = [pq.read_table(file) for file in files]
     labels = [np.array(table["probs"].to_pylist()).argmax(axis=1) for table in tables]
     gold = tables[0]["gold"].to_numpy()
@@ -29,7 +29,7 @@ def main() -> None:
     low, high = found["pairwise_disagreement_interval"]
     sure = "no interval from two runs" if found["R"] == 2 else f"95% interval {low:.3f} to {high:.3f}"
     print(
-        f"{args.arm}, {args.size} training texts: two of R = {found['R']} runs disagree on "
+        f"{args.variant}, {args.size} training texts: two of R = {found['R']} runs disagree on "
         f"{found['pairwise_disagreement']:.3f} of n = {found['n']} test texts ({sure})"
     )
 

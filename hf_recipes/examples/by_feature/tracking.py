@@ -1,4 +1,4 @@
-"""The curves of a study's runs in a tracker of accelerate's, grouped by arm, after the fact.
+"""The curves of a study's runs in a tracker of accelerate's, grouped by variant, after the fact.
 
     python hf_recipes/examples/by_feature/tracking.py studies/tweets-demo --log_with tensorboard
 
@@ -21,12 +21,12 @@ def main() -> None:
 
     for file in sorted(Path(args.study, "runs").glob("*/*/*/run.json")):
         run = json.loads(file.read_text(encoding="utf-8"))
-        name = f"{run['arm']}/n{run['size']}/{run['seed']}"
+        name = f"{run['variant']}/n{run['size']}/{run['seed']}"
         accelerator = Accelerator(cpu=True, log_with=args.log_with, project_dir=str(Path(args.logging_dir, name)))
-        group = {"group": run["arm"], "name": name}
+        group = {"group": run["variant"], "name": name}
         accelerator.init_trackers(
             Path(args.study).name,
-            config={"arm": run["arm"], "size": run["size"], "learning_rate": run["train"]["learning_rate"]},
+            config={"variant": run["variant"], "size": run["size"], "learning_rate": run["train"]["learning_rate"]},
             init_kwargs={"wandb": group, "trackio": group},
         )
         curves = run["curves"]
