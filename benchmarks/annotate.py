@@ -80,8 +80,8 @@ class StandInEngine:
 
 def annotate_without_model(folder: str, *overrides: str) -> None:
     """A run of `annotate` on the demo recipe with the engine replaced."""
-    from hf_recipes.annotate import annotate
-    from hf_recipes.engines import vllm_engine
+    from hf_recipes.annotation.annotate import annotate
+    from hf_recipes.annotation.engines import vllm_engine
     from hf_recipes.recipe import load_recipe
     from hf_recipes.study import Study
 
@@ -203,7 +203,7 @@ def measure_engine(texts: int = 48, repeats: int = 5, dtype: str = "float32") ->
     prompts = [prompts[i] for i in np.random.default_rng(0).permutation(len(prompts))]
     warm_up, prompts = prompts[:WARM_UP], prompts[WARM_UP:needed]
 
-    from hf_recipes.engines.vllm_engine import Engine
+    from hf_recipes.annotation.engines.vllm_engine import Engine
     from hf_recipes.models import Model
 
     engine = Engine(section, Model(section.model, Path(section.model), ""))
@@ -271,7 +271,7 @@ RAY_BLOCK = 32  # texts: what an actor of either kind takes at a time
 
 def ready_pass(folder: str, texts: int, repeat: int, dtype: str) -> tuple[Any, list[str]]:
     """The demo's pass, and as many texts of its pool, other ones in each repeat."""
-    from hf_recipes.annotate import plan_passes
+    from hf_recipes.annotation.annotate import plan_passes
     from hf_recipes.data import open_rows
     from hf_recipes.recipe import load_recipe
     from hf_recipes.study import Study
@@ -287,7 +287,7 @@ def ready_pass(folder: str, texts: int, repeat: int, dtype: str) -> tuple[Any, l
 
 def label(one: Any, engine: Any, texts: list[str], size: int) -> Iterator[tuple[list[int], list[list[float]]]]:
     """Tokenise and label the first block of texts, then the others in chunks: their places and log-probabilities."""
-    from hf_recipes.annotate import ask
+    from hf_recipes.annotation.annotate import ask
 
     for start in (0, *range(RAY_BLOCK, len(texts), size)):
         chunk = texts[start : start + size] if start else texts[:RAY_BLOCK]
@@ -315,7 +315,7 @@ def median_of(figure: str, pairs: list[tuple[dict[str, Any], dict[str, Any]]]) -
 
 
 def in_process(folder: str, texts: int, repeat: int, dtype: str) -> dict[str, Any]:
-    from hf_recipes.engines.vllm_engine import Engine
+    from hf_recipes.annotation.engines.vllm_engine import Engine
 
     one, pool = ready_pass(folder, texts, repeat, dtype)
 
@@ -326,7 +326,7 @@ def in_process(folder: str, texts: int, repeat: int, dtype: str) -> dict[str, An
 
 
 def on_ray(folder: str, texts: int, repeat: int, dtype: str) -> dict[str, Any]:
-    from hf_recipes.engines import ray_engine
+    from hf_recipes.annotation.engines import ray_engine
 
     one, pool = ready_pass(folder, texts, repeat, dtype)
     ray_engine.MIN_BLOCK = ray_engine.MAX_BLOCK = RAY_BLOCK
@@ -339,8 +339,8 @@ def on_ray(folder: str, texts: int, repeat: int, dtype: str) -> dict[str, Any]:
 
 def with_ray_data_llm(folder: str, texts: int, repeat: int, dtype: str) -> dict[str, Any]:
     """The same cluster, prompts, model and blocks; Ray's own processor in the actor's place."""
-    from hf_recipes.engines import ray_engine
-    from hf_recipes.engines.vllm_engine import ON_CPU
+    from hf_recipes.annotation.engines import ray_engine
+    from hf_recipes.annotation.engines.vllm_engine import ON_CPU
 
     one, pool = ready_pass(folder, texts, repeat, dtype)
     label_ids = [ids[0] for ids in one.prompter.answer_ids]

@@ -23,10 +23,10 @@ CALIBRATIONS = ["none", "contextual", "batch", "auto"]
 
 def measure(name: str, model: str, folder: str, settings: list[str]) -> tuple[list[str], list[tuple[str, float]]]:
     """One row of the table for each calibration, and its accuracy / that of the commonest class."""
-    from hf_recipes.findings import interval, number
     from hf_recipes.labels.pool import read_labels
-    from hf_recipes.quality import write_labels
     from hf_recipes.recipe import load_recipe
+    from hf_recipes.report.label_quality import write_labels
+    from hf_recipes.report.text import interval, number
     from hf_recipes.study import Study
 
     recipe = ROOT / "hf_recipes" / "recipes" / "annotators" / f"{name}.yaml"

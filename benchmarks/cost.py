@@ -58,10 +58,10 @@ def predict(folder: str, size: int, small: str | None) -> dict[str, dict[str, fl
 
 
 def make(folder: str, size: int) -> None:
-    from hf_recipes.annotate import annotate
-    from hf_recipes.dataset_folder import DatasetFolder
+    from hf_recipes.annotation.annotate import annotate
+    from hf_recipes.hub.dataset_folder import DatasetFolder
     from hf_recipes.labels.pool import read_labels
-    from hf_recipes.train import train
+    from hf_recipes.training.train import train
 
     study = of_size(folder, size)
     annotate(study)
@@ -121,12 +121,12 @@ def step(name: str, folder: str) -> float:
     import datasets
     import torch  # noqa: F401
 
-    from hf_recipes.annotate import annotate
+    from hf_recipes.annotation.annotate import annotate
+    from hf_recipes.annotation.engines import vllm_engine
     from hf_recipes.data import keep_rows, open_rows
-    from hf_recipes.dataset_folder import DatasetFolder
-    from hf_recipes.engines import vllm_engine
+    from hf_recipes.hub.dataset_folder import DatasetFolder
     from hf_recipes.labels.pool import read_labels
-    from hf_recipes.runs import Runs
+    from hf_recipes.training.runs import Runs
 
     datasets.disable_progress_bars()
     vllm_engine.Engine = RandomEngine

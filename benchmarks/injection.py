@@ -25,9 +25,9 @@ ATTACKS = {
 
 def measure(chat: bool, count: int) -> None:
     """Print the rows of one way of asking."""
-    from hf_recipes.annotate import CONTENT_FREE, ask, plan_passes
+    from hf_recipes.annotation.annotate import CONTENT_FREE, ask, plan_passes
+    from hf_recipes.annotation.engines import engine_module
     from hf_recipes.data import open_rows
-    from hf_recipes.engines import engine_module
     from hf_recipes.models import load_tokenizer
     from hf_recipes.recipe import load_recipe
     from hf_recipes.study import Study

@@ -80,9 +80,9 @@ def make_source(folder: str, rows: int) -> None:
 
 
 def make_study(folder: str, rows: int) -> None:
-    from hf_recipes.annotate import annotate
-    from hf_recipes.dataset_folder import DatasetFolder
-    from hf_recipes.engines import vllm_engine
+    from hf_recipes.annotation.annotate import annotate
+    from hf_recipes.annotation.engines import vllm_engine
+    from hf_recipes.hub.dataset_folder import DatasetFolder
     from hf_recipes.labels.pool import read_labels
 
     make_source(f"{folder}/source", rows)
@@ -97,7 +97,7 @@ def push_ours(folder: str, repo: str, *overrides: str) -> tuple[float, float]:
     import datasets  # noqa: F401
     import huggingface_hub.hf_api  # noqa: F401
 
-    from hf_recipes.push import push_dataset
+    from hf_recipes.hub.push import push_dataset
 
     start = time.perf_counter()
     push_dataset(open_study(folder, *overrides), repo)
@@ -127,7 +127,7 @@ def push_each(folder: str, repo: str) -> tuple[float, float]:
 
 def load_all(folder: str) -> float:
     """What it takes to have the study's rows and labels in memory."""
-    from hf_recipes.dataset_folder import DatasetFolder
+    from hf_recipes.hub.dataset_folder import DatasetFolder
     from hf_recipes.labels.pool import read_labels
 
     study = open_study(folder)

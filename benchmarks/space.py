@@ -52,17 +52,17 @@ def make_study(folder: str, texts: int, seeds: int) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from hf_recipes import train as training
-    from hf_recipes.annotate import annotate
-    from hf_recipes.dataset_folder import DatasetFolder
-    from hf_recipes.engines import vllm_engine
-    from hf_recipes.fit import Curves
+    from hf_recipes.analysis.measure import measure
+    from hf_recipes.annotation.annotate import annotate
+    from hf_recipes.annotation.engines import vllm_engine
+    from hf_recipes.hub.dataset_folder import DatasetFolder
     from hf_recipes.labels.pool import read_labels
-    from hf_recipes.measure import measure
-    from hf_recipes.quality import write_labels
     from hf_recipes.recipe import load_recipe
-    from hf_recipes.runs import Runs
+    from hf_recipes.report.label_quality import write_labels
     from hf_recipes.study import Study
+    from hf_recipes.training import train as training
+    from hf_recipes.training.fine_tuning import Curves
+    from hf_recipes.training.runs import Runs
 
     source = pq.read_table(SAMPLE, columns=["text", "label"])
     drawn = np.random.default_rng(0)
@@ -120,7 +120,7 @@ def publish(folder: str) -> str:
     """Pushes the study, and brings back the repo's files."""
     from huggingface_hub import snapshot_download
 
-    from hf_recipes.push import push_dataset
+    from hf_recipes.hub.push import push_dataset
     from hf_recipes.recipe import load_recipe
     from hf_recipes.study import Study
 

@@ -104,8 +104,8 @@ def timed(command: list[str]) -> tuple[float, str]:
 
 def annotated(folder: str, size: int, seeds: list[int]) -> list[str]:
     """A study whose labels are drawn at random; returns the settings that open it."""
-    from hf_recipes.annotate import annotate
-    from hf_recipes.engines import vllm_engine
+    from hf_recipes.annotation.annotate import annotate
+    from hf_recipes.annotation.engines import vllm_engine
     from hf_recipes.recipe import load_recipe
     from hf_recipes.study import Study
 
@@ -176,7 +176,7 @@ class Sample:
         import pyarrow.parquet as pq
         from transformers import AutoTokenizer
 
-        from hf_recipes.fit import Tokens
+        from hf_recipes.training.fine_tuning import Tokens
 
         self.tokenizer = AutoTokenizer.from_pretrained(ENCODER)
         self.tokens, self.labels = {}, {}
@@ -206,7 +206,7 @@ def bare(
     import torch
     from transformers import get_linear_schedule_with_warmup
 
-    from hf_recipes.fit import bucketed_batches
+    from hf_recipes.training.fine_tuning import bucketed_batches
 
     start = time.perf_counter()
     model = sample.model(seed)
@@ -245,8 +245,8 @@ def measure_loop(size: int = 400, repeats: int = 5) -> None:
     """The library's `fine_tune` beside a bare loop on the same batches; 3 minutes."""
     from accelerate import Accelerator
 
-    from hf_recipes.fit import LabelledTexts, fine_tune, predict
     from hf_recipes.recipe import Train
+    from hf_recipes.training.fine_tuning import LabelledTexts, fine_tune, predict
 
     settings = Train(encoder=ENCODER, batch_size=BATCH, epochs=EPOCHS, learning_rate=RATE, max_length=LENGTH)
     ratios = []

@@ -18,12 +18,12 @@ from ratio import show
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from hf_recipes.calibrate import Calibration
+from hf_recipes.analysis.measure import _compare
+from hf_recipes.annotation.calibration import Calibration
 from hf_recipes.data import Rows
-from hf_recipes.grid import permutation
 from hf_recipes.labels.pool import Pool
 from hf_recipes.labels.rules import training_labels
-from hf_recipes.measure import _compare
+from hf_recipes.training.grid import permutation
 from hf_recipes.variants import CONFIDENT, VARIANTS
 
 

@@ -2,8 +2,8 @@
 
     hf-recipes run hf_recipes/recipes/tweets-demo.yaml
 
-The steps are plain functions, one module each, in the order in which data flows: [`recipe`] -> [`data`] ->
-[`annotate`] -> [`variants`] -> [`variants`] -> [`train`] -> [`measure`] -> [`report`].
+One package for each step, in the order in which data flows: `annotation` -> `labels` -> `training` -> `analysis` ->
+`report` -> `hub`. docs/code.md is the map.
 """
 
 __version__ = "0.1.0"

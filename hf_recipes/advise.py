@@ -5,13 +5,13 @@ import json
 import numpy as np
 from scipy import stats
 
+from .analysis.schema import Comparison, Results
+from .analysis.verdict import freedom
 from .data import RowFiles, open_rows, usable_at_most
-from .findings import number
 from .plan import Step, make_plan
 from .recipe import UserError
-from .schema import Comparison, Results
+from .report.text import number
 from .study import Study
-from .verdict import freedom
 
 MAX_SEEDS, MIN_SEEDS = 4, 3
 SIZE_RATIO = 4  # of the study's largest size to the pilot's

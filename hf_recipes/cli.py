@@ -18,10 +18,10 @@ from .recipe import UserError, load_recipe
 from .study import Study
 
 if TYPE_CHECKING:
+    from .analysis.schema import Results
     from .data import RowFiles
     from .labels.pool import StudyLabels
-    from .runs import Runs
-    from .schema import Results
+    from .training.runs import Runs
 
 app = typer.Typer(
     help="Label text with an open-weight LLM, train encoders on the labels, and measure the cost of LLM labels. "
@@ -78,14 +78,14 @@ def run(
 def _run_all(study: Study, recipe: Path, overrides: list[str], retry: bool = False) -> "Results | None":
     """Run all steps; return the results, or None where the recipe only labels texts."""
     from .data import open_rows, usable_at_most
-    from .dataset_folder import DatasetFolder
+    from .hub.dataset_folder import DatasetFolder
     from .labels.pool import read_labels
-    from .quality import print_labels, write_labels
+    from .report.label_quality import print_labels, write_labels
 
     files = open_rows(study)
     if study.recipe.grid:
-        from .grid import check_sizes
-        from .runs import check_training
+        from .training.grid import check_sizes
+        from .training.runs import check_training
 
         check_training(study)  # before hours of annotation
         for note in check_sizes(study.recipe.grid, usable_at_most(study.recipe, files)):
@@ -98,7 +98,7 @@ def _run_all(study: Study, recipe: Path, overrides: list[str], retry: bool = Fal
         print_labels(study, quality)
         typer.echo(f"Dataset with the LLM's labels: {study.dataset}")
         return None
-    from .runs import Runs
+    from .training.runs import Runs
 
     runs = Runs(study, labels)
     if retry:
@@ -109,8 +109,8 @@ def _run_all(study: Study, recipe: Path, overrides: list[str], retry: bool = Fal
 
 
 def _report(study: Study, labels: "StudyLabels", runs: "Runs") -> "Results":
-    from .measure import measure
-    from .report import print_summary, write_report
+    from .analysis.measure import measure
+    from .report.page import print_summary, write_report
 
     results = measure(study, labels, runs)
     write_report(study, results)
@@ -158,7 +158,7 @@ def annotate(
     study = _open(context, recipe, accept, verbose)
     from .data import open_rows
     from .labels.pool import read_labels
-    from .quality import print_labels, print_status, write_labels
+    from .report.label_quality import print_labels, print_status, write_labels
 
     if status:
         print_status(study)
@@ -171,7 +171,7 @@ def annotate(
 def variants(context: typer.Context, recipe: RecipeFile, accept: Accept = False, verbose: Verbose = False) -> None:
     """Write the dataset folder: one config per variant, and the card."""
     study = _open(context, recipe, accept, verbose)
-    from .dataset_folder import DatasetFolder
+    from .hub.dataset_folder import DatasetFolder
     from .labels.pool import read_labels
 
     DatasetFolder(study, read_labels(study)).write()
@@ -189,7 +189,7 @@ def train(
     """Train all runs with `accelerate launch`. Start it on several machines with a common disk to share the grid."""
     study = _open(context, recipe, accept, verbose)
     from .labels.pool import read_labels
-    from .runs import Runs, check_training
+    from .training.runs import Runs, check_training
 
     with study.lock():  # accepted changes are, for the processes that train as well
         check_training(study)
@@ -205,9 +205,9 @@ def train(
 def measure(context: typer.Context, recipe: RecipeFile, accept: Accept = False, verbose: Verbose = False) -> None:
     """Compute scores, instability and comparisons, and write report/results.json."""
     study = _open(context, recipe, accept, verbose)
+    from .analysis.measure import measure as write_results
     from .labels.pool import read_labels
-    from .measure import measure as write_results
-    from .runs import Runs
+    from .training.runs import Runs
 
     labels = read_labels(study)
     write_results(study, labels, Runs(study, labels))
@@ -219,7 +219,7 @@ def report(context: typer.Context, recipe: RecipeFile, accept: Accept = False, v
     """Write the report in words and figures."""
     study = _open(context, recipe, accept, verbose)
     from .labels.pool import read_labels
-    from .runs import Runs
+    from .training.runs import Runs
 
     labels = read_labels(study)
     _report(study, labels, Runs(study, labels))
@@ -232,7 +232,7 @@ def compare(
 ) -> None:
     """Compare several studies in one table and two figures."""
     logs.set_up()
-    from .compare import compare as write_comparison
+    from .report.compare import compare as write_comparison
 
     write_comparison(studies, output_dir)
     typer.echo(f"table and figures: {output_dir / 'comparison.md'}")
@@ -271,7 +271,7 @@ def audit_import(
     study = _open(context, recipe, False, verbose)
     from .labels.audit import import_audit
     from .labels.pool import read_labels
-    from .quality import print_labels, write_labels
+    from .report.label_quality import print_labels, write_labels
 
     counts = import_audit(study, file, replace)
     typer.echo(f"{counts['labelled']:,} labelled, {counts['missing']:,} missing, {counts['changed']:,} changed")
@@ -295,7 +295,7 @@ def push_dataset(
 ) -> None:
     """Publish the study as configs of a dataset repo, in one commit that keeps everything else."""
     study = _open(context, recipe, accept, verbose)
-    from .push import push_dataset as push
+    from .hub.push import push_dataset as push
 
     typer.echo(push(study, repo, private, revision, create_pr, prefix, texts))
 
@@ -308,7 +308,7 @@ def push_metric(
 ) -> None:
     """Publish a metric module as a Space, for evaluate.load("owner/name")."""
     logs.set_up()
-    from .spaces import push_metric as push
+    from .hub.spaces import push_metric as push
 
     typer.echo(push(folder, owner, private))
 
@@ -321,7 +321,7 @@ def push_space(
 ) -> None:
     """Publish the app that shows a published study, as a Space."""
     logs.set_up()
-    from .spaces import push_space as push
+    from .hub.spaces import push_space as push
 
     typer.echo(push(repo, study, private))
 
@@ -335,7 +335,7 @@ def pull(
 ) -> None:
     """Download a published study, to measure and report it again or to continue it."""
     logs.set_up()
-    from .pull import pull_study
+    from .hub.pull import pull_study
 
     typer.echo(f"study: {pull_study(repo, output_dir, study, revision)}")
 
@@ -355,7 +355,7 @@ def doctor(
 
 def _launcher(config: dict[str, Any]) -> list[str]:
     """Return the command that starts the processes."""
-    from .runs import threads
+    from .training.runs import threads
 
     processes = config["num_processes"]
     if config["use_cpu"] and processes > 1:  # `accelerate launch` would start one
@@ -371,7 +371,7 @@ def _launch_training(study: Study, runs: "Runs", recipe: Path, overrides: list[s
     launch = _launcher(runs.accelerate)
     left, deaths = len(runs.left()), 0
     while True:
-        code = _run([*launch, *CHILD[1:], "hf_recipes.train", str(recipe), *overrides])
+        code = _run([*launch, *CHILD[1:], "hf_recipes.training.train", str(recipe), *overrides])
         unfinished, failures = runs.left(), runs.failures()
         if len(unfinished) == len(failures) or code == BAD_INPUT:
             break
@@ -397,7 +397,7 @@ def _launch_training(study: Study, runs: "Runs", recipe: Path, overrides: list[s
 
 def _annotate(study: Study, files: "RowFiles", recipe: Path, overrides: list[str]) -> None:
     """Annotate in a child process: its memory is freed when it ends, and another child continues where one died."""
-    from .annotate import ENGINE_DIED, rows_in_parts, rows_left
+    from .annotation.annotate import ENGINE_DIED, rows_in_parts, rows_left
     from .data import keep_rows
 
     left = rows_left(study, files)
@@ -407,7 +407,7 @@ def _annotate(study: Study, files: "RowFiles", recipe: Path, overrides: list[str
     deaths = 0
     while True:
         before = rows_in_parts(study)
-        code = _run([*CHILD, "hf_recipes.annotate", str(recipe), *overrides])
+        code = _run([*CHILD, "hf_recipes.annotation.annotate", str(recipe), *overrides])
         if code != ENGINE_DIED and code not in DEATHS:
             return _check(code)
         deaths = 0 if rows_in_parts(study) > before else deaths + 1

@@ -4,7 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .annotate import plan_passes, recorded_servers, rows_left, rows_left_of
+from .analysis.measure import is_measured
+from .annotation.annotate import plan_passes, recorded_servers, rows_left, rows_left_of
 from .cost import (
     ANNOTATION_BYTES,
     CONFIG_BYTES,
@@ -18,13 +19,12 @@ from .cost import (
     row_bytes,
 )
 from .data import RowFiles, open_rows, usable_at_most
-from .dataset_folder import DatasetFolder
-from .grid import all_runs, check_sizes
+from .hub.dataset_folder import DatasetFolder
 from .labels.pool import read_labels
-from .measure import is_measured
 from .models import load_tokenizer
-from .runs import Runs, check_encoder, check_training, other_runs, read_accelerate_config
 from .study import Run, Study, read_json
+from .training.grid import all_runs, check_sizes
+from .training.runs import Runs, check_encoder, check_training, other_runs, read_accelerate_config
 from .variants import CONFIDENT
 
 MAX_SAMPLE = 500  # texts whose tokens are counted

@@ -40,6 +40,7 @@ from .recipe import Grid, Recipe, Train, UserError, parse_yaml
 
 logger = logging.getLogger(__name__)
 
+PACKAGE = Path(__file__).parent
 CPU_INFO = Path("/proc/cpuinfo")
 NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 

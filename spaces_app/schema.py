@@ -1,1 +1,1 @@
-../hf_recipes/schema.py
+../hf_recipes/analysis/schema.py

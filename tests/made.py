@@ -1,6 +1,6 @@
 """Results made by hand: a test gives the fields that it is about, and the others get values that change nothing."""
 
-from hf_recipes.schema import Figures, Results
+from hf_recipes.analysis.schema import Figures, Results
 
 DIFFERENCE = {
     **{"R": 3, "n": 100, "difference": 0.0, "interval": None, "p_value": None, "detectable": None},

@@ -1,10 +1,10 @@
 """Single steps of a study, each of which opens the study: tests change it in between."""
 
-from hf_recipes import measure as results
-from hf_recipes import quality
-from hf_recipes.dataset_folder import DatasetFolder
+from hf_recipes.analysis import measure as results
+from hf_recipes.hub.dataset_folder import DatasetFolder
 from hf_recipes.labels.pool import read_labels
-from hf_recipes.runs import Runs
+from hf_recipes.report.page import label_quality as quality
+from hf_recipes.training.runs import Runs
 
 
 def open_runs(study):

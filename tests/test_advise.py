@@ -10,12 +10,12 @@ from steps import measure
 from test_annotate import engine  # noqa: F401  (a fixture)
 
 from hf_recipes.advise import _advice, chances, pilot_settings, print_advice
-from hf_recipes.annotate import annotate
+from hf_recipes.analysis.schema import Comparison
+from hf_recipes.annotation.annotate import annotate
 from hf_recipes.data import open_rows
 from hf_recipes.plan import make_plan
 from hf_recipes.recipe import UserError
-from hf_recipes.schema import Comparison
-from hf_recipes.train import train
+from hf_recipes.training.train import train
 
 
 @pytest.mark.parametrize(("value", "limit"), [(0.0, 0.02), (0.03, 0.02), (0.02, 0.02)])

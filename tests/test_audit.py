@@ -8,11 +8,11 @@ import pytest
 from steps import write_labels
 from test_annotate import engine  # noqa: F401  (a fixture)
 
-from hf_recipes.annotate import annotate
+from hf_recipes.annotation.annotate import annotate
 from hf_recipes.data import load_rows
 from hf_recipes.labels.audit import draw_audit, import_audit
-from hf_recipes.quality import describe
 from hf_recipes.recipe import UserError
+from hf_recipes.report.label_quality import describe
 from hf_recipes.study import read_json
 
 SETTINGS = ("--data.pool_size=150", "--annotate.prompt.shots_per_class=1", "--grid=null", "--train=null")

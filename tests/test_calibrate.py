@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import log_loss
 
-from hf_recipes.calibrate import GOLD_FREE, calibrate
+from hf_recipes.annotation.calibration import GOLD_FREE, calibrate
 
 FREE = np.log([[0.7, 0.1, 0.05], [0.6, 0.2, 0.05]])
 

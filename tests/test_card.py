@@ -8,7 +8,7 @@ from huggingface_hub import DatasetCard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hf_recipes.card import merge_card, split_card
+from hf_recipes.hub.card import merge_card, split_card
 from hf_recipes.recipe import UserError
 
 MADE = (

@@ -25,15 +25,16 @@ def test_help_imports_nothing_heavy(arguments):
 def test_importing_the_steps_needs_no_vllm():
     code = (
         "import sys; sys.modules['vllm'] = None\n"
-        "import hf_recipes.annotate, hf_recipes.train, hf_recipes.measure, hf_recipes.report, hf_recipes.variants\n"
-        "import hf_recipes.engines.server_engine, hf_recipes.engines.vllm_engine\n"
+        "import hf_recipes.annotation.annotate, hf_recipes.training.train, hf_recipes.analysis.measure\n"
+        "import hf_recipes.report.page, hf_recipes.hub.dataset_folder\n"
+        "import hf_recipes.annotation.engines.server_engine, hf_recipes.annotation.engines.vllm_engine\n"
         "assert 'torch' not in sys.modules\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
 
 
 def test_without_vllm_the_way_out_is_named(command, tmp_path, monkeypatch):
-    monkeypatch.setattr("hf_recipes.engines.vllm_engine.versions", lambda *names: {})
+    monkeypatch.setattr("hf_recipes.annotation.engines.vllm_engine.versions", lambda *names: {})
     code, _, errors = command("annotate", DEMO, f"--output_dir={tmp_path / 'study'}", "--data.pool_size=40")
     assert code == 2
     assert errors.count("\n") == 1

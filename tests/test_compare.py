@@ -6,9 +6,9 @@ import re
 import pytest
 from test_report import made
 
-from hf_recipes.compare import compare
-from hf_recipes.findings import interval, number
 from hf_recipes.recipe import UserError
+from hf_recipes.report.compare import compare
+from hf_recipes.report.text import interval, number
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hf_recipes.components import disagreement, variances
+from hf_recipes.analysis.components import disagreement, variances
 
 SOURCES = ["subset", "init", "order"]
 

@@ -10,14 +10,14 @@ from conftest import ENCODER
 from steps import measure, open_runs, write_dataset
 from test_planted import NAMES, Planted, write_texts
 
-from hf_recipes.annotate import annotate
-from hf_recipes.confident import find_label_errors
-from hf_recipes.findings import describe
-from hf_recipes.grid import all_runs
+from hf_recipes.annotation.annotate import annotate
 from hf_recipes.recipe import UserError
-from hf_recipes.runs import check_training
+from hf_recipes.report.text import describe
 from hf_recipes.study import read_json
-from hf_recipes.train import train
+from hf_recipes.training.confident import find_label_errors
+from hf_recipes.training.grid import all_runs
+from hf_recipes.training.runs import check_training
+from hf_recipes.training.train import train
 
 TRAINED = ("llm-confident-drop", "llm-confident-random-drop")
 
@@ -27,7 +27,7 @@ def make(make_study, monkeypatch, tmp_path):
     (tmp_path / "texts").mkdir()
     gold = write_texts(tmp_path / "texts" / "train.parquet", 400, 0)
     write_texts(tmp_path / "texts" / "test.parquet", 100, 1)
-    monkeypatch.setattr("hf_recipes.engines.vllm_engine.Engine", Planted)
+    monkeypatch.setattr("hf_recipes.annotation.engines.vllm_engine.Engine", Planted)
     for name, value in (("gold", gold), ("errors", "systematic"), ("knows", False)):
         monkeypatch.setattr(Planted, name, value, raising=False)
 
@@ -158,7 +158,7 @@ def test_two_launches_at_once_neither_wait_for_each_other_for_ever_nor_differ(ma
 
 def test_without_cleanlab_it_is_said_what_to_install(make, tiny_encoder, monkeypatch):
     study = make(tiny_encoder, "--grid.sizes=[40]")
-    monkeypatch.setattr("hf_recipes.runs.versions", lambda *names: {})
+    monkeypatch.setattr("hf_recipes.training.runs.versions", lambda *names: {})
     with pytest.raises(
         UserError, match=r"llm-confident-drop requires cleanlab. Try `pip install 'hf-recipes\[cleanlab\]'`"
     ):

@@ -9,7 +9,7 @@ from conftest import DEMO, ENCODER
 from steps import write_dataset
 from test_annotate import engine  # noqa: F401  (a fixture)
 
-from hf_recipes.annotate import annotate, plan_passes
+from hf_recipes.annotation.annotate import annotate, plan_passes
 from hf_recipes.cost import (
     CPU_CORE,
     DEVICES,
@@ -27,7 +27,7 @@ from hf_recipes.models import Model
 from hf_recipes.plan import make_plan
 from hf_recipes.recipe import Train
 from hf_recipes.study import read_json
-from hf_recipes.train import train
+from hf_recipes.training.train import train
 
 SMALL = [
     *("--data.pool_size=60", "--data.test_size=20", "--annotate.prompt.shots_per_class=1", "--grid.sizes=[10, 20]"),

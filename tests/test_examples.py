@@ -10,10 +10,10 @@ from conftest import ROOT
 from steps import measure, write_dataset
 from test_annotate import engine  # noqa: F401  (a fixture)
 
-from hf_recipes.annotate import annotate
-from hf_recipes.grid import all_runs
+from hf_recipes.annotation.annotate import annotate
 from hf_recipes.study import read_json
-from hf_recipes.train import train
+from hf_recipes.training.grid import all_runs
+from hf_recipes.training.train import train
 
 EXAMPLES = ROOT / "hf_recipes" / "examples"
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]

@@ -15,12 +15,12 @@ from steps import measure, write_dataset, write_labels
 from test_annotate import engine  # noqa: F401  (a fixture)
 
 from hf_recipes import cli, tables
-from hf_recipes.annotate import annotate
+from hf_recipes.annotation.annotate import annotate
+from hf_recipes.annotation.store import MAX_PART_ROWS, MAX_SMALL_PARTS, Parts, write_rows
 from hf_recipes.data import open_rows
-from hf_recipes.parts import MAX_PART_ROWS, MAX_SMALL_PARTS, Parts, write_rows
 from hf_recipes.recipe import UserError, load_recipe
 from hf_recipes.study import Study
-from hf_recipes.train import train
+from hf_recipes.training.train import train
 
 
 @pytest.fixture(scope="module")

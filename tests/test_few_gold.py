@@ -12,18 +12,18 @@ from test_hub import hub  # noqa: F401  (a fixture)
 from test_planted import NAMES, Planted, write_texts
 
 from hf_recipes.advise import pilot_settings
-from hf_recipes.annotate import annotate
-from hf_recipes.compare import compare
+from hf_recipes.analysis.measure import powered_share
+from hf_recipes.analysis.verdict import decide
+from hf_recipes.annotation.annotate import annotate
 from hf_recipes.data import load_rows
-from hf_recipes.findings import describe
 from hf_recipes.labels.audit import draw_audit, import_audit
-from hf_recipes.measure import powered_share
-from hf_recipes.quality import describe as describe_labels
 from hf_recipes.recipe import Accept, UserError
-from hf_recipes.report import print_summary, write_report
+from hf_recipes.report.compare import compare
+from hf_recipes.report.label_quality import describe as describe_labels
+from hf_recipes.report.page import print_summary, write_report
+from hf_recipes.report.text import describe
 from hf_recipes.study import read_json
-from hf_recipes.train import train
-from hf_recipes.verdict import decide
+from hf_recipes.training.train import train
 
 ALONE = "llm, llm-entropy-drop, llm-random-drop"
 AUDITED = "llm, llm-audit, llm-random-replace, gold-only"
@@ -35,7 +35,7 @@ def source(monkeypatch, tmp_path):
     (tmp_path / "texts").mkdir()
     gold = write_texts(tmp_path / "texts" / "train.parquet", 240, 0)
     gold |= write_texts(tmp_path / "texts" / "test.parquet", 120, 1)
-    monkeypatch.setattr("hf_recipes.engines.vllm_engine.Engine", Planted)
+    monkeypatch.setattr("hf_recipes.annotation.engines.vllm_engine.Engine", Planted)
     for name, value in (("gold", gold), ("errors", "random"), ("knows", True)):
         monkeypatch.setattr(Planted, name, value, raising=False)
     return tmp_path / "texts", gold
@@ -209,7 +209,7 @@ def test_an_audit_goes_to_the_hub_and_back(make, source, hub, tmp_path):  # noqa
 
 
 def runs_of(study):
-    from hf_recipes.grid import all_runs
+    from hf_recipes.training.grid import all_runs
 
     return all_runs(study.grid)
 

@@ -13,9 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
-from hf_recipes import fit
-from hf_recipes.fit import LabelledTexts, Tokens, bucketed_batches, embed, fine_tune, predict
 from hf_recipes.recipe import Train
+from hf_recipes.training import fine_tuning as fit
+from hf_recipes.training.fine_tuning import LabelledTexts, Tokens, bucketed_batches, embed, fine_tune, predict
 
 
 @given(st.lists(st.integers(1, 60), min_size=1, max_size=300), st.integers(1, 20), st.integers(0, 3))

@@ -25,15 +25,15 @@ from test_report import make_results
 
 from hf_recipes import hub as publishing
 from hf_recipes import logs
-from hf_recipes.annotate import annotate
-from hf_recipes.compare import compare
+from hf_recipes.analysis.measure import metrics_folder
+from hf_recipes.annotation.annotate import annotate
 from hf_recipes.data import NO_GOLD, load_rows
+from hf_recipes.hub.pull import pull_study
 from hf_recipes.labels.audit import draw_audit, import_audit
-from hf_recipes.measure import metrics_folder
-from hf_recipes.pull import pull_study
 from hf_recipes.recipe import Recipe, UserError, load_recipe
+from hf_recipes.report.compare import compare
 from hf_recipes.study import Study, read_json
-from hf_recipes.train import train
+from hf_recipes.training.train import train
 
 NAMES = ["negative", "neutral", "positive"]
 
@@ -488,8 +488,8 @@ def test_a_repo_of_damaged_files_is_a_study_or_refused(examples, repo, tmp_path)
 # ------------------------------------------------------------------------------------------------ comparison and audit
 @some(40, 2000)
 def test_results_of_any_shape_are_compared_or_refused(examples, tmp_path, monkeypatch):
-    monkeypatch.setattr("hf_recipes.compare.save_figure", lambda *_: None)  # drawing is most of the time
-    monkeypatch.setattr("hf_recipes.compare._draw_curves", lambda *_: None)
+    monkeypatch.setattr("hf_recipes.report.compare.save_figure", lambda *_: None)  # drawing is most of the time
+    monkeypatch.setattr("hf_recipes.report.compare._draw_curves", lambda *_: None)
     results = json.loads(json.dumps(make_results()))
     (tmp_path / "report").mkdir()
 

@@ -19,9 +19,9 @@ from conftest import LLM, ROOT, SAMPLE
 from steps import measure, write_dataset, write_labels
 from test_annotate import engine  # noqa: F401  (a fixture)
 
-from hf_recipes.annotate import annotate
+from hf_recipes.annotation.annotate import annotate
 from hf_recipes.study import read_json
-from hf_recipes.train import train
+from hf_recipes.training.train import train
 
 
 @pytest.fixture
@@ -413,7 +413,7 @@ print(json.dumps(None))
 """
 PULL = """
 from pathlib import Path
-from hf_recipes.pull import pull_study
+from hf_recipes.hub.pull import pull_study
 try:
     refusals.append(str(pull_study("me/labels", Path("{folder}"))))
 except ValueError as error:
@@ -478,7 +478,7 @@ def test_what_a_pulled_study_may_cost(hub, small, tmp_path):
 import json, resource
 from pathlib import Path
 import datasets, huggingface_hub, torch, transformers
-from hf_recipes.pull import pull_study
+from hf_recipes.hub.pull import pull_study
 libraries = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 try:
     pull_study("me/labels", Path("{tmp_path}/pulled"))
@@ -640,7 +640,7 @@ MATRIX = """
 import json, os, resource, shutil, time, urllib.request
 from pathlib import Path
 from huggingface_hub import CommitOperationAdd, HfApi
-from hf_recipes.push import push_dataset
+from hf_recipes.hub.push import push_dataset
 from hf_recipes.recipe import UserError, load_recipe
 from hf_recipes.study import Study
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from test_planted import NAMES
 
+from hf_recipes.analysis.measure import _best, _class_shares
 from hf_recipes.data import Rows
-from hf_recipes.measure import _best, _class_shares
 
 
 @pytest.mark.parametrize("labelled", [90, 40])

@@ -20,7 +20,7 @@ from scipy import stats
 from scipy.spatial.distance import jensenshannon
 from sklearn.metrics import accuracy_score, brier_score_loss, f1_score, log_loss
 
-from hf_recipes.spaces import metric_files
+from hf_recipes.hub.spaces import metric_files
 
 #: LlamBERT's IMDb curves of roberta-large (Csanady et al. 2024; Lu & Smith's figure 1): size, mean and error bar.
 SIZES = [200, 400, 800, 1600, 3200, 6400, 12800, 25000]

@@ -12,7 +12,7 @@ import pytest
 from conftest import ROOT
 from playwright.sync_api import expect
 
-from hf_recipes.spaces import metric_files
+from hf_recipes.hub.spaces import metric_files
 
 PAGES = {
     "seed_instability": ("pairwise disagreement", "gold,run 0\npositive,negative\n", "must have at least 2 runs"),

@@ -17,11 +17,11 @@ from test_annotate import engine  # noqa: F401  (a fixture)
 from test_hub import hub  # noqa: F401  (a fixture)
 from test_train import SETTINGS, annotated, launch, one_thread, predictions, table  # noqa: F401  (fixtures)
 
-from hf_recipes.grid import all_runs
 from hf_recipes.recipe import UserError
-from hf_recipes.runs import read_accelerate_config
 from hf_recipes.study import read_json
-from hf_recipes.train import train
+from hf_recipes.training.grid import all_runs
+from hf_recipes.training.runs import read_accelerate_config
+from hf_recipes.training.train import train
 
 GRID = ["--grid.sizes=[20, 40]", "--grid.variants=[gold, llm]", "--train.epochs=25"]
 SLURM = ROOT / "hf_recipes" / "examples" / "slurm"

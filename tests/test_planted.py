@@ -15,11 +15,11 @@ import pytest
 from conftest import ENCODER, LLM
 from steps import measure
 
-from hf_recipes.annotate import annotate
+from hf_recipes.analysis.measure import _regained, metrics_folder
+from hf_recipes.annotation.annotate import annotate
 from hf_recipes.data import Rows
-from hf_recipes.findings import describe
-from hf_recipes.measure import _regained, metrics_folder
-from hf_recipes.train import train
+from hf_recipes.report.text import describe
+from hf_recipes.training.train import train
 
 KEYS = [["red", "blue", "green", "white"], ["dog", "horse", "cow", "sheep"], ["rain", "snow", "wind", "storm"]]
 FILL = ["and", "then", "so", "we", "went", "on", "by", "the", "old", "house", "with", "some", "friends", "for", "late"]
@@ -73,7 +73,7 @@ def planted(make_study, monkeypatch, tmp_path):
     (tmp_path / "texts").mkdir()
     pool = write_texts(tmp_path / "texts" / "train.parquet", 900, 0)
     write_texts(tmp_path / "texts" / "test.parquet", 400, 1)
-    monkeypatch.setattr("hf_recipes.engines.vllm_engine.Engine", Planted)
+    monkeypatch.setattr("hf_recipes.annotation.engines.vllm_engine.Engine", Planted)
     monkeypatch.setattr(Planted, "gold", pool, raising=False)
 
     def make(errors, knows, encoder, *more):

@@ -11,8 +11,8 @@ from conftest import ENCODER, LLM
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from hf_recipes.annotation.prompts import Prompter, draw_demonstrations, tokenizer_of_texts
 from hf_recipes.data import NO_GOLD, SCHEMA, RowFiles, one_line, row_ids, text_id
-from hf_recipes.prompts import Prompter, draw_demonstrations, tokenizer_of_texts
 from hf_recipes.recipe import Annotate, Data, Prompt, UserError
 
 NAMES = ["negative", "neutral", "positive"]

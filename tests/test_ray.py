@@ -15,9 +15,9 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import DEMO, ROOT
 
-from hf_recipes.annotate import ENGINE_DIED, plan_passes
+from hf_recipes.annotation.annotate import ENGINE_DIED, plan_passes
+from hf_recipes.annotation.engines import ray_engine
 from hf_recipes.data import open_rows
-from hf_recipes.engines import ray_engine
 from hf_recipes.recipe import UserError
 from hf_recipes.study import read_json
 
@@ -27,9 +27,9 @@ RAY = ["--annotate.engine=ray", "--annotate.ray.cpus=1"]
 # In place of a language model, in Ray's workers and in a driver that labels by itself: it notes what it is asked.
 STAND_IN = """
 import os, sys, time
-if "default_worker" in " ".join(sys.orig_argv) or "hf_recipes.annotate" in " ".join(sys.orig_argv):
+if "default_worker" in " ".join(sys.orig_argv) or "hf_recipes.annotation.annotate" in " ".join(sys.orig_argv):
     import numpy as np
-    from hf_recipes.engines import vllm_engine
+    from hf_recipes.annotation.engines import vllm_engine
 
     class Engine:
         def __init__(self, section, folder):
@@ -57,7 +57,7 @@ def start(tmp_path):
         if seconds is not None:
             environment |= {"SECONDS_EACH": str(seconds), "ASKED": str(tmp_path / f"asked-{name}")}
             path = f"{tmp_path / 'path'}:{path}"
-        command = [sys.executable, "-m", "hf_recipes.annotate", str(DEMO), f"--output_dir={tmp_path / name}"]
+        command = [sys.executable, "-m", "hf_recipes.annotation.annotate", str(DEMO), f"--output_dir={tmp_path / name}"]
         with (tmp_path / f"said-{name}").open("a") as said:
             child = subprocess.Popen(
                 [*command, *SMALL, *arguments],
@@ -293,7 +293,7 @@ def test_settings_that_cannot_be_are_named(setting, said, make_study):
 
 
 def test_without_ray_it_is_said_what_to_install(make_study, monkeypatch):
-    monkeypatch.setattr("hf_recipes.engines.ray_engine.versions", lambda *names: {})
+    monkeypatch.setattr("hf_recipes.annotation.engines.ray_engine.versions", lambda *names: {})
     study = make_study(*SMALL, *RAY)
     with pytest.raises(UserError, match=r"annotate.engine: Ray is not installed; pip install 'hf-recipes\[ray\]'"):
         plan_passes(study, open_rows(study))

@@ -4,12 +4,12 @@ import pytest
 from made import DIFFERENCE, make_figures
 from made import make_results as typed
 
-from hf_recipes.figures import captions
-from hf_recipes.findings import describe, interval, number
+from hf_recipes.analysis.verdict import decide
 from hf_recipes.recipe import Accept
-from hf_recipes.report import write_report
+from hf_recipes.report.figures import captions
+from hf_recipes.report.page import write_report
+from hf_recipes.report.text import describe, interval, number
 from hf_recipes.variants import VARIANTS
-from hf_recipes.verdict import decide
 
 TRAINED = ("gold", "llm", "llm-entropy-replace", "llm-random-replace")
 

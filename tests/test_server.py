@@ -15,8 +15,8 @@ import pytest
 import yaml
 from conftest import DEMO
 
-from hf_recipes.annotate import annotate, score_answers
-from hf_recipes.engines import EngineError, engine_module, server_engine
+from hf_recipes.annotation.annotate import annotate, score_answers
+from hf_recipes.annotation.engines import EngineError, engine_module, server_engine
 from hf_recipes.plan import make_plan
 from hf_recipes.recipe import Annotate, UserError, load_recipe
 from hf_recipes.study import Study
@@ -577,7 +577,7 @@ def test_passwords_in_addresses_are_turned_down_and_not_repeated():
 
 
 def test_without_the_client_it_is_said_what_to_install(monkeypatch):
-    monkeypatch.delitem(sys.modules, "hf_recipes.engines.server_engine")
+    monkeypatch.delitem(sys.modules, "hf_recipes.annotation.engines.server_engine")
     monkeypatch.setitem(sys.modules, "openai", None)
     with pytest.raises(UserError, match=r"openai is not installed; pip install 'hf-recipes\[server\]'"):
         engine_module("server")
@@ -645,7 +645,7 @@ ASK = """
 import json, sys
 from pathlib import Path
 from hf_recipes import logs
-from hf_recipes.engines import engine_module
+from hf_recipes.annotation.engines import engine_module
 from hf_recipes.models import Model
 from hf_recipes.recipe import Annotate
 

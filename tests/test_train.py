@@ -23,17 +23,17 @@ from scipy.stats import entropy
 from steps import measure, open_runs, write_dataset
 from test_annotate import engine  # noqa: F401  (a fixture)
 
-from hf_recipes.annotate import annotate
-from hf_recipes.findings import describe
-from hf_recipes.fit import fine_tune, pad
-from hf_recipes.grid import all_runs, make_run
+from hf_recipes.analysis.measure import _divergence, without_nan
+from hf_recipes.annotation.annotate import annotate
 from hf_recipes.labels.pool import read_labels
-from hf_recipes.measure import _divergence, without_nan
 from hf_recipes.recipe import UserError
-from hf_recipes.report import write_report
-from hf_recipes.runs import check_training, other_runs
+from hf_recipes.report.page import write_report
+from hf_recipes.report.text import describe
 from hf_recipes.study import Study, cpu_capability, read_json
-from hf_recipes.train import train
+from hf_recipes.training.fine_tuning import fine_tune, pad
+from hf_recipes.training.grid import all_runs, make_run
+from hf_recipes.training.runs import check_training, other_runs
+from hf_recipes.training.train import train
 from hf_recipes.variants import CONTROLS, VARIANTS
 
 SETTINGS = [
@@ -104,7 +104,7 @@ def test_the_same_key_gives_the_same_bits_whatever_ran_before(annotated):
 def test_runs_of_another_machine_are_measured_and_not_taken_for_ones_own(annotated, monkeypatch):
     study = annotated(*FEW)
     train(study)
-    monkeypatch.setattr("hf_recipes.runs.cpu_threads", lambda: 99)
+    monkeypatch.setattr("hf_recipes.training.runs.cpu_threads", lambda: 99)
     assert len(open_runs(study).left()) == 4
     monkeypatch.undo()
     assert open_runs(study).left() == []
@@ -159,9 +159,9 @@ def test_every_ingredient_of_a_run_is_in_its_key(annotated, monkeypatch):
     for other in ("seed", "size", "variant"):
         place = {"seed": ("llm", 10, 1), "size": ("llm", 20, 0), "variant": ("gold", 10, 0)}[other]
         keys[other] = open_runs(study).key(the_run(study, *place))
-    monkeypatch.setattr("hf_recipes.runs.cpu_threads", lambda: 99)
+    monkeypatch.setattr("hf_recipes.training.runs.cpu_threads", lambda: 99)
     keys["threads"] = open_runs(study).key(run)
-    monkeypatch.setattr("hf_recipes.runs.versions", lambda *names: {"torch": "0"})
+    monkeypatch.setattr("hf_recipes.training.runs.versions", lambda *names: {"torch": "0"})
     keys["versions"] = open_runs(study).key(run)
     assert len({base, *keys.values()}) == len(keys) + 1
 
@@ -334,7 +334,7 @@ def test_a_failed_run_is_a_row_with_its_traceback_and_the_others_go_on(annotated
 
     run = the_run(study, "llm", 20, 1)
     bad = open_runs(study).labels(run).labels.tolist()
-    monkeypatch.setattr("hf_recipes.train.fine_tune", breaks)
+    monkeypatch.setattr("hf_recipes.training.train.fine_tune", breaks)
     assert train(study) == {run: "IndexError: a bug of a test"}
     record = read_json(study.run(run) / "failed.json")
     assert 'raise IndexError("a bug of a test")' in record["traceback"]
@@ -350,7 +350,7 @@ def test_a_failed_run_is_a_row_with_its_traceback_and_the_others_go_on(annotated
     )
     longer = study.recipe.model_copy(update={"train": study.training.model_copy(update={"epochs": 2})})
     changed = Study(longer, accept_changes=True)
-    monkeypatch.setattr("hf_recipes.train.fine_tune", breaks)
+    monkeypatch.setattr("hf_recipes.training.train.fine_tune", breaks)
     assert list(train(changed)) == [run]
     assert predictions(changed, run) == good  # what was there stays until the new run is whole
     with pytest.raises(UserError, match="a bug of a test.*take their seeds, variants or sizes out"):
@@ -377,7 +377,7 @@ def test_a_run_whose_last_epochs_diverge_fails_though_its_best_one_was_good(anno
     def breaks(*arguments, **options):
         return cross_entropy(*arguments, **options) * (1 if rest and rest.pop() else float("nan"))
 
-    monkeypatch.setattr("hf_recipes.train.fine_tune", start)
+    monkeypatch.setattr("hf_recipes.training.train.fine_tune", start)
     monkeypatch.setattr(functional, "cross_entropy", breaks)
     study = annotated(*FEW, "--train.epochs=3", "--train.checkpoint=best", "--train.validation_size=9")
     failures = train(study)
@@ -439,7 +439,7 @@ def test_when_memory_runs_out_smaller_parts_give_the_same_path(annotated, monkey
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate a test")
         return pad(tokenizer, tokens, rows, device)
 
-    monkeypatch.setattr("hf_recipes.fit.pad", too_big)
+    monkeypatch.setattr("hf_recipes.training.fine_tuning.pad", too_big)
     halved = annotated(*arguments, folder="halved")
     assert train(halved) == {}
     run = the_run(halved, "llm", 20, 1)
@@ -556,7 +556,7 @@ def test_processes_are_counted_and_share_the_grid(annotated):
 
 BROKEN = """
 import sys
-from hf_recipes import train
+from hf_recipes.training import train
 fine_tune = train.fine_tune
 
 def breaks(accelerator, model, tokenizer, settings, order_seed, *arguments):

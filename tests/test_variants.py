@@ -7,13 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hf_recipes.annotate import Annotations
-from hf_recipes.calibrate import Calibration
+from hf_recipes.annotation.annotate import Annotations
+from hf_recipes.annotation.calibration import Calibration
 from hf_recipes.data import NO_GOLD, Rows, row_ids
-from hf_recipes.grid import check_sizes, make_run, permutation
 from hf_recipes.labels.pool import Pool, build_pool, entropy
 from hf_recipes.labels.rules import RULES, training_labels
 from hf_recipes.recipe import Annotate, Prompt, UserError
+from hf_recipes.training.grid import check_sizes, make_run, permutation
 from hf_recipes.variants import CONTROLS, VARIANTS
 
 

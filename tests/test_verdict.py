@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from made import make_figures
 from scipy import stats
 
+from hf_recipes.analysis.verdict import _labels, _seeds, decide
 from hf_recipes.recipe import Accept
-from hf_recipes.verdict import _labels, _seeds, decide
 
 RULE = Accept(macro_f1_loss=0.02, churn=0.03, min_class_f1=0.6)
 

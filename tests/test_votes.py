@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from hf_recipes.votes import NO_VOTE, aggregate, flipped, majority, vote_shares
+from hf_recipes.labels.votes import NO_VOTE, aggregate, flipped, majority, vote_shares
 
 VOTES = hnp.arrays(np.int64, st.tuples(st.integers(1, 8), st.integers(1, 5)), elements=st.integers(-1, 2))
 

@@ -1,0 +1,1 @@
+"""Labels: annotations and gold in, training labels of every variant out."""

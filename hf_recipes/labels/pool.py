@@ -10,12 +10,12 @@ from typing import Literal
 import numpy as np
 from scipy.special import logsumexp
 
-from ..annotate import Annotations, load_annotations, load_test_annotations
-from ..calibrate import ON_GOLD, Calibration, calibrate, not_enough_gold, shift
+from ..annotation.annotate import Annotations, load_annotations, load_test_annotations
+from ..annotation.calibration import ON_GOLD, Calibration, calibrate, not_enough_gold, shift
 from ..data import NO_GOLD, RowFiles, Rows, hash_order, open_rows
 from ..recipe import Annotate, UserError
 from ..study import Study, hash_ids, make_key, read_json
-from ..votes import NO_VOTE, aggregate
+from .votes import NO_VOTE, aggregate
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ import numpy as np
 
 from ..data import NO_GOLD, hash_order
 from ..recipe import UserError
-from ..votes import flipped, majority
 from .pool import Pool
+from .votes import flipped, majority
 
 
 @dataclass(frozen=True)

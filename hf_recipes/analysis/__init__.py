@@ -1,0 +1,1 @@
+"""Analysis: predictions in, results.json out."""

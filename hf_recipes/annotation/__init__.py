@@ -1,0 +1,1 @@
+"""Annotation: prompts and engines in, log-probabilities of labels out."""

@@ -1,0 +1,1 @@
+"""The Hub: dataset configs, cards and Spaces, published and pulled."""

@@ -1,0 +1,196 @@
+"""What a push publishes of a study, as local files: configs, annotations, runs, predictions, results and a manifest."""
+
+import json
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import yaml
+
+from .. import tables
+from ..analysis.measure import measure
+from ..analysis.schema import Results
+from ..annotation.annotate import CONTENT_FREE_FILE
+from ..annotation.store import SCHEMA, Parts
+from ..data import SCHEMA as ROWS
+from ..labels.pool import StudyLabels
+from ..recipe import drop_addresses
+from ..study import FORMAT, Study, hash_ids, make_key, read_json, write_json
+from ..training.runs import PREDICTIONS, Runs
+from .dataset_folder import make_findings
+
+logger = logging.getLogger(__name__)
+
+NOT_PUBLISHED = "(the demonstrations in it are texts, which are not published)"
+SHARD = "00000-of-00001.parquet"
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """What is to be published, as local files.
+
+    Attributes:
+        configs (`dict[str, dict[str, Path]]`): by config (without prefix) and split.
+        others (`dict[str, Path]`): by name in the study's own folder of the repo.
+        manifest (`dict`): the content of study.json, without what depends on the repo.
+    """
+
+    configs: dict[str, dict[str, Path]]
+    others: dict[str, Path]
+    manifest: dict[str, Any]
+
+
+def collect(study: Study, labels: StudyLabels, folder: Path, texts: bool) -> Bundle:
+    """The files to be published; those that are not in the dataset folder are made in `folder`."""
+    configs: dict[str, dict[str, Path]] = {}
+    test = study.dataset / "data" / "test" / f"test-{SHARD}"
+    if test.exists() and not texts:
+        test = _without_texts(test, folder / "test.parquet")
+    for variant in sorted(path.name for path in (study.dataset / "data").iterdir() if path.name != "test"):
+        train = study.dataset / "data" / variant / f"train-{SHARD}"
+        configs[variant] = {"train": train if texts else _without_texts(train, folder / f"{variant}.parquet")}
+        if test.exists():
+            configs[variant]["test"] = test
+    current = read_json(study.annotations_root / "current.json")
+    passes = []
+    with tables.writer(folder / "annotations.parquet", ANNOTATIONS) as writer:
+        for number, key in enumerate(dict.fromkeys(current["keys"])):  # passes may differ in their calibration alone
+            for rows in _final_rows(study, labels.files.column("id", ("train", "test")), key):
+                silent = rows.set_column(rows.column_names.index("error"), "error", pa.nulls(len(rows), pa.string()))
+                table = rows if texts else silent  # what an engine says of a text may hold it
+                extra = [pa.array([number] * len(table), pa.int32()), pa.array([key] * len(table), pa.string())]
+                writer.write_table(pa.table([*extra, *table.columns], schema=ANNOTATIONS))
+            free = tables.read(study.annotations(key) / CONTENT_FREE_FILE, SCHEMA).to_pylist()
+            made = read_json(study.annotations(key) / "manifest.json")
+            passes.append({"key": key, "manifest": made if texts else _without_prompt(made), "free": free})
+    configs["annotations"] = {"train": folder / "annotations.parquet"}
+    runs = Runs(study, labels) if study.recipe.grid else None
+    wanted = runs.all if runs else []
+    trained = [run for run in wanted if runs and runs.is_valid(run)]
+    if len(trained) < len(wanted):
+        logger.warning(
+            "%d of %d runs are not trained: no results are published", len(wanted) - len(trained), len(wanted)
+        )
+    if trained:
+        records = [{"run": str(run), "record": (study.run(run) / "run.json").read_text("utf-8")} for run in trained]
+        tables.write(folder / "runs.parquet", pa.Table.from_pylist(records))
+        read = [
+            tables.read(study.run(run) / "predictions.parquet", PREDICTIONS, delete=study.run(run)) for run in trained
+        ]
+        tables.write(folder / "predictions.parquet", pa.concat_tables(read).unify_dictionaries())
+        configs |= {name: {"train": folder / f"{name}.parquet"} for name in ("runs", "predictions")}
+    others = {}
+    for name in ("train", "test"):
+        file = study.rows / f"{name}.parquet"
+        others[f"rows-{name}.parquet"] = file if texts else _without_texts(file, folder / f"rows-{name}.parquet", True)
+    measured = runs is not None and trained == wanted
+    if runs and measured:
+        figures = list(_figures(measure(study, labels, runs)))
+        pq.write_table(pa.Table.from_pylist(figures, FIGURE_COLUMNS), folder / "results.parquet")
+        configs["results"] = {"train": folder / "results.parquet"}
+    reports = [study.labels_file, *([study.results_file] if measured else [])]
+    others |= {file.name: file for file in reports if file.exists()}
+    others["findings.json"] = folder / "findings.json"
+    write_json(others["findings.json"], make_findings(study, measured))
+    audit = {f"audit-{name}.json": study.audit / f"{name}.json" for name in ("sample", "labels")}  # ids and classes
+    others |= {name: file for name, file in audit.items() if file.exists()}
+    recipe = yaml.safe_load(study.recipe_file.read_text(encoding="utf-8"))["recipe"]
+    drop_addresses(recipe["annotate"])
+    manifest = {
+        **{"format": FORMAT, "study": study.recipe.name, "texts": texts, "recipe": recipe},
+        **{"revisions": read_json(study.revisions_file), "rows": read_json(study.rows / "manifest.json")},
+        **{"current": current, "passes": passes, "runs": len(trained), "row_ids": _identity(study)},
+    }
+    return Bundle(configs, others, manifest)
+
+
+FIGURE_COLUMNS = pa.schema(
+    [
+        *(("variant", pa.string()), ("against", pa.string()), ("size", pa.int32()), ("figure", pa.string())),
+        *((name, pa.float64()) for name in ("value", "low", "high")),
+        *(("R", pa.int32()), ("n", pa.int32()), ("p_value", pa.float64()), ("p_holm", pa.float64())),
+        *(("primary", pa.bool_()), ("verdict", pa.string())),
+    ]
+)
+
+
+def _figures(results: Results) -> Iterator[dict[str, Any]]:
+    """Yield the results as rows: each figure of a variant that has an interval, and each difference of two variants."""
+    for result in results.variants:
+        figures = result.model_dump()
+        for figure in (name.removesuffix("_interval") for name in figures if name.endswith("_interval")):
+            if isinstance(value := figures.get(figure), float):  # not those of each class, which are lists
+                low, high = figures[f"{figure}_interval"] or (None, None)
+                judged = result.n_gold if figure.startswith(("accuracy", "macro_f1")) else result.n
+                yield {**figures, "n": judged, "figure": figure, "value": value, "low": low, "high": high}
+    for comparison in results.comparisons:
+        low, high = comparison.interval or (None, None)
+        yield {**comparison.model_dump(), "value": comparison.difference, "low": low, "high": high}
+
+
+def _identity(study: Study) -> str:
+    """Of the rows: what they are called and their gold, whatever else is known of them."""
+    read = [tables.read(study.rows / f"{name}.parquet", ROWS, ["id", "gold"], study.rows) for name in ("train", "test")]
+    return hash_ids(
+        f"{i} {gold}" for t in read for i, gold in zip(t["id"].to_pylist(), t["gold"].to_pylist(), strict=True)
+    )
+
+
+ANNOTATIONS = pa.schema(
+    [
+        *(("pass", pa.int32()), ("key", pa.string()), ("id", pa.string()), ("prompt_id", pa.string())),
+        *(("logprobs", pa.list_(pa.float64())), ("n_tokens", pa.int32()), ("truncated", pa.bool_())),
+        *(("status", pa.string()), ("error", pa.string())),
+    ]
+)
+
+
+def _final_rows(study: Study, ids: pa.Array, key: str) -> Iterator[pa.Table]:
+    """The rows of a pass, each as its last part has it, some parts at a time."""
+    parts, last, seen = Parts(study.annotations(key)), np.full(len(ids), -1), 0
+    for _, rows in parts.by_row(ids):
+        last[rows] = np.arange(seen, seen + len(rows))  # of an id that comes again the last counts
+        seen += len(rows)
+    seen = 0
+    for table, rows in parts.by_row(ids, *(name for name in ANNOTATIONS.names if name not in ("pass", "key", "id"))):
+        yield table.filter(pa.array(last[rows] == np.arange(seen, seen + len(rows))))
+        seen += len(rows)
+
+
+def _without_texts(source: Path, target: Path, keep_column: bool = False) -> Path:
+    """A copy whose texts are null, or that has no such column."""
+    file = pq.ParquetFile(source)
+    place = file.schema_arrow.names.index("text")
+
+    def strip(table: pa.Table) -> pa.Table:
+        nothing = table.set_column(place, "text", pa.nulls(len(table), pa.string()))
+        return nothing if keep_column else _without_feature(table, "text")
+
+    with pq.ParquetWriter(target, strip(file.schema_arrow.empty_table()).schema) as writer:
+        for batch in file.iter_batches():
+            writer.write_table(strip(pa.Table.from_batches([batch])))
+    return target
+
+
+def _without_prompt(manifest: dict[str, Any]) -> dict[str, Any]:
+    """What is known of a pass, but for the demonstrations, which are texts; of each a hash stays."""
+    if manifest["prompt"] == NOT_PUBLISHED:
+        return manifest
+    ingredients = {name: value for name, value in manifest["ingredients"].items() if name != "frame"}
+    shown = [make_key(text=text) for text in ingredients["shown"]]
+    return {**manifest, "prompt": NOT_PUBLISHED, "ingredients": {**ingredients, "shown": shown}}
+
+
+def _without_feature(table: pa.Table, name: str) -> pa.Table:
+    """The table without a column, also in what it says to `datasets` of its features."""
+    metadata = dict(table.schema.metadata or {})
+    if b"huggingface" in metadata:
+        said = json.loads(metadata[b"huggingface"])
+        said["info"]["features"].pop(name)
+        metadata[b"huggingface"] = json.dumps(said).encode()
+    return table.drop_columns([name]).replace_schema_metadata(metadata)

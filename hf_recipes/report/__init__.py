@@ -1,0 +1,1 @@
+"""The report: results.json in, words, figures and pages out."""

@@ -1,0 +1,1 @@
+"""Training: the grid of runs and the fine-tuning of each."""

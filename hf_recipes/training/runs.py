@@ -1,0 +1,265 @@
+"""The runs of a study: what each trains on, its key, and whether it is done, failed or left."""
+
+import hashlib
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from ..labels.pool import StudyLabels
+from ..labels.rules import Labels, training_labels
+from ..models import Model, resolve_model
+from ..recipe import Train, UserError, parse_yaml
+from ..study import PACKAGE, Run, Study, cpu_capability, cpu_threads, hash_ids, make_key, read_json, versions
+from ..variants import CONFIDENT
+from .confident import RULE
+from .fine_tuning import RULES as TRAINING_RULES
+from .grid import all_runs, check_sizes, permutation
+
+PREDICTIONS = pa.schema(
+    {
+        "run": pa.dictionary(pa.int32(), pa.string()),
+        "id": pa.string(),
+        "gold": pa.int64(),
+        "probs": pa.list_(pa.float64()),
+    }
+)
+LIBRARIES = ("torch", "transformers", "accelerate", "tokenizers", "numpy")
+#: Settings that change how a run is trained but not its result; encoder and mixed precision are in its environment.
+NOT_IN_KEY = {"encoder", "revision", "accelerate_config", "save_models", "trackers"}
+#: Model types whose first positions are not for tokens.
+SHIFTED = ("roberta", "xlm-roberta", "camembert", "mpnet", "longformer", "data2vec-text", "xlm-roberta-xl")
+
+
+class Runs:
+    """All runs of a study's grid.
+
+    Args:
+        study (`Study`), labels (`StudyLabels`):
+            An annotated study, and what `read_labels` returned for it.
+
+    Attributes:
+        all (`list[Run]`): the runs, in the order in which they are trained.
+        pool (`Pool`): the texts that they train on.
+        notes (`list[str]`): warnings on the sizes.
+
+    Raises:
+        UserError: a size is larger than the pool, or a variant requires labels that the study does not have.
+    """
+
+    def __init__(self, study: Study, labels: StudyLabels):
+        grid, settings = study.grid, study.training
+        self.all = all_runs(grid)
+        self.pool, self.test, self.validation = labels.training_pool, labels.test, labels.validation
+        self.notes = check_sizes(grid, len(labels.trainable))
+        self._study, self._files = study, labels.files
+        self._keys: dict[Run, str] = {}
+        ids = [self.pool.ids[i] for i in labels.trainable]
+        self._orders = {seed: labels.trainable[permutation(ids, seed)] for seed in grid.seeds}
+        self._common = {
+            "train": settings.model_dump(mode="json", exclude=NOT_IN_KEY),
+            "test": hash_ids(f"{i} {g}" for i, g in zip(self.test.ids, self.test.gold, strict=True)),
+            "label_names": self.test.label_names,
+        }
+        for run in {run.variant: run for run in self.all}.values():
+            self.labels(run)  # what a variant lacks is an error before anything is trained
+
+    @cached_property
+    def encoder(self) -> Model:
+        """The encoder; its weights are not read."""
+        return check_encoder(self._study, weights=False)
+
+    @cached_property
+    def accelerate(self) -> dict[str, Any]:
+        """The accelerate configuration."""
+        return read_accelerate_config(self._study.training)
+
+    def environment(self, run: Run) -> dict[str, Any]:
+        """Return the hardware and software that change the result of a run."""
+        config = self.accelerate
+        return {
+            "encoder": self.encoder.identity,
+            "rules": TRAINING_RULES,
+            "versions": versions(*LIBRARIES, *(["cleanlab", "scikit-learn"] if run.variant in CONFIDENT else [])),
+            "threads": threads(config) if config["use_cpu"] else None,
+            **({"cpu": cpu_capability()} if config["use_cpu"] else {}),
+            "mixed_precision": config["mixed_precision"],
+        }
+
+    def subset(self, run: Run) -> np.ndarray:
+        """Return the run's rows, of shape `(size,)`, as indices into the pool, in the order that all variants share."""
+        return self._orders[run.subset_seed][: run.size]
+
+    def labels(self, run: Run) -> Labels:
+        """Return the run's training labels.
+
+        For `CONFIDENT` variants these are all labels; the run's `run.json` lists the rows that it left out.
+        """
+        share, pool = self._study.grid.replace_share, self.pool.of_pass(run.annotation_pass)
+        return training_labels(run.variant, pool, self.subset(run), share, run.subset_seed)
+
+    def validation_labels(self, run: Run) -> np.ndarray:
+        """Return the classes of the validation rows. Gold ones count as consumed."""
+        if self._study.training.validation_labels == "gold":
+            return self.pool.gold[self.validation]
+        return self.pool.of_pass(run.annotation_pass).llm[self.validation]
+
+    def key(self, run: Run) -> str:
+        """Return the hash of the run's rows and labels, and of everything else that changes its result."""
+        if run not in self._keys:
+            self._keys[run] = self._make_key(run, self.environment(run))
+        return self._keys[run]
+
+    def _make_key(self, run: Run, environment: dict[str, Any]) -> str:
+        labels = self.labels(run)
+        content = [
+            hash_ids(self.pool.ids[i] for i in labels.rows),
+            hashlib.sha256(labels.targets.tobytes()).hexdigest(),
+            *([run.variant, RULE, run.subset_seed] if run.variant in CONFIDENT else []),
+        ]
+        rows = zip(self.validation, self.validation_labels(run), strict=True)
+        validation = hash_ids(f"{self.pool.ids[i]} {label}" for i, label in rows)
+        seeds = {"init": run.init_seed, "order": run.order_seed}
+        return make_key(content=content, validation=validation, seeds=seeds, **self._common, **environment)
+
+    def is_done(self, run: Run) -> bool:
+        """Return whether the run need not be trained here."""
+        folder = self._study.run(run)
+        record = read_json(folder / "run.json")
+        has_model = (folder / "model").exists() or not self._study.training.save_models
+        return record is not None and record["key"] == self.key(run) and has_model
+
+    def is_valid(self, run: Run) -> bool:
+        """Return whether the run belongs to this study, on whatever machine it was trained."""
+        record = read_json(self._study.run(run) / "run.json")
+        return record is not None and record["key"] == self._make_key(run, record["environment"])
+
+    def failure(self, run: Run) -> str | None:
+        """Return the error of a run that failed, in a line."""
+        record = read_json(self._study.run(run) / "failed.json")
+        return record["error"] if record is not None and record["key"] == self.key(run) else None
+
+    def left(self) -> list[Run]:
+        """Return the runs that are not done, failed ones included.
+
+        Raises:
+            UserError: they cannot be trained, as the study was published without its texts.
+        """
+        left = [run for run in self.all if not self.is_done(run)]
+        if left:
+            self._files.need_texts()
+        return left
+
+    def failures(self) -> dict[Run, str]:
+        """Return the runs that failed, each with its error in a line."""
+        errors = {run: self.failure(run) for run in self.all if not self.is_done(run)}
+        return {run: error for run, error in errors.items() if error is not None}
+
+    def forget_failures(self) -> None:
+        """Delete the records of runs that failed, so that they are trained again."""
+        for run in self.failures():
+            with self._study.run_lock(run):  # another process may be training it
+                if self.failure(run) is not None:
+                    (self._study.run(run) / "failed.json").unlink()
+
+
+def threads(config: dict[str, Any]) -> int:
+    """Return the threads of each process on the CPU: an equal share of the machine's."""
+    return max(1, cpu_threads() // config["num_processes"])
+
+
+def check_training(study: Study, weights: bool = True) -> None:
+    """Check the encoder and the accelerate configuration before anything is trained.
+
+    Raises:
+        UserError: the encoder or configuration does not exist or cannot be used here.
+    """
+    check_encoder(study, weights)
+    confident = set(CONFIDENT) & set(study.grid.variants)
+    if confident and not versions("cleanlab"):
+        raise UserError(
+            f"`grid.variants`: {min(confident)} requires cleanlab. Try `pip install 'hf-recipes[cleanlab]'`."
+        )
+    config = read_accelerate_config(study.training)
+    if not config["use_cpu"]:
+        import torch
+
+        if not torch.accelerator.is_available():
+            raise UserError(
+                f"`train.accelerate_config` must suit this machine, which has no GPU. Got {config['path']}. Try cpu."
+            )
+
+
+def check_encoder(study: Study, weights: bool = True) -> Model:
+    """Return the recipe's encoder.
+
+    Raises:
+        UserError: the encoder does not exist or is a classifier, or `train.max_length` exceeds its maximum.
+    """
+    train = study.training
+    encoder = resolve_model(study, "train.encoder", train.encoder, train.revision, weights)
+    model = read_json(encoder.folder / "config.json") or {}
+    longest = model.get("max_position_embeddings")
+    if longest is not None and model.get("model_type") in SHIFTED:
+        longest -= 2
+    if longest is not None and longest > 0 and train.max_length > longest:
+        raise UserError(
+            f"`train.max_length` must be at most {longest}, the maximum of {encoder.name}. Got {train.max_length}."
+        )
+    if any(name.endswith("ForSequenceClassification") for name in model.get("architectures") or ()):
+        raise UserError(
+            f"`train.encoder` must have no classification head, as the seed draws it. Got {encoder.name}. Try the "
+            "encoder that it was fine-tuned from."
+        )
+    return encoder
+
+
+def other_runs(study: Study) -> str | None:
+    """Return a sentence on trained runs in the folder that are not in the recipe, or None without such runs."""
+    folders = {study.run(run) for run in all_runs(study.grid)}
+    count = sum(path.parent not in folders for path in study.root.glob("runs/*/*/*/run.json"))
+    if not count:
+        return None
+    return (
+        f"{count:,} trained runs in {study.root} are not in this recipe and are left out. Repeat command-line settings "
+        "in every step, or write them into the recipe."
+    )
+
+
+def read_accelerate_config(train: Train) -> dict[str, Any]:
+    """Return the recipe's accelerate configuration, with its `path`.
+
+    Raises:
+        UserError: the file does not exist or is not a supported configuration.
+    """
+    name = train.accelerate_config
+    folder = PACKAGE / "recipes" / "accelerate"
+    path = folder / f"{name}.yaml" if (folder / f"{name}.yaml").exists() else Path(name)
+    if not path.is_file():
+        known = ", ".join(sorted(p.stem for p in folder.glob("*.yaml")))
+        raise UserError(f"`train.accelerate_config` must be a file or one of {known}. Got {name}.")
+    try:
+        content = parse_yaml(path.read_text(encoding="utf-8"))
+    except ValueError:
+        content = None
+    if not isinstance(content, dict):
+        raise UserError(
+            f"`train.accelerate_config` must be an accelerate configuration. Got {path}. Try `accelerate config`."
+        )
+    base = {"use_cpu": False, "mixed_precision": "no", "num_processes": 1, "num_machines": 1}
+    config = {**base, **{key: value for key, value in content.items() if value is not None}, "path": str(path)}
+    kind = str(content.get("distributed_type") or "NO")
+    if kind not in ("NO", "MULTI_GPU", "MULTI_CPU") or content.get("dynamo_config"):
+        raise UserError(
+            f"`distributed_type` in {path} must be NO, MULTI_GPU or MULTI_CPU, without `dynamo_config`. Got {kind}."
+        )
+    if config["num_machines"] != 1:
+        raise UserError(
+            f"`num_machines` in {path} must be 1. Got {config['num_machines']}. To share the grid, start `hf-recipes "
+            "train` on each machine."
+        )
+    if config["mixed_precision"] not in ("no", "bf16"):
+        raise UserError(f"`mixed_precision` in {path} must be 'no' or bf16. Got {config['mixed_precision']}.")
+    return config

@@ -1,0 +1,333 @@
+"""Train the runs of the grid, under accelerate.
+
+    accelerate launch --config_file hf_recipes/recipes/accelerate/cpu.yaml \\
+      -m hf_recipes.training.train RECIPE [--key=value ...]
+
+`hf-recipes train RECIPE` runs this command. Several processes, launches and machines share the grid: each process takes
+the next run that no other process has taken.
+"""
+
+import logging
+import os
+import sys
+import tempfile
+import time
+import traceback
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from filelock import Timeout
+
+from .. import tables
+from ..child import follow_parent
+from ..labels.pool import read_labels
+from ..labels.rules import Labels, Subset
+from ..models import load_tokenizer
+from ..recipe import UserError, first_line, load_recipe
+from ..redact import redact
+from ..study import Run, Study, write_json
+from ..variants import CONFIDENT
+from .confident import find_label_errors
+from .fine_tuning import DIVERGED, Curves, LabelledTexts, Tokens, embed, fine_tune, predict
+from .runs import PREDICTIONS, Runs, check_training, read_accelerate_config, threads
+
+logger = logging.getLogger(__name__)
+
+
+def train(study: Study) -> dict[Run, str]:
+    """Train the runs that are not done, in a process that `accelerate launch` started.
+
+    Args:
+        study (`Study`):
+            An annotated study. Each run adds a folder `runs/<variant>/n<size>/<seed>/`.
+
+    Returns:
+        `dict[Run, str]`: the failed runs with their errors, including earlier failures. All other runs are done.
+
+    Raises:
+        UserError: the study has no annotations or too few rows, the encoder does not load, or the number of processes
+            differs from the configuration.
+    """
+    config = read_accelerate_config(study.training)
+    first = _check_processes(config)
+    with study.lock():  # writes the recipe and the encoder's revision
+        check_training(study)
+    import torch
+    from accelerate import Accelerator
+
+    os.environ.pop("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", None)  # `fine_tune` accumulates gradients
+    torch.set_num_threads(threads(config))
+    accelerator = Accelerator(log_with=[*study.training.trackers] or None, project_dir=study.tracking)
+    actual = (accelerator.device.type == "cpu", accelerator.mixed_precision)
+    if actual != (config["use_cpu"], config["mixed_precision"]):
+        raise UserError(
+            f"`train.accelerate_config` must be the configuration of `accelerate launch`. Got {config['path']}, but "
+            f"accelerate runs on {accelerator.device} with mixed precision {accelerator.mixed_precision}."
+        )
+    runs = Runs(study, read_labels(study))
+    if first:
+        for note in runs.notes:
+            logger.warning(note)
+    with tempfile.TemporaryDirectory(prefix="hf-recipes-") as folder:
+        _Trainer(study, runs, accelerator, Path(folder), first).train_all()
+    return runs.failures()
+
+
+def _check_processes(config: dict[str, Any]) -> bool:
+    """Return whether this is the first of the processes that share the grid here.
+
+    For accelerate each of them is the only one, with a GPU of its own.
+
+    Raises:
+        UserError: `config` names another number of processes, or more than there are GPUs.
+    """
+    count = int(os.environ.get("WORLD_SIZE", "1"))
+    if count != config["num_processes"]:
+        raise UserError(
+            f"`num_processes` in {config['path']} must be the number of processes. Got {config['num_processes']}, but "
+            f"{count} started. On the CPU `accelerate launch` starts one. Try `hf-recipes train`, or `torchrun` with "
+            "ACCELERATE_USE_CPU=true."
+        )
+    rank = int(os.environ.get("LOCAL_RANK", "0"))
+    if count > 1:
+        for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
+            os.environ.pop(name, None)
+        if not config["use_cpu"]:  # before CUDA is asked for its devices
+            devices = (os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(count)))).split(",")
+            if rank >= len(devices):
+                raise UserError(
+                    f"`num_processes` in {config['path']} must be at most the number of GPUs. Got {count}, but "
+                    f"CUDA_VISIBLE_DEVICES is {','.join(devices)}."
+                )
+            os.environ["CUDA_VISIBLE_DEVICES"] = devices[rank]
+    return rank == 0
+
+
+@dataclass
+class _Trainer:
+    """Trains the grid's runs in this process."""
+
+    study: Study
+    runs: Runs
+    accelerator: Any
+    folder: Path
+    first: bool
+
+    def train_all(self) -> None:
+        """Train run after run until each is done or has failed, in this process or in another."""
+        from tqdm import tqdm
+
+        runs = self.runs.all
+        done = [run for run in runs if self.runs.is_done(run)]
+        with tqdm(total=len(runs), initial=len(done), desc="train", unit=" runs", disable=not self.first) as self._bar:
+            todo = [run for run in runs if not self._is_settled(run)]
+            self._open = set(todo)
+            if todo:
+                self._tokenize(todo)
+            # The second pass waits for the runs of other processes, and takes over those of processes that died.
+            for wait in (False, True):
+                for run in todo:
+                    self._take(run, wait)
+
+    def _is_settled(self, run: Run) -> bool:
+        return self.runs.is_done(run) or self.runs.failure(run) is not None
+
+    def _take(self, run: Run, wait: bool) -> None:
+        """Train a run unless it is settled, or another process trains it and `wait` is false."""
+        if wait:
+            self._bar.set_postfix_str(f"{run}, if no other process trains it")
+        try:
+            lock = self.study.run_lock(run).acquire(blocking=wait)
+        except Timeout:
+            return
+        with lock:
+            if not self._is_settled(run):
+                self._bar.set_postfix_str(str(run))
+                self._train_one(run)
+        settled = {run for run in self._open if self._is_settled(run)} if self.first else set()
+        self._open -= settled
+        self._bar.update(len(settled))
+
+    def _tokenize(self, todo: list[Run]) -> None:
+        study, runs = self.study, self.runs
+        self._tokenizer = load_tokenizer("train.encoder", runs.encoder)
+        needed = np.unique(np.concatenate([runs.validation, *(runs.labels(run).rows for run in todo)]))
+        self._places = np.full(len(runs.pool.ids), -1)
+        self._places[needed] = np.arange(len(needed))
+        longest = study.training.max_length
+        texts = [runs.pool.texts[i] for i in needed]
+        self._tokens = Tokens(texts, self._tokenizer, longest, self.folder / "pool.tokens")
+        tested = [str(text) for text in runs.test.texts]
+        self._test = Tokens(tested, self._tokenizer, longest, self.folder / "test.tokens")
+
+    def _train_one(self, run: Run) -> None:
+        """Train a run and write its folder. If it fails, write `failed.json`, so that the other runs continue."""
+        study = self.study
+        self._start = time.monotonic()
+        try:
+            labels = self.runs.labels(run)
+            if run.variant in CONFIDENT:
+                labels = self._leave_out(run, labels)
+            self._start_trackers(run)
+            model, curves, micro_batch_size = self._fine_tune(run, labels)
+            tested, batch_size = np.arange(len(self.runs.test)), study.training.eval_batch_size
+            probs = predict(self.accelerator, model, self._tokenizer, self._test, tested, batch_size)
+            if not np.isfinite(probs).all():
+                raise FloatingPointError(DIVERGED)
+            with study.whole_folder(study.run(run)) as folder:
+                self._write(folder, run, labels, model, curves, probs, micro_batch_size)
+        except (UserError, OSError):  # a full disk and the like are not the run's fault
+            raise
+        except Exception as error:
+            study.run(run).mkdir(parents=True, exist_ok=True)  # an earlier run's files remain
+            reason = redact(f"{type(error).__name__}: {first_line(error)}")
+            record = {"key": self.runs.key(run), "error": reason, "traceback": redact(traceback.format_exc())}
+            write_json(study.run(run) / "failed.json", record)
+        finally:
+            self._finish_trackers()
+        self.accelerator.free_memory()
+
+    def _leave_out(self, run: Run, labels: Labels) -> Labels:
+        """Leave out the labels that confident learning calls wrong; for the control variant, as many at random."""
+        import torch
+        from transformers import AutoModel
+
+        pool, rows = self.runs.pool, labels.rows
+        encoder = AutoModel.from_pretrained(
+            self.runs.encoder.folder, use_safetensors=True, trust_remote_code=False, dtype=torch.float32
+        )
+        batch_size = self.study.training.eval_batch_size
+        features = embed(self.accelerator, encoder, self._tokenizer, self._tokens, self._places[rows], batch_size)
+        wrong = find_label_errors([pool.texts[i] for i in rows], labels.labels, features, len(pool.label_names))
+        if run.variant == CONFIDENT[1]:
+            subset = Subset(pool, rows, self.study.grid.replace_share, run.subset_seed)
+            wrong = subset.draw(int(wrong.sum()), "confident-random-drop")
+        return labels.without(wrong)
+
+    def _fine_tune(self, run: Run, labels: Labels) -> tuple[Any, Curves, int]:
+        """Return a classifier, its curves and its micro-batch size, which is halved whenever memory runs out."""
+        from accelerate.utils import find_executable_batch_size
+
+        runs, settings = self.runs, self.study.training
+        train = LabelledTexts(self._tokens, self._places[labels.rows], labels.targets)
+        validation = None
+        if settings.validation_size:
+            targets = np.eye(len(runs.pool.label_names))[runs.validation_labels(run)]
+            validation = LabelledTexts(self._tokens, self._places[runs.validation], targets)
+        micro_batch_size = -(-settings.batch_size // settings.gradient_accumulation_steps)
+
+        def halve() -> int:
+            nonlocal micro_batch_size
+            micro_batch_size //= 2
+            logger.warning("train: memory ran out in %s; next try with %d texts a pass", run, micro_batch_size)
+            return micro_batch_size
+
+        def attempt(size: int) -> tuple[Any, Curves]:
+            model = self._load_model(run)
+            accelerator, seed = self.accelerator, run.order_seed
+            return model, fine_tune(accelerator, model, self._tokenizer, settings, seed, train, validation, size)
+
+        repeat = find_executable_batch_size(attempt, starting_batch_size=micro_batch_size, reduce_batch_size_fn=halve)
+        model, curves = repeat()
+        return model, curves, micro_batch_size
+
+    def _load_model(self, run: Run) -> Any:
+        import torch
+        from accelerate.utils import set_seed
+        from transformers import AutoModelForSequenceClassification
+
+        names = self.runs.pool.label_names
+        set_seed(run.init_seed)  # draws the head
+        try:
+            return AutoModelForSequenceClassification.from_pretrained(
+                self.runs.encoder.folder,
+                num_labels=len(names),
+                id2label=dict(enumerate(names)),
+                label2id={name: i for i, name in enumerate(names)},
+                problem_type="single_label_classification",
+                use_safetensors=True,
+                trust_remote_code=False,
+                dtype=torch.float32,
+            )
+        except (OSError, ValueError, KeyError) as error:
+            raise UserError(
+                f"`train.encoder` must load as a sequence classifier. {self.runs.encoder.name}: {first_line(error)}"
+            ) from None
+
+    def _start_trackers(self, run: Run) -> None:
+        if self.study.training.trackers:
+            self.accelerator.project_configuration.logging_dir = str(self.study.tracking / str(run))
+            group = {"group": run.variant, "name": str(run)}
+            self.accelerator.init_trackers(
+                self.study.recipe.name,
+                config={"variant": run.variant, "size": run.size, "seed": run.name},
+                init_kwargs={"wandb": group, "trackio": group},
+            )
+
+    def _finish_trackers(self) -> None:
+        for tracker in self.accelerator.trackers:
+            with suppress(Exception):  # a tracker's server that fails costs no run
+                tracker.finish()
+        self.accelerator.trackers.clear()
+
+    def _write(
+        self,
+        folder: Path,
+        run: Run,
+        labels: Labels,
+        model: Any,
+        curves: Curves,
+        probs: np.ndarray,
+        micro_batch_size: int,
+    ) -> None:
+        runs, settings = self.runs, self.study.training
+        dropped = [runs.pool.ids[i] for i in np.setdiff1d(runs.subset(run), labels.rows)]
+        named = pa.array([str(run)] * len(runs.test), pa.string()).dictionary_encode()
+        table = pa.table([named, runs.test.ids, runs.test.gold, list(probs)], schema=PREDICTIONS)
+        tables.write(folder / "predictions.parquet", table)
+        if settings.save_models:
+            model.save_pretrained(folder / "model")
+            self._tokenizer.save_pretrained(folder / "model")
+        write_json(
+            folder / "run.json",
+            {
+                "key": runs.key(run),
+                "variant": run.variant,
+                "size": run.size,
+                "seed": run.name,
+                "seeds": {"subset": run.subset_seed, "init": run.init_seed, "order": run.order_seed},
+                "annotation_pass": run.annotation_pass,
+                "gold_train_labels": labels.gold_labels,
+                "gold_validation_labels": len(runs.validation) if settings.validation_labels == "gold" else 0,
+                **({"dropped": dropped} if run.variant in CONFIDENT else {}),
+                "train_label_accuracy": labels.accuracy(runs.pool.of_pass(run.annotation_pass)),
+                "curves": {name: values for name, values in vars(curves).items() if values},
+                "train": settings.model_dump(mode="json"),
+                "environment": runs.environment(run),
+                "micro_batch_size": micro_batch_size,
+                "seconds": round(time.monotonic() - self._start, 2),
+            },
+        )
+
+
+def main() -> None:
+    """Train the recipe of the command line; exit with code 1 if a run failed."""
+    from .. import logs
+
+    logs.set_up()
+    with logs.in_a_line():
+        if len(sys.argv) < 2:
+            raise UserError(
+                "RECIPE is missing. Try accelerate launch ... -m hf_recipes.training.train RECIPE [--key=value ...]"
+            )
+        failures = train(Study(load_recipe(sys.argv[1], sys.argv[2:])))
+    sys.exit(1 if failures else 0)
+
+
+if __name__ == "__main__":
+    follow_parent()  # a launcher that the user started
+    main()
