@@ -1,4 +1,4 @@
-"""vLLM in this process: one prefill and one token per text give the whole label distribution."""
+"""Run vLLM in this process: one prefill and one token per text give the whole label distribution."""
 
 import os
 import textwrap
@@ -22,7 +22,7 @@ ON_CPU = {
 
 
 def identity(annotate: Annotate) -> dict[str, Any]:
-    """What of the engine changes an answer.
+    """Return what changes an answer.
 
     Raises:
         UserError: vLLM is not installed.
@@ -89,7 +89,7 @@ class Engine:
                 ) from error
 
     def score(self, prompts: list[list[int]], token_ids: list[int]) -> tuple[np.ndarray, dict[int, str]]:
-        """Log-probabilities of tokens as the next one, of shape `(len(prompts), len(token_ids))`; no prompt is refused.
+        """Return log-probabilities of tokens as the next one; see `hf_recipes.engines`. No prompt is refused.
 
         Raises:
             EngineError: the engine died.
@@ -112,7 +112,7 @@ class Engine:
         seeds: list[int],
         choices: list[str] | None = None,
     ) -> tuple[list[list[str]], dict[int, str]]:
-        """Sampled answers, `samples` for each prompt, each prompt with a seed of its own; no prompt is refused.
+        """Return sampled answers to each prompt; see `hf_recipes.engines`. No prompt is refused.
 
         Raises:
             EngineError: the engine died.
