@@ -431,6 +431,8 @@ def _run(command: list[str]) -> int:
                     os.killpg(child.pid, name)
                     child.wait(timeout=10)
             raise
+    if code < 0:  # a signal ended it in the middle of a line: what is said next has a line of its own
+        typer.echo(err=True)
     if code == INTERRUPTED:  # the child alone was
         _report_interrupt()
         raise SystemExit(code)

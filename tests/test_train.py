@@ -542,6 +542,21 @@ def test_an_interrupt_of_the_process_that_trains_alone_ends_the_command(late, an
     assert output.strip().splitlines()[-1] == "Interrupted. Completed work is kept. Run again to continue."
 
 
+def test_a_run_that_finds_no_memory_has_not_failed(annotated, monkeypatch):
+    """The next command trains it, without --retry-failed."""
+
+    def no_memory(*_):
+        raise MemoryError("Cannot allocate memory")
+
+    study = annotated(*FEW)
+    with monkeypatch.context() as patch:
+        patch.setattr("hf_recipes.training.train.fine_tune", no_memory)
+        with pytest.raises(MemoryError):
+            train(study)
+    assert open_runs(study).failures() == {}
+    assert train(study) == {}
+
+
 def test_processes_are_counted_and_share_the_grid(annotated):
     """Two processes on the CPU; the number that started is checked."""
     two = "--train.accelerate_config=cpu-two"

@@ -180,7 +180,7 @@ class _Trainer:
                 raise FloatingPointError(DIVERGED)
             with study.whole_folder(study.run(run)) as folder:
                 self._write(folder, run, labels, model, curves, probs, micro_batch_size)
-        except (UserError, OSError):  # a full disk and the like are not the run's fault
+        except (UserError, OSError, MemoryError):  # a full disk or memory is not the run's fault
             raise
         except Exception as error:
             study.run(run).mkdir(parents=True, exist_ok=True)  # an earlier run's files remain
