@@ -3,7 +3,7 @@
 from hf_recipes.analysis import measure as results
 from hf_recipes.hub.dataset_folder import DatasetFolder
 from hf_recipes.labels.pool import read_labels
-from hf_recipes.report.page import label_quality as quality
+from hf_recipes.report import label_quality as quality
 from hf_recipes.training.runs import Runs
 
 
