@@ -447,7 +447,7 @@ def test_test_rows_change_no_calibration_and_are_calibrated_like_the_pool(method
     assert build_pool(rows, load(study)).probs.tobytes() == pool.probs.tobytes()
     ours = np.isin(rows.ids, pool.ids)
     like = replace(first, logprobs=first.logprobs[ours], status=["ok"] * int(ours.sum()))
-    labels = read_labels(make_study(*SMALL, f"--annotate.calibration={method}"))
+    labels = read_labels(study)
     assert replace(labels, test_annotations=like).teacher.tolist() == pool.llm.tolist()
     moved = shift(tested.logprobs, first.content_free, pool.calibrations[0].method, first.logprobs)
     alone = [int(row.argmax()) if row.size and not np.isnan(row[0]) else -1 for row in moved]
@@ -684,7 +684,7 @@ def test_ctrl_c_at_any_time_and_again_ends_with_one_line(wait, stand_in, tmp_pat
     output, _ = child.communicate(timeout=60)
     assert child.returncode == 130, output
     assert "Traceback" not in output
-    assert output.count("interrupted") == 1
+    assert output.count("Interrupted") == 1
     assert output.strip().splitlines()[-1] == INTERRUPTED
 
 

@@ -50,7 +50,8 @@ class DatasetFolder:
         self.key = make_key(
             recipe={"name": recipe.name, "data": recipe.data.model_dump(mode="json"), "variants": self.variants},
             share=self.share,
-            labels=labels.key,
+            labels=labels.pool_key,
+            test=labels.test_key,
             code=[hash_files(path) for path in (TEMPLATE, Path(__file__), Path(rules.__file__))],
             versions=versions("datasets", "pyarrow", "huggingface_hub"),
         )

@@ -165,20 +165,31 @@ class StudyLabels:
     test_audit: Audit | None
 
     @cached_property
-    def key(self) -> str:
-        """The hash of everything that the labels consist of."""
-        test = self.test
+    def pool_key(self) -> str:
+        """The hash of everything that the labels of the training texts consist of."""
         return make_key(
             annotations=[annotations.key for annotations in self.annotations],
             calibrations=[[a.section.calibration, a.section.calibration_rows] for a in self.annotations],
             status=[annotations.status for annotations in self.annotations],
             pools=[self.pool.key, self.training_pool.key],
             raters=None if self.pool.raters is None else hash_ids(map(str, self.pool.raters.tolist())),
+            audit=None if self.pool_audit is None else [self.pool_audit.num_drawn, self.pool_audit.gold.tolist()],
+        )
+
+    @cached_property
+    def test_key(self) -> str:
+        """The hash of the test texts and their gold."""
+        return hash_ids(f"{i} {gold}" for i, gold in zip(self.test.ids, self.test_gold, strict=True))
+
+    @cached_property
+    def key(self) -> str:
+        """The hash of everything that results are computed from, apart from the runs."""
+        return make_key(
+            pool=self.pool_key,
+            test=self.test_key,
             teacher=None if self.teacher is None else self.teacher.tolist(),
-            test=hash_ids(f"{i} {gold}" for i, gold in zip(test.ids, self.test_gold, strict=True)),
-            groups=None if test.groups is None else test.groups.tolist(),
-            num_drawn=[audit and audit.num_drawn for audit in (self.pool_audit, self.test_audit)],
-            audit=None if self.pool_audit is None else self.pool_audit.gold.tolist(),
+            groups=None if self.test.groups is None else self.test.groups.tolist(),
+            num_drawn=None if self.test_audit is None else self.test_audit.num_drawn,
         )
 
     @property

@@ -38,7 +38,7 @@ def write_labels(study: Study, study_labels: StudyLabels) -> dict[str, Any]:
     if audit:
         pool = replace(pool, gold=audit.gold)
     key = make_key(
-        labels=study_labels.key,
+        labels=study_labels.pool_key,
         code=[hash_files(metrics_folder(), ("*.py",)), hash_files(Path(__file__)), hash_files(TEMPLATES)],
     )
     known = read_json(study.labels_file)
