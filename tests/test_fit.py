@@ -1,7 +1,6 @@
 """Fine-tuning: batches, losses against torch's own, parts of batches, encoders."""
 
 import copy
-from itertools import chain
 
 import numpy as np
 import pytest
@@ -14,7 +13,6 @@ from hypothesis import strategies as st
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
 from hf_recipes.recipe import Train
-from hf_recipes.training import fine_tuning as fit
 from hf_recipes.training.fine_tuning import LabelledTexts, Tokens, bucketed_batches, embed, fine_tune, predict
 
 
@@ -211,32 +209,20 @@ def test_encoders_of_every_kind_learn(kind, accelerator, texts):
     assert embed(accelerator, model.base_model, tokenizer, texts.tokens, texts.rows, 64).shape == (61, 32)
 
 
-def test_what_comes_after_all_others_has_a_schedule_of_its_own(accelerator, texts, monkeypatch):
+def test_the_rate_warms_up_and_falls_to_zero_as_transformers_has_it(accelerator, texts):
     from torch.optim.optimizer import register_optimizer_step_pre_hook
     from transformers import get_linear_schedule_with_warmup
 
-    seen, rates = [], []
-
-    def spy(lengths, *arguments):
-        for batch in bucketed_batches(lengths, *arguments):
-            seen.append(lengths[batch].tolist())
-            yield batch
-
-    monkeypatch.setattr(fit, "bucketed_batches", spy)
-    some = LabelledTexts(texts.tokens, texts.rows, texts.targets, then=11)
+    rates = []
     hook = register_optimizer_step_pre_hook(lambda optimizer, *_: rates.append(optimizer.param_groups[0]["lr"]))
-    train(accelerator, make_model(), some, warmup_ratio=0.25)
+    train(accelerator, make_model(), texts, warmup_ratio=0.25)
     hook.remove()
-    first, second = 2 * 7, 2 * 2  # epochs of 50 and of 11 texts in batches of 8
-    epochs = [sorted(chain(*seen[i : i + n])) for i, n in ((0, 7), (7, 7), (14, 2), (16, 2))]
-    early, late = sorted(texts.tokens.lengths[:50].tolist()), sorted(texts.tokens.lengths[50:].tolist())
-    assert epochs == [early, early, late, late]
+    steps = 2 * -(-len(texts.rows) // 8)  # epochs, and batches of 8
+    oracle = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1e-3)
+    schedule = get_linear_schedule_with_warmup(oracle, round(0.25 * steps), steps)
     expected = []
-    for steps in (first, second):
-        oracle = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1e-3)
-        schedule = get_linear_schedule_with_warmup(oracle, round(0.25 * steps), steps)
-        for _ in range(steps):
-            expected.append(schedule.get_last_lr()[0])
-            oracle.step()
-            schedule.step()
+    for _ in range(steps):
+        expected.append(schedule.get_last_lr()[0])
+        oracle.step()
+        schedule.step()
     assert rates == pytest.approx(expected)

@@ -21,15 +21,17 @@ from hypothesis import HealthCheck, Phase, assume, given, settings
 from hypothesis import strategies as st
 from steps import measure, write_dataset, write_labels
 from test_annotate import engine  # noqa: F401  (a fixture)
-from test_report import make_results
+from test_report import made
 
-from hf_recipes import hub as publishing
 from hf_recipes import logs
 from hf_recipes.analysis.measure import metrics_folder
 from hf_recipes.annotation.annotate import annotate
 from hf_recipes.data import NO_GOLD, load_rows
+from hf_recipes.hub.bundle import collect
 from hf_recipes.hub.pull import pull_study
+from hf_recipes.hub.push import path_in_repo
 from hf_recipes.labels.audit import draw_audit, import_audit
+from hf_recipes.labels.pool import read_labels
 from hf_recipes.recipe import Recipe, UserError, load_recipe
 from hf_recipes.report.compare import compare
 from hf_recipes.study import Study, read_json
@@ -392,13 +394,13 @@ def study(make_study, engine, tiny_encoder, tmp_path, tmp_path_factory):  # noqa
         *(f"--train.encoder={tiny_encoder}", "--annotate.passes=[{prompt: {seed: 5}}]"),
     ]
     if not KEPT:
-        made = make_study(*overrides, folder="first")
-        annotate(made)
-        write_dataset(made)
-        write_labels(made)
-        train(made)
-        measure(made)
-        KEPT.append(shutil.copytree(made.root, tmp_path_factory.mktemp("kept") / "study"))
+        first = make_study(*overrides, folder="first")
+        annotate(first)
+        write_dataset(first)
+        write_labels(first)
+        train(first)
+        measure(first)
+        KEPT.append(shutil.copytree(first.root, tmp_path_factory.mktemp("kept") / "study"))
     shutil.copytree(KEPT[0], tmp_path / "study")
     return make_study(*overrides)
 
@@ -406,14 +408,14 @@ def study(make_study, engine, tiny_encoder, tmp_path, tmp_path_factory):  # noqa
 @pytest.fixture
 def repo(study, tmp_path, monkeypatch):
     """A published study as a folder of files, and `pull` that finds it there."""
-    bundle = publishing._collect(study, tmp_path, True)
+    bundle = collect(study, read_labels(study), tmp_path, True)
     home = tmp_path / "repo" / "hf-recipes" / "tweets"
     home.mkdir(parents=True)
     for name, file in bundle.others.items():
         shutil.copyfile(file, home / name)
     for config, splits in bundle.configs.items():
         for split, file in splits.items():
-            place = tmp_path / "repo" / publishing._path("", config, split)
+            place = tmp_path / "repo" / path_in_repo("", config, split)
             place.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(file, place)
     said = {**bundle.manifest, "prefix": "", "configs": list(bundle.configs), "files": []}
@@ -449,7 +451,7 @@ def look_at(repo, target, tmp_path):
 def test_a_repo_that_says_anything_is_a_study_or_refused(examples, repo, tmp_path):
     places = [path for path in paths_of(repo.said) if len(path) < 7]
     wanted = look_at(repo, tmp_path / "pulled", tmp_path)
-    assert wanted["variants"] == read_json(repo.study.results_file)["variants"]
+    assert wanted.model_dump(mode="json")["variants"] == read_json(repo.study.results_file)["variants"]
     hostile = st.sampled_from(["../../x", "/etc/passwd", "a/b", "..", ".", "x" * 300, "\0", "%2e%2e/"])
 
     @search(examples, st.sampled_from(places), VALUES | hostile | st.just(...))
@@ -490,7 +492,7 @@ def test_a_repo_of_damaged_files_is_a_study_or_refused(examples, repo, tmp_path)
 def test_results_of_any_shape_are_compared_or_refused(examples, tmp_path, monkeypatch):
     monkeypatch.setattr("hf_recipes.report.compare.save_figure", lambda *_: None)  # drawing is most of the time
     monkeypatch.setattr("hf_recipes.report.compare._draw_curves", lambda *_: None)
-    results = json.loads(json.dumps(make_results()))
+    results = made().model_dump(mode="json")
     (tmp_path / "report").mkdir()
 
     @search(examples, st.sampled_from([path for path in paths_of(results) if len(path) < 5]), VALUES | st.just(...))
