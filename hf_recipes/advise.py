@@ -21,7 +21,7 @@ def pilot_settings(study: Study) -> list[str]:
     """Return the settings, as on the command line, that make a pilot of a recipe.
 
     A pilot has the variants gold and llm, few seeds, two small sizes and few texts. Its folder is another one, as its
-    runs     must not be pooled with those that test what it suggested.
+    runs must not be pooled with those that test what it suggested.
 
     Raises:
         UserError: the recipe has too few seeds, or no gold labels.

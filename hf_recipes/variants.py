@@ -1,6 +1,6 @@
 """The variants: every source of training labels that a recipe can name, with its control and what it requires.
 
-To add a variant, add an entry here, a function to `variants.py` and a test. docs/variants.md explains each variant.
+To add a variant, add an entry here, a function to `labels/rules.py` and a test. docs/variants.md explains each variant.
 """
 
 from dataclasses import dataclass
@@ -42,9 +42,10 @@ class Variant:
         """Whether its labels depend on the annotation pass."""
         return self.labels not in ("gold", "annotator")
 
-    def describe(self, share: float) -> str:
-        """Return the training labels in a line for people, with the recipe's `replace_share`."""
-        return self.line.format(share=f"{share:.0%}")
+    def describe(self, share: float, has_audit: bool = False) -> str:
+        """Return the training labels in a line for people, with the recipe's `replace_share` or the audit's texts."""
+        from_audit = has_audit and self.gold == "sample"
+        return self.line.format(share="the audited texts" if from_audit else f"{100 * share:g}%")
 
     @property
     def comparisons(self) -> tuple[str, ...]:
@@ -136,7 +137,7 @@ _ALL = (
     Variant(
         "gold-only",
         "gold",
-        "gold for {share} of the texts and no others, for as many optimiser steps",
+        "gold for {share}, no other texts, for as many optimiser steps",
         "#777777",
         gold="sample",
         is_partial=True,

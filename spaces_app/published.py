@@ -49,7 +49,8 @@ class VariantLabels:
 
     Attributes:
         labels (`np.ndarray` of shape `(n,)`): class indices; -1 where the variant leaves the row out.
-        sources (`np.ndarray` of shape `(n,)`): `gold`, `llm`, `rater` or `noise`; empty where it leaves the row out.
+        sources (`np.ndarray` of shape `(n,)`): `gold`, `llm`, `annotator` or `noise`; empty where it leaves the row
+            out.
     """
 
     labels: np.ndarray

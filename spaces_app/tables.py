@@ -202,7 +202,10 @@ def _why(row: dict[str, Any], total: int) -> str:
     """Why a row has another label in a variant, or none, as far as known. The variant's line has the rule."""
     if row["variant_source"] == "llm" and row["variant_label"] == row["llm"]:
         return "kept: the LLM's label"
-    told = {None: "left out", "gold": "gold label", "rater": "a rater's label", "noise": "a label made wrong at random"}
+    told = {
+        **{None: "left out", "gold": "gold label"},
+        **{"annotator": "an annotator's label", "noise": "a label made wrong at random"},
+    }
     done = told.get(row["variant_source"], f"label from {row['variant_source']}")
     facts = [f"entropy {row['entropy']:.2f}, rank {row['rank']:,} of {total:,}"]
     if row["votes"]:

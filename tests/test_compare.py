@@ -57,3 +57,28 @@ def test_what_cannot_be_compared_is_said(folders, tmp_path):
     with pytest.raises(UserError, match="damaged or of another version"):
         compare(folders, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"gold_train_labels": []},
+        {"gold_train_labels": [10**400]},
+        {"size": 10**400},
+        {"size": 0},
+        {"variant": r"$\bad$"},
+    ],
+)
+def test_results_that_nobody_could_show_are_refused(change, folders, tmp_path):
+    file = folders[0] / "report" / "results.json"
+    content = json.loads(file.read_text())
+    content["variants"][0] |= change
+    file.write_text(json.dumps(content))
+    with pytest.raises(UserError, match="damaged or of another version"):
+        compare(folders, tmp_path / "out")
+
+
+def test_a_field_of_a_later_version_is_left_out(folders, tmp_path):
+    file = folders[0] / "report" / "results.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"later": 1}))
+    assert len(compare(folders, tmp_path / "out")) == 2

@@ -12,6 +12,7 @@ from hf_recipes.annotation.calibration import Calibration
 from hf_recipes.data import NO_GOLD, Rows, row_ids
 from hf_recipes.labels.pool import Pool, build_pool, entropy
 from hf_recipes.labels.rules import RULES, training_labels
+from hf_recipes.labels.votes import NO_VOTE
 from hf_recipes.recipe import Annotate, Prompt, UserError
 from hf_recipes.training.grid import check_sizes, make_run, permutation
 from hf_recipes.variants import CONTROLS, VARIANTS
@@ -50,7 +51,8 @@ def test_a_variant_is_one_entry_and_one_rule():
     assert len({variant.colour for variant in VARIANTS.values()}) == len(VARIANTS)
     for variant in VARIANTS.values():
         assert {*variant.comparisons} <= VARIANTS.keys() - {variant.name}
-        assert variant.describe(0.25) == variant.line.replace("{share}", "25%")
+        assert variant.describe(0.125) == variant.line.replace("{share}", "12.5%")
+    assert "for the audited texts drawn at random" in VARIANTS["llm-audit"].describe(0.25, has_audit=True)
     assert CONTROLS["llm-entropy-replace"] == "llm-random-replace"
 
 
@@ -110,6 +112,17 @@ def test_noise_has_the_llms_confusions_and_is_drawn_once():
     assert abs(together - wrong[0].mean() * wrong[1].mean()) < 0.05
     part = permutation(pool.ids, 3)[:100]
     assert training_labels("noise-fixed", pool, part, 0.25, 9).labels.tolist() == fixed[0][part].tolist()
+
+
+def test_texts_without_a_label_in_the_pass_do_not_count_for_the_confusions():
+    pool = make_pool(4000)
+    silent = np.arange(4000) % 2 == 0
+    votes, probs = pool.votes.copy(), pool.pass_probs.copy()
+    votes[silent, 0], probs[0, silent] = NO_VOTE, np.nan
+    partial = replace(pool, votes=votes, pass_probs=probs)
+    rows = np.flatnonzero(~silent)
+    drawn = training_labels("noise-fixed", partial, rows, 0.25, 0).labels
+    assert drawn.tolist() == training_labels("noise-fixed", pool.take(rows), np.arange(2000), 0.25, 0).labels.tolist()
 
 
 def test_one_annotator_is_drawn_among_a_texts_annotators_for_each_run():

@@ -23,7 +23,7 @@ from .components import disagreement, variances
 from .schema import Figures, Results, read_results
 from .verdict import decide, freedom
 
-CODE = ("measure.py", "components.py", "verdict.py")
+CODE = ("analysis/measure.py", "analysis/components.py", "analysis/verdict.py", "variants.py")
 LEVEL = 0.95
 DELTA = 0.01  # of macro-F1: the gain that would still be worth doubling the training texts for
 ENSEMBLES = (2, 3, 5)  # runs of an ensemble
@@ -98,7 +98,7 @@ def measure(study: Study, labels: StudyLabels, runs: Runs) -> Results:
             "n": len(labels.test),
             "audit": _describe_audit(study, labels),
             "confidence_level": LEVEL,
-            "lines": {name: VARIANTS[name].describe(study.grid.replace_share) for name in study.grid.variants},
+            "lines": _lines(study),
             "annotator": _measure_annotator(study, labels),
             "variants": variants,
             "comparisons": comparisons,
@@ -123,19 +123,11 @@ def measure(study: Study, labels: StudyLabels, runs: Runs) -> Results:
 
 
 def read_study_results(study: Study) -> Results | None:
-    """Return the content of `report/results.json`; None if there is no such file.
-
-    Raises:
-        UserError: another version of hf-recipes wrote it.
-    """
+    """Return the content of `report/results.json`; None if it is missing or has the schema of another version."""
     try:
         return read_results(study.results_file.read_bytes())
-    except FileNotFoundError:
+    except (FileNotFoundError, ValueError):
         return None
-    except ValueError as error:
-        raise UserError(
-            f"{study.results_file} must have the schema of this version ({error}). Delete it and run hf-recipes report."
-        ) from None
 
 
 def is_measured(study: Study, labels: StudyLabels, runs: Runs) -> bool:
@@ -150,9 +142,16 @@ def _results_key(study: Study, labels: StudyLabels, runs: Runs) -> str:
         runs={str(run): read_json(study.run(run) / "run.json")["key"] for run in runs.all},
         labels=labels.key,
         notes=_notes(labels, runs),
+        lines=_lines(study),
         accept=study.recipe.accept.model_dump(),
-        code=[hash_files(metrics_folder(), ("*.py",)), *(hash_files(Path(__file__).with_name(name)) for name in CODE)],
+        code=[hash_files(metrics_folder(), ("*.py",)), *(hash_files(PACKAGE / name) for name in CODE)],
     )
+
+
+def _lines(study: Study) -> dict[str, str]:
+    """Return what each variant trains on."""
+    grid, few_gold = study.grid, study.recipe.few_gold
+    return {name: VARIANTS[name].describe(grid.replace_share, few_gold) for name in grid.variants}
 
 
 def _describe_audit(study: Study, labels: StudyLabels) -> dict[str, Any] | None:

@@ -14,6 +14,10 @@ def _interval(bounds: Any) -> Any:
 
 
 Interval = Annotated[tuple[float, float] | None, BeforeValidator(_interval)]
+# Results may come from anywhere: these bound what a reader has to compute with and to draw.
+Count = Annotated[int, Field(ge=0, le=10**9)]
+Size = Annotated[int, Field(ge=1, le=10**9)]
+Name = Annotated[str, Field(pattern=r"^[a-z0-9-]{1,40}$")]
 Figure = Literal["accuracy", "macro_f1", "pairwise_disagreement"]
 Verdict = Literal["higher", "lower", "cannot tell"]
 Status = Literal["holds", "fails", "cannot tell"]
@@ -27,8 +31,8 @@ class Record(BaseModel):
 class AuditCount(Record):
     """Texts of the pool or of the test split that were drawn for people, and those that they labelled."""
 
-    drawn: int
-    labelled: int
+    drawn: Count
+    labelled: Count
 
 
 class Audits(Record):
@@ -41,10 +45,10 @@ class AnnotatorResult(Record):
 
     model: str
     calibration: str
-    demonstrations: int = Field(description="few-shot examples in the prompts; gold labels consumed")
-    calibration_gold: int = Field(description="gold rows that the calibration was fitted on")
-    n: int
-    n_gold: int
+    demonstrations: Count = Field(description="few-shot examples in the prompts; gold labels consumed")
+    calibration_gold: Count = Field(description="gold rows that the calibration was fitted on")
+    n: Count
+    n_gold: Count
     accuracy: float | None = None
     accuracy_interval: Interval = None
     majority_accuracy: float | None = None
@@ -57,11 +61,11 @@ class AnnotatorResult(Record):
     nll: float | None
     kl: float | None = Field(description="mean KL divergence from the annotators' shares, in nats")
     kl_interval: Interval
-    kl_n: int
+    kl_n: Count
     one_annotator: float | None = Field(description="how often one annotator gives the others' most frequent label")
     label_mass: float
-    status: dict[str, int]
-    truncated: int
+    status: dict[str, Count]
+    truncated: Count
 
 
 class VariantResult(Record):
@@ -70,15 +74,15 @@ class VariantResult(Record):
     Scores cover the `n_gold` test texts with gold and are null without them.
     """
 
-    variant: str
-    size: int
-    R: int
-    n: int
-    n_gold: int
+    variant: Name
+    size: Size
+    R: Count
+    n: Count
+    n_gold: Count
     confidence_level: float
-    gold_train_labels: list[int]
-    gold_prompt_labels: int
-    gold_validation_labels: int
+    gold_train_labels: list[Count] = Field(min_length=1)
+    gold_prompt_labels: Count
+    gold_validation_labels: Count
     train_label_accuracy: list[float | None]
     accuracy_mean: float | None
     accuracy_mean_interval: Interval
@@ -116,11 +120,11 @@ class VariantResult(Record):
     vote_entropy: float | None = None
     single_class: bool = False
     leave_one_out: list[float | None] = []
-    num_classes: int
+    num_classes: Count
     error_consistency: float | None = None
     error_consistency_interval: Interval = None
     per_class_error_consistency: dict[str, float | None] = {}
-    per_class_n: dict[str, int] = {}
+    per_class_n: dict[str, Count] = {}
     per_class_disagreement: dict[str, float | None] = {}
     per_class_disagreement_interval: dict[str, Interval] = {}
     per_class_alpha: dict[str, float | None] = {}
@@ -141,8 +145,8 @@ class VariantResult(Record):
 class Difference(Record):
     """A paired difference, with the two parts of its standard error; see `metrics/instability_comparison`."""
 
-    R: int
-    n: int
+    R: Count
+    n: Count
     difference: float
     interval: Interval
     p_value: float | None
@@ -155,9 +159,9 @@ class Difference(Record):
 class Comparison(Difference):
     """A figure of a variant less that of another variant, at one size."""
 
-    size: int
-    variant: str
-    against: str
+    size: Size
+    variant: Name
+    against: Name
     figure: Figure
     primary: bool
     p_holm: float | None
@@ -166,17 +170,17 @@ class Comparison(Difference):
 class BestMitigation(Difference):
     """The mitigation with the best macro-F1 on half of the seeds and texts, against LLM labels on the other halves."""
 
-    variant: str
+    variant: Name
     among: list[str]
 
 
 class Regained(Record):
     """The share of the macro-F1 loss that a mitigation regains, with Fieller's interval."""
 
-    variant: str
-    size: int
-    R: int
-    n: int
+    variant: Name
+    size: Size
+    R: Count
+    n: Count
     share: float
     interval: Interval
 
@@ -184,11 +188,11 @@ class Regained(Record):
 class Ensemble(Record):
     """Ensembles of k runs that share no run."""
 
-    variant: str
-    size: int
-    k: int
-    ensembles: int
-    n: int
+    variant: Name
+    size: Size
+    k: Count
+    ensembles: Count
+    n: Count
     macro_f1_mean: float | None
     macro_f1_mean_interval: Interval
     pairwise_disagreement: float
@@ -198,12 +202,12 @@ class Ensemble(Record):
 class ClassShare(Record):
     """The share of a class among the test texts, or among those of a group, in predictions and in gold."""
 
-    variant: str
-    size: int
+    variant: Name
+    size: Size
     group: str | None
     class_name: str
-    R: int
-    n: int
+    R: Count
+    n: Count
     gold: float
     gold_interval: Interval = None
     share: float
@@ -220,7 +224,7 @@ class ClassShare(Record):
 class Change(Record):
     """How the copied errors changed since a smaller size."""
 
-    size: int
+    size: Size
     agreement: Difference
     accuracy: Difference
     copied: Difference | None
@@ -229,11 +233,11 @@ class Change(Record):
 class ErrorCells(Record):
     """The LLM right or wrong x the classifier equal or not, as shares of the test texts that the LLM labelled."""
 
-    variant: str
-    size: int
-    R: int
-    n: int
-    n_wrong: int
+    variant: Name
+    size: Size
+    R: Count
+    n: Count
+    n_wrong: Count
     teacher_accuracy: float
     teacher_accuracy_interval: Interval
     right_same: float
@@ -257,7 +261,7 @@ class ErrorCells(Record):
 class GoldMatch(Difference):
     """Gold labels of a size less all LLM labels, in macro-F1."""
 
-    size: int
+    size: Size
 
 
 class EqualAccuracy(Record):
@@ -266,8 +270,8 @@ class EqualAccuracy(Record):
     accuracy: float
     pairwise_disagreement1: float
     pairwise_disagreement2: float
-    sizes: list[int]
-    R: int
+    sizes: list[Size]
+    R: Count
     difference: float
     interval: Interval
     p_value: float | None
@@ -277,10 +281,10 @@ class EqualAccuracy(Record):
 class Plateau(Record):
     """What the last doubling of the training texts gains; see `metrics/learning_plateau`."""
 
-    variant: str
+    variant: Name
     figure: Figure
-    R: int | None = None
-    n: int
+    R: Count | None = None
+    n: Count
     S: int | None = None
     item_se: float
     last_doubling: tuple[float, float]
@@ -313,12 +317,12 @@ class Variance(Record):
 class Components(Record):
     """What each source of randomness contributes, by variance components over crossed runs."""
 
-    variant: str
-    size: int
+    variant: Name
+    size: Size
     sources: list[str]
-    levels: int
-    R: int
-    n: int
+    levels: Count
+    R: Count
+    n: Count
     disagreement: dict[str, Disagreement]
     accuracy: dict[str, Variance]
     macro_f1: dict[str, Variance]
@@ -351,8 +355,8 @@ class Figures(Record):
     label_names: list[str]
     seeds: list[int]
     vary: list[str]
-    R: int
-    n: int
+    R: Count
+    n: Count
     audit: Audits | None
     confidence_level: float
     lines: dict[str, str]
@@ -400,13 +404,13 @@ class Results(Figures):
 
 
 def read_results(text: str | bytes) -> Results:
-    """Parse the content of a results.json, which may come from anywhere.
+    """Parse the content of a results.json, which may come from anywhere. Fields of later versions are left out.
 
     Raises:
         ValueError: it does not have this schema; the message names the first field that differs.
     """
     try:
-        return Results.model_validate_json(text)
+        return Results.model_validate_json(text, extra="ignore")
     except ValidationError as errors:
         error = errors.errors()[0]
         raise ValueError(f"{'.'.join(map(str, error['loc'])) or 'the file'}: {error['msg']}") from None

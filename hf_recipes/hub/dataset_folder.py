@@ -25,6 +25,7 @@ from ..variants import CONFIDENT, CONTROLS, VARIANTS
 logger = logging.getLogger(__name__)
 
 TEMPLATE = PACKAGE / "templates" / "dataset_card.md"
+CODE = (TEMPLATE, Path(__file__), Path(rules.__file__), PACKAGE / "variants.py")
 SEED = 0  # of the published random control; each training run draws its own
 
 
@@ -52,7 +53,7 @@ class DatasetFolder:
             share=self.share,
             labels=labels.pool_key,
             test=labels.test_key,
-            code=[hash_files(path) for path in (TEMPLATE, Path(__file__), Path(rules.__file__))],
+            code=[hash_files(path) for path in CODE],
             versions=versions("datasets", "pyarrow", "huggingface_hub"),
         )
 
@@ -179,8 +180,8 @@ def make_findings(study: Study, measured: bool) -> dict[str, Any]:
             Whether the results are those of the runs as they are.
 
     Returns:
-        `dict` with `findings`, `more`, `limits` (of `findings.describe`, empty without results), `methods` (null
-        without), `labels` (of `quality.describe`), `variants` (what each trains on) and `controls` (of
+        `dict` with `findings`, `more`, `limits` (of `text.describe`, empty without results), `methods` (null
+        without), `labels` (of `label_quality.describe`), `variants` (what each trains on) and `controls` (of
         variants that have one).
     """
     labels, results = read_json(study.labels_file), read_study_results(study) if measured else None
@@ -190,7 +191,10 @@ def make_findings(study: Study, measured: bool) -> dict[str, Any]:
         **(describe(results) if results else {"findings": [], "more": [], "limits": []}),
         "methods": how_made(study, results) if results else None,
         "labels": describe_labels(labels) if labels else [],
-        "variants": {variant: VARIANTS[variant].describe(grid.replace_share if grid else 0.0) for variant in named},
+        "variants": {
+            variant: VARIANTS[variant].describe(grid.replace_share if grid else 0.0, study.recipe.few_gold)
+            for variant in named
+        },
         "controls": {
             variant: control for variant, control in CONTROLS.items() if variant in named and control in named
         },
@@ -253,7 +257,7 @@ def _render_card(
         test_gold=int((test.gold != NO_GOLD).sum()),
         audited=None if pool.audited is None else int((pool.gold != NO_GOLD).sum()),
         variants=content.variants,
-        lines={variant: VARIANTS[variant].describe(content.share) for variant in content.variants},
+        lines={variant: VARIANTS[variant].describe(content.share, recipe.few_gold) for variant in content.variants},
         calibration=pool.calibrations[0],
         accuracy=float((pool.llm == pool.gold)[pool.gold != NO_GOLD].mean()) if (pool.gold != NO_GOLD).any() else None,
         passes=pool.votes.shape[1],

@@ -113,9 +113,12 @@ class Pool:
 
     @cached_property
     def key(self) -> str:
-        """The hash of the rows' ids, gold, probabilities and votes."""
-        rows = zip(self.ids, self.gold, self.pass_probs[0], self.votes, strict=True)
-        return hash_ids(f"{i} {gold} {probs.tolist()} {votes.tolist()}" for i, gold, probs, votes in rows)
+        """The hash of the rows' ids, gold, probabilities and votes, and of the audit."""
+        audited = np.zeros(len(self.ids), dtype=bool) if self.audited is None else self.audited
+        rows = zip(self.ids, self.gold, audited, self.pass_probs[0], self.votes, strict=True)
+        return hash_ids(
+            f"{i} {gold} {is_audited} {probs.tolist()} {votes.tolist()}" for i, gold, is_audited, probs, votes in rows
+        )
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ import numpy as np
 from ..data import NO_GOLD, hash_order
 from ..recipe import UserError
 from .pool import Pool
-from .votes import flipped, majority
+from .votes import NO_VOTE, flipped, majority
 
 
 @dataclass(frozen=True)
@@ -254,7 +254,8 @@ def noise_fixed(subset: Subset) -> Labels:
     """Change gold at random with the LLM's confusion matrix in the pool, regardless of the text and the run."""
     pool, classes = subset.pool, len(subset.pool.label_names)
     confusion = np.zeros((classes, classes))
-    np.add.at(confusion, (pool.gold, pool.llm), 1)
+    labelled = pool.votes[:, pool.number] != NO_VOTE  # a pass may give a text no label
+    np.add.at(confusion, (pool.gold[labelled], pool.llm[labelled]), 1)
     bounds = np.cumsum(confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1), axis=1)
     drawn = (_uniform(subset, "noise")[:, None] >= bounds[pool.gold[subset.rows]]).sum(axis=1)
     return replace(subset.hard(np.minimum(drawn, classes - 1)), from_gold=np.ones(len(drawn), dtype=bool))

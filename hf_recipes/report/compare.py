@@ -78,7 +78,7 @@ def _draw(studies: list[Results], folder: Path) -> None:
             if comparison.interval is not None:
                 panel.plot(comparison.interval, [height, height], color="#D55E00", lw=2)
             panel.plot(comparison.difference, height, "o", color="#D55E00")
-    panels[0].set_yticks(range(len(studies)), [results.study for results in reversed(studies)])
+    panels[0].set_yticks(range(len(studies)), [results.study for results in reversed(studies)], parse_math=False)
     save_figure(figure, folder, "comparison")
 
 
@@ -98,7 +98,7 @@ def _draw_curves(studies: list[Results], folder: Path) -> None:
                 panel.set_xscale("log", base=2)
                 panel.set_xticks(sizes, [f"{size:,}" for size in sizes], fontsize=8)
         panel.minorticks_off()
-        panel.set_title(results.study, fontsize=10)
+        panel.set_title(results.study, fontsize=10, parse_math=False)
         panel.set_xlabel("training texts")
     panels[0].set_ylabel("macro-F1")
     handles, labels = panels[0].get_legend_handles_labels()

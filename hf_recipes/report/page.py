@@ -1,7 +1,6 @@
 """Write the report: findings in words, figures, limits and tables, all from results.json."""
 
 import base64
-from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, Template, select_autoescape
 
@@ -12,7 +11,7 @@ from .figures import captions, draw
 from .text import SOURCES, cell, describe, how_made, interval, mean, number
 
 TEMPLATES = PACKAGE / "templates"
-PARTS = ("text", "figures", "page")
+PARTS = ("report/text.py", "report/figures.py", "report/page.py", "variants.py")
 
 
 def write_report(study: Study, results: Results) -> None:
@@ -27,7 +26,7 @@ def write_report(study: Study, results: Results) -> None:
     key = make_key(
         results=results.model_dump(mode="json"),
         name=study.recipe.name,
-        code=[hash_files(TEMPLATES), *(hash_files(Path(__file__).with_name(f"{name}.py")) for name in PARTS)],
+        code=[hash_files(TEMPLATES), *(hash_files(PACKAGE / name) for name in PARTS)],
     )
     page = study.report / "report.html"  # written last
     if page.exists() and f'content="{key}"' in page.read_text(encoding="utf-8"):

@@ -370,7 +370,8 @@ def _mitigations(
             )
             if (alone := (result, "gold-only", "macro_f1", top)) in differences:
                 text += (
-                    " Against the same number of gold labels alone, for as many optimiser steps: "
+                    f" Against gold-only, {measured['gold-only', top].gold_labels:,} gold labels alone for as many "
+                    "optimiser steps: "
                     f"{_signed(differences[alone])}, {_judge(differences[alone])}."
                 )
             if (one := regained.get(result)) is not None:

@@ -5,7 +5,7 @@ import numpy as np
 from ..data import hash_order
 
 FOLDS = 4
-#: Part of the key of runs that leave labels out. To be changed when `find_label_errors` or `fit.embed` changes.
+#: Part of the key of runs that leave labels out. To be changed when `find_label_errors` or `fine_tuning.embed` changes.
 RULE = f"logistic regression on mean-pooled features of the frozen encoder, {FOLDS} folds by text"
 
 

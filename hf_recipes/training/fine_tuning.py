@@ -56,7 +56,7 @@ class LabelledTexts:
     Attributes:
         tokens (`Tokens`): the texts.
         rows (`np.ndarray` of shape `(n,)`): indices into `tokens`.
-        targets (`np.ndarray` of shape `(n, K)`): see `variants.Labels`.
+        targets (`np.ndarray` of shape `(n, K)`): see `labels.rules.Labels`.
     """
 
     tokens: Tokens

@@ -89,7 +89,7 @@ class Engine:
                 ) from error
 
     def score(self, prompts: list[list[int]], token_ids: list[int]) -> tuple[np.ndarray, dict[int, str]]:
-        """Return log-probabilities of tokens as the next one; see `hf_recipes.engines`. No prompt is refused.
+        """Return log-probabilities of tokens as the next one; see `annotation.engines`. No prompt is refused.
 
         Raises:
             EngineError: the engine died.
@@ -112,7 +112,7 @@ class Engine:
         seeds: list[int],
         choices: list[str] | None = None,
     ) -> tuple[list[list[str]], dict[int, str]]:
-        """Return sampled answers to each prompt; see `hf_recipes.engines`. No prompt is refused.
+        """Return sampled answers to each prompt; see `annotation.engines`. No prompt is refused.
 
         Raises:
             EngineError: the engine died.
