@@ -110,7 +110,7 @@ def test_runs_of_another_machine_are_measured_and_not_taken_for_ones_own(annotat
     assert open_runs(study).left() == []
     monkeypatch.setenv("ATEN_CPU_CAPABILITY", "avx512" if cpu_capability() == "AVX2" else "avx2")
     assert len(open_runs(study).left()) == 4
-    assert measure(study)["R"] == 2
+    assert measure(study).R == 2
 
 
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="elsewhere the machine's kind stands for its instructions")
