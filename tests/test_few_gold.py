@@ -168,7 +168,10 @@ def test_an_audit_judges_classifiers_and_trains_them_but_no_text_does_both(make,
     said = findings(results)
     assert "on the 40 test texts, drawn at random of 120, that people labelled" in said
     assert "On the 40 gold labels of the audit alone (gold-only)" in said
-    assert "The mitigation (llm-audit). The LLM's labels, with gold for 25% drawn at random, weighted" in said
+    assert (
+        "The mitigation (llm-audit). The LLM's labels, with gold for the audited texts drawn at random, weighted"
+        in said
+    )
     for text in (page, html):
         assert "of which 40 have people" in text
         assert "scores" in text

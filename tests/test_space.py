@@ -269,9 +269,7 @@ def test_probabilities_come_as_json_parquet_and_the_projects_own_table(study, tm
     mine = [str(run).startswith(f"{name}/n{size}/") for run in table["run"].to_pylist()]
     pq.write_table(table.filter(pa.array(mine)), tmp_path / "ours.parquet")
     found = uploads.measure(uploads.read(str(tmp_path / "ours.parquet"), ""))
-    measured = next(
-        variant for variant in study.results.variants if (variant.variant, variant.size) == (name, size)
-    )
+    measured = next(variant for variant in study.results.variants if (variant.variant, variant.size) == (name, size))
     shown = {one["figure"]: one["value"] for one in found["figures"]}
     assert shown["pairwise_disagreement"] == pytest.approx(measured.pairwise_disagreement)
     assert shown["macro_f1_mean"] == pytest.approx(measured.macro_f1_mean)
