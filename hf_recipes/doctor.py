@@ -51,7 +51,7 @@ print(found) if current_platform.device_type and free > 4 else sys.exit(found)
 }
 FIXES = {
     "torch": "install a build for this machine; uninstall a torchvision that does not fit torch",
-    "GPU": "update the driver, install 'hf-recipes[vllm]' in a new environment, or use engine: server",
+    "GPU": "not needed for the demo; for a GPU, update the driver and install 'hf-recipes[vllm]' in a new environment",
     "vLLM": "free 4 GB, install requirements/cpu.txt or 'hf-recipes[vllm]', or use engine: server",
 }
 #: One part of the machine. `status` is ok, warn, or no where it keeps the demo from running.
