@@ -227,12 +227,6 @@ def hash_order(ids: Iterable[str], salt: str) -> np.ndarray:
     return np.lexsort((words["low"], words["high"]))
 
 
-def load_rows(study: Study) -> tuple[Rows, Rows]:
-    """The pool and the test rows in memory; see `open_rows`."""
-    files = open_rows(study)
-    return files.load("train"), files.load("test")
-
-
 def open_rows(study: Study) -> RowFiles:
     """The pool (of the training split) and the test rows: as kept in the study folder, or else from the source.
 

@@ -1,10 +1,16 @@
 """Single steps of a study, each of which opens the study: tests change it in between."""
 
 from hf_recipes.analysis import measure as results
+from hf_recipes.data import open_rows
 from hf_recipes.hub.dataset_folder import DatasetFolder
 from hf_recipes.labels.pool import read_labels
 from hf_recipes.report import label_quality as quality
 from hf_recipes.training.runs import Runs
+
+
+def load_rows(study):
+    files = open_rows(study)
+    return files.load("train"), files.load("test")
 
 
 def open_runs(study):

@@ -22,7 +22,7 @@ import pytest
 from conftest import DEMO, ROOT
 from hypothesis import given
 from hypothesis import strategies as st
-from steps import is_written, write_dataset, write_labels
+from steps import is_written, load_rows, write_dataset, write_labels
 
 from hf_recipes.annotation import annotate as module
 from hf_recipes.annotation.annotate import (
@@ -36,7 +36,7 @@ from hf_recipes.annotation.annotate import (
 )
 from hf_recipes.annotation.calibration import shift
 from hf_recipes.annotation.engines import EngineError
-from hf_recipes.data import load_rows, open_rows
+from hf_recipes.data import open_rows
 from hf_recipes.labels.pool import build_pool, read_labels
 from hf_recipes.recipe import UserError
 from hf_recipes.study import read_json, write_json

@@ -5,11 +5,10 @@ import json
 
 import numpy as np
 import pytest
-from steps import write_labels
+from steps import load_rows, write_labels
 from test_annotate import engine  # noqa: F401  (a fixture)
 
 from hf_recipes.annotation.annotate import annotate
-from hf_recipes.data import load_rows
 from hf_recipes.labels.audit import draw_audit, import_audit
 from hf_recipes.recipe import UserError
 from hf_recipes.report.label_quality import describe

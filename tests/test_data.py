@@ -9,8 +9,9 @@ import pytest
 from conftest import DEMO, SAMPLE
 from hypothesis import given
 from hypothesis import strategies as st
+from steps import load_rows
 
-from hf_recipes.data import NO_GOLD, _class_index, hash_order, keep_rows, load_rows, open_rows, row_ids
+from hf_recipes.data import NO_GOLD, _class_index, hash_order, keep_rows, open_rows, row_ids
 from hf_recipes.recipe import Data, UserError
 
 TEXTS = st.lists(

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from made import make_figures
 from scipy import stats
-from steps import measure, open_runs, write_dataset, write_labels
+from steps import load_rows, measure, open_runs, write_dataset, write_labels
 from test_hub import hub  # noqa: F401  (a fixture)
 from test_planted import NAMES, Planted, write_texts
 
@@ -15,7 +15,6 @@ from hf_recipes.advise import pilot_settings
 from hf_recipes.analysis.measure import powered_share
 from hf_recipes.analysis.verdict import decide
 from hf_recipes.annotation.annotate import annotate
-from hf_recipes.data import load_rows
 from hf_recipes.labels.audit import draw_audit, import_audit
 from hf_recipes.recipe import Accept, UserError
 from hf_recipes.report.compare import compare

@@ -19,14 +19,14 @@ import yaml
 from conftest import DEMO
 from hypothesis import HealthCheck, Phase, assume, given, settings
 from hypothesis import strategies as st
-from steps import measure, write_dataset, write_labels
+from steps import load_rows, measure, write_dataset, write_labels
 from test_annotate import engine  # noqa: F401  (a fixture)
 from test_report import made
 
 from hf_recipes import logs
 from hf_recipes.analysis.measure import metrics_folder
 from hf_recipes.annotation.annotate import annotate
-from hf_recipes.data import NO_GOLD, load_rows
+from hf_recipes.data import NO_GOLD
 from hf_recipes.hub.bundle import collect
 from hf_recipes.hub.pull import pull_study
 from hf_recipes.hub.push import path_in_repo

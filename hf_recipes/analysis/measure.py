@@ -174,7 +174,7 @@ def _load(name: str) -> Any:
 def _measure_variants(
     study: Study, labels: StudyLabels, all_runs: Runs, predictions: Predictions, judged: Predictions, test: Rows
 ) -> Iterator[dict[str, Any]]:
-    """Scores and instability of each variant at each size; what wants no gold is of all test texts."""
+    """Yield scores and instability of each variant at each size. Figures that need no gold cover all test texts."""
     scores, instability = _load("seed_scores"), _load("seed_instability")
     names = test.label_names
     first, every = (shown_rows(study, passes) for passes in (labels.annotations[:1], labels.annotations))
