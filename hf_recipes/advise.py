@@ -8,8 +8,8 @@ from scipy import stats
 from .analysis.schema import Comparison, Results
 from .analysis.verdict import freedom
 from .data import RowFiles, open_rows, usable_at_most
+from .errors import UserError
 from .plan import Step, make_plan
-from .recipe import UserError
 from .report.text import number
 from .study import Study
 

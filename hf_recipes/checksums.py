@@ -1,6 +1,5 @@
 """The checksums of a study's files: a file that changed after hf-recipes wrote it is found before a step reads it."""
 
-import hashlib
 import itertools
 import json
 import os
@@ -11,7 +10,8 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from .recipe import UserError
+from .errors import UserError
+from .hashing import hash_file
 
 #: The files that steps read, the part of the name that is made as a whole, and the command that makes it.
 COVERED = (
@@ -150,12 +150,6 @@ class Checksums:
             stream.flush()
             os.fsync(stream.fileno())
         temporary.replace(self._file)
-
-
-def hash_file(path: Path) -> str:
-    """The SHA-256 of a file's bytes, in hex digits."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def replace_path(temporary: Path, path: Path) -> None:

@@ -13,8 +13,9 @@ import typer
 
 from . import __version__, logs
 from .child import INTERRUPTED, PARENT, end, handle_interrupts
+from .errors import UserError
 from .logs import BAD_INPUT
-from .recipe import UserError, load_recipe
+from .recipe import load_recipe
 from .study import Study
 
 if TYPE_CHECKING:

@@ -11,8 +11,9 @@ import numpy as np
 import torch
 from transformers import AutoConfig, AutoModel
 
+from .errors import UserError, first_line
 from .models import Model
-from .recipe import Annotate, Train, UserError, first_line
+from .recipe import Annotate, Train
 from .study import cpu_threads
 
 STEP_TOKENS, STEP_ANSWERS = 4096, 256  # tokens of prompts, and of answers, for each time that the weights are read

@@ -23,13 +23,14 @@ from jinja2.sandbox import SandboxedEnvironment
 from tqdm import tqdm
 
 from . import tables
-from .recipe import Data, Recipe, UserError, first_line
-from .study import Study, hash_files, make_key, read_json, write_json
+from .errors import UserError, first_line
+from .hashing import ID_BYTES, first_ids, hash_files, hash_order, make_key, number_ids
+from .recipe import Data, Recipe
+from .study import Study, read_json, write_json
 
 NO_GOLD = -1
 BATCH = 10_000  # rows in memory at a time
 SOURCE_BATCH = 1_000  # the same of a source, whose texts may be books
-ID_BYTES = 12
 MOST_GROUPS, LONGEST_GROUP = 50, 100
 #: In JSON: an escaped backslash, a pair of surrogates, and in a group of its own half of one alone.
 SURROGATES = re.compile(
@@ -177,54 +178,11 @@ def usable_at_most(recipe: Recipe, files: RowFiles) -> int:
     return able - (1 if prompt.shots_per_class is None else prompt.shots_per_class) * classes
 
 
-def row_ids(split: str, texts: list[str | None]) -> list[str]:
-    """Ids by content: the same text twice is two rows, told apart by their occurrence; no id depends on a position."""
-    return list(_numbered(b"".join(_first_ids(split, texts))).to_pylist())
-
-
-def _first_ids(split: str, texts: Iterable[str | None]) -> Iterator[bytes]:
-    """The id of each text's first occurrence."""
-    for text in texts:
-        content = f"{split}\0{0}\0{'null' if text is None else 'text'}\0{text}"
-        yield hashlib.blake2b(content.encode("utf-8", "surrogatepass"), digest_size=ID_BYTES).digest()
-
-
-def _numbered(digests: bytes | bytearray) -> pa.Array:
-    """First ids as strings of hex digits; one that has come before is hashed with the number of times it has."""
-    keys = np.frombuffer(digests, dtype=[("high", ">u8"), ("low", ">u4")])
-    order = np.lexsort((keys["low"], keys["high"]))  # stable: equal ids stay in their order
-    fresh = np.ones(len(keys), dtype=bool)
-    fresh[1:] = keys[order][1:] != keys[order][:-1]
-    positions = np.arange(len(keys))
-    occurrences = positions - np.maximum.accumulate(np.where(fresh, positions, 0))
-    width = 2 * ID_BYTES
-    text = bytearray(digests.hex().encode())
-    for position in np.flatnonzero(occurrences):
-        here = slice(order[position] * width, (order[position] + 1) * width)
-        again = text[here] + f"\0{occurrences[position]}".encode()
-        text[here] = hashlib.blake2b(again, digest_size=ID_BYTES).hexdigest().encode()
-    ends = np.arange(len(keys) + 1, dtype=np.int64) * width
-    return pa.LargeStringArray.from_buffers(len(keys), pa.py_buffer(ends), pa.py_buffer(text))
-
-
 def strings(array: pa.Array, rows: np.ndarray | None = None) -> Iterator[Any]:
     """The values of an Arrow array, or of some of its rows, as Python objects that need not all be in memory."""
     for start in range(0, len(array) if rows is None else len(rows), BATCH):
         some = array.slice(start, BATCH) if rows is None else array.take(pa.array(rows[start : start + BATCH]))
         yield from some.to_pylist()
-
-
-def hash_order(ids: Iterable[str], salt: str) -> np.ndarray:
-    """The one way rows are drawn: a permutation by the hash of salt and id.
-
-    It is the same for a row whatever other rows there are, so that its first n are nested subsets and survive rows
-    that come or go.
-    """
-    keys = bytearray()
-    for i in ids:
-        keys += hashlib.blake2b(f"{salt}\0{i}".encode(), digest_size=ID_BYTES).digest()
-    words = np.frombuffer(keys, dtype=[("high", ">u8"), ("low", ">u4")])
-    return np.lexsort((words["low"], words["high"]))
 
 
 def open_rows(study: Study) -> RowFiles:
@@ -415,7 +373,7 @@ class _Split:
             _write(path, self._read(identity))
         if not self._digests:
             raise UserError(f"data: split '{split}' of {data.path} has no rows")
-        self.ids = _numbered(self._digests)
+        self.ids = pa.array(number_ids(self._digests)).cast(pa.large_string())
         self.gold, self.has_text = np.concatenate(self._gold), np.concatenate(self._has_text)
         self.can_test = self.has_text & ((self.gold != NO_GOLD) | (data.label_column is None))
 
@@ -477,7 +435,7 @@ class _Split:
                 self._known[name] = _class_index(labels[row], self.label_names, data, start + row)
         gold = np.array([self._known[name] for name in names], dtype=np.int64)
         ids = [text_id(text) for text in texts]
-        for digest in _first_ids(self._split, texts):
+        for digest in first_ids(self._split, texts):
             self._digests += digest
         self._gold.append(gold)
         self._has_text.append(np.array([i is not None for i in ids]))

@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from .recipe import Recipe, first_line
+from .errors import first_line
+from .recipe import Recipe
 from .redact import redact
 from .study import versions
 

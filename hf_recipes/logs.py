@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from .child import INTERRUPTED
-from .recipe import UserError, first_line
+from .errors import UserError, first_line
 from .redact import redact
 
 BAD_INPUT = 2  # the exit code of a step whose error the user can fix

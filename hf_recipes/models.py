@@ -6,8 +6,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from .recipe import UserError, first_line
-from .study import Study, hash_files, read_json, write_json
+from .errors import UserError, first_line
+from .hashing import hash_files
+from .study import Study, read_json, write_json
 
 WEIGHTS = ("*.safetensors",)
 SETTINGS = ("*.json", "*.txt", "*.model", "*.jinja")

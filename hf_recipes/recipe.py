@@ -9,11 +9,12 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from .errors import UserError
+from .parsing import explain_error, parse_yaml
 from .redact import redact
 from .variants import CONTROLS, VARIANTS
 
@@ -39,16 +40,6 @@ ENGINE_ARGS = (
     *("disable_cascade_attn", "disable_hybrid_kv_cache_manager", "language_model_only", "seed", "hf_overrides"),
 )
 Source = Literal["subset", "init", "order", "pass"]
-
-
-class UserError(ValueError):
-    """Something only the user can mend. Its one line names the key, file or row, and what to do; no traceback."""
-
-
-def first_line(error: BaseException) -> str:
-    """What an error of another library says, in a line; its kind if it says nothing."""
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
 
 
 class Section(BaseModel):
@@ -247,7 +238,7 @@ class Annotate(Section):
         try:
             return [Annotate.model_validate(_merged(first, change)) for change in ({}, *self.passes)]
         except ValidationError as errors:
-            raise ValueError(f"passes: {_explain(errors.errors()[0], Annotate)}") from None
+            raise ValueError(f"passes: {explain_error(errors.errors()[0], Annotate)}") from None
 
 
 def _merged(base: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
@@ -451,18 +442,6 @@ class Recipe(Section):
         return Path(self.output_dir or f"studies/{self.name}")
 
 
-def parse_yaml(text: str) -> Any:
-    """The content of a YAML text.
-
-    Raises:
-        ValueError: it is none. PyYAML itself raises many kinds.
-    """
-    try:
-        return yaml.safe_load(text)
-    except Exception as error:  # a KeyError for `!!bool x`, a RecursionError for what is deeply nested
-        raise ValueError(" ".join(str(error).split()) or type(error).__name__) from None
-
-
 def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """Reads a recipe.
 
@@ -515,7 +494,7 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     try:
         return Recipe.model_validate(content)
     except ValidationError as errors:
-        raise UserError(f"{path}: {_explain(errors.errors()[0], Recipe)}") from None
+        raise UserError(f"{path}: {explain_error(errors.errors()[0], Recipe)}") from None
 
 
 def drop_addresses(annotate: Any) -> None:
@@ -551,37 +530,3 @@ def _texts(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
             yield from _texts(inner, key)
     elif isinstance(value, str):
         yield key, value
-
-
-def _explain(error: Any, root: type[Section]) -> str:
-    """One pydantic error as a sentence that names the recipe key and the mend."""
-    unknown = error["type"] == "extra_forbidden"  # its last part is the user's key, the others may be names of types
-    ends = error["loc"][-1:] if unknown else ()
-    location = [part for part in error["loc"] if isinstance(part, str) and ("[" not in part or part in ends)]
-    key = ".".join(location)
-    if unknown:
-        section: Any = root
-        for part in location[:-1]:
-            kinds = [section.model_fields[part].annotation, *get_args(section.model_fields[part].annotation)]
-            kinds += [inner for kind in kinds for inner in get_args(kind)]
-            section = next(kind for kind in kinds if isinstance(kind, type) and issubclass(kind, Section))
-        near = difflib.get_close_matches(location[-1], section.model_fields, n=1, cutoff=0.5)
-        mend = (
-            f"did you mean '{'.'.join([*location[:-1], near[0]])}'?"
-            if near
-            else f"known keys: {', '.join(section.model_fields)}"
-        )
-        return f"unknown key '{key}'; {mend}"
-    if error["type"] == "missing":
-        return f"'{key}' is missing; add it"
-    if error["type"] == "literal_error" and isinstance(error["input"], str):
-        near = difflib.get_close_matches(
-            error["input"], [word.strip("'") for word in error["ctx"]["expected"].split(" or ")[0].split(", ")], n=1
-        )
-        hint = f"; did you mean '{near[0]}'?" if near else ""
-        return f"'{key}' is '{error['input']}' but must be {error['ctx']['expected']}{hint}"
-    message = error["msg"].removeprefix("Value error, ")
-    if error["type"] == "string_type" and isinstance(error["input"], bool):
-        message += "; quote it, as YAML takes words like yes, no, on and off for true and false"
-    given = "" if isinstance(error["input"], dict) else f" is {error['input']!r}"
-    return f"'{key}'{given}: {message[0].lower()}{message[1:]}" if key else message

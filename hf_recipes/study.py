@@ -18,13 +18,12 @@ writes over it when it runs again. docs/CONTRACT.md describes every file.
 """
 
 import errno
-import hashlib
 import json
 import logging
 import os
 import platform
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from importlib import metadata
@@ -34,9 +33,11 @@ from typing import Any
 import yaml
 from filelock import FileLock, Timeout
 
-from .checksums import Checksums, Rename, hash_file, replace_path
+from .checksums import Checksums, Rename, replace_path
 from .child import PARENT
-from .recipe import Grid, Recipe, Train, UserError, parse_yaml
+from .errors import UserError
+from .parsing import parse_yaml
+from .recipe import Grid, Recipe, Train
 
 logger = logging.getLogger(__name__)
 
@@ -249,29 +250,6 @@ def _differences(one: Any, other: Any, prefix: str = "") -> Iterator[str]:
             yield from _differences(one.get(name), other.get(name), f"{prefix}.{name}" if prefix else name)
     elif one != other:
         yield prefix
-
-
-def make_key(**ingredients: Any) -> str:
-    """The hash under which a result is kept: of everything that can change it, as canonical JSON."""
-    canonical = json.dumps(ingredients, sort_keys=True, ensure_ascii=True, allow_nan=False)
-    return hashlib.sha256(canonical.encode()).hexdigest()[:16]
-
-
-def hash_ids(ids: Iterable[str]) -> str:
-    """A hash of row ids in their order."""
-    return hashlib.sha256("\n".join(ids).encode()).hexdigest()[:16]
-
-
-def hash_files(path: Path, patterns: tuple[str, ...] = ("*",)) -> str:
-    """The identity of a local model or data set: the sha256 of its files' names and bytes, hidden ones left out."""
-    files = [path] if path.is_file() else sorted({f for p in patterns for f in path.rglob(p) if f.is_file()})
-    total = hashlib.sha256()
-    for file in files:
-        name = file.relative_to(path).as_posix()
-        if any(part.startswith(".") and part != "." for part in name.split("/")):
-            continue
-        total.update(f"{name} {hash_file(file)}\n".encode())
-    return total.hexdigest()
 
 
 def versions(*packages: str) -> dict[str, str]:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from .recipe import UserError
+from .errors import UserError
 
 
 def writer(path: Path, schema: pa.Schema, compression: str = "snappy") -> pq.ParquetWriter:

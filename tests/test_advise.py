@@ -13,8 +13,8 @@ from hf_recipes.advise import _advice, chances, pilot_settings, print_advice
 from hf_recipes.analysis.schema import Comparison
 from hf_recipes.annotation.annotate import annotate
 from hf_recipes.data import open_rows
+from hf_recipes.errors import UserError
 from hf_recipes.plan import make_plan
-from hf_recipes.recipe import UserError
 from hf_recipes.training.train import train
 
 

@@ -37,8 +37,8 @@ from hf_recipes.annotation.annotate import (
 from hf_recipes.annotation.calibration import shift
 from hf_recipes.annotation.engines import EngineError
 from hf_recipes.data import open_rows
+from hf_recipes.errors import UserError
 from hf_recipes.labels.pool import build_pool, read_labels
-from hf_recipes.recipe import UserError
 from hf_recipes.study import read_json, write_json
 
 SMALL = ["--data.pool_size=300", "--data.test_size=20", "--annotate.prompt.shots_per_class=1", "--grid.sizes=[10, 20]"]

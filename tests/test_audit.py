@@ -9,8 +9,8 @@ from steps import load_rows, write_labels
 from test_annotate import engine  # noqa: F401  (a fixture)
 
 from hf_recipes.annotation.annotate import annotate
+from hf_recipes.errors import UserError
 from hf_recipes.labels.audit import draw_audit, import_audit
-from hf_recipes.recipe import UserError
 from hf_recipes.report.label_quality import describe
 from hf_recipes.study import read_json
 

@@ -8,8 +8,8 @@ from huggingface_hub import DatasetCard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hf_recipes.errors import UserError
 from hf_recipes.hub.card import merge_card, split_card
-from hf_recipes.recipe import UserError
 
 MADE = (
     "---\nlicense: mit\nconfigs:\n- config_name: llm\n  data_files: x\ntags:\n- a\n---\n"

@@ -6,7 +6,7 @@ import re
 import pytest
 from test_report import made
 
-from hf_recipes.recipe import UserError
+from hf_recipes.errors import UserError
 from hf_recipes.report.compare import compare
 from hf_recipes.report.text import interval, number
 

@@ -11,7 +11,7 @@ from steps import measure, open_runs, write_dataset
 from test_planted import NAMES, Planted, write_texts
 
 from hf_recipes.annotation.annotate import annotate
-from hf_recipes.recipe import UserError
+from hf_recipes.errors import UserError
 from hf_recipes.report.text import describe
 from hf_recipes.study import read_json
 from hf_recipes.training.confident import find_label_errors
@@ -86,7 +86,7 @@ def test_what_is_marked_is_what_cleanlab_marks_by_out_of_fold_probabilities(plan
     from cleanlab.filter import find_label_issues
     from sklearn.linear_model import LogisticRegression
 
-    from hf_recipes.data import hash_order
+    from hf_recipes.hashing import hash_order
 
     texts, labels, features, _ = planted
     distinct = sorted(set(texts))

@@ -11,8 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from steps import load_rows
 
-from hf_recipes.data import NO_GOLD, _class_index, hash_order, keep_rows, open_rows, row_ids
-from hf_recipes.recipe import Data, UserError
+from hf_recipes.data import NO_GOLD, _class_index, keep_rows, open_rows
+from hf_recipes.errors import UserError
+from hf_recipes.hashing import hash_order, row_ids
+from hf_recipes.recipe import Data
 
 TEXTS = st.lists(
     st.one_of(st.none(), st.text(max_size=6), st.sampled_from(["a", "a", "None", "null", ""])), max_size=12

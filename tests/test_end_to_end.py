@@ -18,7 +18,8 @@ from conftest import DEMO, LLM, ROOT
 from test_server import ASK, MODEL, section
 
 from hf_recipes.annotation.engines import server_engine
-from hf_recipes.recipe import UserError, load_recipe
+from hf_recipes.errors import UserError
+from hf_recipes.recipe import load_recipe
 from hf_recipes.study import Study, read_json
 from hf_recipes.training.grid import paired_runs
 

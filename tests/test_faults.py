@@ -18,7 +18,8 @@ from hf_recipes import cli, tables
 from hf_recipes.annotation.annotate import annotate
 from hf_recipes.annotation.store import MAX_PART_ROWS, MAX_SMALL_PARTS, Parts, write_rows
 from hf_recipes.data import open_rows
-from hf_recipes.recipe import UserError, load_recipe
+from hf_recipes.errors import UserError
+from hf_recipes.recipe import load_recipe
 from hf_recipes.study import Study
 from hf_recipes.training.train import train
 
@@ -301,7 +302,7 @@ CODES = {
 
 @pytest.mark.parametrize("code", CODES)
 def test_every_error_is_one_line_and_verbose_shows_where(code):
-    script = f"from hf_recipes.logs import in_a_line\nfrom hf_recipes.recipe import UserError\nwith in_a_line(): {code}"
+    script = f"from hf_recipes.logs import in_a_line\nfrom hf_recipes.errors import UserError\nwith in_a_line(): {code}"
     done = subprocess.run([sys.executable, "-c", script], check=False, cwd=ROOT, capture_output=True, text=True)
     status, said = CODES[code]
     assert (done.returncode, done.stderr.count("\n")) == (status, 1)

@@ -15,8 +15,9 @@ from hf_recipes.advise import pilot_settings
 from hf_recipes.analysis.measure import powered_share
 from hf_recipes.analysis.verdict import decide
 from hf_recipes.annotation.annotate import annotate
+from hf_recipes.errors import UserError
 from hf_recipes.labels.audit import draw_audit, import_audit
-from hf_recipes.recipe import Accept, UserError
+from hf_recipes.recipe import Accept
 from hf_recipes.report.compare import compare
 from hf_recipes.report.label_quality import describe as describe_labels
 from hf_recipes.report.page import print_summary, write_report

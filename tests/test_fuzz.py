@@ -27,12 +27,13 @@ from hf_recipes import logs
 from hf_recipes.analysis.measure import metrics_folder
 from hf_recipes.annotation.annotate import annotate
 from hf_recipes.data import NO_GOLD
+from hf_recipes.errors import UserError
 from hf_recipes.hub.bundle import collect
 from hf_recipes.hub.pull import pull_study
 from hf_recipes.hub.push import path_in_repo
 from hf_recipes.labels.audit import draw_audit, import_audit
 from hf_recipes.labels.pool import read_labels
-from hf_recipes.recipe import Recipe, UserError, load_recipe
+from hf_recipes.recipe import Recipe, load_recipe
 from hf_recipes.report.compare import compare
 from hf_recipes.study import Study, read_json
 from hf_recipes.training.train import train

@@ -537,7 +537,7 @@ def test_without_texts_into_a_branch_and_as_a_pull_request(hub, study, tmp_path)
     everything = hub.python(SNAPSHOT.replace("'main'", "'quiet'"))
     long = [text for text in texts if len(text) > 25]
     assert not [text for text in long if any(text in one or json.dumps(text)[1:-1] in one for one in everything)]
-    from hf_recipes.data import row_ids
+    from hf_recipes.hashing import row_ids
 
     source = pq.read_table(next(SAMPLE.rglob("train-*.parquet")))["text"].to_pylist()
     ids = dict(zip(row_ids("train", source), source, strict=True))
@@ -641,7 +641,8 @@ import json, os, resource, shutil, time, urllib.request
 from pathlib import Path
 from huggingface_hub import CommitOperationAdd, HfApi
 from hf_recipes.hub.push import push_dataset
-from hf_recipes.recipe import UserError, load_recipe
+from hf_recipes.errors import UserError
+from hf_recipes.recipe import load_recipe
 from hf_recipes.study import Study
 
 older, study = (Study(load_recipe("{recipe}", change), accept_changes=True) for change in ({older}, []))

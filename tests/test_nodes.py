@@ -17,7 +17,7 @@ from test_annotate import engine  # noqa: F401  (a fixture)
 from test_hub import hub  # noqa: F401  (a fixture)
 from test_train import SETTINGS, annotated, launch, one_thread, predictions, table  # noqa: F401  (fixtures)
 
-from hf_recipes.recipe import UserError
+from hf_recipes.errors import UserError
 from hf_recipes.study import read_json
 from hf_recipes.training.grid import all_runs
 from hf_recipes.training.runs import read_accelerate_config

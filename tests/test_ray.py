@@ -18,7 +18,7 @@ from conftest import DEMO, ROOT
 from hf_recipes.annotation.annotate import ENGINE_DIED, plan_passes
 from hf_recipes.annotation.engines import ray_engine
 from hf_recipes.data import open_rows
-from hf_recipes.recipe import UserError
+from hf_recipes.errors import UserError
 from hf_recipes.study import read_json
 
 SMALL = ["--data.test_size=6", "--annotate.prompt.shots_per_class=1", "--grid.sizes=[10, 20]"]

@@ -14,7 +14,8 @@ import pytest
 import yaml
 from conftest import DEMO, LLM, ROOT
 
-from hf_recipes.recipe import ENGINE_ARGS, Annotate, UserError, load_recipe
+from hf_recipes.errors import UserError
+from hf_recipes.recipe import ENGINE_ARGS, Annotate, load_recipe
 
 BAD_SETTINGS = {
     "--train.epoch=3": ["unknown key 'train.epoch'", "did you mean 'train.epochs'?"],

@@ -17,8 +17,9 @@ from conftest import DEMO
 
 from hf_recipes.annotation.annotate import annotate, score_answers
 from hf_recipes.annotation.engines import EngineError, engine_module, server_engine
+from hf_recipes.errors import UserError
 from hf_recipes.plan import make_plan
-from hf_recipes.recipe import Annotate, UserError, load_recipe
+from hf_recipes.recipe import Annotate, load_recipe
 from hf_recipes.study import Study
 
 MODEL = "models/SmolLM2-135M-Instruct"

@@ -10,8 +10,9 @@ import time
 import pytest
 from conftest import DEMO
 
-from hf_recipes.recipe import UserError
-from hf_recipes.study import hash_files, make_key, read_json, whole_folder, write_json, write_text
+from hf_recipes.errors import UserError
+from hf_recipes.hashing import hash_files, make_key
+from hf_recipes.study import read_json, whole_folder, write_json, write_text
 
 
 def test_a_key_changes_with_every_ingredient_and_with_nothing_else():

@@ -25,8 +25,8 @@ from test_annotate import engine  # noqa: F401  (a fixture)
 
 from hf_recipes.analysis.measure import _divergence, without_nan
 from hf_recipes.annotation.annotate import annotate
+from hf_recipes.errors import UserError
 from hf_recipes.labels.pool import read_labels
-from hf_recipes.recipe import UserError
 from hf_recipes.report.page import write_report
 from hf_recipes.report.text import describe
 from hf_recipes.study import Study, cpu_capability, read_json

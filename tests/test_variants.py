@@ -9,11 +9,13 @@ from hypothesis import strategies as st
 
 from hf_recipes.annotation.annotate import Annotations
 from hf_recipes.annotation.calibration import Calibration
-from hf_recipes.data import NO_GOLD, Rows, row_ids
+from hf_recipes.data import NO_GOLD, Rows
+from hf_recipes.errors import UserError
+from hf_recipes.hashing import row_ids
 from hf_recipes.labels.pool import Pool, build_pool, entropy
 from hf_recipes.labels.rules import RULES, training_labels
 from hf_recipes.labels.votes import NO_VOTE
-from hf_recipes.recipe import Annotate, Prompt, UserError
+from hf_recipes.recipe import Annotate, Prompt
 from hf_recipes.training.grid import check_sizes, make_run, permutation
 from hf_recipes.variants import CONTROLS, VARIANTS
 

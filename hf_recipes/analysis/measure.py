@@ -10,12 +10,13 @@ import numpy as np
 
 from .. import tables
 from ..annotation.annotate import shown_rows
-from ..data import NO_GOLD, Rows, hash_order
+from ..data import NO_GOLD, Rows
+from ..errors import UserError
+from ..hashing import hash_files, hash_order, make_key
 from ..labels.pool import StudyLabels
 from ..labels.rules import Labels
 from ..labels.votes import NO_VOTE
-from ..recipe import UserError
-from ..study import PACKAGE, Run, Study, hash_files, make_key, read_json
+from ..study import PACKAGE, Run, Study, read_json
 from ..training.grid import crossed_runs, crossed_sources, paired_runs
 from ..training.runs import PREDICTIONS, Runs
 from ..variants import CONTROLS, VARIANTS

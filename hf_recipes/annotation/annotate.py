@@ -26,10 +26,12 @@ from tqdm import tqdm
 
 from .. import tables
 from ..data import NO_GOLD, RowFiles, Rows, keep_rows, open_rows, rows_key, text_id
+from ..errors import UserError
+from ..hashing import make_key
 from ..models import Model, load_tokenizer, resolve_model
-from ..recipe import Annotate, UserError, load_recipe
+from ..recipe import Annotate, load_recipe
 from ..redact import redact
-from ..study import Study, make_key, read_json, versions, write_json
+from ..study import Study, read_json, versions, write_json
 from .calibration import ON_GOLD, not_enough_gold
 from .engines import MAX_TOKEN_IDS, EngineError, engine_module
 from .prompts import Demonstrations, Prompter, draw_demonstrations

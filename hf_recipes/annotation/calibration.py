@@ -17,7 +17,8 @@ import numpy as np
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax, softmax
 
-from ..recipe import Annotate, UserError
+from ..errors import UserError
+from ..recipe import Annotate
 
 GOLD_FREE = ("none", "contextual", "batch")
 ON_GOLD = {"temperature": ("none",), "auto": GOLD_FREE}

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 
 from .. import tables
 from ..checksums import Checksums, Rename, replace_path
-from ..recipe import UserError
+from ..errors import UserError
 from ..redact import redact
 
 MAX_PART_ROWS = 16_384

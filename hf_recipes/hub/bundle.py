@@ -18,9 +18,10 @@ from ..analysis.schema import Results
 from ..annotation.annotate import CONTENT_FREE_FILE
 from ..annotation.store import SCHEMA, Parts
 from ..data import SCHEMA as ROWS
+from ..hashing import hash_ids, make_key
 from ..labels.pool import StudyLabels
 from ..recipe import drop_addresses
-from ..study import FORMAT, Study, hash_ids, make_key, read_json, write_json
+from ..study import FORMAT, Study, read_json, write_json
 from ..training.runs import PREDICTIONS, Runs
 from .dataset_folder import make_findings
 

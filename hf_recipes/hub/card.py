@@ -8,7 +8,8 @@ from typing import Any
 import yaml
 from huggingface_hub.repocard import REGEX_YAML_BLOCK  # the Hub's own rule for where the YAML of a card ends
 
-from ..recipe import UserError, parse_yaml
+from ..errors import UserError
+from ..parsing import parse_yaml
 
 BOM = "\ufeff"  # the Hub and its client skip it
 LINE = re.compile(r"[^\r\n\x85\u2028\u2029]*(?:\r\n|[\r\n\x85\u2028\u2029]|\Z)")  # as YAML ends lines

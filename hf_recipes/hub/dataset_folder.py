@@ -13,13 +13,14 @@ import pyarrow.parquet as pq
 
 from ..analysis.measure import read_study_results
 from ..data import NO_GOLD, Rows, is_url
+from ..hashing import hash_files, make_key
 from ..labels import rules
 from ..labels.pool import StudyLabels
 from ..labels.rules import training_labels
 from ..labels.votes import flipped
 from ..report.label_quality import describe as describe_labels
 from ..report.text import cell, describe, how_made, how_trained
-from ..study import PACKAGE, Study, hash_files, make_key, read_json, versions, write_text
+from ..study import PACKAGE, Study, read_json, versions, write_text
 from ..variants import CONFIDENT, CONTROLS, VARIANTS
 
 logger = logging.getLogger(__name__)

@@ -15,7 +15,8 @@ import yaml
 from .. import tables
 from ..annotation.annotate import CONTENT_FREE_FILE
 from ..data import SCHEMA as ROWS
-from ..recipe import Recipe, UserError, drop_addresses, first_line
+from ..errors import UserError, first_line
+from ..recipe import Recipe, drop_addresses
 from ..study import FORMAT, Study, whole_folder, write_json, write_text
 from ..training.grid import all_runs
 from ..training.runs import PREDICTIONS

@@ -25,8 +25,8 @@ from typing import Any
 
 import yaml
 
+from ..errors import UserError, first_line
 from ..labels.pool import read_labels
-from ..recipe import UserError, first_line
 from ..report.label_quality import write_labels
 from ..study import Study
 from .bundle import SHARD, Bundle, collect

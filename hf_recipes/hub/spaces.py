@@ -7,7 +7,7 @@ from typing import Any
 import yaml
 
 from ..analysis.measure import metrics_folder
-from ..recipe import UserError
+from ..errors import UserError
 from ..study import PACKAGE, read_json
 from .card import split_card
 from .pull import list_names, list_studies

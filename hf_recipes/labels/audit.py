@@ -13,8 +13,9 @@ from io import StringIO
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from ..data import hash_order, open_rows
-from ..recipe import UserError, first_line
+from ..data import open_rows
+from ..errors import UserError, first_line
+from ..hashing import hash_order
 from ..study import Study, read_json, write_text
 from .pool import read_labels
 

@@ -12,9 +12,11 @@ from scipy.special import logsumexp
 
 from ..annotation.annotate import Annotations, load_annotations, load_test_annotations
 from ..annotation.calibration import ON_GOLD, Calibration, calibrate, not_enough_gold, shift
-from ..data import NO_GOLD, RowFiles, Rows, hash_order, open_rows
-from ..recipe import Annotate, UserError
-from ..study import Study, hash_ids, make_key, read_json
+from ..data import NO_GOLD, RowFiles, Rows, open_rows
+from ..errors import UserError
+from ..hashing import hash_ids, hash_order, make_key
+from ..recipe import Annotate
+from ..study import Study, read_json
 from .votes import NO_VOTE, aggregate
 
 

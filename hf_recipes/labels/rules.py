@@ -12,8 +12,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ..data import NO_GOLD, hash_order
-from ..recipe import UserError
+from ..data import NO_GOLD
+from ..errors import UserError
+from ..hashing import hash_order
 from .pool import Pool
 from .votes import NO_VOTE, flipped, majority
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from ..analysis.schema import Figure, Results, read_results
-from ..recipe import UserError
+from ..errors import UserError
 from ..study import write_text
 from ..variants import CONTROLS
 from .figures import COLOURS, make_axes, save_figure

@@ -11,9 +11,10 @@ from ..analysis.measure import metrics_folder, without_nan
 from ..annotation.annotate import shown_rows, status
 from ..annotation.calibration import ON_GOLD
 from ..data import NO_GOLD
+from ..hashing import hash_files, make_key
 from ..labels import votes as voting
 from ..labels.pool import Pool, StudyLabels
-from ..study import Study, hash_files, make_key, read_json, write_text
+from ..study import Study, read_json, write_text
 from .figures import make_axes, save_figure
 from .page import TEMPLATES
 from .text import cell, interval, number

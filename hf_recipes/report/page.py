@@ -5,7 +5,8 @@ import base64
 from jinja2 import Environment, FileSystemLoader, Template, select_autoescape
 
 from ..analysis.schema import Components, Results
-from ..study import PACKAGE, Study, hash_files, make_key, write_text
+from ..hashing import hash_files, make_key
+from ..study import PACKAGE, Study, write_text
 from ..training.runs import other_runs
 from .figures import captions, draw
 from .text import SOURCES, cell, describe, how_made, interval, mean, number

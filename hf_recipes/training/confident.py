@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from ..data import hash_order
+from ..hashing import hash_order
 
 FOLDS = 4
 #: Part of the key of runs that leave labels out. To be changed when `find_label_errors` or `fine_tuning.embed` changes.

@@ -4,8 +4,9 @@ from itertools import product
 
 import numpy as np
 
-from ..data import hash_order
-from ..recipe import Grid, UserError
+from ..errors import UserError
+from ..hashing import hash_order
+from ..recipe import Grid
 from ..study import Run
 from ..variants import VARIANTS
 

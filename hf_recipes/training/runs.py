@@ -8,11 +8,14 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from ..errors import UserError
+from ..hashing import hash_ids, make_key
 from ..labels.pool import StudyLabels
 from ..labels.rules import Labels, training_labels
 from ..models import Model, resolve_model
-from ..recipe import Train, UserError, parse_yaml
-from ..study import PACKAGE, Run, Study, cpu_capability, cpu_threads, hash_ids, make_key, read_json, versions
+from ..parsing import parse_yaml
+from ..recipe import Train
+from ..study import PACKAGE, Run, Study, cpu_capability, cpu_threads, read_json, versions
 from ..variants import CONFIDENT
 from .confident import RULE
 from .fine_tuning import RULES as TRAINING_RULES

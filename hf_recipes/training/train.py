@@ -24,10 +24,11 @@ from filelock import Timeout
 
 from .. import tables
 from ..child import follow_parent
+from ..errors import UserError, first_line
 from ..labels.pool import read_labels
 from ..labels.rules import Labels, Subset
 from ..models import load_tokenizer
-from ..recipe import UserError, first_line, load_recipe
+from ..recipe import load_recipe
 from ..redact import redact
 from ..study import Run, Study, write_json
 from ..variants import CONFIDENT

@@ -23,8 +23,9 @@ from typing import Any
 import numpy as np
 
 from ... import logs
+from ...errors import UserError, first_line
 from ...models import Model, find_again
-from ...recipe import Annotate, UserError, first_line
+from ...recipe import Annotate
 from ...study import cpu_threads, versions
 from . import EngineError, vllm_engine
 

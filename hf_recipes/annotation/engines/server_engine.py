@@ -19,8 +19,9 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
+from ...errors import UserError
 from ...models import Model
-from ...recipe import Annotate, UserError
+from ...recipe import Annotate
 from ...redact import redact
 from . import EngineError
 

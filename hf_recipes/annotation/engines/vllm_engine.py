@@ -6,9 +6,10 @@ from typing import Any
 
 import numpy as np
 
+from ...errors import UserError
 from ...logs import hush
 from ...models import Model
-from ...recipe import Annotate, UserError
+from ...recipe import Annotate
 from ...study import cpu_capability, cpu_threads, versions
 from . import EngineError
 
