@@ -23,7 +23,7 @@ def hash_ids(ids: Iterable[str]) -> str:
 
 
 def hash_files(path: Path, patterns: tuple[str, ...] = ("*",)) -> str:
-    """Return the identity of a local model or dataset: a SHA-256 of its files' names and bytes, hidden ones excluded."""
+    """Return the identity of a local model or dataset: a SHA-256 of its visible files' names and bytes."""
     files = [path] if path.is_file() else sorted({f for p in patterns for f in path.rglob(p) if f.is_file()})
     total = hashlib.sha256()
     for file in files:
