@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from steps import load_rows
 
-from hf_recipes.data import NO_GOLD, _class_index, keep_rows, open_rows
+from hf_recipes.data import NO_GOLD, keep_rows, open_rows
 from hf_recipes.errors import UserError
 from hf_recipes.hashing import hash_order, row_ids
-from hf_recipes.recipe import Data
+from hf_recipes.row_reader import class_index
 
 TEXTS = st.lists(
     st.one_of(st.none(), st.text(max_size=6), st.sampled_from(["a", "a", "None", "null", ""])), max_size=12
@@ -131,18 +131,17 @@ def test_a_url_that_cannot_be_read_is_said_and_no_password(url, said, elsewhere,
         ([-1, 0, 1], ["-1", "0", "1"], [0, 1, 2]),
         ([True, False], ["True", "False"], [0, 1]),
         (["b", None, "a", ""], ["a", "b"], [1, NO_GOLD, 0, NO_GOLD]),
-        ([-1, 0], ["a", "b"], "row 0 has the label -1"),
-        ([0, 1], ["1", "2"], "row 0 has the label 0"),
-        ([2], ["a", "b"], "row 0 has the label 2"),
+        ([-1, 0], ["a", "b"], "line 1 has the label -1"),
+        ([0, 1], ["1", "2"], "line 1 has the label 0"),
+        ([2], ["a", "b"], "line 1 has the label 2"),
     ],
 )
 def test_labels_are_names_first_and_indices_only_where_names_are_no_numbers(labels, names, expected):
-    data = Data(path="x", label_names=names)
     if isinstance(expected, str):
         with pytest.raises(UserError, match=expected):
-            [_class_index(label, names, data, row) for row, label in enumerate(labels)]
+            [class_index(label, names, "x.csv", line) for line, label in enumerate(labels, 1)]
     else:
-        assert [_class_index(label, names, data, row) for row, label in enumerate(labels)] == expected
+        assert [class_index(label, names, "x.csv", line) for line, label in enumerate(labels, 1)] == expected
 
 
 @pytest.mark.parametrize("names", [None, ["b", "a"], ["3", "1", "2"]])
@@ -199,7 +198,7 @@ def test_missing_gold_is_kept_in_the_pool_and_refused_in_the_test_split(make_stu
 BAD_DATA = {
     "missing column": ({"tweet": ["a"], "label": ["yes"]}, "data.text_column: no column 'text'", "it has tweet, label"),
     "missing labels": ({"text": ["a"], "klass": ["yes"]}, "data.label_column: no column 'label'", "it has text, klass"),
-    "unknown label": ({"text": ["a", "b"], "label": ["yes", "maybe"]}, "row 1 has the label 'maybe'", "no, yes"),
+    "unknown label": ({"text": ["a", "b"], "label": ["yes", "maybe"]}, "line 2 has the label 'maybe'", "no, yes"),
     "no text": ({"text": [1.5], "label": ["yes"]}, "data.text_column: 'text'", "not text"),
     "no rows": (
         {"text": pa.array([], pa.string()), "label": pa.array([], pa.string())},
@@ -240,9 +239,9 @@ def test_a_recipe_that_stops_with_an_error_leaves_no_study_to_refuse_the_mended_
     ("settings", "parts"),
     [
         (["--data.label_names=null"], ["data.label_names", "for example ['no', 'yes']"]),
-        (["--data.train_split=dev"], ["dev"]),
+        (["--data.train_split=dev"], ["`data.train_split` must name a split of", "Got dev. Try one of train, test"]),
         (["--data.path=no/such/folder/here"], ["data.path: 'no/such/folder/here' is neither a local"]),
-        (["--data.path=LICENSE"], ["data.path: LICENSE is not a folder, .parquet, .csv or .jsonl file"]),
+        (["--data.path=LICENSE"], ["data.path: LICENSE is not a folder, .parquet, .csv, .tsv or .jsonl file"]),
         (["--data.path=nobody/nothing"], ["data.path: 'nobody/nothing' is not a local path"]),
         (["--annotate.model=models/nothing"], ["annotate.model: 'models/nothing' is no local folder"]),
         (["--train.encoder=tests"], ["train.encoder: tests has no .safetensors file"]),
@@ -383,9 +382,9 @@ def test_raters_are_counted_by_class_from_lists_and_from_counts(make_study, tmp_
     assert load_rows(make_study(*common, folder="none"))[0].raters is None
     for asked, said in (
         ("said_x", "no list in 'said_x'"),
-        ("{x: text, y: said_y}", "row 0 of .* has 'one' in 'text', which is no number of raters"),
-        ("{x: share_x, y: said_y}", "row 0 of .* has 0.7 in 'share_x'"),
-        ("{x: said_x, y: less}", "row 1 of .* has -1 in 'less'"),
+        ("{x: text, y: said_y}", "line 1 of .* has 'one' in 'text', which is no number of raters"),
+        ("{x: share_x, y: said_y}", "line 1 of .* has 0.7 in 'share_x'"),
+        ("{x: said_x, y: less}", "line 2 of .* has -1 in 'less'"),
     ):
         with pytest.raises(UserError, match=said):
             load_rows(make_study(*common, f"--data.raters={asked}", folder=f"bad{len(said)}"))
@@ -462,7 +461,7 @@ def test_groups_are_what_the_column_says_and_few_enough_to_be_told_apart(make_st
         found = load_rows(make_study(*common, f"--data.group_column={column}", folder=column))[1]
         assert found.groups.tolist() == [names[int(text.split()[1]) % 3] for text in found.texts]
     pq.write_table(pa.Table.from_pylist([{**row, "day": "x" * 101} for row in rows]), tmp_path / "rows.parquet")
-    with pytest.raises(UserError, match="row 0 of .* which is longer than the name of a group"):
+    with pytest.raises(UserError, match="line 1 of .* which is longer than the name of a group"):
         load_rows(make_study(*common, "--data.group_column=day", folder="long"))
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "rows.parquet")
     with pytest.raises(UserError, match="data.group_column: 'day' has 60 values in the test rows; at most 50"):

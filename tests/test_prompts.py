@@ -12,10 +12,11 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from hf_recipes.annotation.prompts import Prompter, draw_demonstrations, tokenizer_of_texts
-from hf_recipes.data import NO_GOLD, SCHEMA, RowFiles, one_line, text_id
+from hf_recipes.data import NO_GOLD, SCHEMA, RowFiles
 from hf_recipes.errors import UserError
 from hf_recipes.hashing import row_ids
 from hf_recipes.recipe import Annotate, Data, Prompt
+from hf_recipes.row_reader import one_line, text_id
 
 NAMES = ["negative", "neutral", "positive"]
 INSTRUCTION = "Positive, neutral or negative?"

@@ -25,12 +25,13 @@ import pyarrow.compute as pc
 from tqdm import tqdm
 
 from .. import tables
-from ..data import NO_GOLD, RowFiles, Rows, keep_rows, open_rows, rows_key, text_id
+from ..data import NO_GOLD, RowFiles, Rows, keep_rows, open_rows, rows_key
 from ..errors import UserError
 from ..hashing import make_key
 from ..models import Model, load_tokenizer, resolve_model
 from ..recipe import Annotate, load_recipe
 from ..redact import redact
+from ..row_reader import text_id
 from ..study import Study, read_json, versions, write_json
 from .calibration import ON_GOLD, not_enough_gold
 from .engines import MAX_TOKEN_IDS, EngineError, engine_module

@@ -14,10 +14,11 @@ from jinja2 import StrictUndefined
 from jinja2.sandbox import SandboxedEnvironment
 from tokenizers import Tokenizer
 
-from ..data import NO_GOLD, RowFiles, one_line, strings
+from ..data import NO_GOLD, RowFiles, strings
 from ..errors import UserError, first_line
 from ..hashing import hash_order
 from ..recipe import Annotate, Data, Prompt
+from ..row_reader import one_line
 
 _TEXT = "\x00text\x00"  # the text while a frame is rendered; a text on one line cannot contain it
 _PROMPT = "\x00prompt\x00"  # the whole prompt while the chat template is rendered

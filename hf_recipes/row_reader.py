@@ -1,0 +1,244 @@
+"""Turn the records of a source into rows: text, gold label, raters' votes and group."""
+
+import hashlib
+import math
+import re
+from collections.abc import Iterator
+from typing import Any, NoReturn
+
+import numpy as np
+import pyarrow as pa
+from jinja2 import StrictUndefined, TemplateError, meta
+from jinja2.sandbox import SandboxedEnvironment
+
+from .errors import UserError, first_line
+from .hashing import ID_BYTES
+from .recipe import Data
+from .source import Batch, Split
+
+NO_GOLD = -1
+MAX_GROUP_LENGTH = 100
+SCHEMA = pa.schema(
+    {
+        "id": pa.string(),
+        "text": pa.string(),
+        "text_id": pa.binary(ID_BYTES),
+        "gold": pa.int64(),
+        "raters": pa.list_(pa.int32()),
+        "group": pa.string(),
+    }
+)
+
+
+class RowReader:
+    """Turns the records of a split into batches of rows, without their ids.
+
+    Args:
+        data (`Data`):
+            The section of the recipe: which columns are text, label, group and raters.
+        split (`Split`):
+            The files.
+
+    Attributes:
+        label_names (`list[str]`): the classes; known when the first batch has been read.
+    """
+
+    def __init__(self, data: Data, split: Split):
+        self._data, self._split = data, split
+        self._template = _compile_template(data)
+        self._indices: dict[str, int] = {}
+        self.label_names: list[str] = []
+
+    def __iter__(self) -> Iterator[pa.RecordBatch]:
+        data = self._data
+        columns: dict[str, str] = {}
+        if data.text_template is None:
+            columns[data.text_column] = "text_column"
+        else:
+            columns |= dict.fromkeys(_template_columns(data), "text_template")
+        if data.label_column:
+            columns[data.label_column] = "label_column"
+        if data.group_column:
+            columns[data.group_column] = "group_column"
+        raters = [data.raters] if isinstance(data.raters, str) else (data.raters or {}).values()
+        columns |= dict.fromkeys(raters, "raters")
+        for batch in self._split.batches(columns):
+            yield self._convert(batch)
+
+    def _convert(self, batch: Batch) -> pa.RecordBatch:
+        data, num_rows = self._data, len(batch.lines)
+        if data.label_column:
+            labels = self._name_labels(data.label_column, batch.columns[data.label_column])
+            if not self.label_names:
+                names = data.label_names or self._split.class_names.get(data.label_column)
+                self.label_names = list(names or _ask_for_names(data, labels))
+            gold = [self._index(label, batch.file, line) for label, line in zip(labels, batch.lines, strict=True)]
+        else:
+            self.label_names = list(data.label_names or ())
+            gold = [NO_GOLD] * num_rows
+        texts = self._texts(batch)
+        columns = {
+            "id": pa.nulls(num_rows, pa.string()),
+            "text": pa.array(texts, pa.string()),
+            "text_id": pa.array(map(text_id, texts), pa.binary(ID_BYTES)),
+            "gold": pa.array(gold, pa.int64()),
+            "raters": pa.array(self._count_raters(batch), pa.list_(pa.int32())),
+            "group": pa.array(self._groups(batch), pa.string()),
+        }
+        return pa.record_batch(list(columns.values()), SCHEMA)
+
+    def _texts(self, batch: Batch) -> list[str | None]:
+        texts: list[str | None] = []
+        if self._template is None:
+            column = self._data.text_column
+            for line, value in zip(batch.lines, batch.columns[column], strict=True):
+                if isinstance(value, list | dict):
+                    raise UserError(f"{batch.file}: line {line} must have a text in `{column}`. Got {value!r:.60}.")
+                texts.append(None if value is None else str(value))
+            return texts
+        for line, *values in zip(batch.lines, *batch.columns.values(), strict=True):
+            try:
+                texts.append(str(self._template.render(dict(zip(batch.columns, values, strict=True)))))
+            except Exception as error:  # a template is a program and can fail in any way
+                raise UserError(f"data.text_template: {first_line(error)} (in {batch.file}, line {line})") from None
+        return texts
+
+    def _name_labels(self, column: str, labels: list[Any]) -> list[Any]:
+        """Replace the indices of a `ClassLabel` by its names, and its -1 by None."""
+        names = self._split.class_names.get(column)
+        if names is None:
+            return labels
+        names_by_index = dict(enumerate(names))
+        return [names_by_index.get(label) if isinstance(label, int) else label for label in labels]
+
+    def _index(self, label: Any, file: str, line: int) -> int:
+        spelling = repr(label)
+        if spelling not in self._indices:
+            self._indices[spelling] = class_index(label, self.label_names, file, line)
+        return self._indices[spelling]
+
+    def _groups(self, batch: Batch) -> list[str | None]:
+        column = self._data.group_column
+        if column is None:
+            return [None] * len(batch.lines)
+        groups: list[str | None] = []
+        for line, value in zip(batch.lines, self._name_labels(column, batch.columns[column]), strict=True):
+            group = "" if _plain(value) is None else one_line(str(_plain(value)))
+            if len(group) > MAX_GROUP_LENGTH:
+                raise UserError(
+                    f"data.group_column: line {line} of {batch.file} has '{group[:40]}...' in '{column}', which is "
+                    f"longer than the name of a group ({MAX_GROUP_LENGTH} characters)"
+                )
+            groups.append(group or None)
+        return groups
+
+    def _count_raters(self, batch: Batch) -> list[list[int] | None]:
+        """Return how many raters gave each class to each text; None where the recipe names no raters."""
+        raters, names = self._data.raters, self.label_names
+        if raters is None:
+            return [None] * len(batch.lines)
+        if isinstance(raters, dict):
+            if set(raters) != set(names):
+                raise UserError(f"data.raters: it has to name a column for each of the classes {', '.join(names)}")
+            counts = [
+                [self._count(value, column, batch.file, line) for line, value in zip(batch.lines, values, strict=True)]
+                for column, values in ((raters[name], batch.columns[raters[name]]) for name in names)
+            ]
+            return list(map(list, zip(*counts, strict=True)))
+        votes: list[list[int] | None] = []
+        for line, labels in zip(batch.lines, batch.columns[raters], strict=True):
+            if not isinstance(labels, list):
+                raise UserError(f"data.raters: line {line} of {batch.file} has no list in '{raters}'")
+            indices = [self._index(label, batch.file, line) for label in self._name_labels(raters, labels)]
+            votes.append(np.bincount([k for k in indices if k != NO_GOLD], minlength=len(names)).tolist())
+        return votes
+
+    def _count(self, value: Any, column: str, file: str, line: int) -> int:
+        value = _plain(value)
+        if isinstance(value, str) and value.isdecimal():  # a CSV cell
+            value = int(value)
+        if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+            raise UserError(
+                f"data.raters: line {line} of {file} has {value!r} in '{column}', which is no number of raters"
+            )
+        return value
+
+
+def class_index(label: Any, names: list[str], file: str, line: int) -> int:
+    """Return the class that a label names; `NO_GOLD` for a missing label.
+
+    A number is the index of a class where no class is named by a number. `1.0` and `true` are read as 1: pandas writes
+    integers with a gap as floats.
+
+    Raises:
+        UserError: no class has this name or index.
+    """
+    label = _plain(label)
+    name = "" if label is None else one_line(str(label))
+    if not name:
+        return NO_GOLD
+    if name in names:
+        return names.index(name)
+    if isinstance(label, bool) and name.lower() in names:
+        return names.index(name.lower())
+    integer = re.sub(r"\.0+$", "", name)
+    if integer in names:
+        return names.index(integer)
+    has_numbers = any(name.lstrip("-").isdecimal() for name in names)  # then a number can only be a name
+    if isinstance(label, bool):
+        integer = str(int(label))
+    if integer.isdecimal() and int(integer) < len(names) and not has_numbers:
+        return int(integer)
+    raise UserError(
+        f"{file}: line {line} has the label {label!r}, which is not in the label list ({', '.join(names)}); correct "
+        "the row or data.label_names"
+    )
+
+
+def _plain(value: Any) -> Any:
+    """Return None for NaN, and the integer that a float equals, as pandas writes a column of integers with a gap."""
+    if isinstance(value, float):
+        if math.isnan(value):
+            return None
+        if value.is_integer():
+            return int(value)
+    return value
+
+
+def _compile_template(data: Data) -> Any:
+    """Return the template that makes a text of a row's columns. A missing value leaves nothing."""
+    if data.text_template is None:
+        return None
+    environment = SandboxedEnvironment(undefined=StrictUndefined, finalize=lambda value: "" if value is None else value)
+    try:
+        return environment.from_string(data.text_template)
+    except TemplateError as error:
+        raise UserError(f"data.text_template: {first_line(error)}") from None
+
+
+def _template_columns(data: Data) -> list[str]:
+    columns = meta.find_undeclared_variables(SandboxedEnvironment().parse(str(data.text_template)))
+    if not columns:
+        raise UserError("data.text_template: it names no column; write for example '{{ title }}: {{ body }}'")
+    return sorted(columns)
+
+
+def _ask_for_names(data: Data, labels: list[Any]) -> NoReturn:
+    names = sorted({str(label) for label in labels if label is not None})[:20]
+    raise UserError(
+        f"data.label_names: '{data.label_column}' in {data.path} is not a ClassLabel; name the classes, "
+        f"for example {names}"
+    )
+
+
+def one_line(text: str) -> str:
+    """White space and control characters folded to blanks: a text cannot open a line of its own in the prompt."""
+    if not text.isprintable():
+        text = "".join(c if c.isprintable() or c == "\u200d" else " " for c in text)
+    return " ".join(text.split())
+
+
+def text_id(text: str | None) -> bytes | None:
+    """Equal for texts that the LLM sees alike; None where there is nothing to see."""
+    line = one_line(text or "")
+    return hashlib.blake2b(line.encode(), digest_size=ID_BYTES).digest() if line else None
