@@ -4,6 +4,7 @@ A source of any size is streamed into two parquet files, the pool and the test r
 wants them whole or batch by batch.
 """
 
+import logging
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -25,8 +26,11 @@ from .row_reader import NO_GOLD, SCHEMA, RowReader
 from .source import find_split, identify_url, is_url
 from .study import Study, read_json, write_json
 
+logger = logging.getLogger(__name__)
+
 BATCH = 10_000  # rows in memory at a time
 MAX_GROUPS = 50
+READER = 2  # rows that an older reader has made may differ
 
 
 @dataclass(frozen=True)
@@ -64,7 +68,8 @@ class RowFiles:
 
     Attributes:
         folder (`Path`): the study's `rows/`, or a temporary folder until `keep_rows`.
-        manifest (`dict`): `key`, `source` (identity), `label_names`, `rows` (count by file).
+        manifest (`dict`): `key`, `source` (identity), `label_names`, `rows` (count by file, and of training rows that
+            were left out because they have the text of a test row).
         temporary (`TemporaryDirectory`, *optional*): goes when nobody holds it any more.
     """
 
@@ -154,11 +159,11 @@ def strings(array: pa.Array, rows: np.ndarray | None = None) -> Iterator[Any]:
 
 
 def open_rows(study: Study) -> RowFiles:
-    """The pool (of the training split) and the test rows: as kept in the study folder, or else from the source.
+    """Return the pool, from the training split, and the test rows: from the study folder, else from the source.
 
-    A single file, or a recipe whose two splits are the same, has no test split: `data.test_size` rows are drawn for it,
-    and neither they nor rows with the same text are in the pool. A recipe without a grid needs no test rows. Where the
-    recipe has no label column, test rows are texts whose class nobody knows before an audit.
+    A single file, or a recipe whose two splits are the same, has no test split: `data.test_size` rows are drawn for it.
+    Rows of the training split with the text of a test row are left out of the pool. A recipe without a grid needs no
+    test rows. Where the recipe has no label column, the classes of the test rows are unknown before an audit.
 
     Args:
         study (`Study`):
@@ -217,7 +222,8 @@ def _source(study: Study) -> tuple[dict[str, Any], str]:
         kept = known.items() >= asked.items() or "sha256" in known  # of a local source that is not here (any more)
         identity = known if kept else {**asked, "sha": _hub_sha(data)}
     settings = {**data.model_dump(mode="json"), "label_names": data.label_names and list(data.label_names)}
-    return identity, make_key(source=identity, data=settings, test=study.recipe.grid is not None, columns=SCHEMA.names)
+    reader = {"version": READER, "columns": SCHEMA.names}
+    return identity, make_key(source=identity, data=settings, test=study.recipe.grid is not None, reader=reader)
 
 
 def _hub_sha(data: Data) -> str:
@@ -256,9 +262,6 @@ def _read_source(
             )
         order = hash_order(strings(_column(pool, "id"), usable), f"test:{data.seed}")
         in_test = np.sort(usable[order[: data.test_size]])
-        # a text of the test rows must not be trained on
-        text_ids = _column(pool, "text_id")
-        in_pool = np.flatnonzero(~pc.is_in(text_ids, value_set=text_ids.take(pa.array(in_test))).to_numpy(False))
     else:
         test, test_names = _read_split(data, revision, data.test_split, folder)
         in_test = _draw(test, np.arange(len(test)), data.test_size, data.seed)
@@ -273,7 +276,18 @@ def _read_source(
                 f"{data.path}: '{data.test_split}' has the classes {', '.join(test_names)}, but "
                 f"'{data.train_split}' {', '.join(names)}; name them in data.label_names"
             )
-    in_pool = _draw(pool, in_pool, data.pool_size, data.seed)
+    # a classifier must not be trained on a text that it is tested on
+    text_ids, tested = _column(pool, "text_id"), _column(test, "text_id").take(pa.array(in_test))
+    is_tested = pc.is_in(text_ids, value_set=tested.drop_null()).to_numpy(False)
+    num_excluded = int(is_tested.sum()) if test is not pool else 0
+    if num_excluded:
+        logger.warning(
+            "%s: %s rows of '%s' have the text of a test row. They are left out of the pool.",
+            *(data.path, f"{num_excluded:,}", data.train_split),
+        )
+    in_pool = _draw(pool, in_pool[~is_tested], data.pool_size, data.seed)
+    if not len(in_pool):
+        raise UserError(f"{data.path}: all texts of '{data.train_split}' are test texts. Try another data.test_split.")
     _write(folder / "train.parquet", pool, in_pool)
     _write(folder / "test.parquet", test, in_test)
     num_groups = len(pq.read_table(folder / "test.parquet", columns=["group"])["group"].unique())
@@ -282,7 +296,7 @@ def _read_source(
             f"data.group_column: '{data.group_column}' has {num_groups} values in the test rows; at most {MAX_GROUPS} "
             "groups can be told apart"
         )
-    return names, {"train": len(in_pool), "test": len(in_test)}
+    return names, {"train": len(in_pool), "test": len(in_test), "excluded": num_excluded}
 
 
 def _read_split(data: Data, revision: str | None, split: str, folder: Path) -> tuple[pa.Table, list[str]]:

@@ -155,8 +155,8 @@ class RowReader:
 
     def _count(self, value: Any, column: str, file: str, line: int) -> int:
         value = _plain(value)
-        if isinstance(value, str) and value.isdecimal():  # a CSV cell
-            value = int(value)
+        if isinstance(value, str) and re.fullmatch(r"[0-9]+(\.0+)?", value):  # a CSV cell
+            value = int(float(value))
         if isinstance(value, bool) or not isinstance(value, int) or value < 0:
             raise UserError(
                 f"data.raters: line {line} of {file} has {value!r} in '{column}', which is no number of raters"

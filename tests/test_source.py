@@ -1,0 +1,219 @@
+"""One reader for all sources: files as people have them, read to the same rows wherever they are."""
+
+import gzip
+import json
+import logging
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from steps import load_rows
+
+from hf_recipes.data import open_rows
+from hf_recipes.errors import UserError
+from hf_recipes.recipe import Data
+from hf_recipes.source import find_split
+
+LABELS_ONLY = ["--grid=null", "--train=null", "--data.pool_size=null", "--data.test_size=null"]
+
+
+def read(make_study, path, names, *overrides, folder="study"):
+    """The rows of the training split, in the order of the source."""
+    return load_rows(
+        make_study(f"--data.path={path}", f"--data.label_names={names}", *LABELS_ONLY, *overrides, folder=folder)
+    )[0]
+
+
+def named(rows):
+    return {text: None if k < 0 else rows.label_names[k] for text, k in zip(rows.texts, rows.gold, strict=True)}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("text,label\nbad film,negative,\ngood,positive,\n", "line 2 must have 2 cells like the header. Got 3"),
+        ("id,text,label\n1,Well, I like it,positive\n2,bad,negative\n", "line 2 must have 3 cells .* Got 4"),
+        ('text,label\n"so ""good""",a\n"say \\"hi, you\\"",b\n', "line 3 is not valid CSV .*quotes in a cell twice"),
+        ('text,label\n"open,a\nmore,b\n', "line 3 is not valid CSV"),
+        ("text,label\na\n", "line 2 must have 2 cells like the header. Got 1"),
+        ("text;label\na, b;positive\n", "must be separated by ','. Got ';'"),
+        ("text\tlabel\na\tpositive\n", r"must be separated by ','. Got '\\t'"),
+        ("text,label,label\na,b,c\n", "data.label_column: more than one column 'label'"),
+        (b"text,label\ncaf\xe9,a\n", "must be UTF-8 .* Try saving it as UTF-8"),
+    ],
+)
+def test_csv_that_would_shift_columns_is_refused_with_its_line(content, message, make_study, tmp_path):
+    file = tmp_path / "rows.csv"
+    file.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(UserError, match=message):
+        read(make_study, file, "[positive, negative]")
+
+
+STANCES = "text,label\ntweet 0,Favor\ntweet 1,Against\ntweet 2,None\nnull,Favor\n42,NA\n\nTRUE,\n"
+
+
+@pytest.mark.parametrize("kind", ["file", "folder", "gz", "CSV", "tsv", "[v1] folder"])
+def test_a_csv_file_and_a_folder_of_it_give_the_same_rows(kind, make_study, tmp_path):
+    folder = tmp_path / (kind if "folder" in kind else "source")
+    folder.mkdir()
+    names = {"gz": "rows.csv.gz", "CSV": "ROWS.CSV", "tsv": "rows.tsv"}
+    file = folder / names.get(kind, "train.csv")
+    content = STANCES.replace(",", "\t" if kind == "tsv" else ",").encode()
+    file.write_bytes(gzip.compress(content) if kind == "gz" else b"\xef\xbb\xbf" * (kind == "file") + content)
+    path = folder if "folder" in kind else file
+    rows = read(make_study, path, "['Favor', 'Against', 'None', 'NA']")
+    expected = {"tweet 0": "Favor", "tweet 1": "Against", "tweet 2": "None", "null": "Favor", "42": "NA", "TRUE": None}
+    assert named(rows) == expected
+    assert rows.texts == list(expected)
+
+
+@pytest.mark.parametrize("values", [["1", "", "0"], ["1.0", "", "0.0"], [1.0, float("nan"), 0.0], [True, None, False]])
+def test_integers_with_a_gap_are_indices_however_pandas_wrote_them(values, make_study, tmp_path):
+    rows = [{"text": text, "label": value} for text, value in zip("abc", values, strict=True)]
+    files = {name: tmp_path / f"rows.{name}" for name in ("jsonl", "csv", "parquet")}
+    files["jsonl"].write_text(
+        "".join(json.dumps(row) + "\n" for row in rows)
+    )  # with NaN, as pandas and Python write it
+    files["csv"].write_text(
+        "text,label\n"
+        + "".join(f"{row['text']},{row['label'] or ''}\n" for row in rows if row["label"] == row["label"])
+    )
+    pq.write_table(pa.Table.from_pylist(rows), files["parquet"])
+    for kind, file in files.items():
+        if kind == "csv" and not isinstance(values[0], str):
+            continue
+        rows_read = read(make_study, file, "['no', 'yes']", folder=kind)
+        assert named(rows_read) == {"a": "yes", "b": None, "c": "no"}, kind
+
+
+def test_json_values_keep_the_type_of_their_line(make_study, tmp_path):
+    records = [
+        {"title": "Alien", "day": "2020-01-01", "year": 2020, "label": "good"},
+        {"title": 1984, "day": "2021-01-02", "year": "unknown", "label": "bad"},
+        {"title": None, "day": None, "label": "bad"},
+    ]
+    template = "--data.text_template='{{ title }} on {{ day }}'"
+    lines = "".join(json.dumps(record) + "\n" for record in records)
+    columns = {key: [record.get(key) for record in records] for key in records[0]}
+    documents = {
+        "rows.jsonl": lines,
+        "array.json": json.dumps(records, indent=1),
+        "columns.json": json.dumps(columns, indent=1),
+    }
+    for name, content in documents.items():
+        (tmp_path / name).write_text(content)
+        rows = read(make_study, tmp_path / name, "[good, bad]", template, "--data.group_column=year", folder=name[:3])
+        assert rows.texts == ["Alien on 2020-01-01", "1984 on 2021-01-02", " on "]
+        assert rows.groups.tolist() == ["2020", "unknown", None]
+        assert rows.gold.tolist() == [0, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('{"text": "a", "label": "x"}\n{"text": "b", "label"\n', "line 2 is not valid JSON"),
+        ('{"text": "a", "label": "x"}\n[1]\n', "line 2 must be a JSON object"),
+        ('{"text": {"en": "a"}, "label": "x"}\n', "line 1 must have a text in `text`. Got {'en': 'a'}"),
+        ('{"txt": "a", "label": "x"}\n', "no column 'text' in .*; it has txt, label"),
+    ],
+)
+def test_bad_json_is_refused_with_its_line(content, message, make_study, tmp_path):
+    (tmp_path / "rows.jsonl").write_text(content)
+    with pytest.raises(UserError, match=message):
+        read(make_study, tmp_path / "rows.jsonl", "[x, y]")
+
+
+def test_shards_may_differ_in_types_and_the_order_of_columns(make_study, tmp_path):
+    shards = [
+        pa.table({"text": pa.array(["a"]), "label": pa.nulls(1)}),
+        pa.table({"label": [1.0, 0.0], "text": ["b", "c"]}),
+        pa.table({"text": pa.array(["d", None], pa.large_string()), "label": pa.array([0, 1], pa.int8())}),
+    ]
+    for number, shard in enumerate(shards):
+        pq.write_table(shard, tmp_path / f"train-0000{number}-of-00003.parquet")
+    assert read(make_study, tmp_path, "['no', 'yes']").gold.tolist() == [-1, 1, 0, 0, 1]
+    pq.write_table(pa.table({"text": ["e"]}), tmp_path / "train-00002-of-00003.parquet")
+    with pytest.raises(UserError, match="no column 'label' in .*train-00002-of-00003.parquet; it has text"):
+        read(make_study, tmp_path, "['no', 'yes']")
+
+
+def test_counts_of_raters_may_be_cells_of_a_csv_file(make_study, tmp_path):
+    (tmp_path / "rows.csv").write_text("text,label,p,n\na,positive,2,1.0\nb,negative,0,3\n")
+    rows = read(make_study, tmp_path / "rows.csv", "[positive, negative]", "--data.raters={positive: p, negative: n}")
+    assert rows.raters.tolist() == [[2, 1], [0, 3]]
+
+
+def test_a_training_row_with_the_text_of_a_test_row_is_left_out(make_study, tmp_path, caplog):
+    texts = {"train": ["a", "b ", "c", "b", ""], "test": ["b", "x"]}
+    for split, values in texts.items():
+        pq.write_table(
+            pa.table({"text": values, "label": ["no", "yes", "no", "yes", "no"][: len(values)]}),
+            tmp_path / f"{split}.parquet",
+        )
+    overrides = [
+        f"--data.path={tmp_path}",
+        "--data.label_names=['no', 'yes']",
+        "--data.pool_size=null",
+        "--grid.sizes=[2]",
+    ]
+    with caplog.at_level(logging.WARNING):
+        files = open_rows(make_study(*overrides, "--data.test_size=null"))
+    assert files.load("train").texts == ["a", "c", ""]
+    assert files.load("test").texts == ["b", "x"]
+    assert files.manifest["rows"]["excluded"] == 2
+    assert "2 rows of 'train' have the text of a test row. They are left out of the pool." in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("files", "overrides", "message"),
+    [
+        (
+            ["train"],
+            [],
+            r"`data.test_split` must name a split of .*. Got test. Try one of train, or set `data.test_split`",
+        ),
+        (
+            ["train", "test"],
+            ["--data.train_split='train[:1000]'"],
+            r"must name a split .* Got train\[:1000\]. Try one of",
+        ),
+    ],
+)
+def test_a_missing_split_is_named_with_what_to_do(files, overrides, message, make_study, tmp_path):
+    for split in files:
+        (tmp_path / f"{split}.csv").write_text("text,label\na,no\nb,yes\n")
+    with pytest.raises(UserError, match=message):
+        open_rows(make_study(f"--data.path={tmp_path}", "--data.label_names=['no', 'yes']", *overrides))
+
+
+def test_a_dataset_of_several_configs_asks_for_data_name(make_study, tmp_path):
+    for name in ("en", "de"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "train.csv").write_text("text,label\na,no\nb,yes\n")
+    configs = "".join(f"- config_name: {name}\n  data_files: {name}/train.csv\n" for name in ("en", "de"))
+    (tmp_path / "README.md").write_text(f"---\nconfigs:\n{configs}---\n")
+    with pytest.raises(UserError, match="`data.name` must name a config of .*. Got none. Try one of en, de."):
+        read(make_study, tmp_path, "['no', 'yes']")
+    assert read(make_study, tmp_path, "['no', 'yes']", "--data.name=de").texts == ["a", "b"]
+
+
+TEXT = st.text(st.characters(blacklist_categories=["Cs"], blacklist_characters="\r\x00"), max_size=8)
+
+
+@given(st.lists(st.tuples(TEXT, st.sampled_from(["x", "y", ""])), min_size=1, max_size=8))
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_text_survives_csv_and_json_alike(tmp_path, rows):
+    import csv
+
+    with (tmp_path / "rows.csv").open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(["text", "label"])
+        writer.writerows(rows)
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps({"text": t, "label": k}) + "\n" for t, k in rows))
+    for name in ("rows.csv", "rows.jsonl"):
+        source = find_split(Data(path=str(tmp_path / name)), None, "train", tmp_path)
+        batches = list(source.batches({"text": "text_column", "label": "label_column"}))
+        assert [text for batch in batches for text in batch.columns["text"]] == [text for text, _ in rows]
+        assert [label for batch in batches for label in batch.columns["label"]] == [label for _, label in rows]
