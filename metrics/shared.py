@@ -101,6 +101,13 @@ def check_bins(bins):
     return int(bins)
 
 
+def sum_by_rank(ranks, values, at):
+    """Sum values over the rows of the lowest ranks. Rows that tie, or are cut by `at`, count with their mean."""
+    _, group, counts = np.unique(ranks, return_inverse=True, return_counts=True)
+    ends, sums = np.cumsum(counts), np.cumsum(np.bincount(group, values))
+    return np.interp(at, np.append(0, ends), np.append(0, sums))
+
+
 def f1_by_class(predictions, references):
     """Yield each class that gold has, with F1 by run and the influence of each item on the mean F1, scaled by n.
 

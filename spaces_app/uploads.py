@@ -10,7 +10,7 @@ import json
 import re
 import sys
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -37,8 +37,10 @@ LIMITS = (
     f"{MOST_RUNS} runs, {MOST_TEXTS:,} texts, {MOST_CLASSES} classes, {MOST_LABELS / 1e6:.0f} million labels or "
     f"{MOST_PROBS / 1e6:.0f} million probabilities in all."
 )
-GOLD = ("gold", "reference", "references")
-LABEL = ("label", "prediction")
+GOLD = ("gold", "reference", "references", "y_true", "true", "target")
+LABEL = ("label", "prediction")  # of a row for each run and text; in a table with a column for each run they are gold
+GOLD_OF_TEXT = (*GOLD, "label", "labels", "class")
+NOT_RUNS = ("", "id", "idx", "index", "row", "text", "texts", "sentence", "unnamed: 0", "__index_level_0__")
 KNOWN = ("run", "id", "text", "probs", *GOLD, *LABEL)
 _LOCK = threading.Lock()
 
@@ -55,12 +57,15 @@ class Runs:
         labels (`np.ndarray` of shape `(R, n)`): class indices.
         probs (`np.ndarray` of shape `(R, n, K)`, *optional*)
         gold (`np.ndarray` of shape `(n,)`, *optional*)
+        classes (`list[str]`)
+        ignored (`list[str]`): columns that were not taken for runs.
     """
 
     labels: np.ndarray
     probs: np.ndarray | None
     gold: np.ndarray | None
     classes: list[str]
+    ignored: tuple[str, ...] = ()
 
 
 def metric(name: str) -> Any:
@@ -202,20 +207,32 @@ def _decoded(column: pa.Array, name: str) -> np.ndarray:
 
 
 def _from_table(columns: dict[str, np.ndarray]) -> Runs:
-    """A column for each run and a row for each text; or a row for each run and text, with `run` and `id`."""
+    """Read a column for each run and a row for each text; or a row for each run and text, with `run` and `id`.
+
+    Columns of row numbers, ids and texts are not runs: by their name, or because all their values differ and are more
+    than all other columns have.
+    """
     columns = {name.strip(): column for name, column in columns.items()}
     lower = {name.lower(): name for name in columns}
-    gold = next((columns.pop(lower[name]) for name in GOLD if name in lower), None)
     if "run" in lower and "id" in lower:
-        return _from_long(columns, lower, gold)
-    runs = {name: column for name, column in columns.items() if name.lower() not in ("id", "text")}
+        return _from_long(columns, lower, next((columns.pop(lower[name]) for name in GOLD if name in lower), None))
+    gold = next((columns.pop(lower[name]) for name in GOLD_OF_TEXT if name in lower), None)
+    runs = {
+        name: column for name, column in columns.items() if name.lower() not in NOT_RUNS and not name.endswith("_id")
+    }
     if not runs:
         raise UploadError(f"The table has no column of a run's labels. {ROUND}")
-    if listed := [name for name, column in runs.items() if column.ndim > 1]:
-        if len(listed) < len(runs):
-            raise UploadError("Some columns are lists and some are not; give probabilities of all runs, or labels.")
-        return _checked_probs(list(runs.values()), gold, None)
-    return _checked_labels(list(runs.values()), gold)
+    if lists := [name for name, column in runs.items() if column.ndim > 1]:
+        ignored = tuple(name for name in columns if name not in lists)
+        return replace(_checked_probs([runs[name] for name in lists], gold, None), ignored=ignored)
+    values = {name: set(map(str, pd.unique(column))) for name, column in runs.items()}
+    for name, distinct in values.items():
+        others = set().union(*(labels for other, labels in values.items() if other != name))
+        if len(runs) > 1 and len(distinct) == len(runs[name]) > max(len(others), 2):
+            del runs[name]
+    return replace(
+        _checked_labels(list(runs.values()), gold), ignored=tuple(name for name in columns if name not in runs)
+    )
 
 
 def _from_long(columns: dict[str, np.ndarray], lower: dict[str, str], gold: np.ndarray | None) -> Runs:
@@ -327,7 +344,7 @@ def _limits(runs: int, texts: int, classes: int) -> None:
 
 
 def _names(values: np.ndarray, where: str) -> np.ndarray:
-    """Labels as strings: 1.0 is 1, and an empty one is an error."""
+    """Return labels as strings; `1.0` is 1, as pandas writes integers with a gap as floats. Empty labels are errors."""
     if values.dtype.kind == "f":
         whole = np.isfinite(values) & (values == np.floor(values)) & (np.abs(values) < 2**53)
         if not whole.all():
@@ -336,7 +353,7 @@ def _names(values: np.ndarray, where: str) -> np.ndarray:
     elif values.dtype.kind not in "iuO":
         raise UploadError(f"{where}: values of the type {values.dtype} are no labels.")
     codes, unique = pd.factorize(values, use_na_sentinel=False)
-    words = np.array([str(value).strip() for value in unique], dtype=object)
+    words = np.array([re.sub(r"^([+-]?[0-9]+)\.0+$", r"\1", str(value).strip()) for value in unique], dtype=object)
     is_bad = np.array([not word or NOT_A_LABEL.fullmatch(word) is not None for word in words], dtype=bool)[codes]
     if is_bad.any():
         row = int(is_bad.argmax())
@@ -417,8 +434,8 @@ def measure(runs: Runs) -> dict[str, Any]:
     """What the metric modules say of the runs.
 
     Returns:
-        `dict` with `R`, `n`, `classes`, `figures` (a list of `metric`, `figure`, `value`, `interval`) and `full`, all
-        that each module returned.
+        `dict` with `R`, `n`, `classes`, `ignored` (columns that are not runs), `figures` (a list of `metric`, `figure`,
+        `value`, `interval`) and `full`, all that each module returned.
 
     Raises:
         UploadError: a module refuses it.
@@ -449,7 +466,14 @@ def measure(runs: Runs) -> dict[str, Any]:
         for figure in shown
         if figure in full[name]
     ]
-    return {"R": len(runs.labels), "n": runs.labels.shape[1], "classes": runs.classes, "figures": figures, "full": full}
+    return {
+        "R": len(runs.labels),
+        "n": runs.labels.shape[1],
+        "classes": runs.classes,
+        "ignored": list(runs.ignored),
+        "figures": figures,
+        "full": full,
+    }
 
 
 def _whole(bounds: list[float | None] | None) -> list[float] | None:

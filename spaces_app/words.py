@@ -407,7 +407,9 @@ def measured_table(data: dict[str, Any]) -> str:
     ]
     said = _counts(data)
     few = "" if data["R"] > 2 else " With two runs no interval over runs can be given: three are the least."
-    return f'<p class="count" role="status">{safe(said + few)}</p>' + table(
+    columns = ", ".join(name[:50] for name in data["ignored"][:5])
+    not_runs = f" Not read as runs: the columns {columns}." if columns else ""
+    return f'<p class="count" role="status">{safe(said + few + not_runs)}</p>' + table(
         ["figure", "value", "interval", "module"], rows, "Figures of your predictions", "numbers"
     )
 

@@ -472,7 +472,7 @@ def test_optional_lists_may_be_arrays_and_odd_numbers_are_named(comparison):
         instability.compute(predictions=one, num_classes=3.5)
     with pytest.raises(ValueError, match="confidence_level"):
         scores.compute(predictions=one, references=gold, confidence_level=95)
-    with pytest.raises(ValueError, match="must be in .0, 1. for an asymptote"):
+    with pytest.raises(ValueError, match="must be shares from -1 to 1"):
         load("learning_plateau").compute(sizes=[100, 200], scores=[[70, 71], [72, 73]], delta=1, asymptote=True)
 
 
@@ -540,3 +540,33 @@ def test_each_page_shows_what_its_module_computes(tmp_path_factory):
     result = load("instability_comparison").compute(**inputs)
     difference = table.set_index("figure").loc["macro f1 difference"].tolist()
     assert difference == pytest.approx([result["macro_f1_difference"], *result["macro_f1_interval"]], abs=1e-4)
+
+
+@given(st.integers(2, 5), st.integers(0, 2**32 - 1))
+def test_calibration_depends_on_neither_the_order_of_items_nor_rounding_errors(runs, seed):
+    rng = np.random.default_rng(seed)
+    run = rng.choice([[0.5, 0.5], [0.3, 0.7], [0.1, 0.9], [0.8, 0.2]], 40)
+    gold = rng.integers(0, 2, 40)
+    divergence = load("seed_divergence")
+    first = divergence.compute(predictions=[run] * runs, references=gold)
+    noisy = [run * (1 + rng.normal(0, 1e-15, run.shape)) for _ in range(runs)]
+    order = rng.permutation(40)
+    second = divergence.compute(predictions=[one[order] for one in noisy], references=gold[order])
+    for name in ("ece", "adaptive_ece", "accuracy"):
+        assert second[name] == pytest.approx(first[name])
+        assert first[f"ensemble_{name}"] == pytest.approx(first[name][0])
+
+
+def test_an_infinite_loss_gains_nothing_and_is_not_nan():
+    certain = [[1.0, 0.0], [0.5, 0.5]]
+    divergence = load("seed_divergence")
+    assert divergence.compute(predictions=[certain, certain], references=[1, 0])["nll_gain"] == 0
+    mixed = [[0.5, 0.5], [0.5, 0.5]]
+    assert divergence.compute(predictions=[certain, mixed], references=[1, 0])["nll_gain"] == np.inf
+
+
+def test_scores_in_percent_are_refused():
+    with pytest.raises(
+        ValueError, match="`scores` must be shares from -1 to 1. Got 74. Try dividing percentages by 100"
+    ):
+        load("learning_plateau").compute(sizes=[100, 200], scores=[[70, 71], [74, 73]])

@@ -254,6 +254,23 @@ def test_csv_json_and_parquet_say_the_same(tmp_path):
     assert shown["pairwise_disagreement"]["interval"] == expected["pairwise_disagreement_interval"]
 
 
+@pytest.mark.parametrize(
+    ("table", "ignored"),
+    [
+        (",seed0,seed1,gold\n0,a,a,a\n1,b,a,b\n2,c,c,c\n3,a,b,a\n", ["Unnamed: 0"]),
+        ("Unnamed: 0,seed0,seed1,y_true\n0,a,a,a\n1,b,a,b\n2,c,c,c\n3,a,b,a\n", ["Unnamed: 0"]),
+        ("seed0,seed1,label\na,a,a\nb,a,b\nc,c,c\na,b,a\n", []),
+        ("tweet,seed0,seed1,labels\nhi,a,a,a\nyo,b,a,b\nso,c,c,c\nno,a,b,a\n", ["tweet"]),
+        ("tweet_id,seed0,seed1,true\n7,a,a,a\n7,b,a,b\n8,c,c,c\n9,a,b,a\n", ["tweet_id"]),
+        ("seed0,seed1,target\n1,1.0,1.0\n2,1.0,2.0\n3,3.0,3.0\n1,2.0,1.0\n", []),
+    ],
+)
+def test_row_numbers_ids_texts_and_gold_are_not_runs(table, ignored):
+    figures = uploads.measure(uploads.read(None, table))
+    assert (figures["R"], len(figures["classes"]), figures["ignored"]) == (2, 3, ignored)
+    assert figures["full"]["seed_scores"]["accuracy_mean"] == 0.75
+
+
 def test_probabilities_come_as_json_parquet_and_the_projects_own_table(study, tmp_path):
     probs = np.random.default_rng(0).dirichlet(np.ones(3), (4, 30))
     gold = [str(k) for k in probs[0].argmax(axis=1)]

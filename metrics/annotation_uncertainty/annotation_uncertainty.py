@@ -8,7 +8,7 @@ import evaluate
 import numpy as np
 from scipy import special, stats
 
-from .shared import Direct, check_bins, check_labels, check_level, check_numbers, check_probabilities
+from .shared import Direct, check_bins, check_labels, check_level, check_numbers, check_probabilities, sum_by_rank
 
 _CITATION = """\
 @article{lu2025feeding, title={Feeding LLM Annotations to BERT Classifiers at Your Own Risk},
@@ -222,12 +222,13 @@ def _scores(confusion, z):
 def _calibration(probs, gold, confidence, right, bins, z):
     """Score probabilities against gold; `confidence` is that of the label, and bins of equal mass cut through ties."""
     items, probs = len(gold), probs / probs.sum(axis=1, keepdims=True)
+    confidence = confidence.round(12)  # rounding errors must not move a probability to another bin
     of_gold = probs[np.arange(items), gold]
     edges = np.linspace(0, 1, bins + 1).round(12)
     at = np.maximum(np.searchsorted(edges, confidence) - 1, 0)  # bins are open below and closed above
     n = np.bincount(at, minlength=bins)
     mean, accuracy = (_ratio(np.bincount(at, values, minlength=bins), n) for values in (confidence, right))
-    gaps = np.diff(_cumulative(confidence, right - confidence, np.linspace(0, items, bins + 1)))
+    gaps = np.diff(sum_by_rank(confidence, right - confidence, np.linspace(0, items, bins + 1)))
     names = ("lower", "upper", "n", "confidence", "accuracy", "accuracy_interval")
     columns = (*(c.tolist() for c in (edges[:-1], edges[1:], n, mean, accuracy)), _wilson(accuracy, n, z))
     return {
@@ -243,9 +244,9 @@ def _detection(entropy, wrong, alphas, z):
     """Compute error capture and risk-coverage from one curve: the errors among the least uncertain rows."""
     items, errors = len(wrong), wrong.sum()
     kept = np.arange(1, items + 1)
-    risk = _cumulative(entropy, wrong, kept) / kept
+    risk = sum_by_rank(entropy, wrong, kept) / kept
     best = np.maximum(kept - (items - errors), 0) / kept  # all errors last
-    captured = errors - _cumulative(entropy, wrong, items * (1 - alphas))
+    captured = errors - sum_by_rank(entropy, wrong, items * (1 - alphas))
     shown = np.ceil(np.linspace(0, items, min(items, 100) + 1)[1:]).astype(int)
     return {
         "alphas": alphas.tolist(),
@@ -286,13 +287,6 @@ def _worth(share, variance, sizes, weights):
     if variance > 1e-15:
         return share * (1 - share) / variance
     return 1 / (weights**2 / sizes).sum()
-
-
-def _cumulative(by, values, at):
-    """Sum values over the first rows by `by`; rows that tie, or are cut by `at`, count with their mean."""
-    _, group, counts = np.unique(by, return_inverse=True, return_counts=True)
-    ends, sums = np.cumsum(counts), np.cumsum(np.bincount(group, values))
-    return np.interp(at, np.append(0, ends), np.append(0, sums))
 
 
 def _wilson(share, trials, z):

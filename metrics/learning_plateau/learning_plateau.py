@@ -27,8 +27,8 @@ Args:
     sizes (`list` of S `int`):
         Training-set sizes, all different.
     scores (`list` of S lists of R `float`):
-        For each size the scores of R runs, higher is better. Run r of all sizes is one curve: the same seed, nested
-        subsets. R is at least 2, and 3 for an interval.
+        For each size the scores of R runs, shares from -1 to 1, higher is better. Run r of all sizes is one curve: the
+        same seed, nested subsets. R is at least 2, and 3 for an interval.
     against (`list` of S lists of R `float`, *optional*):
         Another variant's scores at the same sizes and seeds: the one that may still gain (gold labels).
     delta (`float`, *optional*, defaults to 0.01):
@@ -155,6 +155,8 @@ def _check_scores(key, scores, *shape):
     scores = check_numbers(key, scores, *shape).astype(np.float64)
     if not np.isfinite(scores).all():
         raise ValueError(f"`{key}` must be finite. Got nan or inf. Try leaving failed runs out, at all sizes.")
+    if (largest := np.abs(scores).max()) > 1:  # `delta` is a share
+        raise ValueError(f"`{key}` must be shares from -1 to 1. Got {largest:g}. Try dividing percentages by 100.")
     return scores
 
 

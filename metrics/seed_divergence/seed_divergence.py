@@ -16,6 +16,7 @@ from .shared import (
     check_probabilities,
     item_variance,
     jackknife,
+    sum_by_rank,
     t_interval,
 )
 
@@ -87,6 +88,7 @@ class SeedDivergence(Direct, evaluate.Metric):
 
 
 CELLS = 2**20  # probabilities of a run in memory at a time
+DIGITS = 12
 
 
 def seed_divergence(predictions, references=None, bins=10, return_items=False, confidence_level=0.95):
@@ -94,12 +96,14 @@ def seed_divergence(predictions, references=None, bins=10, return_items=False, c
     predictions = check_probabilities(predictions, "R runs", "n items", "K classes")
     sums = predictions.sum(axis=2, keepdims=True)
     predictions /= np.where(np.abs(sums - 1) > 1e-12, sums, 1)
+    # without the digits of rounding errors: they would break ties, and move a probability to another bin
+    predictions.round(DIGITS, out=predictions)
     runs, items, classes = predictions.shape
     if runs < 2:
         raise ValueError("`predictions` must have at least 2 runs. Got 1. Try runs with other seeds.")
     references, bins = check_gold(references, items, classes), check_bins(bins)
     check_level(confidence_level)
-    mean = predictions.mean(axis=0)
+    mean = predictions.mean(axis=0).round(DIGITS)
     entropy = special.entr(predictions).sum(axis=2)
     pairs, per_item = np.zeros((2, runs, runs)), np.zeros((2, items))
     block = max(CELLS // classes, 1)
@@ -136,8 +140,12 @@ def seed_divergence(predictions, references=None, bins=10, return_items=False, c
         result |= {name: [run[name] for run in each] for name in ensemble}
         result |= {f"ensemble_{name}": value for name, value in ensemble.items()}
         result |= _accuracy_gain(predictions, mean, references, confidence_level)
-        for name in ("nll", "brier"):
-            result[f"{name}_gain"] = float(np.mean(result[name]) - ensemble[name])
+        result["brier_gain"] = float(np.mean(result["brier"]) - ensemble["brier"])
+        # where no run gives the gold class any probability, the ensemble gains nothing: both losses are infinite
+        of_gold = np.take_along_axis(predictions, references[None, :, None], axis=2)[..., 0]
+        ensemble_loss, losses = special.rel_entr(1, of_gold.mean(axis=0)), special.rel_entr(1, of_gold).mean(axis=0)
+        is_finite = np.isfinite(ensemble_loss)
+        result["nll_gain"] = float((losses[is_finite] - ensemble_loss[is_finite]).sum() / items)
     if return_items:
         result["item_js_divergence"] = per_item[0].tolist()
     return result
@@ -157,7 +165,8 @@ def _accuracy_gain(predictions, mean, references, level):
     gains = (mean.argmax(axis=1) == references) - right.mean(axis=0)
     total = predictions.sum(axis=0)
     without = [
-        ((total - predictions[r]).argmax(axis=1) == references).mean() - np.delete(right, r, axis=0).mean()
+        ((total - predictions[r]).round(DIGITS - 2).argmax(axis=1) == references).mean()
+        - np.delete(right, r, axis=0).mean()
         for r in range(runs)
     ]
     without = np.array(without) if runs > 2 else np.full(runs, np.nan)
@@ -169,13 +178,13 @@ def _accuracy_gain(predictions, mean, references, level):
 
 
 def _calibration(probs, gold, bins):
-    """Score one set of probabilities (n, K). The bins of equal mass cut through ties in the order of the items."""
+    """Score one set of probabilities (n, K). Items that tie count with their mean in the bins of equal mass."""
     items = len(gold)
     confidence, right = probs.max(axis=1), probs.argmax(axis=1) == gold
     gap = right - confidence
-    edges = np.linspace(0, 1, bins + 1)[1:-1]
+    edges = np.linspace(0, 1, bins + 1)[1:-1].round(DIGITS)
     by_width = np.bincount(np.searchsorted(edges, confidence), gap, minlength=bins)  # open below, closed above
-    by_mass = [part.sum() for part in np.array_split(gap[np.argsort(confidence, kind="stable")], bins)]
+    by_mass = np.diff(sum_by_rank(confidence, gap, np.linspace(0, items, bins + 1)))
     of_gold = probs[np.arange(items), gold]
     return {
         "accuracy": float(right.mean()),
