@@ -270,12 +270,12 @@ def audit_import(
 ) -> None:
     """Import human labels and re-evaluate the LLM's labels."""
     study = _open(context, recipe, False, verbose)
-    from .labels.audit import import_audit
+    from .labels.audit_import import import_audit
     from .labels.pool import read_labels
     from .report.label_quality import print_labels, write_labels
 
     counts = import_audit(study, file, replace)
-    typer.echo(f"{counts['labelled']:,} labelled, {counts['missing']:,} missing, {counts['changed']:,} changed")
+    typer.echo(counts)
     print_labels(study, write_labels(study, read_labels(study)))
 
 

@@ -10,7 +10,8 @@ from test_annotate import engine  # noqa: F401  (a fixture)
 
 from hf_recipes.annotation.annotate import annotate
 from hf_recipes.errors import UserError
-from hf_recipes.labels.audit import draw_audit, import_audit
+from hf_recipes.labels.audit import draw_audit
+from hf_recipes.labels.audit_import import ImportCounts, import_audit
 from hf_recipes.report.label_quality import describe
 from hf_recipes.study import read_json
 
@@ -42,7 +43,7 @@ def test_the_sample_is_random_nested_and_says_what_all_texts_would(study, tmp_pa
     everything = write_labels(study)["annotator"]  # the source has gold: the truth
     assert draw_audit(study, 20, tmp_path / "a.csv") == 20
     ids = fill(tmp_path / "a.csv", gold_of(study))
-    assert import_audit(study, tmp_path / "a.csv") == {"labelled": 20, "missing": 0, "changed": 0}
+    assert import_audit(study, tmp_path / "a.csv") == ImportCounts(20, 0, 0, 0, 0)
     assert draw_audit(study, 60, tmp_path / "b.csv") == 40  # those that have no label yet
     more = fill(tmp_path / "b.csv", gold_of(study))
     assert not set(ids) & set(more)
@@ -87,7 +88,7 @@ def test_other_forms_come_back_too(form, study, tmp_path):
             result = [{"type": "choices", "value": {"choices": [gold[task["data"]["id"]]]}}]
             task["annotations"] = [{"result": [], "was_cancelled": True}, {"result": result}]
         file.write_text(json.dumps(tasks))
-    assert import_audit(study, file)["labelled"] == 30
+    assert import_audit(study, file).labelled == 30
     assert all(gold[i] == name for i, name in read_json(study.audit / "labels.json").items())
 
 
@@ -102,15 +103,17 @@ def test_what_is_missing_or_wrong_is_said(study, tmp_path, command):
     some = gold_of(study)
     ids = fill(tmp_path / "a.csv", some)
     fill(tmp_path / "a.csv", {i: some[i] for i in ids[:25]})
-    assert import_audit(study, tmp_path / "a.csv") == {"labelled": 25, "missing": 15, "changed": 0}
+    assert import_audit(study, tmp_path / "a.csv") == ImportCounts(25, 15, 0, 0, 0)
     assert "Of the other 15 nothing is known" in " ".join(describe(write_labels(study)))
     cases = {
-        "id,label\nx,positive\n": "entry 1 has the id 'x', which is not in the sample",
-        f"id,label\n{ids[0]},good\n": "the label 'good', which is none of negative, neutral, positive",
-        f"id,label\n{ids[0]},positive\n{ids[0]},negative\n": "has two labels, positive and negative",
-        "text,label\na,positive\n": "it has no column 'id', but text, label",
-        f"id,text\n{ids[0]},a\n": "it has no column 'label', but id, text",
-        f"id,label\n{ids[0]},\n": "no entry has a label; fill them in, each with one of negative",
+        "id,label\nx,positive\n": "all 1 entries are of other texts",
+        "text,label\na,positive\n": "all 1 entries are of other texts",
+        f"id,label\n{ids[0]},good\n": "label of entry 1 must be one of negative, neutral, positive. Got good",
+        f"id,text,label\n{ids[0]},other text,positive\n": "entry 1 must have the text of its id .* Got 'other text'",
+        f"id,label,label\n{ids[0]},positive,negative\n": "must have one column `label`. Got 2",
+        f"id,label\n{ids[0]},positive,x\n": "entry 1 must have 2 cells like the header. Got 3",
+        f"id,text\n{ids[0]},a\n": "must have a column `label`. Got id, text",
+        f"id,label\n{ids[0]},\n": "no entry has a label. Try a file of hf-recipes audit sample",
     }
     for content, said in cases.items():
         (tmp_path / "bad.csv").write_text(content)
@@ -119,15 +122,95 @@ def test_what_is_missing_or_wrong_is_said(study, tmp_path, command):
     before = (study.audit / "labels.json").read_bytes()
     other = next(name for name in ("positive", "negative") if name != some[ids[0]])
     (tmp_path / "other.csv").write_text(f"id,label\n{ids[0]},{other}\n")
-    with pytest.raises(UserError, match=f"1 labels are others than .*{ids[0]}, {some[ids[0]]} then, {other} now"):
+    with pytest.raises(UserError, match=f"1 labels differ from .*{ids[0]}: {some[ids[0]]} before, {other} now"):
         import_audit(study, tmp_path / "other.csv")
     assert (study.audit / "labels.json").read_bytes() == before
-    assert import_audit(study, tmp_path / "other.csv", replace=True) == {"labelled": 25, "missing": 15, "changed": 1}
+    assert import_audit(study, tmp_path / "other.csv", replace=True) == ImportCounts(25, 15, 1, 0, 0)
     (tmp_path / "bad.json").write_text('[{"id": 1, "annotations": {"label": 3}}]')
-    with pytest.raises(UserError, match="must have rows with id and label, or be an export"):
+    with pytest.raises(UserError, match="must have entries with id, text and label, or be an export"):
         import_audit(study, tmp_path / "bad.json")
     recipe = study.recipe_file
     code, _, errors = command("audit", "sample", recipe, "--n", 5, "--output", tmp_path / "d", "--format", "xml")
     assert (code, "`--format` must be one of csv, jsonl" in errors) == (2, True)
     code, _, errors = command("audit", "import", recipe, tmp_path / "not-there.csv")
     assert (code, "not-there.csv" in errors) == (2, True)
+
+
+def choice(*names, question="label", **fields):
+    """What one annotator ticked in Label Studio, after a comment."""
+    comment = {"type": "textarea", "from_name": "comment", "value": {"text": ["unsure"]}}
+    result = {"type": "choices", "from_name": question, "value": {"choices": list(names)}}
+    return {"result": [comment, result] if names else [], "was_cancelled": False} | fields
+
+
+def tasks_of(study, tmp_path, n=6):
+    draw_audit(study, n, tmp_path / "tasks.json", "label-studio")
+    return json.loads((tmp_path / "tasks.json").read_text())
+
+
+def test_annotators_are_counted_and_a_tie_is_a_conflict(study, tmp_path):
+    tasks = tasks_of(study, tmp_path)
+    answers = [
+        [choice("positive"), choice("positive"), choice("negative")],
+        [choice("positive"), choice("negative")],
+        [choice("negative", was_cancelled=True), choice("neutral")],
+        [choice()],
+        [
+            choice("neutral"),
+        ],
+        [],
+    ]
+    for task, annotations in zip(tasks, answers, strict=True):
+        task |= {"annotations": annotations, "drafts": [choice("negative")]}
+    foreign = {"id": 9, "data": {"text": "somebody else's"}, "annotations": [choice("positive")]}
+    (tmp_path / "export.json").write_text(json.dumps([*tasks, foreign]))
+    counts = import_audit(study, tmp_path / "export.json")
+    assert (counts.labelled, counts.missing, counts.conflicts, counts.foreign) == (3, 3, 1, 1)
+    labels = read_json(study.audit / "labels.json")
+    assert [labels.get(task["data"]["id"]) for task in tasks] == ["positive", None, "neutral", None, "neutral", None]
+    tasks[0]["annotations"] = [choice("positive", "negative")]
+    (tmp_path / "export.json").write_text(json.dumps(tasks))
+    with pytest.raises(UserError, match="entry 1 must have one label. Got positive, negative"):
+        import_audit(study, tmp_path / "export.json")
+    tasks[0]["annotations"] = [choice("positive")]
+    tasks[0]["annotations"][0]["result"].append({"from_name": "tone", "value": {"choices": ["rude"]}})
+    (tmp_path / "export.json").write_text(json.dumps(tasks))
+    assert import_audit(study, tmp_path / "export.json").changed == 0
+
+
+@pytest.mark.parametrize("form", ["csv", "tsv", "semicolons", "json-min"])
+def test_exports_that_replace_the_ids_are_matched_by_text(form, study, tmp_path):
+    tasks = tasks_of(study, tmp_path)
+    gold = gold_of(study)
+    rows = [
+        {"id": 100 + place, "text": f"  {task['data']['text']} ", "label": gold[task["data"]["id"]], "lead_time": 1.5}
+        for place, task in enumerate(tasks)
+    ]
+    rows.append({"id": 200, "text": "a foreign task", "label": "of another project", "lead_time": 1})
+    if form == "json-min":
+        rows[0]["label"] = {"choices": [rows[0]["label"]]}
+        rows[1]["status"] = "discarded"
+        file = tmp_path / "min.json"
+        file.write_text(json.dumps(rows))
+    else:
+        file = tmp_path / ("min.tsv" if form == "tsv" else "min.csv")
+        with file.open("w", newline="") as sheet:
+            writer = csv.DictWriter(sheet, rows[0], delimiter={"csv": ",", "tsv": "\t", "semicolons": ";"}[form])
+            writer.writeheader()
+            writer.writerows(rows)
+    counts = import_audit(study, file)
+    assert (counts.labelled, counts.foreign) == (5 if form == "json-min" else 6, 1)
+    assert all(gold[row_id] == name for row_id, name in read_json(study.audit / "labels.json").items())
+
+
+def test_ids_that_were_sorted_apart_from_their_texts_are_refused(study, tmp_path):
+    draw_audit(study, 6, tmp_path / "a.csv")
+    rows = list(csv.DictReader((tmp_path / "a.csv").open(newline="")))
+    ids = sorted((row["id"] for row in rows), reverse=True)
+    with (tmp_path / "sorted.csv").open("w", newline="") as sheet:
+        writer = csv.DictWriter(sheet, rows[0])
+        writer.writeheader()
+        writer.writerows(row | {"id": row_id, "label": "neutral"} for row, row_id in zip(rows, ids, strict=True))
+    with pytest.raises(UserError, match="Were ids sorted apart from texts. Try removing the column `id`"):
+        import_audit(study, tmp_path / "sorted.csv")
+    assert not (study.audit / "labels.json").exists()

@@ -16,7 +16,8 @@ from hf_recipes.analysis.measure import powered_share
 from hf_recipes.analysis.verdict import decide
 from hf_recipes.annotation.annotate import annotate
 from hf_recipes.errors import UserError
-from hf_recipes.labels.audit import draw_audit, import_audit
+from hf_recipes.labels.audit import draw_audit
+from hf_recipes.labels.audit_import import ImportCounts, import_audit
 from hf_recipes.recipe import Accept
 from hf_recipes.report.compare import compare
 from hf_recipes.report.label_quality import describe as describe_labels
@@ -231,7 +232,7 @@ def test_test_labels_change_no_run_and_those_that_are_missing_are_said(make, sou
     _, gold = source
     draw_audit(study, 40, tmp_path / "a.csv", test_share=1.0)
     label(tmp_path / "a.csv", gold, share=0.5)
-    assert import_audit(study, tmp_path / "a.csv") == {"labelled": 20, "missing": 20, "changed": 0}
+    assert import_audit(study, tmp_path / "a.csv") == ImportCounts(20, 20, 0, 0, 0)
     assert open_runs(study).left() == []
     results = measure(study)
     assert (results.audit.test.drawn, results.audit.test.labelled) == (40, 20)

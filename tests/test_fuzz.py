@@ -31,7 +31,8 @@ from hf_recipes.errors import UserError
 from hf_recipes.hub.bundle import collect
 from hf_recipes.hub.pull import pull_study
 from hf_recipes.hub.push import path_in_repo
-from hf_recipes.labels.audit import draw_audit, import_audit
+from hf_recipes.labels.audit import draw_audit
+from hf_recipes.labels.audit_import import import_audit
 from hf_recipes.labels.pool import read_labels
 from hf_recipes.recipe import Recipe, load_recipe
 from hf_recipes.report.compare import compare
@@ -539,7 +540,8 @@ def test_an_audit_of_any_shape_is_taken_or_refused(examples, audited, tmp_path):
 
 @some(40, 1000)
 def test_texts_of_any_kind_go_out_for_an_audit_and_come_back(examples, audited, tmp_path):
-    from hf_recipes.labels.audit import _read, _render
+    from hf_recipes.labels.audit import _render
+    from hf_recipes.labels.audit_import import _read
 
     @search(examples, st.lists(TEXTS, min_size=1, max_size=4), st.sampled_from(["csv", "jsonl", "label-studio"]))
     def check(texts, form):
@@ -551,4 +553,4 @@ def test_texts_of_any_kind_go_out_for_an_audit_and_come_back(examples, audited, 
             written = json.dumps([task | {"annotations": []} for task in json.loads(written)])
         with file.open("w", encoding="utf-8", newline="") as stream:
             stream.write(written)
-        assert [i for i, _ in _read(file)] == list(named)
+        assert [entry.id for entry in _read(file)] == list(named)

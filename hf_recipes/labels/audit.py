@@ -1,20 +1,14 @@
-"""The audit: random samples of pool and test texts for people to label, and what they say back.
-
-Few gold labels, known odds.
-
-hf-recipes audit sample RECIPE --n 200 --output to_label.csv
-hf-recipes audit import RECIPE labelled.csv
-"""
+"""Draw random samples of pool and test texts for people to label: `hf-recipes audit sample`."""
 
 import csv
 import json
 from collections.abc import Iterator
 from io import StringIO
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 from ..data import open_rows
-from ..errors import UserError, first_line
+from ..errors import UserError
 from ..hashing import hash_order
 from ..study import Study, read_json, write_text
 from .pool import read_labels
@@ -107,84 +101,3 @@ def _render(texts: dict[str, str], names: list[str], form: Form) -> Iterator[str
     else:
         tasks = [{"data": {"id": i, "text": text, "labels": names}} for i, text in texts.items()]
         yield json.dumps(tasks, indent=1, ensure_ascii=False) + "\n"
-
-
-def import_audit(study: Study, file: Path, replace: bool = False) -> dict[str, int]:
-    """Takes back what people said: a CSV or JSONL file of the sample, or an export of Label Studio.
-
-    Args:
-        study (`Study`):
-            A study with a sample; gains `audit/labels.json`.
-        file (`Path`):
-            Rows with `id` and `label`, or tasks with annotations (Label Studio).
-        replace (`bool`, *optional*, defaults to `False`):
-            Let its labels take the place of others that were imported before.
-
-    Returns:
-        `dict`: how many of the sample are `labelled` now, `missing`, and `changed` since the last import.
-
-    Raises:
-        UserError: no sample was drawn, the file cannot be read, a text that is not in the
-            sample, a label that is no class, two labels for one text, none at all, or another one than before.
-    """
-    sample = read_json(study.audit / "sample.json")
-    if sample is None:
-        raise UserError(f"{study.root}: no sample was drawn; run hf-recipes audit sample first")
-    ids, names = {i for part in sample["parts"].values() for i in part["ids"]}, sample["label_names"]
-    found: dict[str, str] = {}
-    for place, (i, label) in enumerate(_read(file), 1):
-        if label is None or not str(label).strip():
-            continue
-        name = str(label).strip()
-        if not isinstance(i, str) or i not in ids:
-            raise UserError(f"{file}: entry {place} has the id {i!r}, which is not in the sample")
-        if name not in names:
-            raise UserError(f"{file}: entry {place} ({i}) has the label {name!r}, which is none of {', '.join(names)}")
-        if found.setdefault(i, name) != name:
-            raise UserError(f"{file}: the text {i} has two labels, {found[i]} and {name}; leave one")
-    if not found:
-        raise UserError(f"{file}: no entry has a label; fill them in, each with one of {', '.join(names)}")
-    with study.lock():
-        before = read_json(study.audit / "labels.json") or {}
-        others = [i for i, name in found.items() if before.get(i, name) != name]
-        if others and not replace:
-            raise UserError(
-                f"{file}: {len(others)} labels are others than those imported before (the first: {others[0]}, "
-                f"{before[others[0]]} then, {found[others[0]]} now); --replace lets them take their place"
-            )
-        labels = {i: label for i, label in {**before, **found}.items() if i in ids}
-        study.write_json(study.audit / "labels.json", labels)
-    return {"labelled": len(labels), "missing": len(ids) - len(labels), "changed": len(others)}
-
-
-def _read(file: Path) -> Iterator[tuple[Any, Any]]:
-    """Id and label of each entry, whatever the file's form."""
-    try:
-        text = file.read_text(encoding="utf-8-sig")
-        if file.suffix == ".csv":
-            csv.field_size_limit(2**31 - 1)  # a text may be a book
-            entries: list[Any] = list(csv.DictReader(StringIO(text, newline="")))
-            if missing := [name for name in ("id", "label") if entries and name not in entries[0]]:
-                raise UserError(f"{file}: it has no column '{missing[0]}', but {', '.join(map(str, entries[0]))}")
-        elif file.suffix == ".jsonl":
-            entries = [json.loads(line) for line in text.split("\n") if line.strip()]
-        else:
-            entries = json.loads(text)
-        for entry in entries:
-            yield _id_and_label(entry)
-    except OSError as error:
-        raise UserError(f"{file}: {error.strerror or first_line(error)}") from None
-    except UserError:
-        raise
-    except (ValueError, LookupError, TypeError, AttributeError, RecursionError, csv.Error) as error:
-        raise UserError(
-            f"{file}: must have rows with id and label, or be an export of Label Studio ({first_line(error)})"
-        ) from None
-
-
-def _id_and_label(entry: Any) -> tuple[Any, Any]:
-    if "annotations" in entry:  # Label Studio
-        given = [one for one in entry["annotations"] if not one.get("was_cancelled")]
-        results = [one["result"][0]["value"]["choices"][0] for one in given if one["result"]]
-        return entry["data"]["id"], results[-1] if results else None
-    return entry["id"], entry["label"]
