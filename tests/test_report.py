@@ -7,8 +7,9 @@ from made import make_results as typed
 from hf_recipes.analysis.verdict import decide
 from hf_recipes.recipe import Accept
 from hf_recipes.report.figures import captions
+from hf_recipes.report.findings import describe
+from hf_recipes.report.numbers import interval, number
 from hf_recipes.report.page import write_report
-from hf_recipes.report.text import describe, interval, number
 from hf_recipes.variants import VARIANTS
 
 TRAINED = ("gold", "llm", "llm-entropy-replace", "llm-random-replace")
@@ -138,35 +139,35 @@ def plateau(variant, verdict, premature=None):
     return {"variant": variant, "figure": "macro_f1", "verdict": verdict, **gain, "premature_plateau": premature}
 
 
-def findings(said):
-    return " ".join(f"{title} {text}" for title, text in said["findings"] + said["more"])
+def findings(results):
+    words = describe(results)
+    return " ".join(f"{title} {text}" for title, text in words.findings + words.more)
 
 
 def test_a_clear_cost_and_an_unclear_stability_are_said_so():
-    said = describe(made())
-    text = findings(said)
+    text = findings(made())
     assert "a difference of -.200 [-.250, -.150], clearly below zero" in text
     assert "a difference of +.050 [-.020, .120], which cannot be told from zero with R = 3" in text
     assert "less stable" not in text
     assert "Failed runs" not in text
-    limits = " ".join(said["limits"])
+    limits = " ".join(describe(made()).limits)
     assert "factor of 12" in limits
     assert "fewer than 10 runs" in limits
     assert "A note." in limits
 
 
 def test_the_verdict_comes_first_and_says_what_would_decide_it():
-    said = describe(made())
-    said = said["findings"] + said["more"]
-    assert said[0][0] == "Verdict."
-    assert said[0][1].startswith("Do not ship: these labels miss a limit of the recipe. Macro-F1 lost against gold")
-    assert "is .200 [.150, .250], at most .020 wanted (fails)" in said[0][1]
-    assert "F1 of the worst class, a, is .500 [.379, .621], at least .600 wanted (cannot tell)" in said[0][1]
+    title, text = describe(made()).findings[0]
+    assert title == "Verdict."
+    assert text.startswith("Do not ship: these labels miss a limit of the recipe. Macro-F1 lost against gold")
+    assert "is .200 [.150, .250], at most .020 wanted (fails)" in text
+    assert "F1 of the worst class, a, is .500 [.379, .621], at least .600 wanted (cannot tell)" in text
     near = make_results(cost=-0.01, cost_interval=(-0.03, 0.01))
     near["variants"] = [variant | {"per_class_f1_mean": [0.8, 0.9]} for variant in near["variants"]]
     near["verdict"] = decide(make_figures(near), Accept(churn=0.5)).model_dump()
-    assert "Label more test texts" in describe(typed(near))["findings"][0][1]
-    assert "would decide it (4 times in 5)" in describe(typed(near))["findings"][0][1]
+    text = findings(typed(near))
+    assert "Label more test texts" in text
+    assert "would decide it (4 times in 5)" in text
 
 
 def test_what_gold_alone_would_do_and_what_happens_at_equal_accuracy():
@@ -186,14 +187,14 @@ def test_what_gold_alone_would_do_and_what_happens_at_equal_accuracy():
         },
         "R": 3,
     }
-    text = findings(describe(typed(results)))
+    text = findings(typed(results))
     assert "As good in macro-F1 as 20 LLM labels are more than 20 and at most 80 gold labels alone." in text
     assert "from between 40 and 80 texts. Against those, two runs on LLM labels disagree on +.050 [.010, .090]" in text
 
 
 def test_who_counts_by_groups_is_told_of_the_group_with_the_largest_bias():
     results = make_results()
-    assert "By groups" not in findings(describe(typed(results)))
+    assert "By groups" not in findings(typed(results))
     of_all = results["class_shares"][0]
     biases = {"1998": 0.1, "2002": -0.3}
     results["class_shares"] += [
@@ -201,44 +202,44 @@ def test_who_counts_by_groups_is_told_of_the_group_with_the_largest_bias():
         for group, bias in biases.items()
     ]
     results["class_shares"].append({**of_all, "group": "2006", "bias": -0.5, "bias_interval": [-1.5, 0.5], "n": 2})
-    text = findings(describe(typed(results)))
+    text = findings(typed(results))
     assert "a bias of +.100 [.050, .150], with" in text
     assert "in '2002' (50 texts with gold): -.300 [-.500, -.100], corrected" in text  # not the smallest group's
     for one in results["class_shares"][1:]:
         one["bias_interval"] = [-1, 1]
-    assert "In none of 3 groups can a bias be told from zero." in findings(describe(typed(results)))
+    assert "In none of 3 groups can a bias be told from zero." in findings(typed(results))
 
 
 def test_the_best_of_several_is_told_with_what_was_learnt():
     results = make_results()
     chosen = {**DIFFERENCE, "difference": -0.2, "among": ["llm-audit", "llm-soft"], "variant": TRAINED[2]}
     results |= {"best_mitigation": chosen}
-    text = findings(describe(typed(results)))
+    text = findings(typed(results))
     best = f"the best in macro-F1 on half of the seeds and test texts is {TRAINED[2]}. On the other halves it changes"
     assert f"Which of them. Of llm-audit, llm-soft {best} macro-F1 by" in text
     assert "But some runs with" not in text
     for variant in results["variants"]:
         variant["chance_level_runs"] = int(variant["variant"] == TRAINED[2])
-    assert f"But some runs with {TRAINED[2]} learnt nothing." in findings(describe(typed(results)))
+    assert f"But some runs with {TRAINED[2]} learnt nothing." in findings(typed(results))
 
 
 def test_two_runs_an_untaught_gold_variant_and_a_one_sided_annotator_are_said_so():
     results = make_results()
     for comparison in results["comparisons"]:
         comparison |= {"interval": None, "verdict": "cannot tell"}
-    assert "R = 3 runs do not say how sure it is" in findings(describe(typed(results)))
+    assert "R = 3 runs do not say how sure it is" in findings(typed(results))
     for variant in results["variants"]:
         variant["chance_level_runs"] = 1 if variant["variant"] == "gold" else 0
     results["annotator"]["llm_share"] = {"a": 0.02, "b": 0.98}
-    text = findings(describe(typed(results)))
+    text = findings(typed(results))
     assert "the cost cannot be judged" in text
     assert "98% of its labels are 'b'" in text
     assert "ranks a wrong label" not in text
 
 
 def test_stability_is_named_only_when_its_interval_leaves_out_zero():
-    assert "was less stable here" in findings(describe(made(churn_interval=(0.01, 0.09))))
-    assert "was more stable here" in findings(describe(made(churn_interval=(-0.09, -0.01))))
+    assert "was less stable here" in findings(made(churn_interval=(0.01, 0.09)))
+    assert "was more stable here" in findings(made(churn_interval=(-0.09, -0.01)))
 
 
 def cells(variant, size, closer="higher", better="cannot tell", copied="higher"):
@@ -259,7 +260,7 @@ def test_copied_errors_are_set_beside_what_gold_labels_get_wrong_and_a_ceiling_i
     results = make_results() | {
         "error_cells": [cells(variant, size) for size in (10, 20) for variant in ("gold", "llm")]
     }
-    said = findings(describe(typed(results)))
+    said = findings(typed(results))
     assert (
         "Copied errors. Of the 40 in 100 test texts that the LLM itself gets wrong, classifiers on its labels give the "
         "same wrong label in .750 [.650, .850] at 10 training texts and in .750 [.650, .850] at 20 training texts, "
@@ -271,25 +272,25 @@ def test_copied_errors_are_set_beside_what_gold_labels_get_wrong_and_a_ceiling_i
         ("cannot tell", "higher", "so a ceiling of its labels cannot either"),
     ):
         results["error_cells"][-1] = cells("llm", 20, closer, better)
-        assert words in findings(describe(typed(results)))
+        assert words in findings(typed(results))
     results["error_cells"][-1] = cells("llm", 20, copied="cannot tell")
-    assert "without a gain that can be told." in findings(describe(typed(results)))
+    assert "without a gain that can be told." in findings(typed(results))
     study = make_study()
     with study.lock():
         study.report.mkdir(parents=True)
     results["annotator"] |= {"kl": 0.25, "kl_interval": [0.2, 0.3], "kl_n": 40}
     write_report(study, typed(results))
     markdown = (study.report / "report.md").read_text(encoding="utf-8")
-    (line,) = [line for line in markdown.splitlines() if line.startswith("| 20 | llm | .500 ")]
+    (line,) = [line for line in markdown.splitlines() if line.startswith("| llm | 20 | .500 ")]
     assert line.endswith("| .750 [.650, .850] |")
     assert ".250 [.200, .300] nats (40 texts)" in markdown
     assert "LLM wrong, says the same" in (study.report / "report.html").read_text(encoding="utf-8")
-    assert "Copied errors" not in findings(describe(made()))
+    assert "Copied errors" not in findings(made())
 
 
 def test_chance_level_runs_are_never_called_stable():
     for bounds in ((-0.09, -0.01), (0.01, 0.09)):
-        text = findings(describe(made(failed=2, churn_interval=bounds)))
+        text = findings(made(failed=2, churn_interval=bounds))
         assert "2 of 3 with llm" in text
         assert "is no stability" in text
         assert "more stable" not in text
@@ -312,7 +313,7 @@ def test_hostile_names_are_shown_as_text(make_study):
     assert "<script" not in markdown
     assert "&lt;script&gt;alert(1)&lt;/script&gt;\\|x \\!\\[i\\](http&#58;//e.vil/x.png) \\`c\\`" in markdown
     for line in markdown.splitlines():
-        if line.startswith("| 10 | gold"):
+        if line.startswith("| gold | 10 | .200 "):
             assert line.replace("\\|", "").count("|") == 5  # two names, two more cells
     first = (study.report / "scores.png").read_bytes()
     write_report(study, typed(results))
@@ -338,11 +339,11 @@ def test_what_more_texts_would_bring_is_said_with_its_interval():
         "From 10 to 20 training texts macro-F1 changes by +.004 [-.002, .008] with LLM labels: less than 0.01 is left "
         "to gain by doubling them again; with gold labels by +.004 [-.002, .008]: they still help. LLM labels stopped "
         "helping before gold labels did."
-    ) in findings(describe(typed(results)))
+    ) in findings(typed(results))
     results["plateaus"] = [plateau("llm", "cannot tell", "cannot tell"), plateau("gold", "cannot tell")]
-    assert "Whether LLM labels stop helping before gold labels do cannot be told." in findings(describe(typed(results)))
+    assert "Whether LLM labels stop helping before gold labels do cannot be told." in findings(typed(results))
     results["plateaus"] = []
-    assert "More texts" not in findings(describe(typed(results)))
+    assert "More texts" not in findings(typed(results))
 
 
 def test_sources_of_chance_are_ranked_and_only_a_clear_first_is_named(make_study):
@@ -357,9 +358,9 @@ def test_sources_of_chance_are_ranked_and_only_a_clear_first_is_named(make_study
         }
 
     results = make_results() | {"components": [component(0.2)]}
-    assert "Most comes from the training texts." in findings(describe(typed(results)))
+    assert "Most comes from the training texts." in findings(typed(results))
     unclear = make_results() | {"components": [component(0.06)]}
-    assert "Which of them brings most cannot be told." in findings(describe(typed(unclear)))
+    assert "Which of them brings most cannot be told." in findings(typed(unclear))
     study = make_study()
     with study.lock():
         study.report.mkdir(parents=True)
