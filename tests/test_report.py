@@ -1,7 +1,9 @@
 """The report: what it says follows from the numbers, and it shows hostile names as text."""
 
+from itertools import product
+
 import pytest
-from made import DIFFERENCE, make_figures
+from made import DIFFERENCE, fill, make_figures
 from made import make_results as typed
 
 from hf_recipes.analysis.verdict import decide
@@ -13,120 +15,68 @@ from hf_recipes.report.page import write_report
 from hf_recipes.variants import VARIANTS
 
 TRAINED = ("gold", "llm", "llm-entropy-replace", "llm-random-replace")
-
-
 VARY = ["subset", "init", "order"]
 
 
-def make_results(cost=-0.2, cost_interval=(-0.25, -0.15), churn=0.05, churn_interval=(-0.02, 0.12), failed=0, name="a"):
-    def verdict(bounds):
-        return "higher" if bounds[0] > 0 else "lower" if bounds[1] < 0 else "cannot tell"
+def estimates(**values):
+    """Return fields and their intervals, from (value, low, high) each."""
+    fields = {name: value for name, (value, _, _) in values.items()}
+    return fields | {f"{name}_interval": [low, high] for name, (_, low, high) in values.items()}
 
-    variants = [
-        {
-            **{
-                "variant": variant,
-                "size": size,
-                "R": 3,
-                "n": 100,
-                "gold_train_labels": [5, 5, 5],
-                "gold_prompt_labels": 6,
-                "gold_validation_labels": 0,
-                "n_gold": 100,
-            },
-            **{"train_label_accuracy": [0.7] * 3},
-            **{"accuracy_mean": 0.7, "accuracy_mean_interval": [0.6, 0.8], "majority_accuracy": 0.5},
-            **{"macro_f1_mean": 0.6, "macro_f1_mean_interval": [0.5, 0.7], "macro_f1_runs": [0.5, 0.6, 0.7]},
-            **{"macro_f1_sd": 0.1, "macro_f1_sd_interval": [0.05, 0.6], "failed_runs": 0},
-            "chance_level_runs": failed if variant == "llm" else 0,
-            **{"pairwise_disagreement": 0.2, "pairwise_disagreement_interval": [0.1, 0.3]},
-            **{"krippendorff_alpha": None, "krippendorff_alpha_interval": [None, None]},
-            **{
-                "per_class_f1_mean": [0.5, 0.7],
-                "per_class_f1_seed_se": [0.001] * 2,
-                "per_class_f1_item_se": [0.06] * 2,
-            },
-            **{"unanimity": 0.7, "unanimity_interval": [0.6, 0.8]},
-            **{"per_class_disagreement": {name: 0.2, "b": 0.1}, "per_class_n": {name: 50, "b": 50}},
-        }
-        for size in (10, 20)
-        for variant in TRAINED
-    ]
-    pairs = [("llm", "gold"), ("llm-entropy-replace", "llm"), ("llm-random-replace", "llm"), (TRAINED[2], TRAINED[3])]
-    comparisons = []
-    for size in (10, 20):
-        for variant, against in pairs:
-            for figure, value, bounds in (
-                ("macro_f1", cost, cost_interval),
-                ("pairwise_disagreement", churn, churn_interval),
-            ):
-                comparisons.append(
-                    {
-                        **{"size": size, "variant": variant, "against": against, "figure": figure, "R": 3, "n": 100},
-                        **{"difference": value, "interval": list(bounds), "verdict": verdict(bounds)},
-                        **{"seed_se": 0.001, "item_se": 0.01, "primary": True, "p_holm": 0.2},
-                    }
-                )
-    annotator = {
-        **{"model": "some/model", "calibration": "none", "n": 40, "accuracy": 0.6, "accuracy_interval": [0.5, 0.7]},
-        **{
-            "majority_accuracy": 0.5,
-            "macro_f1": 0.5,
-            "recall": {name: 0.5, "b": 0.6},
-            "gold_share": {name: 0.5, "b": 0.5},
-        },
-        **{
-            "llm_share": {name: 0.5, "b": 0.5},
-            "entropy_auroc": 0.7,
-            "nll": 0.9,
-            **{"kl": None, "kl_interval": None, "kl_n": 0},
-            "one_annotator": None,
-            "label_mass": 0.9,
-            **{"calibration_gold": 0, "demonstrations": 6, "calibration": "none"},
-            "status": {"ok": 40},
-            "truncated": 0,
-        },
+
+def make_variant(variant, size, failed, name):
+    scores = estimates(accuracy_mean=(0.7, 0.6, 0.8), macro_f1_mean=(0.6, 0.5, 0.7), macro_f1_sd=(0.1, 0.05, 0.6))
+    agreement = estimates(pairwise_disagreement=(0.2, 0.1, 0.3), unanimity=(0.7, 0.6, 0.8))
+    by_class = {
+        "per_class_f1_mean": [0.5, 0.7],
+        "per_class_f1_seed_se": [0.001] * 2,
+        "per_class_f1_item_se": [0.06] * 2,
     }
-    results = {
-        **{"key": "k", "study": "s", "label_names": [name, "b"], "seeds": [0, 1, 2], "vary": VARY, "R": 3, "n": 100},
-        **{
-            "confidence_level": 0.95,
-            "annotator": annotator,
-            "variants": variants,
+    by_class |= {"per_class_disagreement": {name: 0.2, "b": 0.1}, "per_class_n": {name: 50, "b": 50}}
+    labels = {"gold_train_labels": [5, 5, 5], "gold_prompt_labels": 6, "train_label_accuracy": [0.7] * 3}
+    runs = {"macro_f1_runs": [0.5, 0.6, 0.7], "failed_runs": 0, "chance_level_runs": failed if variant == "llm" else 0}
+    return {"variant": variant, "size": size, **scores, **agreement, **by_class, **labels, **runs}
+
+
+def make_results(cost=-0.2, cost_interval=(-0.25, -0.15), churn=0.05, churn_interval=(-0.02, 0.12), failed=0, name="a"):
+    pairs = [("llm", "gold"), ("llm-entropy-replace", "llm"), ("llm-random-replace", "llm"), (TRAINED[2], TRAINED[3])]
+    figures = {"macro_f1": (cost, cost_interval), "pairwise_disagreement": (churn, churn_interval)}
+    comparisons = []
+    for size, (variant, against), (figure, (value, (low, high))) in product((10, 20), pairs, figures.items()):
+        verdict = "higher" if low > 0 else "cannot tell"
+        record = {
+            "size": size,
+            "variant": variant,
+            "against": against,
+            "figure": figure,
+            "p_holm": 0.2,
+            "seed_se": 0.001,
+        }
+        record |= {"difference": value, "interval": [low, high], "verdict": "lower" if high < 0 else verdict}
+        comparisons.append(record)
+    results = fill(
+        {
+            "label_names": [name, "b"],
+            "annotator": estimates(accuracy=(0.6, 0.5, 0.7))
+            | {field: {name: 0.5, "b": 0.5} for field in ("recall", "gold_share", "llm_share")}
+            | {"majority_accuracy": 0.5, "macro_f1": 0.5, "entropy_auroc": 0.7, "demonstrations": 6},
+            "variants": [make_variant(variant, size, failed, name) for size, variant in product((10, 20), TRAINED)],
             "comparisons": comparisons,
             "plateaus": [plateau("llm", "plateau", "yes"), plateau("gold", "gains")],
-            "components": [],
             "gold_match": [{"size": size, "difference": -0.2, "verdict": "lower"} for size in (10, 20)],
-            "iso_accuracy": None,
-            "best_mitigation": None,
             "lines": {name: VARIANTS[name].describe(0.25) for name in TRAINED},
             "regained": [{"variant": TRAINED[2], "size": 20, "R": 3, "n": 100, "share": 0.5, "interval": [0.2, 0.9]}],
             "ensembles": [
-                {
-                    **{"variant": "llm", "size": 20, "k": 2, "ensembles": 5, "n": 100},
-                    **{"macro_f1_mean": 0.62, "macro_f1_mean_interval": [0.5, 0.7]},
-                    **{"pairwise_disagreement": 0.12, "pairwise_disagreement_interval": [0.05, 0.2]},
-                }
+                {"variant": "llm", "size": 20, "k": 2, "ensembles": 5, "n": 100}
+                | estimates(macro_f1_mean=(0.62, 0.5, 0.7), pairwise_disagreement=(0.12, 0.05, 0.2))
             ],
-            "error_cells": [],
-            "audit": None,
             "class_shares": [
-                {
-                    **{
-                        "variant": "llm",
-                        "group": None,
-                        "class_name": name,
-                        "gold": 0.5,
-                        "share": 0.6,
-                        "bias": 0.1,
-                        "bias_interval": [0.05, 0.15],
-                    },
-                    **{"sd": 0.02, "size": 20, "R": 3, "n": 100},
-                }
+                {"variant": "llm", "class_name": name, "gold": 0.5, "share": 0.6, "sd": 0.02, "size": 20}
+                | {"R": 3, "n": 100, **estimates(bias=(0.1, 0.05, 0.15))}
             ],
             "notes": ["A note."],
-        },
-    }
+        }
+    )
     return results | {"verdict": decide(make_figures(results), Accept()).model_dump()}
 
 
@@ -282,7 +232,7 @@ def test_copied_errors_are_set_beside_what_gold_labels_get_wrong_and_a_ceiling_i
     write_report(study, typed(results))
     markdown = (study.report / "report.md").read_text(encoding="utf-8")
     (line,) = [line for line in markdown.splitlines() if line.startswith("| llm | 20 | .500 ")]
-    assert line.endswith("| .750 [.650, .850] |")
+    assert "| .750 [.650, .850] |" in line
     assert ".250 [.200, .300] nats (40 texts)" in markdown
     assert "LLM wrong, says the same" in (study.report / "report.html").read_text(encoding="utf-8")
     assert "Copied errors" not in findings(made())
@@ -301,7 +251,7 @@ def test_hostile_names_are_shown_as_text(make_study):
     study = make_study()
     with study.lock():
         study.report.mkdir()
-    hostile = "<script>alert(1)</script>|x ![i](http://e.vil/x.png) `c`"
+    hostile = "<script>alert(1)</script>|x ![i](http://e.vil/x.png) `c` [.1, .2](http://e.vil)"
     results = make_results(name=hostile)
     results["class_shares"].append({**results["class_shares"][0], "group": hostile})
     write_report(study, typed(results))
@@ -312,9 +262,9 @@ def test_hostile_names_are_shown_as_text(make_study):
     markdown = (study.report / "report.md").read_text()
     assert "<script" not in markdown
     assert "&lt;script&gt;alert(1)&lt;/script&gt;\\|x \\!\\[i\\](http&#58;//e.vil/x.png) \\`c\\`" in markdown
-    for line in markdown.splitlines():
-        if line.startswith("| gold | 10 | .200 "):
-            assert line.replace("\\|", "").count("|") == 5  # two names, two more cells
+    assert "\\[.1, .2\\](http&#58;//e.vil)" in markdown
+    (line,) = [line for line in markdown.splitlines() if line.startswith("| gold | 10 | .200 ")]
+    assert line.count("|") == 5  # two classes, two more cells
     first = (study.report / "scores.png").read_bytes()
     write_report(study, typed(results))
     assert (study.report / "scores.png").read_bytes() == first

@@ -1,19 +1,21 @@
 """Compare several studies in tables and figures, by their results.json alone."""
 
-from itertools import chain
+from collections.abc import Iterable
+from itertools import product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from ..analysis.schema import Figure, Results, read_results
+from ..analysis.schema import Comparison, Figure, Results, read_results
 from ..errors import UserError
 from ..study import write_text
 from ..variants import CONTROLS
 from .figures import COLOURS, make_axes, save_figure
-from .numbers import estimate, interval, number
+from .numbers import estimate, number
 from .records import Table
 from .render import render
-from .tables import ERROR_CELLS
+from .tables import ERROR_CELLS, Columns, tabulate
 
 #: The variants that are compared in each study that has both.
 PAIRS: tuple[tuple[str, str], ...] = (
@@ -22,6 +24,7 @@ PAIRS: tuple[tuple[str, str], ...] = (
     ("one-annotator", "gold"),
     *CONTROLS.items(),
 )
+FIGURES: dict[Figure, str] = {"macro_f1": "macro-F1", "pairwise_disagreement": "disagreement of two seeds"}
 
 
 def compare(folders: list[Path], output: Path) -> list[Results]:
@@ -45,8 +48,7 @@ def compare(folders: list[Path], output: Path) -> list[Results]:
         raise UserError(f"Two studies are named {duplicates.pop()}. Give one of them another `--name`.")
     output.mkdir(parents=True, exist_ok=True)
     title = f"{len(studies)} {'study' if len(studies) == 1 else 'studies'}"
-    tables = [table for table in make_tables(studies) if table.rows]
-    write_text(output / "comparison.md", render("comparison.md", title=title, tables=tables))
+    write_text(output / "comparison.md", render("comparison.md", title=title, tables=make_tables(studies)))
     _draw(studies, output)
     _draw_curves(studies, output)
     return studies
@@ -71,109 +73,89 @@ def _read(folder: Path) -> Results:
 
 
 def make_tables(studies: list[Results]) -> list[Table]:
-    """Return the tables of the comparison; one may have no rows."""
-    return [
-        _list_studies(studies),
-        _list_gains(studies),
-        _list_errors(studies),
-        _list_variants(studies),
-        _list_differences(studies),
-        _list_regained(studies),
-    ]
-
-
-def _list_studies(studies: list[Results]) -> Table:
-    rows = []
-    for results in studies:
-        annotator, gold, llm = results.annotator, results.at_top["gold"], results.at_top["llm"]
-        rows.append(
-            [
-                *(results.study, annotator.model, estimate(annotator, "accuracy"), number(annotator.majority_accuracy)),
-                *(f"{results.top:,}", f"{results.R:,}", f"{results.n:,}"),
-                *(estimate(gold, "macro_f1_mean"), estimate(llm, "macro_f1_mean")),
-                *(estimate(gold, "pairwise_disagreement"), estimate(llm, "pairwise_disagreement")),
-                results.verdict.decision,
-            ]
-        )
-    return Table(
+    """Return the tables of the comparison. A table without rows is left out."""
+    overview = tabulate(
         "The studies",
-        [
-            *("study", "annotator", "its accuracy", "commonest class", "texts", "R", "n"),
-            *("macro-F1, gold", "macro-F1, LLM", "disagree, gold", "disagree, LLM", "verdict"),
-        ],
-        rows,
+        studies,
+        {
+            "study": "study",
+            "annotator": lambda results: results.annotator.model,
+            "its accuracy": lambda results: estimate(results.annotator, "accuracy"),
+            "commonest class": lambda results: number(results.annotator.majority_accuracy),
+            "texts": "top",
+            "R": "R",
+            "n": "n",
+            "macro-F1, gold": lambda results: estimate(results.at_top["gold"], "macro_f1_mean"),
+            "macro-F1, LLM": lambda results: estimate(results.at_top["llm"], "macro_f1_mean"),
+            "disagree, gold": lambda results: estimate(results.at_top["gold"], "pairwise_disagreement"),
+            "disagree, LLM": lambda results: estimate(results.at_top["llm"], "pairwise_disagreement"),
+            "verdict": lambda results: results.verdict.decision,
+        },
     )
-
-
-def _list_gains(studies: list[Results]) -> Table:
-    rows = []
-    for results in studies:
-        for plateau in results.plateaus:
-            first, last = plateau.last_doubling
-            order = "" if plateau.variant == "gold" else str(plateau.premature_plateau)
-            gain = estimate(plateau, "gain")
-            rows.append([results.study, plateau.variant, f"{first:,.0f}", f"{last:,.0f}", gain, plateau.verdict, order])
-    return Table(
+    gains = _tabulate_all(
         "What the last doubling of the training texts gains",
-        ["study", "labels", "from", "to", "macro-F1", "", "stops before gold does"],
-        rows,
+        {results.study: results.plateaus for results in studies},
+        {
+            "labels": "variant",
+            "from": lambda plateau: f"{plateau.last_doubling[0]:,.0f}",
+            "to": lambda plateau: f"{plateau.last_doubling[1]:,.0f}",
+            "macro-F1": "gain",
+            "": "verdict",
+            "stops before gold does": lambda p: "" if p.variant == "gold" else str(p.premature_plateau),
+        },
     )
-
-
-def _list_errors(studies: list[Results]) -> Table:
-    fields = {field: title for field, title in ERROR_CELLS.items() if field not in ("agreement", "accuracy")}
-    rows = []
-    for results in studies:
-        for cells in results.error_cells:
-            if cells.variant in ("gold", "llm"):
-                shares = [estimate(cells, field) for field in fields]
-                rows.append([results.study, cells.variant, f"{cells.size:,}", f"{cells.n:,}", *shares])
-    return Table(
+    errors = _tabulate_all(
         "The LLM's errors on the test texts",
-        ["study", "labels", "texts", "n", *fields.values()],
-        rows,
+        {
+            results.study: [cells for cells in results.error_cells if cells.variant in ("gold", "llm")]
+            for results in studies
+        },
+        {"labels": "variant", "texts": "size", "n": "n", **ERROR_CELLS},
         "Shares of the test texts that the LLM gave a label: it is right or wrong, and classifiers say the same or "
         "something else.",
     )
-
-
-def _list_variants(studies: list[Results]) -> Table:
-    fields = {
-        "accuracy_mean": "accuracy",
-        "macro_f1_mean": "macro-F1",
-        "macro_f1_sd": "SD of macro-F1",
-        "pairwise_disagreement": "disagree",
-        "krippendorff_alpha": "alpha",
-    }
-    rows = []
-    for results in studies:
-        for result in results.at_top.values():
-            rows.append(
-                [
-                    *(results.study, result.variant, f"{result.gold_labels:,}", f"{result.R:,}", f"{result.n:,}"),
-                    *(estimate(result, field) for field in fields),
-                    number(result.unanimity),
-                    "-" if result.failed_runs is None else f"{result.failed_runs:,}",
-                ]
-            )
-    return Table(
+    variants = _tabulate_all(
         "All variants at the largest size",
-        [
-            *("study", "labels", "gold labels", "R", "n", *fields.values(), "p_uc"),
-            "runs no more accurate than the commonest class",
-        ],
-        rows,
+        {results.study: results.at_top.values() for results in studies},
+        {
+            "labels": "variant",
+            "gold labels": "gold_labels",
+            "R": "R",
+            "n": "n",
+            "accuracy": "accuracy_mean",
+            "macro-F1": "macro_f1_mean",
+            "SD of macro-F1": "macro_f1_sd",
+            "disagree": "pairwise_disagreement",
+            "alpha": "krippendorff_alpha",
+            "p_uc": lambda result: number(result.unanimity),
+            "runs no more accurate than the commonest class": "failed_runs",
+        },
         "Agreement is over R runs: p_uc, the share of texts on which all agree, falls as R grows.",
     )
+    regained = _tabulate_all(
+        "The share of the gap in macro-F1 that is regained",
+        {results.study: results.regained for results in studies},
+        {"labels": "variant", "share": lambda regained: estimate(regained, "share", "interval")},
+        "Where the gap between gold and LLM labels leaves out zero; Fieller's interval.",
+    )
+    tables = [overview, gains, errors, variants, _list_differences(studies), regained]
+    return [table for table in tables if table.rows]
+
+
+def _tabulate_all(title: str, studies: dict[str, Iterable[Any]], columns: Columns, caption: str = "") -> Table:
+    """Return a table of the records of all studies, with the study in the first column."""
+    rows = []
+    for study, records in studies.items():
+        rows += [[study, *row] for row in tabulate(title, records, columns).rows]
+    return Table(title, ["study", *columns], rows, caption)
 
 
 def _list_differences(studies: list[Results]) -> Table:
     rows = []
-    for variant, against in PAIRS:
-        for results in studies:
-            if results.find(variant, against, "macro_f1"):
-                figures = (_compare(results, variant, against, f) for f in ("macro_f1", "pairwise_disagreement"))
-                rows.append([variant, against, results.study, *chain(*figures)])
+    for (variant, against), results in product(PAIRS, studies):
+        score, churn = (results.find(variant, against, figure) for figure in FIGURES)
+        if score and churn:
+            rows.append([variant, against, results.study, *_show_difference(score), *_show_difference(churn)])
     return Table(
         "Differences at the largest size",
         ["variant", "against", "study", "macro-F1", "p", "disagreement", "p"],
@@ -182,34 +164,16 @@ def _list_differences(studies: list[Results]) -> Table:
     )
 
 
-def _compare(results: Results, variant: str, against: str, figure: Figure) -> tuple[str, str]:
+def _show_difference(comparison: Comparison) -> tuple[str, str]:
     """Return a difference with its interval, and its p-value."""
-    comparison = results.find(variant, against, figure)
-    if comparison is None:
-        return "", ""
     p = number(comparison.p_holm) if comparison.primary else f"{number(comparison.p_value)} (exploratory)"
-    return f"{number(comparison.difference)} {interval(comparison.interval)}", p
-
-
-def _list_regained(studies: list[Results]) -> Table:
-    rows = []
-    for results in studies:
-        for regained in results.regained:
-            share = f"{number(regained.share)} {interval(regained.interval)}"
-            rows.append([results.study, regained.variant, share])
-    return Table(
-        "The share of the gap in macro-F1 that is regained",
-        ["study", "labels", "share"],
-        rows,
-        "Where the gap between gold and LLM labels leaves out zero; Fieller's interval.",
-    )
+    return estimate(comparison, "difference", "interval"), p
 
 
 def _draw(studies: list[Results], folder: Path) -> None:
     """Draw the differences between LLM labels and gold labels in macro-F1 and in disagreement."""
     figure, panels = make_axes(2, 8, 1.2 + 0.5 * len(studies), sharey=True)
-    titles: dict[Figure, str] = {"macro_f1": "macro-F1", "pairwise_disagreement": "disagreement of two seeds"}
-    for panel, (name, title) in zip(panels, titles.items(), strict=True):
+    for panel, (name, title) in zip(panels, FIGURES.items(), strict=True):
         panel.axvline(0, color="#999999", lw=1)
         panel.set_xlabel(f"LLM less gold: {title}")
         for height, results in enumerate(reversed(studies)):

@@ -1,6 +1,6 @@
 """Write the findings and build the tables on the LLM's labels, all from labels.json."""
 
-from ..analysis.label_schema import LabelQuality, Uncertainty
+from ..analysis.label_schema import CalibrationResult, LabelQuality, Uncertainty
 from .numbers import estimate, interval, number
 from .records import Table
 
@@ -109,7 +109,7 @@ def _describe_entropy(annotator: Uncertainty) -> list[str]:
 
 def make_label_tables(labels: LabelQuality) -> list[Table]:
     """Return the tables of the page. Those against gold, and that of passes, are left out where there are none."""
-    statuses = sorted({name for counts in labels.status for name in counts})
+    statuses = sorted(set().union(*labels.status))
     spent = labels.gold_spent
     tables = [
         Table(
@@ -125,13 +125,7 @@ def make_label_tables(labels: LabelQuality) -> list[Table]:
         Table(
             "Calibration",
             ["pass", "method", "temperature", "gold labels looked at", "log-loss on them"],
-            [
-                [
-                    *(str(place), calibration.method, number(calibration.temperature), str(calibration.gold)),
-                    ", ".join(f"{name} {number(loss)}" for name, loss in calibration.log_loss.items()),
-                ]
-                for place, calibration in enumerate(labels.calibrations)
-            ],
+            [[str(place), *_show_calibration(result)] for place, result in enumerate(labels.calibrations)],
         ),
     ]
     annotator = labels.annotator
@@ -142,6 +136,11 @@ def make_label_tables(labels: LabelQuality) -> list[Table]:
     if labels.passes:
         tables.append(list_passes(labels))
     return tables
+
+
+def _show_calibration(result: CalibrationResult) -> list[str]:
+    losses = ", ".join(f"{method} {number(loss)}" for method, loss in result.log_loss.items())
+    return [result.method, number(result.temperature), f"{result.gold:,}", losses]
 
 
 def _list_confusion(names: list[str], annotator: Uncertainty) -> Table:

@@ -17,9 +17,9 @@ def interval(bounds: Sequence[float] | None) -> str:
     return "[not defined]" if bounds is None or None in bounds else f"[{number(bounds[0])}, {number(bounds[1])}]"
 
 
-def estimate(record: object, field: str) -> str:
-    """Return a field of a record and its interval, the field `<field>_interval`."""
-    return f"{number(getattr(record, field))} {interval(getattr(record, f'{field}_interval'))}"
+def estimate(record: object, field: str, bounds: str = "") -> str:
+    """Return a field of a record and its interval, which is the field `bounds`, by default `<field>_interval`."""
+    return f"{number(getattr(record, field))} {interval(getattr(record, bounds or f'{field}_interval'))}"
 
 
 def signed(value: float) -> str:

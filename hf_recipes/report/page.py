@@ -9,10 +9,9 @@ from ..training.runs import other_runs
 from .figures import captions, draw
 from .findings import describe
 from .methods import how_made
-from .numbers import estimate
-from .records import Report, Table
+from .records import Report
 from .render import hash_code, make_console, print_table, render
-from .tables import make_summary, make_tables
+from .tables import Columns, make_summary, make_tables, tabulate
 
 FIRST_FIGURES = ("sizes", "frontier")  # of the first page
 
@@ -71,18 +70,15 @@ def write_report(study: Study, results: Results) -> None:
 def print_summary(study: Study, results: Results) -> None:
     """Print the table at the end of a run, the findings, and the paths of report and dataset."""
     console = make_console()
-    table = Table(
-        f"{study.recipe.name}: {results.R} seeds, {results.n:,} test texts, 95% intervals",
-        ["variant", "texts", "gold", "macro-F1", "seeds disagree"],
-        [
-            [
-                *(result.variant, f"{result.size:,}", f"{result.gold_labels:,}"),
-                *(estimate(result, "macro_f1_mean"), estimate(result, "pairwise_disagreement")),
-            ]
-            for result in results.variants
-        ],
-    )
-    print_table(console, table)
+    columns: Columns = {
+        "variant": "variant",
+        "texts": "size",
+        "gold": "gold_labels",
+        "macro-F1": "macro_f1_mean",
+        "seeds disagree": "pairwise_disagreement",
+    }
+    title = f"{study.recipe.name}: {results.R} seeds, {results.n:,} test texts, 95% intervals"
+    print_table(console, tabulate(title, results.variants, columns))
     for finding in describe(results).findings:
         console.print(f"{finding.title} {finding.text}")
     if note := other_runs(study):

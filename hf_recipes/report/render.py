@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 TEMPLATES = PACKAGE / "templates"
 
 # An interval in the middle of a line is no link unless a target follows, so it can be shown without backslashes.
-INTERVAL = r"(?<=\S )\[(?:-?[\d.]+, -?[\d.]+|not defined)\](?![(\[])"
+INTERVAL = r"(?<=\S )\[(?:-?[\d.]+, -?[\d.]+|not defined)\](?![(\[:])"
 MARKUP = re.compile(rf"({INTERVAL})|([\\`*_\[\]!|~#])")
 
 
