@@ -94,6 +94,20 @@ def findings(results):
     return " ".join(f"{title} {text}" for title, text in words.findings + words.more)
 
 
+@pytest.fixture
+def write_pages(make_study):
+    """Write the report of results; return report.md and report.html."""
+    study = make_study()
+    with study.lock():
+        study.report.mkdir()
+
+    def write(results):
+        write_report(study, results)
+        return [(study.report / page).read_text(encoding="utf-8") for page in ("report.md", "report.html")]
+
+    return write
+
+
 def test_a_clear_cost_and_an_unclear_stability_are_said_so():
     text = findings(made())
     assert "a difference of -.200 [-.250, -.150], clearly below zero" in text
@@ -124,19 +138,9 @@ def test_what_gold_alone_would_do_and_what_happens_at_equal_accuracy():
     results = make_results()
     sizes = {10: "lower", 20: "lower", 40: "cannot tell", 80: "higher"}
     results["gold_match"] = [{"size": size, "verdict": verdict} for size, verdict in sizes.items()]
-    results["iso_accuracy"] = {
-        **{
-            "accuracy": 0.6,
-            "pairwise_disagreement1": 0.2,
-            "pairwise_disagreement2": 0.15,
-            "p_value": 0.01,
-            "sizes": [40, 80],
-            "difference": 0.05,
-            "interval": [0.01, 0.09],
-            "verdict": "higher",
-        },
-        "R": 3,
-    }
+    results["iso_accuracy"] = {"accuracy": 0.6, "pairwise_disagreement1": 0.2, "pairwise_disagreement2": 0.15, "R": 3}
+    results["iso_accuracy"] |= {"sizes": [40, 80], "difference": 0.05, "interval": [0.01, 0.09]}
+    results["iso_accuracy"] |= {"p_value": 0.01, "verdict": "higher"}
     text = findings(typed(results))
     assert "As good in macro-F1 as 20 LLM labels are more than 20 and at most 80 gold labels alone." in text
     assert "from between 40 and 80 texts. Against those, two runs on LLM labels disagree on +.050 [.010, .090]" in text
@@ -145,25 +149,21 @@ def test_what_gold_alone_would_do_and_what_happens_at_equal_accuracy():
 def test_who_counts_by_groups_is_told_of_the_group_with_the_largest_bias():
     results = make_results()
     assert "By groups" not in findings(typed(results))
-    of_all = results["class_shares"][0]
-    biases = {"1998": 0.1, "2002": -0.3}
-    results["class_shares"] += [
-        {**of_all, "group": group, "bias": bias, "bias_interval": [bias - 0.2, bias + 0.2], "n": 50}
-        for group, bias in biases.items()
-    ]
-    results["class_shares"].append({**of_all, "group": "2006", "bias": -0.5, "bias_interval": [-1.5, 0.5], "n": 2})
+    (of_all,) = results["class_shares"]
+    for group, bias, half, n in (("1998", 0.1, 0.2, 50), ("2002", -0.3, 0.2, 50), ("2006", -0.5, 1, 2)):
+        of_group = estimates(bias=(bias, bias - half, bias + half)) | {"group": group, "n": n}
+        results["class_shares"].append(of_all | of_group)
     text = findings(typed(results))
     assert "a bias of +.100 [.050, .150], with" in text
     assert "in '2002' (50 texts with gold): -.300 [-.500, -.100], corrected" in text  # not the smallest group's
-    for one in results["class_shares"][1:]:
-        one["bias_interval"] = [-1, 1]
+    for share in results["class_shares"][1:]:
+        share["bias_interval"] = [-1, 1]
     assert "In none of 3 groups can a bias be told from zero." in findings(typed(results))
 
 
 def test_the_best_of_several_is_told_with_what_was_learnt():
     results = make_results()
-    chosen = {**DIFFERENCE, "difference": -0.2, "among": ["llm-audit", "llm-soft"], "variant": TRAINED[2]}
-    results |= {"best_mitigation": chosen}
+    results["best_mitigation"] = DIFFERENCE | {"among": ["llm-audit", "llm-soft"], "variant": TRAINED[2]}
     text = findings(typed(results))
     best = f"the best in macro-F1 on half of the seeds and test texts is {TRAINED[2]}. On the other halves it changes"
     assert f"Which of them. Of llm-audit, llm-soft {best} macro-F1 by" in text
@@ -198,18 +198,14 @@ def cells(variant, size, closer="higher", better="cannot tell", copied="higher")
     change = {"difference": 0.05, "interval": [0.01, 0.09], "R": 3}
     since = {"size": 10, "agreement": {**change, "verdict": closer}, "accuracy": {**change, "verdict": better}}
     since["copied"] = {**change, "verdict": copied}
-    bounds = {f"{name}_interval": [value - 0.1, value + 0.1] for name, value in shares.items()}
+    shares = estimates(**{name: (value, value - 0.1, value + 0.1) for name, value in shares.items()})
     above = None if variant == "gold" else {**change, "difference": 0.35, "verdict": "higher"}
-    return {
-        **{"variant": variant, "size": size, "R": 3, "n": 100, "n_wrong": 40, **shares, **bounds},
-        **{"copied_above_gold": above, "since": since if size > 10 else None},
-    }
+    more = {"copied_above_gold": above, "since": since if size > 10 else None}
+    return {"variant": variant, "size": size, "R": 3, "n": 100, "n_wrong": 40, **shares, **more}
 
 
-def test_copied_errors_are_set_beside_what_gold_labels_get_wrong_and_a_ceiling_is_named_only_if_seen(make_study):
-    results = make_results() | {
-        "error_cells": [cells(variant, size) for size in (10, 20) for variant in ("gold", "llm")]
-    }
+def test_copied_errors_are_set_beside_what_gold_labels_get_wrong_and_a_ceiling_is_named_only_if_seen(write_pages):
+    results = make_results() | {"error_cells": [cells(*pair) for pair in product(("gold", "llm"), (10, 20))]}
     said = findings(typed(results))
     assert (
         "Copied errors. Of the 40 in 100 test texts that the LLM itself gets wrong, classifiers on its labels give the "
@@ -225,16 +221,12 @@ def test_copied_errors_are_set_beside_what_gold_labels_get_wrong_and_a_ceiling_i
         assert words in findings(typed(results))
     results["error_cells"][-1] = cells("llm", 20, copied="cannot tell")
     assert "without a gain that can be told." in findings(typed(results))
-    study = make_study()
-    with study.lock():
-        study.report.mkdir(parents=True)
-    results["annotator"] |= {"kl": 0.25, "kl_interval": [0.2, 0.3], "kl_n": 40}
-    write_report(study, typed(results))
-    markdown = (study.report / "report.md").read_text(encoding="utf-8")
+    results["annotator"] |= estimates(kl=(0.25, 0.2, 0.3)) | {"kl_n": 40}
+    markdown, html = write_pages(typed(results))
     (line,) = [line for line in markdown.splitlines() if line.startswith("| llm | 20 | .500 ")]
     assert "| .750 [.650, .850] |" in line
     assert ".250 [.200, .300] nats (40 texts)" in markdown
-    assert "LLM wrong, says the same" in (study.report / "report.html").read_text(encoding="utf-8")
+    assert "LLM wrong, says the same" in html
     assert "Copied errors" not in findings(made())
 
 
@@ -247,27 +239,20 @@ def test_chance_level_runs_are_never_called_stable():
         assert "less stable" not in text
 
 
-def test_hostile_names_are_shown_as_text(make_study):
-    study = make_study()
-    with study.lock():
-        study.report.mkdir()
+def test_hostile_names_are_shown_as_text(write_pages):
     hostile = "<script>alert(1)</script>|x ![i](http://e.vil/x.png) `c` [.1, .2](http://e.vil)"
     results = make_results(name=hostile)
     results["class_shares"].append({**results["class_shares"][0], "group": hostile})
-    write_report(study, typed(results))
-    html = (study.report / "report.html").read_text()
+    markdown, html = write_pages(typed(results))
     assert "<script" not in html
     assert "&lt;script&gt;alert(1)&lt;/script&gt;|x" in html
     assert "<img" not in html.replace('<img alt="', "")
-    markdown = (study.report / "report.md").read_text()
     assert "<script" not in markdown
     assert "&lt;script&gt;alert(1)&lt;/script&gt;\\|x \\!\\[i\\](http&#58;//e.vil/x.png) \\`c\\`" in markdown
     assert "\\[.1, .2\\](http&#58;//e.vil)" in markdown
     (line,) = [line for line in markdown.splitlines() if line.startswith("| gold | 10 | .200 ")]
     assert line.count("|") == 5  # two classes, two more cells
-    first = (study.report / "scores.png").read_bytes()
-    write_report(study, typed(results))
-    assert (study.report / "scores.png").read_bytes() == first
+    assert write_pages(typed(results)) == [markdown, html]
 
 
 @pytest.mark.parametrize(
@@ -296,38 +281,25 @@ def test_what_more_texts_would_bring_is_said_with_its_interval():
     assert "More texts" not in findings(typed(results))
 
 
-def test_sources_of_chance_are_ranked_and_only_a_clear_first_is_named(make_study):
-    def component(first):
-        disagree = {"subset": (first, 0.02), "init": (0.05, 0.01), "order": (0.04, 0.01), "all": (0.3, 0.02)}
-        figures = {name: {"value": v, "interval": [v - half, v + half]} for name, (v, half) in disagree.items()}
+def test_sources_of_chance_are_ranked_and_only_a_clear_first_is_named(write_pages):
+    def with_components(first):
+        shares = {"subset": first, "init": 0.05, "order": 0.04, "all": 0.3}
+        figures = {name: {"value": v, "interval": [v - 0.02, v + 0.02]} for name, v in shares.items()}
         score = {"sd": 0.01, "sd_interval": [0.0, 0.05], "variance": 0.0001, "interval": [-0.1, 0.0025]}
         scores = dict.fromkeys((*VARY, "total"), score)
-        return {
-            **{"variant": "llm", "size": 20, "sources": VARY, "levels": 3, "R": 27, "n": 100, "disagreement": figures},
-            **{"macro_f1": scores, "accuracy": scores},
-        }
+        components = {"variant": "llm", "size": 20, "sources": VARY, "levels": 3, "R": 27, "n": 100}
+        components |= {"disagreement": figures, "macro_f1": scores, "accuracy": scores}
+        return typed(make_results() | {"components": [components]})
 
-    results = make_results() | {"components": [component(0.2)]}
-    assert "Most comes from the training texts." in findings(typed(results))
-    unclear = make_results() | {"components": [component(0.06)]}
-    assert "Which of them brings most cannot be told." in findings(typed(unclear))
-    study = make_study()
-    with study.lock():
-        study.report.mkdir(parents=True)
-    write_report(study, typed(results))
-    for page in ("report.md", "report.html"):
-        text = (study.report / page).read_text(encoding="utf-8")
-        assert "the order of batches and dropout" in text
-        assert ".040" in text
+    assert "Most comes from the training texts." in findings(with_components(0.2))
+    assert "Which of them brings most cannot be told." in findings(with_components(0.06))
+    for page in write_pages(with_components(0.2)):
+        assert "the order of batches and dropout" in page
+        assert ".040" in page
 
 
-def test_the_first_page_is_short_and_the_rest_a_click_away(make_study):
-    study = make_study()
-    results = make_results()
-    with study.lock():
-        study.report.mkdir(parents=True)
-    write_report(study, typed(results))
-    page = (study.report / "report.html").read_text(encoding="utf-8")
+def test_the_first_page_is_short_and_the_rest_a_click_away(write_pages):
+    text, page = write_pages(made())
     first, _, rest = page.partition("<details>")
     assert (first.count("<figure>"), first.count("<table>")) == (2, 1)
     assert first.count('class="finding"') <= 7
@@ -335,7 +307,6 @@ def test_the_first_page_is_short_and_the_rest_a_click_away(make_study):
     for what in ("More findings", "Methods, as a paragraph to paste", "Ensembles of runs", "Differences, paired"):
         assert what in rest
     assert "regains .500 [.200, .900]" in rest
-    text = (study.report / "report.md").read_text(encoding="utf-8")
     assert "| llm | 11 | .600 [.500, .700] | .200 [.100, .300] |\n" in text
     assert "## Methods, as a paragraph to paste" in text
 

@@ -16,10 +16,8 @@ def describe(labels: LabelQuality) -> list[str]:
         return ["No text has a label."]
     sentences = _describe_shares(labels, annotator)
     if not annotator.n_gold:
-        return [
-            *sentences,
-            "There is no gold: how many labels are wrong is not known, nor could a calibration be chosen.",
-        ]
+        sentences.append("There is no gold: how many labels are wrong is not known, nor could a calibration be chosen.")
+        return sentences
     if annotator.n_gold < FEW_GOLD:
         advice = " Lower annotate.calibration_rows, or label more by hand." if labels.gold_spent.calibration else ""
         sentences.append(f"Only {annotator.n_gold} gold labels are left to judge by: nothing can be told.{advice}")
@@ -111,14 +109,14 @@ def make_label_tables(labels: LabelQuality) -> list[Table]:
     """Return the tables of the page. Those against gold, and that of passes, are left out where there are none."""
     statuses = sorted(set().union(*labels.status))
     spent = labels.gold_spent
+    rows = []
+    for place, counts in enumerate(labels.status):
+        rows.append([str(place), *(f"{counts.get(name, 0):,}" for name in statuses)])
     tables = [
         Table(
             "Rows",
             ["pass", *statuses],
-            [
-                [str(place), *(f"{counts.get(name, 0):,}" for name in statuses)]
-                for place, counts in enumerate(labels.status)
-            ],
+            rows,
             note=f"Texts cut to fit: {labels.truncated:,}. Gold labels spent: {spent.demonstrations} on "
             f"demonstrations, {spent.calibration} on calibration.",
         ),
@@ -146,16 +144,10 @@ def _show_calibration(result: CalibrationResult) -> list[str]:
 def _list_confusion(names: list[str], annotator: Uncertainty) -> Table:
     recall = _estimate_each(annotator, "per_class_recall")
     precision = _estimate_each(annotator, "per_class_precision")
-    rows = [
-        [
-            name,
-            *(f"{count:,}" for count in annotator.confusion[k]),
-            f"{annotator.per_class_n[k]:,}",
-            recall[k],
-            precision[k],
-        ]
-        for k, name in enumerate(names)
-    ]
+    rows = []
+    for k, name in enumerate(names):
+        counts = [*annotator.confusion[k], annotator.per_class_n[k]]
+        rows.append([name, *(f"{count:,}" for count in counts), recall[k], precision[k]])
     return Table("Against gold", ["gold \\ LLM", *names, "n", "recall", "precision"], rows)
 
 

@@ -11,7 +11,7 @@ from .findings import describe
 from .methods import how_made
 from .records import Report
 from .render import hash_code, make_console, print_table, render
-from .tables import Columns, make_summary, make_tables, tabulate
+from .tables import SCORES, Columns, make_summary, make_tables, tabulate
 
 FIRST_FIGURES = ("sizes", "frontier")  # of the first page
 
@@ -70,13 +70,7 @@ def write_report(study: Study, results: Results) -> None:
 def print_summary(study: Study, results: Results) -> None:
     """Print the table at the end of a run, the findings, and the paths of report and dataset."""
     console = make_console()
-    columns: Columns = {
-        "variant": "variant",
-        "texts": "size",
-        "gold": "gold_labels",
-        "macro-F1": "macro_f1_mean",
-        "seeds disagree": "pairwise_disagreement",
-    }
+    columns: Columns = {"variant": "variant", "texts": "size", "gold": "gold_labels", **SCORES}
     title = f"{study.recipe.name}: {results.R} seeds, {results.n:,} test texts, 95% intervals"
     print_table(console, tabulate(title, results.variants, columns))
     for finding in describe(results).findings:

@@ -16,6 +16,7 @@ SOURCES = {
 }
 #: A column by its name: a field of the record, with its interval if it has one, or a function of the record.
 Columns = dict[str, str | Callable[[Any], str]]
+SCORES: Columns = {"macro-F1": "macro_f1_mean", "seeds disagree": "pairwise_disagreement"}
 ERROR_CELLS: Columns = {
     "LLM right, classifier says the same": "right_same",
     "LLM right, says otherwise": "right_other",
@@ -42,12 +43,7 @@ def _show(record: Any, column: str | Callable[[Any], str]) -> str:
 
 def make_summary(results: Results) -> Table:
     """Return the table of the first page: the variants at the largest size."""
-    columns: Columns = {
-        "variant": "variant",
-        "gold labels": "gold_labels",
-        "macro-F1": "macro_f1_mean",
-        "seeds disagree": "pairwise_disagreement",
-    }
+    columns: Columns = {"variant": "variant", "gold labels": "gold_labels", **SCORES}
     note = f"{results.R} seeds a variant, {results.n:,} test texts; intervals are {results.confidence_level:.0%}."
     return tabulate(f"At {results.top:,} training texts", results.at_top.values(), columns, note=note)
 
