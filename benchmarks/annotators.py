@@ -26,7 +26,7 @@ def measure(name: str, model: str, folder: str, settings: list[str]) -> tuple[li
     from hf_recipes.labels.pool import read_labels
     from hf_recipes.recipe import load_recipe
     from hf_recipes.report.label_quality import write_labels
-    from hf_recipes.report.text import interval, number
+    from hf_recipes.report.numbers import estimate, number
     from hf_recipes.study import Study
 
     recipe = ROOT / "hf_recipes" / "recipes" / "annotators" / f"{name}.yaml"
@@ -37,22 +37,21 @@ def measure(name: str, model: str, folder: str, settings: list[str]) -> tuple[li
     for calibration in CALIBRATIONS:
         study = Study(load_recipe(recipe, [*settings, f"--annotate.calibration={calibration}"]), accept_changes=True)
         labels = write_labels(study, read_labels(study))
-        found = labels["annotator"]
-        made = labels["calibrations"][0]
-        how = f"auto: {made['method']}, T = {made['temperature']:.2f}" if calibration == "auto" else calibration
-        at = found["alphas"].index(0.25)
+        annotator = labels.annotator
+        fitted = labels.calibrations[0]
+        how = f"auto: {fitted.method}, T = {fitted.temperature:.2f}" if calibration == "auto" else calibration
+        at = annotator.alphas.index(0.25)
         figures = [
-            f"{number(found[figure])} {interval(found[f'{figure}_interval'])}"
-            for figure in ("accuracy", "macro_f1", "entropy_auroc", "within_class_auroc")
+            estimate(annotator, figure) for figure in ("accuracy", "macro_f1", "entropy_auroc", "within_class_auroc")
         ]
-        rows.append(
-            f"| {name} | {model} | {how} | {found['n_gold']} | {figures[0]} | {figures[1]} | {number(found['ece'])} | "
-            f"{number(found['label_mass_mean'])} | {figures[2]} | {number(found['error_capture'][at])} | "
-            f"{figures[3]} | "
-            f"{number(found['class_share'])} | {number(found['majority_accuracy'])} |"
-        )
+        cells = [
+            *(name, model, how, str(annotator.n_gold), figures[0], figures[1], number(annotator.ece)),
+            *(number(annotator.label_mass_mean), figures[2], number(annotator.error_capture[at]), figures[3]),
+            *(number(annotator.class_share), number(annotator.majority_accuracy)),
+        ]
+        rows.append(f"| {' | '.join(cells)} |")
         what = f"accuracy, {name} by {model}, calibration {calibration}"
-        ratios.append((what, found["accuracy"] / found["majority_accuracy"]))
+        ratios.append((what, annotator.accuracy / annotator.majority_accuracy))
     return rows, ratios
 
 

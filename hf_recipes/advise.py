@@ -10,7 +10,7 @@ from .analysis.verdict import freedom
 from .data import RowFiles, open_rows, usable_at_most
 from .errors import UserError
 from .plan import Step, make_plan
-from .report.text import number
+from .report.numbers import number
 from .study import Study
 
 MAX_SEEDS, MIN_SEEDS = 4, 3

@@ -306,7 +306,7 @@ def test_rows_that_fail_for_good_do_not_stop_a_pass_that_works_and_healing_renew
     engine.refuses = set()
     annotate(study)
     after = write_labels(study)
-    assert after["annotator"]["n_voted"] > before["annotator"]["n_voted"] + 100
+    assert after.annotator.n_voted > before.annotator.n_voted + 100
     engine.refuses = {*engine.asked, *asked}
     for part in study.annotations(second).glob("part-*.parquet"):
         part.unlink()
@@ -840,7 +840,7 @@ def test_gold_labels_shown_are_counted_over_all_passes(make_study, engine):
     study = make_study(*SMALL, "--annotate.passes=[{prompt: {seed: 5}}, {prompt: {seed: 6}}]")
     annotate(study)
     shown = {text for one in plan_passes(study, open_rows(study)) for text in one.ingredients["shown"]}
-    assert write_labels(study)["gold_spent"]["demonstrations"] == len(shown) > 3
+    assert write_labels(study).gold_spent.demonstrations == len(shown) > 3
 
 
 ORPHAN = "import time, hf_recipes.child as c; c.follow_parent(); print('up', flush=True); time.sleep(60)"
@@ -880,22 +880,21 @@ def test_a_calibration_without_enough_gold_is_refused_before_anything_is_labelle
 
 
 def test_the_findings_say_where_gold_went_and_what_to_do_about_one_label(make_study, engine):
-    from hf_recipes.report.label_quality import describe
+    from hf_recipes.report.label_findings import describe
 
     study = make_study(*SMALL, "--data.pool_size=70", "--annotate.calibration=auto")
     annotate(study)
     labels = write_labels(study)
-    spent, left = labels["gold_spent"], labels["annotator"]["n_gold"]
-    assert spent["calibration"] == 50
-    assert sum(spent.values()) + left == 70
+    spent, left = labels.gold_spent, labels.annotator.n_gold
+    assert spent.calibration == 50
+    assert spent.demonstrations + spent.calibration + left == 70
     said = " ".join(describe(labels))
-    assert f"{spent['demonstrations']} that the prompts show as demonstrations and 50 with gold that the cali" in said
+    assert f"{spent.demonstrations} that the prompts show as demonstrations and 50 with gold that the cali" in said
     assert f"Only {left} gold labels are left to judge by: nothing can be told. Lower annotate.calibration_rows" in said
     assert "Nearly all get one label" not in said
-    labels["annotator"]["label_share"] = [0.97, 0.02, 0.01]
-    assert "Nearly all get one label. If the texts are not like that, try calibration: batch" in " ".join(
-        describe(labels)
-    )
+    one_sided = labels.annotator.model_copy(update={"label_share": [0.97, 0.02, 0.01]})
+    said = " ".join(describe(labels.model_copy(update={"annotator": one_sided})))
+    assert "Nearly all get one label. If the texts are not like that, try calibration: batch" in said
 
 
 def test_no_label_is_told_once(make_study, engine, monkeypatch, capsys):

@@ -12,7 +12,7 @@ from hf_recipes.annotation.annotate import annotate
 from hf_recipes.errors import UserError
 from hf_recipes.labels.audit import draw_audit
 from hf_recipes.labels.audit_import import ImportCounts, import_audit
-from hf_recipes.report.label_quality import describe
+from hf_recipes.report.label_findings import describe
 from hf_recipes.study import read_json
 
 SETTINGS = ("--data.pool_size=150", "--annotate.prompt.shots_per_class=1", "--grid=null", "--train=null")
@@ -40,7 +40,7 @@ def fill(file, labels):
 
 
 def test_the_sample_is_random_nested_and_says_what_all_texts_would(study, tmp_path):
-    everything = write_labels(study)["annotator"]  # the source has gold: the truth
+    everything = write_labels(study).annotator  # the source has gold: the truth
     assert draw_audit(study, 20, tmp_path / "a.csv") == 20
     ids = fill(tmp_path / "a.csv", gold_of(study))
     assert import_audit(study, tmp_path / "a.csv") == ImportCounts(20, 0, 0, 0, 0)
@@ -50,15 +50,15 @@ def test_the_sample_is_random_nested_and_says_what_all_texts_would(study, tmp_pa
     import_audit(study, tmp_path / "b.csv")
     assert set(read_json(study.audit / "sample.json")["parts"]["pool"]["ids"]) == {*ids, *more}
     audited = write_labels(study)
-    low, high = audited["annotator"]["accuracy_interval"]
-    assert audited["annotator"]["n_gold"] == 60
-    assert low <= everything["accuracy"] <= high
+    low, high = audited.annotator.accuracy_interval
+    assert audited.annotator.n_gold == 60
+    assert low <= everything.accuracy <= high
     assert "People labelled 60 of 60 texts that were drawn at random from all 147" in " ".join(describe(audited))
     draw_audit(study, 147, tmp_path / "c.csv")
     fill(tmp_path / "c.csv", gold_of(study))
     import_audit(study, tmp_path / "c.csv")
-    whole = write_labels(study)["annotator"]
-    assert {k: v for k, v in whole.items() if k != "key"} == everything  # all texts audited are all texts
+    whole = write_labels(study).annotator
+    assert whole == everything  # all texts audited are all texts
 
 
 def test_a_draw_is_fair(study, tmp_path):

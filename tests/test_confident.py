@@ -12,7 +12,7 @@ from test_planted import NAMES, Planted, write_texts
 
 from hf_recipes.annotation.annotate import annotate
 from hf_recipes.errors import UserError
-from hf_recipes.report.text import describe
+from hf_recipes.report.findings import describe
 from hf_recipes.study import read_json
 from hf_recipes.training.confident import find_label_errors
 from hf_recipes.training.grid import all_runs
@@ -129,7 +129,7 @@ def test_a_run_leaves_out_doubted_rows_and_its_control_as_many_whichever_comes_f
     assert all(work.is_valid(run) for run in runs.values())
     results = measure(study)
     assert "The LLM's labels without those that confident learning calls wrong: macro-F1 changes by" in str(
-        describe(results)["more"]
+        describe(results).more
     )
     variant = next(variant for variant in results.variants if variant.variant == TRAINED[0])
     assert variant.train_label_accuracy == [kept[TRAINED[0], seed]["train_label_accuracy"] for seed in ("0", "1")]

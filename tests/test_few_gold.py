@@ -20,9 +20,9 @@ from hf_recipes.labels.audit import draw_audit
 from hf_recipes.labels.audit_import import ImportCounts, import_audit
 from hf_recipes.recipe import Accept
 from hf_recipes.report.compare import compare
-from hf_recipes.report.label_quality import describe as describe_labels
+from hf_recipes.report.findings import describe
+from hf_recipes.report.label_findings import describe as describe_labels
 from hf_recipes.report.page import print_summary, write_report
-from hf_recipes.report.text import describe
 from hf_recipes.study import read_json
 from hf_recipes.training.train import train
 
@@ -70,8 +70,8 @@ def label(file, gold, share=1.0):
 
 
 def findings(results):
-    said = describe(results)
-    return " ".join(f"{title} {text}" for title, text in said["findings"] + said["more"])
+    words = describe(results)
+    return " ".join(f"{title} {text}" for title, text in words.findings + words.more)
 
 
 def report(study):
@@ -236,7 +236,7 @@ def test_test_labels_change_no_run_and_those_that_are_missing_are_said(make, sou
     assert open_runs(study).left() == []
     results = measure(study)
     assert (results.audit.test.drawn, results.audit.test.labelled) == (40, 20)
-    assert "20 of the 40 texts of the test that were drawn" in " ".join(describe(results)["limits"])
+    assert "20 of the 40 texts of the test that were drawn" in " ".join(describe(results).limits)
     assert "There is no gold" in " ".join(describe_labels(write_labels(study)))  # of the pool's labels
     label(tmp_path / "a.csv", gold)
     import_audit(study, tmp_path / "a.csv")
@@ -267,7 +267,7 @@ def test_a_sample_that_does_not_do_is_said_in_one_line(make, source, tmp_path):
         write_labels(study)
     (study.audit / "sample.json").write_text(json.dumps(sample))
     assert draw_audit(study, 60, tmp_path / "c.csv") == 20  # labels are kept: 40 were there
-    assert write_labels(study)["audit_drawn"] == 30
+    assert write_labels(study).audit_drawn == 30
 
 
 @pytest.mark.parametrize(("n", "rate", "quality"), [(40, 0.3, 0.8), (100, 0.1, 0.9), (100, 0.05, 1.0), (200, 0.5, 0.0)])

@@ -18,7 +18,7 @@ from steps import measure
 from hf_recipes.analysis.measure import _regained, metrics_folder
 from hf_recipes.annotation.annotate import annotate
 from hf_recipes.data import Rows
-from hf_recipes.report.text import describe
+from hf_recipes.report.findings import describe
 from hf_recipes.training.train import train
 
 KEYS = [["red", "blue", "green", "white"], ["dog", "horse", "cow", "sheep"], ["rain", "snow", "wind", "storm"]]
@@ -177,4 +177,4 @@ def test_errors_by_the_text_are_found_and_so_is_an_entropy_that_knows_of_them(pl
     assert difference(results, "llm-entropy-replace", "llm-random-replace").verdict == "higher"
     assert results.annotator.entropy_auroc > 0.95
     assert results.verdict.decision == "do not ship"
-    assert "errors that go by the text do not do what errors by chance do" in str(describe(results)["findings"])
+    assert "errors that go by the text do not do what errors by chance do" in str(describe(results).findings)

@@ -1,131 +1,82 @@
 """The report: what it says follows from the numbers, and it shows hostile names as text."""
 
+from itertools import product
+
 import pytest
-from made import DIFFERENCE, make_figures
+from made import DIFFERENCE, fill, make_figures
 from made import make_results as typed
 
 from hf_recipes.analysis.verdict import decide
 from hf_recipes.recipe import Accept
 from hf_recipes.report.figures import captions
+from hf_recipes.report.findings import describe
+from hf_recipes.report.numbers import interval, number
 from hf_recipes.report.page import write_report
-from hf_recipes.report.text import describe, interval, number
 from hf_recipes.variants import VARIANTS
 
 TRAINED = ("gold", "llm", "llm-entropy-replace", "llm-random-replace")
-
-
 VARY = ["subset", "init", "order"]
 
 
-def make_results(cost=-0.2, cost_interval=(-0.25, -0.15), churn=0.05, churn_interval=(-0.02, 0.12), failed=0, name="a"):
-    def verdict(bounds):
-        return "higher" if bounds[0] > 0 else "lower" if bounds[1] < 0 else "cannot tell"
+def estimates(**values):
+    """Return fields and their intervals, from (value, low, high) each."""
+    fields = {name: value for name, (value, _, _) in values.items()}
+    return fields | {f"{name}_interval": [low, high] for name, (_, low, high) in values.items()}
 
-    variants = [
-        {
-            **{
-                "variant": variant,
-                "size": size,
-                "R": 3,
-                "n": 100,
-                "gold_train_labels": [5, 5, 5],
-                "gold_prompt_labels": 6,
-                "gold_validation_labels": 0,
-                "n_gold": 100,
-            },
-            **{"train_label_accuracy": [0.7] * 3},
-            **{"accuracy_mean": 0.7, "accuracy_mean_interval": [0.6, 0.8], "majority_accuracy": 0.5},
-            **{"macro_f1_mean": 0.6, "macro_f1_mean_interval": [0.5, 0.7], "macro_f1_runs": [0.5, 0.6, 0.7]},
-            **{"macro_f1_sd": 0.1, "macro_f1_sd_interval": [0.05, 0.6], "failed_runs": 0},
-            "chance_level_runs": failed if variant == "llm" else 0,
-            **{"pairwise_disagreement": 0.2, "pairwise_disagreement_interval": [0.1, 0.3]},
-            **{"krippendorff_alpha": None, "krippendorff_alpha_interval": [None, None]},
-            **{
-                "per_class_f1_mean": [0.5, 0.7],
-                "per_class_f1_seed_se": [0.001] * 2,
-                "per_class_f1_item_se": [0.06] * 2,
-            },
-            **{"unanimity": 0.7, "unanimity_interval": [0.6, 0.8]},
-            **{"per_class_disagreement": {name: 0.2, "b": 0.1}, "per_class_n": {name: 50, "b": 50}},
-        }
-        for size in (10, 20)
-        for variant in TRAINED
-    ]
-    pairs = [("llm", "gold"), ("llm-entropy-replace", "llm"), ("llm-random-replace", "llm"), (TRAINED[2], TRAINED[3])]
-    comparisons = []
-    for size in (10, 20):
-        for variant, against in pairs:
-            for figure, value, bounds in (
-                ("macro_f1", cost, cost_interval),
-                ("pairwise_disagreement", churn, churn_interval),
-            ):
-                comparisons.append(
-                    {
-                        **{"size": size, "variant": variant, "against": against, "figure": figure, "R": 3, "n": 100},
-                        **{"difference": value, "interval": list(bounds), "verdict": verdict(bounds)},
-                        **{"seed_se": 0.001, "item_se": 0.01, "primary": True, "p_holm": 0.2},
-                    }
-                )
-    annotator = {
-        **{"model": "some/model", "calibration": "none", "n": 40, "accuracy": 0.6, "accuracy_interval": [0.5, 0.7]},
-        **{
-            "majority_accuracy": 0.5,
-            "macro_f1": 0.5,
-            "recall": {name: 0.5, "b": 0.6},
-            "gold_share": {name: 0.5, "b": 0.5},
-        },
-        **{
-            "llm_share": {name: 0.5, "b": 0.5},
-            "entropy_auroc": 0.7,
-            "nll": 0.9,
-            **{"kl": None, "kl_interval": None, "kl_n": 0},
-            "one_annotator": None,
-            "label_mass": 0.9,
-            **{"calibration_gold": 0, "demonstrations": 6, "calibration": "none"},
-            "status": {"ok": 40},
-            "truncated": 0,
-        },
+
+def make_variant(variant, size, failed, name):
+    scores = estimates(accuracy_mean=(0.7, 0.6, 0.8), macro_f1_mean=(0.6, 0.5, 0.7), macro_f1_sd=(0.1, 0.05, 0.6))
+    agreement = estimates(pairwise_disagreement=(0.2, 0.1, 0.3), unanimity=(0.7, 0.6, 0.8))
+    by_class = {
+        "per_class_f1_mean": [0.5, 0.7],
+        "per_class_f1_seed_se": [0.001] * 2,
+        "per_class_f1_item_se": [0.06] * 2,
     }
-    results = {
-        **{"key": "k", "study": "s", "label_names": [name, "b"], "seeds": [0, 1, 2], "vary": VARY, "R": 3, "n": 100},
-        **{
-            "confidence_level": 0.95,
-            "annotator": annotator,
-            "variants": variants,
+    by_class |= {"per_class_disagreement": {name: 0.2, "b": 0.1}, "per_class_n": {name: 50, "b": 50}}
+    labels = {"gold_train_labels": [5, 5, 5], "gold_prompt_labels": 6, "train_label_accuracy": [0.7] * 3}
+    runs = {"macro_f1_runs": [0.5, 0.6, 0.7], "failed_runs": 0, "chance_level_runs": failed if variant == "llm" else 0}
+    return {"variant": variant, "size": size, **scores, **agreement, **by_class, **labels, **runs}
+
+
+def make_results(cost=-0.2, cost_interval=(-0.25, -0.15), churn=0.05, churn_interval=(-0.02, 0.12), failed=0, name="a"):
+    pairs = [("llm", "gold"), ("llm-entropy-replace", "llm"), ("llm-random-replace", "llm"), (TRAINED[2], TRAINED[3])]
+    figures = {"macro_f1": (cost, cost_interval), "pairwise_disagreement": (churn, churn_interval)}
+    comparisons = []
+    for size, (variant, against), (figure, (value, (low, high))) in product((10, 20), pairs, figures.items()):
+        verdict = "higher" if low > 0 else "cannot tell"
+        record = {
+            "size": size,
+            "variant": variant,
+            "against": against,
+            "figure": figure,
+            "p_holm": 0.2,
+            "seed_se": 0.001,
+        }
+        record |= {"difference": value, "interval": [low, high], "verdict": "lower" if high < 0 else verdict}
+        comparisons.append(record)
+    results = fill(
+        {
+            "label_names": [name, "b"],
+            "annotator": estimates(accuracy=(0.6, 0.5, 0.7))
+            | {field: {name: 0.5, "b": 0.5} for field in ("recall", "gold_share", "llm_share")}
+            | {"majority_accuracy": 0.5, "macro_f1": 0.5, "entropy_auroc": 0.7, "demonstrations": 6},
+            "variants": [make_variant(variant, size, failed, name) for size, variant in product((10, 20), TRAINED)],
             "comparisons": comparisons,
             "plateaus": [plateau("llm", "plateau", "yes"), plateau("gold", "gains")],
-            "components": [],
             "gold_match": [{"size": size, "difference": -0.2, "verdict": "lower"} for size in (10, 20)],
-            "iso_accuracy": None,
-            "best_mitigation": None,
             "lines": {name: VARIANTS[name].describe(0.25) for name in TRAINED},
             "regained": [{"variant": TRAINED[2], "size": 20, "R": 3, "n": 100, "share": 0.5, "interval": [0.2, 0.9]}],
             "ensembles": [
-                {
-                    **{"variant": "llm", "size": 20, "k": 2, "ensembles": 5, "n": 100},
-                    **{"macro_f1_mean": 0.62, "macro_f1_mean_interval": [0.5, 0.7]},
-                    **{"pairwise_disagreement": 0.12, "pairwise_disagreement_interval": [0.05, 0.2]},
-                }
+                {"variant": "llm", "size": 20, "k": 2, "ensembles": 5, "n": 100}
+                | estimates(macro_f1_mean=(0.62, 0.5, 0.7), pairwise_disagreement=(0.12, 0.05, 0.2))
             ],
-            "error_cells": [],
-            "audit": None,
             "class_shares": [
-                {
-                    **{
-                        "variant": "llm",
-                        "group": None,
-                        "class_name": name,
-                        "gold": 0.5,
-                        "share": 0.6,
-                        "bias": 0.1,
-                        "bias_interval": [0.05, 0.15],
-                    },
-                    **{"sd": 0.02, "size": 20, "R": 3, "n": 100},
-                }
+                {"variant": "llm", "class_name": name, "gold": 0.5, "share": 0.6, "sd": 0.02, "size": 20}
+                | {"R": 3, "n": 100, **estimates(bias=(0.1, 0.05, 0.15))}
             ],
             "notes": ["A note."],
-        },
-    }
+        }
+    )
     return results | {"verdict": decide(make_figures(results), Accept()).model_dump()}
 
 
@@ -138,107 +89,107 @@ def plateau(variant, verdict, premature=None):
     return {"variant": variant, "figure": "macro_f1", "verdict": verdict, **gain, "premature_plateau": premature}
 
 
-def findings(said):
-    return " ".join(f"{title} {text}" for title, text in said["findings"] + said["more"])
+def findings(results):
+    words = describe(results)
+    return " ".join(f"{title} {text}" for title, text in words.findings + words.more)
+
+
+@pytest.fixture
+def write_pages(make_study):
+    """Write the report of results; return report.md and report.html."""
+    study = make_study()
+    with study.lock():
+        study.report.mkdir()
+
+    def write(results):
+        write_report(study, results)
+        return [(study.report / page).read_text(encoding="utf-8") for page in ("report.md", "report.html")]
+
+    return write
 
 
 def test_a_clear_cost_and_an_unclear_stability_are_said_so():
-    said = describe(made())
-    text = findings(said)
+    text = findings(made())
     assert "a difference of -.200 [-.250, -.150], clearly below zero" in text
     assert "a difference of +.050 [-.020, .120], which cannot be told from zero with R = 3" in text
     assert "less stable" not in text
     assert "Failed runs" not in text
-    limits = " ".join(said["limits"])
+    limits = " ".join(describe(made()).limits)
     assert "factor of 12" in limits
     assert "fewer than 10 runs" in limits
     assert "A note." in limits
 
 
 def test_the_verdict_comes_first_and_says_what_would_decide_it():
-    said = describe(made())
-    said = said["findings"] + said["more"]
-    assert said[0][0] == "Verdict."
-    assert said[0][1].startswith("Do not ship: these labels miss a limit of the recipe. Macro-F1 lost against gold")
-    assert "is .200 [.150, .250], at most .020 wanted (fails)" in said[0][1]
-    assert "F1 of the worst class, a, is .500 [.379, .621], at least .600 wanted (cannot tell)" in said[0][1]
+    title, text = describe(made()).findings[0]
+    assert title == "Verdict."
+    assert text.startswith("Do not ship: these labels miss a limit of the recipe. Macro-F1 lost against gold")
+    assert "is .200 [.150, .250], at most .020 wanted (fails)" in text
+    assert "F1 of the worst class, a, is .500 [.379, .621], at least .600 wanted (cannot tell)" in text
     near = make_results(cost=-0.01, cost_interval=(-0.03, 0.01))
     near["variants"] = [variant | {"per_class_f1_mean": [0.8, 0.9]} for variant in near["variants"]]
     near["verdict"] = decide(make_figures(near), Accept(churn=0.5)).model_dump()
-    assert "Label more test texts" in describe(typed(near))["findings"][0][1]
-    assert "would decide it (4 times in 5)" in describe(typed(near))["findings"][0][1]
+    text = findings(typed(near))
+    assert "Label more test texts" in text
+    assert "would decide it (4 times in 5)" in text
 
 
 def test_what_gold_alone_would_do_and_what_happens_at_equal_accuracy():
     results = make_results()
     sizes = {10: "lower", 20: "lower", 40: "cannot tell", 80: "higher"}
     results["gold_match"] = [{"size": size, "verdict": verdict} for size, verdict in sizes.items()]
-    results["iso_accuracy"] = {
-        **{
-            "accuracy": 0.6,
-            "pairwise_disagreement1": 0.2,
-            "pairwise_disagreement2": 0.15,
-            "p_value": 0.01,
-            "sizes": [40, 80],
-            "difference": 0.05,
-            "interval": [0.01, 0.09],
-            "verdict": "higher",
-        },
-        "R": 3,
-    }
-    text = findings(describe(typed(results)))
+    results["iso_accuracy"] = {"accuracy": 0.6, "pairwise_disagreement1": 0.2, "pairwise_disagreement2": 0.15, "R": 3}
+    results["iso_accuracy"] |= {"sizes": [40, 80], "difference": 0.05, "interval": [0.01, 0.09]}
+    results["iso_accuracy"] |= {"p_value": 0.01, "verdict": "higher"}
+    text = findings(typed(results))
     assert "As good in macro-F1 as 20 LLM labels are more than 20 and at most 80 gold labels alone." in text
     assert "from between 40 and 80 texts. Against those, two runs on LLM labels disagree on +.050 [.010, .090]" in text
 
 
 def test_who_counts_by_groups_is_told_of_the_group_with_the_largest_bias():
     results = make_results()
-    assert "By groups" not in findings(describe(typed(results)))
-    of_all = results["class_shares"][0]
-    biases = {"1998": 0.1, "2002": -0.3}
-    results["class_shares"] += [
-        {**of_all, "group": group, "bias": bias, "bias_interval": [bias - 0.2, bias + 0.2], "n": 50}
-        for group, bias in biases.items()
-    ]
-    results["class_shares"].append({**of_all, "group": "2006", "bias": -0.5, "bias_interval": [-1.5, 0.5], "n": 2})
-    text = findings(describe(typed(results)))
+    assert "By groups" not in findings(typed(results))
+    (of_all,) = results["class_shares"]
+    for group, bias, half, n in (("1998", 0.1, 0.2, 50), ("2002", -0.3, 0.2, 50), ("2006", -0.5, 1, 2)):
+        of_group = estimates(bias=(bias, bias - half, bias + half)) | {"group": group, "n": n}
+        results["class_shares"].append(of_all | of_group)
+    text = findings(typed(results))
     assert "a bias of +.100 [.050, .150], with" in text
     assert "in '2002' (50 texts with gold): -.300 [-.500, -.100], corrected" in text  # not the smallest group's
-    for one in results["class_shares"][1:]:
-        one["bias_interval"] = [-1, 1]
-    assert "In none of 3 groups can a bias be told from zero." in findings(describe(typed(results)))
+    for share in results["class_shares"][1:]:
+        share["bias_interval"] = [-1, 1]
+    assert "In none of 3 groups can a bias be told from zero." in findings(typed(results))
 
 
 def test_the_best_of_several_is_told_with_what_was_learnt():
     results = make_results()
-    chosen = {**DIFFERENCE, "difference": -0.2, "among": ["llm-audit", "llm-soft"], "variant": TRAINED[2]}
-    results |= {"best_mitigation": chosen}
-    text = findings(describe(typed(results)))
+    results["best_mitigation"] = DIFFERENCE | {"among": ["llm-audit", "llm-soft"], "variant": TRAINED[2]}
+    text = findings(typed(results))
     best = f"the best in macro-F1 on half of the seeds and test texts is {TRAINED[2]}. On the other halves it changes"
     assert f"Which of them. Of llm-audit, llm-soft {best} macro-F1 by" in text
     assert "But some runs with" not in text
     for variant in results["variants"]:
         variant["chance_level_runs"] = int(variant["variant"] == TRAINED[2])
-    assert f"But some runs with {TRAINED[2]} learnt nothing." in findings(describe(typed(results)))
+    assert f"But some runs with {TRAINED[2]} learnt nothing." in findings(typed(results))
 
 
 def test_two_runs_an_untaught_gold_variant_and_a_one_sided_annotator_are_said_so():
     results = make_results()
     for comparison in results["comparisons"]:
         comparison |= {"interval": None, "verdict": "cannot tell"}
-    assert "R = 3 runs do not say how sure it is" in findings(describe(typed(results)))
+    assert "R = 3 runs do not say how sure it is" in findings(typed(results))
     for variant in results["variants"]:
         variant["chance_level_runs"] = 1 if variant["variant"] == "gold" else 0
     results["annotator"]["llm_share"] = {"a": 0.02, "b": 0.98}
-    text = findings(describe(typed(results)))
+    text = findings(typed(results))
     assert "the cost cannot be judged" in text
     assert "98% of its labels are 'b'" in text
     assert "ranks a wrong label" not in text
 
 
 def test_stability_is_named_only_when_its_interval_leaves_out_zero():
-    assert "was less stable here" in findings(describe(made(churn_interval=(0.01, 0.09))))
-    assert "was more stable here" in findings(describe(made(churn_interval=(-0.09, -0.01))))
+    assert "was less stable here" in findings(made(churn_interval=(0.01, 0.09)))
+    assert "was more stable here" in findings(made(churn_interval=(-0.09, -0.01)))
 
 
 def cells(variant, size, closer="higher", better="cannot tell", copied="higher"):
@@ -247,19 +198,15 @@ def cells(variant, size, closer="higher", better="cannot tell", copied="higher")
     change = {"difference": 0.05, "interval": [0.01, 0.09], "R": 3}
     since = {"size": 10, "agreement": {**change, "verdict": closer}, "accuracy": {**change, "verdict": better}}
     since["copied"] = {**change, "verdict": copied}
-    bounds = {f"{name}_interval": [value - 0.1, value + 0.1] for name, value in shares.items()}
+    shares = estimates(**{name: (value, value - 0.1, value + 0.1) for name, value in shares.items()})
     above = None if variant == "gold" else {**change, "difference": 0.35, "verdict": "higher"}
-    return {
-        **{"variant": variant, "size": size, "R": 3, "n": 100, "n_wrong": 40, **shares, **bounds},
-        **{"copied_above_gold": above, "since": since if size > 10 else None},
-    }
+    more = {"copied_above_gold": above, "since": since if size > 10 else None}
+    return {"variant": variant, "size": size, "R": 3, "n": 100, "n_wrong": 40, **shares, **more}
 
 
-def test_copied_errors_are_set_beside_what_gold_labels_get_wrong_and_a_ceiling_is_named_only_if_seen(make_study):
-    results = make_results() | {
-        "error_cells": [cells(variant, size) for size in (10, 20) for variant in ("gold", "llm")]
-    }
-    said = findings(describe(typed(results)))
+def test_copied_errors_are_set_beside_what_gold_labels_get_wrong_and_a_ceiling_is_named_only_if_seen(write_pages):
+    results = make_results() | {"error_cells": [cells(*pair) for pair in product(("gold", "llm"), (10, 20))]}
+    said = findings(typed(results))
     assert (
         "Copied errors. Of the 40 in 100 test texts that the LLM itself gets wrong, classifiers on its labels give the "
         "same wrong label in .750 [.650, .850] at 10 training texts and in .750 [.650, .850] at 20 training texts, "
@@ -271,52 +218,41 @@ def test_copied_errors_are_set_beside_what_gold_labels_get_wrong_and_a_ceiling_i
         ("cannot tell", "higher", "so a ceiling of its labels cannot either"),
     ):
         results["error_cells"][-1] = cells("llm", 20, closer, better)
-        assert words in findings(describe(typed(results)))
+        assert words in findings(typed(results))
     results["error_cells"][-1] = cells("llm", 20, copied="cannot tell")
-    assert "without a gain that can be told." in findings(describe(typed(results)))
-    study = make_study()
-    with study.lock():
-        study.report.mkdir(parents=True)
-    results["annotator"] |= {"kl": 0.25, "kl_interval": [0.2, 0.3], "kl_n": 40}
-    write_report(study, typed(results))
-    markdown = (study.report / "report.md").read_text(encoding="utf-8")
-    (line,) = [line for line in markdown.splitlines() if line.startswith("| 20 | llm | .500 ")]
-    assert line.endswith("| .750 [.650, .850] |")
+    assert "without a gain that can be told." in findings(typed(results))
+    results["annotator"] |= estimates(kl=(0.25, 0.2, 0.3)) | {"kl_n": 40}
+    markdown, html = write_pages(typed(results))
+    (line,) = [line for line in markdown.splitlines() if line.startswith("| llm | 20 | .500 ")]
+    assert "| .750 [.650, .850] |" in line
     assert ".250 [.200, .300] nats (40 texts)" in markdown
-    assert "LLM wrong, says the same" in (study.report / "report.html").read_text(encoding="utf-8")
-    assert "Copied errors" not in findings(describe(made()))
+    assert "LLM wrong, says the same" in html
+    assert "Copied errors" not in findings(made())
 
 
 def test_chance_level_runs_are_never_called_stable():
     for bounds in ((-0.09, -0.01), (0.01, 0.09)):
-        text = findings(describe(made(failed=2, churn_interval=bounds)))
+        text = findings(made(failed=2, churn_interval=bounds))
         assert "2 of 3 with llm" in text
         assert "is no stability" in text
         assert "more stable" not in text
         assert "less stable" not in text
 
 
-def test_hostile_names_are_shown_as_text(make_study):
-    study = make_study()
-    with study.lock():
-        study.report.mkdir()
-    hostile = "<script>alert(1)</script>|x ![i](http://e.vil/x.png) `c`"
+def test_hostile_names_are_shown_as_text(write_pages):
+    hostile = "<script>alert(1)</script>|x ![i](http://e.vil/x.png) `c` [.1, .2](http://e.vil)"
     results = make_results(name=hostile)
     results["class_shares"].append({**results["class_shares"][0], "group": hostile})
-    write_report(study, typed(results))
-    html = (study.report / "report.html").read_text()
+    markdown, html = write_pages(typed(results))
     assert "<script" not in html
     assert "&lt;script&gt;alert(1)&lt;/script&gt;|x" in html
     assert "<img" not in html.replace('<img alt="', "")
-    markdown = (study.report / "report.md").read_text()
     assert "<script" not in markdown
     assert "&lt;script&gt;alert(1)&lt;/script&gt;\\|x \\!\\[i\\](http&#58;//e.vil/x.png) \\`c\\`" in markdown
-    for line in markdown.splitlines():
-        if line.startswith("| 10 | gold"):
-            assert line.replace("\\|", "").count("|") == 5  # two names, two more cells
-    first = (study.report / "scores.png").read_bytes()
-    write_report(study, typed(results))
-    assert (study.report / "scores.png").read_bytes() == first
+    assert "\\[.1, .2\\](http&#58;//e.vil)" in markdown
+    (line,) = [line for line in markdown.splitlines() if line.startswith("| gold | 10 | .200 ")]
+    assert line.count("|") == 5  # two classes, two more cells
+    assert write_pages(typed(results)) == [markdown, html]
 
 
 @pytest.mark.parametrize(
@@ -338,45 +274,32 @@ def test_what_more_texts_would_bring_is_said_with_its_interval():
         "From 10 to 20 training texts macro-F1 changes by +.004 [-.002, .008] with LLM labels: less than 0.01 is left "
         "to gain by doubling them again; with gold labels by +.004 [-.002, .008]: they still help. LLM labels stopped "
         "helping before gold labels did."
-    ) in findings(describe(typed(results)))
+    ) in findings(typed(results))
     results["plateaus"] = [plateau("llm", "cannot tell", "cannot tell"), plateau("gold", "cannot tell")]
-    assert "Whether LLM labels stop helping before gold labels do cannot be told." in findings(describe(typed(results)))
+    assert "Whether LLM labels stop helping before gold labels do cannot be told." in findings(typed(results))
     results["plateaus"] = []
-    assert "More texts" not in findings(describe(typed(results)))
+    assert "More texts" not in findings(typed(results))
 
 
-def test_sources_of_chance_are_ranked_and_only_a_clear_first_is_named(make_study):
-    def component(first):
-        disagree = {"subset": (first, 0.02), "init": (0.05, 0.01), "order": (0.04, 0.01), "all": (0.3, 0.02)}
-        figures = {name: {"value": v, "interval": [v - half, v + half]} for name, (v, half) in disagree.items()}
+def test_sources_of_chance_are_ranked_and_only_a_clear_first_is_named(write_pages):
+    def with_components(first):
+        shares = {"subset": first, "init": 0.05, "order": 0.04, "all": 0.3}
+        figures = {name: {"value": v, "interval": [v - 0.02, v + 0.02]} for name, v in shares.items()}
         score = {"sd": 0.01, "sd_interval": [0.0, 0.05], "variance": 0.0001, "interval": [-0.1, 0.0025]}
         scores = dict.fromkeys((*VARY, "total"), score)
-        return {
-            **{"variant": "llm", "size": 20, "sources": VARY, "levels": 3, "R": 27, "n": 100, "disagreement": figures},
-            **{"macro_f1": scores, "accuracy": scores},
-        }
+        components = {"variant": "llm", "size": 20, "sources": VARY, "levels": 3, "R": 27, "n": 100}
+        components |= {"disagreement": figures, "macro_f1": scores, "accuracy": scores}
+        return typed(make_results() | {"components": [components]})
 
-    results = make_results() | {"components": [component(0.2)]}
-    assert "Most comes from the training texts." in findings(describe(typed(results)))
-    unclear = make_results() | {"components": [component(0.06)]}
-    assert "Which of them brings most cannot be told." in findings(describe(typed(unclear)))
-    study = make_study()
-    with study.lock():
-        study.report.mkdir(parents=True)
-    write_report(study, typed(results))
-    for page in ("report.md", "report.html"):
-        text = (study.report / page).read_text(encoding="utf-8")
-        assert "the order of batches and dropout" in text
-        assert ".040" in text
+    assert "Most comes from the training texts." in findings(with_components(0.2))
+    assert "Which of them brings most cannot be told." in findings(with_components(0.06))
+    for page in write_pages(with_components(0.2)):
+        assert "the order of batches and dropout" in page
+        assert ".040" in page
 
 
-def test_the_first_page_is_short_and_the_rest_a_click_away(make_study):
-    study = make_study()
-    results = make_results()
-    with study.lock():
-        study.report.mkdir(parents=True)
-    write_report(study, typed(results))
-    page = (study.report / "report.html").read_text(encoding="utf-8")
+def test_the_first_page_is_short_and_the_rest_a_click_away(write_pages):
+    text, page = write_pages(made())
     first, _, rest = page.partition("<details>")
     assert (first.count("<figure>"), first.count("<table>")) == (2, 1)
     assert first.count('class="finding"') <= 7
@@ -384,7 +307,6 @@ def test_the_first_page_is_short_and_the_rest_a_click_away(make_study):
     for what in ("More findings", "Methods, as a paragraph to paste", "Ensembles of runs", "Differences, paired"):
         assert what in rest
     assert "regains .500 [.200, .900]" in rest
-    text = (study.report / "report.md").read_text(encoding="utf-8")
     assert "| llm | 11 | .600 [.500, .700] | .200 [.100, .300] |\n" in text
     assert "## Methods, as a paragraph to paste" in text
 

@@ -27,8 +27,8 @@ from hf_recipes.analysis.measure import _divergence, without_nan
 from hf_recipes.annotation.annotate import annotate
 from hf_recipes.errors import UserError
 from hf_recipes.labels.pool import read_labels
+from hf_recipes.report.findings import describe
 from hf_recipes.report.page import write_report
-from hf_recipes.report.text import describe
 from hf_recipes.study import Study, cpu_capability, read_json
 from hf_recipes.training.fine_tuning import fine_tune, pad
 from hf_recipes.training.grid import all_runs, make_run
@@ -290,7 +290,7 @@ def test_the_cells_of_the_llms_errors_are_counts_over_runs_and_test_texts(annota
         if size == 20:
             gain = cells.agreement - found[variant, 10].agreement
             assert cells.since.agreement.difference == pytest.approx(gain)
-    assert "Copied errors." in dict(describe(results)["more"])
+    assert "Copied errors." in dict(describe(results).more)
     forget_test_rows(study)
     before = measure(study)
     assert before.error_cells == []

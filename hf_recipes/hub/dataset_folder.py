@@ -18,8 +18,12 @@ from ..labels import rules
 from ..labels.pool import StudyLabels
 from ..labels.rules import training_labels
 from ..labels.votes import flipped
-from ..report.label_quality import describe as describe_labels
-from ..report.text import cell, describe, how_made, how_trained
+from ..report.findings import describe
+from ..report.label_findings import describe as describe_labels
+from ..report.label_quality import read_label_quality
+from ..report.methods import how_made, how_trained
+from ..report.records import Findings
+from ..report.render import cell
 from ..study import PACKAGE, Study, read_json, versions, write_text
 from ..variants import CONFIDENT, CONTROLS, VARIANTS
 
@@ -160,14 +164,14 @@ def make_card(content: DatasetFolder, repo: str, prefix: str, texts: bool, confi
             Whether the results are those of the runs as they are.
     """
     study = content.study
-    labels, results = read_json(study.labels_file), read_study_results(study) if measured else None
+    labels, results = read_label_quality(study), read_study_results(study) if measured else None
     said = [cell(sentence) for sentence in describe_labels(labels)] if labels else []
     limits: list[str] = []
     if results:
-        found = describe(results)
-        both = [*found["findings"], *found["more"]]
+        words = describe(results)
+        both = [*words.findings, *words.more]
         said += [f"**{title}** {cell(text)}" for title, text in both if title != "The labels."]
-        limits = [cell(sentence) for sentence in found["limits"]]
+        limits = [cell(sentence) for sentence in words.limits]
     return _render_card(content, study.dataset, repo, prefix, texts, configs, said, limits)
 
 
@@ -181,15 +185,15 @@ def make_findings(study: Study, measured: bool) -> dict[str, Any]:
             Whether the results are those of the runs as they are.
 
     Returns:
-        `dict` with `findings`, `more`, `limits` (of `text.describe`, empty without results), `methods` (null
-        without), `labels` (of `label_quality.describe`), `variants` (what each trains on) and `controls` (of
+        `dict` with `findings`, `more`, `limits` (of `findings.describe`, empty without results), `methods` (null
+        without), `labels` (of `label_findings.describe`), `variants` (what each trains on) and `controls` (of
         variants that have one).
     """
-    labels, results = read_json(study.labels_file), read_study_results(study) if measured else None
+    labels, results = read_label_quality(study), read_study_results(study) if measured else None
     grid = study.recipe.grid
     named = list(grid.variants) if grid else ["llm"]
     return {
-        **(describe(results) if results else {"findings": [], "more": [], "limits": []}),
+        **vars(describe(results) if results else Findings([], [], [])),
         "methods": how_made(study, results) if results else None,
         "labels": describe_labels(labels) if labels else [],
         "variants": {

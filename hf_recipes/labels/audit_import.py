@@ -80,15 +80,15 @@ def import_audit(study: Study, file: Path, replace: bool = False) -> ImportCount
     num_foreign = 0
     for entry in _read(file):
         text = None if entry.text is None else one_line(entry.text)
-        if entry.id in ids:
-            if text is not None and texts.get(entry.id, text) != text:
-                raise UserError(
-                    f"{file}: entry {entry.place} must have the text of its id {entry.id}. Got '{text:.40}'. Were ids "
-                    "sorted apart from texts? Try removing the column `id`."
-                )
-            rows = [str(entry.id)]
-        else:
+        if entry.id is None or entry.id not in ids:
             rows = ids_of_text.get(text or "", [])
+        elif text in (None, texts.get(entry.id, text)):
+            rows = [entry.id]
+        else:
+            raise UserError(
+                f"{file}: entry {entry.place} must have the text of its id {entry.id}. Got '{text:.40}'. Were ids "
+                "sorted apart from texts? Try removing the column `id`."
+            )
         num_foreign += not rows
         if entry.label is None:
             continue

@@ -1,15 +1,21 @@
 """Compare several studies in tables and figures, by their results.json alone."""
 
+from collections.abc import Iterable
+from itertools import product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from ..analysis.schema import Figure, Results, read_results
+from ..analysis.schema import Comparison, Figure, Results, read_results
 from ..errors import UserError
 from ..study import write_text
 from ..variants import CONTROLS
 from .figures import COLOURS, make_axes, save_figure
-from .page import load_template
+from .numbers import estimate, number
+from .records import Table
+from .render import render
+from .tables import ERROR_CELLS, Columns, tabulate
 
 #: The variants that are compared in each study that has both.
 PAIRS: tuple[tuple[str, str], ...] = (
@@ -18,6 +24,7 @@ PAIRS: tuple[tuple[str, str], ...] = (
     ("one-annotator", "gold"),
     *CONTROLS.items(),
 )
+FIGURES: dict[Figure, str] = {"macro_f1": "macro-F1", "pairwise_disagreement": "disagreement of two seeds"}
 
 
 def compare(folders: list[Path], output: Path) -> list[Results]:
@@ -40,7 +47,8 @@ def compare(folders: list[Path], output: Path) -> list[Results]:
     if duplicates := {name for name in names if names.count(name) > 1}:
         raise UserError(f"Two studies are named {duplicates.pop()}. Give one of them another `--name`.")
     output.mkdir(parents=True, exist_ok=True)
-    write_text(output / "comparison.md", load_template("comparison.md").render(studies=studies, pairs=PAIRS))
+    title = f"{len(studies)} {'study' if len(studies) == 1 else 'studies'}"
+    write_text(output / "comparison.md", render("comparison.md", title=title, tables=make_tables(studies)))
     _draw(studies, output)
     _draw_curves(studies, output)
     return studies
@@ -64,11 +72,108 @@ def _read(folder: Path) -> Results:
     return results
 
 
+def make_tables(studies: list[Results]) -> list[Table]:
+    """Return the tables of the comparison. A table without rows is left out."""
+    overview = tabulate(
+        "The studies",
+        studies,
+        {
+            "study": "study",
+            "annotator": lambda results: results.annotator.model,
+            "its accuracy": lambda results: estimate(results.annotator, "accuracy"),
+            "commonest class": lambda results: number(results.annotator.majority_accuracy),
+            "texts": "top",
+            "R": "R",
+            "n": "n",
+            "macro-F1, gold": lambda results: estimate(results.at_top["gold"], "macro_f1_mean"),
+            "macro-F1, LLM": lambda results: estimate(results.at_top["llm"], "macro_f1_mean"),
+            "disagree, gold": lambda results: estimate(results.at_top["gold"], "pairwise_disagreement"),
+            "disagree, LLM": lambda results: estimate(results.at_top["llm"], "pairwise_disagreement"),
+            "verdict": lambda results: results.verdict.decision,
+        },
+    )
+    gains = _tabulate_all(
+        "What the last doubling of the training texts gains",
+        {results.study: results.plateaus for results in studies},
+        {
+            "labels": "variant",
+            "from": lambda plateau: f"{plateau.last_doubling[0]:,.0f}",
+            "to": lambda plateau: f"{plateau.last_doubling[1]:,.0f}",
+            "macro-F1": "gain",
+            "": "verdict",
+            "stops before gold does": lambda p: "" if p.variant == "gold" else str(p.premature_plateau),
+        },
+    )
+    errors = _tabulate_all(
+        "The LLM's errors on the test texts",
+        {
+            results.study: [cells for cells in results.error_cells if cells.variant in ("gold", "llm")]
+            for results in studies
+        },
+        {"labels": "variant", "texts": "size", "n": "n", **ERROR_CELLS},
+        "Shares of the test texts that the LLM gave a label: it is right or wrong, and classifiers say the same or "
+        "something else.",
+    )
+    variants = _tabulate_all(
+        "All variants at the largest size",
+        {results.study: results.at_top.values() for results in studies},
+        {
+            "labels": "variant",
+            "gold labels": "gold_labels",
+            "R": "R",
+            "n": "n",
+            "accuracy": "accuracy_mean",
+            "macro-F1": "macro_f1_mean",
+            "SD of macro-F1": "macro_f1_sd",
+            "disagree": "pairwise_disagreement",
+            "alpha": "krippendorff_alpha",
+            "p_uc": lambda result: number(result.unanimity),
+            "runs no more accurate than the commonest class": "failed_runs",
+        },
+        "Agreement is over R runs: p_uc, the share of texts on which all agree, falls as R grows.",
+    )
+    regained = _tabulate_all(
+        "The share of the gap in macro-F1 that is regained",
+        {results.study: results.regained for results in studies},
+        {"labels": "variant", "share": lambda regained: estimate(regained, "share", "interval")},
+        "Where the gap between gold and LLM labels leaves out zero; Fieller's interval.",
+    )
+    tables = [overview, gains, errors, variants, _list_differences(studies), regained]
+    return [table for table in tables if table.rows]
+
+
+def _tabulate_all(title: str, studies: dict[str, Iterable[Any]], columns: Columns, caption: str = "") -> Table:
+    """Return a table of the records of all studies, with the study in the first column."""
+    rows = []
+    for study, records in studies.items():
+        rows += [[study, *row] for row in tabulate(title, records, columns).rows]
+    return Table(title, ["study", *columns], rows, caption)
+
+
+def _list_differences(studies: list[Results]) -> Table:
+    rows = []
+    for (variant, against), results in product(PAIRS, studies):
+        score, churn = (results.find(variant, against, figure) for figure in FIGURES)
+        if score and churn:
+            rows.append([variant, against, results.study, *_show_difference(score), *_show_difference(churn)])
+    return Table(
+        "Differences at the largest size",
+        ["variant", "against", "study", "macro-F1", "p", "disagreement", "p"],
+        rows,
+        note="p-values of primary comparisons are corrected within each study (Holm 1979), the others are not.",
+    )
+
+
+def _show_difference(comparison: Comparison) -> tuple[str, str]:
+    """Return a difference with its interval, and its p-value."""
+    p = number(comparison.p_holm) if comparison.primary else f"{number(comparison.p_value)} (exploratory)"
+    return estimate(comparison, "difference", "interval"), p
+
+
 def _draw(studies: list[Results], folder: Path) -> None:
     """Draw the differences between LLM labels and gold labels in macro-F1 and in disagreement."""
     figure, panels = make_axes(2, 8, 1.2 + 0.5 * len(studies), sharey=True)
-    titles: dict[Figure, str] = {"macro_f1": "macro-F1", "pairwise_disagreement": "disagreement of two seeds"}
-    for panel, (name, title) in zip(panels, titles.items(), strict=True):
+    for panel, (name, title) in zip(panels, FIGURES.items(), strict=True):
         panel.axvline(0, color="#999999", lw=1)
         panel.set_xlabel(f"LLM less gold: {title}")
         for height, results in enumerate(reversed(studies)):

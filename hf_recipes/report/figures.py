@@ -5,7 +5,7 @@ from typing import Any
 
 from ..analysis.schema import Results, VariantResult
 from ..variants import VARIANTS
-from .text import interval, number
+from .numbers import estimate, number
 
 COLOURS = {variant.name: variant.colour for variant in VARIANTS.values()}
 FIGURES = {
@@ -19,23 +19,20 @@ FIGURES = {
 
 def captions(results: Results) -> dict[str, str]:
     """Return a caption for each figure that `draw` writes; it explains one of the marks."""
-    top = max(result.size for result in results.variants)
-    measured = {result.variant: result for result in results.variants if result.size == top}
-    llm, score, same = measured["llm"], "macro_f1_mean", "pairwise_disagreement"
-    values = {
-        field: f"{number(getattr(llm, field))} {interval(getattr(llm, f'{field}_interval'))}" for field in (score, same)
-    }
-    gold = f", gold at {number(measured['gold'].macro_f1_mean)}" if "gold" in measured else ""
+    top, variants = results.top, results.at_top
+    llm = variants["llm"]
+    gold = f", gold at {number(variants['gold'].macro_f1_mean)}" if "gold" in variants else ""
     readings = {
         "scores": f"each point in the row llm is a classifier with its own seed, trained on LLM labels of {top:,} "
-        f"texts. Their mean, the tick in the bar, is {values[score]}",
+        f"texts. Their mean, the tick in the bar, is {estimate(llm, 'macro_f1_mean')}",
         "instability": f"two classifiers with different seeds, trained on LLM labels of {top:,} texts, disagree on "
-        f"{values[same]} of the test texts",
+        f"{estimate(llm, 'pairwise_disagreement')} of the test texts",
         "sizes": f"with {top:,} texts, on the right, the line of llm is at {number(llm.macro_f1_mean)}{gold}",
         "frontier": f"the variant llm consumes {llm.gold_labels:,} gold labels and reaches macro-F1 "
         f"{number(llm.macro_f1_mean)}. The black line is gold labels alone",
     }
-    return {name: f"{FIGURES[name]}. To read it: {readings[name]}" for name in FIGURES if name in _drawable(results)}
+    shown = _drawable(results)
+    return {name: f"{FIGURES[name]}. To read it: {readings[name]}." for name in FIGURES if name in shown}
 
 
 def _drawable(results: Results) -> set[str]:

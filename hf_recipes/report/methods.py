@@ -1,0 +1,43 @@
+"""Describe in words what was run: a paragraph of methods."""
+
+from ..analysis.schema import Results
+from ..study import Study
+from .numbers import listed
+from .tables import SOURCES
+
+
+def how_trained(study: Study) -> str:
+    """Return the encoder and its settings, in words."""
+    train = study.training
+    checkpoint = "last checkpoint"
+    if train.checkpoint == "best":
+        origin = {"gold": "gold", "llm": "LLM"}[train.validation_labels]
+        checkpoint = f"the best epoch by macro-F1 on {train.validation_size:,} validation texts with {origin} labels"
+    return (
+        f"{train.encoder} was fine-tuned for {train.epochs:,} epoch{'s' if train.epochs > 1 else ''} (batches of "
+        f"{train.batch_size}, learning rate {train.learning_rate}, at most {train.max_length} tokens, {checkpoint}). "
+        f"A seed draws {listed([SOURCES[source] for source in study.grid.vary])}; variants share it."
+    )
+
+
+def how_made(study: Study, results: Results) -> str:
+    """Return what was run and how it was judged, in words."""
+    data, model, annotator = study.recipe.data.path, study.recipe.annotate.model, results.annotator
+    fitted = f" (chosen on {annotator.calibration_gold} gold labels)" if annotator.calibration_gold else ""
+    sizes = listed([f"{size:,}" for size in sorted({result.size for result in results.variants})])
+    judges, primary = " with gold labels", "LLM labels against gold labels, "
+    if results.audit:
+        judges, primary = f", of which people labelled {results.audit.test.labelled:,}, drawn at random", ""
+    return (
+        f"Texts of {data} were labelled by {model} with {annotator.demonstrations} demonstrations and "
+        f"{annotator.calibration} calibration{fitted}; {how_trained(study)} {results.R} seeds were run for each "
+        f"source of labels at {sizes} training texts"
+        f"{' (some at the largest number alone)' if study.grid.curves else ''}, and judged on {results.n:,} test texts"
+        f"{judges}. "
+        "Disagreement is the share of test texts to which two runs that "
+        "differ in their seeds give different labels, averaged over pairs of runs (Du & Nguyen 2023). Differences are "
+        f"paired by seed and test text; intervals are {results.confidence_level:.0%}, by t, over seeds and test "
+        "texts together. p-values of the primary comparisons (macro-F1 and disagreement at the largest size, "
+        f"{primary}every other source against LLM labels and "
+        "against its control) are corrected for each other (Holm 1979)."
+    )
