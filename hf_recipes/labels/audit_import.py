@@ -73,8 +73,8 @@ def import_audit(study: Study, file: Path, replace: bool = False) -> ImportCount
     ids = {row_id for part in sample["parts"].values() for row_id in part["ids"]}
     texts = _texts(open_rows(study), ids)
     ids_of_text: dict[str, list[str]] = {}
-    for row_id, text in texts.items():
-        ids_of_text.setdefault(text, []).append(row_id)
+    for row_id, row_text in texts.items():
+        ids_of_text.setdefault(row_text, []).append(row_id)
 
     votes: dict[str, Counter[str]] = {}
     num_foreign = 0
