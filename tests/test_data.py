@@ -47,8 +47,10 @@ def write_source(folder, kind, rows=ROWS):
     folder.mkdir(exist_ok=True)
     names = "--data.label_names=['no', 'yes']"
     if kind == "parquet folder":
-        for split in ("train", "test"):
-            pq.write_table(pa.table(rows), folder / f"{split}-00000-of-00001.parquet")
+        pq.write_table(pa.table(rows), folder / "train-00000-of-00001.parquet")
+        key = "text" if "text" in rows else next(iter(rows))
+        others = [f"{value} in the test" if isinstance(value, str) else value for value in rows[key]]
+        pq.write_table(pa.table({**rows, key: others}), folder / "test-00000-of-00001.parquet")
         return [f"--data.path={folder}", names]
     file = folder / {"csv": "rows.csv", "jsonl": "rows.jsonl", "parquet": "rows.parquet"}[kind]
     if kind == "csv":
@@ -151,9 +153,10 @@ def test_a_class_label_goes_by_its_names(names, make_study, tmp_path):
     own = ["1", "2", "3"] if names and "3" in names else ["a", "b"]
     features = Features({"text": Value("string"), "label": ClassLabel(names=own)})
     values = {"text": ["x", "y", "z"], "label": [0, 1, len(own) - 1]}
-    for split in ("train", "test"):
-        (tmp_path / "source").mkdir(exist_ok=True)
-        Dataset.from_dict(values, features=features).to_parquet(tmp_path / "source" / f"{split}.parquet")
+    (tmp_path / "source").mkdir()
+    for split, texts in (("train", values["text"]), ("test", ["p", "q", "r"])):
+        rows = Dataset.from_dict({**values, "text": texts}, features=features)
+        rows.to_parquet(tmp_path / "source" / f"{split}.parquet")
     setting = f"--data.label_names={names}" if names else "--data.label_names=null"
     pool, _ = load_rows(make_study(f"--data.path={tmp_path / 'source'}", setting))
     assert [pool.label_names[k] for k in pool.gold] == [own[k] for k in values["label"]]
@@ -293,7 +296,8 @@ def test_a_text_may_be_made_of_several_columns(make_study, tmp_path):
     settings = write_source(tmp_path / "source", "parquet folder", rows)
     template = "--data.text_template='{{ title }} ({{ stars }} stars)'"
     pool, test = load_rows(make_study(*settings, template))
-    assert pool.texts == test.texts == ["a (1 stars)", " (2 stars)", "c (3 stars)"]
+    assert pool.texts == ["a (1 stars)", "c (3 stars)"]  # the other text is in the test, too
+    assert test.texts == ["a in the test (1 stars)", " (2 stars)", "c in the test (3 stars)"]
     for wrong, part in (
         ("{{ name }}", "data.text_template: no column 'name' in"),
         ("{{ title", "data.text_template: "),
