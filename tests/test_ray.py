@@ -15,8 +15,9 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import DEMO, ROOT
 
-from hf_recipes.annotation.annotate import ENGINE_DIED, plan_passes
+from hf_recipes.annotation.annotate import ENGINE_DIED
 from hf_recipes.annotation.engines import ray_engine
+from hf_recipes.annotation.passes import plan_passes
 from hf_recipes.data import open_rows
 from hf_recipes.errors import UserError
 from hf_recipes.study import read_json
@@ -295,7 +296,7 @@ def test_settings_that_cannot_be_are_named(setting, said, make_study):
 def test_without_ray_it_is_said_what_to_install(make_study, monkeypatch):
     monkeypatch.setattr("hf_recipes.annotation.engines.ray_engine.versions", lambda *names: {})
     study = make_study(*SMALL, *RAY)
-    with pytest.raises(UserError, match=r"annotate.engine: Ray is not installed; pip install 'hf-recipes\[ray\]'"):
+    with pytest.raises(UserError, match=r"Got ray without Ray. Try pip install 'hf-recipes\[ray\]'"):
         plan_passes(study, open_rows(study))
 
 
@@ -307,11 +308,11 @@ def test_what_is_wrong_with_a_cluster_or_a_node_is_one_line(start, cluster, tmp_
         return (tmp_path / f"said-{name}").read_text().strip().splitlines()[-1]
 
     nowhere = said("nowhere", *RAY, "--annotate.ray.address=127.0.0.1:9")
-    assert nowhere.startswith("error: annotate.ray.address: no Ray cluster answers at 127.0.0.1:9 (")
+    assert "No Ray cluster answers at 127.0.0.1:9 (" in nowhere
     nodes = cluster({"PYTHONPATH": f"{ROOT}:{os.environ.get('PYTHONPATH', '')}"})
     there = [*RAY, f"--annotate.ray.address={nodes.address}"]
     large = said("large", *there, "--annotate.ray.cpus=64")
-    assert "no node of the cluster can hold an actor of 64 CPUs and 0 GPUs (they have 1 CPUs, 0 GPUs; 1" in large
+    assert "Got actors of 64 CPUs and 0 GPUs, and nodes of 1 CPUs, 0 GPUs; 1" in large
     bad = said("bad", *there, "--annotate.engine_args={max_num_batched_tokens: 1}")
     assert bad.startswith("error: annotate: vLLM could not load models/SmolLM2-135M-Instruct: ")
 

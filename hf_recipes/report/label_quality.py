@@ -8,8 +8,9 @@ import numpy as np
 from jinja2 import Environment, FileSystemLoader
 
 from ..analysis.measure import metrics_folder, without_nan
-from ..annotation.annotate import shown_rows, status
+from ..annotation.annotations import count_examples
 from ..annotation.calibration import ON_GOLD
+from ..annotation.passes import read_progress
 from ..data import NO_GOLD
 from ..hashing import hash_files, make_key
 from ..labels import votes as voting
@@ -58,7 +59,7 @@ def write_labels(study: Study, study_labels: StudyLabels) -> dict[str, Any]:
         ],
         "calibration_chosen_on_gold": passes[0].section.calibration in ON_GOLD,
         "gold_spent": {
-            "demonstrations": shown_rows(study, passes),
+            "demonstrations": count_examples(study, passes),
             "calibration": pool.calibration_gold,
         },
         "audit_drawn": audit and audit.num_drawn,
@@ -260,12 +261,12 @@ def print_status(study: Study) -> None:
     for column in ("pass", "model", "rows", "done", "failed", "left"):
         table.add_column(column, justify="left" if column == "model" else "right")
     reasons: dict[str, int] = {}
-    for number_, one in enumerate(status(study)):
-        counts = one["status"]
+    for number_, progress in enumerate(read_progress(study)):
+        counts = progress.statuses
         failed = counts.pop("engine_error", 0)
-        numbers = (one["rows"], sum(counts.values()), failed, one["left"])
-        table.add_row(str(number_), one["model"], *(f"{count:,}" for count in numbers))
-        reasons |= {f"pass {number_}: {reason}": count for reason, count in one["reasons"].items()}
+        numbers = (progress.num_rows, sum(counts.values()), failed, progress.num_left)
+        table.add_row(str(number_), progress.model, *(f"{count:,}" for count in numbers))
+        reasons |= {f"pass {number_}: {reason}": count for reason, count in progress.errors.items()}
         named = ("ok", "no_label")  # the latter has its reason
         reasons |= {f"pass {number_}: {name}": count for name, count in counts.items() if name not in named}
     console = Console(width=None if Console().is_terminal else 120, markup=False, highlight=False)

@@ -2,10 +2,10 @@
 
 An engine is a module of this package with two names:
 
-* `identity(annotate) -> dict`: what of the engine changes an answer (version, model, dtype, threads). It is part of the
-  annotations' key, so it is known without starting the engine.
-* `Engine(annotate, model)`: the running engine, with two methods. Both return, beside the answers, the prompts that the
-  engine refused: the reason of each by its index.
+* `identity(annotate) -> dict`: everything in the engine that changes an answer (version, model, dtype, threads). It is
+  part of the annotations' key, so it does not need a running engine.
+* `Engine(annotate, model)`: the running engine, with two methods. Both return the answers, and the error of each prompt
+  that the engine refused by its index.
 
     * `score(prompts, token_ids) -> (logprobs, refused)`: the natural log-probability of each token as the next one,
       over the full vocabulary (not renormalised), in an array of shape `(len(prompts), len(token_ids))`; the row of a
@@ -14,7 +14,7 @@ An engine is a module of this package with two names:
       `samples` generated texts without special tokens, drawn with the prompt's own seed, `seeds[i]`; with `choices`,
       each text is one of these strings, by constrained decoding. A refused prompt has an empty list.
 
-An engine raises a `UserError` for what only the user can correct, and an `EngineError` when it is dead.
+An engine raises a `UserError` for errors that only the user can correct, and an `EngineError` when it is dead.
 """
 
 from importlib import import_module
@@ -24,7 +24,7 @@ MAX_TOKEN_IDS = 128  # vLLM's limit for one request
 
 
 class EngineError(RuntimeError):
-    """The engine is dead. Labels are kept, and a new engine may go on."""
+    """The engine is dead. All parts are kept, and a new engine may continue."""
 
 
 def engine_module(name: str) -> Any:
