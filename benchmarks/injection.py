@@ -25,7 +25,7 @@ ATTACKS = {
 
 def measure(chat: bool, count: int) -> None:
     """Print the rows of one way of asking."""
-    from hf_recipes.annotation.engines import engine_module
+    from hf_recipes.annotation.engines import import_engine
     from hf_recipes.annotation.passes import plan_passes
     from hf_recipes.annotation.scoring import ask
     from hf_recipes.annotation.store import CONTENT_FREE
@@ -39,7 +39,7 @@ def measure(chat: bool, count: int) -> None:
     files = open_rows(study)
     (one, *_) = plan_passes(study, files)
     frame, tokenizer = one.prompts.frame, load_tokenizer("annotate.model", one.model)
-    engine = engine_module("vllm").Engine(one.section, one.model)
+    engine = import_engine("vllm").Engine(one.section, one.model)
 
     def defended(texts: list[str]) -> list[list[int]]:
         return [ids for ids, _ in one.prompts.encode(texts)]

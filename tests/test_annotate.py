@@ -587,7 +587,7 @@ def test_texts_without_gold_or_a_grid_are_labelled_and_judged_as_far_as_can_be(
     path.write_text(yaml.safe_dump(recipe, sort_keys=False))
     code, _, errors = command("run", path)
     assert code == 2
-    assert "`annotate.calibration_rows` must be less than the number of gold rows, 48. Got 50" in errors
+    assert "`annotate.calibration_rows` must be less than the number of gold rows" in errors
 
 
 # A stand-in for the engine in processes of their own: PYTHONPATH leads to it before they start. It dies as often as
@@ -860,7 +860,7 @@ def test_a_step_ends_with_the_command_that_started_it(how):
         assert time.monotonic() - start < 30
 
 
-def test_two_studies_and_new_labels_are_told_apart_by_load_dataset(make_study, engine):
+def test_load_dataset_distinguishes_studies_and_new_labels(make_study, engine):
     from datasets import load_dataset
 
     for folder, change in (("one", "{}"), ("two", "{seed: 3}"), ("two", "{seed: 4}")):
@@ -900,7 +900,7 @@ def test_the_findings_say_where_gold_went_and_what_to_do_about_one_label(make_st
     )
 
 
-def test_no_label_is_told_once(make_study, engine, monkeypatch, capsys):
+def test_a_missing_label_is_printed_once(make_study, engine, monkeypatch, capsys):
     from hf_recipes.report.label_quality import print_status
 
     monkeypatch.setattr(engine, "sample", lambda self, prompts, n, *_: ([["well"] * n for _ in prompts], {}))

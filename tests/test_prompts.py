@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from hf_recipes.annotation.answers import read_answer
 from hf_recipes.annotation.few_shot import draw_examples
 from hf_recipes.annotation.prompts import Prompts
-from hf_recipes.annotation.tokens import tokenizer_of_texts
+from hf_recipes.annotation.tokens import make_text_tokenizer
 from hf_recipes.data import NO_GOLD, SCHEMA, RowFiles, one_line, text_id
 from hf_recipes.errors import UserError
 from hf_recipes.hashing import row_ids
@@ -230,7 +230,7 @@ def test_no_added_token_is_a_control_token_in_a_text_special_or_not(by_added_tok
     assert added.isdisjoint(ids)
     assert len(ids) <= short._limit
     if cut:
-        texts, _ = tokenizer_of_texts(fast)
+        texts, _ = make_text_tokenizer(fast)
         cuts = [short.frame.head + line[:end] + short.frame.tail for end in range(len(line))]
         assert ids in [found.ids for found in texts.encode_batch(cuts, add_special_tokens=False)]
     ((ids, _),), ((bare, _),) = chat.encode([text]), chat.encode([""])

@@ -16,7 +16,7 @@ import yaml
 from conftest import DEMO
 
 from hf_recipes.annotation.annotate import annotate
-from hf_recipes.annotation.engines import EngineError, engine_module, server_engine
+from hf_recipes.annotation.engines import EngineError, import_engine, server_engine
 from hf_recipes.annotation.scoring import score_answers
 from hf_recipes.errors import UserError
 from hf_recipes.plan import make_plan
@@ -116,10 +116,10 @@ class ScriptedServer:
             for k in range(body.get("n", 1)):
                 choice = {"index": len(choices), "text": f"{sum(prompt)}/{body.get('seed')}/{k}"}
                 if ids := body.get("logprob_token_ids"):
-                    found = {f"token_id:{token}": logprob(prompt, token) for token in [*ids, 99999]}
-                    choice["logprobs"] = {"top_logprobs": [found]}
-                if only := body.get("structured_outputs"):
-                    choice["text"] = only["choice"][sum(prompt) % len(only["choice"])]
+                    logprobs = {f"token_id:{token}": logprob(prompt, token) for token in [*ids, 99999]}
+                    choice["logprobs"] = {"top_logprobs": [logprobs]}
+                if constraint := body.get("structured_outputs"):
+                    choice["text"] = constraint["choice"][sum(prompt) % len(constraint["choice"])]
                 choices.append(choice)
         random.Random(sum(map(sum, body["prompt"]))).shuffle(choices)
         return {"choices": choices}
@@ -291,8 +291,8 @@ def test_the_guilty_prompt_is_found_and_the_others_are_answered(serve):
     scores, refused = engine.score(prompts, [4, 2])
     assert refused == {123: "400 This prompt is too long", 380: "400 This prompt is too long"}
     assert np.isnan(scores[[123, 380]]).all()
-    others = [i for i in range(500) if i not in refused]
-    assert np.array_equal(scores[others], expected([prompts[i] for i in others], [4, 2]))
+    answered = [i for i in range(500) if i not in refused]
+    assert np.array_equal(scores[answered], expected([prompts[i] for i in answered], [4, 2]))
     assert len(server.bodies) <= 17 + 2 * 32
     texts, refused = engine.sample(prompts[100:130], 2, 1.0, 4, list(range(30)), None)
     assert list(refused) == [23]
@@ -326,8 +326,8 @@ def test_a_prompt_that_breaks_every_server_is_refused_and_the_rest_is_done(serve
     scores, refused = engine.score(prompts, [1, 2])
     assert list(refused) == [300]
     assert refused[300] == "500 nan is not JSON"
-    others = [i for i in range(600) if i != 300]
-    assert np.array_equal(scores[others], expected([prompts[i] for i in others], [1, 2]))
+    answered = [i for i in range(600) if i != 300]
+    assert np.array_equal(scores[answered], expected([prompts[i] for i in answered], [1, 2]))
 
 
 def test_a_slow_server_gets_less_of_the_work(serve):
@@ -349,18 +349,14 @@ def test_all_servers_dead_is_an_engine_error_that_names_them(serve):
 
 
 def test_identity_names_version_and_model_and_servers_must_agree(serve):
-    one = serve()
-    assert server_engine.identity(section(one)) == {
-        "engine": "server",
-        "vllm": "0.32.0",
-        "id": MODEL,
-        "root": f"/data/{MODEL}",
-    }
-    assert server_engine.identity(section(one, serve())) == server_engine.identity(section(f"{one.url}/v1/"))
+    server = serve()
+    identity = {"engine": "server", "vllm": "0.32.0", "id": MODEL, "root": f"/data/{MODEL}"}
+    for same in (section(server), section(server, serve()), section(f"{server.url}/v1/")):
+        assert server_engine.identity(same) == identity
     for other, differs in ((serve(version="0.33.0"), "vllm=0.33.0"), (serve(name="gemma"), "id=gemma")):
         with pytest.raises(UserError, match=differs) as raised:
-            server_engine.identity(section(one, other))
-        assert one.url in str(raised.value)
+            server_engine.identity(section(server, other))
+        assert server.url in str(raised.value)
         assert other.url in str(raised.value)
 
 
@@ -392,7 +388,7 @@ def test_another_models_name_is_warned_of_and_several_are_a_question(serve, capl
 
 
 @pytest.mark.parametrize(
-    ("how", "says"),
+    ("how", "message"),
     [
         (
             {"body": "<html><body>It works!</body></html>", "headers": {"Content-Type": "text/html"}},
@@ -410,9 +406,9 @@ def test_another_models_name_is_warned_of_and_several_are_a_question(serve, capl
         ({"status": 429, "body": ""}, "No vLLM server answers.*429"),
     ],
 )
-def test_what_is_no_vllm_server_is_said_in_a_line(serve, how, says):
+def test_what_is_no_vllm_server_is_said_in_a_line(serve, how, message):
     server = serve(lambda body, number: how)
-    with pytest.raises(UserError, match=says) as raised:
+    with pytest.raises(UserError, match=message) as raised:
         server_engine.identity(section(server))
     assert server.url in str(raised.value)
     assert "\n" not in str(raised.value)
@@ -442,7 +438,7 @@ def test_answers_without_log_probabilities_are_said_in_a_line(serve, how):
     assert server.url in str(raised.value)
 
 
-def test_a_model_that_went_away_is_the_users_to_mend(serve):
+def test_a_missing_model_is_a_user_error(serve):
     gone = {"status": 404, "body": {"error": {"message": "The model `smol` does not exist."}}}
     server = serve(lambda body, number: gone if body else {})
     with pytest.raises(UserError, match="The model `smol` does not exist"):
@@ -458,11 +454,11 @@ def test_the_key_goes_into_the_header_and_nowhere_else(serve, monkeypatch, caplo
     assert {headers["Authorization"] for headers in server.headers} == {"Bearer s3cret-key"}
     with pytest.raises(UserError, match="`VLLM_API_KEY` must be the key of .* Got a wrong key") as raised:
         connect(serve(lambda body, number: {"status": 401, "body": {"error": "Unauthorized"}}))
-    said = caplog.text + str(raised.value)
+    messages = caplog.text + str(raised.value)
     monkeypatch.setenv("VLLM_API_KEY", "s3cret\nkey")
     with pytest.raises(UserError, match="VLLM_API_KEY") as raised:
         connect(server)
-    assert "s3cret" not in said + str(raised.value)
+    assert "s3cret" not in messages + str(raised.value)
 
 
 def test_nothing_else_of_the_environment_is_sent(serve, monkeypatch):
@@ -550,20 +546,20 @@ def test_plan_counts_what_a_server_labelled_before_it_went_away(serve, tmp_path)
     assert 16 <= step.done < step.total == 60
 
 
-BAD = [
-    "127.0.0.1:8000",
-    "localhost",
-    "",
-    "ftp://host",
-    "http://",
-    "http://[::1",
-    "//host",
-    "http://h:99999",
-    "http://a b",
-]
-
-
-@pytest.mark.parametrize("url", BAD)
+@pytest.mark.parametrize(
+    "url",
+    [
+        "127.0.0.1:8000",
+        "localhost",
+        "",
+        "ftp://host",
+        "http://",
+        "http://[::1",
+        "//host",
+        "http://h:99999",
+        "http://a b",
+    ],
+)
 def test_bad_addresses_are_named(url):
     with pytest.raises(UserError, match=r"`annotate.base_url` must be the address of a server. .* Try one like http"):
         server_engine.identity(section(url))
@@ -582,7 +578,7 @@ def test_without_the_client_it_is_said_what_to_install(monkeypatch):
     monkeypatch.delitem(sys.modules, "hf_recipes.annotation.engines.server_engine")
     monkeypatch.setitem(sys.modules, "openai", None)
     with pytest.raises(UserError, match=r"Got server without openai. Try pip install 'hf-recipes\[server\]'"):
-        engine_module("server")
+        import_engine("server")
 
 
 API_KEY, TOKEN = 's3cr3t/key+of a "server"', "hf_abcdefghijklmnop"
@@ -603,10 +599,10 @@ def test_no_secret_that_a_server_echoes_is_printed_or_written(serve, command, tm
     monkeypatch.setenv("DB_PASSWORD", "hunter2hunter2")
 
     def refuse(body, number):
-        said = f"{server.headers[-1]} {TOKEN} hunter2hunter2 http://me:pw4me@host/x.parquet?sig=abc%2Bdef"
+        message = f"{server.headers[-1]} {TOKEN} hunter2hunter2 http://me:pw4me@host/x.parquet?sig=abc%2Bdef"
         if body is None or number % 3:
             return {}
-        return {"status": 400, "body": {"error": {"message": said}}}
+        return {"status": 400, "body": {"error": {"message": message}}}
 
     server = serve(refuse)
     settings = [f"--output_dir={tmp_path / 'study'}", "--annotate.engine=server", f"--annotate.base_url={server.url}"]
@@ -647,13 +643,13 @@ ASK = """
 import json, sys
 from pathlib import Path
 from hf_recipes import logs
-from hf_recipes.annotation.engines import engine_module
+from hf_recipes.annotation.engines import import_engine
 from hf_recipes.models import Model
 from hf_recipes.recipe import Annotate
 
 def ask(settings, prompts, tokens, choices):
     model = Model(settings["model"], Path(settings["model"]), "")
-    engine = engine_module(settings["engine"]).Engine(Annotate(**settings), model)
+    engine = import_engine(settings["engine"]).Engine(Annotate(**settings), model)
     scores, refused = engine.score(prompts, tokens)
     assert refused == {}
     guided, _ = engine.sample(prompts, 1, 0.0, 16, [0] * len(prompts), choices)

@@ -26,7 +26,7 @@ from ..models import resolve_model
 from ..recipe import load_recipe
 from ..redact import redact
 from ..study import Study, read_json, write_json
-from .engines import EngineError, engine_module
+from .engines import EngineError, import_engine
 from .passes import SERVERS_FILE, Pass, count_rows_left_of, count_statuses, hash_passes, plan_passes
 from .scoring import NO_LABEL, Refusal, ask, hash_prompt
 from .store import (
@@ -37,7 +37,7 @@ from .store import (
     MAX_SMALL_PARTS,
     PartFiles,
     PartRow,
-    part_number,
+    parse_part_number,
     to_matrix,
     write_rows,
 )
@@ -131,7 +131,7 @@ class _PassWork:
             self._answers[slots[(slots >= 0) & pc.equal(table["status"], NO_LABEL.status).to_numpy()]] = -np.inf
             is_repeated = (slots >= 0) & has_logprobs
             self._answers[slots[is_repeated]] = to_matrix(table["logprobs"].filter(is_repeated), num_labels)
-        self._next_part = 1 + max(map(part_number, self._folder.glob("part-*.parquet")), default=-1)
+        self._next_part = 1 + max(map(parse_part_number, self._folder.glob("part-*.parquet")), default=-1)
         self._num_small_parts = 0
 
     def run(self, title: str) -> Any:
@@ -193,18 +193,18 @@ class _PassWork:
 
     def _score(self, chunk: list[tuple[int, str, str | None]]) -> None:
         """Ask about the texts of a chunk, about equal texts once, and write a part."""
-        rows, asked = [], []
+        rows, requests = [], []
         for place, row_id, text in chunk:
             row = PartRow(row_id, self._find_status(place, text))
             rows.append(row)
             if row.status == "ok":
-                asked.append((row, self._slots[place], str(text)))
+                requests.append((row, self._slots[place], str(text)))
 
         # Answers to repeated texts are taken from earlier chunks.
         inputs: dict[str, list[int]] = {}
         answers: dict[str, np.ndarray] = {}
-        encoded = self._plan.prompts.encode([text for _, _, text in asked])
-        for (row, slot, _), (token_ids, is_cut) in zip(asked, encoded, strict=True):
+        encoded = self._plan.prompts.encode([text for _, _, text in requests])
+        for (row, slot, _), (token_ids, is_cut) in zip(requests, encoded, strict=True):
             prompt_id = hash_prompt(token_ids)
             row.prompt_id, row.n_tokens, row.truncated = prompt_id, len(token_ids), is_cut
             if slot >= 0 and not np.isnan(self._answers[slot, 0]):
@@ -218,7 +218,7 @@ class _PassWork:
             self._check_silence(len(new), list(refusals.values()))
             answers |= new
 
-        for row, slot, _ in asked:
+        for row, slot, _ in requests:
             answer = answers.get(str(row.prompt_id))
             if answer is not None and np.isfinite(answer).any():
                 row.logprobs = answer.tolist()
@@ -272,7 +272,7 @@ class _PassWork:
             start = time.monotonic()
             is_local = section.engine != "server"
             model = resolve_model(self._study, "annotate.model", section.model, section.revision, weights=is_local)
-            self._engine = engine_module(section.engine).Engine(section, model)
+            self._engine = import_engine(section.engine).Engine(section, model)
             self._start_seconds += time.monotonic() - start
             self._bar.set_postfix_str("")
             self._bar.unpause()

@@ -15,7 +15,7 @@ from ..models import Model, load_tokenizer, resolve_model
 from ..recipe import Annotate
 from ..study import Study, read_json, versions
 from .calibration import ON_GOLD, not_enough_gold
-from .engines import engine_module
+from .engines import import_engine
 from .few_shot import FewShotExamples, draw_examples, find_gold_rows
 from .prompts import Prompts
 from .store import CONTENT_FREE_FILE, FAILED, SCHEMA, STATUSES, PartFiles
@@ -75,7 +75,7 @@ def plan_passes(study: Study, files: RowFiles, contact: bool = True) -> list[Pas
         if section.engine == "server" and not contact:
             engine = read_servers(study).get(section.model, {"engine": "server"})
         else:
-            engine = engine_module(section.engine).identity(section)
+            engine = import_engine(section.engine).identity(section)
         model = resolve_model(study, "annotate.model", section.model, section.revision, weights=False)
         examples = draw_examples(files, section.prompt)
         tokenizer = load_tokenizer("annotate.model", model)
@@ -100,7 +100,7 @@ def plan_passes(study: Study, files: RowFiles, contact: bool = True) -> list[Pas
             sampling = {"samples", "temperature", "max_tokens", "seed", "thinking"}
             ingredients["votes"] = section.model_dump(include=sampling)
         if section.scoring != "distribution":
-            ingredients["reader"] = 3  # The version of `read_answer`, as parts contain what it returned.
+            ingredients["reader"] = 3  # The version of `read_answer`, whose results are in the parts.
         num_judged = num_gold - len(examples.rows)
         if section.calibration in ON_GOLD and num_judged <= section.calibration_rows:
             raise not_enough_gold(section, num_judged)

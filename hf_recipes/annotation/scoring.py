@@ -82,9 +82,9 @@ def score_answers(engine: Any, inputs: list[list[int]], answers: list[list[int]]
         longer_inputs = [[*token_ids, *beginning] for token_ids in inputs]
         blocks = []
         for first in range(0, len(tokens), MAX_TOKEN_IDS):
-            logprobs, refused = engine.score(longer_inputs, tokens[first : first + MAX_TOKEN_IDS])
+            logprobs, call_errors = engine.score(longer_inputs, tokens[first : first + MAX_TOKEN_IDS])
             blocks.append(logprobs)
-            errors |= refused
+            errors |= call_errors
         logprobs = np.concatenate(blocks, axis=1)
         for k, answer in enumerate(answers):
             if tuple(answer[: len(beginning)]) == beginning and len(answer) > len(beginning):

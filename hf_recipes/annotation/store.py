@@ -55,7 +55,7 @@ class PartFiles:
     """The parts in the folder of a pass. A later part overrides an earlier one."""
 
     def __init__(self, folder: Path):
-        self._files = sorted(folder.glob("part-*.parquet"), key=part_number)
+        self._files = sorted(folder.glob("part-*.parquet"), key=parse_part_number)
 
     def read(self, ids: pa.Array, *columns: str) -> Iterator[tuple[pa.Table, np.ndarray]]:
         """Yield the rows that are among `ids`, and their positions in `ids`, some parts at a time."""
@@ -114,7 +114,7 @@ class PartFiles:
                 checksums.delete(earlier)
 
 
-def part_number(path: Path) -> int:
+def parse_part_number(path: Path) -> int:
     """Return the number of a part.
 
     Raises:

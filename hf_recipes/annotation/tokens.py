@@ -13,7 +13,7 @@ _BYTE = re.compile("<0x[0-9A-F]{2}>")  # the tokens that byte fallback looks up 
 
 
 @cache
-def tokenizer_of_texts(tokenizer: Any) -> tuple[Tokenizer, frozenset[int]]:
+def make_text_tokenizer(tokenizer: Any) -> tuple[Tokenizer, frozenset[int]]:
     """Return a tokenizer without control tokens, and the ids that it never returns.
 
     `split_special_tokens` spares only added tokens with `special: true`, but many models add `<think>` or their role
@@ -57,7 +57,7 @@ class PromptTokenizer:
 
     def __init__(self, tokenizer: Any, is_chat: bool):
         self._tokenizer, self._is_chat = tokenizer, is_chat
-        self._texts, self._control_ids = tokenizer_of_texts(tokenizer)
+        self._texts, self._control_ids = make_text_tokenizer(tokenizer)
 
     def encode_plain(self, text: str) -> list[int]:
         """Return the token ids of a text in which control tokens (`<|im_end|>` in a tweet) are plain text."""

@@ -15,9 +15,10 @@ import socket
 import sys
 import tempfile
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -79,13 +80,8 @@ class Engine:
 
     def score(self, prompts: list[list[int]], token_ids: list[int]) -> tuple[np.ndarray, dict[int, str]]:
         """Return log-probabilities of tokens, and the errors of refused prompts; see `annotation.engines`."""
-        blocks = self._cut(len(prompts))
-        scores = np.full((len(prompts), len(token_ids)), np.nan)
-        refused: dict[int, str] = {}
-        for block, answer in zip(blocks, self._run("score", [(prompts[b], token_ids) for b in blocks]), strict=True):
-            scores[block] = answer[0]
-            refused |= {block.start + i: reason for i, reason in answer[1].items()}
-        return scores, refused
+        blocks, errors = self._ask_in_blocks("score", len(prompts), lambda block: (prompts[block], token_ids))
+        return np.concatenate([np.zeros((0, len(token_ids))), *blocks]), errors
 
     def sample(
         self,
@@ -97,18 +93,24 @@ class Engine:
         choices: list[str] | None = None,
     ) -> tuple[list[list[str]], dict[int, str]]:
         """Return sampled answers, and the errors of refused prompts; see `annotation.engines`."""
-        blocks = self._cut(len(prompts))
-        tasks = [(prompts[b], samples, temperature, max_tokens, seeds[b], choices) for b in blocks]
-        texts: list[list[str]] = []
-        refused: dict[int, str] = {}
-        for block, answer in zip(blocks, self._run("sample", tasks), strict=True):
-            texts += answer[0]
-            refused |= {block.start + i: reason for i, reason in answer[1].items()}
-        return texts, refused
 
-    def _cut(self, num_prompts: int) -> list[slice]:
+        def select(block: slice) -> tuple[Any, ...]:
+            return prompts[block], samples, temperature, max_tokens, seeds[block], choices
+
+        blocks, errors = self._ask_in_blocks("sample", len(prompts), select)
+        return list(chain.from_iterable(blocks)), errors
+
+    def _ask_in_blocks(
+        self, method: str, num_prompts: int, select: Callable[[slice], tuple[Any, ...]]
+    ) -> tuple[list[Any], dict[int, str]]:
+        """Return the answers of a method to each block of prompts, and the errors of refused prompts."""
         size = int(np.clip(num_prompts // (MIN_BLOCKS * self._num_actors), MIN_BLOCK, MAX_BLOCK))
-        return [slice(start, start + size) for start in range(0, num_prompts, size)]
+        blocks = [slice(start, start + size) for start in range(0, num_prompts, size)]
+        results = self._run(method, [select(block) for block in blocks])
+        errors: dict[int, str] = {}
+        for block, (_, block_errors) in zip(blocks, results, strict=True):
+            errors |= {block.start + i: error for i, error in block_errors.items()}
+        return [answers for answers, _ in results], errors
 
     def _start_actor(self) -> None:
         actor = self._actor.remote(*self._arguments)
@@ -165,7 +167,7 @@ class _Actor:
             if software.get(name) != self._software.get(name):
                 raise UserError(
                     f"`annotate.ray` must have the same software on all nodes. Got {name} {software.get(name)} on "
-                    f"{os.uname().nodename} and {self._software.get(name)} here. Install the same version."
+                    f"{os.uname().nodename}, {self._software.get(name)} where the command runs. Install one version."
                 )
         folder = find_again("annotate.model", self._model)
         self._engine = vllm_engine.Engine(self._annotate, replace(self._model, folder=folder))
@@ -198,13 +200,13 @@ def _cluster(annotate: Annotate, cpus: int, gpus: int) -> Iterator[None]:
     if not logs.verbose():
         os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     address, actors = annotate.ray.address, annotate.ray.actors
-    own: dict[str, Any] = {}
+    settings: dict[str, Any] = {}
     if address is None:
         # Only this command can connect, and Ray leaves no token in the home directory.
         os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # On these it listens on 127.0.0.1 alone.
         os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(32))
         parent = None if len(tempfile.gettempdir()) < MAX_FOLDER_CHARS else "/tmp"  # noqa: S108
-        own = {
+        settings = {
             "num_cpus": actors * cpus,
             "include_dashboard": False,
             "object_store_memory": STORE_BYTES,
@@ -219,7 +221,7 @@ def _cluster(annotate: Annotate, cpus: int, gpus: int) -> Iterator[None]:
                 host, port = address.split(":")
                 socket.create_connection((host, int(port)), timeout=10).close()  # Ray would try for many minutes.
             with logs.hush():
-                ray.init(address or "local", log_to_driver=logs.verbose(), logging_level=level, **own)
+                ray.init(address or "local", log_to_driver=logs.verbose(), logging_level=level, **settings)
         except Exception as error:  # Ray raises bare ones, too.
             if address is None:
                 raise EngineError(f"annotate: Ray does not start here: {first_line(error)}") from error
@@ -240,5 +242,5 @@ def _cluster(annotate: Annotate, cpus: int, gpus: int) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
-        if own:
-            shutil.rmtree(own["_temp_dir"], ignore_errors=True)
+        if settings:
+            shutil.rmtree(settings["_temp_dir"], ignore_errors=True)

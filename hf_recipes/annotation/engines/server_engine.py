@@ -102,13 +102,13 @@ async def _find(annotate: Annotate) -> tuple[list[str], dict[str, Any]]:
         )
     for url, reason in silent.items():
         logger.warning("annotate.base_url: %s does not answer (%s). The other servers take its work.", url, reason)
-    described = {url: " ".join(f"{k}={v}" for k, v in model.items()) for url, model in running.items()}
+    descriptions = {url: " ".join(f"{k}={v}" for k, v in model.items()) for url, model in running.items()}
     first, *later = running
     for url in later:
-        if described[url] != described[first]:
+        if descriptions[url] != descriptions[first]:
             raise UserError(
-                f"`annotate.base_url` must list servers of one vLLM version and one model. Got {described[first]} at "
-                f"{first} and {described[url]} at {url}."
+                "`annotate.base_url` must list servers of one vLLM version and one model. Got "
+                f"{descriptions[first]} at {first} and {descriptions[url]} at {url}."
             )
     return list(running), running[first]
 
@@ -241,11 +241,11 @@ class Engine:
 
         parameters = {"max_tokens": 1, "temperature": 0, "logprobs": len(token_ids), "logprob_token_ids": token_ids}
         parameters["return_tokens_as_token_ids"] = True
-        rows, refused = _wait_for(self._complete(prompts, parameters, read, None))
+        rows, errors = _wait_for(self._complete(prompts, parameters, read, None))
         scores = np.full((len(prompts), len(token_ids)), np.nan)
         for i, row in rows.items():
             scores[i] = row
-        return scores, refused
+        return scores, errors
 
     def sample(
         self,
@@ -265,8 +265,8 @@ class Engine:
         if choices:
             parameters["structured_outputs"] = {"choice": choices}
         # At temperature 0 no seed is needed, and several prompts go into a request.
-        texts, refused = _wait_for(self._complete(prompts, parameters, read, seeds if temperature > 0 else None))
-        return [texts.get(i, []) for i in range(len(prompts))], refused
+        texts, errors = _wait_for(self._complete(prompts, parameters, read, seeds if temperature > 0 else None))
+        return [texts.get(i, []) for i in range(len(prompts))], errors
 
     async def _complete(
         self,
@@ -277,7 +277,7 @@ class Engine:
     ) -> tuple[dict[int, T], dict[int, str]]:
         """Return the values that `read` finds in the answers, and the errors of refused prompts, by prompt index."""
         values: dict[int, T] = {}
-        refused: dict[int, str] = {}
+        errors: dict[int, str] = {}
         num_answers = parameters.get("n", 1)
         turns = (MAX_SEEDED_REQUESTS if seeds else MAX_REQUESTS) * [u for u in self._clients if u not in self._failed]
         size = 1 if seeds else min(MAX_BATCH, max(1, len(prompts) // max(1, len(turns))))
@@ -293,7 +293,7 @@ class Engine:
                 url, content = await self._ask_in_turn(free, body)
             except _RequestError as refusal:
                 if len(part) == 1:
-                    refused[part[0]] = str(refusal)
+                    errors[part[0]] = str(refusal)
                 else:  # One of the prompts is the cause.
                     for i in part:
                         group.create_task(ask(range(i, i + 1)))
@@ -314,9 +314,9 @@ class Engine:
             async with asyncio.TaskGroup() as group:
                 for start in range(0, len(prompts), size):
                     group.create_task(ask(range(start, min(start + size, len(prompts)))))
-        except ExceptionGroup as errors:
-            raise errors.exceptions[0] from None
-        return values, refused
+        except ExceptionGroup as group_error:
+            raise group_error.exceptions[0] from None
+        return values, errors
 
     async def _ask_in_turn(self, free: asyncio.Queue[str], body: dict[str, Any]) -> tuple[str, dict[str, Any]]:
         """Return the address of the next free server and its answer. If the server fails, the next one is asked.
