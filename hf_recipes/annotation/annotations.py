@@ -95,5 +95,6 @@ def _load_pass(study: Study, key: str, section: Annotate, rows: Rows) -> Annotat
 
 def _not_finished(study: Study) -> UserError:
     return UserError(
-        f"`{study.root}` has no finished annotations for this recipe. Try hf-recipes annotate with the same settings."
+        f"`{study.root}` has no finished annotations for this recipe. Run hf-recipes annotate first, with the same "
+        "settings."
     )
