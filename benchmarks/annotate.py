@@ -271,7 +271,7 @@ RAY_BLOCK = 32  # texts: what an actor of either kind takes at a time
 
 def ready_pass(folder: str, texts: int, repeat: int, dtype: str) -> tuple[Any, list[str]]:
     """The demo's pass, and as many texts of its pool, other ones in each repeat."""
-    from hf_recipes.annotation.annotate import plan_passes
+    from hf_recipes.annotation.passes import plan_passes
     from hf_recipes.data import open_rows
     from hf_recipes.recipe import load_recipe
     from hf_recipes.study import Study
@@ -287,12 +287,12 @@ def ready_pass(folder: str, texts: int, repeat: int, dtype: str) -> tuple[Any, l
 
 def label(one: Any, engine: Any, texts: list[str], size: int) -> Iterator[tuple[list[int], list[list[float]]]]:
     """Tokenise and label the first block of texts, then the others in chunks: their places and log-probabilities."""
-    from hf_recipes.annotation.annotate import ask
+    from hf_recipes.annotation.scoring import ask
 
     for start in (0, *range(RAY_BLOCK, len(texts), size)):
         chunk = texts[start : start + size] if start else texts[:RAY_BLOCK]
-        inputs = {str(start + i): ids for i, (ids, _) in enumerate(one.prompter.encode(chunk))}
-        answers, _ = ask(engine, one.section, one.prompter, inputs)
+        inputs = {str(start + i): ids for i, (ids, _) in enumerate(one.prompts.encode(chunk))}
+        answers, _ = ask(engine, one.section, one.prompts, inputs)
         yield [int(place) for place in answers], [logprobs.tolist() for logprobs in answers.values()]
 
 
@@ -343,8 +343,8 @@ def with_ray_data_llm(folder: str, texts: int, repeat: int, dtype: str) -> dict[
     from hf_recipes.annotation.engines.vllm_engine import ON_CPU
 
     one, pool = ready_pass(folder, texts, repeat, dtype)
-    label_ids = [ids[0] for ids in one.prompter.answer_ids]
-    prompts = [ids for ids, _ in one.prompter.encode(pool)]
+    label_ids = [ids[0] for ids in one.prompts.answer_ids]
+    prompts = [ids for ids, _ in one.prompts.encode(pool)]
     cpus = ray_engine._cpus(one.section)
     os.environ.update(VLLM_CPU_KVCACHE_SPACE="1", TORCH_COMPILE_DISABLE="1", VLLM_CPU_OMP_THREADS_BIND="nobind")
     wider = one.section.model_copy(update={"ray": one.section.ray.model_copy(update={"actors": 2})})

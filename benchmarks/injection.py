@@ -25,8 +25,10 @@ ATTACKS = {
 
 def measure(chat: bool, count: int) -> None:
     """Print the rows of one way of asking."""
-    from hf_recipes.annotation.annotate import CONTENT_FREE, ask, plan_passes
-    from hf_recipes.annotation.engines import engine_module
+    from hf_recipes.annotation.engines import import_engine
+    from hf_recipes.annotation.passes import plan_passes
+    from hf_recipes.annotation.scoring import ask
+    from hf_recipes.annotation.store import CONTENT_FREE
     from hf_recipes.data import open_rows
     from hf_recipes.models import load_tokenizer
     from hf_recipes.recipe import load_recipe
@@ -36,21 +38,21 @@ def measure(chat: bool, count: int) -> None:
     study = Study(load_recipe(ROOT / "hf_recipes" / "recipes" / "tweets-demo.yaml", settings))
     files = open_rows(study)
     (one, *_) = plan_passes(study, files)
-    frame, tokenizer = one.prompter.frame, load_tokenizer("annotate.model", one.model)
-    engine = engine_module("vllm").Engine(one.section, one.model)
+    frame, tokenizer = one.prompts.frame, load_tokenizer("annotate.model", one.model)
+    engine = import_engine("vllm").Engine(one.section, one.model)
 
     def defended(texts: list[str]) -> list[list[int]]:
-        return [ids for ids, _ in one.prompter.encode(texts)]
+        return [ids for ids, _ in one.prompts.encode(texts)]
 
     def undefended(texts: list[str]) -> list[list[int]]:
         whole = [f"{frame.before}{frame.head}{text}{frame.tail}{frame.after}" for text in texts]
         return [list(ids) for ids in tokenizer(whole, add_special_tokens=False)["input_ids"]]
 
     def score(prompts: list[list[int]]) -> np.ndarray:
-        found, _ = ask(engine, one.section, one.prompter, {str(i): ids for i, ids in enumerate(prompts)})
+        found, _ = ask(engine, one.section, one.prompts, {str(i): ids for i, ids in enumerate(prompts)})
         return np.array([found[str(i)] for i in range(len(prompts))])
 
-    places = np.setdiff1d(np.arange(len(files)), one.demonstrations.rows)[:count]
+    places = np.setdiff1d(np.arange(len(files)), one.examples.rows)[:count]
     texts = [text for text in files.texts(places) if text]
     bias = score(defended(CONTENT_FREE)).mean(axis=0)  # taken away, as the recipe's calibration does
     positive = files.label_names.index("positive")

@@ -398,20 +398,21 @@ def _launch_training(study: Study, runs: "Runs", recipe: Path, overrides: list[s
 
 def _annotate(study: Study, files: "RowFiles", recipe: Path, overrides: list[str]) -> None:
     """Annotate in a child process: its memory is freed when it ends, and another child continues where one died."""
-    from .annotation.annotate import ENGINE_DIED, rows_in_parts, rows_left
+    from .annotation.annotate import ENGINE_DIED
+    from .annotation.passes import count_rows_done, count_rows_left
     from .data import keep_rows
 
-    left = rows_left(study, files)
+    left = count_rows_left(study, files)
     keep_rows(study, files)  # also where they alone are gone, as the later steps want them
     if not left:
         return
     deaths = 0
     while True:
-        before = rows_in_parts(study)
+        before = count_rows_done(study)
         code = _run([*CHILD, "hf_recipes.annotation.annotate", str(recipe), *overrides])
         if code != ENGINE_DIED and code not in DEATHS:
             return _check(code)
-        deaths = 0 if rows_in_parts(study) > before else deaths + 1
+        deaths = 0 if count_rows_done(study) > before else deaths + 1
         if deaths == MAX_DEATHS:
             raise UserError(
                 f"the engine died {MAX_DEATHS} times without labelling anything (code {code}); what is labelled stays. "

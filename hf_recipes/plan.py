@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from .analysis.measure import is_measured
-from .annotation.annotate import plan_passes, recorded_servers, rows_left, rows_left_of
+from .annotation.passes import count_rows_left, count_rows_left_of, plan_passes, read_servers
 from .cost import (
     ANNOTATION_BYTES,
     CONFIG_BYTES,
@@ -76,7 +76,7 @@ def make_plan(study: Study, rates_of: Study | None = None, device: str | None = 
         check_training(study, weights=False)
         notes += check_sizes(recipe.grid, usable_at_most(recipe, files))
     if models := {section.model for section in recipe.annotate.all_passes() if section.engine == "server"}:
-        unknown = ", ".join(sorted(models - recorded_servers(study).keys()))
+        unknown = ", ".join(sorted(models - read_servers(study).keys()))
         notes.append(
             f"No server was asked: all texts count as left for {unknown}, as no server has labelled here."
             if unknown
@@ -89,11 +89,11 @@ def make_plan(study: Study, rates_of: Study | None = None, device: str | None = 
     classes, text_bytes = len(files.label_names), float(np.mean([len(text.encode()) for text in sample] or [0]))
 
     num_test, num_passes = files.manifest["rows"]["test"], len(recipe.annotate.all_passes())
-    left, total = rows_left(study, files, contact=False), len(files) * num_passes + num_test
+    left, total = count_rows_left(study, files, contact=False), len(files) * num_passes + num_test
     annotate = Step("annotate", total - left, total, "texts", bytes=left * row_bytes(ANNOTATION_BYTES, classes))
     if left:
         _predict_annotation(annotate, study, files, sample, hardware, rates)
-    is_labelled = not left or not rows_left(study, files, with_test=False, contact=False)
+    is_labelled = not left or not count_rows_left(study, files, with_test=False, contact=False)
     labels = read_labels(study, files) if is_labelled else None
     num_configs = len(set(recipe.grid.variants) - set(CONFIDENT)) if recipe.grid else 1
     is_written = labels is not None and DatasetFolder(study, labels).is_written()
@@ -124,7 +124,7 @@ def _predict_annotation(
     step: Step, study: Study, files: RowFiles, sample: list[str], device: Device, rates: Study | None
 ) -> None:
     passes = plan_passes(study, files, contact=False)
-    work = [count_pass(one.model, one.section, [ids for ids, _ in one.prompter.encode(sample)]) for one in passes]
+    work = [count_pass(one.model, one.section, [ids for ids, _ in one.prompts.encode(sample)]) for one in passes]
 
     # The rate in FLOP/s of all earlier sessions with these models.
     flops = seconds = 0.0
@@ -136,7 +136,7 @@ def _predict_annotation(
             seconds += sessions["seconds"] - sessions.get("start_seconds", 0)
 
     for one, asked in zip(passes, work, strict=True):
-        left = rows_left_of(study, files, one)
+        left = count_rows_left_of(study, files, one)
         step.tokens += asked.tokens(left)
         step.device_seconds += asked.flops(left) * seconds / flops if seconds else asked.seconds(left, device)
     step.seconds = step.device_seconds + START_SECONDS["annotate"]

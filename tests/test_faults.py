@@ -16,7 +16,7 @@ from test_annotate import engine  # noqa: F401  (a fixture)
 
 from hf_recipes import cli, tables
 from hf_recipes.annotation.annotate import annotate
-from hf_recipes.annotation.store import MAX_PART_ROWS, MAX_SMALL_PARTS, Parts, write_rows
+from hf_recipes.annotation.store import MAX_PART_ROWS, MAX_SMALL_PARTS, PartFiles, PartRow, write_rows
 from hf_recipes.data import open_rows
 from hf_recipes.errors import UserError
 from hf_recipes.recipe import load_recipe
@@ -197,7 +197,7 @@ def test_the_copy_of_a_synchronised_folder_is_named(finished, command):
     copy = shutil.copy(part, part.with_name("part-00000 (1).parquet"))
     code, _, errors = command("report", finished.recipe_file)
     assert (code, errors.count("\n")) == (2, 1)
-    assert f"{copy}: not a part of the annotations; delete it" in errors
+    assert f"`{copy}` must be a part of the annotations. Delete it" in errors
 
 
 @pytest.mark.parametrize("content", ["[]", '"x"', "3", "null", "[" * 100_000])
@@ -219,18 +219,14 @@ def test_small_parts_are_merged_and_a_later_row_still_overrides(tmp_path, make_s
         num_parts = MAX_SMALL_PARTS + 20
         for number in range(num_parts):
             failed = number % 3 == 0
-            rows = [
-                {"id": f"{number}", "status": "engine_error", "error": "x"}
-                if failed
-                else {"id": f"{number}", "status": "ok"}
-            ]
-            write_rows(folder / f"part-{number:05d}.parquet", rows, study.checksums.publish)
-        again = [{"id": "0", "status": "ok"}, *({"id": f"more {i}", "status": "ok"} for i in range(MAX_PART_ROWS - 5))]
-        write_rows(folder / f"part-{num_parts:05d}.parquet", again, study.checksums.publish)
+            row = PartRow(f"{number}", "engine_error", error="x") if failed else PartRow(f"{number}", "ok")
+            write_rows(folder / f"part-{number:05d}.parquet", [row], study.checksums)
+        again = [PartRow("0", "ok"), *(PartRow(f"more {i}", "ok") for i in range(MAX_PART_ROWS - 5))]
+        write_rows(folder / f"part-{num_parts:05d}.parquet", again, study.checksums)
         ids = pa.array([str(number) for number in range(num_parts)])
-        before = Parts(folder).statuses(ids)
-        Parts(folder).merge(study.checksums)
-    assert (Parts(folder).statuses(ids) == before).all()
+        before = PartFiles(folder).statuses(ids)
+        PartFiles(folder).merge(study.checksums)
+    assert (PartFiles(folder).statuses(ids) == before).all()
     assert before[0] == 0
     files = sorted(folder.glob("*.parquet"))
     assert [pq.read_metadata(file).num_rows for file in files] == [num_parts, len(again)]

@@ -2,6 +2,7 @@
 
 import functools
 import json
+from datetime import date
 
 import numpy as np
 import pyarrow as pa
@@ -11,7 +12,10 @@ from conftest import ENCODER, LLM
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from hf_recipes.annotation.prompts import Prompter, draw_demonstrations, tokenizer_of_texts
+from hf_recipes.annotation.answers import read_answer
+from hf_recipes.annotation.few_shot import draw_examples
+from hf_recipes.annotation.prompts import Prompts
+from hf_recipes.annotation.tokens import make_text_tokenizer
 from hf_recipes.data import NO_GOLD, SCHEMA, RowFiles
 from hf_recipes.errors import UserError
 from hf_recipes.hashing import row_ids
@@ -120,7 +124,7 @@ def make(files, kind="llm", names=NAMES, descriptions=None, section=None, **prom
     annotate = Annotate(model="m", prompt=prompt, **{"max_model_len": 1024, **(section or {})})
     data = Data(path="d", label_column="label", label_names=descriptions or names)
     model = with_added_tokens(kind)[0] if kind in KINDS else tokenizer(kind)
-    return Prompter(annotate, data, names, draw_demonstrations(files, prompt), model)
+    return Prompts(annotate, data, names, draw_examples(files, prompt), model, date.today())
 
 
 WAYS = {
@@ -134,7 +138,7 @@ WAYS = {
 
 @pytest.fixture(scope="module", params=WAYS)
 def way(request, files):
-    """A prompter with room for a short text."""
+    """Prompts with room for a short text."""
     bare = make(files, **WAYS[request.param])
     longest = max(len(ids) for ids, _ in bare.encode(["", *(f"x{i}" for i in range(30))]))
     return make(files, section={"max_model_len": max(64, longest + LIMIT)}, **WAYS[request.param])
@@ -160,14 +164,14 @@ HOSTILE = st.one_of(
 @example(text="ab " * 400_000)  # a megabyte
 @example(text="")
 def test_a_text_stays_on_its_line_and_the_frame_stays_whole(way, text):
-    one = way
-    ((ids, cut),) = one.encode([text])
-    assert len(ids) <= one._limit
+    prompts = way
+    ((ids, cut),) = prompts.encode([text])
+    assert len(ids) <= prompts._limit
     specials = set(tokenizer("llm").all_special_ids)
-    ((bare, _),) = one.encode([""])
+    ((bare, _),) = prompts.encode([""])
     # no control token more than the frame's, whatever the text says
     assert [i for i in ids if i in specials] == [i for i in bare if i in specials]
-    frame = one.frame
+    frame = prompts.frame
     shown = tokenizer("llm").decode(ids)
     head, tail = frame.before + frame.head, frame.tail + frame.after
     assert shown.startswith(head)
@@ -183,23 +187,23 @@ def test_a_text_stays_on_its_line_and_the_frame_stays_whole(way, text):
 
 @pytest.fixture(scope="module", params=["llm", "wordpiece", "joins words"])
 def by_kind(request, files):
-    one = make(files, request.param, section={"max_model_len": 2048}, answers="sequences")
-    return one, tokenizer(request.param)
+    prompts = make(files, request.param, section={"max_model_len": 2048}, answers="sequences")
+    return prompts, tokenizer(request.param)
 
 
 @settings(max_examples=500)
 @given(texts=st.lists(HOSTILE, max_size=4))
 def test_the_shared_prefix_is_never_seen_in_the_tokens(by_kind, texts):
-    one, kind = by_kind
-    for text, (ids, cut) in zip(texts, one.encode(texts), strict=True):
-        whole = one.frame.head + one_line(text) + one.frame.tail
+    prompts, kind = by_kind
+    for text, (ids, cut) in zip(texts, prompts.encode(texts), strict=True):
+        whole = prompts.frame.head + one_line(text) + prompts.frame.tail
         plain = kind(whole, add_special_tokens=False, split_special_tokens=True)["input_ids"]
-        assert cut or ids == one._start + plain
+        assert cut or ids == prompts._before + plain
 
 
 @pytest.fixture(scope="module", params=KINDS)
 def by_added_tokens(request, files):
-    """Prompters for long and for short texts, plain and with the chat template."""
+    """Prompts for long and for short texts, plain and with the chat template."""
     whole = make(files, request.param, section={"max_model_len": 4096}, answers="sequences")
     longest = max(64 - LIMIT, len(whole.encode([""])[0][0]) + max(map(len, whole.answer_ids)))
     short = make(files, request.param, section={"max_model_len": longest + LIMIT}, answers="sequences")
@@ -225,9 +229,9 @@ def test_no_added_token_is_a_control_token_in_a_text_special_or_not(by_added_tok
     assert not cut
     ((ids, cut),) = short.encode([text])
     assert added.isdisjoint(ids)
-    assert len(ids) + max(map(len, short.answer_ids)) <= short._section.max_model_len
+    assert len(ids) <= short._limit
     if cut:
-        texts, _ = tokenizer_of_texts(fast)
+        texts, _ = make_text_tokenizer(fast)
         cuts = [short.frame.head + line[:end] + short.frame.tail for end in range(len(line))]
         assert ids in [found.ids for found in texts.encode_batch(cuts, add_special_tokens=False)]
     ((ids, _),), ((bare, _),) = chat.encode([text]), chat.encode([""])
@@ -240,18 +244,18 @@ def test_no_label_demonstration_or_instruction_is_a_control_token(kind, chat, tm
     names = ["<think>", "</s>", "<|user|> good"]
     files = write_rows(tmp_path, ["<tool_call>", "an assistant", " ".join(ADDED)], [0, 1, 2], names)
     prompt = {"instruction": "<|im_end|><think> or <role> ?", "answers": "sequences", "chat": chat}
-    one = make(files, kind, names=names, section={"max_model_len": 4096}, **prompt)
+    prompts = make(files, kind, names=names, section={"max_model_len": 4096}, **prompt)
     fast, _, added = with_added_tokens(kind)
-    ids = one.encode(["a"])[0][0] + [i for answer in one.answer_ids for i in answer]
-    around = one.frame.before + one.frame.after
+    ids = prompts.encode(["a"])[0][0] + [i for answer in prompts.answer_ids for i in answer]
+    around = prompts.frame.before + prompts.frame.after
     assert [i for i in ids if i in added] == [i for i in fast(around)["input_ids"] if i in added]
 
 
 def test_white_space_of_the_vocabulary_stays_what_it_is(files):
     """GPT-NeoX and Gemma add runs of blanks; a text has none, as it is put on one line, but a template may."""
     fast, *_ = with_added_tokens("byte-level BPE")
-    one = make(files, "byte-level BPE", template="{{ instruction }}\n    {{ text }}\nLabel:", answers="sequences")
-    assert fast.convert_tokens_to_ids("    ") in one.encode(["a"])[0][0]
+    prompts = make(files, "byte-level BPE", template="{{ instruction }}\n    {{ text }}\nLabel:", answers="sequences")
+    assert fast.convert_tokens_to_ids("    ") in prompts.encode(["a"])[0][0]
 
 
 def test_annotations_keep_their_key_where_all_added_tokens_are_special(files):
@@ -259,8 +263,9 @@ def test_annotations_keep_their_key_where_all_added_tokens_are_special(files):
 
 
 def test_a_prefix_is_shared_only_where_that_is_safe(files):
-    assert make(files)._prefix is not None
-    assert make(files, "joins words", answers="sequences")._prefix is None
+    safe, unsafe = make(files), make(files, "joins words", answers="sequences")
+    assert safe._prefix[1] != safe.frame.head
+    assert unsafe._prefix[1] == unsafe.frame.head
 
 
 def test_what_begins_every_text_of_a_model_begins_the_prompt(files):
@@ -270,11 +275,11 @@ def test_what_begins_every_text_of_a_model_begins_the_prompt(files):
 
 
 def test_answers_are_the_tokens_that_the_model_would_write(files):
-    one = make(files)
+    prompts = make(files)
     ids = tokenizer("llm")("Label: neutral", add_special_tokens=False)["input_ids"]
-    assert one.answer_ids[1] == ids[-1:]
-    assert [tokenizer("llm").decode(i).strip() for i in one.answer_ids] == NAMES
-    assert one.choices == [" negative", " neutral", " positive"]
+    assert prompts.answer_ids[1] == ids[-1:]
+    assert [tokenizer("llm").decode(i).strip() for i in prompts.answer_ids] == NAMES
+    assert prompts.choices == [" negative", " neutral", " positive"]
     chat = make(files, chat=True)
     whole = tokenizer("llm")(chat.frame.after + "neutral", add_special_tokens=False)["input_ids"]
     assert whole[-1:] == chat.answer_ids[1]
@@ -298,17 +303,17 @@ def test_labels_that_are_no_single_tokens_get_numbers_letters_or_their_whole_nam
     tmp_path, names, rule, answers, lengths
 ):
     files = write_rows(tmp_path, [f"text {i}" for i in range(90)], [i % len(names) for i in range(90)], names)
-    one = make(files, names=names, answers=rule)
-    assert one.answers == answers
-    assert lengths is None or {len(ids) for ids in one.answer_ids} == lengths
-    sequences = [tuple(ids) for ids in one.answer_ids]
+    prompts = make(files, names=names, answers=rule)
+    assert prompts.answers == answers
+    assert lengths is None or {len(ids) for ids in prompts.answer_ids} == lengths
+    sequences = [tuple(ids) for ids in prompts.answer_ids]
     assert len(set(sequences)) == len(names)
     assert not any(a != b and b[: len(a)] == a for a in sequences for b in sequences)
-    last = one.frame.tail.splitlines()[-1]
-    for ids, answer in zip(one.answer_ids, one.choices, strict=True):
-        assert tokenizer("llm").decode(one._plain(last) + ids).rstrip("\n") == last + answer
+    last = prompts.frame.tail.splitlines()[-1]
+    for ids, answer in zip(prompts.answer_ids, prompts.choices, strict=True):
+        assert tokenizer("llm").decode(prompts._tokenizer.encode_plain(last) + ids).rstrip("\n") == last + answer
     if answers != names:
-        assert all(f"{answer}: {name}\n" in one.frame.head for answer, name in zip(answers, names, strict=True))
+        assert all(f"{answer}: {name}\n" in prompts.frame.head for answer, name in zip(answers, names, strict=True))
 
 
 @pytest.mark.parametrize(
@@ -327,8 +332,8 @@ def test_labels_that_are_no_single_tokens_get_numbers_letters_or_their_whole_nam
         ("I think it is positive", None),
     ],
 )
-def test_an_answer_names_a_label_at_its_beginning_or_none(files, answer, label):
-    assert make(files).read(answer) == label
+def test_an_answer_names_a_label_at_its_beginning_or_none(answer, label):
+    assert read_answer(answer, NAMES, NAMES) == label
 
 
 @pytest.mark.parametrize(
@@ -340,17 +345,13 @@ def test_an_answer_names_a_label_at_its_beginning_or_none(files, answer, label):
         (["us", "US"], None, "us US", [0, 1]),
     ],
 )
-def test_an_answer_is_not_taken_for_another_that_looks_like_it(files, names, answers, said, labels):
-    one = make(files)
-    one._names, one.answers = names, answers or names
-    assert [one.read(f" {word}") for word in said.split()] == labels
+def test_an_answer_is_not_taken_for_another_that_looks_like_it(names, answers, said, labels):
+    assert [read_answer(f" {word}", names, answers or names) for word in said.split()] == labels
 
 
-def test_thoughts_are_no_answer(files):
-    section = {"scoring": "votes", "calibration": "none", "thinking": True}
-    one = make(files, section=section, chat=True)
-    assert one.read("<think>negative? no</think>\n\npositive") == 2
-    assert one.read("<think>it is positive, as") is None
+def test_thoughts_are_no_answer():
+    assert read_answer("<think>negative? no</think>\n\npositive", NAMES, NAMES, has_thoughts=True) == 2
+    assert read_answer("<think>it is positive, as", NAMES, NAMES, has_thoughts=True) is None
 
 
 @pytest.mark.parametrize("thinking", [True, False])
@@ -359,23 +360,23 @@ def test_a_model_thinks_only_if_told_to(files, thinking, monkeypatch):
     template += "{% if not enable_thinking %}<think>\n\n</think>\n\n{% endif %}"
     monkeypatch.setattr(tokenizer("llm"), "chat_template", template)
     section = {"scoring": "votes", "calibration": "none", "thinking": thinking}
-    one = make(files, section=section, chat=True)
-    assert ("</think>" in one.frame.after) is not thinking
+    prompts = make(files, section=section, chat=True)
+    assert ("</think>" in prompts.frame.after) is not thinking
 
 
 def test_demonstrations_are_drawn_per_class_or_at_random_and_by_seed(files):
     gold = files.column("gold").to_numpy()
     prompt = Prompt(instruction="", shots_per_class=2)
-    drawn = draw_demonstrations(files, prompt)
+    drawn = draw_examples(files, prompt)
     assert sorted(drawn.gold) == [0, 0, 1, 1, 2, 2] == sorted(gold[drawn.rows])
-    assert drawn.ids == draw_demonstrations(files, prompt).ids
-    others = [draw_demonstrations(files, prompt.model_copy(update={"seed": s})).ids for s in range(1, 6)]
+    assert drawn.ids == draw_examples(files, prompt).ids
+    others = [draw_examples(files, prompt.model_copy(update={"seed": s})).ids for s in range(1, 6)]
     assert any(other != drawn.ids for other in others)
     head = make(files, shots_per_class=2).frame.head
     for text, label in zip(drawn.texts, drawn.gold, strict=True):
         assert f"Text: {text}\nLabel: {NAMES[label]}\n" in head
     counts = [
-        tuple(np.bincount(draw_demonstrations(files, Prompt(instruction="", random_shots=3, seed=s)).gold, minlength=3))
+        tuple(np.bincount(draw_examples(files, Prompt(instruction="", random_shots=3, seed=s)).gold, minlength=3))
         for s in range(30)
     ]
     assert {sum(count) for count in counts} == {3}
@@ -384,33 +385,33 @@ def test_demonstrations_are_drawn_per_class_or_at_random_and_by_seed(files):
 
 def test_examples_of_the_recipe_are_shown_as_they_are(files):
     examples = [{"text": "so\nso", "label": "neutral"}, {"text": "fine", "label": "positive"}]
-    one = make(files, examples=examples)
-    assert "Text: so so\nLabel: neutral\n\nText: fine\nLabel: positive\n\n" in one.frame.head
-    with pytest.raises(UserError, match="'fair' is none of negative, neutral, positive"):
+    prompts = make(files, examples=examples)
+    assert "Text: so so\nLabel: neutral\n\nText: fine\nLabel: positive\n\n" in prompts.frame.head
+    with pytest.raises(UserError, match="must have the labels negative, neutral, positive. Got 'fair'"):
         make(files, examples=[{"text": "a", "label": "fair"}])
 
 
 def test_texts_without_content_or_gold_are_never_demonstrations(tmp_path):
     texts, gold = ["", "\n \t", None, "ok", "b", "c"], [0, 0, 0, 0, 1, NO_GOLD]
     files = write_rows(tmp_path, texts, gold, ["a", "b"])
-    assert set(draw_demonstrations(files, Prompt(instruction="", shots_per_class=1)).texts) == {"ok", "b"}
-    with pytest.raises(UserError, match="shots_per_class: 2 asked for, but class 'a' has 1 gold rows"):
-        draw_demonstrations(files, Prompt(instruction="", shots_per_class=2))
-    with pytest.raises(UserError, match="random_shots: 3 asked for of 2 gold rows"):
-        draw_demonstrations(files, Prompt(instruction="", random_shots=3))
+    assert set(draw_examples(files, Prompt(instruction="", shots_per_class=1)).texts) == {"ok", "b"}
+    with pytest.raises(UserError, match="Got 2, and class 'a' has 1"):
+        draw_examples(files, Prompt(instruction="", shots_per_class=2))
+    with pytest.raises(UserError, match="`annotate.prompt.random_shots` must be at most .*, 2. Got 3"):
+        draw_examples(files, Prompt(instruction="", random_shots=3))
 
 
 @pytest.mark.parametrize(
     ("settings_", "names", "part"),
     [
-        ({"template": "{{ instruction }}"}, NAMES, "must hold {{ text }} once"),
-        ({"template": "{{ text }} {{ text }}\nLabel:"}, NAMES, "must hold {{ text }} once"),
+        ({"template": "{{ instruction }}"}, NAMES, "must contain {{ text }} once"),
+        ({"template": "{{ text }} {{ text }}\nLabel:"}, NAMES, "must contain {{ text }} once"),
         ({"template": "{% for %} {{ text }}"}, NAMES, "annotate.prompt.template"),
         ({"template": "{{ instuction }} {{ text }}"}, NAMES, "'instuction' is undefined"),
         ({"template": "{{ 1 + 'a' }} {{ text }}"}, NAMES, "annotate.prompt.template"),
         ({"template": "{{ ''.__class__.__mro__ }} {{ text }}"}, NAMES, "annotate.prompt.template"),
-        ({"template": "{{ text }}\nLabel:", "answers": "integers"}, NAMES, "does not say which is 'negative'"),
-        ({"answers": "names"}, LONG, "are not 3 distinct tokens"),
+        ({"template": "{{ text }}\nLabel:", "answers": "integers"}, NAMES, "Got none for 'negative'"),
+        ({"answers": "names"}, LONG, "must give each class its own token. Got names"),
     ],
 )
 def test_bad_templates_and_labels(files, settings_, names, part):
@@ -418,8 +419,3 @@ def test_bad_templates_and_labels(files, settings_, names, part):
         make(files, names=names, shots_per_class=0, **settings_)
     assert part in str(error.value)
     assert "\n" not in str(error.value)
-
-
-def test_a_frame_that_leaves_no_room_for_a_text(files):
-    with pytest.raises(UserError, match="annotate.max_model_len: the prompt without any text takes"):
-        make(files, section={"max_model_len": 64}, shots_per_class=5).encode(["some text that is long enough"])

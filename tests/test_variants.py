@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hf_recipes.annotation.annotate import Annotations
+from hf_recipes.annotation.annotations import Annotations
 from hf_recipes.annotation.calibration import Calibration
 from hf_recipes.data import NO_GOLD, Rows
 from hf_recipes.errors import UserError

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from .. import tables
-from ..annotation.annotate import shown_rows
+from ..annotation.annotations import count_examples
 from ..data import NO_GOLD, Rows
 from ..errors import UserError
 from ..hashing import hash_files, hash_order, make_key
@@ -178,7 +178,7 @@ def _measure_variants(
     """Yield scores and instability of each variant at each size. Figures that need no gold cover all test texts."""
     scores, instability = _load("seed_scores"), _load("seed_instability")
     names = test.label_names
-    first, every = (shown_rows(study, passes) for passes in (labels.annotations[:1], labels.annotations))
+    first, every = (count_examples(study, passes) for passes in (labels.annotations[:1], labels.annotations))
     for (variant, size), classes in predictions.items():
         runs = paired_runs(study.grid, variant, size)
         records = [read_json(study.run(run) / "run.json") for run in runs]
@@ -264,7 +264,7 @@ def _measure_annotator(study: Study, labels: StudyLabels) -> dict[str, Any]:
     return {
         "model": study.recipe.annotate.model,
         "calibration": pool.calibrations[0].method,
-        "demonstrations": shown_rows(study, labels.annotations[:1]),
+        "demonstrations": count_examples(study, labels.annotations[:1]),
         "calibration_gold": pool.calibration_gold,
         **{field: found.get(field) for field in fields},
         "recall": by_name(found.get("per_class_recall")),

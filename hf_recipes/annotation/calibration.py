@@ -1,12 +1,12 @@
-"""Calibration: label probabilities from raw log-probabilities, as annotations hold them; it costs no annotation.
+"""Compute label probabilities from the raw log-probabilities of the annotations.
 
-* `none`: renormalised over the labels.
-* `contextual`: less their mean for inputs without content: takes away the preference that the prompt creates (Zhao
+* `none`: renormalise over the labels.
+* `contextual`: subtract the mean for inputs without content, which is the preference that the prompt creates (Zhao
   et al. 2021, "Calibrate Before Use", section 5, with the mean taken over log-probabilities).
-* `batch`: less the log of the mean label probabilities over all texts (Zhou et al. 2024, "Batch Calibration"); supposes
-  that the texts are not nearly all of one class.
-* `temperature`: divided by the temperature of least log-loss on gold (Guo et al. 2017, section 4.2); changes no label.
-* `auto`: of the first three the one with the least log-loss on gold, each at its best temperature.
+* `batch`: subtract the log of the mean label probabilities over all texts (Zhou et al. 2024, "Batch Calibration"). This
+  assumes that the texts are not nearly all of one class.
+* `temperature`: divide by the temperature of least log-loss on gold (Guo et al. 2017, section 4.2). No label changes.
+* `auto`: of the first three take the one with the least log-loss on gold, each at its best temperature.
 
 The last two consume gold labels, which are counted.
 """
@@ -24,21 +24,22 @@ GOLD_FREE = ("none", "contextual", "batch")
 ON_GOLD = {"temperature": ("none",), "auto": GOLD_FREE}
 
 
-def not_enough_gold(section: Annotate, rows: int) -> UserError:
-    """What is said where there are no more gold rows than a calibration is fitted on."""
+def not_enough_gold(section: Annotate, num_gold: int) -> UserError:
+    """Return the error where all gold rows, or more than all, would be consumed by a calibration."""
     return UserError(
-        f"annotate.calibration: {section.calibration} is fitted on {section.calibration_rows} gold rows, and there are "
-        f"{rows}; lower annotate.calibration_rows, or set it to contextual, batch or none"
+        f"`annotate.calibration_rows` must be less than the number of gold rows, {num_gold}. Got "
+        f"{section.calibration_rows} for calibration: {section.calibration}. Try fewer, or `annotate.calibration`: "
+        "contextual, batch or none."
     )
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """What was done.
+    """The calibration of a pass.
 
     Attributes:
         method (`str`): one of `GOLD_FREE`.
-        temperature (`float`): by which log-probabilities were divided; 1 if none was fitted.
+        temperature (`float`): the divisor of the log-probabilities; 1 if none was fitted.
         log_loss (`dict[str, float]`): of each method tried on gold, in nats at its best temperature.
         gold_rows (`np.ndarray`): the rows whose gold labels were consumed.
     """
@@ -52,7 +53,7 @@ class Calibration:
 def shift(
     logprobs: np.ndarray, content_free: np.ndarray, method: str, fitted_on: np.ndarray | None = None
 ) -> np.ndarray:
-    """Log-probabilities of shape `(n, K)` without the bias that a gold-free method takes away.
+    """Return log-probabilities of shape `(n, K)` without the bias that a gold-free method estimates.
 
     Args:
         logprobs (`np.ndarray` of shape `(n, K)`):
@@ -62,7 +63,7 @@ def shift(
         method (`str`):
             One of `GOLD_FREE`.
         fitted_on (`np.ndarray` of shape `(m, K)`, *optional*):
-            The texts whose mean `batch` takes away, where these are others.
+            The log-probabilities whose mean `batch` subtracts, `logprobs` by default.
     """
     if method == "contextual":
         return logprobs - content_free.mean(axis=0)
@@ -79,7 +80,7 @@ def calibrate(
     gold: np.ndarray | None = None,
     gold_rows: np.ndarray | None = None,
 ) -> tuple[np.ndarray, Calibration]:
-    """Label probabilities.
+    """Return label probabilities.
 
     Args:
         logprobs (`np.ndarray` of shape `(n, K)`), content_free (`np.ndarray` of shape `(m, K)`):
@@ -87,10 +88,10 @@ def calibrate(
         method (`str`):
             `none`, `contextual`, `batch`, `temperature` or `auto`.
         gold (`np.ndarray` of shape `(n,)`, *optional*), gold_rows (`np.ndarray`, *optional*):
-            Class indices, and the rows of them that `temperature` and `auto` may look at.
+            Class indices, and the rows that `temperature` and `auto` are fitted on.
 
     Returns:
-        `tuple[np.ndarray, Calibration]`: probabilities of shape `(n, K)` whose rows sum to one, and what was done.
+        `tuple[np.ndarray, Calibration]`: probabilities of shape `(n, K)` whose rows sum to one.
     """
     if method in GOLD_FREE or gold is None or gold_rows is None:
         return softmax(shift(logprobs, content_free, method), axis=1), Calibration(method, 1.0, {}, np.zeros(0, int))

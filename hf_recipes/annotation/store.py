@@ -1,29 +1,30 @@
-"""The parts of a pass: append-only parquet files in its folder, each whole or not at all, a row for a text.
+"""Store the annotations of a pass: append-only parquet files in its folder, with a row for each text.
 
-Small parts are merged, as opening thousands of files takes minutes.
+Small files are merged, as opening thousands of files takes minutes.
 """
 
 import re
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from .. import tables
-from ..checksums import Checksums, Rename, replace_path
+from ..checksums import Checksums
 from ..errors import UserError
 from ..redact import redact
 
 MAX_PART_ROWS = 16_384
 MAX_SMALL_PARTS = 256  # parts with fewer rows, after which they are merged
-BLOCK = 262_144  # rows of parts in memory at a time
+MAX_BLOCK_ROWS = 262_144  # in memory at a time
+CONTENT_FREE_FILE = "content_free.parquet"
+CONTENT_FREE = ["N/A", "", "[MASK]"]  # its inputs: Zhao et al. 2021, section 5
 STATUSES = ["ok", "null_text", "empty_text", "demonstration", "no_label", "engine_error"]
-FAILED = "engine_error"  # the one status that is asked about again
-NO_LABEL = {"status": "no_label", "error": "no answer named a label"}
+FAILED = "engine_error"  # the only status that the next session retries
 SCHEMA = pa.schema(
     {
         "id": pa.string(),
@@ -37,50 +38,65 @@ SCHEMA = pa.schema(
 )
 
 
-class Parts:
-    """The parts of a pass on disk. A later part overrides an earlier one."""
+@dataclass
+class PartRow:
+    """The annotation of one text. docs/CONTRACT.md describes the fields."""
+
+    id: str
+    status: str
+    prompt_id: str | None = None
+    logprobs: list[float] | None = None
+    n_tokens: int | None = None
+    truncated: bool | None = None
+    error: str | None = None
+
+
+class PartFiles:
+    """The parts in the folder of a pass. A later part overrides an earlier one."""
 
     def __init__(self, folder: Path):
-        self._files = sorted(folder.glob("part-*.parquet"), key=part_number)
+        self._files = sorted(folder.glob("part-*.parquet"), key=parse_part_number)
 
-    def by_row(self, ids: pa.Array, *columns: str) -> Iterator[tuple[pa.Table, np.ndarray]]:
-        """The parts' rows that are among `ids`, some parts at a time, and where in `ids` they stand."""
+    def read(self, ids: pa.Array, *columns: str) -> Iterator[tuple[pa.Table, np.ndarray]]:
+        """Yield the rows that are among `ids`, and their positions in `ids`, some parts at a time."""
         block: list[pa.Table] = []
         for file in self._files:
             try:
                 block.append(tables.read(file, SCHEMA, ["id", *columns]))
             except UserError:
-                if file.exists():  # else it was merged into a later part since they were listed
+                # A part that another process merged since the listing is gone. A later part has its rows.
+                if file.exists():
                     raise
-            if block and (sum(map(len, block)) >= BLOCK or file == self._files[-1]):
+            if block and (sum(map(len, block)) >= MAX_BLOCK_ROWS or file == self._files[-1]):
                 table = pa.concat_tables(block)
                 block = []
-                held = table["id"].combine_chunks()
-                places = pc.index_in(ids, value_set=held)  # the small set is hashed, not the large one
-                rows = np.full(len(held), -1)
+                # The smaller set is hashed: that of the block, not that of all ids.
+                block_ids = table["id"].combine_chunks()
+                places = pc.index_in(ids, value_set=block_ids)
+                rows = np.full(len(block_ids), -1)
                 rows[places.drop_null().to_numpy()] = np.flatnonzero(places.is_valid().to_numpy(False))
-                rows = rows[pc.index_in(held, value_set=held).to_numpy()]  # an id that comes again stands there too
+                rows = rows[pc.index_in(block_ids, value_set=block_ids).to_numpy()]  # for repeated ids
                 yield table.filter(pa.array(rows >= 0)), rows[rows >= 0]
 
     def statuses(self, ids: pa.Array) -> np.ndarray:
-        """The status of each id as an index into `STATUSES`, an int8 array; -1 where there is no row yet."""
-        found = np.full(len(ids), -1, dtype=np.int8)
-        for table, rows in self.by_row(ids, "status"):
-            found[rows] = pc.index_in(table["status"], value_set=pa.array(STATUSES)).to_numpy()
-        return found
+        """Return the status of each id as an index into `STATUSES`, an int8 array; -1 where the row is missing."""
+        codes = np.full(len(ids), -1, dtype=np.int8)
+        for table, rows in self.read(ids, "status"):
+            codes[rows] = pc.index_in(table["status"], value_set=pa.array(STATUSES)).to_numpy()
+        return codes
 
-    def reasons(self, ids: pa.Array) -> dict[str, int]:
-        """Why rows failed: each reason with the number of rows."""
-        found = np.full(len(ids), None, dtype=object)
-        for table, rows in self.by_row(ids, "error"):
-            found[rows] = table["error"].to_numpy()
-        return dict(Counter(reason for reason in found if reason).most_common())
+    def count_errors(self, ids: pa.Array) -> dict[str, int]:
+        """Return each error with its number of rows."""
+        errors = np.full(len(ids), None, dtype=object)
+        for table, rows in self.read(ids, "error"):
+            errors[rows] = table["error"].to_numpy()
+        return dict(Counter(error for error in errors if error).most_common())
 
     def merge(self, checksums: Checksums) -> None:
         """Merge neighbours into parts of at most `MAX_PART_ROWS` rows.
 
-        The last part of a group takes the rows of all. A kill before the others are deleted leaves rows that stand
-        twice with the same content.
+        The last part of a group takes the rows of all. A kill before the other parts are deleted leaves repeated rows
+        with equal content.
         """
         groups: list[list[Path]] = []
         room = 0
@@ -94,38 +110,39 @@ class Parts:
         for *earlier, last in groups:
             if earlier:
                 merged = pa.concat_tables([tables.read(file, SCHEMA) for file in (*earlier, last)])
-                _write_part(last, merged, checksums.publish)
+                _write_part(last, merged, checksums)
                 checksums.delete(earlier)
 
 
-def part_number(path: Path) -> int:
-    """The number of a part.
+def parse_part_number(path: Path) -> int:
+    """Return the number of a part.
 
     Raises:
         UserError: the name is not that of a part, as of the copies that a synchronised folder makes.
     """
     match = re.fullmatch(r"part-([0-9]+)", path.stem)
     if match is None:
-        raise UserError(f"{path}: not a part of the annotations; delete it, or move it elsewhere, and run again")
+        raise UserError(f"`{path}` must be a part of the annotations. Delete it, or move it out of the study.")
     return int(match[1])
 
 
-def matrix(lists: pa.ChunkedArray, classes: int) -> np.ndarray:
-    """Lists of K numbers as an array of shape `(n, K)`; nan for null."""
-    found = np.full((len(lists), classes), np.nan)
-    valid = lists.is_valid().to_numpy()
-    found[valid] = lists.drop_null().combine_chunks().flatten().to_numpy(False).reshape(-1, classes)
-    return found
+def to_matrix(lists: pa.ChunkedArray, num_labels: int) -> np.ndarray:
+    """Return lists of K numbers as an array of shape `(n, K)`; nan for null."""
+    rows = np.full((len(lists), num_labels), np.nan)
+    rows[lists.is_valid().to_numpy()] = (
+        lists.drop_null().combine_chunks().flatten().to_numpy(False).reshape(-1, num_labels)
+    )
+    return rows
 
 
-def write_rows(path: Path, rows: list[dict[str, Any]], rename: Rename = replace_path) -> None:
-    """A part appears whole or not at all; columns that a row lacks are null. Errors lose echoed secrets."""
-    rows = [{**row, "error": redact(row["error"])} if row.get("error") else row for row in rows]
-    columns = {name: pa.array([row.get(name) for row in rows], SCHEMA.field(name).type) for name in SCHEMA.names}
-    _write_part(path, pa.table(columns, schema=SCHEMA), rename)
+def write_rows(path: Path, rows: list[PartRow], checksums: Checksums) -> None:
+    """Write a part, whole or not at all. Secrets that a server echoes are removed from the errors."""
+    columns = {name: [getattr(row, name) for row in rows] for name in SCHEMA.names}
+    columns["error"] = [error and redact(error) for error in columns["error"]]
+    _write_part(path, pa.table(columns, schema=SCHEMA), checksums)
 
 
-def _write_part(path: Path, table: pa.Table, rename: Rename) -> None:
+def _write_part(path: Path, table: pa.Table, checksums: Checksums) -> None:
     temporary = path.with_name(f".tmp-{path.name}")
     tables.write(temporary, table)
-    rename(temporary, path)
+    checksums.publish(temporary, path)

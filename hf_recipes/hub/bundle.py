@@ -15,8 +15,7 @@ import yaml
 from .. import tables
 from ..analysis.measure import measure
 from ..analysis.schema import Results
-from ..annotation.annotate import CONTENT_FREE_FILE
-from ..annotation.store import SCHEMA, Parts
+from ..annotation.store import CONTENT_FREE_FILE, SCHEMA, PartFiles
 from ..data import SCHEMA as ROWS
 from ..hashing import hash_ids, make_key
 from ..labels.pool import StudyLabels
@@ -153,12 +152,12 @@ ANNOTATIONS = pa.schema(
 
 def _final_rows(study: Study, ids: pa.Array, key: str) -> Iterator[pa.Table]:
     """The rows of a pass, each as its last part has it, some parts at a time."""
-    parts, last, seen = Parts(study.annotations(key)), np.full(len(ids), -1), 0
-    for _, rows in parts.by_row(ids):
+    parts, last, seen = PartFiles(study.annotations(key)), np.full(len(ids), -1), 0
+    for _, rows in parts.read(ids):
         last[rows] = np.arange(seen, seen + len(rows))  # of an id that comes again the last counts
         seen += len(rows)
     seen = 0
-    for table, rows in parts.by_row(ids, *(name for name in ANNOTATIONS.names if name not in ("pass", "key", "id"))):
+    for table, rows in parts.read(ids, *(name for name in ANNOTATIONS.names if name not in ("pass", "key", "id"))):
         yield table.filter(pa.array(last[rows] == np.arange(seen, seen + len(rows))))
         seen += len(rows)
 

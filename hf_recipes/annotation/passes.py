@@ -1,0 +1,199 @@
+"""Plan the passes of a study: their prompts, models and keys, and the rows that they have not annotated yet."""
+
+import unicodedata
+from dataclasses import dataclass, replace
+from datetime import date
+from typing import Any
+
+import numpy as np
+
+from .. import tables
+from ..data import RowFiles, open_rows, rows_key
+from ..errors import UserError
+from ..hashing import make_key
+from ..models import Model, load_tokenizer, resolve_model
+from ..recipe import Annotate
+from ..study import Study, read_json, versions
+from .calibration import ON_GOLD, not_enough_gold
+from .engines import import_engine
+from .few_shot import FewShotExamples, draw_examples, find_gold_rows
+from .prompts import Prompts
+from .store import CONTENT_FREE_FILE, FAILED, SCHEMA, STATUSES, PartFiles
+
+SERVERS_FILE = "servers.json"  # by model, what the servers ran when they were last asked
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One pass of the recipe: `key` is the hash of `ingredients`, which are all that changes an answer.
+
+    `splits` are the files of the rows that the pass labels. They change no answer.
+    """
+
+    section: Annotate
+    key: str
+    ingredients: dict[str, Any]
+    model: Model
+    prompts: Prompts
+    examples: FewShotExamples
+    splits: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Progress:
+    """The progress of a pass.
+
+    Attributes:
+        model (`str`): as in the recipe.
+        num_rows (`int`), num_left (`int`): all rows, and those without an annotation.
+        statuses (`dict[str, int]`): the number of rows with each status.
+        errors (`dict[str, int]`): the number of rows with each error.
+    """
+
+    model: str
+    num_rows: int
+    num_left: int
+    statuses: dict[str, int]
+    errors: dict[str, int]
+
+
+def plan_passes(study: Study, files: RowFiles, contact: bool = True) -> list[Pass]:
+    """Return all passes of the recipe, without starting an engine.
+
+    Args:
+        contact (`bool`, *optional*, defaults to `True`):
+            Ask servers for the version and model that they run. Otherwise the study's record counts, and without a
+            record the key of a pass is one that no folder has.
+
+    Raises:
+        UserError: an error in prompt, labels, model or engine.
+    """
+    day = _read_day(study)
+    num_gold = len(find_gold_rows(files))
+    passes: list[Pass] = []
+    for section in study.recipe.annotate.all_passes():
+        if section.engine == "server" and not contact:
+            engine = read_servers(study).get(section.model, {"engine": "server"})
+        else:
+            engine = import_engine(section.engine).identity(section)
+        model = resolve_model(study, "annotate.model", section.model, section.revision, weights=False)
+        examples = draw_examples(files, section.prompt)
+        tokenizer = load_tokenizer("annotate.model", model)
+        prompts = Prompts(section, study.recipe.data, files.label_names, examples, tokenizer, day)
+        frame = prompts.frame
+        ingredients = {
+            "model": model.identity,
+            "tokenizing": {
+                **versions("transformers", "tokenizers"),
+                "unicode": unicodedata.unidata_version,
+                "rules": 3 if prompts.has_open_tokens else 2,  # 3: all added tokens are text, not special ones alone
+            },
+            "engine": engine,
+            "max_model_len": section.max_model_len,
+            "scoring": section.scoring,
+            "labels": files.label_names,
+            "answers": dict(zip(prompts.answers, prompts.answer_ids, strict=True)),
+            "frame": [frame.before, frame.head, frame.tail, frame.after],
+            "shown": sorted(set(examples.texts)),
+        }
+        if section.scoring == "votes":
+            sampling = {"samples", "temperature", "max_tokens", "seed", "thinking"}
+            ingredients["votes"] = section.model_dump(include=sampling)
+        if section.scoring != "distribution":
+            ingredients["reader"] = 3  # The version of `read_answer`, whose results are in the parts.
+        num_judged = num_gold - len(examples.rows)
+        if section.calibration in ON_GOLD and num_judged <= section.calibration_rows:
+            raise not_enough_gold(section, num_judged)
+        splits = ("train",) if passes else ("train", "test")
+        passes.append(Pass(section, make_key(**ingredients), ingredients, model, prompts, examples, splits))
+
+    numbers: dict[tuple[str, str], int] = {}
+    for number, plan in enumerate(passes):
+        first = numbers.setdefault((plan.key, plan.section.calibration), number)
+        if first != number:
+            raise UserError(
+                f"`annotate.passes` must differ, or they vote twice. Got the same passes {first} and {number}. Try "
+                "another prompt, prompt seed or model; seed, samples and temperature matter to votes only."
+            )
+    return passes
+
+
+def _read_day(study: Study) -> date:
+    """Return the date that chat templates are rendered with: that of the study's record, else today."""
+    day = (read_json(study.revisions_file) or {}).get("date")
+    try:
+        return date.today() if day is None else date.fromisoformat(day)
+    except (TypeError, ValueError):
+        raise UserError(
+            f"`date` in {study.revisions_file} must be a date like 2026-01-31. Got {day!r}. Try the day of the first "
+            "annotation."
+        ) from None
+
+
+def read_servers(study: Study) -> dict[str, Any]:
+    """Return what the servers ran when `annotate` last asked them, by the model of the pass."""
+    manifests = map(read_json, study.annotations_root.glob("*/manifest.json"))
+    engines = {manifest["model"]: manifest["ingredients"]["engine"] for manifest in manifests}
+    servers = {model: engine for model, engine in engines.items() if engine["engine"] == "server"}
+    return servers | (read_json(study.annotations_root / SERVERS_FILE) or {})
+
+
+def hash_passes(study: Study) -> str:
+    """Return a hash of the rows and of the recipe's passes, without what changes no annotation."""
+    excluded = {"calibration", "calibration_rows", "base_url", "ray", "passes", "min_label_mass"}
+    sections = study.recipe.annotate.all_passes()
+    passes = [section.model_dump(mode="json", exclude=excluded) for section in sections]
+    return make_key(rows=rows_key(study), descriptions=study.recipe.data.descriptions, passes=passes)
+
+
+def count_rows_left(study: Study, files: RowFiles, with_test: bool = True, contact: bool = True) -> int:
+    """Return the number of rows without an annotation, over all passes; 0 if `annotate` has nothing to do.
+
+    Without the test rows it is 0 if the later steps can go on. For `contact` see `plan_passes`.
+    """
+    current = read_json(study.annotations_root / "current.json") or {}
+    if files.withheld and current.get("asked") == hash_passes(study):
+        return 0  # Only complete annotations are published.
+    files.need_texts()
+    passes = plan_passes(study, files, contact)
+    plans = passes if with_test else [replace(plan, splits=("train",)) for plan in passes]
+    num_left = sum(count_rows_left_of(study, files, plan) for plan in plans)
+    return num_left or int(current != {"asked": hash_passes(study), "keys": [plan.key for plan in passes]})
+
+
+def count_rows_left_of(study: Study, files: RowFiles, plan: Pass) -> int:
+    """Return the number of rows without an annotation in one pass; at least 1 if its other files are incomplete."""
+    folder = study.annotations(plan.key)
+    statuses = PartFiles(folder).statuses(files.column("id", plan.splits))
+    num_left = int(np.sum((statuses < 0) | (statuses == STATUSES.index(FAILED))))
+    manifest = read_json(folder / "manifest.json") or {}
+    is_complete = manifest.get("rows") == files.manifest["key"]
+    if (folder / CONTENT_FREE_FILE).exists():
+        tables.read(folder / CONTENT_FREE_FILE, SCHEMA)  # Damage is reported before an engine starts.
+    else:
+        is_complete = False
+    return num_left or int(not is_complete)
+
+
+def count_rows_done(study: Study) -> int:
+    """Return the number of rows with an answer in all parts, which does not grow by retries that fail again."""
+    parts = study.annotations_root.glob("*/part-*.parquet")
+    return sum(int(np.sum(tables.read(part, SCHEMA, ["status"])["status"].to_numpy() != FAILED)) for part in parts)
+
+
+def count_statuses(codes: np.ndarray) -> dict[str, int]:
+    """Return the number of rows with each status of `PartFiles.statuses`."""
+    counts = np.bincount(codes[codes >= 0], minlength=len(STATUSES)).tolist()
+    return {name: count for name, count in zip(STATUSES, counts, strict=True) if count}
+
+
+def read_progress(study: Study) -> list[Progress]:
+    """Return the progress of each pass."""
+    files = open_rows(study)
+    progress = []
+    for plan in plan_passes(study, files):
+        ids, parts = files.column("id", plan.splits), PartFiles(study.annotations(plan.key))
+        statuses = count_statuses(parts.statuses(ids))
+        num_left = len(ids) - sum(statuses.values())
+        progress.append(Progress(plan.section.model, len(ids), num_left, statuses, parts.count_errors(ids)))
+    return progress
