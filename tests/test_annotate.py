@@ -89,8 +89,9 @@ def set_chunk_size(monkeypatch, size):
 
 def write_source(folder, texts, labels):
     folder.mkdir()
-    for split in ("train", "test"):
-        pq.write_table(pa.table({"text": texts, "label": labels}), folder / f"{split}.parquet")
+    pq.write_table(pa.table({"text": texts, "label": labels}), folder / "train.parquet")
+    tests = {"text": ["one in the test", "two in the test"], "label": ["p", "n"]}
+    pq.write_table(pa.table(tests), folder / "test.parquet")
     return [f"--data.path={folder}", "--data.label_names=[p, n]", "--data.pool_size=null", "--data.test_size=null"]
 
 
@@ -260,7 +261,7 @@ def test_equal_texts_are_asked_about_once_also_in_another_chunk_and_after_a_kill
         annotate(study)
     engine.dies_after = None
     annotate(study)
-    assert len(engine.asked) == len(set(engine.asked)) == 7 + 3  # and the inputs without content
+    assert len(engine.asked) == len(set(engine.asked)) == 7 + 2 + 3  # pool, test, and the inputs without content
     (annotations,) = load(study)
     same = [annotations.logprobs[i].tolist() for i, text in enumerate(texts) if " ".join(text.split()) == "text 3"]
     assert len(same) > 8

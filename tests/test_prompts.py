@@ -297,6 +297,10 @@ LONG = ["antidisestablishmentarianism", "antidisestablishmentarian", "good"]
         ([f"class-number-{i}" for i in range(12)], "auto", [chr(ord("A") + i) for i in range(12)], {1}),
         ([f"class-number-{i}" for i in range(30)], "auto", [f"class-number-{i}" for i in range(30)], None),
         (LONG, "sequences", LONG, None),
+        (["1 star", "2 stars", "3 stars"], "auto", ["A", "B", "C"], {1}),
+        (["-1", "0", "1"], "auto", ["A", "B", "C"], {1}),
+        (["group A", "group B", "group C"], "auto", ["0", "1", "2"], {1}),
+        (["A 1", "B 2", "C 3"], "auto", ["A 1", "B 2", "C 3"], None),
     ],
 )
 def test_labels_that_are_no_single_tokens_get_numbers_letters_or_their_whole_name(
@@ -412,6 +416,7 @@ def test_texts_without_content_or_gold_are_never_demonstrations(tmp_path):
         ({"template": "{{ ''.__class__.__mro__ }} {{ text }}"}, NAMES, "annotate.prompt.template"),
         ({"template": "{{ text }}\nLabel:", "answers": "integers"}, NAMES, "Got none for 'negative'"),
         ({"answers": "names"}, LONG, "must give each class its own token. Got names"),
+        ({"answers": "integers"}, ["1 star", "2 stars", "3 stars"], "must not occur in the names of other classes"),
     ],
 )
 def test_bad_templates_and_labels(files, settings_, names, part):

@@ -16,7 +16,8 @@ def choose_answers(
 ) -> tuple[list[str], Frame, list[list[int]]]:
     """Return the answer of each class, their frame, and the tokens of each answer; no sequence begins another one.
 
-    The first kind of answers of which each is a token of its own is taken. Otherwise the answers are the whole names.
+    The first kind of answers is taken of which each is a token of its own and none occurs in a class's name. Otherwise
+    the answers are the whole names.
 
     Raises:
         UserError: no answers distinguish the classes, or the prompt hides the meaning of an answer.
@@ -29,6 +30,13 @@ def choose_answers(
     for kind, answers in kinds.items():
         if rule not in ("auto", kind) or len(answers) < len(names):
             continue
+        if answers != names and _occur(answers, names):
+            if rule == "auto":  # the answer 0 must not stand for `1 star`, nor for the class -1
+                continue
+            raise UserError(
+                f"`annotate.prompt.answers` must not occur in the names of other classes. Got {rule} for "
+                f"{', '.join(names)}. Try auto."
+            )
         if answers != names:
             # The prompt has to show the name of each class beside its answer, apart from the few-shot examples.
             frame = renderer.render(answers, with_examples=False)
@@ -63,6 +71,13 @@ def choose_answers(
         f"`data.label_names` must differ in their tokens. Got {', '.join(names)}, and two are equal for this model. "
         "Try other names."
     )
+
+
+def _occur(answers: list[str], names: list[str]) -> bool:
+    """Return whether an answer occurs in a class's name; of numbers, whether any number does."""
+    if answers[0].isdecimal():
+        return bool(re.search(r"[0-9]", " ".join(names)))
+    return not {word for name in names for word in re.findall(r"\w+", name)}.isdisjoint(answers)
 
 
 def read_answer(text: str, names: list[str], answers: list[str], has_thoughts: bool = False) -> int | None:
