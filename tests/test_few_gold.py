@@ -12,7 +12,7 @@ from test_hub import hub  # noqa: F401  (a fixture)
 from test_planted import NAMES, Planted, write_texts
 
 from hf_recipes.advise import pilot_settings
-from hf_recipes.analysis.measure import powered_share
+from hf_recipes.analysis.class_shares import powered_share
 from hf_recipes.analysis.verdict import decide
 from hf_recipes.annotation.annotate import annotate
 from hf_recipes.errors import UserError

@@ -24,7 +24,7 @@ from test_annotate import engine  # noqa: F401  (a fixture)
 from test_report import made
 
 from hf_recipes import logs
-from hf_recipes.analysis.measure import metrics_folder
+from hf_recipes.analysis.metric_modules import metrics_folder
 from hf_recipes.annotation.annotate import annotate
 from hf_recipes.data import NO_GOLD
 from hf_recipes.errors import UserError

@@ -6,7 +6,7 @@ from typing import Any
 
 import yaml
 
-from ..analysis.measure import metrics_folder
+from ..analysis.metric_modules import metrics_folder
 from ..errors import UserError
 from ..study import PACKAGE, read_json
 from .card import split_card
