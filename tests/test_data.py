@@ -389,7 +389,7 @@ def test_raters_are_counted_by_class_from_lists_and_from_counts(make_study, tmp_
     ):
         with pytest.raises(UserError, match=said):
             load_rows(make_study(*common, f"--data.raters={asked}", folder=f"bad{len(said)}"))
-    with pytest.raises(UserError, match="raters must name a column for each class"):
+    with pytest.raises(UserError, match="raters` must name a column for each class"):
         make_study(*common, "--data.raters={x: said_x}")
 
 
