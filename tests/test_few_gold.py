@@ -208,7 +208,7 @@ def test_an_audit_goes_to_the_hub_and_back(make, source, hub, tmp_path):  # noqa
     assert {**again, "key": None} == {**results.model_dump(mode="json"), "key": None}
     (study.audit / "labels.json").unlink()  # without people's labels the runs on them are no longer this study's
     said = hub.cli(*push, "--grid.variants=[llm]")
-    assert "people's labels (audit) were taken out" in said
+    assert "people's labels (audit) are removed" in said
 
 
 def runs_of(study):

@@ -200,9 +200,7 @@ def test_the_annotation_pass_is_a_source_of_chance_too(annotated):
     assert "llm/n20/s0-i0-o0-p1" in names
     assert len([name for name in names if name.startswith("llm/")]) == 3 + 16 - 2
     assert len([name for name in names if name.startswith("gold/")]) == 3 + 8 - 2
-    with pytest.raises(
-        UserError, match="grid.vary names pass: 3 seeds want as many annotation passes, and there are 2"
-    ):
+    with pytest.raises(UserError, match="requires an annotation pass for each of 3 seeds, as it has pass. Got 2"):
         annotated(PASSES[1], "--annotate.passes=[{prompt: {seed: 5}}]", folder="few")
 
 
