@@ -14,7 +14,7 @@ from conftest import DEMO, ROOT
 from steps import measure, write_dataset, write_labels
 from test_annotate import engine  # noqa: F401  (a fixture)
 
-from hf_recipes import cli, tables
+from hf_recipes import launch, tables
 from hf_recipes.annotation.annotate import annotate
 from hf_recipes.annotation.store import MAX_PART_ROWS, MAX_SMALL_PARTS, Parts, write_rows
 from hf_recipes.data import open_rows
@@ -287,7 +287,7 @@ def test_rows_that_are_gone_come_back_though_all_is_annotated(make_study, engine
     annotate(study)
     kept = {path.name: path.read_bytes() for path in study.rows.iterdir()}
     (study.rows / "manifest.json").unlink()
-    cli._annotate(study, open_rows(study), DEMO, [])
+    launch.annotate(study, open_rows(study), DEMO, [])
     assert {path.name: path.read_bytes() for path in study.rows.iterdir()} == kept
     write_dataset(study)
 
