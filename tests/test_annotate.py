@@ -215,7 +215,7 @@ def test_a_damaged_file_is_named_and_deleting_it_costs_only_that_file(
         (folder / "manifest.json").unlink()
     kept = {p.name: p.read_bytes() for p in folder.glob("*.parquet") if p.name != damaged}
     (folder / damaged).write_bytes(b"PAR1 no")
-    with pytest.raises(UserError, match=f"{damaged}: damaged; delete it and run again"):
+    with pytest.raises(UserError, match=f"{damaged}` is damaged. Delete it and run again"):
         annotate(study)
     (folder / damaged).unlink()
     assert rows_left(study, open_rows(study)) > 0

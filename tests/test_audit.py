@@ -92,12 +92,12 @@ def test_other_forms_come_back_too(form, study, tmp_path):
 
 
 def test_what_is_missing_or_wrong_is_said(study, tmp_path, command):
-    with pytest.raises(UserError, match="no sample was drawn"):
+    with pytest.raises(UserError, match="has no sample"):
         import_audit(study, tmp_path / "none.csv")
     draw_audit(study, 40, tmp_path / "a.csv")
-    with pytest.raises(UserError, match="exists; somebody may have labelled it"):
+    with pytest.raises(UserError, match="exists, and may have labels"):
         draw_audit(study, 40, tmp_path / "a.csv")
-    with pytest.raises(UserError, match="148 asked for, of 147 texts"):
+    with pytest.raises(UserError, match="must draw 1 to 147 texts of the pool. Got 148"):
         draw_audit(study, 148, tmp_path / "b.csv")
     some = gold_of(study)
     ids = fill(tmp_path / "a.csv", some)
@@ -105,12 +105,12 @@ def test_what_is_missing_or_wrong_is_said(study, tmp_path, command):
     assert import_audit(study, tmp_path / "a.csv") == {"labelled": 25, "missing": 15, "changed": 0}
     assert "Of the other 15 nothing is known" in " ".join(describe(write_labels(study)))
     cases = {
-        "id,label\nx,positive\n": "entry 1 has the id 'x', which is not in the sample",
-        f"id,label\n{ids[0]},good\n": "the label 'good', which is none of negative, neutral, positive",
-        f"id,label\n{ids[0]},positive\n{ids[0]},negative\n": "has two labels, positive and negative",
-        "text,label\na,positive\n": "it has no column 'id', but text, label",
-        f"id,text\n{ids[0]},a\n": "it has no column 'label', but id, text",
-        f"id,label\n{ids[0]},\n": "no entry has a label; fill them in, each with one of negative",
+        "id,label\nx,positive\n": "the id of entry 1 must be in the sample. Got 'x'",
+        f"id,label\n{ids[0]},good\n": "must be one of negative, neutral, positive. Got 'good'",
+        f"id,label\n{ids[0]},positive\n{ids[0]},negative\n": "must have one label. Got positive and negative",
+        "text,label\na,positive\n": "must have the column `id`. It has text, label",
+        f"id,text\n{ids[0]},a\n": "must have the column `label`. It has id, text",
+        f"id,label\n{ids[0]},\n": "must have labels. Fill in one of negative",
     }
     for content, said in cases.items():
         (tmp_path / "bad.csv").write_text(content)
@@ -119,7 +119,7 @@ def test_what_is_missing_or_wrong_is_said(study, tmp_path, command):
     before = (study.audit / "labels.json").read_bytes()
     other = next(name for name in ("positive", "negative") if name != some[ids[0]])
     (tmp_path / "other.csv").write_text(f"id,label\n{ids[0]},{other}\n")
-    with pytest.raises(UserError, match=f"1 labels are others than .*{ids[0]}, {some[ids[0]]} then, {other} now"):
+    with pytest.raises(UserError, match=f"1 labels differ from .*{ids[0]}: {some[ids[0]]}, now {other}"):
         import_audit(study, tmp_path / "other.csv")
     assert (study.audit / "labels.json").read_bytes() == before
     assert import_audit(study, tmp_path / "other.csv", replace=True) == {"labelled": 25, "missing": 15, "changed": 1}

@@ -258,7 +258,7 @@ def test_a_recipe_that_stops_with_an_error_leaves_no_study_to_refuse_the_mended_
             ["--train.max_length=600"],
             ["`train.max_length` must be at most 512, the maximum of models/all-MiniLM-L6-v2. Got 600."],
         ),
-        (["--grid.sizes=[1000]"], ["grid.sizes: 1000 asked for, but only 2 rows"]),
+        (["--grid.sizes=[1000]"], ["`grid.sizes` must be at most 2", "Got 1000"]),
         (["--data.test_split=train"], ["data.test_size: ", "has no test split of its own"]),
         (["--annotate.prompt.template='{{ text }}{{ x }}'"], ["annotate.prompt.template: 'x' is undefined"]),
         (

@@ -208,7 +208,7 @@ def test_json_of_the_wrong_kind_is_named(name, content, finished, command):
     file.write_text(content)
     code, _, errors = command("plan", finished.recipe_file)
     assert (code, errors.count("\n")) == (2, 1), errors
-    assert f"{file}: damaged; delete it and run again" in errors
+    assert f"{file}` is damaged. Delete it and run again" in errors
 
 
 def test_small_parts_are_merged_and_a_later_row_still_overrides(tmp_path, make_study):
@@ -261,7 +261,7 @@ def test_no_changed_byte_of_a_table_makes_another_number(tmp_path):
     assert refused > len(whole) / 23 / 2
     for length in range(0, len(whole), 397):
         file.write_bytes(whole[:length])
-        with pytest.raises(UserError, match=f"damaged; delete {tmp_path} and run again"):
+        with pytest.raises(UserError, match=f"is damaged. Delete `{tmp_path}` and run again"):
             list(tables.batches(file, numbers.schema, ["x"], 10, delete=tmp_path))
     file.unlink()
     with pytest.raises(UserError, match="is gone"):
@@ -275,7 +275,7 @@ def test_a_damaged_recipe_of_a_study_is_written_anew_when_that_is_accepted(conte
         pass
     study.recipe_file.write_bytes(content)
     strict = Study(load_recipe(DEMO, [f"--output_dir={study.root}"]))
-    with pytest.raises(UserError, match="damaged; pass --accept-changes to write it anew"):
+    with pytest.raises(UserError, match="is damaged. Write it again with --accept-changes"):
         strict.check()
     with study.lock():
         pass

@@ -334,7 +334,7 @@ said['recipe']['output_dir'] = '/elsewhere'
     plan = [sys.executable, "-m", "hf_recipes.cli", "plan", tmp_path / "evil" / "recipe.yaml"]
     done = subprocess.run(plan, check=False, cwd=ROOT, env={**hub.env, "VLLM_API_KEY": "secret"}, capture_output=True)
     assert done.returncode in (0, 2)
-    assert b"made by another recipe" not in done.stderr
+    assert b"was made by another recipe" not in done.stderr
     assert listener.count() == 0
 
 
