@@ -375,8 +375,8 @@ def differs(study: Path, other: Path) -> str:
 
 
 def mend(said: str) -> None:
-    """Deletes what a sentence asks to be deleted."""
-    asked = re.findall(r"^error: (\S+): .*?; delete (\S+) and run", said, re.MULTILINE)
+    """Delete what a sentence asks to be deleted."""
+    asked = re.findall(r"^error: `?([^\s`]+?)`?:? .*?[;.] [Dd]elete `?([^\s`]+)`? and run", said, re.MULTILINE)
     for file, what in asked:
         target = Path(file if what == "it" else what)
         shutil.rmtree(target) if target.is_dir() else target.unlink(missing_ok=True)

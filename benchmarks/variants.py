@@ -18,7 +18,7 @@ from ratio import show
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from hf_recipes.analysis.measure import _compare
+from hf_recipes.analysis.comparisons import compare_variants
 from hf_recipes.annotation.calibration import Calibration
 from hf_recipes.data import Rows
 from hf_recipes.labels.pool import Pool
@@ -85,7 +85,7 @@ def main(rows: int = 1_000_000, repeats: int = 3) -> None:
         for size in sizes
     }
     test = Rows([f"{i}" for i in range(items)], [""] * items, gold, ["a", "b", "c"])
-    took = seconds(lambda: list(_compare(predictions, predictions, test)))
+    took = seconds(lambda: compare_variants(predictions, predictions, test))
     print(f"| comparison of {len(variants)} variants x 6 sizes x 10 seeds x 2,000 texts | {took:.1f} s | 60 s |")
     for (variant, other), ratio in ratios.items():
         show(f"time, labels of {variant}, {rows:,} rows", f"pandas' {other}, which goes by position", ratio)

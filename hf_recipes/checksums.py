@@ -1,4 +1,4 @@
-"""The checksums of a study's files: a file that changed after hf-recipes wrote it is found before a step reads it."""
+"""The checksums of a study's files, to find a file that changed after hf-recipes wrote it before a step reads it."""
 
 import itertools
 import json
@@ -93,11 +93,12 @@ class Checksums:
             depth, command = next((depth, command) for pattern, depth, command in COVERED if fnmatchcase(name, pattern))
             whole = self._root.joinpath(*Path(name).parts[:depth])
             raise UserError(
-                f"{self._root / name}: not as hf-recipes wrote it; delete {whole} and run hf-recipes {command} again"
+                f"`{self._root / name}` differs from what hf-recipes wrote. Delete `{whole}` and run "
+                f"hf-recipes {command} again."
             )
 
     def is_intact(self, folder: Path) -> bool:
-        """Whether a folder holds the listed files, all as they were written, and no others."""
+        """Return whether a folder has just the listed files, all as they were written."""
         inside = f"{self._name(folder)}/"
         listed = {name: digest for name, digest in self._read().items() if name.startswith(inside)}
         return listed == self._hash(folder.rglob("*"))
@@ -112,7 +113,7 @@ class Checksums:
             return False
 
     def _hash(self, paths: Iterable[Path]) -> dict[str, str]:
-        """The digests of those files that are covered, by name."""
+        """Return the digests of the files that are covered, by name."""
         digests = {}
         for path in paths:
             name = self._name(path)
@@ -123,11 +124,11 @@ class Checksums:
 
     def _forget(self, paths: list[Path]) -> None:
         listed = self._read()
-        gone = [self._name(path) for path in paths]
+        names = [self._name(path) for path in paths]
         kept = {
             name: digest
             for name, digest in listed.items()
-            if name not in gone and not name.startswith(tuple(f"{folder}/" for folder in gone))
+            if name not in names and not name.startswith(tuple(f"{folder}/" for folder in names))
         }
         if kept != listed:
             self._write(kept)
@@ -140,7 +141,7 @@ class Checksums:
         except (ValueError, RecursionError):
             listed = None
         if not isinstance(listed, dict) or not all(isinstance(digest, str) for digest in listed.values()):
-            raise UserError(f"{self._file}: damaged; delete it and run again")
+            raise UserError(f"`{self._file}` is damaged. Delete it and run again.")
         return listed
 
     def _write(self, listed: dict[str, str]) -> None:

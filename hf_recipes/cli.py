@@ -1,26 +1,18 @@
 """Run the command line: `hf-recipes STEP RECIPE [--section.key=value ...]`. Each command is one function."""
 
-import os
-import signal
-import subprocess
-import sys
-from contextlib import suppress
 from pathlib import Path
-from types import FrameType
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from . import __version__, logs
-from .child import INTERRUPTED, PARENT, end, handle_interrupts
+from . import __version__, launch, logs
+from .child import handle_interrupts
 from .errors import UserError
-from .logs import BAD_INPUT
 from .recipe import load_recipe
 from .study import Study
 
 if TYPE_CHECKING:
     from .analysis.schema import Results
-    from .data import RowFiles
     from .labels.pool import StudyLabels
     from .training.runs import Runs
 
@@ -43,9 +35,6 @@ Accept = Annotated[
 Verbose = Annotated[bool, typer.Option("--verbose", help="Show the logs of vLLM, transformers and other libraries.")]
 Retry = Annotated[bool, typer.Option("--retry-failed", help="Retry failed runs.")]
 Private = Annotated[bool, typer.Option("--private", help="Create the repo as private.")]
-DEATHS = [-signal.SIGKILL, -signal.SIGSEGV, -signal.SIGABRT, -signal.SIGBUS]  # memory ran out, or a crash
-CHILD = [sys.executable, "-m", "hf_recipes.child"]  # a process that ends with this one
-MAX_DEATHS = 3  # in a row, without a text labelled between them
 SETTINGS = {"allow_extra_args": True, "ignore_unknown_options": True}
 
 
@@ -91,7 +80,7 @@ def _run_all(study: Study, recipe: Path, overrides: list[str], retry: bool = Fal
         check_training(study)  # before hours of annotation
         for note in check_sizes(study.recipe.grid, usable_at_most(study.recipe, files)):
             typer.echo(note, err=True)
-    _annotate(study, files, recipe, overrides)
+    launch.annotate(study, files, recipe, overrides)
     labels = read_labels(study)
     DatasetFolder(study, labels).write()
     quality = write_labels(study, labels)
@@ -105,7 +94,7 @@ def _run_all(study: Study, recipe: Path, overrides: list[str], retry: bool = Fal
     if retry:
         runs.forget_failures()
     if runs.left():
-        _launch_training(study, runs, recipe, overrides)
+        launch.train(study, runs, recipe, overrides)
     return _report(study, labels, runs)
 
 
@@ -164,7 +153,7 @@ def annotate(
     if status:
         print_status(study)
         return
-    _annotate(study, open_rows(study), recipe, context.args)
+    launch.annotate(study, open_rows(study), recipe, context.args)
     print_labels(study, write_labels(study, read_labels(study)))
 
 
@@ -192,13 +181,13 @@ def train(
     from .labels.pool import read_labels
     from .training.runs import Runs, check_training
 
-    with study.lock():  # accepted changes are, for the processes that train as well
+    with study.lock():  # accepts changes for the training processes as well
         check_training(study)
     runs = Runs(study, read_labels(study))
     if retry:
         runs.forget_failures()
-    if runs.left():  # and what is wrong with the input is said before anything is launched
-        _launch_training(study, runs, recipe, context.args)
+    if runs.left():  # errors of the input are raised before anything is launched
+        launch.train(study, runs, recipe, context.args)
     typer.echo(f"runs: {study.root / 'runs'}")
 
 
@@ -354,113 +343,9 @@ def doctor(
         raise SystemExit(1)
 
 
-def _launcher(config: dict[str, Any]) -> list[str]:
-    """Return the command that starts the processes."""
-    from .training.runs import threads
-
-    processes = config["num_processes"]
-    if config["use_cpu"] and processes > 1:  # `accelerate launch` would start one
-        os.environ |= {"ACCELERATE_USE_CPU": "true", "ACCELERATE_MIXED_PRECISION": config["mixed_precision"]}
-        os.environ |= {"OMP_NUM_THREADS": str(threads(config))}
-        return [*CHILD, "torch.distributed.run", "--nproc_per_node", str(processes), "--standalone"]
-    launch = [*CHILD, "accelerate.commands.launch", "--config_file", config["path"]]
-    launch += ["--num_cpu_threads_per_process", str(threads(config))]
-    return [*launch, *(["--main_process_port", "0"] if processes > 1 else [])]  # a free one: others may be at work
-
-
-def _launch_training(study: Study, runs: "Runs", recipe: Path, overrides: list[str]) -> None:
-    launch = _launcher(runs.accelerate)
-    left, deaths = len(runs.left()), 0
-    while True:
-        code = _run([*launch, *CHILD[1:], "hf_recipes.training.train", str(recipe), *overrides])
-        unfinished, failures = runs.left(), runs.failures()
-        if len(unfinished) == len(failures) or code == BAD_INPUT:
-            break
-        deaths = 0 if len(unfinished) - len(failures) < left else deaths + 1
-        left = len(unfinished) - len(failures)
-        if deaths == MAX_DEATHS:
-            raise UserError(
-                f"training died {MAX_DEATHS} times without finishing a run (code {code}); what is done stays. If "
-                "memory is short, raise train.gradient_accumulation_steps; --verbose has the whole story"
-            )
-        typer.echo(f"training died (code {code}); starting it again, what is done stays", err=True)
-    if failures:
-        run, error = next(iter(failures.items()))
-        typer.echo(
-            f"error: {len(failures)} run{'s' * (len(failures) > 1)} failed; the first: {run}: {error} (its traceback: "
-            f"{study.run(run) / 'failed.json'}). --retry-failed tries again; if they fail again, "
-            "remove the seed, variant or size from the recipe",
-            err=True,
-        )
-        raise SystemExit(1)
-    _check(code)
-
-
-def _annotate(study: Study, files: "RowFiles", recipe: Path, overrides: list[str]) -> None:
-    """Annotate in a child process: its memory is freed when it ends, and another child continues where one died."""
-    from .annotation.annotate import ENGINE_DIED
-    from .annotation.passes import count_rows_done, count_rows_left
-    from .data import keep_rows
-
-    left = count_rows_left(study, files)
-    keep_rows(study, files)  # also where they alone are gone, as the later steps want them
-    if not left:
-        return
-    deaths = 0
-    while True:
-        before = count_rows_done(study)
-        code = _run([*CHILD, "hf_recipes.annotation.annotate", str(recipe), *overrides])
-        if code != ENGINE_DIED and code not in DEATHS:
-            return _check(code)
-        deaths = 0 if count_rows_done(study) > before else deaths + 1
-        if deaths == MAX_DEATHS:
-            raise UserError(
-                f"the engine died {MAX_DEATHS} times without labelling anything (code {code}); what is labelled stays. "
-                "If memory is short, lower annotate.max_model_len or annotate.engine_args.max_num_seqs"
-            )
-        typer.echo(f"the engine died (code {code}); starting another one, what is labelled stays", err=True)
-
-
-def _run(command: list[str]) -> int:
-    """Run a child to its end and return its exit code. Ctrl-C reaches only this process, which ends the child."""
-    environment = {**os.environ, PARENT: str(os.getpid())}
-    with subprocess.Popen(command, env=environment, process_group=0) as child:
-        try:
-            code = child.wait()
-        except SystemExit:
-            for name in (signal.SIGTERM, signal.SIGKILL):  # at the first a launcher ends its workers
-                with suppress(ProcessLookupError, subprocess.TimeoutExpired):  # the former: it has ended
-                    os.killpg(child.pid, name)
-                    child.wait(timeout=10)
-            raise
-    if code < 0:  # a signal ended it in the middle of a line: what is said next has a line of its own
-        typer.echo(err=True)
-    if code == INTERRUPTED:  # the child alone was
-        _report_interrupt()
-        raise SystemExit(code)
-    return code
-
-
-def _check(code: int) -> None:
-    if code not in (0, BAD_INPUT):
-        typer.echo(f"error: A step ended with code {code}. Completed work is kept. Run again to continue.", err=True)
-    if code:
-        raise SystemExit(code if 0 < code < 256 else 1)
-
-
-def _report_interrupt() -> None:
-    typer.echo("\nInterrupted. Completed work is kept. Run again to continue.", err=True)
-
-
-def _interrupted(number: int, frame: FrameType | None) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # before anything is printed: a second one would end that
-    _report_interrupt()
-    end(number, frame)
-
-
 def main() -> None:
     """Run the command line. An error is one line; an error that the user can fix exits with code 2."""
-    handle_interrupts(_interrupted)
+    handle_interrupts(launch.interrupt)
     with logs.in_a_line():
         app()
 

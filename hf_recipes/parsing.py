@@ -1,10 +1,17 @@
 """Parse YAML, and explain what pydantic rejects in it."""
 
 import difflib
+import re
 from typing import Any, get_args
 
 import yaml
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict
+
+
+class Section(BaseModel):
+    """A section of a recipe. Unknown keys are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 def parse_yaml(text: str) -> Any:
@@ -20,34 +27,37 @@ def parse_yaml(text: str) -> Any:
 
 
 def explain_error(error: Any, root: type[BaseModel]) -> str:
-    """One pydantic error as a sentence that names the recipe key and the fix."""
-    unknown = error["type"] == "extra_forbidden"  # its last part is the user's key, the others may be names of types
-    ends = error["loc"][-1:] if unknown else ()
-    location = [part for part in error["loc"] if isinstance(part, str) and ("[" not in part or part in ends)]
+    """Return sentences on a pydantic error, which start with the recipe key. A validator's own keys are kept."""
+    is_unknown = error["type"] == "extra_forbidden"
+    # Names of types, as `list[str]`, are no keys. An unknown key is the user's, and may look like one.
+    *parents, last = [part for part in error["loc"] if isinstance(part, str)] or [""]
+    location = [part for part in parents if "[" not in part] + ([last] if is_unknown or "[" not in last else [])
     key = ".".join(location)
-    if unknown:
+    if is_unknown:
         section: Any = root
         for part in location[:-1]:
             kinds = [section.model_fields[part].annotation, *get_args(section.model_fields[part].annotation)]
             kinds += [inner for kind in kinds for inner in get_args(kind)]
             section = next(kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel))
-        near = difflib.get_close_matches(location[-1], section.model_fields, n=1, cutoff=0.5)
-        hint = (
-            f"did you mean '{'.'.join([*location[:-1], near[0]])}'?"
-            if near
-            else f"known keys: {', '.join(section.model_fields)}"
-        )
-        return f"unknown key '{key}'; {hint}"
+        near = difflib.get_close_matches(last, section.model_fields, n=1, cutoff=0.5)
+        if near:
+            return f"`{key}` is not a key. Did you mean `{'.'.join([*location[:-1], near[0]])}`?"
+        return f"`{key}` is not a key. Try one of {', '.join(section.model_fields)}."
     if error["type"] == "missing":
-        return f"'{key}' is missing; add it"
-    if error["type"] == "literal_error" and isinstance(error["input"], str):
-        near = difflib.get_close_matches(
-            error["input"], [word.strip("'") for word in error["ctx"]["expected"].split(" or ")[0].split(", ")], n=1
-        )
-        hint = f"; did you mean '{near[0]}'?" if near else ""
-        return f"'{key}' is '{error['input']}' but must be {error['ctx']['expected']}{hint}"
+        return f"`{key}` is missing. Add it."
+
     message = error["msg"].removeprefix("Value error, ")
+    if message.startswith("`"):  # a validator of several keys
+        return message
+    message = re.sub(r"^(Input|List|Dictionary|String) should ", "must ", message)
+    message = re.sub(r" after validation, not \d+$|, unable to parse .*", "", message)
+    hint = ""
+    if error["type"] == "literal_error" and isinstance(error["input"], str):
+        choices = re.findall(r"'([^']*)'", error["ctx"]["expected"])
+        near = difflib.get_close_matches(error["input"], choices, n=1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
     if error["type"] == "string_type" and isinstance(error["input"], bool):
-        message += "; quote it, as YAML takes words like yes, no, on and off for true and false"
-    given = "" if isinstance(error["input"], dict) else f" is {error['input']!r}"
-    return f"'{key}'{given}: {message[0].lower()}{message[1:]}" if key else message
+        hint = " Quote it: YAML reads yes, no, on and off as true and false."
+    value = "" if isinstance(error["input"], dict) else f" Got {error['input']!r}."
+    first, _, advice = message.partition(". ")
+    return f"`{key}` {first.removesuffix('.')}.{value}{hint}{' ' * bool(advice)}{advice}"

@@ -78,12 +78,12 @@ def make_plan(study: Study, rates_of: Study | None = None, device: str | None = 
     if models := {section.model for section in recipe.annotate.all_passes() if section.engine == "server"}:
         unknown = ", ".join(sorted(models - read_servers(study).keys()))
         notes.append(
-            f"No server was asked: all texts count as left for {unknown}, as no server has labelled here."
+            f"No server was asked: all texts count as left for {unknown}, as no server has labelled texts here."
             if unknown
-            else "No server was asked: the plan supposes that the servers still run what annotate last found there."
+            else "No server was asked: the plan assumes that the servers still run the models of the last annotate."
         )
 
-    # A sample from all over the pool: its tokens and bytes stand for those of all texts. A study may be without texts.
+    # A sample from the whole pool, for the tokens and bytes of all texts. A study may be without texts.
     places = np.unique(np.linspace(0, len(files) - 1, min(MAX_SAMPLE, len(files))).astype(int))
     sample = [] if files.withheld else [text for text in files.texts(places) if text]
     classes, text_bytes = len(files.label_names), float(np.mean([len(text.encode()) for text in sample] or [0]))
@@ -108,14 +108,14 @@ def make_plan(study: Study, rates_of: Study | None = None, device: str | None = 
         study_runs = Runs(study, labels)
         runs_to_train = study_runs.left()
         for run, error in study_runs.failures().items():
-            notes.append(f"failed: {run}: {error} (hf-recipes train --retry-failed tries it again)")
+            notes.append(f"Failed: {run}: {error}. Retry with hf-recipes train --retry-failed.")
         has_report = not runs_to_train and (study.report / "report.html").exists()
         is_reported = has_report and is_measured(study, labels, study_runs)
     train = Step("train", len(runs) - len(runs_to_train), len(runs), "runs")
     train.bytes = len(runs_to_train) * num_test * row_bytes(PREDICTION_BYTES, classes)
     if runs_to_train:
         _predict_training(train, study, runs_to_train, num_test, sample, hardware, rates)
-    report = Step("measure, report", int(is_reported), 1, "report", is_measured=False)
+    report = Step("measure, report", int(is_reported), 1, "reports", is_measured=False)
     report.seconds = 0 if is_reported else START_SECONDS["report"]
     return [annotate, variants, train, report], notes
 
@@ -124,21 +124,21 @@ def _predict_annotation(
     step: Step, study: Study, files: RowFiles, sample: list[str], device: Device, rates: Study | None
 ) -> None:
     passes = plan_passes(study, files, contact=False)
-    work = [count_pass(one.model, one.section, [ids for ids, _ in one.prompts.encode(sample)]) for one in passes]
+    work = [count_pass(plan.model, plan.section, [ids for ids, _ in plan.prompts.encode(sample)]) for plan in passes]
 
     # The rate in FLOP/s of all earlier sessions with these models.
     flops = seconds = 0.0
+    work_of_model = {plan.section.model: pass_work for plan, pass_work in zip(passes[::-1], work[::-1], strict=True)}
     for manifest in map(read_json, rates.annotations_root.glob("*/manifest.json") if rates else ()):
         sessions = manifest.get("all_sessions", manifest["last_session"])
-        same = [asked for one, asked in zip(passes, work, strict=True) if one.section.model == manifest["model"]]
-        if same and sessions["texts"]:
-            flops += same[0].flops(sessions["texts"])
+        if manifest["model"] in work_of_model and sessions["texts"]:
+            flops += work_of_model[manifest["model"]].flops(sessions["texts"])
             seconds += sessions["seconds"] - sessions.get("start_seconds", 0)
 
-    for one, asked in zip(passes, work, strict=True):
-        left = count_rows_left_of(study, files, one)
-        step.tokens += asked.tokens(left)
-        step.device_seconds += asked.flops(left) * seconds / flops if seconds else asked.seconds(left, device)
+    for plan, pass_work in zip(passes, work, strict=True):
+        left = count_rows_left_of(study, files, plan)
+        step.tokens += pass_work.tokens(left)
+        step.device_seconds += pass_work.flops(left) * seconds / flops if seconds else pass_work.seconds(left, device)
     step.seconds = step.device_seconds + START_SECONDS["annotate"]
     step.is_measured = seconds > 0
 
@@ -182,10 +182,11 @@ def print_plan(study: Study, device: str | None = None) -> None:
     for column in ("step", "done", "left", "tokens", "about", "device hours", "on disk"):
         table.add_column(column, justify="left" if column == "step" else "right")
     for step in steps:
+        num_left = step.total - step.done
         table.add_row(
             step.name,
             f"{step.done:,}",
-            f"{step.total - step.done:,} {step.unit}",
+            f"{num_left:,} {step.unit.removesuffix('s') if num_left == 1 else step.unit}",
             f"{step.tokens / 1e6:,.2f} M" if step.tokens else "-",
             _format_time(step.seconds) + ("" if step.is_measured or not step.seconds else " ?"),
             f"{step.device_seconds / 3600:,.2f}" if step.device_seconds else "-",
@@ -197,12 +198,13 @@ def print_plan(study: Study, device: str | None = None) -> None:
         grid = recipe.grid
         console.print(
             f"{len(grid.variants)} variants ({', '.join(grid.variants)}) x sizes {grid.sizes} x seeds {grid.seeds}; "
-            f"{recipe.annotate.model} labels, {recipe.train.encoder} learns."
+            f"{recipe.annotate.model} labels, {recipe.train.encoder} is trained."
         )
     for note in notes:
         console.print(note)
-    if recipe.grid and (others := other_runs(study)):
-        console.print(others)
+    warning = other_runs(study) if recipe.grid else None
+    if warning:
+        console.print(warning)
     if any(step.seconds and not step.is_measured for step in steps):
         where = f"{device}'s data sheet" if device else "the models' sizes and a table of devices"
         console.print(f"Times with ? are not measured: they follow from {where}.")

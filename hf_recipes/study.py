@@ -8,13 +8,13 @@
     dataset/  dataset.json            what the Hub gets, and the key it was made under
     runs/<variant>/n<size>/<seed>/        predictions.parquet, run.json (or failed.json)
     runs/<variant>/n<size>/.<seed>.lock   held while the run is trained
-    audit/                            sample.json, labels.json: a random sample, and what people said
+    audit/                            sample.json, labels.json: a random sample, and people's labels
     tracking/                         what accelerate's trackers keep in files
     report/                           report.md, report.html, figures, results.json
     checksums.json                    the sha256 of the above, which every command compares
 
-Whatever is half-written has a name that starts with `.tmp-`; nobody reads such names, and the step that left one
-writes over it when it runs again. docs/CONTRACT.md describes every file.
+Incomplete files have a name that starts with `.tmp-`. No step reads such names, and the step that left one overwrites
+it when it runs again. docs/CONTRACT.md describes every file.
 """
 
 import errno
@@ -46,16 +46,10 @@ CPU_INFO = Path("/proc/cpuinfo")
 NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 
 FORMAT = 3  # the version of the study folder's contract
-#: What may change around runs that stay valid, and how they are made rather than what.
-GROWS = (
+#: Settings that may change without --accept-changes, as they change no existing run or annotation.
+GROWING = (
     *("grid.variants", "grid.sizes", "grid.seeds", "grid.curves", "grid.crossed", "accept", "annotate.passes"),
-    *(
-        "annotate.ray",
-        "annotate.min_label_mass",
-        "train.trackers",
-        "train.save_models",
-        "train.accelerate_config",
-    ),
+    *("annotate.ray", "annotate.min_label_mass", "train.trackers", "train.save_models", "train.accelerate_config"),
 )
 
 
@@ -92,8 +86,8 @@ class Study:
         recipe (`Recipe`):
             The study's recipe.
         accept_changes (`bool`, *optional*, defaults to `False`):
-            Take over a folder whose recipe differs. Nothing stale can be read: every result is kept under a key of all
-            that made it, so what the change touches is made again and the rest stays.
+            Accept a folder whose recipe differs. Every result has a key of everything that changes it, so only what the
+            change affects is made again.
     """
 
     def __init__(self, recipe: Recipe, accept_changes: bool = False):
@@ -123,14 +117,14 @@ class Study:
             UserError: the recipe only labels texts.
         """
         if self.recipe.grid is None:
-            raise UserError(f"{self.recipe.name}: the recipe has no grid of runs; add the sections grid and train")
+            raise UserError(f"{self.recipe.name}: the recipe must have the sections `grid` and `train`. Add them.")
         return self.recipe.grid
 
     @property
     def training(self) -> Train:
         """The recipe's `train` section; raises like `grid`."""
         if self.recipe.train is None:
-            raise UserError(f"{self.recipe.name}: the recipe has no training; add the sections grid and train")
+            raise UserError(f"{self.recipe.name}: the recipe must have the sections `grid` and `train`. Add them.")
         return self.recipe.train
 
     def annotations(self, key: str) -> Path:
@@ -140,38 +134,38 @@ class Study:
         return self.root / "runs" / run.variant / f"n{run.size}" / run.name
 
     def run_lock(self, run: Run) -> FileLock:
-        """Whoever trains a run holds this."""
+        """Return the lock of the process that trains a run."""
         folder = self.run(run)
         folder.parent.mkdir(parents=True, exist_ok=True)
         return _file_lock(folder.with_name(f".{folder.name}.lock"))
 
     def check(self) -> bool:
-        """Whether the folder holds this very recipe already. Variants, sizes, seeds and passes may come and go.
+        """Return whether the folder has this recipe already. Variants, sizes, seeds and passes may change.
 
         The first call also compares the files with their checksums.
 
         Raises:
-            UserError: the folder was made by another recipe, is not a study, or holds a changed file.
+            UserError: the folder was made by another recipe, is not a study, or has a changed file.
         """
         if not self.recipe_file.exists():
             if self.root.exists() and any(not entry.name.startswith(".") for entry in self.root.iterdir()):
-                raise UserError(f"{self.root}: holds other files and is no study; choose another --output_dir=")
+                raise UserError(f"`{self.root}` has other files and is not a study. Choose another --output_dir=.")
             return False
-        theirs = _read_kept_recipe(self.recipe_file)
-        if theirs is None:
+        kept = _read_kept_recipe(self.recipe_file)
+        if kept is None:
             if self.accept_changes:
                 return False
+            raise UserError(f"`{self.recipe_file}` is damaged. Write it again with --accept-changes. Results are kept.")
+        if kept["format"] != FORMAT:
             raise UserError(
-                f"{self.recipe_file}: damaged; pass --accept-changes to write it anew: what this recipe has made stays"
+                f"`{self.root}` has the format of another version of hf-recipes. Choose another --output_dir=."
             )
-        if theirs["format"] != FORMAT:
-            raise UserError(f"{self.root}: made by another version of hf-recipes; choose another --output_dir=")
-        changed = sorted(_differences(theirs["recipe"], self._recipe_as_kept()))
-        foreign = [key for key in changed if not key.startswith(GROWS)]
+        changed = sorted(_differences(kept["recipe"], self._recipe_as_kept()))
+        foreign = [key for key in changed if not key.startswith(GROWING)]
         if foreign and not self.accept_changes:
             raise UserError(
-                f"{self.root}: made by another recipe (differs in {', '.join(foreign)}); "
-                "choose another --output_dir=, or pass --accept-changes to redo what the change touches"
+                f"`{self.root}` was made by another recipe (differs in {', '.join(foreign)}). "
+                "Choose another --output_dir=, or redo what the change affects with --accept-changes."
             )
         if not self._verified:
             self.checksums.verify()
@@ -179,7 +173,7 @@ class Study:
         return not changed
 
     def _recipe_as_kept(self) -> dict[str, Any]:
-        """The recipe without what may differ from place to place: where it lies, where a server or cluster listens."""
+        """Return the recipe without its folder and the addresses of servers and clusters, which may differ."""
         return self.recipe.model_dump(
             mode="json",
             exclude={
@@ -190,26 +184,26 @@ class Study:
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Whoever writes into the study holds this; others wait. A killed process leaves no lock behind.
+        """Lock the study for writing; other processes wait. A killed process leaves no lock behind.
 
-        The folder becomes this recipe's: `recipe.yaml` is written if it is not there or the grid has grown.
+        `recipe.yaml` is written if it is missing or the grid has grown.
 
         Raises:
-            UserError: see `check`; and where the file system has no locks.
+            UserError: see `check`; or the file system has no locks.
         """
         self.check()
         self.root.mkdir(parents=True, exist_ok=True)
         try:
             self._lock.acquire(timeout=0)
         except Timeout:
-            logger.warning("%s: another hf-recipes process is at work here; waiting for it", self.root)
+            logger.warning("%s: another hf-recipes process writes here. This one is waiting for it.", self.root)
             self._lock.acquire()
         except OSError as error:
             if error.errno not in NO_LOCKS:
                 raise
             raise UserError(
-                f"{self.root}: its file system has no locks ({error.strerror}); choose another --output_dir=, or mount "
-                "it with locks (NFS: version 4, or 3 with rpc.statd; Lustre: -o flock)"
+                f"`{self.root}` must be on a file system with locks. Got {error.strerror}. Choose another "
+                "--output_dir=, or mount it with locks (NFS: version 4, or 3 with rpc.statd; Lustre: -o flock)."
             ) from None
         try:
             if not self.check():
@@ -230,39 +224,41 @@ class Study:
 
 
 def _read_kept_recipe(file: Path) -> dict[str, Any] | None:
-    """The content of a study's `recipe.yaml`; None if it is damaged."""
+    """Return the content of a study's `recipe.yaml`; None if it is damaged."""
     try:
         content = parse_yaml(file.read_text(encoding="utf-8"))
     except ValueError:
         return None
-    whole = isinstance(content, dict) and content.keys() == {"format", "recipe"} and isinstance(content["recipe"], dict)
-    return content if whole else None
+    is_whole = (
+        isinstance(content, dict) and content.keys() == {"format", "recipe"} and isinstance(content["recipe"], dict)
+    )
+    return content if is_whole else None
 
 
 def _file_lock(path: Path) -> FileLock:
-    """A lock that goes with its process; no file that a lost machine would leave for ever stands in for it."""
+    """Return a lock that ends with its process. A lock file would remain after the loss of a machine."""
     return FileLock(path, fallback_to_soft=False)
 
 
-def _differences(one: Any, other: Any, prefix: str = "") -> Iterator[str]:
-    if isinstance(one, dict) and isinstance(other, dict):
-        for name in one.keys() | other.keys():
-            yield from _differences(one.get(name), other.get(name), f"{prefix}.{name}" if prefix else name)
-    elif one != other:
+def _differences(first: Any, second: Any, prefix: str = "") -> Iterator[str]:
+    if isinstance(first, dict) and isinstance(second, dict):
+        for name in first.keys() | second.keys():
+            yield from _differences(first.get(name), second.get(name), f"{prefix}.{name}" if prefix else name)
+    elif first != second:
         yield prefix
 
 
 def versions(*packages: str) -> dict[str, str]:
-    """The installed versions of packages, local tags included; packages that are not installed are left out."""
-    found = {}
+    """Return the installed versions of packages, with local tags. Packages that are not installed are left out."""
+    installed = {}
     for package in packages:
         with suppress(metadata.PackageNotFoundError):
-            found[package] = metadata.version(package)
-    return found
+            installed[package] = metadata.version(package)
+    return installed
 
 
 def cpu_threads() -> int:
-    """The threads that torch and vLLM use on the CPU here: the cores that this process may use.
+    """Return the threads that torch and vLLM use on the CPU: the cores that this process may use.
 
     Sums depend on it, so it is part of the keys of what is computed on a CPU. `LOKY_MAX_CPU_COUNT` lowers it.
     """
@@ -272,12 +268,13 @@ def cpu_threads() -> int:
 
 
 def cpu_capability() -> str:
-    """The instructions by which torch computes here, named as `torch.backends.cpu.get_cpu_capability()` does on x86.
+    """Return the CPU instructions that torch uses, named as `torch.backends.cpu.get_cpu_capability()` does on x86.
 
     Sums depend on them, so they are part of the keys of what is computed on a CPU. Importing torch would take seconds.
     """
-    if chosen := os.environ.get("ATEN_CPU_CAPABILITY"):
-        return chosen.upper()
+    setting = os.environ.get("ATEN_CPU_CAPABILITY")
+    if setting:
+        return setting.upper()
     try:
         lines = CPU_INFO.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:  # not Linux
@@ -301,15 +298,19 @@ def write_text(path: Path, text: str, rename: Rename = replace_path) -> None:
 
 
 def write_json(path: Path, content: Any, rename: Rename = replace_path) -> None:
-    """The file appears whole; ValueError for a number that JSON has not, as nan."""
+    """Write a JSON file as `write_text` does.
+
+    Raises:
+        ValueError: a number is nan or infinite.
+    """
     write_text(path, json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n", rename)
 
 
 def read_json(path: Path) -> Any:
-    """The mapping that a file holds, or None if there is no such file.
+    """Return the mapping in a JSON file; None if the file does not exist.
 
     Raises:
-        UserError: the file holds anything else.
+        UserError: the file has anything else.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -318,13 +319,13 @@ def read_json(path: Path) -> Any:
     except (ValueError, RecursionError):
         content = None
     if not isinstance(content, dict):
-        raise UserError(f"{path}: damaged; delete it and run again")
+        raise UserError(f"`{path}` is damaged. Delete it and run again.")
     return content
 
 
 @contextmanager
 def whole_folder(path: Path, rename: Rename = replace_path) -> Iterator[Path]:
-    """Yields a temporary folder that takes the name `path` when the block ends, replacing what was there."""
+    """Yield a temporary folder that takes the name `path` when the block ends, replacing what was there."""
     temporary, old = path.with_name(f".tmp-{path.name}"), path.with_name(f".tmp-old-{path.name}")
     for leftover in (temporary, old):
         shutil.rmtree(leftover, ignore_errors=True)

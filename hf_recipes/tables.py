@@ -11,7 +11,7 @@ from .errors import UserError
 
 
 def writer(path: Path, schema: pa.Schema, compression: str = "snappy") -> pq.ParquetWriter:
-    """Takes batches one after the other; to be closed."""
+    """Return a writer of batches. The caller closes it."""
     return pq.ParquetWriter(path, schema, compression=compression, write_page_checksum=True)
 
 
@@ -20,27 +20,27 @@ def write(path: Path, table: pa.Table) -> None:
 
 
 def read(path: Path, schema: pa.Schema, columns: list[str] | None = None, delete: Path | None = None) -> pa.Table:
-    """The file, or some of its columns.
+    """Return a table, or some of its columns.
 
     Args:
         path (`Path`):
             The file.
         schema (`pa.Schema`):
-            What it has to be; the checksums are of its pages alone, and not of what it says of them.
+            The required schema, which the checksums of pages do not cover.
         columns (`list[str]`, *optional*):
             All by default.
         delete (`Path`, *optional*):
-            What has to go with the file, so that it is made anew; the file alone by default.
+            What to delete together with the file; only the file by default.
 
     Raises:
-        UserError: it is damaged, or not there.
+        UserError: it is damaged or missing.
     """
     with _damage_named(path, delete):
         return _open(path, schema).read(columns)
 
 
 def num_rows(path: Path) -> int:
-    """The number of rows that the file's footer states."""
+    """Return the number of rows that the file's footer states."""
     with _damage_named(path, None):
         return int(pq.read_metadata(path).num_rows)
 
@@ -48,7 +48,7 @@ def num_rows(path: Path) -> int:
 def batches(
     path: Path, schema: pa.Schema, columns: list[str], size: int, delete: Path | None = None
 ) -> Iterator[pa.RecordBatch]:
-    """The same, `size` rows at a time."""
+    """Yield the same, `size` rows at a time."""
     with _damage_named(path, delete):
         yield from _open(path, schema).iter_batches(size, columns=columns)
 
@@ -67,6 +67,6 @@ def _damage_named(path: Path, delete: Path | None) -> Iterator[None]:
     except MemoryError:  # Arrow's own is one
         raise
     except FileNotFoundError:
-        raise UserError(f"{path}: is gone; delete {delete or path} and run again") from None
+        raise UserError(f"`{path}` is missing. Delete `{delete or path}` and run again.") from None
     except (pa.ArrowException, OSError, ValueError, LookupError):  # all of them come of damaged files
-        raise UserError(f"{path}: damaged; delete {delete or 'it'} and run again") from None
+        raise UserError(f"`{path}` is damaged. Delete {f'`{delete}`' if delete else 'it'} and run again.") from None

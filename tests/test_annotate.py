@@ -220,7 +220,7 @@ def test_a_damaged_file_is_named_and_deleting_it_costs_only_that_file(
         (folder / "manifest.json").unlink()
     kept = {p.name: p.read_bytes() for p in folder.glob("*.parquet") if p.name != damaged}
     (folder / damaged).write_bytes(b"PAR1 no")
-    with pytest.raises(UserError, match=f"{damaged}: damaged; delete it and run again"):
+    with pytest.raises(UserError, match=f"{damaged}` is damaged. Delete it and run again"):
         annotate(study)
     (folder / damaged).unlink()
     assert count_rows_left(study, open_rows(study)) > 0
@@ -570,7 +570,7 @@ def test_texts_without_gold_or_a_grid_are_labelled_and_judged_as_far_as_can_be(
         annotate(Study(load_recipe(path)))
         return 0
 
-    monkeypatch.setattr("hf_recipes.cli._run", in_this_process)
+    monkeypatch.setattr("hf_recipes.launch.run_child", in_this_process)
     code, output, errors = command("run", path)
     assert code == 0, errors
     assert ("There is no gold" in output) is not gold
@@ -656,7 +656,7 @@ def test_where_the_engine_dies_another_process_goes_on_and_nothing_is_lost(stand
     broken = stand_in(tmp_path / "broken", dies=2, after=1)  # before the first part, and before the second
     output, _ = broken.communicate(timeout=300)
     assert (alone.returncode, broken.returncode) == (0, 0), output
-    assert output.count("the engine died (code ") == 2
+    assert output.count("The engine died (code ") == 2
     assert "error: the engine died of a test" in output
     assert "code -9" in output
     (whole,), (resumed,) = (load(make_study(*SMALL, folder=name)) for name in ("alone", "broken"))
@@ -672,7 +672,7 @@ def test_an_engine_that_only_dies_is_given_up(stand_in, tmp_path):
     assert child.returncode == 2
     assert output.count("starting another one") == 2
     last = output.strip().splitlines()[-1]
-    assert last.startswith("error: the engine died 3 times without labelling anything")
+    assert last.startswith("error: The engine died 3 times without labelling a text")
 
 
 INTERRUPTED = "Interrupted. Completed work is kept. Run again to continue."
@@ -696,7 +696,7 @@ def test_ctrl_c_while_something_is_imported_raises_nothing_in_it(tmp_path):
     """torch's native parts abort the process when an exception comes up in their import."""
     (tmp_path / "hit.py").write_text("import os, signal, time\nos.kill(os.getpid(), signal.SIGINT)\ntime.sleep(5)\n")
     code = (
-        "import signal\nfrom hf_recipes.cli import _interrupted\nsignal.signal(signal.SIGINT, _interrupted)\n"
+        "import signal\nfrom hf_recipes.launch import interrupt\nsignal.signal(signal.SIGINT, interrupt)\n"
         "try:\n    import hit\nexcept BaseException:\n    print('raised')\n"
     )
     environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{tmp_path}"}

@@ -93,12 +93,12 @@ def test_other_forms_come_back_too(form, study, tmp_path):
 
 
 def test_what_is_missing_or_wrong_is_said(study, tmp_path, command):
-    with pytest.raises(UserError, match="no sample was drawn"):
+    with pytest.raises(UserError, match="has no sample"):
         import_audit(study, tmp_path / "none.csv")
     draw_audit(study, 40, tmp_path / "a.csv")
-    with pytest.raises(UserError, match="exists; somebody may have labelled it"):
+    with pytest.raises(UserError, match="exists, and may have labels"):
         draw_audit(study, 40, tmp_path / "a.csv")
-    with pytest.raises(UserError, match="148 asked for, of 147 texts"):
+    with pytest.raises(UserError, match="must draw 1 to 147 texts of the pool. Got 148"):
         draw_audit(study, 148, tmp_path / "b.csv")
     some = gold_of(study)
     ids = fill(tmp_path / "a.csv", some)

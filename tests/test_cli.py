@@ -7,7 +7,7 @@ import sys
 import pytest
 from conftest import DEMO, ROOT
 
-from hf_recipes import cli
+from hf_recipes import launch
 
 HEAVY = ("torch", "vllm", "transformers", "datasets", "evaluate", "matplotlib", "pandas", "sklearn", "scipy", "pyarrow")
 
@@ -73,5 +73,5 @@ def test_a_step_before_its_turn_names_the_one_to_run(step, command, tmp_path):
 
 def test_what_follows_a_child_that_a_signal_ended_has_a_line_of_its_own(capfd):
     code = "import os, signal, sys; print('50% of', end='', file=sys.stderr, flush=True); os.kill(os.getpid(), 9)"
-    assert cli._run([sys.executable, "-c", code]) == -9
+    assert launch.run_child([sys.executable, "-c", code]) == -9
     assert capfd.readouterr().err == "50% of\n"

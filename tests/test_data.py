@@ -260,7 +260,7 @@ def test_a_recipe_that_stops_with_an_error_leaves_no_study_to_refuse_the_mended_
             ["--train.max_length=600"],
             ["`train.max_length` must be at most 512, the maximum of models/all-MiniLM-L6-v2. Got 600."],
         ),
-        (["--grid.sizes=[1000]"], ["grid.sizes: 1000 asked for, but only 2 rows"]),
+        (["--grid.sizes=[1000]"], ["`grid.sizes` must be at most 2", "Got 1000"]),
         (["--data.test_split=train"], ["data.test_size: ", "has no test split of its own"]),
         (["--annotate.prompt.template='{{ text }}{{ x }}'"], ["annotate.prompt.template: 'x' is undefined"]),
         (
@@ -392,7 +392,7 @@ def test_raters_are_counted_by_class_from_lists_and_from_counts(make_study, tmp_
     ):
         with pytest.raises(UserError, match=said):
             load_rows(make_study(*common, f"--data.raters={asked}", folder=f"bad{len(said)}"))
-    with pytest.raises(UserError, match="raters must name a column for each class"):
+    with pytest.raises(UserError, match="raters` must name a column for each class"):
         make_study(*common, "--data.raters={x: said_x}")
 
 

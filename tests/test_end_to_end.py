@@ -392,4 +392,4 @@ def test_texts_that_are_null_empty_or_too_long_are_rows_too(tmp_path, tiny_encod
     assert "empty_text 2" in report
     assert "texts cut to fit: 1" in report
     assert "more than half of the" in report
-    assert "stand both in the training pool and in the test split" in report
+    assert "are in the training pool and in the test split" in report

@@ -14,7 +14,7 @@ from conftest import DEMO, ROOT
 from steps import measure, write_dataset, write_labels
 from test_annotate import engine  # noqa: F401  (a fixture)
 
-from hf_recipes import cli, tables
+from hf_recipes import launch, tables
 from hf_recipes.annotation.annotate import annotate
 from hf_recipes.annotation.store import MAX_PART_ROWS, MAX_SMALL_PARTS, PartFiles, PartRow, write_rows
 from hf_recipes.data import open_rows
@@ -208,7 +208,7 @@ def test_json_of_the_wrong_kind_is_named(name, content, finished, command):
     file.write_text(content)
     code, _, errors = command("plan", finished.recipe_file)
     assert (code, errors.count("\n")) == (2, 1), errors
-    assert f"{file}: damaged; delete it and run again" in errors
+    assert f"{file}` is damaged. Delete it and run again" in errors
 
 
 def test_small_parts_are_merged_and_a_later_row_still_overrides(tmp_path, make_study):
@@ -257,7 +257,7 @@ def test_no_changed_byte_of_a_table_makes_another_number(tmp_path):
     assert refused > len(whole) / 23 / 2
     for length in range(0, len(whole), 397):
         file.write_bytes(whole[:length])
-        with pytest.raises(UserError, match=f"damaged; delete {tmp_path} and run again"):
+        with pytest.raises(UserError, match=f"is damaged. Delete `{tmp_path}` and run again"):
             list(tables.batches(file, numbers.schema, ["x"], 10, delete=tmp_path))
     file.unlink()
     with pytest.raises(UserError, match="is gone"):
@@ -271,7 +271,7 @@ def test_a_damaged_recipe_of_a_study_is_written_anew_when_that_is_accepted(conte
         pass
     study.recipe_file.write_bytes(content)
     strict = Study(load_recipe(DEMO, [f"--output_dir={study.root}"]))
-    with pytest.raises(UserError, match="damaged; pass --accept-changes to write it anew"):
+    with pytest.raises(UserError, match="is damaged. Write it again with --accept-changes"):
         strict.check()
     with study.lock():
         pass
@@ -283,7 +283,7 @@ def test_rows_that_are_gone_come_back_though_all_is_annotated(make_study, engine
     annotate(study)
     kept = {path.name: path.read_bytes() for path in study.rows.iterdir()}
     (study.rows / "manifest.json").unlink()
-    cli._annotate(study, open_rows(study), DEMO, [])
+    launch.annotate(study, open_rows(study), DEMO, [])
     assert {path.name: path.read_bytes() for path in study.rows.iterdir()} == kept
     write_dataset(study)
 

@@ -12,7 +12,7 @@ from test_hub import hub  # noqa: F401  (a fixture)
 from test_planted import NAMES, Planted, write_texts
 
 from hf_recipes.advise import pilot_settings
-from hf_recipes.analysis.measure import powered_share
+from hf_recipes.analysis.class_shares import powered_share
 from hf_recipes.analysis.verdict import decide
 from hf_recipes.annotation.annotate import annotate
 from hf_recipes.errors import UserError
@@ -209,7 +209,7 @@ def test_an_audit_goes_to_the_hub_and_back(make, source, hub, tmp_path):  # noqa
     assert {**again, "key": None} == {**results.model_dump(mode="json"), "key": None}
     (study.audit / "labels.json").unlink()  # without people's labels the runs on them are no longer this study's
     said = hub.cli(*push, "--grid.variants=[llm]")
-    assert "people's labels (audit) were taken out" in said
+    assert "people's labels (audit) are removed" in said
 
 
 def runs_of(study):
@@ -250,14 +250,14 @@ def test_a_sample_that_does_not_do_is_said_in_one_line(make, source, tmp_path):
     annotate(study)
     _, gold = source
     for settings, said in (
-        ({"n": 242}, "121 asked for, of 120 texts of the test that can be drawn"),
-        ({"n": 0}, "0 asked for, of 240"),
-        ({"n": 9, "test_share": 1.2}, "--test-share: 1.2 is no share"),
+        ({"n": 242}, "must draw 1 to 120 texts of the test. Got 121"),
+        ({"n": 0}, "must draw 1 to 240 texts of the pool. Got 0"),
+        ({"n": 9, "test_share": 1.2}, "`--test-share` must be from 0 to 1. Got 1.2"),
     ):
         with pytest.raises(UserError, match=said):
             draw_audit(study, file=tmp_path / "x.csv", **settings)
     draw_audit(study, 40, tmp_path / "a.csv")
-    with pytest.raises(UserError, match="the sample has 20 texts of the test already, and 4 would be left"):
+    with pytest.raises(UserError, match="at least the 20 texts of the test in it. Got 4"):
         draw_audit(study, 40, tmp_path / "b.csv", test_share=0.1)
     label(tmp_path / "a.csv", gold)
     import_audit(study, tmp_path / "a.csv")

@@ -24,13 +24,12 @@ from test_annotate import engine  # noqa: F401  (a fixture)
 from test_report import made
 
 from hf_recipes import logs
-from hf_recipes.analysis.measure import metrics_folder
+from hf_recipes.analysis.metric_modules import metrics_folder
 from hf_recipes.annotation.annotate import annotate
 from hf_recipes.data import NO_GOLD
 from hf_recipes.errors import UserError
-from hf_recipes.hub.bundle import collect
+from hf_recipes.hub.bundle import collect, path_in_repo
 from hf_recipes.hub.pull import pull_study
-from hf_recipes.hub.push import path_in_repo
 from hf_recipes.labels.audit import draw_audit
 from hf_recipes.labels.audit_import import import_audit
 from hf_recipes.labels.pool import read_labels

@@ -192,16 +192,16 @@ def test_a_study_is_published_whole_and_pulled_back(hub, study, tmp_path):
     after = read_json(tmp_path / "pulled" / "report" / "results.json")
     assert {k: v for k, v in after.items() if k != "key"} == {k: v for k, v in before.items() if k != "key"}
     assert "exists" in hub.cli("pull", "me/labels", "--output_dir", tmp_path / "pulled", code=2)
-    assert "holds the studies tweets" in hub.cli("pull", "me/labels", "--study", "other", code=2)
-    assert "no such repo of this kind" in hub.cli("pull", "me/nothing", code=2)
+    assert "has the studies tweets" in hub.cli("pull", "me/labels", "--study", "other", code=2)
+    assert "The repo does not exist" in hub.cli("pull", "me/nothing", code=2)
     assert "no such branch" in hub.cli("pull", "me/labels", "--revision", "x", code=2)
     assert "owner/name" in hub.cli("pull", "a/b/c", code=2)
 
     fewer = ["push", "dataset", study.recipe_file, "--repo", "me/labels", "--grid.variants=[gold, llm]"]
     said = hub.cli(*fewer)
-    assert "llm-entropy-replace, llm-random-replace are in the study no longer" in said
-    assert "had 8 runs of this study, and has 4 now" in said
-    assert "nothing has changed" in hub.cli(*fewer)
+    assert "llm-entropy-replace, llm-random-replace are no longer in the study" in said
+    assert "had 8 runs of this study. Now it has 4." in said
+    assert "is up to date" in hub.cli(*fewer)
 
 
 THEIRS = """
@@ -334,7 +334,7 @@ said['recipe']['output_dir'] = '/elsewhere'
     plan = [sys.executable, "-m", "hf_recipes.cli", "plan", tmp_path / "evil" / "recipe.yaml"]
     done = subprocess.run(plan, check=False, cwd=ROOT, env={**hub.env, "VLLM_API_KEY": "secret"}, capture_output=True)
     assert done.returncode in (0, 2)
-    assert b"made by another recipe" not in done.stderr
+    assert b"was made by another recipe" not in done.stderr
     assert listener.count() == 0
 
 
@@ -397,7 +397,7 @@ def test_configs_in_braces_are_kept_and_a_loading_script_is_refused_at_once(hub,
         assert len([line for line in hub.ask("log")[start:] if "/revision/" in line]) < 5  # a try asks once or twice
         assert len([line for line in hub.ask("log")[start:] if "/commit/" in line]) == 0
 
-    refuse("me/script", {"script.py": "x"}, "must not hold a loading script, as `datasets` refuses every config of a")
+    refuse("me/script", {"script.py": "x"}, "must not have a loading script. `datasets` refuses every config of a")
     refuse("me/all", {"README.md": "---\nconfigs:\n- {config_name: x}\n---\n"}, "its config 'x' would take")
     braces = {"README.md": "---\nconfigs: [{config_name: x, data_files: a.parquet}]\n---\n"}
     refuse("me/brackets", braces, "one item with a dash after the other")
@@ -444,7 +444,7 @@ def test_what_a_pulled_study_may_cost(hub, small, tmp_path):
         f"{PROMPT}['template'] = '{{{{ text.center(99999999) }}}}'": "it has Call",
         f"{PROMPT}['template'] = '{{{{ text | center(99999999) }}}}'": "it has the filter center",
         f"{PROMPT}['template'] = '{{{{ text }}}}' + 'x' * 10000": "it has 10,010 characters",
-        "said['recipe']['data'].update(text_template='{{ a ~ b }}')": "data.text_template: must be a simple template",
+        "said['recipe']['data'].update(text_template='{{ a ~ b }}')": "`data.text_template` must be a simple template",
         f"{PROMPT}['instruction'] = 'x' * 200000": "`recipe` must have at most 200,000 characters",
         "said['rows']['label_names'] = ['\\x1b]0;title']": "must not have control characters",
         "said['rows']['x'] = 'x' * 17_000_000": "must have at most 16,777,216 bytes",
@@ -473,7 +473,7 @@ def test_what_a_pulled_study_may_cost(hub, small, tmp_path):
     pq.write_table(rows, tmp_path / "bomb.parquet", store_schema=False)
     assert (tmp_path / "bomb.parquet").stat().st_size < 100_000
     hub.python(UPLOAD.format(file=tmp_path / "bomb.parquet", path="hf-recipes/tweets/rows-train.parquet"))
-    refuse("more than 33,554,432 bytes in rows-train.parquet")
+    refuse("`rows-train.parquet` has more than 33,554,432 bytes")
     peak = hub.python(f"""
 import json, resource
 from pathlib import Path
@@ -545,7 +545,7 @@ def test_without_texts_into_a_branch_and_as_a_pull_request(hub, study, tmp_path)
     assert all(ids[row["id"]] == local[row["id"]] for row in found["llm"]["train"])
     hub.cli("pull", "me/labels", "--revision", "quiet", "--output_dir", tmp_path / "pulled")
     again = ["push", "dataset", tmp_path / "pulled" / "recipe.yaml", "--repo", "me/labels", "--revision", "quiet"]
-    assert "push it with --no-texts" in hub.cli(*again, code=2)
+    assert "Publish it with --no-texts" in hub.cli(*again, code=2)
     made = len(commits(hub))
     hub.cli(*again, "--no-texts")
     assert len(commits(hub)) == made  # it is the same
@@ -560,7 +560,7 @@ def test_without_texts_into_a_branch_and_as_a_pull_request(hub, study, tmp_path)
         said = hub.cli(step[0], tmp_path / "pulled" / "recipe.yaml", *step[1:], "--accept-changes", code=2)
         assert "without its texts" in said
     again[2] = study.recipe_file
-    assert "say --no-texts again, or --texts" in hub.cli(*again, code=2)
+    assert "Repeat --no-texts, or add them with --texts" in hub.cli(*again, code=2)
     assert len(commits(hub)) == made
     pull_request = ["push", "dataset", study.recipe_file, "--repo", "me/labels", "--create-pr"]
     for number, fault in enumerate(([], ["drop"])):
@@ -715,7 +715,7 @@ def test_fault_matrix(hub, small):
         "commit answered 503 for ever": ({"commit": ["503"] * 99}, "hf_secret", "old", cannot, "new"),
         "12 others commit first (412)": ({"commit": ["race"] * 12}, "hf_secret", "new", ok, "new"),
         "reading the repo answered 503 thrice": ({"revision": ["503"] * 3}, "hf_secret", "new", ok, "new"),
-        "making the repo cut once": ({"create": ["cut"]}, "hf_secret", "old", "; try again", "new"),
+        "making the repo cut once": ({"create": ["cut"]}, "hf_secret", "old", ". Try again", "new"),
         "disk full": ({}, "hf_secret", "old", "File too large", "new"),
         "token without write rights": ({}, "hf_read", "old", "403", "new"),
         "expired token": ({}, "hf_expired", "old", "401", "new"),
@@ -760,7 +760,7 @@ def test_a_metric_becomes_a_space_that_evaluate_loads(hub):
         "print(json.dumps(metric.compute(predictions=[[0, 1], [0, 0]])['pairwise_disagreement']))"
     )
     assert value == pytest.approx(np.mean([0, 1]))
-    assert "no metric module" in hub.cli("push", "metric", "metrics", "--owner", "me", code=2)
+    assert "must be a metric module" in hub.cli("push", "metric", "metrics", "--owner", "me", code=2)
 
 
 @pytest.mark.slow
@@ -780,9 +780,9 @@ def test_the_space_of_a_study_is_published_and_runs_from_what_the_hub_holds(hub,
     def refuse(study_id, said, repo="me/space"):
         assert said in hub.cli("push", "space", "--repo", repo, "--study", study_id, code=2)
 
-    refuse("me/nowhere", "--study me/nowhere: no such repo")
+    refuse("me/nowhere", "--study me/nowhere: The repo does not exist")
     hub.cli("push", "dataset", study.recipe_file, "--repo", "me/labels")
-    refuse("me/labels/other", "it has tweets")
+    refuse("me/labels/other", "Got tweets")
     assert f"{hub.address}/spaces/me/space" in hub.cli("push", "space", "--repo", "me/space", "--study", "me/labels")
     once = hub.ask("state/spaces/me/space")
     hub.cli("push", "space", "--repo", "me/space", "--study", "me/labels")
@@ -797,7 +797,7 @@ name = "sample/stale.txt" if "{space}" == "me/space" else "mine.py"
 api.upload_file(path_or_fileobj=b"x", path_in_repo=name, repo_id="{space}", repo_type="space")
 print(json.dumps(0))
 """)
-    refuse("me/labels", "holds other files (mine.py)", repo="me/other")
+    refuse("me/labels", "has other files, for example `mine.py`", repo="me/other")
     hub.cli("push", "space", "--repo", "me/space", "--study", "me/labels")
     assert hub.ask("state/spaces/me/space") == once  # what is stale in the app's own folders is gone
     where = hub.python(

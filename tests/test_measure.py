@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from test_planted import NAMES
 
-from hf_recipes.analysis.measure import _best, _class_shares
+from hf_recipes.analysis.class_shares import class_shares
+from hf_recipes.analysis.comparisons import best_mitigation
 from hf_recipes.data import Rows
 
 
@@ -19,7 +20,7 @@ def test_shares_of_a_group_are_those_of_its_texts_alone_with_wider_intervals(lab
         """Of some texts; the first of them that people labelled."""
         known = places[places < labelled]
         given, judged = ({variant: labels[:, some] for variant, labels in runs.items()} for some in (places, known))
-        return list(_class_shares(given, judged, every.take(places), every.take(known)))
+        return list(class_shares(given, judged, every.take(places), every.take(known)))
 
     found = shares(np.arange(90))
     assert [one["group"] for one in found[:9]] == [None] * 3 + ["1998"] * 3 + ["2002"] * 3
@@ -43,20 +44,30 @@ def test_a_choice_is_made_on_one_half_and_judged_on_the_other():
     def drawn(accuracy):
         return np.where(rng.random((8, items)) < accuracy, test.gold, rng.integers(3, size=(8, items)))
 
-    among = ["gold-only", "llm-soft"]
-    predictions = {("llm", 50): drawn(0.5), ("gold-only", 50): drawn(0.4), ("llm-soft", 50): drawn(0.7)}
-    found = _best(among, predictions, test)
-    assert (found["variant"], found["among"], found["R"]) == ("llm-soft", among, 4)
+    among = ["llm-entropy-replace", "llm-entropy-drop"]
+    variants = [{"variant": name, "size": 50, "chance_level_runs": 0} for name in ("llm", *among)]
+    predictions = {
+        ("llm", 50): drawn(0.5),
+        ("llm-entropy-replace", 50): drawn(0.4),
+        ("llm-entropy-drop", 50): drawn(0.7),
+    }
+    found = best_mitigation(variants, predictions, test)
+    assert (found["variant"], found["among"], found["R"]) == ("llm-entropy-drop", among, 4)
     assert found["n"] == pytest.approx(150, abs=3)  # halves within each class
     assert found["verdict"] == "higher"
     moved = {variant: labels.copy() for variant, labels in predictions.items()}
-    moved["gold-only", 50][1::2] = test.gold  # perfect where nothing is chosen
-    assert _best(among, moved, test) == found
-    moved["llm-soft", 50][1::2] = (test.gold + 1) % 3  # and wrong there
-    worse = _best(among, moved, test)
-    assert (worse["variant"], worse["verdict"]) == ("llm-soft", "lower")
+    moved["llm-entropy-replace", 50][1::2] = test.gold  # perfect where nothing is chosen
+    assert best_mitigation(variants, moved, test) == found
+    moved["llm-entropy-drop", 50][1::2] = (test.gold + 1) % 3  # and wrong there
+    worse = best_mitigation(variants, moved, test)
+    assert (worse["variant"], worse["verdict"]) == ("llm-entropy-drop", "lower")
     few = {variant: labels[:5] for variant, labels in predictions.items()}
-    assert _best(among, few, test) is None
-    assert _best([], predictions, test) is None
+    assert best_mitigation(variants, few, test) is None
+    assert best_mitigation([], predictions, test) is None
     some = np.arange(39)
-    assert _best(among, {variant: labels[:, some] for variant, labels in predictions.items()}, test.take(some)) is None
+    assert (
+        best_mitigation(
+            variants, {variant: labels[:, some] for variant, labels in predictions.items()}, test.take(some)
+        )
+        is None
+    )

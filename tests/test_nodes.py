@@ -91,7 +91,7 @@ def test_a_file_system_without_locks_is_refused_and_no_file_stands_in_for_one(ma
 
     monkeypatch.setattr("fcntl.flock", flock)
     study = make_study()
-    with pytest.raises(UserError, match="its file system has no locks"), study.lock():
+    with pytest.raises(UserError, match="must be on a file system with locks"), study.lock():
         pass
     assert not study.recipe_file.exists()
 

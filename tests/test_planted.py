@@ -15,7 +15,8 @@ import pytest
 from conftest import ENCODER, LLM
 from steps import measure
 
-from hf_recipes.analysis.measure import _regained, metrics_folder
+from hf_recipes.analysis.comparisons import regained_shares
+from hf_recipes.analysis.metric_modules import metrics_folder
 from hf_recipes.annotation.annotate import annotate
 from hf_recipes.data import Rows
 from hf_recipes.report.findings import describe
@@ -129,7 +130,7 @@ def test_the_share_of_the_gap_is_fiellers_by_inversion():
 
     predictions = {(variant, 50): drawn(accuracy) for variant, accuracy in zip(variants, (0.8, 0.5, 0.65), strict=True)}
     learnt = [{"variant": variant, "size": 50, "chance_level_runs": 0} for variant in variants]
-    (found,) = _regained(learnt, predictions, test)
+    (found,) = regained_shares(learnt, predictions, test)
     scored = evaluate.load(str(metrics_folder() / "seed_scores"))
     figures = {
         variant: scored.compute(predictions=labels, references=test.gold, num_classes=3, return_items=True)
@@ -154,7 +155,7 @@ def test_the_share_of_the_gap_is_fiellers_by_inversion():
         [brentq(excess, share - 5, share), brentq(excess, share, share + 5)], abs=1e-8
     )
     learnt[2]["chance_level_runs"] = 1
-    assert not list(_regained(learnt, predictions, test))
+    assert not list(regained_shares(learnt, predictions, test))
 
 
 @pytest.mark.slow

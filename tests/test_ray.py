@@ -277,10 +277,10 @@ def test_where_a_cluster_is_does_not_matter_to_a_study_that_is_there(make_study)
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ("--annotate.ray.address=http://x", "must be host:port"),
+        ("--annotate.ray.address=http://x", "host:port as ray start"),
         ("--annotate.ray.actors=0", "greater than 0"),
-        ("--annotate.ray.cpu=2", "did you mean 'annotate.ray.cpus'"),
-        ("--annotate.passes=[{ray: {actors: 2}}]", "a pass cannot change ray"),
+        ("--annotate.ray.cpu=2", "Did you mean `annotate.ray.cpus`"),
+        ("--annotate.passes=[{ray: {actors: 2}}]", "`annotate.passes` must not change `ray`"),
     ],
 )
 def test_settings_that_cannot_be_are_named(setting, message, make_study):

@@ -14,54 +14,56 @@ import pytest
 import yaml
 from conftest import DEMO, LLM, ROOT
 
+from hf_recipes.annotate_section import ENGINE_ARGS, Annotate
 from hf_recipes.errors import UserError
-from hf_recipes.recipe import ENGINE_ARGS, Annotate, load_recipe
+from hf_recipes.recipe import load_recipe
 
 BAD_SETTINGS = {
-    "--train.epoch=3": ["unknown key 'train.epoch'", "did you mean 'train.epochs'?"],
-    "--[x=3": ["unknown key '[x'", "known keys: name"],
-    "--trian.epochs=3": ["unknown key 'trian'", "did you mean 'train'?"],
+    "--train.epoch=3": ["--train.epoch=3: `train.epoch` is not a key", "Did you mean `train.epochs`?"],
+    "--[x=3": ["`[x` is not a key", "Try one of name"],
+    "--trian.epochs=3": ["--trian.epochs=3: `trian` is not a key", "Did you mean `train`?"],
     "--annotate.prompt.shots=3": [
-        "unknown key 'annotate.prompt.shots'",
-        "did you mean 'annotate.prompt.random_shots'?",
+        "`annotate.prompt.shots` is not a key",
+        "Did you mean `annotate.prompt.random_shots`?",
     ],
-    "--train.epochs=0": ["'train.epochs' is 0", "greater than 0"],
-    "--train.epochs=many": ["'train.epochs' is 'many'", "integer"],
-    "--grid.variants=[gold, lm]": ["'grid.variants' is 'lm'", "did you mean 'llm'?"],
-    "--grid.variants=[llm]": ["grid.variants must name 'gold'"],
-    "--grid.variants=[gold]": ["'grid'", "must name 'llm'"],
-    "--grid.seeds=[1]": ["'grid.seeds' is [1]", "at least 2"],
-    "--grid.seeds=[1, 1]": ["'grid.seeds' is [1, 1]", "twice"],
-    "--annotate.engine=vlm": ["'annotate.engine' is 'vlm'", "did you mean 'vllm'?"],
+    "--train.epochs=0": ["`train.epochs` must be greater than 0. Got 0."],
+    "--train.epochs=many": ["`train.epochs` must be a valid integer. Got 'many'."],
+    "--grid.variants=[gold, lm]": ["--grid.variants=[gold, lm]: `grid.variants`", "Got 'lm'. Did you mean 'llm'?"],
+    "--grid.variants=[llm]": ["`grid.variants` must have gold"],
+    "--grid.variants=[gold]": ["`grid.variants` must have llm"],
+    "--grid.seeds=[1]": ["`grid.seeds` must have at least 2 items. Got [1]."],
+    "--grid.seeds=[1, 1]": ["`grid.seeds` must not list a value twice. Got [1, 1]."],
+    "--annotate.engine=vlm": ["`annotate.engine` must be", "Got 'vlm'. Did you mean 'vllm'?"],
     "--data.label_names=[only]": ["data.label_names", "at least 2"],
-    "--grid.replace_share=1.5": ["'grid.replace_share' is 1.5", "less than 1"],
-    "--data.label_names=[no, maybe]": ["'data.label_names' is False", "quote it, as YAML takes words like yes, no"],
-    "--name=a/b": ["'name' is 'a/b'"],
-    "--data.path.x=1": ["'path' is a value, not a section"],
-    "--output_dir=some/precious::v2": ["'output_dir' is 'some/precious::v2'", "must be a local folder, without '::'"],
-    "--output_dir=s3://bucket/study": ["'output_dir' is 's3://bucket/study'", "must be a local folder"],
-    "--data.path=some/rows::v2.csv": ["'data.path' is 'some/rows::v2.csv'", "must be a local path without '::'"],
-    "--data={path: x, text_column: a, text_template: '{{ a }}'}": ["'data'", "text_column or text_template, not both"],
-    "epochs=3": ["epochs=3: settings look like --train.epochs=1"],
-    "--data.label_names=[a, b, a]": ["names a class twice"],
+    "--grid.replace_share=1.5": ["`grid.replace_share` must be less than 1. Got 1.5."],
+    "--data.label_names=[no, maybe]": ["`data.label_names`", "Got False. Quote it: YAML reads yes, no"],
+    "--name=a/b": ["`name` must match", "Got 'a/b'."],
+    "--data.path.x=1": ["--data.path.x=1: `path` must be a section"],
+    "--output_dir=some/precious::v2": ["`output_dir` must be a local folder, without '::'", "Got 'some/precious::v2'."],
+    "--output_dir=s3://bucket/study": ["`output_dir` must be a local folder", "Got 's3://bucket/study'."],
+    "--data.path=some/rows::v2.csv": ["`data.path` must be a local path without '::'", "Got 'some/rows::v2.csv'."],
+    "--data={path: x, text_column: a, text_template: '{{ a }}'}": [
+        "`data` must have `text_column` or `text_template`, not both"
+    ],
+    "epochs=3": ["`epochs=3` must be a setting, as --train.epochs=1"],
+    "--data.label_names=[a, b, a]": ["must not list a class twice"],
     "--annotate.temperature=.inf": ["JSON can hold"],
     "--annotate.engine_args={a: .nan}": ["JSON can hold"],
-    "--annotate.engine_args={a: 2020-01-01}": ["JSON can hold", "quote dates"],
+    "--annotate.engine_args={a: 2020-01-01}": ["JSON can hold", "Quote dates"],
     '--annotate.prompt.instruction="\\ud800"': ["JSON can hold"],
     "--annotate.engine_args={hf_token: hf_abc}": [
-        "'annotate.engine_args'",
-        "must not set 'hf_token'. Try one of",
+        "`annotate.engine_args` must not set `hf_token`. Try one of",
         "seed",
     ],
-    "--annotate.engine_args={model: other}": ["must not set 'model'"],
+    "--annotate.engine_args={model: other}": ["must not set `model`"],
     "--annotate.engine_args={structured_outputs_config: {reasoning_parser_plugin: p.py}}": [
-        "must not set 'structured_out"
+        "must not set `structured_out"
     ],
-    "--annotate.engine_args={hf_overrides: {auto_map: {AutoConfig: x.Y}}}": ["must hold plain values"],
-    "--annotate.passes=[{engine_args: {worker_cls: x.Y}}]": ["must not set 'worker_cls'"],
-    "--train.epochs=!!bool x": ["'!!bool x' is not a YAML value"],
-    "--data.name=2020-13-45": ["'2020-13-45' is not a YAML value"],
-    "--train.epochs=[": ["'[' is not a YAML value"],
+    "--annotate.engine_args={hf_overrides: {auto_map: {AutoConfig: x.Y}}}": ["must have plain values"],
+    "--annotate.passes=[{engine_args: {worker_cls: x.Y}}]": ["must not set `worker_cls`"],
+    "--train.epochs=!!bool x": ["`train.epochs` must be a YAML value. Got !!bool x."],
+    "--data.name=2020-13-45": ["`data.name` must be a YAML value. Got 2020-13-45."],
+    "--train.epochs=[": ["`train.epochs` must be a YAML value. Got [."],
 }
 
 
@@ -69,7 +71,7 @@ NO_GOLD = ["--data.label_column=null", "--data.label_names=[a, b]"]
 
 
 @pytest.mark.parametrize(("setting", "parts"), BAD_SETTINGS.items())
-def test_a_bad_setting_is_one_line_that_names_the_key_and_the_mend(setting, parts, command, tmp_path):
+def test_a_bad_setting_is_one_line_that_names_the_key_and_the_fix(setting, parts, command, tmp_path):
     code, output, errors = command("run", DEMO, f"--output_dir={tmp_path / 'study'}", setting)
     assert (code, output, errors.count("\n")) == (2, "", 1)
     assert errors.startswith("error: ")
@@ -81,10 +83,10 @@ def test_a_bad_setting_is_one_line_that_names_the_key_and_the_mend(setting, part
 @pytest.mark.parametrize(
     ("text", "part"),
     [
-        ("- a\n- b\n", "a recipe is a YAML mapping"),
-        ("name: [", "not a YAML file"),
-        ("", "a recipe is a YAML mapping"),
-        ("name: x\n", "'data' is missing"),
+        ("- a\n- b\n", "must be a YAML mapping"),
+        ("name: [", "must be a YAML file"),
+        ("", "must be a YAML mapping"),
+        ("name: x\n", "`data` is missing"),
     ],
 )
 def test_a_file_that_is_no_recipe(text, part, command, tmp_path):
@@ -98,7 +100,7 @@ def test_a_file_that_is_no_recipe(text, part, command, tmp_path):
 def test_no_such_file(command, tmp_path):
     code, _, errors = command("plan", tmp_path / "none.yaml")
     assert code == 2
-    assert "no such recipe" in errors
+    assert "does not exist" in errors
 
 
 def test_overrides_and_defaults():
@@ -112,7 +114,7 @@ def test_a_section_can_be_made_on_the_command_line(tmp_path):
     content = yaml.safe_load(DEMO.read_text())
     del content["train"], content["data"]
     (tmp_path / "r.yaml").write_text(yaml.safe_dump(content))
-    with pytest.raises(UserError, match="'data' is missing"):
+    with pytest.raises(UserError, match="`data` is missing"):
         load_recipe(tmp_path / "r.yaml")
     assert load_recipe(tmp_path / "r.yaml", ["--data.path=x", "--train=null", "--grid=null"]).data.path == "x"
 
@@ -131,25 +133,28 @@ def test_passes_are_the_section_with_what_each_changes():
 @pytest.mark.parametrize(
     ("settings", "part"),
     [
-        (["--annotate.passes=[{prompt: {sed: 2}}]"], "unknown key 'prompt.sed'; did you mean 'prompt.seed'?"),
-        (["--annotate.passes=[{calibration_rows: 9}]"], "a pass cannot change calibration_rows"),
-        (["--annotate.prompt.random_shots=3"], "set one of examples, shots_per_class and random_shots"),
-        (["--annotate.scoring=votes"], "votes gives no probabilities to calibrate; set calibration: none"),
-        (["--annotate.thinking=true"], "thinking wants prompt.chat: true and scoring: votes"),
-        (["--train=null"], "grid and train go together"),
-        (["--grid.curves=[gold]"], "curves must name gold and llm"),
-        (["--grid.variants=[gold, llm]", "--grid.curves=[gold, llm, llm-soft]"], "no variant that is not in variants"),
-        (["--data.label_column=null"], "label_names must name the classes"),
-        (["--data.label_column=null", "--data.label_names=[a, b]"], "names gold, which requires gold for every"),
-        ([*NO_GOLD, "--grid.variants=[llm, llm-audit]"], "variants must name llm-random-replace beside llm-audit"),
-        ([*NO_GOLD, "--grid.variants=[llm, noise-fixed]"], "names noise-fixed, which requires gold for every text"),
+        (["--annotate.passes=[{prompt: {sed: 2}}]"], "`prompt.sed` is not a key. Did you mean `prompt.seed`?"),
+        (["--annotate.passes=[{calibration_rows: 9}]"], "`annotate.passes` must not change `calibration_rows`"),
+        (["--annotate.prompt.random_shots=3"], "only one of `examples`, `shots_per_class` and `random_shots`"),
+        (["--annotate.scoring=votes"], "`annotate.calibration` must be none with `scoring: votes`"),
+        (["--annotate.thinking=true"], "`annotate.thinking` requires `prompt.chat: true` and `scoring: votes`"),
+        (["--train=null"], "`grid` and `train` must both be in the recipe"),
+        (["--grid.curves=[gold]"], "`grid.curves` must have gold and llm"),
+        (["--grid.variants=[gold, llm]", "--grid.curves=[gold, llm, llm-soft]"], "only variants of `grid.variants`"),
+        (["--data.label_column=null"], "`data.label_names` must list the classes"),
+        (["--data.label_column=null", "--data.label_names=[a, b]"], "gold requires gold for every"),
+        (
+            [*NO_GOLD, "--grid.variants=[llm, llm-audit]"],
+            "`grid.variants` must have llm-random-replace, the control of llm-audit",
+        ),
+        ([*NO_GOLD, "--grid.variants=[llm, noise-fixed]"], "noise-fixed requires gold for every text"),
         (
             [*NO_GOLD, "--grid.curves=[llm-soft]", "--grid.variants=[llm, llm-soft]"],
-            "curves must name llm, and no variant",
+            "`grid.curves` must have llm, and only",
         ),
         (
             [*NO_GOLD, "--grid.variants=[llm]", "--train.validation_size=9", "--train.validation_labels=gold"],
-            "train.validation_labels is gold, and data.label_column is null",
+            "`train.validation_labels` must be llm",
         ),
     ],
 )

@@ -102,7 +102,7 @@ def test_a_study_made_by_another_recipe_is_refused_unless_told(command, make_stu
     changed = ["annotate", DEMO, f"--output_dir={study.root}", "--annotate.model=models/none", "--train.epochs=9"]
     code, _, errors = command(*changed)
     assert code == 2
-    assert "made by another recipe (differs in annotate.model, train.epochs)" in errors
+    assert "was made by another recipe (differs in annotate.model, train.epochs)" in errors
     assert "--accept-changes" in errors
     assert study.recipe_file.read_text() == before
     code, _, errors = command(*changed, "--accept-changes")
@@ -137,7 +137,7 @@ def test_a_folder_with_other_files_is_never_taken(command, tmp_path):
     (tmp_path / "rows" / "precious.txt").write_text("mine")
     code, _, errors = command("run", DEMO, f"--output_dir={tmp_path}")
     assert code == 2
-    assert "holds other files and is no study" in errors
+    assert "has other files and is not a study" in errors
     assert [p.name for p in tmp_path.rglob("*")] == ["rows", "precious.txt"]
 
 
@@ -155,7 +155,7 @@ def test_a_second_process_waits_for_the_first(make_study, caplog):
         order.append("first")
     thread.join(timeout=30)
     assert order == ["first", "second"]
-    assert "waiting for it" in caplog.text
+    assert "is waiting for it" in caplog.text
 
 
 def test_json_is_plain_and_damage_is_named(tmp_path):
@@ -163,7 +163,7 @@ def test_json_is_plain_and_damage_is_named(tmp_path):
     assert read_json(tmp_path / "x.json") == {"a": [1, None]}
     assert read_json(tmp_path / "none.json") is None
     (tmp_path / "x.json").write_text('{"a": [1')
-    with pytest.raises(UserError, match="damaged; delete it"):
+    with pytest.raises(UserError, match="is damaged. Delete it"):
         read_json(tmp_path / "x.json")
     with pytest.raises(ValueError, match="nan"):
         write_json(tmp_path / "y.json", {"a": float("nan")})

@@ -23,7 +23,8 @@ from scipy.stats import entropy
 from steps import measure, open_runs, write_dataset
 from test_annotate import engine  # noqa: F401  (a fixture)
 
-from hf_recipes.analysis.measure import _divergence, without_nan
+from hf_recipes.analysis.annotator import divergence
+from hf_recipes.analysis.measure import without_nan
 from hf_recipes.annotation.annotate import annotate
 from hf_recipes.errors import UserError
 from hf_recipes.labels.pool import read_labels
@@ -199,9 +200,7 @@ def test_the_annotation_pass_is_a_source_of_chance_too(annotated):
     assert "llm/n20/s0-i0-o0-p1" in names
     assert len([name for name in names if name.startswith("llm/")]) == 3 + 16 - 2
     assert len([name for name in names if name.startswith("gold/")]) == 3 + 8 - 2
-    with pytest.raises(
-        UserError, match="grid.vary names pass: 3 seeds want as many annotation passes, and there are 2"
-    ):
+    with pytest.raises(UserError, match="requires an annotation pass for each of 3 seeds, as it has pass. Got 2"):
         annotated(PASSES[1], "--annotate.passes=[{prompt: {seed: 5}}]", folder="few")
 
 
@@ -302,7 +301,7 @@ def test_the_cells_of_the_llms_errors_are_counts_over_runs_and_test_texts(annota
 
 @pytest.mark.parametrize("given", [None, np.zeros((3, 2), int)])
 def test_without_raters_there_is_no_divergence_from_them(given):
-    assert _divergence(given, np.full((3, 2), 0.5)) == {"kl": None, "kl_interval": None, "kl_n": 0}
+    assert divergence(given, np.full((3, 2), 0.5)) == {"kl": None, "kl_interval": None, "kl_n": 0}
 
 
 def test_the_divergence_from_the_raters_is_the_mean_over_texts_with_raters():
@@ -311,15 +310,15 @@ def test_the_divergence_from_the_raters_is_the_mean_over_texts_with_raters():
         np.array([[0.5, 0.5], [0.9, 0.1], [0.8, 0.2], [0.3, 0.7]]),
     )
     each = [entropy(raters[i] / 4, probs[i]) for i in (0, 2, 3)]
-    found = _divergence(raters, probs)
+    found = divergence(raters, probs)
     assert found["kl"] == pytest.approx(np.mean(each))
     assert found["kl_n"] == 3
     assert found["kl_interval"][0] <= found["kl"] <= found["kl_interval"][1]
-    assert without_nan(_divergence(raters, np.eye(2)[[0, 0, 0, 0]]))["kl"] is None  # infinitely far
+    assert without_nan(divergence(raters, np.eye(2)[[0, 0, 0, 0]]))["kl"] is None  # infinitely far
 
 
 def test_a_size_beyond_the_gold_rows_is_refused_before_anything_is_launched(annotated):
-    with pytest.raises(UserError, match="grid.sizes: 117 asked for, but only 107 rows"):
+    with pytest.raises(UserError, match="`grid.sizes` must be at most 107"):
         open_runs(annotated("--grid.sizes=[10, 117]", "--train.validation_size=10")).left()
     assert "more than half of the 117" in open_runs(annotated("--grid.sizes=[10, 60]", folder="half")).notes[0]
 

@@ -1,4 +1,4 @@
-"""Where the spread over seeds comes from: what each source of chance brings, from runs in which all are crossed."""
+"""How much each source of chance contributes to the spread over seeds, by runs in which all sources are crossed."""
 
 from collections.abc import Iterator
 from itertools import chain, combinations
@@ -12,7 +12,7 @@ LEVEL = 0.95
 
 
 def disagreement(labels: np.ndarray, sources: list[str], num_classes: int) -> dict[str, dict[str, Any]]:
-    """The share of texts on which two runs disagree that share all seeds but one, for each source; and but none.
+    """Return the share of texts on which two runs disagree whose seeds differ in one source only, and in all.
 
     Args:
         labels (`np.ndarray` of shape `(L, ..., L, n)`):
@@ -28,27 +28,27 @@ def disagreement(labels: np.ndarray, sources: list[str], num_classes: int) -> di
         added, and Satterthwaite's degrees of freedom; None below L = 3.
     """
     levels, axes = labels.shape[0], range(len(sources))
-    found = {}
+    by_source = {}
     for name, differing in [*((name, {axis}) for axis, name in enumerate(sources)), ("all", set(axes))]:
         by_text = _disagree(labels, differing, num_classes)
         value, spread = float(by_text.mean()), [(_item_variance(by_text), max(1, len(by_text) - 1))]
-        bounds = None
+        interval = None
         if levels > 2:
             for axis in axes:
                 without = [
                     _disagree(np.delete(labels, level, axis), differing, num_classes).mean() for level in range(levels)
                 ]
                 spread.append(((levels - 1) * float(np.var(without)), levels - 1))
-            bounds = _t_interval(value, spread)
-        found[name] = {"value": value, "interval": bounds}
-    return found
+            interval = _t_interval(value, spread)
+        by_source[name] = {"value": value, "interval": interval}
+    return by_source
 
 
 def _disagree(labels: np.ndarray, differing: set[int], num_classes: int) -> np.ndarray:
-    """For each text the share of pairs with unlike labels, among pairs that differ in just these axes.
+    """Return for each text the share of pairs with unlike labels, among pairs that differ in just these axes.
 
-    Pairs that agree on an axis and perhaps on others are counted from label counts; those that differ on it are the
-    rest (inclusion and exclusion).
+    Pairs that agree on an axis and perhaps on others are counted from label counts; those that differ on it follow
+    by inclusion and exclusion.
     """
     axes = range(labels.ndim - 1)
     hits = np.eye(num_classes, dtype=np.float32)[labels]  # (L, ..., L, n, K)
@@ -78,11 +78,11 @@ def _t_interval(value: float, spread: list[tuple[float, int]]) -> list[float]:
 
 
 def variances(scores: np.ndarray, sources: list[str]) -> dict[str, dict[str, Any]]:
-    """Variance components of a score under the crossed random-effects model, by the method of moments.
+    """Return variance components of a score under the crossed random-effects model, by the method of moments.
 
     A component's interval is fiducial: the quantiles of what it would be if each mean square were its expectation times
-    a chi-square over its degrees of freedom (Hannig, Iyer & Patterson 2006). With few levels it is wide, as it must be.
-    It is for these test texts: others would give other scores.
+    a chi-square over its degrees of freedom (Hannig, Iyer & Patterson 2006). With few levels it is wide.
+    It is conditional on these test texts.
 
     Args:
         scores (`np.ndarray` of shape `(L, ..., L)`):
@@ -91,9 +91,9 @@ def variances(scores: np.ndarray, sources: list[str]) -> dict[str, dict[str, Any
             The names of the axes.
 
     Returns:
-        `dict[str, dict]`: by source, by interaction (`subset:init`), and as `total`: `variance`, which may be negative
-        (then nothing of it was seen), its `interval`, and `sd` with `sd_interval`, where what is negative is 0. The
-        interaction of all sources holds whatever else there may be.
+        `dict[str, dict]`: by source, by interaction (`subset:init`), and as `total`: `variance`, which may be
+        negative, its `interval`, and `sd` with `sd_interval`, where negative values count as 0. The interaction of all
+        sources includes all other chance.
     """
     levels, axes = scores.shape[0], tuple(range(scores.ndim))
     effects = [subset for subset in _subsets(axes) if subset]
@@ -101,11 +101,11 @@ def variances(scores: np.ndarray, sources: list[str]) -> dict[str, dict[str, Any
     for subset in effects:
         effect = np.zeros(())
         for inner in _subsets(subset):
-            rest = tuple(axis for axis in axes if axis not in inner)
-            effect = effect + (-1) ** (len(subset) - len(inner)) * scores.mean(axis=rest, keepdims=True)
+            other_axes = tuple(axis for axis in axes if axis not in inner)
+            effect = effect + (-1) ** (len(subset) - len(inner)) * scores.mean(axis=other_axes, keepdims=True)
         freedom.append((levels - 1) ** len(subset))
         squares.append(float(np.square(effect).sum()) * levels ** (len(axes) - len(subset)) / freedom[-1])
-    # a mean square's expectation is the sum of the components of all effects that hold its own, times their runs
+    # A mean square's expectation is the sum of the components of all effects that include its own, times their runs.
     inverse = np.array(
         [
             [

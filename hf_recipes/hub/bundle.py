@@ -28,6 +28,13 @@ logger = logging.getLogger(__name__)
 
 NOT_PUBLISHED = "(the demonstrations in it are texts, which are not published)"
 SHARD = "00000-of-00001.parquet"
+HOME = "hf-recipes"  # the folder of a repo that has a folder for each study
+PREFIX = "[A-Za-z0-9._-]*"  # the start of the configs' names
+
+
+def path_in_repo(prefix: str, config: str, split: str) -> str:
+    """Return the path of a config's split in a repo. All variants share the test split."""
+    return f"data/{prefix}{'test' if split == 'test' else config}/{split}-{SHARD}"
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The card of a dataset repo, in which other people's lines stay as they are: text in, text out."""
+"""Merge a study into the card of a dataset repo, which keeps all its other lines: text in, text out."""
 
 import re
 from collections.abc import Iterator
@@ -63,10 +63,10 @@ def read_front(card: str) -> dict[str, Any]:
     try:
         front = parse_yaml(split_card(card)[0] + "\n") or {}
     except ValueError:
-        raise UserError("the repo's README.md must start with valid YAML. Correct it first") from None
+        raise UserError("the repo's README.md must start with valid YAML. Correct it first.") from None
     configs = front.get("configs") or [] if isinstance(front, dict) else None
     if not isinstance(configs, list) or not all(isinstance(entry, dict) for entry in configs):
-        raise UserError("the YAML of the repo's README.md must be a mapping with a list of configs. Correct it first")
+        raise UserError("the YAML of the repo's README.md must be a mapping with a list of configs. Correct it first.")
     return front
 
 
@@ -92,9 +92,9 @@ def merge_card(
         entries (`list[dict]`):
             Its configs.
         replaced (`list[str]`):
-            The names of those it had before.
+            The names of its configs in the last push.
         kept (`list[dict]`):
-            The config as which a repo without configs has been loaded; added once.
+            The config as which `datasets` loads a repo without configs; added once.
         default (`str`):
             The config of the study that is loaded without a name, in a repo that holds no other configs.
         made (`str`):
@@ -128,11 +128,11 @@ def merge_card(
     has_default = any("default" in entry for entry in configs)
 
     # Each config keeps its place, and new ones follow the last.
-    front, there = _find_configs(front, len(configs), newline)
-    mine = {entry["config_name"]: entry for entry in entries}
-    here = 0 if configs else there.first
+    front, lines = _find_configs(front, len(configs), newline)
+    new_entries = {entry["config_name"]: entry for entry in entries}
+    here = 0 if configs else lines.first
     pieces, expected = [front[:here]], []
-    for i, (node, (start, end)) in enumerate(zip(there.nodes, there.places, strict=True)):
+    for i, (node, (start, end)) in enumerate(zip(lines.nodes, lines.places, strict=True)):
         pieces.append(front[here:start])
         here = end
         if i in foreign and is_alone and not has_default:
@@ -141,11 +141,11 @@ def merge_card(
         elif i in foreign:
             pieces.append(front[start:end])
             expected.append(configs[i])
-        elif names[i] in mine:
-            expected.append(mine.pop(names[i]))
-            pieces.append(_dump(expected[-1], there.indent, newline))
-    added = [*kept, *mine.values()]
-    pieces += [_dump(entry, there.indent, newline) for entry in added]
+        elif names[i] in new_entries:
+            expected.append(new_entries.pop(names[i]))
+            pieces.append(_dump(expected[-1], lines.indent, newline))
+    added = [*kept, *new_entries.values()]
+    pieces += [_dump(entry, lines.indent, newline) for entry in added]
     merged = f"{opening}{''.join(pieces)}{front[here:]}{closing}{_with_section(text, study, own_text, newline)}"
 
     # Not all YAML can be extended line by line, so what the Hub will read is compared with what it should read.
@@ -161,22 +161,24 @@ def merge_card(
 def _not_in_lines() -> UserError:
     return UserError(
         "the YAML of the repo's README.md must have one key a line and, under `configs:`, one item with a dash after "
-        "the other. Rewrite it that way first"
+        "the other. Rewrite it that way first."
     )
 
 
 def _find_configs(front: str, count: int, newline: str) -> tuple[str, Configs]:
     """Find the configs in the YAML of a card. Without any, return the YAML with a line `configs:` to put them after."""
-    events = iter([one for one in yaml.parse(front) if isinstance(one, (yaml.NodeEvent, yaml.CollectionEndEvent))])
+    events = iter(
+        [event for event in yaml.parse(front) if isinstance(event, (yaml.NodeEvent, yaml.CollectionEndEvent))]
+    )
     first = next(events, None)
     children = _read_node(first, events).children if first else []
     pairs = zip(children[::2], children[1::2], strict=False)  # a list is refused in the end
-    found = next(((key, node) for key, node in pairs if getattr(key.event, "value", None) == "configs"), None)
+    configs = next(((key, node) for key, node in pairs if getattr(key.event, "value", None) == "configs"), None)
     margin = " " * children[0].event.start_mark.column if children else ""
-    if found is None:
+    if configs is None:
         front = f"{front}{margin}configs:{newline}"
         return front, Configs([], [], len(front), margin)
-    key, node = found
+    key, node = configs
     if not count:  # null or an empty list, which goes
         start = node.event.start_mark.index
         front = front[:start] + front[node.end :]
@@ -237,7 +239,9 @@ def _with_section(text: str, study: str, section: str, newline: str) -> str:
     marked = f"{begin}{newline}{section}{newline}{end}"
     first, last = text.find(begin), text.find(end)
     if text.count(begin) != text.count(end) or text.count(begin) > 1 or last < first:
-        raise UserError(f"the repo's README.md has one of the marks of {study} without the other; mend it first")
+        raise UserError(
+            f"the repo's README.md has one of the marks of {study} without the other. Correct the card first."
+        )
     if 0 <= first < last:
         return text[:first] + marked + text[last + len(end) :]
     gap = "" if not text else newline if text.endswith("\n") else 2 * newline

@@ -1,4 +1,4 @@
-"""Pull a published study. A repo may be from anyone, so what it costs and what it may hold are limited."""
+"""Pull a published study. A repo may be from anyone, so its content and its cost are limited."""
 
 import json
 import re
@@ -20,10 +20,9 @@ from ..recipe import Recipe, drop_addresses
 from ..study import FORMAT, Study, whole_folder, write_json, write_text
 from ..training.grid import all_runs
 from ..training.runs import PREDICTIONS
-from .bundle import ANNOTATIONS
-from .push import OURS, PREFIX, explain_error, path_in_repo
+from .bundle import ANNOTATIONS, HOME, PREFIX, path_in_repo
+from .hub_errors import explain_error
 
-# A pulled repo may be anyone's: these bound what it costs.
 MAX_JSON_BYTES = 16 * 2**20  # of each JSON file
 MAX_TABLE_BYTES = 4 * 2**30  # of each parquet file
 MAX_DECODED_BYTES = 8 * 2**30  # of each table in memory
@@ -37,7 +36,7 @@ MAX_NAMES = 10  # of studies in a message
 
 
 def pull_study(repo: str, folder: Path | None = None, name: str | None = None, revision: str | None = None) -> Path:
-    """Makes a study folder of a published study.
+    """Make a study folder of a published study.
 
     Args:
         repo (`str`):
@@ -45,15 +44,15 @@ def pull_study(repo: str, folder: Path | None = None, name: str | None = None, r
         folder (`Path`, *optional*):
             The study folder, which must not exist; `studies/<name>` by default.
         name (`str`, *optional*):
-            The study, where the repo holds several.
+            The study, if the repo has several.
         revision (`str`, *optional*):
             Branch, tag or commit.
 
     Returns:
-        `Path`: the study folder. Its `recipe.yaml` is the recipe to go on with.
+        `Path`: the study folder. Its `recipe.yaml` is the recipe to continue with.
 
     Raises:
-        UserError: no such repo or study, or the folder exists.
+        UserError: the repo or study does not exist or is damaged, or the folder exists.
     """
     from huggingface_hub import HfApi, snapshot_download
 
@@ -66,30 +65,30 @@ def pull_study(repo: str, folder: Path | None = None, name: str | None = None, r
             for path in paths:
                 limit = MAX_TABLE_BYTES if path.endswith(".parquet") else MAX_JSON_BYTES
                 if path not in sizes:
-                    raise UserError(f"{repo}: {OURS}/{name} is damaged (`{path}` is missing)")
+                    raise UserError(f"{repo}: `{HOME}/{name}` is damaged. `{path}` is missing.")
                 if sizes[path] > limit:
-                    raise UserError(f"{repo}: `{path}` must have at most {limit:,} bytes. It has {sizes[path]:,}")
+                    raise UserError(f"{repo}: `{path}` must have at most {limit:,} bytes. It has {sizes[path]:,}.")
             return Path(snapshot_download(repo, repo_type="dataset", revision=info.sha, allow_patterns=[*paths]))
 
-        found = list_studies(sizes)
-        if not found:
-            raise UserError(f"{repo}: no study of hf-recipes was published there (it has no {OURS}/*/study.json)")
-        if (name or found[0]) not in found or (name is None and len(found) > 1):
-            raise UserError(f"{repo}: holds the studies {list_names(found)}; name one of them with --study")
-        name = name or found[0]
+        studies = list_studies(sizes)
+        if not studies:
+            raise UserError(f"{repo}: must have a study of hf-recipes. It has no `{HOME}/*/study.json`.")
+        if (name or studies[0]) not in studies or (name is None and len(studies) > 1):
+            raise UserError(f"{repo}: has the studies {list_names(studies)}. Choose one with --study.")
+        name = name or studies[0]
         folder = folder or Path("studies", name)
         if folder.exists():
-            raise UserError(f"{folder}: exists; name another --output_dir")
+            raise UserError(f"`{folder}` exists. Name another --output_dir.")
         if "::" in str(folder):
-            raise UserError(f"--output_dir must be a local folder without '::'. Got {folder}. Try studies/{name}")
-        home = f"{OURS}/{name}"
-        manifest = fetch(f"{home}/study.json") / home / "study.json"
+            raise UserError(f"--output_dir must be a local folder without '::'. Got {folder}. Try studies/{name}.")
+        home = f"{HOME}/{name}"
+        manifest_file = fetch(f"{home}/study.json") / home / "study.json"
         with _damage_named(repo, name):
-            said = _read_manifest(manifest, repo, name)
-            has_runs = f"{said['prefix']}runs" in said["configs"]
+            manifest = _read_manifest(manifest_file, repo, name)
+            has_runs = f"{manifest['prefix']}runs" in manifest["configs"]
         wanted = [f"{home}/rows-train.parquet", f"{home}/rows-test.parquet"]
         wanted += [
-            path_in_repo(said["prefix"], table, "train")
+            path_in_repo(manifest["prefix"], table, "train")
             for table in ("annotations", *(("runs", "predictions") if has_runs else ()))
         ]
         optional = ("results.json", "labels.json", "audit-sample.json", "audit-labels.json")
@@ -99,53 +98,57 @@ def pull_study(repo: str, folder: Path | None = None, name: str | None = None, r
     except Exception as error:  # the Hub's own errors, and all that a network can do
         raise UserError(f"{repo}: {explain_error(error)}") from None
     with _damage_named(repo, name), whole_folder(folder) as made:
-        _unpack(where, where / home, said, Recipe.model_validate(said["recipe"]), made)
+        _unpack(where, where / home, manifest, Recipe.model_validate(manifest["recipe"]), made)
     return folder
 
 
 @contextmanager
 def _damage_named(repo: str, name: str) -> Iterator[None]:
-    """Turn whatever a repo's content can raise into a sentence: nothing in it is believed, as it may be anybody's."""
+    """Raise a UserError for all errors that the content of a repo can cause. It may be from anyone."""
     kinds = (LookupError, TypeError, AttributeError, ValueError, RecursionError, OSError, pa.ArrowException)
     try:
         yield
     except UserError:
         raise
     except kinds as error:
-        raise UserError(f"{repo}: {OURS}/{name} is damaged ({first_line(error)})") from None
+        raise UserError(f"{repo}: `{HOME}/{name}` is damaged. {first_line(error)}") from None
 
 
 def _read_manifest(file: Path, repo: str, name: str) -> dict[str, Any]:
     """Return the content of a study.json, with a recipe that is safe to use and has no addresses and no folder."""
-    said: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    # The prompts of passes hold texts of the source as they are, and no command prints them.
+    manifest: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    # The prompts of passes have texts of the source, and no command prints them.
     shown = ("prompt", "ingredients")
-    manifests = [{key: value for key, value in one["manifest"].items() if key not in shown} for one in said["passes"]]
-    _check_printable(file, [{**said, "passes": []}, *manifests])
-    if said["format"] != FORMAT:
-        raise UserError(f"{repo}: published by another version of hf-recipes (format {said['format']})")
-    if len(json.dumps(said["recipe"])) > MAX_RECIPE_CHARS:
-        raise UserError(f"{repo}: `recipe` must have at most {MAX_RECIPE_CHARS:,} characters")
-    recipe = Recipe.model_validate(said["recipe"])
+    manifests = [
+        {key: value for key, value in entry["manifest"].items() if key not in shown} for entry in manifest["passes"]
+    ]
+    _check_printable(file, [{**manifest, "passes": []}, *manifests])
+    if manifest["format"] != FORMAT:
+        raise UserError(
+            f"{repo}: must have format {FORMAT} of hf-recipes. Got {manifest['format']}. Try another version."
+        )
+    if len(json.dumps(manifest["recipe"])) > MAX_RECIPE_CHARS:
+        raise UserError(f"{repo}: `recipe` must have at most {MAX_RECIPE_CHARS:,} characters.")
+    recipe = Recipe.model_validate(manifest["recipe"])
     if grid := recipe.grid:
         crossed = grid.crossed.levels ** len(grid.vary) * len(grid.crossed.variants) if grid.crossed else 0
         if len(grid.variants) * len(grid.sizes) * len(grid.seeds) + crossed > MAX_RUNS:
-            raise UserError(f"{repo}: `grid` must have at most {MAX_RUNS:,} runs")
-    keys = [one["key"] for one in said["passes"]]
+            raise UserError(f"{repo}: `grid` must have at most {MAX_RUNS:,} runs.")
+    keys = [entry["key"] for entry in manifest["passes"]]
     passes = recipe.annotate.all_passes()
-    if not set(said["current"]["keys"]) <= set(keys) or len(said["current"]["keys"]) != len(passes):
-        raise ValueError("passes that are not there")
+    if not set(manifest["current"]["keys"]) <= set(keys) or len(manifest["current"]["keys"]) != len(passes):
+        raise ValueError("A pass is missing.")
     if recipe.name != name or not all(re.fullmatch("[0-9a-f]{16}", key) for key in keys):
-        raise ValueError("names that are not valid")
-    if not re.fullmatch(PREFIX, said["prefix"]):
-        raise ValueError("a prefix that is not valid")
+        raise ValueError("A name is not valid.")
+    if not re.fullmatch(PREFIX, manifest["prefix"]):
+        raise ValueError("`prefix` is not valid.")
     for section in passes:
         _check_template("annotate.prompt.template", section.prompt.template, ("labels", "demonstrations"))
     if recipe.data.text_template is not None:
         _check_template("data.text_template", recipe.data.text_template, ())
-    drop_addresses(said["recipe"]["annotate"])
-    said["recipe"].pop("output_dir", None)
-    return said
+    drop_addresses(manifest["recipe"]["annotate"])
+    manifest["recipe"].pop("output_dir", None)
+    return manifest
 
 
 def _check_template(key: str, template: str, lists: tuple[str, ...]) -> None:
@@ -163,16 +166,16 @@ def _check_template(key: str, template: str, lists: tuple[str, ...]) -> None:
     try:
         tree = SandboxedEnvironment().parse(template if len(template) <= MAX_TEMPLATE_CHARS else "")
     except TemplateError as error:
-        raise UserError(f"{key}: {first_line(error)}") from None
+        raise UserError(f"`{key}` must be a jinja2 template. {first_line(error)}") from None
     simple = (nodes.Template, nodes.Output, nodes.TemplateData, nodes.Const, nodes.Name, nodes.Getattr, nodes.Getitem)
     logic = (nodes.If, nodes.CondExpr, nodes.Compare, nodes.Operand, nodes.Not, nodes.And, nodes.Or, nodes.Test)
     wrong = f"it has {len(template):,} characters" if len(template) > MAX_TEMPLATE_CHARS else ""
     for node in tree.find_all(nodes.Node):
         if isinstance(node, nodes.Filter):
-            is_known = node.name in ("trim", "lower", "upper", "capitalize", "title", "length", "default")
-            wrong = wrong or ("" if is_known else f"it has the filter {node.name}")
+            is_allowed = node.name in ("trim", "lower", "upper", "capitalize", "title", "length", "default")
+            wrong = wrong or ("" if is_allowed else f"it has the filter {node.name}")
         elif isinstance(node, nodes.For):
-            is_known = isinstance(node.iter, nodes.Name) and node.iter.name in lists
+            is_allowed = isinstance(node.iter, nodes.Name) and node.iter.name in lists
             is_nested = next(node.find_all(nodes.For), None) is not None
             wrong = wrong or ("it has a loop inside a loop" if is_nested else "")
             inside = {
@@ -182,24 +185,26 @@ def _check_template(key: str, template: str, lists: tuple[str, ...]) -> None:
                 if isinstance(name, nodes.Name)
             }
             wrong = wrong or ("it prints a whole list inside a loop" if inside & {*lists} else "")
-            wrong = wrong or ("" if is_known else f"it has a loop over something else than {' or '.join(lists) or '-'}")
+            wrong = wrong or (
+                "" if is_allowed else f"it has a loop over something else than {' or '.join(lists) or '-'}"
+            )
         elif not isinstance(node, (*simple, *logic)):
             wrong = wrong or f"it has {type(node).__name__}"
     if wrong:
-        raise UserError(f"{key}: must be a simple template in a pulled study (docs/hub.md). Here {wrong}")
+        raise UserError(f"`{key}` must be a simple template in a pulled study (docs/hub.md). Here {wrong}.")
 
 
 def _check_printable(file: Path, content: Any) -> None:
     """Refuse control characters in the texts of a JSON file, as terminals obey them."""
-    left = [content]
-    while left:
-        part = left.pop()
+    parts = [content]
+    while parts:
+        part = parts.pop()
         if isinstance(part, dict):
-            left += [*part.keys(), *part.values()]
+            parts += [*part.keys(), *part.values()]
         elif isinstance(part, list):
-            left += part
+            parts += part
         elif isinstance(part, str) and re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", part.replace("\r\n", "\n")):
-            raise ValueError(f"{file.name} must not have control characters")
+            raise ValueError(f"`{file.name}` must not have control characters.")
 
 
 def _copy_json(source: Path, target: Path) -> None:
@@ -215,7 +220,7 @@ def _batches(path: Path, schema: pa.Schema, *compressions: str) -> Iterator[pa.T
         ValueError: it has other columns, a compression that this library does not write there, or more than the limits.
     """
     if not pq.read_schema(path).equals(schema):
-        raise ValueError(f"other columns in {path.name}")
+        raise ValueError(f"`{path.name}` has other columns.")
     # A dictionary holds a text once, however many rows have it: it is counted before it is multiplied.
     file = pq.ParquetFile(path, read_dictionary=[field.name for field in schema if pa.types.is_string(field.type)])
     limit = min(MAX_DECODED_BYTES, max(MIN_DECODED_BYTES, MAX_EXPANSION * path.stat().st_size))
@@ -225,14 +230,14 @@ def _batches(path: Path, schema: pa.Schema, *compressions: str) -> Iterator[pa.T
         columns = [described.column(i) for i in range(described.num_columns)]
         # Snappy makes at most some twenty bytes of one, others thousands.
         if any(column.compression not in ("SNAPPY", "UNCOMPRESSED", *compressions) for column in columns):
-            raise ValueError(f"an unexpected compression in {path.name}")
+            raise ValueError(f"`{path.name}` has an unexpected compression.")
         # The footer may be wrong, and it only refuses early.
         if sum(max(column.num_values, column.total_uncompressed_size) for column in columns) > limit:
-            raise ValueError(f"more than {limit:,} bytes in {path.name}")
+            raise ValueError(f"`{path.name}` has more than {limit:,} bytes.")
     for batch in file.iter_batches(MAX_BATCH_ROWS, use_threads=False):
         total += sum(map(_decoded_size, batch.columns))
         if total > limit:
-            raise ValueError(f"more than {limit:,} bytes in {path.name}")
+            raise ValueError(f"`{path.name}` has more than {limit:,} bytes.")
         yield pa.Table.from_batches([batch]).cast(schema)
 
 
@@ -246,40 +251,40 @@ def _decoded_size(column: pa.Array) -> int:
 RUNS = pa.schema({"run": pa.string(), "record": pa.string()})
 
 
-def _unpack(where: Path, home: Path, said: dict[str, Any], recipe: Recipe, made: Path) -> None:
+def _unpack(where: Path, home: Path, manifest: dict[str, Any], recipe: Recipe, made: Path) -> None:
     def table(config: str, schema: pa.Schema) -> pa.Table:
         return pa.concat_tables(
-            [schema.empty_table(), *_batches(where / path_in_repo(said["prefix"], config, "train"), schema)]
+            [schema.empty_table(), *_batches(where / path_in_repo(manifest["prefix"], config, "train"), schema)]
         )
 
     study = Study(recipe.model_copy(update={"output_dir": str(made)}))
-    content = {"format": said["format"], "recipe": said["recipe"]}
-    write_text(study.recipe_file, yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
-    if said["revisions"]:
-        write_json(study.revisions_file, said["revisions"])
+    recipe_content = {"format": manifest["format"], "recipe": manifest["recipe"]}
+    write_text(study.recipe_file, yaml.safe_dump(recipe_content, sort_keys=False, allow_unicode=True))
+    if manifest["revisions"]:
+        write_json(study.revisions_file, manifest["revisions"])
     study.rows.mkdir()
     for split in ("train", "test"):
         for _ in _batches(home / f"rows-{split}.parquet", ROWS, "ZSTD"):
             pass  # it decodes within the limits, and later steps read it whole
         shutil.copyfile(home / f"rows-{split}.parquet", study.rows / f"{split}.parquet")
-    write_json(study.rows / "manifest.json", said["rows"])
+    write_json(study.rows / "manifest.json", manifest["rows"])
     rows = table("annotations", ANNOTATIONS)
-    for one in said["passes"]:
-        folder = study.annotations(one["key"])
+    for entry in manifest["passes"]:
+        folder = study.annotations(entry["key"])
         folder.mkdir(parents=True)
-        mine = rows.filter(pa.compute.equal(rows["key"], one["key"])).drop_columns(["pass", "key"])
-        tables.write(folder / "part-00000.parquet", mine)
-        tables.write(folder / CONTENT_FREE_FILE, pa.Table.from_pylist(one["free"], mine.schema))
-        write_json(folder / "manifest.json", one["manifest"])
-    write_json(study.annotations_root / "current.json", said["current"])
-    if f"{said['prefix']}runs" in said["configs"]:
+        part = rows.filter(pa.compute.equal(rows["key"], entry["key"])).drop_columns(["pass", "key"])
+        tables.write(folder / "part-00000.parquet", part)
+        tables.write(folder / CONTENT_FREE_FILE, pa.Table.from_pylist(entry["free"], part.schema))
+        write_json(folder / "manifest.json", entry["manifest"])
+    write_json(study.annotations_root / "current.json", manifest["current"])
+    if f"{manifest['prefix']}runs" in manifest["configs"]:
         predictions = table("predictions", PREDICTIONS)
         runs = {str(run): run for run in all_runs(study.grid)}
         for row in table("runs", RUNS).to_pylist():
             folder = study.run(runs[row["run"]])
             folder.mkdir(parents=True)
-            mine = predictions.filter(pa.compute.equal(predictions["run"].cast(pa.string()), row["run"]))
-            tables.write(folder / "predictions.parquet", mine.unify_dictionaries())
+            part = predictions.filter(pa.compute.equal(predictions["run"].cast(pa.string()), row["run"]))
+            tables.write(folder / "predictions.parquet", part.unify_dictionaries())
             write_json(folder / "run.json", json.loads(row["record"]))
     for name in ("sample", "labels"):
         if (home / f"audit-{name}.json").exists():
@@ -294,7 +299,7 @@ def _unpack(where: Path, home: Path, said: dict[str, Any], recipe: Recipe, made:
 
 def list_studies(paths: Iterable[str]) -> list[str]:
     """Return the names of the studies among a repo's files."""
-    return sorted(path.split("/")[1] for path in paths if re.fullmatch(rf"{OURS}/[A-Za-z0-9._-]+/study\.json", path))
+    return sorted(path.split("/")[1] for path in paths if re.fullmatch(rf"{HOME}/[A-Za-z0-9._-]+/study\.json", path))
 
 
 def list_names(names: list[str]) -> str:

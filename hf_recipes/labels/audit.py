@@ -19,20 +19,19 @@ Part = Literal["pool", "test"]
 
 
 def draw_audit(study: Study, n: int, file: Path, form: Form = "csv", test_share: float = 0.5) -> int:
-    """Writes texts for people to label: a simple random sample of those that can be trained on.
+    """Write texts for people to label: a simple random sample of the pool.
 
-    Where the recipe trains without gold, `test_share` of the texts are a sample of the test texts instead: the pool's
-    labels serve training and tell the quality of the LLM's labels, those of test texts only ever evaluate. A larger `n`
-    later has the texts of a smaller one, so that no label is lost. The LLM's labels are not shown: people tend to agree
-    with what they see.
+    If the recipe trains without gold, `test_share` of the texts are a sample of the test texts: labels of the pool are
+    for training and for the quality of the LLM's labels, labels of test texts only for evaluation. A larger `n` later
+    includes the texts of a smaller one. The LLM's labels are not shown, as people tend to agree with what they see.
 
     Args:
         study (`Study`):
             An annotated study; gains `audit/sample.json`.
         n (`int`):
-            Texts of the sample, all in all.
+            Texts of the sample in total.
         file (`Path`):
-            The file to write; texts that have their label already are left out.
+            The file to write, without texts that have a label already.
         form (`str`, *optional*, defaults to `"csv"`):
             `csv` and `jsonl` have the columns `id`, `text` and an empty `label`; `label-studio` is a JSON file for its
             import.
@@ -43,47 +42,44 @@ def draw_audit(study: Study, n: int, file: Path, form: Form = "csv", test_share:
         `int`: the texts written.
 
     Raises:
-        UserError: there are fewer texts, the file is there already, a part would lose texts that it has, or the texts
-            are not here.
+        UserError: there are fewer texts, the file exists, a part would lose texts, or the study is without texts.
     """
     if not 0 <= test_share <= 1:
-        raise UserError(f"--test-share: {test_share} is no share; give a number from 0 to 1")
+        raise UserError(f"`--test-share` must be from 0 to 1. Got {test_share}.")
     files = open_rows(study)
     files.need_texts()
     labels = read_labels(study, files)
     pool, test = labels.pool, labels.test
-    able: dict[Part, tuple[list[str], list[str]]] = {"pool": (pool.ids, pool.texts)}
+    candidates: dict[Part, tuple[list[str], list[str]]] = {"pool": (pool.ids, pool.texts)}
     sizes: dict[Part, int] = {"pool": n}
     if study.recipe.few_gold:
-        able["test"], sizes["test"] = (test.ids, [str(text) for text in test.texts]), int(n * test_share)
+        candidates["test"], sizes["test"] = (test.ids, [str(text) for text in test.texts]), int(n * test_share)
         sizes["pool"] = n - sizes["test"]
-    had = (read_json(study.audit / "sample.json") or {}).get("parts", {})
+    earlier = (read_json(study.audit / "sample.json") or {}).get("parts", {})
     for part, size in sizes.items():
-        if n < 1 or size > len(able[part][0]):
-            what = "texts" if part == "pool" else "texts of the test"
-            raise UserError(f"--n: {size} asked for, of {len(able[part][0]):,} {what} that can be drawn")
-        if size < len(had.get(part, {}).get("ids", [])):
+        if n < 1 or size > len(candidates[part][0]):
+            raise UserError(f"`--n` must draw 1 to {len(candidates[part][0]):,} texts of the {part}. Got {size}.")
+        if size < len(earlier.get(part, {}).get("ids", [])):
             raise UserError(
-                f"--n: the sample has {len(had[part]['ids'])} texts of the {part} already, and {size} would be left; "
-                "ask for as many or more"
+                f"`--n` must draw at least the {len(earlier[part]['ids'])} texts of the {part} in it. Got {size}."
             )
     if file.exists():
-        raise UserError(f"{file}: exists; somebody may have labelled it: name another --output")
-    drawn = {part: hash_order(able[part][0], "audit")[:size] for part, size in sizes.items()}
+        raise UserError(f"`{file}` exists, and may have labels. Name another --output.")
+    drawn = {part: hash_order(candidates[part][0], "audit")[:size] for part, size in sizes.items()}
     parts = {
         part: {
-            "population": len(able[part][0]),
-            "pi": sizes[part] / len(able[part][0]),
-            "ids": [able[part][0][i] for i in chosen],
+            "population": len(candidates[part][0]),
+            "pi": sizes[part] / len(candidates[part][0]),
+            "ids": [candidates[part][0][i] for i in chosen],
         }
         for part, chosen in drawn.items()
     }
     with study.lock():
         study.audit.mkdir(exist_ok=True)
-        known = read_json(study.audit / "labels.json") or {}
+        labelled = read_json(study.audit / "labels.json") or {}
         study.write_json(study.audit / "sample.json", {"label_names": pool.label_names, "parts": parts})
-    texts = {able[part][0][i]: able[part][1][i] for part, chosen in drawn.items() for i in chosen}
-    texts = {i: text for i, text in texts.items() if i not in known}
+    texts = {candidates[part][0][i]: candidates[part][1][i] for part, chosen in drawn.items() for i in chosen}
+    texts = {i: text for i, text in texts.items() if i not in labelled}
     file.parent.mkdir(parents=True, exist_ok=True)
     write_text(file, "".join(_render(texts, pool.label_names, form)))
     return len(texts)

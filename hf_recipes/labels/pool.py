@@ -309,19 +309,19 @@ def build_pool(rows: Rows, passes: list[Annotations]) -> Pool:
         all_probs.append(probs)
         calibrations.append(calibration)
     kept = np.flatnonzero(usable & ~spent)
-    some = rows.take(kept)
+    pool_rows = rows.take(kept)
     logprobs = [annotations.logprobs[kept] for annotations in passes]
     return Pool(
-        ids=some.ids,
-        texts=[str(text) for text in some.texts],
-        label_names=some.label_names,
-        gold=some.gold,
+        ids=pool_rows.ids,
+        texts=[str(text) for text in pool_rows.texts],
+        label_names=pool_rows.label_names,
+        gold=pool_rows.gold,
         pass_probs=np.stack(all_probs)[:, kept],
         pass_label_mass=np.exp(logsumexp(logprobs, axis=2)) if len(kept) else np.zeros((len(passes), 0)),
         votes=np.stack([_most_probable(probs) for probs in all_probs], axis=1)[kept],
         calibrations=calibrations,
         calibration_gold=int(spent.sum()),
-        raters=some.raters,
+        raters=pool_rows.raters,
     )
 
 

@@ -47,22 +47,22 @@ class Labels:
         return np.asarray(self.targets.argmax(axis=1))
 
     def accuracy(self, pool: Pool) -> float | None:
-        """The share of the labels that equal gold; None if no row has gold.
+        """Return the share of the labels that equal gold; None if no row has gold.
 
-        Where only a random sample has gold and the labels of it are gold, the others are as often right as the LLM is
-        on that sample.
+        If only a random sample has gold and is labelled with it, all other labels are estimated to be right as often as
+        the LLM is on that sample.
         """
         gold = pool.gold[self.rows]
-        known = gold != NO_GOLD
-        if not known.any():
+        has_gold = gold != NO_GOLD
+        if not has_gold.any():
             return None
         if pool.audited is None or self.from_gold.all() or not self.from_gold.any():
-            return float((self.labels == gold)[known].mean())
-        sure = self.from_gold.mean()
-        return float(sure + (1 - sure) * (pool.llm[self.rows] == gold)[known].mean())
+            return float((self.labels == gold)[has_gold].mean())
+        gold_share = self.from_gold.mean()
+        return float(gold_share + (1 - gold_share) * (pool.llm[self.rows] == gold)[has_gold].mean())
 
     def without(self, dropped: np.ndarray) -> "Labels":
-        """The others, where `dropped` of shape `(n,)` marks some."""
+        """Return the labels without those that `dropped`, of shape `(n,)`, marks."""
         kept = ~dropped
         return replace(self, rows=self.rows[kept], targets=self.targets[kept], from_gold=self.from_gold[kept])
 
@@ -236,12 +236,12 @@ def gold_only(subset: Subset) -> Labels:
 def one_annotator(subset: Subset) -> Labels:
     """Draw one annotator of each text; leave out texts without annotators."""
     if subset.pool.raters is None:
-        raise UserError("grid.variants: one-annotator requires data.raters. Add it, or leave out the variant.")
+        raise UserError("`grid.variants`: one-annotator requires data.raters. Add it, or remove the variant.")
     counts = subset.pool.raters[subset.rows]
     has_annotator = counts.sum(axis=1) > 0
     if not has_annotator.any():
         raise UserError(
-            "grid.variants: one-annotator requires labels of annotators. Got none for the "
+            "`grid.variants`: one-annotator requires labels of annotators. Got none for the "
             f"{len(counts)} texts of a run. Try another data.raters."
         )
     bounds = np.cumsum(counts, axis=1) / np.maximum(counts.sum(axis=1, keepdims=True), 1)
@@ -272,6 +272,6 @@ def _uniform(subset: Subset, salt: str) -> np.ndarray:
 def _require_audit(pool: Pool) -> None:
     if pool.audited is None or not pool.audited.any():
         raise UserError(
-            "grid.variants: gold-only, llm-audit and llm-random-replace require gold labels, and the study has none. "
-            "Run hf-recipes audit sample and hf-recipes audit import, or leave them out."
+            "`grid.variants`: gold-only, llm-audit and llm-random-replace require gold labels, and the study has none. "
+            "Run hf-recipes audit sample and hf-recipes audit import, or remove the variants."
         )

@@ -1,4 +1,4 @@
-"""Votes: what several passes over the same rows say together. Passes differ in prompt, demonstrations or model."""
+"""Votes: the labels of several passes over the same rows. Passes differ in prompt, few-shot examples or model."""
 
 import numpy as np
 
@@ -6,7 +6,7 @@ NO_VOTE = -1
 
 
 def vote_shares(votes: np.ndarray, classes: int) -> np.ndarray:
-    """The share of each class among a row's votes.
+    """Return the share of each class among a row's votes.
 
     Args:
         votes (`np.ndarray` of shape `(n, P)`):
@@ -23,26 +23,26 @@ def vote_shares(votes: np.ndarray, classes: int) -> np.ndarray:
 
 
 def majority(votes: np.ndarray, classes: int) -> np.ndarray:
-    """The class with most votes, of shape `(n,)`; of tied ones the earliest pass's, `NO_VOTE` where no pass voted."""
+    """Return the class with most votes, of shape `(n,)`. Ties go to the earliest pass; `NO_VOTE` without votes."""
     shares = np.nan_to_num(vote_shares(votes, classes))
-    tied = np.take_along_axis(shares, np.maximum(votes, 0), axis=1) == shares.max(axis=1, keepdims=True)
-    first = (tied & (votes != NO_VOTE)).argmax(axis=1)
+    is_tied = np.take_along_axis(shares, np.maximum(votes, 0), axis=1) == shares.max(axis=1, keepdims=True)
+    first = (is_tied & (votes != NO_VOTE)).argmax(axis=1)
     return votes[np.arange(len(votes)), first]
 
 
 def flipped(votes: np.ndarray) -> np.ndarray:
-    """Whether a row's passes do not all say the same: the trigger of Lu & Smith 2025's consistency ensemble."""
-    known = votes != NO_VOTE
-    low = np.where(known, votes, np.iinfo(votes.dtype).max).min(axis=1)
+    """Mark the rows whose passes differ: the trigger of Lu & Smith 2025's consistency ensemble."""
+    has_vote = votes != NO_VOTE
+    low = np.where(has_vote, votes, np.iinfo(votes.dtype).max).min(axis=1)
     high = votes.max(axis=1)
-    return (known.sum(axis=1) > 1) & (low != high)
+    return (has_vote.sum(axis=1) > 1) & (low != high)
 
 
 def aggregate(votes: np.ndarray, classes: int, method: str = "DawidSkene") -> np.ndarray:
-    """Class probabilities from passes of unequal worth, by one of crowd-kit's aggregators.
+    """Return class probabilities from passes of unequal quality, by one of crowd-kit's aggregators.
 
-    Worth having over three or more different models: passes of one model share its errors, which no aggregator that
-    supposes independent workers (as Dawid & Skene 1979 do) can see.
+    It requires three or more different models: passes of one model share its errors, which an aggregator that assumes
+    independent workers (as Dawid & Skene 1979 do) cannot detect.
 
     Args:
         votes (`np.ndarray` of shape `(n, P)`), classes (`int`):
@@ -59,9 +59,9 @@ def aggregate(votes: np.ndarray, classes: int, method: str = "DawidSkene") -> np
 
     row, worker = np.nonzero(votes != NO_VOTE)
     answers = pd.DataFrame({"task": row, "worker": worker, "label": votes[row, worker]})
-    found = getattr(aggregation, method)().fit_predict_proba(answers)
+    shares = getattr(aggregation, method)().fit_predict_proba(answers)
     return np.asarray(
-        found.reindex(index=range(len(votes)), columns=range(classes))
+        shares.reindex(index=range(len(votes)), columns=range(classes))
         .fillna(0.0)
         .where(pd.Series(np.isin(np.arange(len(votes)), row)), np.nan, axis=0)
     )

@@ -12,7 +12,7 @@ from ..variants import VARIANTS
 
 
 def make_run(grid: Grid, variant: str, size: int, levels: dict[str, int]) -> Run:
-    """A run by the place in `grid.seeds` of each source that varies; the others keep the first seed.
+    """Return a run by the place in `grid.seeds` of each source that varies; other sources keep the first seed.
 
     Args:
         grid (`Grid`):
@@ -34,31 +34,27 @@ def make_run(grid: Grid, variant: str, size: int, levels: dict[str, int]) -> Run
 
 
 def all_runs(grid: Grid) -> list[Run]:
-    """The grid's runs; small sizes first, and all variants of a seed together, so that a cut grid is a paired one.
+    """Return the grid's runs, crossed runs last.
 
-    What crosses the sources of chance comes last.
+    Small sizes come first, and all variants of a seed together, so that an interrupted grid has pairs.
     """
-    paired = [
-        run
-        for size in grid.sizes
-        for together in zip(*(paired_runs(grid, variant, size) for variant in grid.variants_at(size)), strict=True)
-        for run in together
-    ]
-    crossed = (
-        [run for variant in grid.crossed.variants for run in crossed_runs(grid, variant).values()]
-        if grid.crossed
-        else []
-    )
-    return list(dict.fromkeys([*paired, *crossed]))
+    runs: list[Run] = []
+    for size in grid.sizes:
+        by_variant = [paired_runs(grid, variant, size) for variant in grid.variants_at(size)]
+        for runs_of_seed in zip(*by_variant, strict=True):
+            runs += runs_of_seed
+    for variant in grid.crossed.variants if grid.crossed else []:
+        runs += crossed_runs(grid, variant).values()
+    return list(dict.fromkeys(runs))
 
 
 def paired_runs(grid: Grid, variant: str, size: int) -> list[Run]:
-    """A variant's runs at a size, one for each seed, in their order; a seed sets all sources that vary."""
+    """Return a variant's runs at a size, one for each seed in order. A seed sets all sources that vary."""
     return [make_run(grid, variant, size, dict.fromkeys(grid.vary, level)) for level in range(len(grid.seeds))]
 
 
 def crossed_runs(grid: Grid, variant: str) -> dict[tuple[int, ...], Run]:
-    """Every combination of the first seeds of each source that varies, at the largest size.
+    """Return the runs of every combination of the first seeds of each source that varies, at the largest size.
 
     Returns:
         `dict[tuple[int, ...], Run]`: the runs by their levels, a number for each of `crossed_sources(grid, variant)`.
@@ -73,14 +69,12 @@ def crossed_runs(grid: Grid, variant: str) -> dict[tuple[int, ...], Run]:
 
 
 def crossed_sources(grid: Grid, variant: str) -> list[str]:
-    """The sources of chance that a variant has, of those that the grid varies."""
+    """Return the sources of chance that the grid varies and the variant has."""
     return [source for source in grid.vary if source != "pass" or VARIANTS[variant].uses_passes]
 
 
 def permutation(ids: list[str], subset_seed: int) -> np.ndarray:
-    """The order in which a subset seed takes the pool's rows: a run trains on the first `size`, in every variant.
-
-    Subsets of one seed are nested.
+    """Return the order in which a subset seed takes the pool's rows. A run of any variant trains on the first `size`.
 
     Returns:
         `np.ndarray` of shape `(len(ids),)`: indices into `ids`.
@@ -89,26 +83,26 @@ def permutation(ids: list[str], subset_seed: int) -> np.ndarray:
 
 
 def check_sizes(grid: Grid, available: int) -> list[str]:
-    """What is doubtful about the sizes, as sentences for the user and the report.
+    """Return warnings on the sizes, as sentences for the user and the report.
 
     Args:
         grid (`Grid`):
             The recipe's grid.
         available (`int`):
-            The usable rows of the pool, or as many as there can be at most before they are annotated.
+            The usable rows of the pool, or before annotation their maximum.
 
     Raises:
-        UserError: a size is larger than that.
+        UserError: a size exceeds it.
     """
     top = grid.sizes[-1]
     if top > available:
         raise UserError(
-            f"grid.sizes: {top} asked for, but only {available} rows of the pool have an annotation (and gold, where "
-            "the source has a label column) and are not spent on validation; lower it, or raise data.pool_size"
+            f"`grid.sizes` must be at most {available}, the rows of the pool with an annotation (and gold, if the "
+            f"source has it) that are not used for validation. Got {top}. Lower it, or raise `data.pool_size`."
         )
     if 2 * top > available and "subset" in grid.vary:
         return [
             f"The largest size, {top}, is more than half of the {available} usable rows: the subsets of different "
-            "seeds overlap, so the spread from seed to seed is understated there."
+            "seeds overlap, so the spread over seeds is understated."
         ]
     return []

@@ -32,7 +32,7 @@ PREDICTIONS = pa.schema(
 LIBRARIES = ("torch", "transformers", "accelerate", "tokenizers", "numpy")
 #: Settings that change how a run is trained but not its result; encoder and mixed precision are in its environment.
 NOT_IN_KEY = {"encoder", "revision", "accelerate_config", "save_models", "trackers"}
-#: Model types whose first positions are not for tokens.
+#: Model types whose first token has the position after that of padding: `pad_token_id` + 1.
 SHIFTED = ("roberta", "xlm-roberta", "camembert", "mpnet", "longformer", "data2vec-text", "xlm-roberta-xl")
 
 
@@ -206,7 +206,7 @@ def check_encoder(study: Study, weights: bool = True) -> Model:
     model = read_json(encoder.folder / "config.json") or {}
     longest = model.get("max_position_embeddings")
     if longest is not None and model.get("model_type") in SHIFTED:
-        longest -= 2
+        longest -= 2 if model["model_type"] == "mpnet" else (model.get("pad_token_id", 1) or 0) + 1
     if longest is not None and longest > 0 and train.max_length > longest:
         raise UserError(
             f"`train.max_length` must be at most {longest}, the maximum of {encoder.name}. Got {train.max_length}."

@@ -1,0 +1,108 @@
+"""The share of each class among the test texts, in predictions and in gold, for those who count classes."""
+
+from collections.abc import Iterator
+from itertools import product
+from typing import Any
+
+import numpy as np
+
+from ..data import Rows
+from .metric_modules import LEVEL, Predictions
+from .verdict import freedom
+
+
+def powered_share(
+    shares: np.ndarray, sample_shares: np.ndarray, gold: np.ndarray, level: float
+) -> tuple[float, list[float]]:
+    """Estimate the share of a class among texts that were all classified and of which a random sample was labelled.
+
+    The classifiers' share, less their bias on the sample: mean(f) + mean(y - f), the prediction-powered estimate of
+    Angelopoulos et al. 2023. It is right on average whatever the classifiers are; good ones make it more exact.
+
+    Args:
+        shares (`np.ndarray` of shape `(N,)`):
+            f, the share of the runs that give a text the class, of all texts.
+        sample_shares (`np.ndarray` of shape `(n,)`):
+            The same of the labelled texts, which are among them; n >= 2.
+        gold (`np.ndarray` of shape `(n,)`, bool):
+            y, whether these are of the class.
+        level (`float`):
+            Of the interval.
+
+    Returns:
+        `tuple[float, list[float]]`: the estimate and its interval, for texts like these, in [0, 1]: by t with n - 1
+        degrees of freedom and the variance (1/n - 1/N) var(y - f) + share (1 - share) / N. As a sample without an
+        error does not prove that there is none, var(y - f) counts one more error each way.
+    """
+    from scipy import stats
+
+    errors, num_texts = gold - sample_shares, len(gold)
+    share = float(np.clip(shares.mean() + errors.mean(), 0, 1))
+    spread = (np.square(errors - errors.mean()).sum() + 2) / (num_texts + 1)
+    variance = (1 / num_texts - 1 / len(shares)) * spread + share * (1 - share) / len(shares)
+    half = float(stats.t.ppf(0.5 + level / 2, num_texts - 1) * np.sqrt(variance))
+    return share, [max(share - half, 0.0), min(share + half, 1.0)]
+
+
+def class_shares(
+    predictions: Predictions, with_gold: Predictions, test: Rows, test_with_gold: Rows
+) -> Iterator[dict[str, Any]]:
+    """Yield the share that each variant's classifiers give each class at the largest size, and its bias against gold.
+
+    The interval of the bias is by t over runs and texts together, as that of a mean score, and corrected for the number
+    of classes (Bonferroni); the SD is over runs. Where people labelled a sample of the texts, the share in gold is an
+    estimate by all of them (`powered_share`), and its interval is corrected likewise. With groups, the same follows for
+    each group of which two or more texts have gold, corrected for the number of classes and groups.
+
+    Args:
+        predictions (`Predictions`), test (`Rows`):
+            All test texts, and the runs' labels of them.
+        with_gold (`Predictions`), test_with_gold (`Rows`):
+            The same of the test texts with gold; empty without them.
+    """
+    from scipy import stats
+
+    if not with_gold:
+        return
+    top, num_classes = max(size for _, size in predictions), len(test.label_names)
+    groups = set() if test_with_gold.groups is None else set(test_with_gold.groups) - {None}
+    parts = [(None, np.arange(len(test)), np.arange(len(test_with_gold)))]
+    parts += [
+        (name, *(np.flatnonzero(rows.groups == name) for rows in (test, test_with_gold))) for name in sorted(groups)
+    ]
+    for (variant, size), (group, places, gold_places) in product(predictions, parts):
+        if size != top or len(gold_places) < 2:
+            continue
+        all_labels = predictions[variant, size][:, places]
+        labels, gold = with_gold[variant, size][:, gold_places], test_with_gold.gold[gold_places]
+        runs, items = labels.shape
+        level = 1 - (1 - LEVEL) / num_classes / (1 if group is None else len(groups))
+
+        # The bias by class, with the two parts of its variance. Over texts one more error is counted each way: few
+        # texts without any do not prove that there is none.
+        errors = np.stack([(labels == k).astype(float) - (gold == k) for k in range(num_classes)])
+        by_item = errors.mean(axis=1)
+        spread = np.square(by_item - by_item.mean(axis=1, keepdims=True)).sum(axis=1)
+        over_items, over_runs = (spread + 2) / (items + 1) / items, errors.mean(axis=2).var(axis=1, ddof=1) / runs
+        degrees = [freedom(over_runs[k] ** 0.5, over_items[k] ** 0.5, runs) for k in range(num_classes)]
+        half = stats.t.ppf(0.5 + level / 2, np.minimum(degrees, items - 1)) * np.sqrt(over_items + over_runs)
+        for k, name in enumerate(test.label_names):
+            is_class, gold_share, gold_interval = all_labels == k, float((gold == k).mean()), None
+            if items < len(places):
+                sample = (labels == k).mean(axis=0)
+                gold_share, gold_interval = powered_share(is_class.mean(axis=0), sample, gold == k, level)
+            bias = float(errors[k].mean())
+            yield {
+                "variant": variant,
+                "size": size,
+                "group": group,
+                "class_name": name,
+                "R": runs,
+                "n": items,
+                "gold": gold_share,
+                "gold_interval": gold_interval,
+                "share": float(is_class.mean()),
+                "bias": bias,
+                "bias_interval": [bias - float(half[k]), bias + float(half[k])] if runs > 2 else None,
+                "sd": float(is_class.mean(axis=1).std(ddof=1)),
+            }

@@ -1,0 +1,177 @@
+"""The section `annotate` of a recipe: the LLM, its prompt and its passes."""
+
+import re
+from typing import Any, Literal
+
+from pydantic import Field, ValidationError, field_validator, model_validator
+
+from .parsing import Section, explain_error
+
+#: The arguments of vllm.LLM that a recipe may set. None of them loads code, a file or another model.
+ENGINE_ARGS = (
+    *("tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size", "enable_expert_parallel"),
+    *("disable_custom_all_reduce", "max_parallel_loading_workers", "max_num_seqs", "max_num_batched_tokens"),
+    *("enable_chunked_prefill", "enable_prefix_caching", "block_size", "async_scheduling", "gpu_memory_utilization"),
+    *("kv_cache_memory_bytes", "kv_cache_dtype", "num_gpu_blocks_override", "cpu_offload_gb", "quantization"),
+    *("enforce_eager", "cudagraph_capture_sizes", "max_cudagraph_capture_size", "optimization_level"),
+    *("performance_mode", "attention_backend", "moe_backend", "linear_backend", "model_impl", "disable_sliding_window"),
+    *("disable_cascade_attn", "disable_hybrid_kv_cache_manager", "language_model_only", "seed", "hf_overrides"),
+)
+
+
+class Example(Section):
+    """A few-shot example that the recipe contains."""
+
+    text: str
+    label: str
+
+
+class Prompt(Section):
+    """The prompt. `template` is jinja2 over `instruction`, `labels`, `demonstrations` and, last, `text`.
+
+    A label has `name`, `description` and `answer` (the text that the LLM writes for it), and prints as its name. A
+    few-shot example in `demonstrations` has `text` and `label` (its answer). They are `examples`, or drawn from the
+    gold rows of the training split: `random_shots` of all, or `shots_per_class` of each class (1 by default, 0 without
+    gold).
+    """
+
+    instruction: str
+    template: str = (
+        "{{ instruction }}\n\n"
+        "{% if show_labels %}"
+        "{% for label in labels %}"
+        "{{ label.answer }}"
+        "{% if label.answer != label.name %}: {{ label.name }}{% endif %}"
+        "{% if label.description %}: {{ label.description }}{% endif %}\n"
+        "{% endfor %}\n"
+        "{% endif %}"
+        "{% for demonstration in demonstrations %}"
+        "Text: {{ demonstration.text }}\nLabel: {{ demonstration.label }}\n\n"
+        "{% endfor %}"
+        "Text: {{ text }}\nLabel:"
+    )
+    chat: bool = Field(False, description="put the prompt into the model's chat template as the user's message")
+    answers: Literal["auto", "names", "integers", "letters", "sequences"] = Field(
+        "auto",
+        description="the answer for a label; auto: its name if each is one token, or a number, or a letter, or the "
+        "whole name, token by token",
+    )
+    examples: list[Example] | None = Field(None, description="few-shot examples, in place of drawn ones")
+    shots_per_class: int | None = Field(None, ge=0)
+    random_shots: int | None = Field(None, ge=0, description="drawn regardless of class (3 in Lu & Smith 2025)")
+    seed: int = Field(0, description="draws the few-shot examples")
+
+    @model_validator(mode="after")
+    def check_examples(self) -> "Prompt":
+        if sum(value is not None for value in (self.examples, self.shots_per_class, self.random_shots)) > 1:
+            raise ValueError(
+                "must have only one of `examples`, `shots_per_class` and `random_shots`. Remove the others."
+            )
+        return self
+
+
+class RayCluster(Section):
+    """The cluster of `engine: ray`. Each actor has the whole model."""
+
+    address: str | None = Field(
+        default=None, description="host:port of a running cluster, or auto; by default one is started on this machine"
+    )
+    actors: int = Field(default=1, gt=0, description="copies of the model")
+    cpus: int | None = Field(
+        default=None, gt=0, description="threads of an actor; by default all of this machine without a GPU, otherwise 1"
+    )
+    gpus: int | None = Field(
+        default=None, ge=0, description="GPUs of an actor; by default as many as engine_args spreads the model over"
+    )
+
+    @field_validator("address")
+    @classmethod
+    def check_address(cls, value: str | None) -> str | None:
+        if value is not None and value != "auto" and not re.fullmatch(r"[A-Za-z0-9.-]+:[0-9]{1,5}", value):
+            raise ValueError("must be auto, or host:port as ray start --head prints it")
+        return value
+
+
+class Annotate(Section):
+    """The LLM. `vllm` runs it in this process, `ray` on a cluster; `server` uses running vLLM servers at `base_url`."""
+
+    model: str
+    revision: str | None = None
+    engine: Literal["vllm", "server", "ray"] = "vllm"
+    base_url: str | list[str] = Field("http://127.0.0.1:8000", description="one server, or several with the same model")
+    ray: RayCluster = RayCluster()
+    dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
+    max_model_len: int = Field(1024, ge=64, description="tokens; a longer text is cut to fit, and flagged")
+    engine_args: dict[str, Any] = Field({}, description="arguments of vllm.LLM; see ENGINE_ARGS")
+    scoring: Literal["distribution", "guided", "votes"] = Field(
+        "distribution", description="probabilities of the label tokens, one constrained answer, or sampled answers"
+    )
+    min_label_mass: float = Field(
+        0.05, ge=0, le=1, description="of distribution: stop if the label mass of the first texts is lower"
+    )
+    samples: int = Field(5, gt=1, description="of votes: answers sampled for each text")
+    temperature: float = Field(1.0, gt=0, description="of votes")
+    max_tokens: int = Field(16, gt=0, description="of votes: the longest answer")
+    seed: int = Field(0, description="of votes: a text's seed follows from this one and its prompt")
+    thinking: bool = Field(False, description="let the model think before it answers; requires votes")
+    prompt: Prompt
+    calibration: Literal["none", "contextual", "batch", "temperature", "auto"] = Field(
+        default_factory=lambda section: "contextual" if section.get("scoring") == "distribution" else "none",
+        description="contextual by default; none where scoring gives no probabilities",
+    )
+    calibration_rows: int = Field(
+        50, gt=1, description="of temperature and auto: gold rows to fit on; they leave the pool"
+    )
+    passes: list[dict[str, Any]] = Field(
+        [], description="further passes over the same rows, by the settings that each changes in this section"
+    )
+
+    @field_validator("engine_args")
+    @classmethod
+    def check_engine_args(cls, value: dict[str, Any]) -> dict[str, Any]:
+        unknown = value.keys() - set(ENGINE_ARGS)
+        if unknown:
+            raise ValueError(f"must not set `{min(unknown)}`. Try one of {', '.join(sorted(ENGINE_ARGS))}")
+        overrides = value.get("hf_overrides") or {}
+        plain = {**value, "cudagraph_capture_sizes": None, "hf_overrides": None}
+        if isinstance(overrides, dict):
+            plain |= overrides
+        if not isinstance(overrides, dict) or any(isinstance(inner, dict | list) for inner in plain.values()):
+            raise ValueError(
+                "must have plain values, and `hf_overrides` a mapping of names to them, as {head_dtype: float32}"
+            )
+        return value
+
+    @model_validator(mode="after")
+    def check_scoring(self) -> "Annotate":
+        if self.thinking and not (self.prompt.chat and self.scoring == "votes"):
+            raise ValueError("`annotate.thinking` requires `prompt.chat: true` and `scoring: votes`. Set both.")
+        if self.scoring != "distribution" and self.calibration != "none":
+            raise ValueError(
+                f"`annotate.calibration` must be none with `scoring: {self.scoring}`, which gives no probabilities. "
+                f"Got {self.calibration}."
+            )
+        for change in self.passes:
+            fixed = {"passes", "calibration_rows", "ray"} & change.keys()
+            if fixed:
+                raise ValueError(f"`annotate.passes` must not change `{min(fixed)}`. Remove it from the pass.")
+        if self.passes:
+            self.all_passes()
+        return self
+
+    def all_passes(self) -> list["Annotate"]:
+        """Return this section, then each of `passes` merged into it; none of them has further passes."""
+        first = self.model_dump(exclude={"passes"}, exclude_unset=True)
+        try:
+            return [Annotate.model_validate(merge(first, change)) for change in ({}, *self.passes)]
+        except ValidationError as errors:
+            raise ValueError(f"`annotate.passes`: {explain_error(errors.errors()[0], Annotate)}") from None
+
+
+def merge(base: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
+    """Return a nested mapping with some of its values replaced."""
+    merged = dict(base)
+    for name, value in change.items():
+        is_section = isinstance(base.get(name), dict) and isinstance(value, dict)
+        merged[name] = merge(base[name], value) if is_section else value
+    return merged
