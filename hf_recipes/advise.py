@@ -92,7 +92,7 @@ def _advice(study: Study, files: RowFiles, results: Results, steps: list[Step]) 
     minutes = {step.name: step.seconds / 60 for step in steps}
     top = results.top
     sentences = [
-        f"The rest of the study takes about {sum(minutes.values()):,.0f} minutes at the pilot's rates: annotation "
+        f"The remaining work takes about {sum(minutes.values()):,.0f} minutes at the pilot's rates: annotation "
         f"{minutes['annotate']:,.0f}, training {minutes['train']:,.0f}."
     ]
     at_chance = [name for name, result in results.at_top.items() if result.chance_level_runs]

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, ValidationError, field_validator, model_validator
 
-from .annotate_section import Annotate, Prompt  # noqa: F401  (all sections can be imported from here)
+from .annotate_section import Annotate
 from .errors import UserError
 from .parsing import Section, explain_error, parse_yaml
 from .redact import redact

@@ -57,7 +57,7 @@ def test_a_pilot_is_small_has_a_folder_of_its_own_and_speaks(make_study, engine,
     with redirect_stdout(StringIO()) as output:
         print_advice(study, pilot, measure(pilot))
     said = " ".join(output.getvalue().split())
-    assert "The rest of the study takes about" in said
+    assert "The remaining work takes about" in said
     assert (
         "Its chances are unknown: at 20 training texts some runs on gold and llm labels are not better than chance"
         in said

@@ -119,7 +119,9 @@ def test_a_valid_file_that_hf_recipes_did_not_write_is_named_with_the_command_th
     code, _, errors = command("report", finished.recipe_file)
     assert code == 2
     (target,) = root.glob(delete)
-    assert re.search(rf"^error: {root}/\S+: .*delete {re.escape(str(target))} and run hf-recipes {step} again$", errors)
+    assert re.search(
+        rf"^error: `{root}/\S+` .*Delete `{re.escape(str(target))}` and run hf-recipes {step} again\.$", errors
+    )
     shutil.rmtree(target) if target.is_dir() else target.unlink()
     for swapped in root.glob("runs/llm/n20/1") if "swapped" in what else ():
         shutil.rmtree(swapped)

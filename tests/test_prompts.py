@@ -12,6 +12,7 @@ from conftest import ENCODER, LLM
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from hf_recipes.annotate_section import Prompt
 from hf_recipes.annotation.answers import read_answer
 from hf_recipes.annotation.few_shot import draw_examples
 from hf_recipes.annotation.prompts import Prompts
@@ -19,7 +20,7 @@ from hf_recipes.annotation.tokens import make_text_tokenizer
 from hf_recipes.data import NO_GOLD, SCHEMA, RowFiles
 from hf_recipes.errors import UserError
 from hf_recipes.hashing import row_ids
-from hf_recipes.recipe import Annotate, Data, Prompt
+from hf_recipes.recipe import Annotate, Data
 from hf_recipes.row_reader import one_line, text_id
 
 NAMES = ["negative", "neutral", "positive"]

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hf_recipes.annotate_section import Prompt
 from hf_recipes.annotation.annotations import Annotations
 from hf_recipes.annotation.calibration import Calibration
 from hf_recipes.data import NO_GOLD, Rows
@@ -15,7 +16,7 @@ from hf_recipes.hashing import row_ids
 from hf_recipes.labels.pool import Pool, build_pool, entropy
 from hf_recipes.labels.rules import RULES, training_labels
 from hf_recipes.labels.votes import NO_VOTE
-from hf_recipes.recipe import Annotate, Prompt
+from hf_recipes.recipe import Annotate
 from hf_recipes.training.grid import check_sizes, make_run, permutation
 from hf_recipes.variants import CONTROLS, VARIANTS
 

@@ -108,7 +108,7 @@ def regained_shares(variants: list[dict[str, Any]], predictions: Predictions, te
     """Yield the share of the macro-F1 loss that each mitigation regains: (variant - llm) / (gold - llm).
 
     Its interval is Fieller's, by t with the gap's degrees of freedom and the variances over runs and over texts added;
-    the covariance of the two differences follows from the variance of theirs, gold - variant. Nothing is yielded where
+    the covariance of the two differences follows from the variance of gold - variant. Nothing is yielded where
     the gap's own interval includes zero: the share of nothing is not defined.
     """
     from scipy import stats

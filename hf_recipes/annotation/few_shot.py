@@ -4,10 +4,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..annotate_section import Prompt
 from ..data import NO_GOLD, RowFiles, strings
 from ..errors import UserError
 from ..hashing import hash_order
-from ..recipe import Prompt
 from ..row_reader import one_line
 
 

@@ -1,4 +1,4 @@
-"""What a push publishes of a study, as local files: configs, annotations, runs, predictions, results and a manifest."""
+"""Collect what a push publishes of a study: configs, annotations, runs, predictions, results and a manifest."""
 
 import json
 import logging
@@ -39,12 +39,12 @@ def path_in_repo(prefix: str, config: str, split: str) -> str:
 
 @dataclass(frozen=True)
 class Bundle:
-    """What is to be published, as local files.
+    """The files to publish.
 
     Attributes:
         configs (`dict[str, dict[str, Path]]`): by config (without prefix) and split.
         others (`dict[str, Path]`): by name in the study's own folder of the repo.
-        manifest (`dict`): the content of study.json, without what depends on the repo.
+        manifest (`dict`): the content of study.json, without the fields that depend on the repo.
     """
 
     configs: dict[str, dict[str, Path]]
@@ -53,7 +53,7 @@ class Bundle:
 
 
 def collect(study: Study, labels: StudyLabels, folder: Path, texts: bool) -> Bundle:
-    """The files to be published; those that are not in the dataset folder are made in `folder`."""
+    """Return the files to publish. Those that the study folder does not have are written into `folder`."""
     configs: dict[str, dict[str, Path]] = {}
     test = study.dataset / "data" / "test" / f"test-{SHARD}"
     if test.exists() and not texts:
@@ -68,8 +68,10 @@ def collect(study: Study, labels: StudyLabels, folder: Path, texts: bool) -> Bun
     with tables.writer(folder / "annotations.parquet", ANNOTATIONS) as writer:
         for number, key in enumerate(dict.fromkeys(current["keys"])):  # passes may differ in their calibration alone
             for rows in _final_rows(study, labels.files.column("id", ("train", "test")), key):
-                silent = rows.set_column(rows.column_names.index("error"), "error", pa.nulls(len(rows), pa.string()))
-                table = rows if texts else silent  # what an engine says of a text may hold it
+                without_errors = rows.set_column(
+                    rows.column_names.index("error"), "error", pa.nulls(len(rows), pa.string())
+                )
+                table = rows if texts else without_errors  # an engine's error may contain the text
                 extra = [pa.array([number] * len(table), pa.int32()), pa.array([key] * len(table), pa.string())]
                 writer.write_table(pa.table([*extra, *table.columns], schema=ANNOTATIONS))
             free = tables.read(study.annotations(key) / CONTENT_FREE_FILE, SCHEMA).to_pylist()
@@ -81,7 +83,7 @@ def collect(study: Study, labels: StudyLabels, folder: Path, texts: bool) -> Bun
     trained = [run for run in wanted if runs and runs.is_valid(run)]
     if len(trained) < len(wanted):
         logger.warning(
-            "%d of %d runs are not trained: no results are published", len(wanted) - len(trained), len(wanted)
+            "%d of %d runs are not trained. Results are not published.", len(wanted) - len(trained), len(wanted)
         )
     if trained:
         records = [{"run": str(run), "record": (study.run(run) / "run.json").read_text("utf-8")} for run in trained]
@@ -109,9 +111,16 @@ def collect(study: Study, labels: StudyLabels, folder: Path, texts: bool) -> Bun
     recipe = yaml.safe_load(study.recipe_file.read_text(encoding="utf-8"))["recipe"]
     drop_addresses(recipe["annotate"])
     manifest = {
-        **{"format": FORMAT, "study": study.recipe.name, "texts": texts, "recipe": recipe},
-        **{"revisions": read_json(study.revisions_file), "rows": read_json(study.rows / "manifest.json")},
-        **{"current": current, "passes": passes, "runs": len(trained), "row_ids": _identity(study)},
+        "format": FORMAT,
+        "study": study.recipe.name,
+        "texts": texts,
+        "recipe": recipe,
+        "revisions": read_json(study.revisions_file),
+        "rows": read_json(study.rows / "manifest.json"),
+        "current": current,
+        "passes": passes,
+        "runs": len(trained),
+        "row_ids": _hash_rows(study),
     }
     return Bundle(configs, others, manifest)
 
@@ -140,8 +149,8 @@ def _figures(results: Results) -> Iterator[dict[str, Any]]:
         yield {**comparison.model_dump(), "value": comparison.difference, "low": low, "high": high}
 
 
-def _identity(study: Study) -> str:
-    """Of the rows: what they are called and their gold, whatever else is known of them."""
+def _hash_rows(study: Study) -> str:
+    """Return the hash of the rows' ids and gold."""
     read = [tables.read(study.rows / f"{name}.parquet", ROWS, ["id", "gold"], study.rows) for name in ("train", "test")]
     return hash_ids(
         f"{i} {gold}" for t in read for i, gold in zip(t["id"].to_pylist(), t["gold"].to_pylist(), strict=True)
@@ -158,7 +167,7 @@ ANNOTATIONS = pa.schema(
 
 
 def _final_rows(study: Study, ids: pa.Array, key: str) -> Iterator[pa.Table]:
-    """The rows of a pass, each as its last part has it, some parts at a time."""
+    """Yield the rows of a pass, some parts at a time. Of a row in several parts the last one counts."""
     parts, last, seen = PartFiles(study.annotations(key)), np.full(len(ids), -1), 0
     for _, rows in parts.read(ids):
         last[rows] = np.arange(seen, seen + len(rows))  # of an id that comes again the last counts
@@ -170,7 +179,7 @@ def _final_rows(study: Study, ids: pa.Array, key: str) -> Iterator[pa.Table]:
 
 
 def _without_texts(source: Path, target: Path, keep_column: bool = False) -> Path:
-    """A copy whose texts are null, or that has no such column."""
+    """Write a copy without the column of texts, or with null texts."""
     file = pq.ParquetFile(source)
     place = file.schema_arrow.names.index("text")
 
@@ -185,7 +194,7 @@ def _without_texts(source: Path, target: Path, keep_column: bool = False) -> Pat
 
 
 def _without_prompt(manifest: dict[str, Any]) -> dict[str, Any]:
-    """What is known of a pass, but for the demonstrations, which are texts; of each a hash stays."""
+    """Return the manifest of a pass with hashes instead of few-shot examples, which are texts."""
     if manifest["prompt"] == NOT_PUBLISHED:
         return manifest
     ingredients = {name: value for name, value in manifest["ingredients"].items() if name != "frame"}
@@ -194,10 +203,10 @@ def _without_prompt(manifest: dict[str, Any]) -> dict[str, Any]:
 
 
 def _without_feature(table: pa.Table, name: str) -> pa.Table:
-    """The table without a column, also in what it says to `datasets` of its features."""
+    """Return the table without a column, also in the features that it lists for `datasets`."""
     metadata = dict(table.schema.metadata or {})
     if b"huggingface" in metadata:
-        said = json.loads(metadata[b"huggingface"])
-        said["info"]["features"].pop(name)
-        metadata[b"huggingface"] = json.dumps(said).encode()
+        description = json.loads(metadata[b"huggingface"])
+        description["info"]["features"].pop(name)
+        metadata[b"huggingface"] = json.dumps(description).encode()
     return table.drop_columns([name]).replace_schema_metadata(metadata)

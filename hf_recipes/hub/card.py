@@ -81,7 +81,7 @@ def merge_card(
 ) -> str:
     """Return a card with a study's configs and section, in place of those that it had.
 
-    Everything else stays byte for byte, with one exception: a single foreign config, which is loaded without its name,
+    All other bytes are kept, with one exception: a single foreign config, which is loaded without its name,
     gets `default: true`, so that it still is.
 
     Args:

@@ -147,7 +147,7 @@ def _test_columns(test: Rows) -> tuple[dict[str, Any], Any]:
 
 
 def make_card(content: DatasetFolder, repo: str, prefix: str, texts: bool, configs: list[str], measured: bool) -> str:
-    """The card of a published study, with what was found.
+    """Return the card of a published study, with the findings.
 
     Args:
         content (`DatasetFolder`):
@@ -155,34 +155,34 @@ def make_card(content: DatasetFolder, repo: str, prefix: str, texts: bool, confi
         repo (`str`):
             Where it is published.
         prefix (`str`):
-            What the names of its configs begin with there.
+            The start of the configs' names.
         texts (`bool`):
-            Whether the texts are there.
+            Whether the texts are published.
         configs (`list[str]`):
             All its configs, without the prefix.
         measured (`bool`):
-            Whether the results are those of the runs as they are.
+            Whether the results are current.
     """
     study = content.study
     labels, results = read_label_quality(study), read_study_results(study) if measured else None
-    said = [cell(sentence) for sentence in describe_labels(labels)] if labels else []
+    findings = [cell(sentence) for sentence in describe_labels(labels)] if labels else []
     limits: list[str] = []
     if results:
-        words = describe(results)
-        both = [*words.findings, *words.more]
-        said += [f"**{title}** {cell(text)}" for title, text in both if title != "The labels."]
-        limits = [cell(sentence) for sentence in words.limits]
-    return _render_card(content, study.dataset, repo, prefix, texts, configs, said, limits)
+        report = describe(results)
+        sections = [*report.findings, *report.more]
+        findings += [f"**{title}** {cell(text)}" for title, text in sections if title != "The labels."]
+        limits = [cell(sentence) for sentence in report.limits]
+    return _render_card(content, study.dataset, repo, prefix, texts, configs, findings, limits)
 
 
 def make_findings(study: Study, measured: bool) -> dict[str, Any]:
-    """What was found, in the words of the report, for those who show a published study: findings.json.
+    """Return the findings in the words of the report, for readers of a published study: findings.json.
 
     Args:
         study (`Study`):
             An annotated study.
         measured (`bool`):
-            Whether the results are those of the runs as they are.
+            Whether the results are current.
 
     Returns:
         `dict` with `findings`, `more`, `limits` (of `findings.describe`, empty without results), `methods` (null
@@ -280,7 +280,7 @@ def _render_card(
 
 
 def _source_card(path: str) -> dict[str, Any]:
-    """The metadata of the source's card, as far as it is at hand."""
+    """Return the metadata of the source's card; empty if it is not available."""
     from huggingface_hub import DatasetCard, constants
 
     local = Path(path)
@@ -291,5 +291,5 @@ def _source_card(path: str) -> dict[str, Any]:
         return {}
     try:
         return dict(DatasetCard.load(path).data.to_dict())
-    except Exception:  # it has none, or the network is away: the licence is then unknown, and the card says so
+    except Exception:  # no card, or no network: the card then reports the licence as unknown
         return {}

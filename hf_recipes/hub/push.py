@@ -6,7 +6,7 @@ What is published:
     data/<prefix>annotations/   every row of every pass, raw; runs/, predictions/ and results/ where runs are trained
     hf-recipes/<study>/         study.json, rows and results: with the above all that a study folder is made of;
                                 findings.json: the findings in words
-    README.md                   the configs, and a section between two marks; all else in it stays byte for byte
+    README.md                   the configs, and a section between two marks; all other bytes are kept
 
 docs/hub.md lists the guarantees.
 """

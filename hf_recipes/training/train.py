@@ -81,7 +81,7 @@ def train(study: Study) -> dict[Run, str]:
 def _check_processes(config: dict[str, Any]) -> bool:
     """Return whether this is the first of the processes that share the grid here.
 
-    For accelerate each of them is the only one, with a GPU of its own.
+    For accelerate each process is the only one, with one GPU.
 
     Raises:
         UserError: `config` names another number of processes, or more than there are GPUs.
