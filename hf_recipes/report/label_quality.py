@@ -7,7 +7,8 @@ import numpy as np
 from pydantic import ValidationError
 
 from ..analysis.label_schema import LabelQuality, Uncertainty
-from ..analysis.measure import metrics_folder, without_nan
+from ..analysis.measure import without_nan
+from ..analysis.metric_modules import metrics_folder
 from ..annotation.annotations import count_examples
 from ..annotation.calibration import ON_GOLD
 from ..annotation.passes import read_progress
