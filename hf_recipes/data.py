@@ -23,7 +23,7 @@ from .errors import UserError, first_line
 from .hashing import first_ids, hash_files, hash_order, make_key, number_ids
 from .recipe import Data, Recipe
 from .row_reader import NO_GOLD, SCHEMA, RowReader
-from .source import find_split, identify_url, is_url
+from .source import KINDS, find_split, identify_url, is_url
 from .study import Study, read_json, write_json
 
 logger = logging.getLogger(__name__)
@@ -86,20 +86,20 @@ class RowFiles:
         return int(self.manifest["rows"]["train"])
 
     def load(self, name: str, texts: bool = True) -> Rows:
-        """All rows of `train` or `test`, in memory; without `texts`, these are None."""
+        """Load all rows of `train` or `test`; without `texts`, the texts are None."""
         columns = ["id", "gold", "raters", "group", *(["text"] if texts else [])]
         table = tables.read(self.folder / f"{name}.parquet", SCHEMA, columns, self.folder)
         if len(table) != self.manifest["rows"][name]:
             raise UserError(
-                f"{self.folder / name}.parquet: has {len(table):,} rows, and its manifest states "
-                f"{self.manifest['rows'][name]:,}; delete {self.folder} and run again"
+                f"`{self.folder / name}.parquet` must have {self.manifest['rows'][name]:,} rows. Got {len(table):,}. "
+                f"Delete {self.folder} and run again."
             )
-        found = table["text"].to_pylist() if texts else [None] * len(table)
+        values = table["text"].to_pylist() if texts else [None] * len(table)
         counts = table["raters"].combine_chunks()
         shape = (len(table), len(self.label_names))
         raters = None if counts.null_count else counts.flatten().to_numpy().reshape(shape)
         groups = None if table["group"].null_count == len(table) else table["group"].to_numpy()
-        return Rows(table["id"].to_pylist(), found, table["gold"].to_numpy(), self.label_names, raters, groups)
+        return Rows(table["id"].to_pylist(), values, table["gold"].to_numpy(), self.label_names, raters, groups)
 
     @property
     def withheld(self) -> bool:
@@ -130,8 +130,8 @@ class RowFiles:
         """Raises a `UserError` where the texts are not here."""
         if self.withheld:
             raise UserError(
-                f"{self.folder}: the study was published without its texts: it can be measured and reported, not "
-                "annotated or trained; for that, name the source as data.path, and another --output_dir="
+                f"{self.folder}: has no texts, as the study was published without them. It can be measured and "
+                "reported. To annotate or train, set `data.path` to the source, and another --output_dir=."
             )
 
 
@@ -188,7 +188,7 @@ def open_rows(study: Study) -> RowFiles:
 
 
 def keep_rows(study: Study, files: RowFiles) -> RowFiles:
-    """Copies what `open_rows` returned into the study folder, unless it is there."""
+    """Copy the rows into the study folder, unless it has them. Return the rows there."""
     with study.lock():
         if (read_json(study.rows / "manifest.json") or {}).get("key") != files.manifest["key"]:
             with study.whole_folder(study.rows) as folder:
@@ -199,44 +199,53 @@ def keep_rows(study: Study, files: RowFiles) -> RowFiles:
 
 
 def rows_key(study: Study) -> str:
-    """The key of the rows as the recipe and its source are now."""
+    """Return the key of the rows for the current recipe and source."""
     return _source(study)[1]
 
 
 def _source(study: Study) -> tuple[dict[str, Any], str]:
-    """The source's identity, and the key of the rows; on the Hub a branch is resolved once in a study."""
+    """Return the identity of the source and the key of the rows. A branch on the Hub is resolved once in a study."""
     data = study.recipe.data
     identity: dict[str, Any]
-    known = (read_json(study.rows / "manifest.json") or {}).get("source", {})
+    kept = (read_json(study.rows / "manifest.json") or {}).get("source", {})
     if Path(data.path).exists():
         identity = {"sha256": hash_files(Path(data.path))}
     elif is_url(data.path):
         try:
             identity = {"path": data.path, "files": identify_url(data.path)}
         except UserError:
-            if known.get("path") != data.path:
+            if kept.get("path") != data.path:
                 raise
-            identity = known  # out of reach: the later steps need no more than the rows that are kept
+            identity = kept  # out of reach: the later steps need only the rows in the study folder
     else:
-        asked = {"path": data.path, "asked": data.revision}
-        kept = known.items() >= asked.items() or "sha256" in known  # of a local source that is not here (any more)
-        identity = known if kept else {**asked, "sha": _hub_sha(data)}
+        request = {"path": data.path, "asked": data.revision}
+        is_kept = kept.items() >= request.items() or "sha256" in kept  # the latter: of a local source that is gone
+        identity = kept if is_kept else {**request, "sha": _hub_sha(data)}
     settings = {**data.model_dump(mode="json"), "label_names": data.label_names and list(data.label_names)}
     reader = {"version": READER, "columns": SCHEMA.names}
     return identity, make_key(source=identity, data=settings, test=study.recipe.grid is not None, reader=reader)
 
 
 def _hub_sha(data: Data) -> str:
+    if Path(data.path).suffix.lower() in KINDS or data.path.startswith((".", "/")):
+        raise UserError(
+            f"`data.path` must be a file, a folder or a Hub dataset. Got {data.path}, which does not exist."
+        )
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
 
     try:
         return str(HfApi().dataset_info(data.path, revision=data.revision).sha)
     except HFValidationError:
-        raise UserError(f"data.path: '{data.path}' is neither a local file or folder nor a Hub id") from None
-    except Exception as error:  # the Hub's own errors, and all that a network can do
         raise UserError(
-            f"data.path: '{data.path}' is not a local path, and the Hub says: {first_line(error)}"
+            f"`data.path` must be a file, a folder or a Hub dataset. Got {data.path}, which does not exist here and is "
+            "not a Hub id."
+        ) from None
+    except Exception as error:  # the Hub's own errors, and all that a network can do
+        reason = "is not on the Hub" if isinstance(error, RepositoryNotFoundError) else f"({first_line(error)})"
+        raise UserError(
+            f"`data.path` must be a file, a folder or a Hub dataset. Got {data.path}, which does not exist here and "
+            f"{reason}."
         ) from None
 
 
@@ -252,13 +261,15 @@ def _read_source(
     elif Path(data.path).is_file() or is_url(data.path) or data.train_split == data.test_split:
         if data.test_size is None:
             raise UserError(
-                f"data.test_size: {data.path} has no test split of its own; say how many rows to draw for it"
+                f"`data.test_size` must be the number of test rows to draw. Got none, and {data.path} has "
+                "no test split."
             )
         test, usable = pool, np.flatnonzero(_can_test(pool, data))
         if len(usable) <= data.test_size:
             what = "gold rows" if data.label_column else "texts"
             raise UserError(
-                f"data.test_size: {data.test_size} asked for, but {data.path} has {len(usable)} {what} in all"
+                f"`data.test_size` must be smaller than the number of {what} in {data.path}, {len(usable)}. Got "
+                f"{data.test_size}."
             )
         order = hash_order(strings(_column(pool, "id"), usable), f"test:{data.seed}")
         in_test = np.sort(usable[order[: data.test_size]])
@@ -267,14 +278,15 @@ def _read_source(
         in_test = _draw(test, np.arange(len(test)), data.test_size, data.seed)
         unusable = in_test[~_can_test(test, data)[in_test]]
         if len(unusable):
+            need = "a text and a gold label" if data.label_column else "a text"
             raise UserError(
-                f"{data.path}: {len(unusable)} rows of '{data.test_split}' lack a text or a gold label (the first: row "
-                f"{unusable[0]}); every test row needs {'both' if data.label_column else 'a text'}"
+                f"{data.path}: every row of '{data.test_split}' must have {need}. {len(unusable)} rows have not, "
+                f"for example row {unusable[0] + 1}. Remove or complete them."
             )
         if test_names != names:
             raise UserError(
-                f"{data.path}: '{data.test_split}' has the classes {', '.join(test_names)}, but "
-                f"'{data.train_split}' {', '.join(names)}; name them in data.label_names"
+                f"{data.path}: the splits must have the same classes. Got {', '.join(names)} in '{data.train_split}', "
+                f"and {', '.join(test_names)} in '{data.test_split}'. List them in `data.label_names`."
             )
     # a classifier must not be trained on a text that it is tested on
     text_ids, tested = _column(pool, "text_id"), _column(test, "text_id").take(pa.array(in_test))
@@ -293,8 +305,8 @@ def _read_source(
     num_groups = len(pq.read_table(folder / "test.parquet", columns=["group"])["group"].unique())
     if num_groups > MAX_GROUPS:
         raise UserError(
-            f"data.group_column: '{data.group_column}' has {num_groups} values in the test rows; at most {MAX_GROUPS} "
-            "groups can be told apart"
+            f"`data.group_column` must have at most {MAX_GROUPS} values in the test rows. Got {num_groups} in "
+            f"'{data.group_column}'."
         )
     return names, {"train": len(in_pool), "test": len(in_test), "excluded": num_excluded}
 
@@ -313,7 +325,7 @@ def _read_split(data: Data, revision: str | None, split: str, folder: Path) -> t
             digests += b"".join(first_ids(split, batch["text"].to_pylist()))
             progress.update(len(batch))
     if not digests:
-        raise UserError(f"data: split '{split}' of {data.path} has no rows")
+        raise UserError(f"{data.path}: the split '{split}' must have rows. Got none.")
     with pa.memory_map(str(path)) as stream:
         rows = pa.ipc.open_stream(stream).read_all()
     # ids are complete when all rows have been read: a text that repeats gets the number of its occurrence

@@ -14,16 +14,31 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
+class _Loader(yaml.SafeLoader):
+    """PyYAML's safe loader. It refuses a key that a mapping has twice, where PyYAML keeps the last value."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        for place, key in enumerate(keys):
+            if key in keys[:place]:
+                line = node.value[place][0].start_mark.line + 1
+                raise ValueError(f"`{key}` is set twice, again in line {line}. Merge the two.")
+        return super().construct_mapping(node, deep)
+
+
 def parse_yaml(text: str) -> Any:
     """Return the content of a YAML text.
 
     Raises:
-        ValueError: the text is not YAML. PyYAML itself raises errors of many types.
+        ValueError: the text is not YAML, or a mapping has a key twice. PyYAML itself raises errors of many types.
     """
     try:
-        return yaml.safe_load(text)
+        return yaml.load(text, Loader=_Loader)  # noqa: S506  (a safe loader)
     except Exception as error:  # a KeyError for `!!bool x`, a RecursionError for what is deeply nested
-        raise ValueError(" ".join(str(error).split()) or type(error).__name__) from None
+        message = " ".join(str(error).split()) or type(error).__name__
+        if "mapping values are not allowed here" in message:
+            message += ". Quote texts that contain a colon and a blank."
+        raise ValueError(message) from None
 
 
 def explain_error(error: Any, root: type[BaseModel]) -> str:
@@ -58,6 +73,8 @@ def explain_error(error: Any, root: type[BaseModel]) -> str:
         hint = f" Did you mean {near[0]!r}?" if near else ""
     if error["type"] == "string_type" and isinstance(error["input"], bool):
         hint = " Quote it: YAML reads yes, no, on and off as true and false."
+    elif error["type"] == "string_type" and isinstance(error["input"], dict):
+        hint = " Quote it: YAML reads a text with a colon and a blank as a mapping."
     value = "" if isinstance(error["input"], dict) else f" Got {error['input']!r}."
     first, _, advice = message.partition(". ")
     return f"`{key}` {first.removesuffix('.')}.{value}{hint}{' ' * bool(advice)}{advice}"

@@ -33,6 +33,11 @@ def check_variant(name: str) -> str:
     return name
 
 
+def expand_home(path: str) -> str:
+    """Return a path in which `~` is the home folder."""
+    return str(Path(path).expanduser()) if path.startswith("~") else path
+
+
 VariantName = Annotated[str, AfterValidator(check_variant)]
 Source = Literal["subset", "init", "order", "pass"]
 
@@ -73,7 +78,25 @@ class Data(Section):
     def check_path(cls, value: str) -> str:
         if "::" in value and "://" not in value:
             raise ValueError("must be a local path without '::', or a URL. Rename the file or folder.")
+        return expand_home(value)
+
+    @field_validator("label_names", mode="before")
+    @classmethod
+    def check_names(cls, value: Any) -> Any:
+        if isinstance(value, dict) and any(isinstance(name, int) for name in value):
+            raise ValueError("must name classes. List the names in the order of their indices: [negative, positive].")
         return value
+
+    @field_validator("label_names")
+    @classmethod
+    def fold_blanks(cls, value: Any) -> Any:
+        """Fold white space in the names: an LLM's answer is read without blanks at its ends and without line breaks."""
+        if value is None:
+            return None
+        names = [" ".join(name.split()) for name in value]
+        if len(set(names)) < len(names) or "" in names:
+            raise ValueError("must have different names that are not empty.")
+        return dict(zip(names, value.values(), strict=True)) if isinstance(value, dict) else names
 
     @model_validator(mode="after")
     def check_labels(self) -> "Data":
@@ -83,8 +106,6 @@ class Data(Section):
             raise ValueError("`data.label_names` must list the classes if `data.label_column` is null.")
         if isinstance(self.raters, dict) and self.label_names and set(self.raters) != set(self.label_names):
             raise ValueError("`data.raters` must name a column for each class of `data.label_names`.")
-        if len(set(self.label_names or ())) < len(self.label_names or ()):
-            raise ValueError("`data.label_names` must not list a class twice.")
         return self
 
     @property
@@ -237,7 +258,7 @@ class Recipe(Section):
     def check_folder(cls, value: str) -> str:
         if "::" in value or "://" in value:
             raise ValueError("must be a local folder, without '::' and '://'. Try studies/my-study.")
-        return value
+        return expand_home(value)
 
     @model_validator(mode="after")
     def check_sections(self) -> "Recipe":
@@ -342,10 +363,15 @@ def _apply(override: str, content: dict[str, Any]) -> str:
         content = content.setdefault(section, {})
         if not isinstance(content, dict):
             raise UserError(f"{override}: `{section}` must be a section. It is a value.")
+    is_plain = value.lstrip()[:1] not in tuple("[{'\"")
     try:
-        content[last] = parse_yaml(value)
+        parsed = parse_yaml(value)
     except ValueError:
-        raise UserError(f"{override}: `{key}` must be a YAML value. Got {value}. Quote it.") from None
+        if not is_plain:
+            raise UserError(f"{override}: `{key}` must be a YAML value. Got {value}. Quote it.") from None
+        parsed = value
+    # A plain text is taken as it is: YAML would cut it at ` #`, and read `Good: yes` as a mapping.
+    content[last] = value if is_plain and not isinstance(parsed, int | float | None) else parsed
     return key
 
 

@@ -100,7 +100,10 @@ class RowReader:
             try:
                 texts.append(str(self._template.render(dict(zip(batch.columns, values, strict=True)))))
             except Exception as error:  # a template is a program and can fail in any way
-                raise UserError(f"data.text_template: {first_line(error)} (in {batch.file}, line {line})") from None
+                raise UserError(
+                    f"`data.text_template` must make a text of each row. {first_line(error)}, in line {line} of "
+                    f"{batch.file}."
+                ) from None
         return texts
 
     def _name_labels(self, column: str, labels: list[Any]) -> list[Any]:
@@ -126,8 +129,8 @@ class RowReader:
             group = "" if _plain(value) is None else one_line(str(_plain(value)))
             if len(group) > MAX_GROUP_LENGTH:
                 raise UserError(
-                    f"data.group_column: line {line} of {batch.file} has '{group[:40]}...' in '{column}', which is "
-                    f"longer than the name of a group ({MAX_GROUP_LENGTH} characters)"
+                    f"{batch.file}: line {line} must have a group of at most {MAX_GROUP_LENGTH} characters in "
+                    f"`{column}`. Got '{group[:40]}...'."
                 )
             groups.append(group or None)
         return groups
@@ -139,7 +142,7 @@ class RowReader:
             return [None] * len(batch.lines)
         if isinstance(raters, dict):
             if set(raters) != set(names):
-                raise UserError(f"data.raters: it has to name a column for each of the classes {', '.join(names)}")
+                raise UserError(f"`data.raters` must name a column for each of the classes {', '.join(names)}.")
             counts = [
                 [self._count(value, column, batch.file, line) for line, value in zip(batch.lines, values, strict=True)]
                 for column, values in ((raters[name], batch.columns[raters[name]]) for name in names)
@@ -148,7 +151,9 @@ class RowReader:
         votes: list[list[int] | None] = []
         for line, labels in zip(batch.lines, batch.columns[raters], strict=True):
             if not isinstance(labels, list):
-                raise UserError(f"data.raters: line {line} of {batch.file} has no list in '{raters}'")
+                raise UserError(
+                    f"{batch.file}: line {line} must have a list of labels in `{raters}`. Got {labels!r:.60}."
+                )
             indices = [self._index(label, batch.file, line) for label in self._name_labels(raters, labels)]
             votes.append(np.bincount([k for k in indices if k != NO_GOLD], minlength=len(names)).tolist())
         return votes
@@ -158,9 +163,7 @@ class RowReader:
         if isinstance(value, str) and re.fullmatch(r"[0-9]+(\.0+)?", value):  # a CSV cell
             value = int(float(value))
         if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-            raise UserError(
-                f"data.raters: line {line} of {file} has {value!r} in '{column}', which is no number of raters"
-            )
+            raise UserError(f"{file}: line {line} must have a number of annotators in `{column}`. Got {value!r:.60}.")
         return value
 
 
@@ -190,8 +193,8 @@ def class_index(label: Any, names: list[str], file: str, line: int) -> int:
     if integer.isdecimal() and int(integer) < len(names) and not has_numbers:
         return int(integer)
     raise UserError(
-        f"{file}: line {line} has the label {label!r}, which is not in the label list ({', '.join(names)}); correct "
-        "the row or data.label_names"
+        f"{file}: the label in line {line} must be one of {', '.join(names)}. Got {label!r:.60}. Correct the row or "
+        "`data.label_names`."
     )
 
 
@@ -213,21 +216,21 @@ def _compile_template(data: Data) -> Any:
     try:
         return environment.from_string(data.text_template)
     except TemplateError as error:
-        raise UserError(f"data.text_template: {first_line(error)}") from None
+        raise UserError(f"`data.text_template` must be a jinja2 template. {first_line(error)}.") from None
 
 
 def _template_columns(data: Data) -> list[str]:
     columns = meta.find_undeclared_variables(SandboxedEnvironment().parse(str(data.text_template)))
     if not columns:
-        raise UserError("data.text_template: it names no column; write for example '{{ title }}: {{ body }}'")
+        raise UserError("`data.text_template` must name a column. Got none. Try '{{ title }}: {{ body }}'.")
     return sorted(columns)
 
 
 def _ask_for_names(data: Data, labels: list[Any]) -> NoReturn:
     names = sorted({str(label) for label in labels if label is not None})[:20]
     raise UserError(
-        f"data.label_names: '{data.label_column}' in {data.path} is not a ClassLabel; name the classes, "
-        f"for example {names}"
+        f"`data.label_names` must list the classes, as '{data.label_column}' in {data.path} is not a ClassLabel. Try "
+        f"{names}."
     )
 
 

@@ -83,7 +83,7 @@ class Split:
             except (UserError, KeyboardInterrupt, MemoryError, GeneratorExit):
                 raise
             except Exception as error:  # of parsers, decompression, file systems and the network
-                raise UserError(f"{file}: cannot be read ({first_line(error)})") from None
+                raise UserError(f"{file}: must be a readable {self.kind} file. {first_line(error)}.") from None
 
     def _read_csv(self, file: str, columns: dict[str, str]) -> Iterator[Batch]:
         csv.field_size_limit(2**31 - 1)
@@ -151,8 +151,9 @@ class Split:
         names = list(names)
         for column, key in columns.items():
             if names.count(column) != 1:
-                amount = "no" if column not in names else "more than one"
-                raise UserError(f"data.{key}: {amount} column '{column}' in {file}; it has {', '.join(names)}")
+                raise UserError(
+                    f"`data.{key}` must name one column of {file}. Got {column}. Try one of {', '.join(names)}."
+                )
 
     def _require_text(self, file: str, schema: Any, columns: dict[str, str]) -> None:
         import pyarrow.types as kinds
@@ -162,7 +163,9 @@ class Split:
             content = kind.value_type if kinds.is_dictionary(kind) else kind
             is_text = kinds.is_string(content) or kinds.is_large_string(content) or kinds.is_null(content)
             if key == "text_column" and not is_text:
-                raise UserError(f"data.text_column: '{column}' in {file} is {kind}, not text")
+                raise UserError(
+                    f"`data.text_column` must name a column of texts. Got {column}, which has {kind} in {file}."
+                )
 
 
 def find_split(data: Data, revision: str | None, split: str, folder: Path) -> Split:
@@ -188,7 +191,9 @@ def find_split(data: Data, revision: str | None, split: str, folder: Path) -> Sp
         suffixes = [suffix.lower() for suffix in path.suffixes if suffix.lower() != ".gz"]
         kind = KINDS.get(suffixes[-1] if suffixes else "")
         if kind is None:
-            raise UserError(f"data.path: {path} is not a folder, .parquet, .csv, .tsv or .jsonl file")
+            raise UserError(
+                f"`data.path` must be a folder or a file .parquet, .csv, .tsv, .json or .jsonl. Got {path}."
+            )
         files = find_url_files(data.path) if is_url(data.path) else [str(path)]
         return Split(data.path, kind, files, "\t" if ".tsv" in suffixes else ",", None, _class_names(files, kind), None)
     builder = _find_builder(data, revision, folder)
@@ -235,14 +240,14 @@ def identify_url(url: str) -> str:
     import fsspec
 
     if not url.endswith(".parquet"):
-        raise UserError(f"data.path: {url} does not name .parquet files; of a URL nothing else is read")
+        raise UserError(f"`data.path` must name .parquet files if it is a URL. Got {url}.")
     try:
         system, path = fsspec.url_to_fs(url)
         files = [system.info(file) for file in sorted(system.glob(path))]
     except Exception as error:  # of a file system that is not installed, of the network, of the service
-        raise UserError(f"data.path: {url}: {first_line(error)}") from None
+        raise UserError(f"`data.path` must be a URL within reach. Got {url}. {first_line(error)}.") from None
     if not files:
-        raise UserError(f"data.path: {url}: there is no such file")
+        raise UserError(f"`data.path` must name files that exist. Got {url}.")
     return make_key(files=[{name: str(value) for name, value in file.items()} for file in files])
 
 
@@ -270,7 +275,7 @@ def _find_builder(data: Data, revision: str | None, folder: Path) -> Any:
         if "Config name is missing" in message:
             names = ", ".join(get_dataset_config_names(path, revision=revision))
             raise UserError(f"`data.name` must name a config of {data.path}. Got none. Try one of {names}.") from None
-        raise UserError(f"data: {data.path}: {message}") from None
+        raise UserError(f"`data.path` must be a dataset that can be read. Got {data.path}. {message}.") from None
 
 
 def _class_names(files: list[str], kind: str) -> dict[str, list[str]]:
@@ -293,7 +298,7 @@ def _names_of_features(features: Any) -> dict[str, list[str]]:
     for column, feature in features.items():
         feature = getattr(feature, "feature", feature)  # noqa: PLW2901  of a list that of its items
         if getattr(feature, "names", None):
-            names[column] = list(feature.names)
+            names[column] = [" ".join(name.split()) for name in feature.names]  # an LLM's answer is read like this
     return names
 
 

@@ -113,8 +113,8 @@ def test_parquet_files_at_any_url_of_fsspec_are_one_source(elsewhere, make_study
 @pytest.mark.parametrize(
     ("url", "said"),
     [
-        ("memory://bucket/none.parquet", "there is no such file"),
-        ("memory://bucket/none.csv", "does not name .parquet files"),
+        ("memory://bucket/none.parquet", "must name files that exist. Got"),
+        ("memory://bucket/none.csv", "must name .parquet files if it is a URL"),
         ("s3://key:secret@bucket/x.parquet", "must not hold a password, token or key"),
         ("nowhere://x.parquet", "Protocol not known: nowhere"),
     ],
@@ -133,9 +133,9 @@ def test_a_url_that_cannot_be_read_is_said_and_no_password(url, said, elsewhere,
         ([-1, 0, 1], ["-1", "0", "1"], [0, 1, 2]),
         ([True, False], ["True", "False"], [0, 1]),
         (["b", None, "a", ""], ["a", "b"], [1, NO_GOLD, 0, NO_GOLD]),
-        ([-1, 0], ["a", "b"], "line 1 has the label -1"),
-        ([0, 1], ["1", "2"], "line 1 has the label 0"),
-        ([2], ["a", "b"], "line 1 has the label 2"),
+        ([-1, 0], ["a", "b"], "label in line 1 must be one of a, b. Got -1"),
+        ([0, 1], ["1", "2"], "label in line 1 must be one of 1, 2. Got 0"),
+        ([2], ["a", "b"], "label in line 1 must be one of a, b. Got 2"),
     ],
 )
 def test_labels_are_names_first_and_indices_only_where_names_are_no_numbers(labels, names, expected):
@@ -191,7 +191,9 @@ def test_the_sample_with_its_class_names(make_study):
 def test_missing_gold_is_kept_in_the_pool_and_refused_in_the_test_split(make_study, tmp_path):
     rows = {"text": ["a", "b", "c"], "label": ["yes", None, "no"]}
     folder = write_source(tmp_path / "folder", "parquet folder", rows)
-    with pytest.raises(UserError, match="1 rows of 'test' lack a text or a gold label"):
+    with pytest.raises(
+        UserError, match="every row of 'test' must have a text and a gold label. 1 rows have not, for example row 2"
+    ):
         load_rows(make_study(*folder))
     write_source(tmp_path / "folder", "parquet folder")
     pq.write_table(pa.table(rows), tmp_path / "folder" / "train-00000-of-00001.parquet")
@@ -199,14 +201,30 @@ def test_missing_gold_is_kept_in_the_pool_and_refused_in_the_test_split(make_stu
 
 
 BAD_DATA = {
-    "missing column": ({"tweet": ["a"], "label": ["yes"]}, "data.text_column: no column 'text'", "it has tweet, label"),
-    "missing labels": ({"text": ["a"], "klass": ["yes"]}, "data.label_column: no column 'label'", "it has text, klass"),
-    "unknown label": ({"text": ["a", "b"], "label": ["yes", "maybe"]}, "line 2 has the label 'maybe'", "no, yes"),
-    "no text": ({"text": [1.5], "label": ["yes"]}, "data.text_column: 'text'", "not text"),
+    "missing column": (
+        {"tweet": ["a"], "label": ["yes"]},
+        "`data.text_column` must name one column of ",
+        "Got text. Try one of tweet, label.",
+    ),
+    "missing labels": (
+        {"text": ["a"], "klass": ["yes"]},
+        "`data.label_column` must name one column of ",
+        "Got label. Try one of text, klass.",
+    ),
+    "unknown label": (
+        {"text": ["a", "b"], "label": ["yes", "maybe"]},
+        "the label in line 2 must be one of no, yes",
+        "Got 'maybe'",
+    ),
+    "no text": (
+        {"text": [1.5], "label": ["yes"]},
+        "`data.text_column` must name a column of texts",
+        "Got text, which has double",
+    ),
     "no rows": (
         {"text": pa.array([], pa.string()), "label": pa.array([], pa.string())},
         "split 'train'",
-        "has no rows",
+        "must have rows. Got none.",
     ),
 }
 
@@ -241,11 +259,21 @@ def test_a_recipe_that_stops_with_an_error_leaves_no_study_to_refuse_the_mended_
 @pytest.mark.parametrize(
     ("settings", "parts"),
     [
-        (["--data.label_names=null"], ["data.label_names", "for example ['no', 'yes']"]),
+        (["--data.label_names=null"], ["`data.label_names` must list the classes", "Try ['no', 'yes']."]),
         (["--data.train_split=dev"], ["`data.train_split` must name a split of", "Got dev. Try one of train, test"]),
-        (["--data.path=no/such/folder/here"], ["data.path: 'no/such/folder/here' is neither a local"]),
-        (["--data.path=LICENSE"], ["data.path: LICENSE is not a folder, .parquet, .csv, .tsv or .jsonl file"]),
-        (["--data.path=nobody/nothing"], ["data.path: 'nobody/nothing' is not a local path"]),
+        (
+            ["--data.path=no/such/folder/here"],
+            ["Got no/such/folder/here, which does not exist here and is not a Hub id."],
+        ),
+        (
+            ["--data.path=LICENSE"],
+            ["`data.path` must be a folder or a file .parquet, .csv, .tsv, .json or .jsonl. Got LICENSE."],
+        ),
+        (["--data.path=nobody/nothing"], ["Got nobody/nothing, which does not exist here and ("]),
+        (
+            ["--data.path=nosuch.csv"],
+            ["`data.path` must be a file, a folder or a Hub dataset. Got nosuch.csv, which does not exist."],
+        ),
         (["--annotate.model=models/nothing"], ["annotate.model: 'models/nothing' is no local folder"]),
         (["--train.encoder=tests"], ["train.encoder: tests has no .safetensors file"]),
         (
@@ -261,8 +289,14 @@ def test_a_recipe_that_stops_with_an_error_leaves_no_study_to_refuse_the_mended_
             ["`train.max_length` must be at most 512, the maximum of models/all-MiniLM-L6-v2. Got 600."],
         ),
         (["--grid.sizes=[1000]"], ["`grid.sizes` must be at most 2", "Got 1000"]),
-        (["--data.test_split=train"], ["data.test_size: ", "has no test split of its own"]),
-        (["--annotate.prompt.template='{{ text }}{{ x }}'"], ["annotate.prompt.template: 'x' is undefined"]),
+        (
+            ["--data.test_split=train"],
+            ["`data.test_size` must be the number of test rows to draw", "has no test split."],
+        ),
+        (
+            ["--annotate.prompt.template='{{ text }}{{ x }}'"],
+            ["`annotate.prompt.template` must be a jinja2 template that renders. Got 'x' is undefined."],
+        ),
         (
             ["--train.accelerate_config=tpu"],
             ["`train.accelerate_config` must be a file or one of cpu, cpu-bf16, cpu-two, multi-gpu, one-gpu. Got tpu."],
@@ -299,11 +333,11 @@ def test_a_text_may_be_made_of_several_columns(make_study, tmp_path):
     assert pool.texts == ["a (1 stars)", "c (3 stars)"]  # the other text is in the test, too
     assert test.texts == ["a in the test (1 stars)", " (2 stars)", "c in the test (3 stars)"]
     for wrong, part in (
-        ("{{ name }}", "data.text_template: no column 'name' in"),
-        ("{{ title", "data.text_template: "),
-        ("words", "data.text_template: it names no column"),
-        ("{{ stars + title }}", "data.text_template"),
-        ("{{ title.__class__.__mro__ }}", "data.text_template"),
+        ("{{ name }}", "`data.text_template` must name one column of"),
+        ("{{ title", "`data.text_template` must be a jinja2 template"),
+        ("words", "`data.text_template` must name a column. Got none"),
+        ("{{ stars + title }}", "`data.text_template` must make a text of each row"),
+        ("{{ title.__class__.__mro__ }}", "`data.text_template` must make a text of each row"),
     ):
         with pytest.raises(UserError) as error:
             load_rows(make_study(*settings, f"--data.text_template='{wrong}'"))
@@ -385,10 +419,10 @@ def test_raters_are_counted_by_class_from_lists_and_from_counts(make_study, tmp_
         }
     assert load_rows(make_study(*common, folder="none"))[0].raters is None
     for asked, said in (
-        ("said_x", "no list in 'said_x'"),
-        ("{x: text, y: said_y}", "line 1 of .* has 'one' in 'text', which is no number of raters"),
-        ("{x: share_x, y: said_y}", "line 1 of .* has 0.7 in 'share_x'"),
-        ("{x: said_x, y: less}", "line 2 of .* has -1 in 'less'"),
+        ("said_x", "must have a list of labels in `said_x`"),
+        ("{x: text, y: said_y}", "line 1 must have a number of annotators in `text`. Got 'one'"),
+        ("{x: share_x, y: said_y}", "line 1 must have a number of annotators in `share_x`. Got 0.7"),
+        ("{x: said_x, y: less}", "line 2 must have a number of annotators in `less`. Got -1"),
     ):
         with pytest.raises(UserError, match=said):
             load_rows(make_study(*common, f"--data.raters={asked}", folder=f"bad{len(said)}"))
@@ -465,12 +499,12 @@ def test_groups_are_what_the_column_says_and_few_enough_to_be_told_apart(make_st
         found = load_rows(make_study(*common, f"--data.group_column={column}", folder=column))[1]
         assert found.groups.tolist() == [names[int(text.split()[1]) % 3] for text in found.texts]
     pq.write_table(pa.Table.from_pylist([{**row, "day": "x" * 101} for row in rows]), tmp_path / "rows.parquet")
-    with pytest.raises(UserError, match="line 1 of .* which is longer than the name of a group"):
+    with pytest.raises(UserError, match="line 1 must have a group of at most 100 characters in `day`"):
         load_rows(make_study(*common, "--data.group_column=day", folder="long"))
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "rows.parquet")
-    with pytest.raises(UserError, match="data.group_column: 'day' has 60 values in the test rows; at most 50"):
+    with pytest.raises(UserError, match="`data.group_column` must have at most 50 values in the test rows. Got 60"):
         load_rows(make_study(*common, "--data.group_column=day", folder="many"))
-    with pytest.raises(UserError, match="data.group_column: no column 'month'"):
+    with pytest.raises(UserError, match="`data.group_column` must name one column of .* Got month"):
         load_rows(make_study(*common, "--data.group_column=month", folder="missing"))
 
 

@@ -46,7 +46,7 @@ BAD_SETTINGS = {
         "`data` must have `text_column` or `text_template`, not both"
     ],
     "epochs=3": ["`epochs=3` must be a setting, as --train.epochs=1"],
-    "--data.label_names=[a, b, a]": ["must not list a class twice"],
+    "--data.label_names=[a, b, a]": ["must have different names that are not empty"],
     "--annotate.temperature=.inf": ["JSON can hold"],
     "--annotate.engine_args={a: .nan}": ["JSON can hold"],
     "--annotate.engine_args={a: 2020-01-01}": ["JSON can hold", "Quote dates"],
@@ -61,8 +61,10 @@ BAD_SETTINGS = {
     ],
     "--annotate.engine_args={hf_overrides: {auto_map: {AutoConfig: x.Y}}}": ["must have plain values"],
     "--annotate.passes=[{engine_args: {worker_cls: x.Y}}]": ["must not set `worker_cls`"],
-    "--train.epochs=!!bool x": ["`train.epochs` must be a YAML value. Got !!bool x."],
-    "--data.name=2020-13-45": ["`data.name` must be a YAML value. Got 2020-13-45."],
+    "--train.epochs=!!bool x": ["`train.epochs` must be a valid integer. Got '!!bool x'."],
+    "--grid.sizes=[1": ["`grid.sizes` must be a YAML value. Got [1. Quote it."],
+    "--data.label_names={0: negative, 1: positive}": ["List the names in the order of their indices"],
+    "--data.label_names=['a', 'a ']": ["must have different names that are not empty"],
     "--train.epochs=[": ["`train.epochs` must be a YAML value. Got [."],
 }
 
@@ -252,3 +254,39 @@ def test_no_code_of_a_model_is_run_or_asked_about(key, with_tokenizer, terminal,
     assert str(folder) in done.stderr.splitlines()[-1]
     assert not list(Path(os.environ["HF_HOME"]).rglob("evil.py"))
     assert not list(tmp_path.rglob("ran"))
+
+
+def test_a_key_or_section_twice_is_refused_with_its_line(tmp_path):
+    text = DEMO.read_text()
+    (tmp_path / "twice.yaml").write_text(f"{text}\ntrain:\n  encoder: x\n")
+    with pytest.raises(UserError, match=r"`train` is set twice, again in line [0-9]+. Merge the two."):
+        load_recipe(tmp_path / "twice.yaml")
+    (tmp_path / "key.yaml").write_text(text.replace("  epochs: ", "  epochs: 9\n  epochs: "))
+    with pytest.raises(UserError, match="`epochs` is set twice"):
+        load_recipe(tmp_path / "key.yaml")
+
+
+@pytest.mark.parametrize("text", ["Is it #1 or # 2?", "Rate it: good or bad", "2020-01-01", "say 'yes'", "- or not"])
+def test_a_text_on_the_command_line_is_taken_as_it_is(text, tmp_path):
+    assert load_recipe(DEMO, [f"--annotate.prompt.instruction={text}"]).annotate.prompt.instruction == text
+    assert load_recipe(DEMO, [f'--annotate.prompt.instruction="{text}"']).annotate.prompt.instruction == text
+
+
+def test_a_colon_in_a_text_of_the_file_asks_for_quotes(tmp_path):
+    (tmp_path / "colon.yaml").write_text("name: a\nannotate:\n  prompt:\n    instruction: Rate: good or bad\n")
+    with pytest.raises(UserError, match="Quote texts that contain a colon and a blank"):
+        load_recipe(tmp_path / "colon.yaml")
+
+
+def test_class_names_are_folded_as_answers_are_read(tmp_path):
+    assert load_recipe(DEMO, ["--data.label_names=['very good ', 'not\\n good']"]).data.label_names == [
+        "very good",
+        r"not\n good",
+    ]
+    assert load_recipe(DEMO, ['--data.label_names=["not\\n good", b]']).data.label_names == ["not good", "b"]
+
+
+def test_the_home_folder_may_be_written_as_a_tilde(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    recipe = load_recipe(DEMO, ["--output_dir=~/study", "--data.path=~/texts.csv"])
+    assert (recipe.output_dir, recipe.data.path) == (f"{tmp_path}/study", f"{tmp_path}/texts.csv")

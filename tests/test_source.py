@@ -40,7 +40,10 @@ def named(rows):
         ("text,label\na\n", "line 2 must have 2 cells like the header. Got 1"),
         ("text;label\na, b;positive\n", "must be separated by ','. Got ';'"),
         ("text\tlabel\na\tpositive\n", r"must be separated by ','. Got '\\t'"),
-        ("text,label,label\na,b,c\n", "data.label_column: more than one column 'label'"),
+        (
+            "text,label,label\na,b,c\n",
+            "`data.label_column` must name one column of .* Got label. Try one of text, label, label",
+        ),
         (b"text,label\ncaf\xe9,a\n", "must be UTF-8 .* Try saving it as UTF-8"),
     ],
 )
@@ -116,7 +119,10 @@ def test_json_values_keep_the_type_of_their_line(make_study, tmp_path):
         ('{"text": "a", "label": "x"}\n{"text": "b", "label"\n', "line 2 is not valid JSON"),
         ('{"text": "a", "label": "x"}\n[1]\n', "line 2 must be a JSON object"),
         ('{"text": {"en": "a"}, "label": "x"}\n', "line 1 must have a text in `text`. Got {'en': 'a'}"),
-        ('{"txt": "a", "label": "x"}\n', "no column 'text' in .*; it has txt, label"),
+        (
+            '{"txt": "a", "label": "x"}\n',
+            "`data.text_column` must name one column of .* Got text. Try one of txt, label",
+        ),
     ],
 )
 def test_bad_json_is_refused_with_its_line(content, message, make_study, tmp_path):
@@ -135,7 +141,7 @@ def test_shards_may_differ_in_types_and_the_order_of_columns(make_study, tmp_pat
         pq.write_table(shard, tmp_path / f"train-0000{number}-of-00003.parquet")
     assert read(make_study, tmp_path, "['no', 'yes']").gold.tolist() == [-1, 1, 0, 0, 1]
     pq.write_table(pa.table({"text": ["e"]}), tmp_path / "train-00002-of-00003.parquet")
-    with pytest.raises(UserError, match="no column 'label' in .*train-00002-of-00003.parquet; it has text"):
+    with pytest.raises(UserError, match="one column of .*train-00002-of-00003.parquet. Got label. Try one of text"):
         read(make_study, tmp_path, "['no', 'yes']")
 
 

@@ -120,12 +120,13 @@ class _PassWork:
         if len(list(self._folder.glob("part-*.parquet"))) > MAX_SMALL_PARTS:
             PartFiles(self._folder).merge(study.checksums)
         self._is_done = np.zeros(len(ids), dtype=bool)
-        self._num_silent, self._has_answer = 0, False
+        self._num_silent, self._has_answer, self._last_refusal = 0, False, NO_LABEL
         self._masses: list[float] = []  # the label mass of the first texts
         for table, rows in PartFiles(self._folder).read(ids, "status", "logprobs"):
             self._is_done[rows] = pc.not_equal(table["status"], FAILED).to_numpy()
             has_logprobs = table["logprobs"].is_valid().to_numpy()
             self._has_answer |= bool(has_logprobs.any())
+            self._num_silent += int(pc.sum(pc.equal(table["status"], NO_LABEL.status)).as_py() or 0)
             for logprobs in table["logprobs"].drop_null()[: NUM_TRIAL - len(self._masses)].to_pylist():
                 self._masses.append(float(np.exp(logprobs).sum()))
             slots = self._slots[rows]
@@ -155,6 +156,7 @@ class _PassWork:
             if waiting:
                 self._score(waiting)
         self._check_mass(min_texts=1)
+        self._check_silence(min_texts=1)
 
         manifest_file = self._folder / "manifest.json"
         manifest = read_json(manifest_file) or {"last_session": {"texts": 0, "seconds": 0.0}}
@@ -216,7 +218,10 @@ class _PassWork:
         if inputs:
             self._num_scored += len(inputs)
             new, refusals = ask(self._running_engine(), self._plan.section, self._plan.prompts, inputs)
-            self._check_silence(len(new), list(refusals.values()))
+            self._has_answer |= bool(new)
+            self._num_silent += len(refusals)
+            self._last_refusal = next(iter(refusals.values()), self._last_refusal)
+            self._check_silence()
             answers |= new
 
         for row, slot, _ in requests:
@@ -294,16 +299,14 @@ class _PassWork:
                 "`annotate.min_label_mass: 0` goes on."
             )
 
-    def _check_silence(self, num_answers: int, refusals: list[Refusal]) -> None:
+    def _check_silence(self, min_texts: int = NUM_TRIAL) -> None:
         """Stop a pass that gets no answer at all. A pass with answers goes on where some rows fail again."""
-        self._has_answer |= num_answers > 0
-        self._num_silent += len(refusals)
-        if self._has_answer or self._num_silent < NUM_TRIAL:
+        if self._has_answer or self._num_silent < min_texts:
             return
-        if refusals[-1].status == FAILED:
+        if self._last_refusal.status == FAILED:
             raise UserError(
                 f"`annotate.engine` must answer. Got {self._num_silent} refusals and no answer, for example: "
-                f"{refusals[-1].error}"
+                f"{self._last_refusal.error}"
             )
         raise UserError(
             f"`annotate.prompt` must make the model answer with a label. Got none from the first {self._num_silent} "

@@ -156,6 +156,8 @@ class _Trainer:
     def _tokenize(self, todo: list[Run]) -> None:
         study, runs = self.study, self.runs
         self._tokenizer = load_tokenizer("train.encoder", runs.encoder)
+        if self._tokenizer.pad_token is None:  # the attention mask hides padding, whatever its token
+            self._tokenizer.pad_token = self._tokenizer.unk_token or self._tokenizer.eos_token
         needed = np.unique(np.concatenate([runs.validation, *(runs.labels(run).rows for run in todo)]))
         self._places = np.full(len(runs.pool.ids), -1)
         self._places[needed] = np.arange(len(needed))
