@@ -78,6 +78,11 @@ class RowFiles:
     temporary: Any = None
 
     @property
+    def num_excluded(self) -> int:
+        """Rows of the training split that were left out because they have the text of a test row."""
+        return int(self.manifest["rows"].get("excluded", 0))
+
+    @property
     def label_names(self) -> list[str]:
         return list(self.manifest["label_names"])
 

@@ -905,7 +905,11 @@ def test_a_missing_label_is_printed_once(make_study, engine, monkeypatch, capsys
 
     monkeypatch.setattr(engine, "sample", lambda self, prompts, n, *_: ([["well"] * n for _ in prompts], {}))
     study = make_study(*SMALL, "--data.pool_size=70", "--annotate.scoring=votes", "--annotate.calibration=none")
-    annotate(study)
+    for _ in range(2):  # a pass without any label is an error, also when nothing is left to ask
+        with pytest.raises(
+            UserError, match="must make the model answer with a label. Got none from the first 87 texts"
+        ):
+            annotate(study)
     print_status(study)
     lines = [line for line in capsys.readouterr().out.splitlines() if " x pass" in line]
     assert lines == ["87 x pass 0: no answer named a label", "3 x pass 0: demonstration"]

@@ -372,24 +372,27 @@ def test_texts_that_are_null_empty_or_too_long_are_rows_too(tmp_path, tiny_encod
     texts = [*good, None, "", " \n", "so good " * 2000, "I love this cat!", "null"]
     labels = [{"love": "positive", "hate": "negative"}.get(t.split()[1], "neutral") for t in good] + ["neutral"] * 6
     (tmp_path / "source").mkdir()
-    table = pa.table({"text": texts, "label": labels})
-    pq.write_table(table, tmp_path / "source" / "train.parquet")
-    pq.write_table(table.slice(0, 6), tmp_path / "source" / "test.parquet")
+    pq.write_table(pa.table({"text": texts, "label": labels}), tmp_path / "source" / "train.parquet")
+    tests = [f"I {verb} this {thing}." for verb in ("love", "hate", "own") for thing in ("tree", "book")]
+    tests = {"text": [good[0], *tests], "label": ["positive", *labels[0:2], *labels[4:6], *labels[8:10]]}
+    pq.write_table(pa.table(tests), tmp_path / "source" / "test.parquet")
     settings = [f"--data.path={tmp_path / 'source'}", "--data.label_names=[negative, neutral, positive]"]
     settings += ["--annotate.prompt.shots_per_class=1", "--grid.sizes=[4, 8]", f"--train.encoder={tiny_encoder}"]
     done = run("run", tmp_path / "study", tmp_path / "home", *settings)
     assert done.returncode == 0, done.stdout
     study = open_study(tmp_path / "study", *settings)
     rows = annotation_rows(study)
-    assert len(rows) == len(texts)
-    by_text = dict(zip(pq.read_table(study.rows / "train.parquet")["id"].to_pylist(), texts, strict=True))
+    pool = pq.read_table(study.rows / "train.parquet").to_pydict()
+    assert pool["text"] == [text for text in texts if text != good[0]]  # which is a text of the test, too
+    assert len(rows) == len(texts) - 2
+    by_text = dict(zip(pool["id"], pool["text"], strict=True))
     status = {by_text[row["id"]]: row["status"] for row in rows}
     assert (status[None], status[""], status[" \n"], status["null"]) == ("null_text", "empty_text", "empty_text", "ok")
     assert [by_text[row["id"]] for row in rows if row["truncated"]] == ["so good " * 2000]
     assert max(row["n_tokens"] for row in rows if row["n_tokens"]) <= 383
     report = (study.report / "report.md").read_text()
-    assert "null_text 1" in report
-    assert "empty_text 2" in report
+    assert r"null\_text 1" in report
+    assert r"empty\_text 2" in report
     assert "texts cut to fit: 1" in report
     assert "more than half of the" in report
-    assert "are in the training pool and in the test split" in report
+    assert "2 rows of the training split have the text of a test row and are left out" in report

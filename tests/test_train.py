@@ -28,6 +28,7 @@ from hf_recipes.analysis.measure import without_nan
 from hf_recipes.annotation.annotate import annotate
 from hf_recipes.errors import UserError
 from hf_recipes.labels.pool import read_labels
+from hf_recipes.models import Model, load_tokenizer
 from hf_recipes.report.findings import describe
 from hf_recipes.report.page import write_report
 from hf_recipes.study import Study, cpu_capability, read_json
@@ -404,6 +405,34 @@ def test_an_encoder_with_a_head_is_refused(annotated, tmp_path):
     (tmp_path / "classifier" / "config.json").write_text(json.dumps(config))
     with pytest.raises(UserError, match="must have no classification head, as the seed draws it"):
         check_training(annotated(f"--train.encoder={tmp_path / 'classifier'}"))
+
+
+@pytest.mark.parametrize(
+    ("kind", "pad", "longest"), [("roberta", 1, 512), ("roberta", 3, 510), ("mpnet", 0, 512), ("bert", 0, 514)]
+)
+def test_the_longest_text_depends_on_where_positions_begin(kind, pad, longest, annotated, tmp_path):
+    shutil.copytree(ENCODER, tmp_path / "encoder")
+    config = {"model_type": kind, "pad_token_id": pad, "max_position_embeddings": 514}
+    (tmp_path / "encoder" / "config.json").write_text(json.dumps(config))
+    settings = f"--train.encoder={tmp_path / 'encoder'}", f"--train.max_length={longest}"
+    check_training(annotated(*settings, folder="fits"))
+    with pytest.raises(UserError, match=f"must be at most {longest}"):
+        check_training(annotated(settings[0], f"--train.max_length={longest + 1}", folder="too-long"))
+
+
+def test_an_encoder_without_a_padding_token_is_trained_to_the_same_predictions(annotated, tiny_encoder, tmp_path):
+    bare = tmp_path / "bare"
+    shutil.copytree(tiny_encoder, bare)
+    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "unk_token": "[UNK]"}
+    (bare / "tokenizer_config.json").write_text(json.dumps(settings))
+    content = json.loads((bare / "tokenizer.json").read_text())
+    (bare / "tokenizer.json").write_text(json.dumps(content | {"padding": None}))
+    assert load_tokenizer("train.encoder", Model("bare", bare, "x")).pad_token is None
+    studies = [annotated(*FEW, f"--train.encoder={path}", folder=f"study-{path.name}") for path in (bare, tiny_encoder)]
+    for study in studies:
+        assert train(study) == {}
+    run = the_run(studies[0], "gold", 20, 0)
+    assert np.array(predictions(studies[0], run)) == pytest.approx(np.array(predictions(studies[1], run)))
 
 
 def test_bfloat16_is_another_run_and_nearly_the_same_one(annotated, tmp_path):

@@ -151,9 +151,9 @@ def _lines(study: Study) -> dict[str, str]:
 
 
 def _notes(labels: StudyLabels, runs: Runs) -> list[str]:
-    num_shared, notes = len(set(runs.pool.texts) & set(runs.test.texts)), list(runs.notes)
-    if num_shared:
-        notes.append(f"{num_shared} texts are in the training pool and in the test split: scores may be too good.")
+    notes = list(runs.notes)
+    if num := labels.files.num_excluded:
+        notes.append(f"{num:,} rows of the training split have the text of a test row and are left out.")
     if labels.teacher is None:
         notes.append(
             "Which of the LLM's errors classifiers copy is unknown: it requires the LLM's labels of the test texts "
