@@ -670,7 +670,7 @@ def test_an_engine_that_only_dies_is_given_up(stand_in, tmp_path):
     child = stand_in(tmp_path / "study", dies=99)
     output, _ = child.communicate(timeout=300)
     assert child.returncode == 2
-    assert output.count("starting another one") == 2
+    assert output.count("Starting it again.") == 2
     last = output.strip().splitlines()[-1]
     assert last.startswith("error: The engine died 3 times without labelling a text")
 
@@ -708,8 +708,9 @@ def test_ctrl_c_while_something_is_imported_raises_nothing_in_it(tmp_path):
 
 @pytest.mark.parametrize("alone", [False, True])  # the process that annotates: it has a group of its own
 def test_ctrl_c_in_mid_work_keeps_what_is_done(alone, stand_in, tmp_path, make_study):
-    child = stand_in(tmp_path / "study", arguments=[*SMALL, "--data.pool_size=2500"])
-    study = make_study(*SMALL, "--data.pool_size=2500")
+    settings = [*SMALL, "--data.pool_size=1000"]
+    child = stand_in(tmp_path / "study", arguments=settings)
+    study = make_study(*settings)
     for _ in range(600):
         if list(study.annotations_root.glob("*/part-*.parquet")):
             break
@@ -720,13 +721,13 @@ def test_ctrl_c_in_mid_work_keeps_what_is_done(alone, stand_in, tmp_path, make_s
     assert "Traceback" not in output
     assert output.strip().splitlines()[-1] == INTERRUPTED
     (progress,) = read_progress(study)
-    assert 0 < progress.num_left < progress.num_rows == 2500 + 20
-    child = stand_in(tmp_path / "study", arguments=[*SMALL, "--data.pool_size=2500"])
+    assert 0 < progress.num_left < progress.num_rows == 1000 + 20
+    child = stand_in(tmp_path / "study", arguments=settings)
     child.communicate(timeout=300)
     assert child.returncode == 0
     asked = (tmp_path / "asked-study").read_text().splitlines()
     parts = all_rows(study, load(study)[0].key)
-    assert len(parts) == len({row["id"] for row in parts}) == 2500 + 20
+    assert len(parts) == len({row["id"] for row in parts}) == 1000 + 20
     assert len(asked) - len(set(asked)) <= module.MAX_CHUNK
 
 
@@ -739,7 +740,7 @@ SLOW = pytest.mark.slow
 )
 def test_killed_at_random_moments_no_row_is_lost_or_doubled(kills, real, stand_in, tmp_path, make_study):
     """Studies one after the other, each killed until it is done, each equal to one that was left alone."""
-    settings = [*SMALL, f"--data.pool_size={300 if real else 2500}"]
+    settings = [*SMALL, f"--data.pool_size={300 if real else 1000}"]
     moments = (5, 60) if real else (2, 10)
 
     def start(name):

@@ -23,9 +23,10 @@ from hf_recipes.recipe import load_recipe
 from hf_recipes.study import Study, read_json
 from hf_recipes.training.grid import paired_runs
 
+POOL, TEST = 160, 40  # more than one chunk of annotations
 SMALL = [
-    "--data.pool_size=300",
-    "--data.test_size=80",
+    f"--data.pool_size={POOL}",
+    f"--data.test_size={TEST}",
     "--annotate.prompt.shots_per_class=2",
     "--annotate.max_model_len=384",
     "--grid.sizes=[24, 48]",
@@ -73,7 +74,7 @@ def finished(tmp_path_factory):
 def test_the_study_is_complete_and_speaks(finished):
     study, output, _ = finished
     rows = annotation_rows(study)
-    assert len(rows) == len({row["id"] for row in rows}) == 300
+    assert len(rows) == len({row["id"] for row in rows}) == POOL
     for row in rows:
         if row["status"] == "ok":
             assert 0 < np.exp(row["logprobs"]).sum() <= 1 + 1e-6
@@ -87,7 +88,7 @@ def test_the_study_is_complete_and_speaks(finished):
     assert len(shown) == len({texts[i] for i in shown}) == 6
     assert {row["status"] for row in annotation_rows(study, "test")} <= {"ok", "demonstration"}
     results = read_json(study.results_file)
-    assert (results["R"], results["n"], len(results["variants"])) == (2, 80, 8)
+    assert (results["R"], results["n"], len(results["variants"])) == (2, TEST, 8)
     for cells in results["error_cells"]:
         assert sum(cells[name] for name in ("right_same", "right_other", "wrong_same", "wrong_other")) == pytest.approx(
             1
@@ -113,14 +114,14 @@ def test_every_config_loads_offline_and_says_where_its_labels_come_from(finished
     for variant in study.recipe.grid.variants:
         data = load_dataset(str(study.dataset), variant)
         assert data["train"].features["label"].names == ["negative", "neutral", "positive"]
-        assert len(data["test"]) == 80
+        assert len(data["test"]) == TEST
         train = data["train"].to_pandas()
-        assert len(train) == 294
+        assert len(train) == POOL - 6
         taken = train["label_source"] == "gold"
         assert (train["label"][taken] == train["gold"][taken]).all()
         assert (train["label"][~taken] == train["llm_label"][~taken]).all()
         share = {"gold": 1, "llm": 0}.get(variant, 0.25)
-        assert taken.sum() == round(share * 294)
+        assert taken.sum() == round(share * (POOL - 6))
         assert np.allclose(np.stack(train["llm_probs"]).sum(axis=1), 1)
         if variant == "llm-entropy-replace":
             assert train["entropy"][taken].min() >= train["entropy"][~taken].max()
