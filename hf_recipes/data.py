@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
-from . import tables
+from . import parquet
 from .errors import UserError, first_line
 from .hashing import first_ids, hash_files, hash_order, make_key, number_ids
 from .recipe import Data, Recipe
@@ -93,7 +93,7 @@ class RowFiles:
     def load(self, name: str, texts: bool = True) -> Rows:
         """Load all rows of `train` or `test`; without `texts`, the texts are None."""
         columns = ["id", "gold", "raters", "group", *(["text"] if texts else [])]
-        table = tables.read(self.folder / f"{name}.parquet", SCHEMA, columns, self.folder)
+        table = parquet.read(self.folder / f"{name}.parquet", SCHEMA, columns, self.folder)
         if len(table) != self.manifest["rows"][name]:
             raise UserError(
                 f"`{self.folder / name}.parquet` must have {self.manifest['rows'][name]:,} rows. Got {len(table):,}. "
@@ -113,13 +113,13 @@ class RowFiles:
 
     def column(self, name: str, splits: Sequence[str] = ("train",)) -> pa.Array:
         """One column of the pool, or of several files in turn."""
-        read = [tables.read(self.folder / f"{split}.parquet", SCHEMA, [name], self.folder) for split in splits]
+        read = [parquet.read(self.folder / f"{split}.parquet", SCHEMA, [name], self.folder) for split in splits]
         return pa.concat_tables(read)[name].combine_chunks()
 
     def batches(self, *columns: str, splits: Sequence[str] = ("train",)) -> Iterator[pa.RecordBatch]:
         """The pool, or several files in turn, `BATCH` rows at a time."""
         for split in splits:
-            yield from tables.batches(self.folder / f"{split}.parquet", SCHEMA, list(columns), BATCH, self.folder)
+            yield from parquet.batches(self.folder / f"{split}.parquet", SCHEMA, list(columns), BATCH, self.folder)
 
     def texts(self, indices: np.ndarray) -> list[str]:
         """The texts of some rows of the pool, in the order of `indices`."""
@@ -342,7 +342,7 @@ def _write(path: Path, rows: pa.Table, places: np.ndarray) -> None:
     """Write some rows in their order, without loading them all."""
     is_chosen = np.zeros(len(rows), dtype=bool)
     is_chosen[places] = True
-    with tables.writer(path, SCHEMA, "zstd") as writer:
+    with parquet.writer(path, SCHEMA, "zstd") as writer:
         for start in range(0, len(rows), BATCH):
             writer.write_table(rows.slice(start, BATCH).filter(pa.array(is_chosen[start : start + BATCH])))
 

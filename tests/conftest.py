@@ -1,9 +1,11 @@
 """Each test has its own HF_HOME and working copies; nothing is written outside pytest's temporary folders."""
 
 import os
+import random
 import shutil
 import tempfile
 from pathlib import Path
+from typing import ClassVar
 
 ROOT = Path(__file__).parent.parent
 # before anything of Hugging Face is imported: these are read at import
@@ -23,6 +25,7 @@ if _worker := os.environ.get("PYTEST_XDIST_WORKER"):
     _cores = sorted(os.sched_getaffinity(0))
     os.sched_setaffinity(0, {_cores[int(_worker.removeprefix("gw")) % len(_cores)]})
 
+import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 from hypothesis import settings  # noqa: E402
 
@@ -111,3 +114,72 @@ def make_study(tmp_path):
         return Study(load_recipe(DEMO, [f"--output_dir={tmp_path / folder}", *overrides]), accept_changes=True)
 
     return make
+
+
+class CountingEngine:
+    """In place of a language model: scores from the prompt's own tokens, and a record of what was asked."""
+
+    asked: ClassVar[list] = []
+    started: ClassVar[int] = 0
+    refuses: ClassVar[set] = set()
+    dies_after: ClassVar[int | None] = None
+
+    def __init__(self, section, folder):
+        CountingEngine.started += 1
+
+    def score(self, prompts, token_ids):
+        if self.dies_after is not None and len(self.asked) >= self.dies_after:
+            from hf_recipes.annotation.engines import EngineError
+
+            raise EngineError("the engine died of a test")
+        CountingEngine.asked.extend(map(tuple, prompts))
+        scores = [np.log(np.random.default_rng(sum(p)).dirichlet(np.ones(len(token_ids)))) for p in prompts]
+        refused = {i: "too odd" for i, prompt in enumerate(prompts) if tuple(prompt) in self.refuses}
+        scores = [np.full(len(token_ids), np.nan) if i in refused else row for i, row in enumerate(scores)]
+        return np.array(scores), refused
+
+    def sample(self, prompts, samples, temperature, max_tokens, seeds, choices=None):
+        CountingEngine.asked.extend(map(tuple, prompts))
+        words = choices or [" Positive.", " negative\n\nTweet: x", " no idea"]
+        chance = [random.Random(seed) for seed in seeds]
+        return [[c.choice(words) for _ in range(samples)] for c in chance], {}
+
+
+@pytest.fixture
+def engine(monkeypatch):
+    """The class in place of vLLM's engine in this process, with an empty record."""
+    CountingEngine.asked, CountingEngine.started = [], 0
+    CountingEngine.refuses, CountingEngine.dies_after = set(), None
+    monkeypatch.setattr("hf_recipes.annotation.engines.vllm_engine.Engine", CountingEngine)
+    return CountingEngine
+
+
+@pytest.fixture(scope="session")
+def kept_studies(tmp_path_factory):
+    """The folder of studies that are made once in a session."""
+    return tmp_path_factory.mktemp("kept")
+
+
+@pytest.fixture
+def study(kept_studies, make_study, engine, tiny_encoder, tmp_path):
+    """A study of two passes that is labelled, written, trained and measured, in a folder of the test's own."""
+    from steps import measure, write_dataset, write_labels
+
+    from hf_recipes.annotation.annotate import annotate
+    from hf_recipes.training.train import train
+
+    overrides = [
+        *("--data.pool_size=90", "--data.test_size=21", "--annotate.prompt.shots_per_class=1", "--grid.sizes=[20]"),
+        *("--grid.seeds=[0, 1]", "--train.epochs=1", f"--train.encoder={tiny_encoder}", "--name=tweets"),
+        "--annotate.passes=[{prompt: {seed: 5}}]",
+    ]
+    if not (kept_studies / "tweets").exists():
+        made = make_study(*overrides, folder="first")
+        annotate(made)
+        write_dataset(made)
+        write_labels(made)
+        train(made)
+        measure(made)
+        shutil.copytree(made.root, kept_studies / "tweets")
+    shutil.copytree(kept_studies / "tweets", tmp_path / "study")
+    return make_study(*overrides)

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 from scipy import stats
 from steps import measure
-from test_annotate import engine  # noqa: F401  (a fixture)
 
 from hf_recipes.advise import _advice, chances, pilot_settings, print_advice
 from hf_recipes.analysis.schema import Comparison
@@ -36,7 +35,7 @@ def test_chances_are_those_of_simulated_studies(value, limit, runs, parts):
     assert np.std(estimates) == pytest.approx(found["se"], rel=0.03)
 
 
-def test_a_pilot_is_small_has_a_folder_of_its_own_and_speaks(make_study, engine, tiny_encoder, tmp_path):  # noqa: F811
+def test_a_pilot_is_small_has_a_folder_of_its_own_and_speaks(make_study, engine, tiny_encoder, tmp_path):
     overrides = [
         *(
             "--data.pool_size=200",

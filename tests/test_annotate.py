@@ -12,7 +12,6 @@ import time
 from contextlib import suppress
 from dataclasses import replace
 from types import SimpleNamespace
-from typing import ClassVar
 
 import numpy as np
 import psutil
@@ -37,41 +36,6 @@ from hf_recipes.labels.pool import build_pool, read_labels
 from hf_recipes.study import read_json, write_json
 
 SMALL = ["--data.pool_size=300", "--data.test_size=20", "--annotate.prompt.shots_per_class=1", "--grid.sizes=[10, 20]"]
-
-
-class CountingEngine:
-    """In place of a language model: scores from the prompt's own tokens, and a record of what was asked."""
-
-    asked: ClassVar[list] = []
-    started: ClassVar[int] = 0
-    refuses: ClassVar[set] = set()
-    dies_after: ClassVar[int | None] = None
-
-    def __init__(self, section, folder):
-        CountingEngine.started += 1
-
-    def score(self, prompts, token_ids):
-        if self.dies_after is not None and len(self.asked) >= self.dies_after:
-            raise EngineError("the engine died of a test")
-        CountingEngine.asked.extend(map(tuple, prompts))
-        scores = [np.log(np.random.default_rng(sum(p)).dirichlet(np.ones(len(token_ids)))) for p in prompts]
-        refused = {i: "too odd" for i, prompt in enumerate(prompts) if tuple(prompt) in self.refuses}
-        scores = [np.full(len(token_ids), np.nan) if i in refused else row for i, row in enumerate(scores)]
-        return np.array(scores), refused
-
-    def sample(self, prompts, samples, temperature, max_tokens, seeds, choices=None):
-        CountingEngine.asked.extend(map(tuple, prompts))
-        words = choices or [" Positive.", " negative\n\nTweet: x", " no idea"]
-        chance = [random.Random(seed) for seed in seeds]
-        return [[c.choice(words) for _ in range(samples)] for c in chance], {}
-
-
-@pytest.fixture
-def engine(monkeypatch):
-    CountingEngine.asked, CountingEngine.started = [], 0
-    CountingEngine.refuses, CountingEngine.dies_after = set(), None
-    monkeypatch.setattr("hf_recipes.annotation.engines.vllm_engine.Engine", CountingEngine)
-    return CountingEngine
 
 
 def key(study):

@@ -6,7 +6,6 @@ import json
 import numpy as np
 import pytest
 from steps import load_rows, write_labels
-from test_annotate import engine  # noqa: F401  (a fixture)
 
 from hf_recipes.annotation.annotate import annotate
 from hf_recipes.errors import UserError
@@ -19,7 +18,7 @@ SETTINGS = ("--data.pool_size=150", "--annotate.prompt.shots_per_class=1", "--gr
 
 
 @pytest.fixture
-def study(make_study, engine):  # noqa: F811
+def study(make_study, engine):
     made = make_study(*SETTINGS)
     annotate(made)
     return made

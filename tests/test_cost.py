@@ -7,7 +7,6 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import DEMO, ENCODER
 from steps import write_dataset
-from test_annotate import engine  # noqa: F401  (a fixture)
 
 from hf_recipes.annotation.annotate import annotate
 from hf_recipes.annotation.passes import plan_passes
@@ -97,7 +96,7 @@ def test_runs_of_two_sizes_tell_what_each_takes_at_least():
 
 def test_the_plan_counts_the_tokens_that_are_then_asked_for_and_takes_the_studys_rates(
     make_study,
-    engine,  # noqa: F811
+    engine,
     tiny_encoder,
 ):
     study = make_study(*SMALL, f"--train.encoder={tiny_encoder}")
@@ -146,7 +145,7 @@ def test_the_plan_is_a_table_with_hours_and_bytes_and_knows_its_devices(command,
     assert f"`--device` must be one of {', '.join(DEVICES)}. Got abacus." in errors
 
 
-def test_bytes_a_row_are_those_of_files_of_some_size(make_study, engine, tmp_path):  # noqa: F811
+def test_bytes_a_row_are_those_of_files_of_some_size(make_study, engine, tmp_path):
     study = make_study(*SMALL, "--data.pool_size=2000")
     predicted = {step.name: step.bytes for step in make_plan(study)[0]}
     annotate(study)

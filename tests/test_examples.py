@@ -8,7 +8,6 @@ import sys
 import pytest
 from conftest import ROOT
 from steps import measure, write_dataset
-from test_annotate import engine  # noqa: F401  (a fixture)
 
 from hf_recipes.annotation.annotate import annotate
 from hf_recipes.study import read_json
@@ -33,7 +32,7 @@ def call(*arguments, launcher=()):
 
 
 @pytest.fixture
-def study(make_study, engine, tiny_encoder):  # noqa: F811
+def study(make_study, engine, tiny_encoder):
     made = make_study(
         *("--data.pool_size=120", "--data.test_size=41", "--annotate.prompt.shots_per_class=1", "--grid.sizes=[20]"),
         *("--grid.seeds=[0, 1]", "--grid.variants=[gold, llm]", "--train.epochs=1", f"--train.encoder={tiny_encoder}"),

@@ -19,13 +19,11 @@ import yaml
 from conftest import DEMO
 from hypothesis import HealthCheck, Phase, assume, given, settings
 from hypothesis import strategies as st
-from steps import load_rows, measure, write_dataset, write_labels
-from test_annotate import engine  # noqa: F401  (a fixture)
+from steps import load_rows, measure
 from test_report import made
 
 from hf_recipes import logs
 from hf_recipes.analysis.metric_modules import metrics_folder
-from hf_recipes.annotation.annotate import annotate
 from hf_recipes.data import NO_GOLD
 from hf_recipes.errors import UserError
 from hf_recipes.hub.bundle import collect, path_in_repo
@@ -36,7 +34,6 @@ from hf_recipes.labels.pool import read_labels
 from hf_recipes.recipe import Recipe, load_recipe
 from hf_recipes.report.compare import compare
 from hf_recipes.study import Study, read_json
-from hf_recipes.training.train import train
 
 NAMES = ["negative", "neutral", "positive"]
 
@@ -383,29 +380,6 @@ def test_a_metric_answers_or_refuses_whatever_it_is_given(examples, name, tmp_pa
 
 
 # ---------------------------------------------------------------------------------------------------------------- Hub
-KEPT = []  # the folder of a study that is made once
-
-
-@pytest.fixture
-def study(make_study, engine, tiny_encoder, tmp_path, tmp_path_factory):  # noqa: F811
-    """A study with runs and results, in a folder of the test's own."""
-    overrides = [
-        *("--data.pool_size=60", "--data.test_size=20", "--annotate.prompt.shots_per_class=1", "--grid.sizes=[10]"),
-        *("--grid.seeds=[0, 1]", "--grid.variants=[gold, llm]", "--train.epochs=1", "--name=tweets"),
-        *(f"--train.encoder={tiny_encoder}", "--annotate.passes=[{prompt: {seed: 5}}]"),
-    ]
-    if not KEPT:
-        first = make_study(*overrides, folder="first")
-        annotate(first)
-        write_dataset(first)
-        write_labels(first)
-        train(first)
-        measure(first)
-        KEPT.append(shutil.copytree(first.root, tmp_path_factory.mktemp("kept") / "study"))
-    shutil.copytree(KEPT[0], tmp_path / "study")
-    return make_study(*overrides)
-
-
 @pytest.fixture
 def repo(study, tmp_path, monkeypatch):
     """A published study as a folder of files, and `pull` that finds it there."""

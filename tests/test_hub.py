@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -16,12 +15,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from conftest import LLM, ROOT, SAMPLE
-from steps import measure, write_dataset, write_labels
-from test_annotate import engine  # noqa: F401  (a fixture)
 
 from hf_recipes.annotation.annotate import annotate
 from hf_recipes.study import read_json
-from hf_recipes.training.train import train
 
 
 @pytest.fixture
@@ -68,34 +64,8 @@ def hub(tmp_path):
     server.wait()
 
 
-@pytest.fixture(scope="module")
-def kept(tmp_path_factory):
-    """Where the studies that are made once are kept."""
-    return tmp_path_factory.mktemp("kept")
-
-
 @pytest.fixture
-def study(kept, make_study, engine, tiny_encoder, tmp_path):  # noqa: F811
-    """A study with runs and results, in a folder of the test's own."""
-    overrides = [
-        *("--data.pool_size=90", "--data.test_size=21", "--annotate.prompt.shots_per_class=1", "--grid.sizes=[20]"),
-        *("--grid.seeds=[0, 1]", "--train.epochs=1", f"--train.encoder={tiny_encoder}", "--name=tweets"),
-        "--annotate.passes=[{prompt: {seed: 5}}]",
-    ]
-    if not (kept / "tweets").exists():
-        made = make_study(*overrides, folder="first")
-        annotate(made)
-        write_dataset(made)
-        write_labels(made)
-        train(made)
-        measure(made)
-        shutil.copytree(made.root, kept / "tweets")
-    shutil.copytree(kept / "tweets", tmp_path / "study")
-    return make_study(*overrides)
-
-
-@pytest.fixture
-def small(kept, make_study, engine, tmp_path):  # noqa: F811
+def small(make_study, engine):
     """A study of labels alone."""
 
     def make(name, *more):

@@ -13,7 +13,6 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import DEMO, ROOT, SAMPLE
 from steps import open_runs
-from test_annotate import engine  # noqa: F401  (a fixture)
 from test_hub import hub  # noqa: F401  (a fixture)
 from test_train import SETTINGS, annotated, launch, one_thread, predictions, table  # noqa: F401  (fixtures)
 

@@ -21,7 +21,6 @@ import yaml
 from conftest import DEMO, ENCODER, ROOT
 from scipy.stats import entropy
 from steps import measure, open_runs, write_dataset
-from test_annotate import engine  # noqa: F401  (a fixture)
 
 from hf_recipes.analysis.annotator import divergence
 from hf_recipes.analysis.measure import without_nan
@@ -46,7 +45,7 @@ FEW = ["--grid.sizes=[20]", "--grid.variants=[gold, llm]", "--grid.seeds=[0, 1]"
 
 
 @pytest.fixture
-def annotated(make_study, engine, tiny_encoder):  # noqa: F811
+def annotated(make_study, engine, tiny_encoder):
     """Annotated studies; the engine's answers are made up: it has tests of its own, with the real one, end to end."""
 
     def make(*overrides, folder="study"):

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from .. import tables
+from .. import parquet
 from ..annotation.annotations import count_examples
 from ..data import NO_GOLD, Rows
 from ..errors import UserError
@@ -216,7 +216,7 @@ def _training_labels(runs: Runs, run: Run, record: dict[str, Any]) -> Labels:
 def _read_probs(study: Study, run: Run, test: Rows) -> np.ndarray:
     """Return a run's probabilities of the test texts, of shape `(n, K)`."""
     folder = study.run(run)
-    table = tables.read(folder / "predictions.parquet", PREDICTIONS, delete=folder)
+    table = parquet.read(folder / "predictions.parquet", PREDICTIONS, delete=folder)
     if table["id"].to_pylist() != test.ids or set(table["run"].to_pylist()) != {str(run)}:
         raise UserError(
             f"`{folder}/predictions.parquet` must have the test rows of this run. Delete `{folder}` and run "

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from .. import tables
+from .. import parquet
 from ..data import Rows
 from ..errors import UserError
 from ..recipe import Annotate
@@ -80,7 +80,7 @@ def _load_pass(study: Study, key: str, section: Annotate, rows: Rows) -> Annotat
         logprobs[places] = to_matrix(table["logprobs"], num_labels)
         truncated[places] = table["truncated"].fill_null(False).to_numpy()
     # A pulled study brings this file from elsewhere.
-    content_free = tables.read(folder / CONTENT_FREE_FILE, SCHEMA, ["id", "logprobs"])
+    content_free = parquet.read(folder / CONTENT_FREE_FILE, SCHEMA, ["id", "logprobs"])
     if content_free["id"].to_pylist() != (CONTENT_FREE if section.scoring == "distribution" else []):
         raise UserError(f"`{folder / CONTENT_FREE_FILE}` must contain inputs without content. Delete it and run again.")
     return Annotations(

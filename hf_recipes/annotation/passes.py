@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from .. import tables
+from .. import parquet
 from ..data import RowFiles, open_rows, rows_key
 from ..errors import UserError
 from ..hashing import make_key
@@ -169,7 +169,7 @@ def count_rows_left_of(study: Study, files: RowFiles, plan: Pass) -> int:
     manifest = read_json(folder / "manifest.json") or {}
     is_complete = manifest.get("rows") == files.manifest["key"]
     if (folder / CONTENT_FREE_FILE).exists():
-        tables.read(folder / CONTENT_FREE_FILE, SCHEMA)  # Damage is reported before an engine starts.
+        parquet.read(folder / CONTENT_FREE_FILE, SCHEMA)  # Damage is reported before an engine starts.
     else:
         is_complete = False
     return num_left or int(not is_complete)
@@ -178,7 +178,7 @@ def count_rows_left_of(study: Study, files: RowFiles, plan: Pass) -> int:
 def count_rows_done(study: Study) -> int:
     """Return the number of rows with an answer in all parts, which does not grow by retries that fail again."""
     parts = study.annotations_root.glob("*/part-*.parquet")
-    return sum(int(np.sum(tables.read(part, SCHEMA, ["status"])["status"].to_numpy() != FAILED)) for part in parts)
+    return sum(int(np.sum(parquet.read(part, SCHEMA, ["status"])["status"].to_numpy() != FAILED)) for part in parts)
 
 
 def count_statuses(codes: np.ndarray) -> dict[str, int]:

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from .. import tables
+from .. import parquet
 from ..checksums import Checksums
 from ..errors import UserError
 from ..redact import redact
@@ -62,7 +62,7 @@ class PartFiles:
         block: list[pa.Table] = []
         for file in self._files:
             try:
-                block.append(tables.read(file, SCHEMA, ["id", *columns]))
+                block.append(parquet.read(file, SCHEMA, ["id", *columns]))
             except UserError:
                 # A part that another process merged since the listing is gone. A later part has its rows.
                 if file.exists():
@@ -101,7 +101,7 @@ class PartFiles:
         groups: list[list[Path]] = []
         room = 0
         for file in self._files:
-            num_rows = tables.num_rows(file)
+            num_rows = parquet.num_rows(file)
             if num_rows > room:
                 groups.append([])
                 room = MAX_PART_ROWS
@@ -109,7 +109,7 @@ class PartFiles:
             room -= num_rows
         for *earlier, last in groups:
             if earlier:
-                merged = pa.concat_tables([tables.read(file, SCHEMA) for file in (*earlier, last)])
+                merged = pa.concat_tables([parquet.read(file, SCHEMA) for file in (*earlier, last)])
                 _write_part(last, merged, checksums)
                 checksums.delete(earlier)
 
@@ -144,5 +144,5 @@ def write_rows(path: Path, rows: list[PartRow], checksums: Checksums) -> None:
 
 def _write_part(path: Path, table: pa.Table, checksums: Checksums) -> None:
     temporary = path.with_name(f".tmp-{path.name}")
-    tables.write(temporary, table)
+    parquet.write(temporary, table)
     checksums.publish(temporary, path)

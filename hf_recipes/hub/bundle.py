@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
-from .. import tables
+from .. import parquet
 from ..analysis.measure import measure
 from ..analysis.schema import Results
 from ..annotation.store import CONTENT_FREE_FILE, SCHEMA, PartFiles
@@ -65,7 +65,7 @@ def collect(study: Study, labels: StudyLabels, folder: Path, texts: bool) -> Bun
             configs[variant]["test"] = test
     current = read_json(study.annotations_root / "current.json")
     passes = []
-    with tables.writer(folder / "annotations.parquet", ANNOTATIONS) as writer:
+    with parquet.writer(folder / "annotations.parquet", ANNOTATIONS) as writer:
         for number, key in enumerate(dict.fromkeys(current["keys"])):  # passes may differ in their calibration alone
             for rows in _final_rows(study, labels.files.column("id", ("train", "test")), key):
                 without_errors = rows.set_column(
@@ -74,7 +74,7 @@ def collect(study: Study, labels: StudyLabels, folder: Path, texts: bool) -> Bun
                 table = rows if texts else without_errors  # an engine's error may contain the text
                 extra = [pa.array([number] * len(table), pa.int32()), pa.array([key] * len(table), pa.string())]
                 writer.write_table(pa.table([*extra, *table.columns], schema=ANNOTATIONS))
-            free = tables.read(study.annotations(key) / CONTENT_FREE_FILE, SCHEMA).to_pylist()
+            free = parquet.read(study.annotations(key) / CONTENT_FREE_FILE, SCHEMA).to_pylist()
             made = read_json(study.annotations(key) / "manifest.json")
             passes.append({"key": key, "manifest": made if texts else _without_prompt(made), "free": free})
     configs["annotations"] = {"train": folder / "annotations.parquet"}
@@ -87,11 +87,11 @@ def collect(study: Study, labels: StudyLabels, folder: Path, texts: bool) -> Bun
         )
     if trained:
         records = [{"run": str(run), "record": (study.run(run) / "run.json").read_text("utf-8")} for run in trained]
-        tables.write(folder / "runs.parquet", pa.Table.from_pylist(records))
+        parquet.write(folder / "runs.parquet", pa.Table.from_pylist(records))
         read = [
-            tables.read(study.run(run) / "predictions.parquet", PREDICTIONS, delete=study.run(run)) for run in trained
+            parquet.read(study.run(run) / "predictions.parquet", PREDICTIONS, delete=study.run(run)) for run in trained
         ]
-        tables.write(folder / "predictions.parquet", pa.concat_tables(read).unify_dictionaries())
+        parquet.write(folder / "predictions.parquet", pa.concat_tables(read).unify_dictionaries())
         configs |= {name: {"train": folder / f"{name}.parquet"} for name in ("runs", "predictions")}
     others = {}
     for name in ("train", "test"):
@@ -151,7 +151,9 @@ def _figures(results: Results) -> Iterator[dict[str, Any]]:
 
 def _hash_rows(study: Study) -> str:
     """Return the hash of the rows' ids and gold."""
-    read = [tables.read(study.rows / f"{name}.parquet", ROWS, ["id", "gold"], study.rows) for name in ("train", "test")]
+    read = [
+        parquet.read(study.rows / f"{name}.parquet", ROWS, ["id", "gold"], study.rows) for name in ("train", "test")
+    ]
     return hash_ids(
         f"{i} {gold}" for t in read for i, gold in zip(t["id"].to_pylist(), t["gold"].to_pylist(), strict=True)
     )

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
-from .. import tables
+from .. import parquet
 from ..annotation.store import CONTENT_FREE_FILE
 from ..data import SCHEMA as ROWS
 from ..errors import UserError, first_line
@@ -273,8 +273,8 @@ def _unpack(where: Path, home: Path, manifest: dict[str, Any], recipe: Recipe, m
         folder = study.annotations(entry["key"])
         folder.mkdir(parents=True)
         part = rows.filter(pa.compute.equal(rows["key"], entry["key"])).drop_columns(["pass", "key"])
-        tables.write(folder / "part-00000.parquet", part)
-        tables.write(folder / CONTENT_FREE_FILE, pa.Table.from_pylist(entry["free"], part.schema))
+        parquet.write(folder / "part-00000.parquet", part)
+        parquet.write(folder / CONTENT_FREE_FILE, pa.Table.from_pylist(entry["free"], part.schema))
         write_json(folder / "manifest.json", entry["manifest"])
     write_json(study.annotations_root / "current.json", manifest["current"])
     if f"{manifest['prefix']}runs" in manifest["configs"]:
@@ -284,7 +284,7 @@ def _unpack(where: Path, home: Path, manifest: dict[str, Any], recipe: Recipe, m
             folder = study.run(runs[row["run"]])
             folder.mkdir(parents=True)
             part = predictions.filter(pa.compute.equal(predictions["run"].cast(pa.string()), row["run"]))
-            tables.write(folder / "predictions.parquet", part.unify_dictionaries())
+            parquet.write(folder / "predictions.parquet", part.unify_dictionaries())
             write_json(folder / "run.json", json.loads(row["record"]))
     for name in ("sample", "labels"):
         if (home / f"audit-{name}.json").exists():

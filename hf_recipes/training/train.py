@@ -22,7 +22,7 @@ import numpy as np
 import pyarrow as pa
 from filelock import Timeout
 
-from .. import tables
+from .. import parquet
 from ..child import follow_parent
 from ..errors import UserError, first_line
 from ..labels.pool import read_labels
@@ -291,7 +291,7 @@ class _Trainer:
         dropped = [runs.pool.ids[i] for i in np.setdiff1d(runs.subset(run), labels.rows)]
         named = pa.array([str(run)] * len(runs.test), pa.string()).dictionary_encode()
         table = pa.table([named, runs.test.ids, runs.test.gold, list(probs)], schema=PREDICTIONS)
-        tables.write(folder / "predictions.parquet", table)
+        parquet.write(folder / "predictions.parquet", table)
         if settings.save_models:
             model.save_pretrained(folder / "model")
             self._tokenizer.save_pretrained(folder / "model")
