@@ -363,7 +363,7 @@ def _apply(override: str, content: dict[str, Any]) -> str:
         content = content.setdefault(section, {})
         if not isinstance(content, dict):
             raise UserError(f"{override}: `{section}` must be a section. It is a value.")
-    is_plain = value.lstrip()[:1] not in tuple("[{'\"")
+    is_plain = value.lstrip()[:1] not in tuple("[{'\"") or value.lstrip()[:2] in ("{{", "{%")  # a jinja2 template
     try:
         parsed = parse_yaml(value)
     except ValueError:
