@@ -91,6 +91,8 @@ class Split:
             rows = csv.reader(stream, delimiter=self.separator, strict=True)
             try:
                 header = [name.strip() for name in next(rows, [])]
+                if not header:
+                    raise UserError(f"{file}: must start with a line of column names. Got no content.")
                 self._refuse_separator(file, header)
                 self._require_columns(file, header, columns)
                 for chunk in _chunked((rows.line_num, row) for row in rows if row):

@@ -266,7 +266,9 @@ def test_a_key_or_section_twice_is_refused_with_its_line(tmp_path):
         load_recipe(tmp_path / "key.yaml")
 
 
-@pytest.mark.parametrize("text", ["Is it #1 or # 2?", "Rate it: good or bad", "2020-01-01", "say 'yes'", "- or not", "{{ a }}: {{ b }}"])
+@pytest.mark.parametrize(
+    "text", ["Is it #1 or # 2?", "Rate it: good or bad", "2020-01-01", "say 'yes'", "- or not", "{{ a }}: {{ b }}"]
+)
 def test_a_text_on_the_command_line_is_taken_as_it_is(text, tmp_path):
     assert load_recipe(DEMO, [f"--annotate.prompt.instruction={text}"]).annotate.prompt.instruction == text
     assert load_recipe(DEMO, [f'--annotate.prompt.instruction="{text}"']).annotate.prompt.instruction == text

@@ -44,6 +44,7 @@ def named(rows):
             "text,label,label\na,b,c\n",
             "`data.label_column` must name one column of .* Got label. Try one of text, label, label",
         ),
+        ("", "must start with a line of column names. Got no content"),
         (b"text,label\ncaf\xe9,a\n", "must be UTF-8 .* Try saving it as UTF-8"),
     ],
 )
