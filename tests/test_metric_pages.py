@@ -58,7 +58,12 @@ def serve(tmp_path):
         page.wait()
 
 
-@pytest.mark.parametrize("name", PAGES)
+IN_EVERY_RUN = ("seed_instability", "learning_plateau")  # one page for all metrics: a table of labels, and of scores
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[] if name in IN_EVERY_RUN else pytest.mark.slow) for name in PAGES]
+)
 def test_a_page_measures_what_is_pasted_and_names_what_is_wrong(name, serve, browser):
     figure, bad, complaint = PAGES[name]
     page = browser.new_page(viewport={"width": 900, "height": 1000})

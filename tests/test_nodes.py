@@ -121,6 +121,7 @@ def test_the_tasks_of_a_slurm_array_share_the_grid(annotated, slurm, one_thread)
     assert open_runs(study).left() == []
 
 
+@pytest.mark.slow
 def test_jobs_on_the_hub_train_a_part_each_and_the_parts_are_one_study(
     annotated,  # noqa: F811
     hub,  # noqa: F811

@@ -129,7 +129,7 @@ def assert_equal_tables(*folders, tolerance=1e-4):
 
 def test_an_actor_gives_the_rows_of_the_in_process_engine_although_it_is_killed(start, tmp_path):
     """With the real model, on a cluster of the command's own."""
-    size = "--data.pool_size=60"
+    size = "--data.pool_size=40"
     one_core = {"LOKY_MAX_CPU_COUNT": "1"}
     finish(start("alone", size, **one_core), tmp_path, "alone")
     child = start("ray", size, *RAY)
@@ -176,7 +176,7 @@ def stand_in(tmp_path, seconds):
 
 def test_of_two_nodes_one_may_be_killed(start, cluster, tmp_path):
     """And the command that drives them too; the cluster outlives it and is given by its address."""
-    size = "--data.pool_size=300"
+    size = "--data.pool_size=150"
     finish(start("alone", size, seconds=0, LOKY_MAX_CPU_COUNT="1"), tmp_path, "alone")
     nodes = cluster(stand_in(tmp_path, 0.1))
     on_two = [size, "--annotate.engine=ray", f"--annotate.ray={{address: '{nodes.address}', actors: 2, cpus: 1}}"]
@@ -191,7 +191,7 @@ def test_of_two_nodes_one_may_be_killed(start, cluster, tmp_path):
     os.killpg(child.pid, signal.SIGKILL)
     child.wait()
     before = len(all_rows(tmp_path / "nodes"))
-    assert 0 < before < 306
+    assert 0 < before < 156
     killed = askers()
     child = start("nodes", *on_two, seconds=0.1)
     wait_for(lambda: len(askers() - killed) == 2, child)
@@ -199,7 +199,7 @@ def test_of_two_nodes_one_may_be_killed(start, cluster, tmp_path):
     finish(child, tmp_path, "nodes")
     assert_equal_tables(tmp_path / "alone", tmp_path / "nodes", tolerance=0)
     lines = [line.split()[1] for line in asked.read_text().splitlines()]
-    assert len(set(lines)) >= 300 - 10
+    assert len(set(lines)) >= 150 - 10
     assert len(lines) - len(set(lines)) < 120  # blocks in flight at either kill; what is in parts is not asked about
 
 
@@ -316,7 +316,7 @@ def test_what_is_wrong_with_a_cluster_or_a_node_is_one_line(start, cluster, tmp_
 @pytest.mark.timeout(3600)
 def test_a_driver_killed_at_random_moments_goes_on(start, tmp_path):
     rng = np.random.default_rng()
-    size = "--data.pool_size=300"
+    size = "--data.pool_size=150"
     finish(start("alone", size, seconds=0, LOKY_MAX_CPU_COUNT="1"), tmp_path, "alone")
     for _ in range(8):
         child = start("ray", size, *RAY, seconds=0.1)

@@ -221,8 +221,9 @@ class EvilTokenizer(BertTokenizer):
 """
 
 
-@pytest.mark.parametrize("terminal", [False, True])
-@pytest.mark.parametrize(("key", "with_tokenizer"), [("annotate.model", True), ("train.encoder", False)])
+@pytest.mark.parametrize(
+    ("key", "with_tokenizer", "terminal"), [("annotate.model", True, True), ("train.encoder", False, False)]
+)
 def test_no_code_of_a_model_is_run_or_asked_about(key, with_tokenizer, terminal, tmp_path, tiny_encoder):
     folder = tmp_path / "evil"
     shutil.copytree(tiny_encoder, folder)

@@ -511,7 +511,7 @@ def test_plan_asks_no_server_and_a_studys_own_recipe_names_none(serve, command, 
     assert asked > 0
     code, output, _ = command("plan", *recipe)
     assert (code, server.connections) == (0, asked)
-    assert "the servers still run what annotate last found there" in " ".join(output.split())
+    assert "the servers still run the models of the last annotate" in " ".join(output.split())
     assert "0 texts" in output
     kept = tmp_path / "study" / "recipe.yaml"
     content = yaml.safe_load(kept.read_text())

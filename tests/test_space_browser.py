@@ -54,8 +54,15 @@ def keep(page, name):
         page.screenshot(path=f"{folder}/space_{name}.png", full_page=True)
 
 
-@pytest.mark.parametrize("theme", ["light", "dark"])
-@pytest.mark.parametrize("size", [WIDE, PHONE], ids=["wide", "phone"])
+@pytest.mark.parametrize(
+    ("size", "theme"),
+    [
+        pytest.param(WIDE, "light", id="wide-light"),
+        pytest.param(PHONE, "dark", id="phone-dark"),
+        pytest.param(WIDE, "dark", id="wide-dark", marks=pytest.mark.slow),
+        pytest.param(PHONE, "light", id="phone-light", marks=pytest.mark.slow),
+    ],
+)
 @pytest.mark.parametrize("name", SHOWN)
 def test_each_page_is_whole_and_no_wider_than_the_screen(name, size, theme, visit):
     page = visit(f"view={name}", size, theme)
