@@ -1,11 +1,11 @@
 """The section `annotate` of a recipe: the LLM, its prompt and its passes."""
 
 import re
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, Field, ValidationError, field_validator, model_validator
 
-from .parsing import Section, explain_error
+from .parsing import Section, explain_error, fold_blanks
 
 #: The arguments of vllm.LLM that a recipe may set. None of them loads code, a file or another model.
 ENGINE_ARGS = (
@@ -23,7 +23,7 @@ class Example(Section):
     """A few-shot example that the recipe contains."""
 
     text: str
-    label: str
+    label: Annotated[str, AfterValidator(fold_blanks)]
 
 
 class Prompt(Section):

@@ -232,7 +232,7 @@ def _source(study: Study) -> tuple[dict[str, Any], str]:
 
 
 def _hub_sha(data: Data) -> str:
-    if Path(data.path).suffix.lower() in KINDS or data.path.startswith((".", "/")):
+    if Path(data.path.removesuffix(".gz")).suffix.lower() in KINDS or data.path.startswith((".", "/")):
         raise UserError(
             f"`data.path` must be a file, a folder or a Hub dataset. Got {data.path}, which does not exist."
         )
@@ -247,10 +247,9 @@ def _hub_sha(data: Data) -> str:
             "not a Hub id."
         ) from None
     except Exception as error:  # the Hub's own errors, and all that a network can do
-        reason = "is not on the Hub" if isinstance(error, RepositoryNotFoundError) else f"({first_line(error)})"
+        reason = "not on the Hub" if isinstance(error, RepositoryNotFoundError) else f"on the Hub: {first_line(error)}"
         raise UserError(
-            f"`data.path` must be a file, a folder or a Hub dataset. Got {data.path}, which does not exist here and "
-            f"{reason}."
+            f"`data.path` must be a file, a folder or a Hub dataset. Got {data.path}, which is not here and {reason}."
         ) from None
 
 
@@ -296,7 +295,7 @@ def _read_source(
     # a classifier must not be trained on a text that it is tested on
     text_ids, tested = _column(pool, "text_id"), _column(test, "text_id").take(pa.array(in_test))
     is_tested = pc.is_in(text_ids, value_set=tested.drop_null()).to_numpy(False)
-    num_excluded = int(is_tested.sum()) if test is not pool else 0
+    num_excluded = int(is_tested.sum()) - (len(in_test) if test is pool else 0)
     if num_excluded:
         logger.warning(
             "%s: %s rows of '%s' have the text of a test row. They are left out of the pool.",
@@ -307,6 +306,8 @@ def _read_source(
         raise UserError(f"{data.path}: all texts of '{data.train_split}' are test texts. Try another data.test_split.")
     _write(folder / "train.parquet", pool, in_pool)
     _write(folder / "test.parquet", test, in_test)
+    for file in folder.glob("*.arrow"):
+        file.unlink()
     num_groups = len(pq.read_table(folder / "test.parquet", columns=["group"])["group"].unique())
     if num_groups > MAX_GROUPS:
         raise UserError(

@@ -1,4 +1,4 @@
-"""Parse YAML, and explain what pydantic rejects in it."""
+"""Parse YAML, explain what pydantic rejects in it, and fold blanks."""
 
 import difflib
 import re
@@ -14,16 +14,9 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
-class _Loader(yaml.SafeLoader):
-    """PyYAML's safe loader. It refuses a key that a mapping has twice, where PyYAML keeps the last value."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
-        for place, key in enumerate(keys):
-            if key in keys[:place]:
-                line = node.value[place][0].start_mark.line + 1
-                raise ValueError(f"`{key}` is set twice, again in line {line}. Merge the two.")
-        return super().construct_mapping(node, deep)
+def fold_blanks(text: str) -> str:
+    """Return a text without white space at its ends, and with one blank for other white space."""
+    return " ".join(text.split())
 
 
 def parse_yaml(text: str) -> Any:
@@ -33,12 +26,30 @@ def parse_yaml(text: str) -> Any:
         ValueError: the text is not YAML, or a mapping has a key twice. PyYAML itself raises errors of many types.
     """
     try:
-        return yaml.load(text, Loader=_Loader)  # noqa: S506  (a safe loader)
+        _refuse_repeated_keys(yaml.compose(text, yaml.SafeLoader), set())
+        return yaml.safe_load(text)
     except Exception as error:  # a KeyError for `!!bool x`, a RecursionError for what is deeply nested
         message = " ".join(str(error).split()) or type(error).__name__
         if "mapping values are not allowed here" in message:
             message += ". Quote texts that contain a colon and a blank."
         raise ValueError(message) from None
+
+
+def _refuse_repeated_keys(node: yaml.Node | None, visited: set[int]) -> None:
+    """Raise ValueError for a key that a mapping has twice, where PyYAML keeps the last value."""
+    if node is None or id(node) in visited:
+        return
+    visited.add(id(node))  # an anchor's node has several parents
+    if isinstance(node, yaml.SequenceNode):
+        for item in node.value:
+            _refuse_repeated_keys(item, visited)
+    if isinstance(node, yaml.MappingNode):
+        keys = [key.value for key, _ in node.value]
+        for place, (key, value) in enumerate(node.value):
+            if isinstance(key, yaml.ScalarNode) and key.value in keys[:place]:
+                line = key.start_mark.line + 1
+                raise ValueError(f"`{key.value}` is set twice, again in line {line}. Merge the two.")
+            _refuse_repeated_keys(value, visited)
 
 
 def explain_error(error: Any, root: type[BaseModel]) -> str:

@@ -14,7 +14,7 @@ from pydantic import AfterValidator, Field, ValidationError, field_validator, mo
 
 from .annotate_section import Annotate
 from .errors import UserError
-from .parsing import Section, explain_error, parse_yaml
+from .parsing import Section, explain_error, fold_blanks, parse_yaml
 from .redact import redact
 from .variants import CONTROLS, VARIANTS
 
@@ -80,6 +80,11 @@ class Data(Section):
             raise ValueError("must be a local path without '::', or a URL. Rename the file or folder.")
         return expand_home(value)
 
+    @field_validator("raters")
+    @classmethod
+    def fold_classes(cls, value: Any) -> Any:
+        return {fold_blanks(name): column for name, column in value.items()} if isinstance(value, dict) else value
+
     @field_validator("label_names", mode="before")
     @classmethod
     def check_names(cls, value: Any) -> Any:
@@ -89,11 +94,11 @@ class Data(Section):
 
     @field_validator("label_names")
     @classmethod
-    def fold_blanks(cls, value: Any) -> Any:
+    def fold_names(cls, value: Any) -> Any:
         """Fold white space in the names: an LLM's answer is read without blanks at its ends and without line breaks."""
         if value is None:
             return None
-        names = [" ".join(name.split()) for name in value]
+        names = [fold_blanks(name) for name in value]
         if len(set(names)) < len(names) or "" in names:
             raise ValueError("must have different names that are not empty.")
         return dict(zip(names, value.values(), strict=True)) if isinstance(value, dict) else names

@@ -13,6 +13,7 @@ from jinja2.sandbox import SandboxedEnvironment
 
 from .errors import UserError, first_line
 from .hashing import ID_BYTES
+from .parsing import fold_blanks
 from .recipe import Data
 from .source import Batch, Split
 
@@ -68,10 +69,15 @@ class RowReader:
     def _convert(self, batch: Batch) -> pa.RecordBatch:
         data, num_rows = self._data, len(batch.lines)
         if data.label_column:
-            labels = self._name_labels(data.label_column, batch.columns[data.label_column])
+            labels = self._name_labels(data.label_column, batch.columns[data.label_column], batch)
             if not self.label_names:
                 names = data.label_names or self._split.class_names.get(data.label_column)
                 self.label_names = list(names or _ask_for_names(data, labels))
+                if len(set(self.label_names)) < len(self.label_names) or "" in self.label_names:
+                    raise UserError(
+                        f"`{data.label_column}` in {data.path} must have classes with different names. Got "
+                        f"{', '.join(map(repr, self.label_names))}. List them in `data.label_names`."
+                    )
             gold = [self._index(label, batch.file, line) for label, line in zip(labels, batch.lines, strict=True)]
         else:
             self.label_names = list(data.label_names or ())
@@ -94,11 +100,14 @@ class RowReader:
             for line, value in zip(batch.lines, batch.columns[column], strict=True):
                 if isinstance(value, list | dict):
                     raise UserError(f"{batch.file}: line {line} must have a text in `{column}`. Got {value!r:.60}.")
-                texts.append(None if value is None else str(value))
+                texts.append(None if _is_missing(value) else str(value))
             return texts
         for line, *values in zip(batch.lines, *batch.columns.values(), strict=True):
+            row = {
+                name: None if _is_missing(value) else value for name, value in zip(batch.columns, values, strict=True)
+            }
             try:
-                texts.append(str(self._template.render(dict(zip(batch.columns, values, strict=True)))))
+                texts.append(str(self._template.render(row)))
             except Exception as error:  # a template is a program and can fail in any way
                 raise UserError(
                     f"`data.text_template` must make a text of each row. {first_line(error)}, in line {line} of "
@@ -106,13 +115,24 @@ class RowReader:
                 ) from None
         return texts
 
-    def _name_labels(self, column: str, labels: list[Any]) -> list[Any]:
+    def _name_labels(self, column: str, labels: list[Any], batch: Batch, line: int | None = None) -> list[Any]:
         """Replace the indices of a `ClassLabel` by its names, and its -1 by None."""
         names = self._split.class_names.get(column)
         if names is None:
             return labels
-        names_by_index = dict(enumerate(names))
-        return [names_by_index.get(label) if isinstance(label, int) else label for label in labels]
+        lines = batch.lines if line is None else [line] * len(labels)
+        named = []
+        for place, label in zip(lines, labels, strict=True):
+            index = _integer(label)
+            if index is None or (isinstance(label, str) and fold_blanks(label) in names):
+                named.append(label)
+            elif -1 <= index < len(names):
+                named.append(None if index == -1 else names[index])
+            else:
+                raise UserError(
+                    f"{batch.file}: the label in line {place} must be an index of {', '.join(names)}. Got {label!r}."
+                )
+        return named
 
     def _index(self, label: Any, file: str, line: int) -> int:
         spelling = repr(label)
@@ -125,8 +145,9 @@ class RowReader:
         if column is None:
             return [None] * len(batch.lines)
         groups: list[str | None] = []
-        for line, value in zip(batch.lines, self._name_labels(column, batch.columns[column]), strict=True):
-            group = "" if _plain(value) is None else one_line(str(_plain(value)))
+        for line, value in zip(batch.lines, self._name_labels(column, batch.columns[column], batch), strict=True):
+            is_whole = isinstance(value, float) and value.is_integer()
+            group = "" if _is_missing(value) else one_line(str(int(value) if is_whole else value))
             if len(group) > MAX_GROUP_LENGTH:
                 raise UserError(
                     f"{batch.file}: line {line} must have a group of at most {MAX_GROUP_LENGTH} characters in "
@@ -154,17 +175,15 @@ class RowReader:
                 raise UserError(
                     f"{batch.file}: line {line} must have a list of labels in `{raters}`. Got {labels!r:.60}."
                 )
-            indices = [self._index(label, batch.file, line) for label in self._name_labels(raters, labels)]
+            indices = [self._index(label, batch.file, line) for label in self._name_labels(raters, labels, batch, line)]
             votes.append(np.bincount([k for k in indices if k != NO_GOLD], minlength=len(names)).tolist())
         return votes
 
     def _count(self, value: Any, column: str, file: str, line: int) -> int:
-        value = _plain(value)
-        if isinstance(value, str) and re.fullmatch(r"[0-9]+(\.0+)?", value):  # a CSV cell
-            value = int(float(value))
-        if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        number = None if isinstance(value, bool) else _integer(value)
+        if number is None or number < 0:
             raise UserError(f"{file}: line {line} must have a number of annotators in `{column}`. Got {value!r:.60}.")
-        return value
+        return number
 
 
 def class_index(label: Any, names: list[str], file: str, line: int) -> int:
@@ -176,36 +195,47 @@ def class_index(label: Any, names: list[str], file: str, line: int) -> int:
     Raises:
         UserError: no class has this name or index.
     """
-    label = _plain(label)
-    name = "" if label is None else one_line(str(label))
-    if not name:
+    spellings = spell(label)
+    if not spellings:
         return NO_GOLD
-    if name in names:
-        return names.index(name)
-    if isinstance(label, bool) and name.lower() in names:
-        return names.index(name.lower())
-    integer = re.sub(r"\.0+$", "", name)
-    if integer in names:
-        return names.index(integer)
-    has_numbers = any(name.lstrip("-").isdecimal() for name in names)  # then a number can only be a name
-    if isinstance(label, bool):
-        integer = str(int(label))
-    if integer.isdecimal() and int(integer) < len(names) and not has_numbers:
-        return int(integer)
+    for spelling in spellings:
+        if spelling in names:
+            return names.index(spelling)
+    index = _integer(label)
+    has_numbers = any(re.fullmatch(r"[+-]?[0-9]+(\.[0-9]+)?", name) for name in names)  # then a number is a name
+    if index is not None and 0 <= index < len(names) and not has_numbers:
+        return index
     raise UserError(
         f"{file}: the label in line {line} must be one of {', '.join(names)}. Got {label!r:.60}. Correct the row or "
         "`data.label_names`."
     )
 
 
-def _plain(value: Any) -> Any:
-    """Return None for NaN, and the integer that a float equals, as pandas writes a column of integers with a gap."""
-    if isinstance(value, float):
-        if math.isnan(value):
-            return None
-        if value.is_integer():
-            return int(value)
-    return value
+def spell(label: Any) -> list[str]:
+    """Return the spellings of a label, the literal one first: `1.0` is also 1, and True is also true.
+
+    The list is empty for a missing label: None, NaN or blanks.
+    """
+    text = "" if _is_missing(label) else fold_blanks(str(label))
+    if not text:
+        return []
+    if isinstance(label, bool):
+        return [text, text.lower()]
+    return [text] if _integer(label) is None else [text, str(_integer(label))]
+
+
+def _is_missing(value: Any) -> bool:
+    return value is None or (isinstance(value, float) and math.isnan(value))
+
+
+def _integer(label: Any) -> int | None:
+    """Return the integer that a label is: 1, 1.0, True, "1" or "1.0"; None for other labels."""
+    if isinstance(label, float):
+        return int(label) if label.is_integer() else None
+    if isinstance(label, int):
+        return int(label)
+    match = re.fullmatch(r"([+-]?(?:0|[1-9][0-9]*))(\.0+)?", fold_blanks(str(label)))
+    return int(match[1]) if match else None
 
 
 def _compile_template(data: Data) -> Any:

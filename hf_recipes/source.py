@@ -10,12 +10,13 @@ import itertools
 import json
 import shutil
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, TextIO
 
 from .errors import UserError, first_line
 from .hashing import make_key
+from .parsing import fold_blanks
 from .recipe import Data
 
 BATCH = 1_000  # records in memory at a time: their texts may be books
@@ -45,7 +46,7 @@ class Split:
         path (`str`): `data.path` of the recipe, for messages.
         kind (`str`): `csv`, `json`, `parquet`, or `other`: what another builder of `datasets` reads.
         files (`list[str]`): paths or URLs.
-        separator (`str`): between the cells of a CSV file.
+        separator (`str`), quote (`str`), encoding (`str`): of a CSV file.
         field (`str`, *optional*): the key of a JSON file that contains its records.
         class_names (`dict[str, list[str]]`): the classes of each column that is a `ClassLabel` or a list of them.
         stream (`IterableDataset`, *optional*): what reads files of other kinds.
@@ -54,10 +55,12 @@ class Split:
     path: str
     kind: str
     files: list[str]
-    separator: str
-    field: str | None
     class_names: dict[str, list[str]]
-    stream: Any
+    separator: str = ","
+    quote: str = '"'
+    encoding: str = "utf-8-sig"
+    field: str | None = None
+    stream: Any = None
 
     def batches(self, columns: dict[str, str]) -> Iterator[Batch]:
         """Yield all records.
@@ -79,16 +82,18 @@ class Split:
             try:
                 yield from readers[self.kind](file, columns)
             except UnicodeDecodeError as error:
-                raise UserError(f"{file}: must be UTF-8 ({error}). Try saving it as UTF-8.") from None
-            except (UserError, KeyboardInterrupt, MemoryError, GeneratorExit):
+                raise UserError(
+                    f"{file}: must be {self.encoding.upper().removesuffix('-SIG')} ({error}). Try saving it as UTF-8."
+                ) from None
+            except (UserError, MemoryError):
                 raise
             except Exception as error:  # of parsers, decompression, file systems and the network
-                raise UserError(f"{file}: must be a readable {self.kind} file. {first_line(error)}.") from None
+                raise UserError(f"{file}: must be a readable {self.kind} file. {first_line(error)}") from None
 
     def _read_csv(self, file: str, columns: dict[str, str]) -> Iterator[Batch]:
         csv.field_size_limit(2**31 - 1)
-        with _open_text(file) as stream:
-            rows = csv.reader(stream, delimiter=self.separator, strict=True)
+        with _open_text(file, self.encoding) as stream:
+            rows = csv.reader(stream, delimiter=self.separator, quotechar=self.quote, strict=True)
             try:
                 header = [name.strip() for name in next(rows, [])]
                 if not header:
@@ -121,10 +126,11 @@ class Split:
             for line, record in chunk:
                 if not isinstance(record, dict):
                     raise UserError(f"{file}: line {line} must be a JSON object. Got {record!s:.40}.")
-            if is_first:  # a record may leave out a null, but a column occurs somewhere in the first records
-                names = dict.fromkeys(itertools.chain.from_iterable(record for _, record in chunk))
-                self._require_columns(file, names, columns)
-                is_first = False
+            if is_first and any(column not in record for _, record in chunk for column in columns):
+                # a record may leave out a null, but each column occurs in some record of the file
+                records = (record for _, record in _json_records(file, self.field) if isinstance(record, dict))
+                self._require_columns(file, dict.fromkeys(itertools.chain.from_iterable(records)), columns)
+            is_first = False
             values = {column: [record.get(column) for _, record in chunk] for column in columns}
             yield Batch(file, [line for line, _ in chunk], values)
 
@@ -136,6 +142,12 @@ class Split:
             parquet = pq.ParquetFile(stream)
             self._require_columns(file, parquet.schema_arrow.names, columns)
             self._require_text(file, parquet.schema_arrow, columns)
+            for column, names in _names_of_schema(parquet.schema_arrow).items():
+                if column in columns and names != self.class_names.get(column, names):
+                    raise UserError(
+                        f"{file}: `{column}` must have the classes of the other files, "
+                        f"{', '.join(self.class_names[column])}. Got {', '.join(names)}."
+                    )
             start = 1
             for batch in parquet.iter_batches(BATCH, columns=list(columns)):
                 yield Batch(file, list(range(start, start + len(batch))), batch.to_pydict())
@@ -197,7 +209,7 @@ def find_split(data: Data, revision: str | None, split: str, folder: Path) -> Sp
                 f"`data.path` must be a folder or a file .parquet, .csv, .tsv, .json or .jsonl. Got {path}."
             )
         files = find_url_files(data.path) if is_url(data.path) else [str(path)]
-        return Split(data.path, kind, files, "\t" if ".tsv" in suffixes else ",", None, _class_names(files, kind), None)
+        return Split(data.path, kind, files, _class_names(files, kind), "\t" if suffixes[-1] == ".tsv" else ",")
     builder = _find_builder(data, revision, folder)
     available = {str(name): files for name, files in (builder.config.data_files or {}).items()}
     if split not in available:
@@ -209,15 +221,37 @@ def find_split(data: Data, revision: str | None, split: str, folder: Path) -> Sp
     kind = next((name for name, builders in _builders().items() if isinstance(builder, builders)), "other")
     # a folder with brackets was found under another name
     files = [str(file).replace(str(folder / "source"), data.path) for file in available[split]]
-    separator: str = getattr(builder.config, "delimiter", None) or getattr(builder.config, "sep", None) or ","
     class_names = _class_names(files, kind)
     class_names |= _names_of_features(builder.info.features or Features())
-    stream = None
-    if kind == "other":
-        stream = builder.as_streaming_dataset(split=split)
-        stream = stream if stream.features is not None else stream._resolve_features()
-        class_names, files = _names_of_features(stream.features), [data.path]
-    return Split(data.path, kind, files, separator, getattr(builder.config, "field", None), class_names, stream)
+    if kind == "csv":
+        return Split(data.path, kind, files, class_names, **_csv_options(data.path, builder.config))
+    if kind == "json":
+        return Split(data.path, kind, files, class_names, field=builder.config.field)
+    if kind == "parquet":
+        return Split(data.path, kind, files, class_names)
+    stream = builder.as_streaming_dataset(split=split)
+    stream = stream if stream.features is not None else stream._resolve_features()
+    return Split(data.path, kind, [data.path], _names_of_features(stream.features), stream=stream)
+
+
+def _csv_options(path: str, config: Any) -> dict[str, str]:
+    """Return what the dataset's card sets for its CSV files.
+
+    Raises:
+        UserError: the card sets anything else, as `header` or `quoting`.
+    """
+    options = {"separator": config.delimiter or config.sep or ",", "quote": config.quotechar}
+    if config.encoding:
+        options["encoding"] = config.encoding
+    known = {"sep", "delimiter", "quotechar", "encoding", "features", "chunksize", "name", "version", "data_dir"}
+    for option in fields(config):
+        value = getattr(config, option.name)
+        if option.name not in {*known, "data_files", "description"} and value != option.default:
+            raise UserError(
+                f"{path}: its card must not set `{option.name}` for CSV files. Got {value!r}. Try a copy of the files "
+                "with a header, commas and double quotes."
+            )
+    return options
 
 
 def is_url(path: str) -> bool:
@@ -283,16 +317,22 @@ def _find_builder(data: Data, revision: str | None, folder: Path) -> Any:
 def _class_names(files: list[str], kind: str) -> dict[str, list[str]]:
     """Return the classes that the schema of the first parquet file names."""
     import fsspec
+    import pyarrow as pa
     import pyarrow.parquet as pq
-    from datasets import Features
 
     if kind != "parquet" or not files:
         return {}
     try:
         with fsspec.open(files[0], "rb") as stream:
-            return _names_of_features(Features.from_arrow_schema(pq.read_schema(stream)))
-    except Exception:  # the reader names what is wrong with the file
+            return _names_of_schema(pq.read_schema(stream))
+    except (pa.ArrowException, OSError):  # damaged or out of reach: reading the file says which
         return {}
+
+
+def _names_of_schema(schema: Any) -> dict[str, list[str]]:
+    from datasets import Features
+
+    return _names_of_features(Features.from_arrow_schema(schema))
 
 
 def _names_of_features(features: Any) -> dict[str, list[str]]:
@@ -300,43 +340,53 @@ def _names_of_features(features: Any) -> dict[str, list[str]]:
     for column, feature in features.items():
         feature = getattr(feature, "feature", feature)  # noqa: PLW2901  of a list that of its items
         if getattr(feature, "names", None):
-            names[column] = [" ".join(name.split()) for name in feature.names]  # an LLM's answer is read like this
+            names[column] = [fold_blanks(name) for name in feature.names]  # an LLM's answer is read like this
     return names
 
 
-def _open_text(file: str) -> TextIO:
+def _open_text(file: str, encoding: str = "utf-8-sig") -> TextIO:
     import fsspec
 
-    return fsspec.open(file, "rt", encoding="utf-8-sig", newline="", compression="infer").open()
+    return fsspec.open(file, "rt", encoding=encoding, newline="", compression="infer").open()
 
 
 def _json_records(file: str, field: str | None) -> Iterator[tuple[int, Any]]:
-    """Yield line and value of JSON Lines, or the items of a JSON document."""
+    """Yield line and value of JSON Lines, or number and value of the items of a JSON document."""
     with _open_text(file) as stream:
-        first = next((line for line in stream if line.strip()), "")
-        try:
-            value = json.loads(first or "[]")
-            is_document = isinstance(value, list) or field is not None
-        except ValueError:
-            value, is_document = None, True
-        if not is_document:
-            yield 1, _complete(value)
-            for number, line in enumerate(stream, 2):
-                if line.strip():
-                    try:
-                        yield number, _complete(json.loads(line))
-                    except ValueError as error:
-                        raise UserError(f"{file}: line {number} is not valid JSON ({error})") from None
+        lines = ((number, line) for number, line in enumerate(stream, 1) if line.strip())
+        first, second = next(lines, None), next(lines, None)
+        if first is None:
             return
         try:
-            document = json.loads(first + stream.read())
+            value = json.loads(first[1])
+            is_document = field is not None or isinstance(value, list) or (second is None and _is_of_columns(value))
+        except ValueError:
+            is_document = True
+        if not is_document:
+            for number, line in itertools.chain([first], [second] if second else [], lines):
+                try:
+                    yield number, _complete(json.loads(line))
+                except ValueError as error:
+                    raise UserError(f"{file}: line {number} is not valid JSON ({error}).") from None
+            return
+    with _open_text(file) as stream:
+        try:
+            document = json.load(stream)
         except ValueError as error:
             raise UserError(f"{file}: is not valid JSON ({error}). Try one JSON object a line.") from None
-        document = document[field] if field else document
-        if isinstance(document, dict):  # of columns
-            columns = [list(values.values() if isinstance(values, dict) else values) for values in document.values()]
-            document = [dict(zip(document, values, strict=True)) for values in zip(*columns, strict=True)]
-        yield from enumerate(map(_complete, document), 1)
+    if field:
+        document = document[field]
+    if _is_of_columns(document):
+        columns = [list(values.values() if isinstance(values, dict) else values) for values in document.values()]
+        if len({len(values) for values in columns}) > 1:
+            raise UserError(f"{file}: the columns of a JSON document must have the same length.")
+        document = [dict(zip(document, values, strict=True)) for values in zip(*columns, strict=True)]
+    yield from enumerate(map(_complete, document if isinstance(document, list) else [document]), 1)
+
+
+def _is_of_columns(value: Any) -> bool:
+    """Return whether a JSON value maps names to columns: to lists, or as pandas writes them to mappings from rows."""
+    return isinstance(value, dict) and bool(value) and all(isinstance(column, list | dict) for column in value.values())
 
 
 def _complete(value: Any) -> Any:

@@ -37,9 +37,10 @@ LIMITS = (
     f"{MOST_RUNS} runs, {MOST_TEXTS:,} texts, {MOST_CLASSES} classes, {MOST_LABELS / 1e6:.0f} million labels or "
     f"{MOST_PROBS / 1e6:.0f} million probabilities in all."
 )
-GOLD = ("gold", "reference", "references", "y_true", "true", "target")
+GOLD = ("gold", "reference", "references")
 LABEL = ("label", "prediction")  # of a row for each run and text; in a table with a column for each run they are gold
-GOLD_OF_TEXT = (*GOLD, "label", "labels", "class")
+GOLD_OF_RUN = (*GOLD, "y_true", "true", "target")
+GOLD_OF_TEXT = (*GOLD_OF_RUN, "label", "labels", "class")
 NOT_RUNS = ("", "id", "idx", "index", "row", "text", "texts", "sentence", "unnamed: 0", "__index_level_0__")
 KNOWN = ("run", "id", "text", "probs", *GOLD, *LABEL)
 _LOCK = threading.Lock()
@@ -209,30 +210,38 @@ def _decoded(column: pa.Array, name: str) -> np.ndarray:
 def _from_table(columns: dict[str, np.ndarray]) -> Runs:
     """Read a column for each run and a row for each text; or a row for each run and text, with `run` and `id`.
 
-    Columns of row numbers, ids and texts are not runs: by their name, or because all their values differ and are more
-    than all other columns have.
+    Columns of row numbers, ids and texts are not runs: by their name, because they count the rows, or because all their
+    values differ and none is in another column.
     """
     columns = {name.strip(): column for name, column in columns.items()}
     lower = {name.lower(): name for name in columns}
-    if "run" in lower and "id" in lower:
-        return _from_long(columns, lower, next((columns.pop(lower[name]) for name in GOLD if name in lower), None))
-    gold = next((columns.pop(lower[name]) for name in GOLD_OF_TEXT if name in lower), None)
+    if "run" in lower and "id" in lower:  # without a column of labels, `true` may be a class with its probabilities
+        gold_names = GOLD_OF_RUN if any(name in lower for name in LABEL) else GOLD
+        return _from_long(
+            columns, lower, next((columns.pop(lower[name]) for name in gold_names if name in lower), None)
+        )
+    gold_names = [lower[name] for name in GOLD_OF_TEXT if name in lower]
+    golds = [columns.pop(name) for name in gold_names]
+    gold = golds[0] if golds else None
     runs = {
         name: column for name, column in columns.items() if name.lower() not in NOT_RUNS and not name.endswith("_id")
     }
     if not runs:
         raise UploadError(f"The table has no column of a run's labels. {ROUND}")
     if lists := [name for name, column in runs.items() if column.ndim > 1]:
-        ignored = tuple(name for name in columns if name not in lists)
+        ignored = (*gold_names[1:], *(name for name in columns if name not in lists))
         return replace(_checked_probs([runs[name] for name in lists], gold, None), ignored=ignored)
     values = {name: set(map(str, pd.unique(column))) for name, column in runs.items()}
     for name, distinct in values.items():
         others = set().union(*(labels for other, labels in values.items() if other != name))
-        if len(runs) > 1 and len(distinct) == len(runs[name]) > max(len(others), 2):
+        numbers = [{str(number) for number in range(start, start + len(distinct))} for start in (0, 1)]
+        counts_rows = distinct in numbers and not others >= distinct
+        if len(distinct) == len(runs[name]) > 2 and (counts_rows or not distinct & others):
             del runs[name]
-    return replace(
-        _checked_labels(list(runs.values()), gold), ignored=tuple(name for name in columns if name not in runs)
-    )
+    if not runs:
+        runs = {name: columns[name] for name in values}  # all columns are such: an error below names what is wrong
+    ignored = (*gold_names[1:], *(name for name in columns if name not in runs))
+    return replace(_checked_labels(list(runs.values()), gold), ignored=ignored)
 
 
 def _from_long(columns: dict[str, np.ndarray], lower: dict[str, str], gold: np.ndarray | None) -> Runs:

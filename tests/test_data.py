@@ -269,7 +269,7 @@ def test_a_recipe_that_stops_with_an_error_leaves_no_study_to_refuse_the_mended_
             ["--data.path=LICENSE"],
             ["`data.path` must be a folder or a file .parquet, .csv, .tsv, .json or .jsonl. Got LICENSE."],
         ),
-        (["--data.path=nobody/nothing"], ["Got nobody/nothing, which does not exist here and ("]),
+        (["--data.path=nobody/nothing"], ["Got nobody/nothing, which is not here and on the Hub: "]),
         (
             ["--data.path=nosuch.csv"],
             ["`data.path` must be a file, a folder or a Hub dataset. Got nosuch.csv, which does not exist."],

@@ -257,7 +257,7 @@ def test_a_sample_that_does_not_do_is_said_in_one_line(make, source, tmp_path):
         with pytest.raises(UserError, match=said):
             draw_audit(study, file=tmp_path / "x.csv", **settings)
     draw_audit(study, 40, tmp_path / "a.csv")
-    with pytest.raises(UserError, match="at least the 20 texts of the test in it. Got 4"):
+    with pytest.raises(UserError, match="must keep the 20 texts of the test that were drawn before. Got 4"):
         draw_audit(study, 40, tmp_path / "b.csv", test_share=0.1)
     label(tmp_path / "a.csv", gold)
     import_audit(study, tmp_path / "a.csv")

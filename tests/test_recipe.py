@@ -16,6 +16,7 @@ from conftest import DEMO, LLM, ROOT
 
 from hf_recipes.annotate_section import ENGINE_ARGS, Annotate
 from hf_recipes.errors import UserError
+from hf_recipes.parsing import parse_yaml
 from hf_recipes.recipe import load_recipe
 
 BAD_SETTINGS = {
@@ -265,6 +266,8 @@ def test_a_key_or_section_twice_is_refused_with_its_line(tmp_path):
     (tmp_path / "key.yaml").write_text(text.replace("  epochs: ", "  epochs: 9\n  epochs: "))
     with pytest.raises(UserError, match="`epochs` is set twice"):
         load_recipe(tmp_path / "key.yaml")
+    merged = "a:\n  b: &x\n    <<: {k: 1}\n    k: 2\nc:\n  <<: *x\n  k: 3\n"  # a merge key is no repetition
+    assert parse_yaml(merged) == yaml.safe_load(merged)
 
 
 @pytest.mark.parametrize(

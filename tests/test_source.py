@@ -224,3 +224,115 @@ def test_any_text_survives_csv_and_json_alike(tmp_path, rows):
         batches = list(source.batches({"text": "text_column", "label": "label_column"}))
         assert [text for batch in batches for text in batch.columns["text"]] == [text for text, _ in rows]
         assert [label for batch in batches for label in batch.columns["label"]] == [label for _, label in rows]
+
+
+def write_class_labels(folder, shards, card=None):
+    """Parquet or CSV shards of `(names, labels)`; with `card`, CSV files whose classes the README names."""
+    from datasets import ClassLabel, Dataset, Features, Value
+
+    for number, (names, labels) in enumerate(shards):
+        rows = {"text": [f"{number}-{place}" for place in range(len(labels))], "label": labels}
+        if card is None:
+            features = Features({"text": Value("string"), "label": ClassLabel(names=names)})
+            Dataset.from_dict(rows, features=features).to_parquet(folder / f"train-{number}.parquet")
+        else:
+            lines = [f"{text},{label}\n" for text, label in zip(*rows.values(), strict=True)]
+            (folder / f"train-{number}.csv").write_text("text,label\n" + "".join(lines))
+    if card is not None:
+        names = "".join(f"          '{k}': {name}\n" for k, name in enumerate(card))
+        (folder / "README.md").write_text(
+            "---\ndataset_info:\n  features:\n  - name: text\n    dtype: string\n  - name: label\n    dtype:\n"
+            f"      class_label:\n        names:\n{names}---\n"
+        )
+
+
+def test_the_index_of_a_class_label_is_one_in_every_kind_of_file(make_study, tmp_path):
+    write_class_labels(tmp_path, [(None, ["1", "0", "1.0", "-1", "good", ""])], card=["bad", "good"])
+    for place, names in enumerate(("[good, bad]", "[bad, good]")):
+        rows = read(make_study, tmp_path, names, folder=str(place))
+        assert list(named(rows).values()) == ["good", "bad", "good", None, "good", None]
+    write_class_labels(tmp_path, [(None, ["2"])], card=["bad", "good"])
+    with pytest.raises(UserError, match="label in line 2 must be an index of bad, good. Got '2'"):
+        read(make_study, tmp_path, "[good, bad]", folder="bad")
+
+
+def test_shards_with_other_classes_are_refused(make_study, tmp_path):
+    write_class_labels(tmp_path, [(["neg", "pos"], [1, 0]), (["pos", "neg"], [0, 1])])
+    with pytest.raises(UserError, match="train-1.parquet: `label` must have the classes of the other files, neg, pos"):
+        read(make_study, tmp_path, "[neg, pos]")
+
+
+@pytest.mark.parametrize("suffix", ["parquet", "jsonl", "csv"])
+def test_classes_that_are_named_by_decimals_are_names(suffix, make_study, tmp_path):
+    rows = [{"text": text, "label": label} for text, label in (("a", 1.0), ("b", 2.0), ("c", 0.5))]
+    file = tmp_path / f"rows.{suffix}"
+    if suffix == "parquet":
+        pq.write_table(pa.Table.from_pylist(rows), file)
+    elif suffix == "jsonl":
+        file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    else:
+        file.write_text("text,label\na,1.0\nb,2.0\nc,0.5\n")
+    assert read(make_study, file, "['0.5', '1.0', '2.0']").gold.tolist() == [1, 2, 0]
+
+
+def test_a_missing_text_is_null_also_where_pandas_wrote_nan(make_study, tmp_path):
+    (tmp_path / "rows.jsonl").write_text('{"text": NaN, "label": "x"}\n{"text": 7, "label": "y"}\n')
+    assert read(make_study, tmp_path / "rows.jsonl", "[x, y]").texts == [None, "7"]
+    template = "--data.text_template={{ text }}!"
+    assert read(make_study, tmp_path / "rows.jsonl", "[x, y]", template, folder="t").texts == ["!", "7!"]
+
+
+def test_json_is_read_by_its_content_and_not_by_its_layout(make_study, tmp_path):
+    record, columns = {"text": "ok", "label": "x"}, {"text": ["a", "b"], "label": ["x", "y"]}
+    for number, (content, texts) in enumerate(
+        [
+            (json.dumps(record, indent=1), ["ok"]),
+            (json.dumps(record), ["ok"]),
+            (json.dumps(columns), ["a", "b"]),
+            (json.dumps(columns, indent=1), ["a", "b"]),
+            (f"\n\n{json.dumps(record)}\n\n{json.dumps(record)}\n", ["ok", "ok"]),
+        ]
+    ):
+        (tmp_path / "rows.json").write_text(content)
+        assert read(make_study, tmp_path / "rows.json", "[x, y]", folder=str(number)).texts == texts
+    (tmp_path / "rows.json").write_text(json.dumps({"text": ["a", "b"], "label": ["x"]}, indent=1))
+    with pytest.raises(UserError, match="columns of a JSON document must have the same length"):
+        read(make_study, tmp_path / "rows.json", "[x, y]", folder="uneven")
+
+
+def test_a_column_may_first_occur_late_and_a_shard_may_be_empty(make_study, tmp_path):
+    lines = [json.dumps({"text": f"t{i}"}) for i in range(1500)] + [json.dumps({"text": "last", "label": "x"})]
+    (tmp_path / "train-0.jsonl").write_text("\n".join(lines))
+    (tmp_path / "train-1.jsonl").write_text("")
+    rows = read(make_study, tmp_path, "[x, y]")
+    assert (len(rows), rows.gold.tolist().count(0)) == (1501, 1)
+
+
+def test_what_a_card_sets_for_csv_files_is_read_or_refused(make_study, tmp_path):
+    card = "---\nconfigs:\n- config_name: default\n  data_files: train.csv\n  {}\n---\n"
+    (tmp_path / "train.csv").write_bytes("text;label\n'caf\u00e9; bar';x\n".encode("latin-1"))
+    (tmp_path / "README.md").write_text(card.format("sep: ';'\n  quotechar: \"'\"\n  encoding: latin-1"))
+    assert read(make_study, tmp_path, "[x, y]").texts == ["caf\u00e9; bar"]
+    (tmp_path / "README.md").write_text(card.format("header: null"))
+    with pytest.raises(UserError, match="its card must not set `header` for CSV files. Got None"):
+        read(make_study, tmp_path, "[x, y]", folder="header")
+
+
+def test_rows_left_out_of_a_single_file_are_counted_and_no_copy_of_the_source_stays(make_study, tmp_path):
+    (tmp_path / "rows.csv").write_text("text,label\n" + "".join(f"t{i % 10},{'xy'[i % 2]}\n" for i in range(50)))
+    files = open_rows(
+        make_study(
+            f"--data.path={tmp_path / 'rows.csv'}",
+            "--data.label_names=[x, y]",
+            "--data.pool_size=null",
+            "--data.test_size=3",
+            "--grid.sizes=[2]",
+        )
+    )
+    tested = files.load("test").texts
+    assert files.manifest["rows"] == {
+        "train": 50 - 5 * len(set(tested)),
+        "test": 3,
+        "excluded": 5 * len(set(tested)) - 3,
+    }
+    assert sorted(path.name for path in files.folder.iterdir()) == ["test.parquet", "train.parquet"]

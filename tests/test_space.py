@@ -262,6 +262,11 @@ def test_csv_json_and_parquet_say_the_same(tmp_path):
         ("seed0,seed1,label\na,a,a\nb,a,b\nc,c,c\na,b,a\n", []),
         ("tweet,seed0,seed1,labels\nhi,a,a,a\nyo,b,a,b\nso,c,c,c\nno,a,b,a\n", ["tweet"]),
         ("tweet_id,seed0,seed1,true\n7,a,a,a\n7,b,a,b\n8,c,c,c\n9,a,b,a\n", ["tweet_id"]),
+        (
+            "nr,tweet,seed0,seed1,label,true\n1,hi,a,a,b,a\n2,yo,b,a,b,b\n3,so,c,c,c,c\n4,no,a,b,b,a\n",
+            ["label", "nr", "tweet"],
+        ),
+        ("nr,seed0,seed1,gold\n0,1,1,1\n1,2,1,2\n2,3,3,3\n3,1,2,1\n", ["nr"]),
         ("seed0,seed1,target\n1,1.0,1.0\n2,1.0,2.0\n3,3.0,3.0\n1,2.0,1.0\n", []),
     ],
 )
@@ -269,6 +274,13 @@ def test_row_numbers_ids_texts_and_gold_are_not_runs(table, ignored):
     figures = uploads.measure(uploads.read(None, table))
     assert (figures["R"], len(figures["classes"]), figures["ignored"]) == (2, 3, ignored)
     assert figures["full"]["seed_scores"]["accuracy_mean"] == 0.75
+
+
+def test_a_run_of_which_all_labels_differ_is_a_run():
+    table = "seed0,seed1,seed2\na,a,a\nb,a,b\nc,c,c\nd,b,a\n"
+    assert uploads.measure(uploads.read(None, table))["R"] == 3
+    probabilities = "run,id,true,false\n0,x,0.9,0.1\n1,x,0.2,0.8\n0,y,0.9,0.1\n1,y,0.2,0.8\n"
+    assert uploads.measure(uploads.read(None, probabilities))["classes"] == ["true", "false"]
 
 
 def test_probabilities_come_as_json_parquet_and_the_projects_own_table(study, tmp_path):

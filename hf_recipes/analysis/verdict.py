@@ -59,9 +59,7 @@ def decide(figures: Figures, accept: Accept) -> VerdictResult:
         if criterion.status == "cannot tell" and criterion.value is not None
     ]
     test_labels, seeds = (
-        (None, None)
-        if reason
-        else (_fewest_labels(open_criteria, runs, items), _fewest_seeds(open_criteria, runs, items))
+        (None, None) if reason else (_fewest_labels(open_criteria, runs, items), _fewest_seeds(open_criteria, runs))
     )
     decision: Decision
     if reason:
@@ -98,7 +96,7 @@ def _without_gold(figures: Figures, llm: VariantResult, accept: Accept) -> Verdi
             open_criteria = [(abs(classes.value - classes.limit), *worst.parts, float(worst.n))]
             test_labels, seeds = (
                 _fewest_labels(open_criteria, runs, llm.n_gold),
-                _fewest_seeds(open_criteria, runs, llm.n_gold),
+                _fewest_seeds(open_criteria, runs),
             )
         elif classes.status == "holds" and None in (llm.per_class_f1_mean or []):
             classes = classes.model_copy(update={"status": "cannot tell"})
@@ -196,7 +194,7 @@ def _fewest_labels(open_criteria: OpenCriteria, runs: int, items: int) -> int | 
     return _fewest(lambda n: _decides(open_criteria, 1.0, (items / n) ** 0.5, runs), items) if open_criteria else None
 
 
-def _fewest_seeds(open_criteria: OpenCriteria, runs: int, items: int) -> int | None:
+def _fewest_seeds(open_criteria: OpenCriteria, runs: int) -> int | None:
     """Return the fewest seeds that decide what is open, with as many test labels."""
     return _fewest(lambda r: _decides(open_criteria, (runs / r) ** 0.5, 1.0, r), runs) if open_criteria else None
 

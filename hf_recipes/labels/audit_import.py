@@ -15,7 +15,7 @@ from typing import Any
 
 from ..data import RowFiles, open_rows
 from ..errors import UserError, first_line
-from ..row_reader import one_line
+from ..row_reader import one_line, spell
 from ..study import Study, read_json
 
 NOT_SUBMITTED = ("discarded", "draft", "pending", "skipped")
@@ -44,12 +44,12 @@ class ImportCounts:
 
 @dataclass(frozen=True)
 class Entry:
-    """One annotator's label of one text, or a text without a label."""
+    """One annotator's label of one text, as it may be spelled, or a text without a label."""
 
     place: int
     id: str | None
     text: str | None
-    label: str | None
+    spellings: list[str]
 
 
 def import_audit(study: Study, file: Path, replace: bool = False) -> ImportCounts:
@@ -69,7 +69,7 @@ def import_audit(study: Study, file: Path, replace: bool = False) -> ImportCount
     """
     sample = read_json(study.audit / "sample.json")
     if sample is None:
-        raise UserError(f"{study.root}: no sample was drawn; run hf-recipes audit sample first")
+        raise UserError(f"{study.root}: has no sample. Run hf-recipes audit sample first.")
     ids = {row_id for part in sample["parts"].values() for row_id in part["ids"]}
     texts = _texts(open_rows(study), ids)
     ids_of_text: dict[str, list[str]] = {}
@@ -82,7 +82,7 @@ def import_audit(study: Study, file: Path, replace: bool = False) -> ImportCount
         text = None if entry.text is None else one_line(entry.text)
         if entry.id is None or entry.id not in ids:
             rows = ids_of_text.get(text or "", [])
-        elif text in (None, texts.get(entry.id, text)):
+        elif text == texts.get(entry.id) or text not in ids_of_text:  # spreadsheets change texts, as 12 to 12.0
             rows = [entry.id]
         else:
             raise UserError(
@@ -90,18 +90,24 @@ def import_audit(study: Study, file: Path, replace: bool = False) -> ImportCount
                 "sorted apart from texts? Try removing the column `id`."
             )
         num_foreign += not rows
-        if entry.label is None:
+        if not entry.spellings:
             continue
-        if rows and entry.label not in sample["label_names"]:
+        name = next((spelling for spelling in entry.spellings if spelling in sample["label_names"]), None)
+        if rows and name is None:
             names = ", ".join(sample["label_names"])
-            raise UserError(f"{file}: the label of entry {entry.place} must be one of {names}. Got {entry.label}.")
+            label = entry.spellings[0]
+            raise UserError(f"{file}: the label of entry {entry.place} must be one of {names}. Got {label}.")
         for row_id in rows:
-            votes.setdefault(row_id, Counter())[entry.label] += 1
+            votes.setdefault(row_id, Counter())[str(name)] += 1
     if not votes:
-        problem = f"all {num_foreign} entries are of other texts" if num_foreign else "no entry has a label"
-        raise UserError(f"{file}: {problem}. Try a file of hf-recipes audit sample with its column `label` filled in.")
+        problem = f"{num_foreign} entries are of other texts, and " if num_foreign else ""
+        raise UserError(
+            f"{file}: {problem}no entry of the sample has a label. Try a file of hf-recipes audit sample with its "
+            "column `label` filled in."
+        )
     majorities = {row_id: counts.most_common(1)[0] for row_id, counts in votes.items()}
     labels = {row_id: name for row_id, (name, num) in majorities.items() if 2 * num > votes[row_id].total()}
+    conflicts = votes.keys() - labels.keys()
 
     with study.lock():
         earlier = read_json(study.audit / "labels.json") or {}
@@ -112,9 +118,10 @@ def import_audit(study: Study, file: Path, replace: bool = False) -> ImportCount
                 f"{earlier[changed[0]]} before, {labels[changed[0]]} now). Try --replace."
             )
         labels = {row_id: name for row_id, name in {**earlier, **labels}.items() if row_id in ids}
+        if replace:
+            labels = {row_id: name for row_id, name in labels.items() if row_id not in conflicts}
         study.write_json(study.audit / "labels.json", labels)
-    num_conflicts = sum(row_id not in labels for row_id in votes)
-    return ImportCounts(len(labels), len(ids) - len(labels), len(changed), num_conflicts, num_foreign)
+    return ImportCounts(len(labels), len(ids) - len(labels), len(changed), len(conflicts), num_foreign)
 
 
 def _texts(files: RowFiles, ids: set[str]) -> dict[str, str]:
@@ -161,12 +168,13 @@ def _entries(file: Path, place: int, record: dict[str, Any]) -> Iterator[Entry]:
         labels = [] if record.get("status") in NOT_SUBMITTED else [_only_choice(file, place, record["label"])]
     if row_id is None and text is None:
         raise UserError(f"{file}: entry {place} must have `id` or `text`. Got {', '.join(map(str, data))}.")
-    names = [label.strip() for label in labels if label is not None and label.strip()]
+    if isinstance(text, list | dict):
+        raise UserError(f"{file}: entry {place} must have a text in `text`. Got {text!r:.60}.")
+    text = None if text is None else str(text)
     row_id = None if row_id is None else str(row_id)
-    if not names:
-        yield Entry(place, row_id, text, None)
-    for name in names:
-        yield Entry(place, row_id, text, name)
+    answers = [spellings for spellings in map(spell, labels) if spellings]
+    for spellings in answers or [[]]:
+        yield Entry(place, row_id, text, spellings)
 
 
 def _read_table(file: Path, content: str) -> list[dict[str, str]]:
@@ -180,13 +188,14 @@ def _read_table(file: Path, content: str) -> list[dict[str, str]]:
             raise UserError(f"{file}: must have one column `{name}`. Got {names.count(name)}. Try renaming the others.")
     if "label" not in names:
         raise UserError(f"{file}: must have a column `label`. Got {', '.join(names)}.")
-    for place, row in enumerate(rows[1:], 1):
-        if row and len(row) != len(names):
+    records = [row for row in rows[1:] if row]
+    for place, row in enumerate(records, 1):
+        if len(row) != len(names):
             raise UserError(f"{file}: entry {place} must have {len(names)} cells like the header. Got {len(row)}.")
-    return [dict(zip(names, row, strict=True)) for row in rows[1:] if row]
+    return [dict(zip(names, row, strict=True)) for row in records]
 
 
-def _choice(file: Path, place: int, annotation: dict[str, Any]) -> str | None:
+def _choice(file: Path, place: int, annotation: dict[str, Any]) -> Any:
     """Return the choice of one annotator in Label Studio, whose results can have comments and further questions."""
     if annotation.get("was_cancelled"):
         return None
@@ -199,11 +208,11 @@ def _choice(file: Path, place: int, annotation: dict[str, Any]) -> str | None:
     return _only_choice(file, place, named[0]["value"] if named else None)
 
 
-def _only_choice(file: Path, place: int, value: Any) -> str | None:
+def _only_choice(file: Path, place: int, value: Any) -> Any:
     """Return the one label that was ticked; None where none was."""
     choices = value.get("choices") if isinstance(value, dict) else value
     if not isinstance(choices, list):
-        return None if choices is None else str(choices)
+        return choices
     if len(choices) > 1:
         raise UserError(f"{file}: entry {place} must have one label. Got {', '.join(map(str, choices))}.")
-    return str(choices[0]) if choices else None
+    return choices[0] if choices else None

@@ -36,7 +36,9 @@ def write_labels(study: Study, study_labels: StudyLabels) -> LabelQuality:
     passes, pool, audit = study_labels.annotations, study_labels.pool, study_labels.pool_audit
     if audit:
         pool = replace(pool, gold=audit.gold)
-    key = make_key(labels=study_labels.pool_key, code=[hash_files(metrics_folder(), ("*.py",)), *hash_code()])
+    names = [study.recipe.name, *(section.model for section in study.recipe.annotate.all_passes())]
+    code = [hash_files(metrics_folder(), ("*.py",)), *hash_code()]
+    key = make_key(labels=study_labels.pool_key, names=names, code=code)
     before = read_label_quality(study)
     if before and before.key == key:
         return before

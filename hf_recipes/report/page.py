@@ -50,7 +50,7 @@ def write_report(study: Study, results: Results) -> None:
     """
     key = make_key(
         results=results.model_dump(mode="json"),
-        name=study.recipe.name,
+        recipe=study.recipe.model_dump(mode="json"),
         code=[*hash_code(), hash_files(PACKAGE / "variants.py")],
     )
     page = study.report / "report.html"  # written last
