@@ -61,7 +61,8 @@ def draw_audit(study: Study, n: int, file: Path, form: Form = "csv", test_share:
             raise UserError(f"`--n` must draw 1 to {len(candidates[part][0]):,} texts of the {part}. Got {size}.")
         if size < len(earlier.get(part, {}).get("ids", [])):
             raise UserError(
-                f"`--n` must keep the {len(earlier[part]['ids'])} texts of the {part} that were drawn before. Got {size}."
+                f"`--n` must keep the {len(earlier[part]['ids'])} texts of the {part} that were drawn before. Got "
+                f"{size}."
             )
     if file.exists():
         raise UserError(f"`{file}` exists, and may have labels. Name another --output.")
