@@ -508,7 +508,7 @@ def test_without_texts_into_a_branch_and_as_a_pull_request(hub, study, tmp_path)
     everything = hub.python(SNAPSHOT.replace("'main'", "'quiet'"))
     long = [text for text in texts if len(text) > 25]
     assert not [text for text in long if any(text in one or json.dumps(text)[1:-1] in one for one in everything)]
-    snippet = re.search(r"```python\n(from datasets.*?texts \|= .*?)```", found["card"], re.DOTALL)[1]
+    (snippet,) = [code for code in re.findall(r"```python\n(.*?)```", found["card"], re.DOTALL) if "row_ids" in code]
     ids = hub.python(f"{snippet}\nimport json\nprint(json.dumps(texts))")
     local = {row["id"]: row["text"] for row in pq.read_table(study.rows / "train.parquet").to_pylist()}
     assert all(ids[row["id"]] == local[row["id"]] for row in found["llm"]["train"])
