@@ -352,7 +352,7 @@ def test_a_failed_run_is_a_row_with_its_traceback_and_the_others_go_on(annotated
     monkeypatch.setattr("hf_recipes.training.train.fine_tune", breaks)
     assert list(train(changed)) == [run]
     assert predictions(changed, run) == good  # what was there stays until the new run is whole
-    with pytest.raises(UserError, match="a bug of a test.*take their seeds, variants or sizes out"):
+    with pytest.raises(UserError, match="a bug of a test.*remove their seeds, variants or sizes"):
         measure(changed)
 
 
