@@ -38,6 +38,14 @@ LLM = ROOT / "models" / "SmolLM2-135M-Instruct"
 DEMO = ROOT / "hf_recipes" / "recipes" / "tweets-demo.yaml"
 
 
+#: The files that take longest. They start first, so that no worker is left with one of them at the end.
+LONG = ("test_end_to_end", "test_hub", "test_train", "test_annotate", "test_nodes", "test_ray", "test_space")
+
+
+def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: LONG.index(item.path.stem) if item.path.stem in LONG else len(LONG))
+
+
 @pytest.fixture(autouse=True)
 def own_home(tmp_path_factory, monkeypatch):
     """A Hugging Face home of the test's own, also for the processes it starts, and no verbosity left over."""
