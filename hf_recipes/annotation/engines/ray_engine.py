@@ -30,7 +30,8 @@ from ...recipe import Annotate
 from ...study import cpu_threads, versions
 from . import EngineError, vllm_engine
 
-MIN_BLOCK, MAX_BLOCK = 16, 256  # prompts that an actor gets at a time: what its death can cost
+MIN_BLOCK, MAX_BLOCK = 16, 256  # prompts that an actor gets at a time
+NUM_AHEAD = 2  # blocks of an actor, so that it need not wait for the next one: what its death can cost
 MIN_BLOCKS = 8  # for each actor, or some of them wait for the slowest one
 MAX_DEATHS = 3  # for each actor, without an answer between them
 MAX_SECONDS = 3600.0  # without an answer
@@ -73,7 +74,7 @@ class Engine:
         self._arguments = annotate, model, _software()
         self._num_actors = annotate.ray.actors
         self._starting: dict[Any, Any] = {}  # actors by the references to their starts
-        self._free: list[Any] = []  # actors that run and have no block
+        self._free: list[Any] = []  # actors that run, once for each block that they can take
         for _ in range(self._num_actors):
             self._start_actor()
         self._run("", [])
@@ -123,11 +124,14 @@ class Engine:
         answers: dict[int, Any] = {}
         waiting = list(range(len(tasks)))[::-1]
         running: dict[Any, tuple[Any, int | None]] = {}
-        num_deaths = 0
+        dead: list[Any] = []
         try:
             while not self._free or len(answers) < len(tasks):
                 while self._free and waiting:
-                    actor, task = self._free.pop(), waiting.pop()
+                    # The actor with the fewest blocks is next.
+                    busy = [taken for taken, _ in running.values()]
+                    actor, task = min(self._free, key=busy.count), waiting.pop()
+                    self._free.remove(actor)
                     running[actor.ask.remote(method, *tasks[task])] = actor, task
                 ready, _ = ray.wait([*self._starting, *running], timeout=MAX_SECONDS)
                 if not ready:
@@ -138,17 +142,21 @@ class Engine:
                 except ray.exceptions.RayTaskError as error:
                     raise error.cause from None
                 except ray.exceptions.RayError:  # The actor or its node is dead.
-                    num_deaths += 1
-                    if num_deaths > MAX_DEATHS * self._num_actors:
-                        raise
                     if finished is not None:
                         waiting.append(finished)
-                    self._start_actor()
+                    self._free = [other for other in self._free if other != actor]
+                    if actor not in dead:  # Its other block is lost as well.
+                        dead.append(actor)
+                        if len(dead) > MAX_DEATHS * self._num_actors:
+                            raise
+                        self._start_actor()
                     continue
-                self._free.append(actor)
-                if finished is not None:
+                if finished is None:
+                    self._free += [actor] * NUM_AHEAD
+                else:
+                    self._free.append(actor)
                     answers[finished] = answer
-                    num_deaths = 0
+                    dead = [other for other in dead if other in [taken for taken, _ in running.values()]]
         except ray.exceptions.RayError as error:
             raise EngineError(f"annotate: the actors on Ray died: {first_line(error)}") from error
         return [answers[task] for task in range(len(tasks))]
