@@ -387,9 +387,9 @@ def compare(
     if is_same and variant == against:
         notes = ["These are the same labels: choose two."]
     elif is_same and first_side["size"] == second_side["size"]:
-        tests = _published(study.results, variant, against, first_side["size"])
+        tests = _find_comparisons(study.results, variant, against, first_side["size"])
     if not tests and not notes:
-        tests, notes = _tested_here(study, second, first_side, second_side, test)
+        tests, notes = _test_here(study, second, first_side, second_side, test)
     return {"sides": [first_side, second_side], "tests": tests, "said": notes, "same_study": is_same}
 
 
@@ -419,7 +419,7 @@ def _side(study: Study, results: Results, variant: str, size: int) -> dict[str, 
     }
 
 
-def _published(results: Results, variant: str, against: str, size: int) -> list[dict[str, Any]]:
+def _find_comparisons(results: Results, variant: str, against: str, size: int) -> list[dict[str, Any]]:
     """Return the study's own comparisons of two variants, turned around where the study has the other order."""
     comparisons = []
     for comparison in results.comparisons:
@@ -445,7 +445,7 @@ def _published(results: Results, variant: str, against: str, size: int) -> list[
 MAX_TESTED = 60_000  # labels of a variant: seconds
 
 
-def _tested_here(
+def _test_here(
     study: Study, second: Study, first_side: dict[str, Any], second_side: dict[str, Any], test: Any
 ) -> tuple[list[dict[str, Any]], list[str]]:
     """Test a pair that the study did not test, if runs with the same seeds have the same test texts."""

@@ -177,7 +177,7 @@ def _from_parquet(path: Path) -> Runs:
             for batch in file.iter_batches(BATCH, columns=[name], use_threads=False):
                 column = batch.column(0)
                 nulls += column.null_count
-                pieces.append(_decoded(column, name) if not nulls else np.empty(0))
+                pieces.append(_decode(column, name) if not nulls else np.empty(0))
                 decoded += pieces[-1].nbytes
                 if decoded > MAX_DECODED:
                     raise UploadError(f"The file unpacks to more than {MAX_DECODED / 1e6:.0f} MB: too much.")
@@ -197,7 +197,7 @@ BATCH = 100_000  # rows that are decoded at a time
 UNEVEN = "The lists in '{}' differ in length; each has a probability for each class."
 
 
-def _decoded(column: pa.Array, name: str) -> np.ndarray:
+def _decode(column: pa.Array, name: str) -> np.ndarray:
     if pa.types.is_list(column.type) or pa.types.is_fixed_size_list(column.type):
         if len(np.unique(column.value_lengths().to_numpy(zero_copy_only=False))) != 1:
             raise UploadError(UNEVEN.format(name[:50]))
@@ -231,7 +231,7 @@ def _from_table(columns: dict[str, np.ndarray]) -> Runs:
         raise UploadError(f"The table has no column of a run's labels. {ROUND}")
     if lists := [name for name, column in runs.items() if column.ndim > 1]:
         ignored = (*gold_names[1:], *(name for name in columns if name not in lists))
-        return replace(_checked_probs([runs[name] for name in lists], gold, None), ignored=ignored)
+        return replace(_check_probs([runs[name] for name in lists], gold, None), ignored=ignored)
     values = {name: set(map(str, pd.unique(column))) for name, column in runs.items()}
     for name, distinct in values.items():
         other_labels = set().union(*(labels for key, labels in values.items() if key != name))
@@ -242,7 +242,7 @@ def _from_table(columns: dict[str, np.ndarray]) -> Runs:
     if not runs:
         runs = {name: columns[name] for name in values}  # all columns are such: an error below names what is wrong
     ignored = (*gold_names[1:], *(name for name in columns if name not in runs))
-    return replace(_checked_labels(list(runs.values()), gold), ignored=ignored)
+    return replace(_check_labels(list(runs.values()), gold), ignored=ignored)
 
 
 def _from_long(columns: dict[str, np.ndarray], lower: dict[str, str], gold: np.ndarray | None) -> Runs:
@@ -268,12 +268,12 @@ def _from_long(columns: dict[str, np.ndarray], lower: dict[str, str], gold: np.n
             raise UploadError("Runs differ in the gold label of a text.")
         gold_labels = gold_labels[0]
     if label := next((lower[name] for name in LABEL if name in lower), None):
-        return _checked_labels(list(columns[label][order].reshape(shape)), gold_labels)
+        return _check_labels(list(columns[label][order].reshape(shape)), gold_labels)
     if "probs" in lower:
         probs = columns[lower["probs"]]
         if probs.ndim != 2:
             raise UploadError("'probs' should be lists of numbers, one for each class.")
-        return _checked_probs(list(probs[order].reshape(*shape, -1)), gold_labels, None)
+        return _check_probs(list(probs[order].reshape(*shape, -1)), gold_labels, None)
     classes = [name for name in columns if name.lower() not in COLUMN_NAMES]
     if len(classes) < 2:
         raise UploadError(
@@ -285,7 +285,7 @@ def _from_long(columns: dict[str, np.ndarray], lower: dict[str, str], gold: np.n
         raise UploadError(
             f"The columns {', '.join(classes)[:100]} should be probabilities; some are no numbers."
         ) from None
-    return _checked_probs(list(probs[order].reshape(*shape, -1)), gold_labels, classes)
+    return _check_probs(list(probs[order].reshape(*shape, -1)), gold_labels, classes)
 
 
 def _codes(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -326,8 +326,8 @@ def _from_json(content: str) -> Runs:
             probs = np.array(runs, dtype=float)
         except (ValueError, TypeError, OverflowError):
             raise UploadError("Some probabilities are no numbers.") from None
-        return _checked_probs(list(probs), None if gold is None else _labels(gold), names)
-    return _checked_labels([_labels(run) for run in runs], None if gold is None else _labels(gold), names)
+        return _check_probs(list(probs), None if gold is None else _labels(gold), names)
+    return _check_labels([_labels(run) for run in runs], None if gold is None else _labels(gold), names)
 
 
 def _labels(values: list[Any]) -> np.ndarray:
@@ -375,7 +375,7 @@ def _names(values: np.ndarray, where: str) -> np.ndarray:
 NOT_A_LABEL = re.compile("[+-]?(inf|infinity|nan)", re.IGNORECASE)
 
 
-def _checked_labels(runs: list[np.ndarray], gold: np.ndarray | None, classes: list[str] | None = None) -> Runs:
+def _check_labels(runs: list[np.ndarray], gold: np.ndarray | None, classes: list[str] | None = None) -> Runs:
     _limits(len(runs), len(runs[0]), 1)
     columns = [_names(run, f"run {i + 1}") for i, run in enumerate(runs)]
     if gold is not None:
@@ -399,7 +399,7 @@ def _natural(name: str) -> tuple[int, str]:
     return (int(name), name) if name.isascii() and name.isdigit() and len(name) < 10 else (10**10, name)
 
 
-def _checked_probs(runs: list[np.ndarray], gold: np.ndarray | None, classes: list[str] | None) -> Runs:
+def _check_probs(runs: list[np.ndarray], gold: np.ndarray | None, classes: list[str] | None) -> Runs:
     if any(run.shape != runs[0].shape for run in runs):
         raise UploadError("The runs differ in their number of texts or classes.")
     texts, width = runs[0].shape
