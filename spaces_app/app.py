@@ -43,7 +43,7 @@ TITLE = "Can these labels be trusted?"
 SUBTITLE = (
     "What it costs to train a classifier on labels that a language model made: published studies, in two minutes."
 )
-MAX_STUDIES = 3  # in memory, beside the study of the Space
+MAX_STUDIES = 3  # in memory, in addition to the study of the Space
 MAX_NUMBER = 10**9  # of an argument
 MAX_WAIT = 30  # seconds that a visitor waits while other studies are read
 PAGES = {"verdict": "Verdict", "labels": "Labels", "seeds": "Seeds", "compare": "Compare"}

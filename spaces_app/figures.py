@@ -5,7 +5,7 @@ from typing import Any
 
 from gradio.components.plot import PlotData
 
-#: Okabe & Ito's, told apart by the colour-blind; gold labels are in the colour of the page's text.
+#: Okabe and Ito's palette, which the colour-blind can distinguish. Gold labels have the colour of the page's text.
 COLOURS = ["#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#999999", "#B8860B"]
 SHAPES = ["circle", "square", "triangle-up", "diamond", "cross", "triangle-down", "triangle-right", "triangle-left"]
 DASHES = [[1, 0], [6, 3], [2, 2], [8, 3, 2, 3]]
