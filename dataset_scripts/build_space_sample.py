@@ -1,10 +1,10 @@
-"""Builds the study that the Space shows by itself, spaces_app/sample: a finished study, published and downloaded.
+"""Build the study that the Space shows by default, spaces_app/sample: a finished study, published and downloaded.
 
     python dataset_scripts/build_space_sample.py studies/tweets-demo/recipe.yaml [--output spaces_app/sample]
 
-It is pushed by `hf-recipes push dataset` to a Hub in miniature (tests/hub_server.py) and comes back by the stock
-client: byte for byte what a repo of it would hold. The texts are published with this project, so their licence has to
-allow it; those of the demo are MIT (hf_recipes/sample/vader_tweets).
+The script pushes the study with `hf-recipes push dataset` to a Hub in miniature (tests/hub_server.py) and downloads it
+with the stock client, so the folder equals a repo of the study byte for byte. The texts are published with this
+project, so their licence has to allow it; those of the demo are MIT (hf_recipes/sample/vader_tweets).
 """
 
 import argparse

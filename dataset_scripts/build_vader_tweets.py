@@ -2,7 +2,7 @@
 # requires-python = ">=3.11"
 # dependencies = ["datasets==5.2.0", "pyarrow==26.0.1", "scikit-learn==1.9.1", "scipy==1.17.1", "pip"]
 # ///
-"""Builds the embedded sample, `hf_recipes/sample/vader_tweets`, from the pinned source package.
+"""Build the embedded sample, `hf_recipes/sample/vader_tweets`, from the pinned source package.
 
     python dataset_scripts/build_vader_tweets.py hf_recipes/sample/vader_tweets
     uv run dataset_scripts/build_vader_tweets.py hf_recipes/sample/vader_tweets
@@ -90,7 +90,7 @@ def fetch_source(folder):
 
 
 def read_source(path):
-    """The tweets as dicts, and how many were left out because mean and ratings contradict each other."""
+    """Return the tweets as dicts, the number of tweets whose mean contradicts their ratings, and the licence."""
     data = path.read_bytes()
     if hashlib.sha256(data).hexdigest() != SHA256:
         sys.exit(f"error: {path} is not the pinned source of {SOURCE} (its sha256 differs)")
@@ -113,8 +113,9 @@ def read_source(path):
         if abs(mean - published) > 1e-6:
             mismatched += 1
             continue
-        label = 2 if mean > CUT else 0 if mean < -CUT else 1
-        votes = [2 if score > CUT else 0 if score < -CUT else 1 for score in scores]
+        # 0 is negative, 1 neutral and 2 positive, as in LABELS.
+        label = 1 + (mean > CUT) - (mean < -CUT)
+        votes = [1 + (score > CUT) - (score < -CUT) for score in scores]
         rows.append(
             {"id": int(number), "text": text, "label": label, "mean_rating": mean, "ratings": scores, "votes": votes}
         )
@@ -122,7 +123,7 @@ def read_source(path):
 
 
 def split_rows(rows):
-    """Whole groups of near-duplicates go to one split; groups are taken in the order of a hash of their texts."""
+    """Assign whole groups of near-duplicates to one split, in the order of a hash of their texts."""
     grams = CountVectorizer(analyzer="char_wb", ngram_range=(5, 5), binary=True, dtype=np.int32)
     sets = grams.fit_transform([" ".join(row["text"].lower().split()) for row in rows])
     shared = (sets @ sets.T).tocoo()
@@ -136,7 +137,7 @@ def split_rows(rows):
     ordered = sorted(groups.values(), key=lambda group: hashlib.sha256(group[0]["text"].encode()).hexdigest())
     splits = {"train": [], "validation": [], "test": []}
     for group in ordered:
-        name = next((s for s, wanted in SPLITS.items() if len(splits[s]) + len(group) <= wanted), "train")
+        name = next((s for s, limit in SPLITS.items() if len(splits[s]) + len(group) <= limit), "train")
         splits[name].extend(group)
     return {name: sorted(group, key=lambda row: row["id"]) for name, group in splits.items()}
 

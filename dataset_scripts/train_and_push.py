@@ -2,7 +2,7 @@
 # requires-python = ">=3.11"
 # dependencies = []
 # ///
-"""Trains what is left of a published study and pushes it back, also while it trains: on a machine that may be lost.
+"""Train the missing runs of a published study and push them back during training, on a machine that may be lost.
 
 On the Hub's own machines (ADDRESS: of this repository, as git+https://...):
 
@@ -10,15 +10,15 @@ On the Hub's own machines (ADDRESS: of this repository, as git+https://...):
         dataset_scripts/train_and_push.py me/my-labels --train.accelerate_config=one-gpu
 
 The study was annotated and pushed before, with its texts (`hf-recipes annotate`, `hf-recipes push dataset`). A job that
-is killed or runs out of time has lost what it trained since the last push; the same command again goes on.
+is killed or runs out of time loses the runs since the last push. The same command continues.
 
-Of several jobs each takes a part of the grid and a branch of its own, and `hf-recipes pull --revision` brings the parts
-back, whose `runs` folders are copied into one (docs/nodes.md):
+With several jobs, give each a part of the grid and its own branch. Download the parts with `hf-recipes pull --revision`
+and copy their `runs` folders into one (docs/nodes.md):
 
     ... train_and_push.py me/my-labels --revision part-1 --grid.seeds="[0, 1, 2, 3, 4]"
     ... train_and_push.py me/my-labels --revision part-2 --grid.seeds="[5, 6, 7, 8, 9]"
 
-Any setting of a recipe can be given as well. A folder that is there already is gone on with.
+Add any setting of a recipe. The script continues with a folder that exists.
 """
 
 import argparse
@@ -47,9 +47,9 @@ def main():
     folder = Path("studies", args.repo.replace("/", "--") + (f"--{args.study}" if args.study else ""))
     recipe = folder / "recipe.yaml"
     if not recipe.exists():
-        known = ["--revision", args.revision] if args.revision in branches else []
-        known += ["--study", args.study] if args.study else []
-        hf_recipes("pull", args.repo, "--output_dir", folder, *known)
+        options = ["--revision", args.revision] if args.revision in branches else []
+        options += ["--study", args.study] if args.study else []
+        hf_recipes("pull", args.repo, "--output_dir", folder, *options)
     target = ["--repo", args.repo, *(["--revision", args.revision] if args.revision else [])]
     push = [*HF_RECIPES, "push", "dataset", str(recipe), *target, *settings]
     training = subprocess.Popen([*HF_RECIPES, "train", str(recipe), *settings])
@@ -66,10 +66,10 @@ def main():
 
 
 def hf_recipes(*arguments):
-    """Runs a command of hf-recipes; ends with it if it fails."""
-    done = subprocess.run([*HF_RECIPES, *map(str, arguments)], check=False)
-    if done.returncode:
-        sys.exit(done.returncode)
+    """Run a command of hf-recipes; exit if it fails."""
+    process = subprocess.run([*HF_RECIPES, *map(str, arguments)], check=False)
+    if process.returncode:
+        sys.exit(process.returncode)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""Figures as Vega-Lite, which Gradio draws in the browser: in the page's colours, with tooltips and alt text."""
+"""Make figures as Vega-Lite, which Gradio draws in the browser: in the page's colours, with tooltips and alt text."""
 
 import json
 from typing import Any
 
 from gradio.components.plot import PlotData
 
-#: Okabe & Ito's, told apart by the colour-blind; gold labels are in the colour of the page's text.
+#: Okabe and Ito's palette, which the colour-blind can distinguish. Gold labels have the colour of the page's text.
 COLOURS = ["#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#999999", "#B8860B"]
 SHAPES = ["circle", "square", "triangle-up", "diamond", "cross", "triangle-down", "triangle-right", "triangle-left"]
 DASHES = [[1, 0], [6, 3], [2, 2], [8, 3, 2, 3]]
@@ -35,9 +35,9 @@ SCORE = {"format": ".3f"}
 
 
 def _styles(variants: list[str]) -> dict[str, dict[str, Any]]:
-    """Colour, shape and dash of each variant: no two have all three alike, and colour is never the only sign."""
-    others = [variant for variant in variants if variant != "gold"]
-    place = {variant: i for i, variant in enumerate(others)}
+    """Return colour, shape and dash of each variant. No two variants share all three."""
+    names = [variant for variant in variants if variant != "gold"]
+    place = {name: i for i, name in enumerate(names)}
 
     def pick(values: list[Any], first: Any, shift: int = 0) -> dict[str, Any]:
         count = len(values)
@@ -55,7 +55,7 @@ def _styles(variants: list[str]) -> dict[str, dict[str, Any]]:
 
 
 def _figure(description: str, spec: dict[str, Any]) -> PlotData:
-    """A figure as wide as its place, with a description for who does not see it."""
+    """Make a figure as wide as its container, with a description for screen readers."""
     whole = {
         "$schema": "https://vega.github.io/schema/vega-lite/v5.json",
         **{"description": description, "width": "container", "autosize": {"type": "fit", "contains": "padding"}},
@@ -65,7 +65,7 @@ def _figure(description: str, spec: dict[str, Any]) -> PlotData:
 
 
 def scores(variants: list[dict[str, Any]], confidence: float) -> PlotData:
-    """Score against size by variant: seeds as points, means as lines, intervals as bands."""
+    """Draw score against size by variant: seeds as points, means as lines, intervals as bands."""
     names = list(dict.fromkeys(variant["variant"] for variant in variants))
     sizes = sorted({variant["size"] for variant in variants})
     styles = _styles(names)
@@ -74,11 +74,10 @@ def scores(variants: list[dict[str, Any]], confidence: float) -> PlotData:
         for variant in variants
         if variant["macro_f1_mean"] is not None
     ]
-    seeds = [
-        {**_where(variant, names), "seed": i, "score": score}
-        for variant in variants
-        for i, score in enumerate(variant["macro_f1_runs"])
-    ]
+    seeds = []
+    for variant in variants:
+        place = _where(variant, names)
+        seeds += [{**place, "seed": i, "score": score} for i, score in enumerate(variant["macro_f1_runs"])]
     x = {
         **{"field": "x", "type": "quantitative", "title": "training texts"},
         "scale": {"type": "log", "base": 2, "nice": False, "domain": [sizes[0] / 1.15, sizes[-1] * 1.15]},
@@ -172,7 +171,7 @@ def _ends(bounds: list[float] | None) -> dict[str, float | None]:
 
 
 def intervals(rows: list[dict[str, Any]], title: str, description: str, zero: bool = False) -> PlotData:
-    """A point with its interval for each row: `name`, `value`, `interval` and, for the tooltip, `note`."""
+    """Draw a point with its interval for each row: `name`, `value`, `interval` and, for the tooltip, `note`."""
     names = [row["name"] for row in rows]
     values = [
         {"name": row["name"], "value": row["value"], "note": row.get("note", ""), **_ends(row["interval"])}
@@ -218,7 +217,7 @@ def intervals(rows: list[dict[str, Any]], title: str, description: str, zero: bo
 
 
 def risk(coverage: list[float], wrong: list[float]) -> PlotData:
-    """The share of wrong labels among the least uncertain texts, against how many are kept."""
+    """Draw the share of wrong labels among the least uncertain texts against the share of texts kept."""
     values = [{"kept": kept, "wrong": share} for kept, share in zip(coverage, wrong, strict=True)]
     x = {"field": "kept", "type": "quantitative", "title": "share of texts kept, least entropy first"}
     y = {"field": "wrong", "type": "quantitative", "title": "share of wrong labels among them"}

@@ -1,4 +1,4 @@
-"""What requests may bring: bodies of a bounded size, and files that fill a bounded part of the disk."""
+"""Limit requests: the size of their bodies, and the part of the disk that their files fill."""
 
 import asyncio
 import os
@@ -55,7 +55,7 @@ class Guard:
         size, is_complete, last = 0, False, time.monotonic() + MAX_SECONDS
 
         # The header with the length is optional and may be false, so the bytes are counted as they arrive.
-        async def bounded() -> Any:
+        async def receive_bounded() -> Any:
             nonlocal size, is_complete
             if is_complete:
                 return await receive()
@@ -63,22 +63,22 @@ class Guard:
                 message = await asyncio.wait_for(receive(), max(last - time.monotonic(), 0))
             except TimeoutError:
                 raise HTTPException(408, f"A request must arrive within {MAX_SECONDS} seconds.") from None
-            size += (came := len(message.get("body", b"")))
-            self._incoming += came
+            size += (length := len(message.get("body", b"")))
+            self._incoming += length
             is_complete = not message.get("more_body", False)
-            if size > (most := MAX_UPLOAD if is_upload else MAX_QUESTION):
-                raise HTTPException(413, f"A request must have at most {most / 1e6:.0f} MB.")
+            if size > (limit := MAX_UPLOAD if is_upload else MAX_QUESTION):
+                raise HTTPException(413, f"A request must have at most {limit / 1e6:.0f} MB.")
             if self._incoming > MAX_INCOMING:
                 raise HTTPException(503, "Too many files arrive at the same time. Try again in a minute.")
             return message
 
         # Values take many times their size in memory, so a question is counted before it is decoded.
-        async def whole() -> Any:
+        async def receive_question() -> Any:
             if is_complete:
                 return await receive()
             body = b""
             while not is_complete:
-                message = await bounded()
+                message = await receive_bounded()
                 if message["type"] != "http.request":
                     return message
                 body += message.get("body", b"")
@@ -89,7 +89,7 @@ class Guard:
 
         self._num_uploads += is_upload
         try:
-            await self.app(scope, bounded if is_upload else whole, send)
+            await self.app(scope, receive_bounded if is_upload else receive_question, send)
         except ClientDisconnect:
             pass  # The visitor closed the connection, so an answer has no reader.
         finally:
@@ -113,17 +113,17 @@ class Guard:
                     os.rmdir(where)
             for path in (Path(where, name) for name in names):
                 try:
-                    found = path.stat()
+                    status = path.stat()
                 except FileNotFoundError:
                     continue
                 # A file at the top is an upload that arrives or broke off; none arrives for longer than MAX_SECONDS.
                 is_broken = Path(where) == self._folder and not (
-                    self._num_uploads and now - found.st_mtime < MAX_SECONDS
+                    self._num_uploads and now - status.st_mtime < MAX_SECONDS
                 )
-                if is_broken or now - found.st_mtime > MAX_AGE:
+                if is_broken or now - status.st_mtime > MAX_AGE:
                     path.unlink(missing_ok=True)
                 else:
-                    files.append((found.st_mtime, found.st_size, path))
+                    files.append((status.st_mtime, status.st_size, path))
         files.sort(reverse=True)
         used = 0
         for i, (_, size, path) in enumerate(files):

@@ -25,14 +25,14 @@ from typing import Any
 
 MAX_MEMORY = 800_000_000  # bytes that a call may use beyond what the server uses
 MAX_SECONDS = 30  # that a call may take
-MAX_WAIT = 60  # seconds that a call waits for others
+MAX_WAIT = 60  # seconds that a call waits for other calls
 MAX_ANSWER = 300_000_000  # bytes of a pickled answer
 _TURN = threading.Lock()
 _SERVER: list[tuple[subprocess.Popen[bytes], socket.socket]] = []
 
 
 class LimitError(ValueError):
-    """Why a file was not read, in a sentence."""
+    """Report in a sentence why a file was not read."""
 
 
 def start() -> None:
@@ -45,14 +45,14 @@ def _start() -> None:
     if _SERVER and _SERVER[0][0].poll() is None:
         return
     _SERVER.clear()
-    ours, theirs = socket.socketpair()
+    app_end, server_end = socket.socketpair()
     # Arrow's own allocator reserves address space that it does not use, which would count against the limit.
     env = {**os.environ, "ARROW_DEFAULT_MEMORY_POOL": "system", "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
-    with theirs:
-        command = [sys.executable, __file__, str(theirs.fileno())]
-        server = subprocess.Popen(command, env=env, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL)
+    with server_end:
+        command = [sys.executable, __file__, str(server_end.fileno())]
+        server = subprocess.Popen(command, env=env, pass_fds=[server_end.fileno()], stdin=subprocess.DEVNULL)
     atexit.register(server.kill)
-    _SERVER.append((server, ours))
+    _SERVER.append((server, app_end))
 
 
 def call(reader: str, *arguments: Any) -> Any:
@@ -67,13 +67,13 @@ def call(reader: str, *arguments: Any) -> Any:
     if not _TURN.acquire(timeout=MAX_WAIT):
         raise LimitError("Other files are being read. Try again in a minute.")
     try:
-        ours, theirs = Pipe()
-        with ours:
-            with theirs:
+        app_end, reader_end = Pipe()
+        with app_end:
+            with reader_end:
                 _start()
-                socket.send_fds(_SERVER[0][1], [b"."], [theirs.fileno()])
-            ours.send((reader, arguments))
-            is_value, found = pickle.loads(ours.recv_bytes(MAX_ANSWER))  # noqa: S301 (see the docstring of this file)
+                socket.send_fds(_SERVER[0][1], [b"."], [reader_end.fileno()])
+            app_end.send((reader, arguments))
+            is_value, answer = pickle.loads(app_end.recv_bytes(MAX_ANSWER))  # noqa: S301 (see the docstring of this file)
     except (EOFError, OSError):  # The process ended without an answer, or the answer is too long.
         raise LimitError(
             f"The file takes more than {MAX_MEMORY / 1e6:.0f} MB of memory or {MAX_SECONDS} seconds to read. Try a "
@@ -82,8 +82,8 @@ def call(reader: str, *arguments: Any) -> Any:
     finally:
         _TURN.release()
     if is_value:
-        return found
-    raise found
+        return answer
+    raise answer
 
 
 def _serve(control: socket.socket) -> None:
@@ -123,9 +123,9 @@ def _answer(pipe: Connection, modules: dict[str, Any]) -> None:
         answer = (True, getattr(modules[module], function)(*arguments))
     except (modules["uploads"].UploadError, modules["published"].UnreadableError) as error:
         answer = (False, error)
-    sent = pickle.dumps(answer, protocol=5)
+    content = pickle.dumps(answer, protocol=5)
     signal.alarm(0)
-    pipe.send_bytes(sent)
+    pipe.send_bytes(content)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The pages of the app: what stands on each, and what happens when something on it is changed."""
+"""Build the pages of the app: their components, and their updates when a visitor changes a component."""
 
 import tempfile
 from collections.abc import Callable, Sequence
@@ -30,18 +30,18 @@ element.addEventListener("click", (event) => {
 });
 """
 SHOW_ONE = """() => setTimeout(() => {
-  const one = document.querySelector("#one .one");
-  if (!one) return;
-  one.setAttribute("tabindex", "-1");
-  one.focus({preventScroll: true});
-  one.scrollIntoView({block: "nearest"});
+  const details = document.querySelector("#one .one");
+  if (!details) return;
+  details.setAttribute("tabindex", "-1");
+  details.focus({preventScroll: true});
+  details.scrollIntoView({block: "nearest"});
 }, 50)"""
 PLOT = {"show_label": False, "container": False}
 
 
 @dataclass(frozen=True)
 class Page:
-    """A page that shows a study.
+    """Describe a page that shows a study.
 
     Attributes:
         show (function): from the values of `inputs` to those of `outputs`.
@@ -55,7 +55,7 @@ class Page:
 
 
 def verdict(data: Any, study: Any) -> Page:
-    """The answer, two figures, and everything that it stands on."""
+    """Build the page with the verdict, two figures, and the tables behind it."""
     top = gr.HTML()
     with gr.Row():
         with gr.Column(min_width=320):
@@ -70,27 +70,27 @@ def verdict(data: Any, study: Any) -> Page:
                 "remedy beside its control.</p>"
             )
             churn = gr.Plot(**PLOT)
-    rest = gr.HTML()
+    details = gr.HTML()
 
     def show(spec: str) -> tuple[Any, ...]:
-        found = data.verdict(spec)
-        scored = [variant for variant in found["variants"] if variant["macro_f1_mean"] is not None]
-        left = figures.scores(scored, found["confidence_level"]) if scored else None
-        right = _instability(found["variants"])
-        return words.verdict_top(found), _plot(left), _plot(right), words.verdict_rest(found)
+        content = data.verdict(spec)
+        variants = [variant for variant in content["variants"] if variant["macro_f1_mean"] is not None]
+        score_figure = figures.scores(variants, content["confidence_level"]) if variants else None
+        churn_figure = _instability(content["variants"])
+        return words.verdict_top(content), _plot(score_figure), _plot(churn_figure), words.verdict_rest(content)
 
-    return Page(show, [study], [top, score, churn, rest])
+    return Page(show, [study], [top, score, churn, details])
 
 
-def _instability(measured: list[dict[str, Any]]) -> Any:
-    """Disagreement at the largest size, each variant beside its control."""
-    if not measured:
+def _instability(results: list[dict[str, Any]]) -> Any:
+    """Draw the disagreement at the largest size, each variant next to its control."""
+    if not results:
         return None
-    top = max(variant["size"] for variant in measured)
-    variants = {variant["variant"]: variant for variant in measured if variant["size"] == top}
+    top = max(variant["size"] for variant in results)
+    variants = {variant["variant"]: variant for variant in results if variant["size"] == top}
     order: list[str] = []
     for name, variant in variants.items():
-        order += [one for one in (name, variant["control"]) if one in variants and one not in order]
+        order += [label for label in (name, variant["control"]) if label in variants and label not in order]
     rows = [
         {
             **{"name": name, "value": variants[name]["pairwise_disagreement"]},
@@ -99,18 +99,18 @@ def _instability(measured: list[dict[str, Any]]) -> Any:
         }
         for name in order
     ]
-    said = ", ".join(f"{row['name']} {words.number(row['value'])} {words.interval(row['interval'])}" for row in rows)
-    description = f"Share of test texts on which two seeds disagree, at {top:,} training texts: {said}."
+    summary = ", ".join(f"{row['name']} {words.number(row['value'])} {words.interval(row['interval'])}" for row in rows)
+    description = f"Share of test texts on which two seeds disagree, at {top:,} training texts: {summary}."
     return figures.intervals(rows, "share of test texts", description)
 
 
 def labels(data: Any, study: Any) -> Page:
-    """The training texts, their labels, and what is wrong with them."""
+    """Build the page of the training texts, their labels, and the errors of the labels."""
     with gr.Row():
         label = gr.Dropdown([("any", "")], value="", label="Class", min_width=150)
         kind = gr.Dropdown(_options(tables.KINDS), value="all", label="Show", min_width=170)
         order = gr.Dropdown(_options(tables.ORDERS), value="study", label="Order", min_width=170)
-        beside = gr.Dropdown([("none", "")], value="", label="Set beside", min_width=170)
+        second_variant = gr.Dropdown([("none", "")], value="", label="Set beside", min_width=170)
         search = gr.Textbox(
             label="Search in the texts", placeholder="words, then Enter", max_lines=1, max_length=200, min_width=170
         )
@@ -119,7 +119,7 @@ def labels(data: Any, study: Any) -> Page:
     with gr.Row():
         with gr.Column(min_width=320):
             gr.HTML("<h3>Gold against LLM</h3>")
-            confused = gr.HTML()
+            confusion = gr.HTML()
         with gr.Column(min_width=320):
             gr.HTML(
                 "<h3>Risk and coverage</h3><p class='caption'>If only the most certain labels are kept, how many of "
@@ -128,76 +128,76 @@ def labels(data: Any, study: Any) -> Page:
             risk = gr.Plot(**PLOT)
 
     def show(*state: Any) -> tuple[Any, ...]:
-        found = data.labels(*_filled(state))
-        said = words.labels_count(found), words.labels_table(found), words.confusion(found)
-        kept, wrong = found["risk_coverage"]["kept"], found["risk_coverage"]["wrong"]
-        return *said, _plot(figures.risk(kept, wrong) if kept else None), _page(found)
+        content = data.labels(*_filled(state))
+        tables_html = words.labels_count(content), words.labels_table(content), words.confusion(content)
+        coverage, wrong = content["risk_coverage"]["kept"], content["risk_coverage"]["wrong"]
+        return *tables_html, _plot(figures.risk(coverage, wrong) if coverage else None), _page(content)
 
-    filters = [label, kind, search, order, beside]
-    outputs = [count, texts, confused, risk, at]
-    _turn(show, [study, *filters], at, back, ahead, outputs, [*(one.input for one in filters), search.submit])
-    linked = {"class": label, "show": kind, "q": search, "order": order, "in": beside, "at": at}
+    filters = [label, kind, search, order, second_variant]
+    outputs = [count, texts, confusion, risk, at]
+    _turn(show, [study, *filters], at, back, ahead, outputs, [*(item.input for item in filters), search.submit])
+    linked = {"class": label, "show": kind, "q": search, "order": order, "in": second_variant, "at": at}
     return Page(show, [study, *filters, at], outputs, linked)
 
 
 def seeds(data: Any, study: Any) -> Page:
-    """The test texts on which seeds disagree, and one of them over all runs."""
+    """Build the page of the test texts on which seeds disagree, and of one text over all runs."""
     with gr.Row():
         variant = gr.Dropdown([], label="Labels trained on", min_width=170)
         size = gr.Dropdown([("largest", 0)], value=0, label="Training texts", min_width=130)
         only = gr.Dropdown(_options(tables.SEEDS), value="flips", label="Test texts where", min_width=170)
-    flipped = gr.HTML()
-    one = gr.HTML(elem_id="one")
+    summary = gr.HTML()
+    details = gr.HTML(elem_id="one")
     flips = gr.HTML(js_on_load=PICK)
     back, at, ahead = _pager()
     text = gr.Textbox("", visible="hidden", label="text")
 
     def show(*state: Any) -> tuple[Any, ...]:
-        found = data.seeds(*_filled(state))
-        return words.seeds_top(found), words.one_text(found), words.seeds_table(found), _page(found)
+        content = data.seeds(*_filled(state))
+        return words.seeds_top(content), words.one_text(content), words.seeds_table(content), _page(content)
 
     def show_one(spec: str, event: gr.EventData) -> tuple[str, str]:
-        chosen = str(event.id)[:100]
-        return chosen, words.one_text(data.seeds(spec, text=chosen))
+        text_id = str(event.id)[:100]
+        return text_id, words.one_text(data.seeds(spec, text=text_id))
 
-    filters, outputs = [variant, size, only, text], [flipped, one, flips, at]
+    filters, outputs = [variant, size, only, text], [summary, details, flips, at]
     _turn(show, [study, *filters], at, back, ahead, outputs, [variant.input, size.input, only.input])
-    flips.click(show_one, study, [text, one], **PRIVATE).then(None, js=SHOW_ONE)
+    flips.click(show_one, study, [text, details], **PRIVATE).then(None, js=SHOW_ONE)
     linked = {"variant": variant, "size": size, "only": only, "text": text, "seeds_at": at}
     return Page(show, [study, *filters, at], outputs, linked)
 
 
 def compare(data: Any, study: Any) -> Page:
-    """Two variants side by side, with their test."""
+    """Build the page of two variants side by side, with their test."""
     with gr.Row():
         first = gr.Dropdown([], label="First", min_width=150)
         second = gr.Dropdown([], label="Second", min_width=150)
         size = gr.Dropdown([("largest", 0)], value=0, label="Training texts", min_width=130)
-        other = gr.Textbox(
+        repo = gr.Textbox(
             **{"label": "Second from another study", "placeholder": "owner/name", "max_lines": 1},
             **{"max_length": 300, "min_width": 200},
         )
-    compared = gr.HTML()
+    comparison = gr.HTML()
     difference = gr.Plot(**PLOT, visible=False)
 
     def show(*state: Any) -> tuple[Any, ...]:
-        found = data.compare(*_filled(state))
+        content = data.compare(*_filled(state))
         rows = [
-            {"name": tables.FIGURES[one["figure"]], "value": one["difference"], "interval": one["interval"]}
-            for one in found["tests"]
-            if one["difference"] is not None
+            {"name": tables.FIGURES[test["figure"]], "value": test["difference"], "interval": test["interval"]}
+            for test in content["tests"]
+            if test["difference"] is not None
         ]
-        said = ", ".join(f"{row['name']} {words.plus(row['value'])} {words.interval(row['interval'])}" for row in rows)
-        figure = figures.intervals(rows, "first less second", f"Differences: {said}.", zero=True) if rows else None
-        return words.compare_table(found, tables.FIGURES), _plot(figure)
+        text = ", ".join(f"{row['name']} {words.plus(row['value'])} {words.interval(row['interval'])}" for row in rows)
+        figure = figures.intervals(rows, "first less second", f"Differences: {text}.", zero=True) if rows else None
+        return words.compare_table(content, tables.FIGURES), _plot(figure)
 
-    inputs, outputs = [study, first, second, size, other], [compared, difference]
-    gr.on([first.input, second.input, size.input, other.submit, other.blur], show, inputs, outputs, **PRIVATE)
-    return Page(show, inputs, outputs, {"first": first, "second": second, "compare_at": size, "other": other})
+    inputs, outputs = [study, first, second, size, repo], [comparison, difference]
+    gr.on([first.input, second.input, size.input, repo.submit, repo.blur], show, inputs, outputs, **PRIVATE)
+    return Page(show, inputs, outputs, {"first": first, "second": second, "compare_at": size, "other": repo})
 
 
 def yours(data: Any) -> None:
-    """Somebody's own predictions, measured."""
+    """Build the page that measures a visitor's own predictions."""
     gr.HTML(
         "<h3>Measure your own runs</h3><p>Several training runs on one test set: do they agree, and how good are they? "
         "Give a <b>CSV or parquet table with a column for each run</b> and a row for each text (a column "
@@ -211,61 +211,61 @@ def yours(data: Any) -> None:
         pasted = gr.Textbox(EXAMPLE, lines=8, max_lines=8, label="Paste a table or JSON", min_width=280)
         file = gr.File(label="or upload one", file_types=[".csv", ".parquet", ".json"], min_width=280)
     run = gr.Button("Measure", variant="primary")
-    measured = gr.HTML()
+    measurements = gr.HTML()
     picture = gr.Plot(**PLOT, visible=False)
     report = gr.DownloadButton("Download the report", visible=False)
     folder = Path(run.GRADIO_CACHE)  # whose files Gradio deletes
 
     def show(path: str | None, text: str, progress: Any = gr.Progress()) -> tuple[Any, ...]:
         progress(0.2, desc="measuring")
-        found = data.measure(path, text)
+        content = data.measure(path, text)
         rows = [
-            {"name": one["figure"].replace("_", " "), "value": one["value"], "interval": one["interval"]}
-            for one in found["figures"]
-            if one["value"] is not None and 0 <= one["value"] <= 1
+            {"name": row["figure"].replace("_", " "), "value": row["value"], "interval": row["interval"]}
+            for row in content["figures"]
+            if row["value"] is not None and 0 <= row["value"] <= 1
         ]
-        said = ", ".join(f"{row['name']} {words.number(row['value'])}" for row in rows)
-        figure = figures.intervals(rows, "value, with 95% interval", f"Figures of your predictions: {said}.")
+        summary = ", ".join(f"{row['name']} {words.number(row['value'])}" for row in rows)
+        figure = figures.intervals(rows, "value, with 95% interval", f"Figures of your predictions: {summary}.")
         folder.mkdir(parents=True, exist_ok=True)
         where = Path(tempfile.mkdtemp(dir=folder), "report.md")
-        where.write_text(words.report(found), encoding="utf-8")
-        return words.measured_table(found), _plot(figure), gr.update(value=str(where), visible=True)
+        where.write_text(words.report(content), encoding="utf-8")
+        return words.measured_table(content), _plot(figure), gr.update(value=str(where), visible=True)
 
-    run.click(show, [file, pasted], [measured, picture, report], api_visibility="private", **ONE_AT_A_TIME)
-    asked = gr.Button(visible=False)
-    asked.click(data.measure, [file, pasted], gr.JSON(visible=False), api_name="measure", **ONE_AT_A_TIME)
+    run.click(show, [file, pasted], [measurements, picture, report], api_visibility="private", **ONE_AT_A_TIME)
+    endpoint = gr.Button(visible=False)
+    endpoint.click(data.measure, [file, pasted], gr.JSON(visible=False), api_name="measure", **ONE_AT_A_TIME)
 
 
 def use(data: Any, study: Any) -> Page:
-    """Lines of code for what is shown."""
+    """Build the page with lines of code for the study."""
     variant = gr.Dropdown([], label="Labels", min_width=170)
-    loads = gr.Code(language="python", label="Load these labels", interactive=False)
-    evaluates = gr.Code(language="python", label="Measure its runs again", interactive=False)
-    pulls = gr.Code(language="shell", label="The whole study on your machine", interactive=False)
+    load_code = gr.Code(language="python", label="Load these labels", interactive=False)
+    evaluate_code = gr.Code(language="python", label="Measure its runs again", interactive=False)
+    pull_code = gr.Code(language="shell", label="The whole study on your machine", interactive=False)
 
-    def show(spec: str, chosen: str) -> tuple[Any, ...]:
-        return tuple(gr.update(value=lines, visible=bool(lines)) for lines in data.use(spec, chosen or "").values())
+    def show(spec: str, name: str) -> tuple[Any, ...]:
+        return tuple(gr.update(value=lines, visible=bool(lines)) for lines in data.use(spec, name or "").values())
 
-    page = Page(show, [study, variant], [loads, evaluates, pulls], {"load": variant})
+    page = Page(show, [study, variant], [load_code, evaluate_code, pull_code], {"load": variant})
     variant.input(show, page.inputs, page.outputs, **PRIVATE)
     return page
 
 
 def _filled(state: Sequence[Any]) -> list[Any]:
-    """What a page's components are set to. Those that are not filled yet are None, which is text for the endpoints."""
+    """Return the values of a page's components, with empty text in place of None, which an empty component has."""
     return ["" if value is None else value for value in state]
 
 
 def _options(pairs: dict[str, str]) -> list[tuple[str, str]]:
-    return [(said, name) for name, said in pairs.items()]
+    return [(title, name) for name, title in pairs.items()]
 
 
 def _plot(figure: Any) -> Any:
     return gr.update(value=figure, visible=figure is not None)
 
 
-def _page(found: dict[str, Any]) -> Any:
-    return gr.update(value=found["page"], label=f"Page (of {found['pages']:,})")
+def _page(content: dict[str, Any]) -> Any:
+    return gr.update(value=content["page"], label=f"Page (of {content['pages']:,})")
 
 
 def _pager() -> tuple[Any, Any, Any]:
@@ -277,14 +277,14 @@ def _pager() -> tuple[Any, Any, Any]:
 
 
 def _turn(
-    show: Callable[..., Any], given: list[Any], at: Any, back: Any, ahead: Any, outputs: list[Any], changes: list[Any]
+    show: Callable[..., Any], inputs: list[Any], at: Any, back: Any, ahead: Any, outputs: list[Any], changes: list[Any]
 ) -> None:
-    """Other filters show their first page; the pager shows the others."""
+    """Show the first page when a filter changes, and another page when the pager changes."""
 
     def move(by: int) -> Callable[..., Any]:
         return lambda *state: show(*state[:-1], int(state[-1] or 1) + by)
 
-    gr.on(changes, show, [*given, gr.State(1)], outputs, trigger_mode="always_last", **PRIVATE)
-    at.submit(show, [*given, at], outputs, **PRIVATE)
-    back.click(move(-1), [*given, at], outputs, **PRIVATE)
-    ahead.click(move(1), [*given, at], outputs, **PRIVATE)
+    gr.on(changes, show, [*inputs, gr.State(1)], outputs, trigger_mode="always_last", **PRIVATE)
+    at.submit(show, [*inputs, at], outputs, **PRIVATE)
+    back.click(move(-1), [*inputs, at], outputs, **PRIVATE)
+    ahead.click(move(1), [*inputs, at], outputs, **PRIVATE)

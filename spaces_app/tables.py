@@ -1,4 +1,4 @@
-"""What each page shows of a study, as plain data: the app's endpoints return it, and its pages draw it."""
+"""Make the content of each page as plain data, which the app's endpoints return and its pages draw."""
 
 from typing import Any
 
@@ -24,16 +24,16 @@ SEEDS = {
 
 
 #: The fields of a variant, and those of the annotator, that the pages and the API show.
-SHOWN = {
+RESULT_FIELDS = {
     *("size", "R", "n", "n_gold", "chance_level_runs", "macro_f1_mean", "macro_f1_mean_interval", "macro_f1_runs"),
     *("accuracy_mean", "accuracy_mean_interval", "accuracy_runs", "macro_f1_sd", "macro_f1_sd_interval"),
     *("pairwise_disagreement", "pairwise_disagreement_interval", "unanimity", "unanimity_interval"),
 }
-ANNOTATOR = {"model", "accuracy", "accuracy_interval", "n"}
+ANNOTATOR_FIELDS = {"model", "accuracy", "accuracy_interval", "n"}
 
 
 def choices(study: Study) -> dict[str, Any]:
-    """What the filters of the pages can be set to.
+    """Return the possible values of the pages' filters.
 
     Returns:
         `dict` with `classes`, `variants` (with labels), `cells` (variants and sizes with runs), `sizes`, `passes`, and
@@ -53,11 +53,12 @@ def choices(study: Study) -> dict[str, Any]:
 
 
 def about(study: Study) -> dict[str, Any]:
-    """Which study this is: where, at which commit, of what, by which models."""
+    """Return the study's repo, commit, dataset, models and counts."""
     recipe = study.manifest.get("recipe") or {}
     model = str((recipe.get("annotate") or {}).get("model") or "")
     return {
-        **{"repo": study.where, "study": study.name, "sha": study.sha, "studies": study.others, "prefix": study.prefix},
+        **{"repo": study.where, "study": study.name, "sha": study.sha},
+        **{"studies": study.studies, "prefix": study.prefix},
         **{"data": str((recipe.get("data") or {}).get("path") or ""), "annotator": model},
         "encoder": str((recipe.get("train") or {}).get("encoder") or "") if recipe.get("train") else "",
         **{"pool": len(study.pool.ids), "test": len(study.test.ids) if study.test else 0},
@@ -67,23 +68,23 @@ def about(study: Study) -> dict[str, Any]:
 
 
 def missing(study: Study) -> list[str]:
-    """What is not there, in sentences."""
-    found = []
+    """Return sentences on the parts that are missing."""
+    sentences = []
     if not study.texts:
-        found.append("The texts are not published with this study: rows are known by their ids.")
+        sentences.append("The texts are not published with this study: rows are known by their ids.")
     if not (study.pool.gold >= 0).any():
-        found.append(
+        sentences.append(
             "There are no gold labels for the training texts: which of the LLM's labels are wrong is not known."
         )
     if study.test is None or not study.test.runs:
-        found.append("No classifiers were trained in this study: there is nothing to say of scores and seeds.")
+        sentences.append("No classifiers were trained in this study: there is nothing to say of scores and seeds.")
     elif not study.results:
-        found.append("The study's results are not published: not all of its runs were trained.")
-    return found
+        sentences.append("The study's results are not published: not all of its runs were trained.")
+    return sentences
 
 
 def verdict(study: Study) -> dict[str, Any]:
-    """The answer in words, its numbers with their intervals, and the figures of every variant and size."""
+    """Return the answer in words, its numbers with their intervals, and the figures of every variant and size."""
     results, findings = study.results, study.findings
     return {
         "about": about(study),
@@ -93,10 +94,10 @@ def verdict(study: Study) -> dict[str, Any]:
         "criteria": results.verdict.model_dump(mode="json")["criteria"] if results else [],
         "tiles": _tiles(results) if results else [],
         **{name: getattr(results, name, None) for name in ("R", "n", "confidence_level")},
-        "annotator": results.annotator.model_dump(mode="json", include=ANNOTATOR) if results else None,
+        "annotator": results.annotator.model_dump(mode="json", include=ANNOTATOR_FIELDS) if results else None,
         "variants": [
             {
-                **result.model_dump(mode="json", include=SHOWN),
+                **result.model_dump(mode="json", include=RESULT_FIELDS),
                 "variant": result.variant,
                 "gold_labels": result.gold_labels,
                 "says": findings.get("variants", {}).get(result.variant, ""),
@@ -110,7 +111,7 @@ def verdict(study: Study) -> dict[str, Any]:
 def _tiles(results: Results) -> list[dict[str, Any]]:
     """Return the main figures: LLM labels and gold labels at the largest size, and their difference."""
     top, variants = results.top, results.at_top
-    found: list[dict[str, Any]] = []
+    tiles: list[dict[str, Any]] = []
     for figure, field, title in (
         ("macro_f1", "macro_f1_mean", "macro-F1"),
         ("pairwise_disagreement", "pairwise_disagreement", "two seeds disagree on"),
@@ -122,11 +123,11 @@ def _tiles(results: Results) -> list[dict[str, Any]]:
                     "interval": getattr(variants[variant], f"{field}_interval"),
                 }
                 name = "LLM labels" if variant == "llm" else "gold labels"
-                found.append({"title": f"{title}, {name}", "of": f"{top:,} training texts", **values})
-        if one := results.find("llm", "gold", figure):
-            values = {"value": one.difference, "interval": one.interval, "verdict": one.verdict}
-            found.append({"title": f"{title}, LLM less gold", "of": "paired by seed and text", **values})
-    return found
+                tiles.append({"title": f"{title}, {name}", "of": f"{top:,} training texts", **values})
+        if comparison := results.find("llm", "gold", figure):
+            values = {"value": comparison.difference, "interval": comparison.interval, "verdict": comparison.verdict}
+            tiles.append({"title": f"{title}, LLM less gold", "of": "paired by seed and text", **values})
+    return tiles
 
 
 def labels(
@@ -138,27 +139,27 @@ def labels(
     variant: str = "",
     page: int = 1,
 ) -> dict[str, Any]:
-    """The training texts that pass the filters, a page of them, with confusion and risk of them all.
+    """Return a page of the training texts that pass the filters, with confusion and risk of all that pass.
 
     Args:
         label (`str`): a class that the LLM or gold gives; empty for all.
         kind (`str`): one of `KINDS`.
-        search (`str`): words that the text holds, in any case.
+        search (`str`): words that the text contains, in any case.
         order (`str`): one of `ORDERS`.
         variant (`str`): whose labels are set beside the LLM's; empty for none.
     """
     pool = study.pool
     gold, llm = pool.gold, pool.llm
-    known = gold >= 0
+    has_gold = gold >= 0
     flips = _flips(pool.votes)
     keep = np.ones(len(pool.ids), dtype=bool)
     if label in study.classes:
         keep &= (llm == study.classes.index(label)) | (gold == study.classes.index(label))
-    one = pool.variants.get(variant)
-    changed = (one.labels != llm) | (one.sources != "llm") if one else np.zeros(len(llm), dtype=bool)
-    keep &= {"wrong": known & (gold != llm), "right": known & (gold == llm), "flips": flips, "changed": changed}.get(
-        kind, True
-    )
+    changed = np.zeros(len(llm), dtype=bool)
+    if config := pool.variants.get(variant):
+        changed = (config.labels != llm) | (config.sources != "llm")
+    masks = {"wrong": has_gold & (gold != llm), "right": has_gold & (gold == llm), "flips": flips, "changed": changed}
+    keep &= masks.get(kind, True)
     if word := search.strip().lower()[:200]:
         keep &= np.array([word in text.lower() for text in pool.texts], dtype=bool)
     rows = np.flatnonzero(keep)
@@ -168,16 +169,16 @@ def labels(
     pages = max(-(-len(rows) // ROWS), 1)
     page = min(max(page, 1), pages)
     rank = _ranks(pool.entropy)
-    shown = [_row(study, i, rank, flips, variant) for i in rows[(page - 1) * ROWS : page * ROWS]]
-    judged = rows[known[rows]]
-    coverage, wrong = _risk(pool.entropy[judged], gold[judged] != llm[judged])
+    page_rows = [_row(study, i, rank, flips, variant) for i in rows[(page - 1) * ROWS : page * ROWS]]
+    gold_rows = rows[has_gold[rows]]
+    coverage, wrong = _risk(pool.entropy[gold_rows], gold[gold_rows] != llm[gold_rows])
     return {
-        **{"total": len(pool.ids), "found": len(rows), "page": page, "pages": pages, "rows": shown},
-        **{"classes": study.classes, "judged": len(judged), "wrong": int((gold[judged] != llm[judged]).sum())},
-        "confusion": _confusion(gold[judged], llm[judged], len(study.classes)),
+        **{"total": len(pool.ids), "found": len(rows), "page": page, "pages": pages, "rows": page_rows},
+        **{"classes": study.classes, "judged": len(gold_rows), "wrong": int((gold[gold_rows] != llm[gold_rows]).sum())},
+        "confusion": _confusion(gold[gold_rows], llm[gold_rows], len(study.classes)),
         "risk_coverage": {"kept": coverage, "wrong": wrong},
         "variant": _variant(study, variant),
-        "missing": [one for one in missing(study) if "texts" in one or "gold" in one],
+        "missing": [sentence for sentence in missing(study) if "texts" in sentence or "gold" in sentence],
     }
 
 
@@ -187,37 +188,37 @@ def _row(study: Study, i: int, rank: np.ndarray, flips: np.ndarray, variant: str
     def name(index: int) -> str | None:
         return None if index < 0 else names[index]
 
-    found = {
+    row = {
         **{"id": pool.ids[i], "text": pool.texts[i], "gold": name(pool.gold[i]), "llm": name(pool.llm[i])},
         **{"probs": [round(float(p), 4) for p in pool.probs[i]], "entropy": round(float(pool.entropy[i]), 4)},
         **{"rank": int(rank[i]), "votes": [name(v) for v in pool.votes[i]], "flips": bool(flips[i])},
     }
-    if one := pool.variants.get(variant):
-        found |= {"variant_label": name(one.labels[i]), "variant_source": str(one.sources[i]) or None}
-        found["why"] = _why(found, len(pool.ids))
-    return found
+    if config := pool.variants.get(variant):
+        row |= {"variant_label": name(config.labels[i]), "variant_source": str(config.sources[i]) or None}
+        row["why"] = _why(row, len(pool.ids))
+    return row
 
 
 def _why(row: dict[str, Any], total: int) -> str:
-    """Why a row has another label in a variant, or none, as far as known. The variant's line has the rule."""
+    """Explain why a row has another label in a variant, or none. The variant's description has the rule."""
     if row["variant_source"] == "llm" and row["variant_label"] == row["llm"]:
         return "kept: the LLM's label"
-    told = {
+    descriptions = {
         **{None: "left out", "gold": "gold label"},
         **{"annotator": "an annotator's label", "noise": "a label made wrong at random"},
     }
-    done = told.get(row["variant_source"], f"label from {row['variant_source']}")
+    reason = descriptions.get(row["variant_source"], f"label from {row['variant_source']}")
     facts = [f"entropy {row['entropy']:.2f}, rank {row['rank']:,} of {total:,}"]
     if row["votes"]:
         facts.append("the passes differ" if row["flips"] else "the passes agree")
-    return f"{done} ({'; '.join(facts)})"
+    return f"{reason} ({'; '.join(facts)})"
 
 
 def _variant(study: Study, variant: str) -> dict[str, Any] | None:
-    """What a variant trains on, and how much of it is not the LLM's."""
-    if not (one := study.pool.variants.get(variant)):
+    """Return a variant's description, and its number of labels by source."""
+    if not (config := study.pool.variants.get(variant)):
         return None
-    kinds, counts = np.unique(one.sources.astype(str), return_counts=True)
+    kinds, counts = np.unique(config.sources.astype(str), return_counts=True)
     return {
         **{"variant": variant, "says": study.findings.get("variants", {}).get(variant, "")},
         "sources": {str(kind) or "left out": int(count) for kind, count in zip(kinds, counts, strict=True)},
@@ -225,7 +226,7 @@ def _variant(study: Study, variant: str) -> dict[str, Any] | None:
 
 
 def _flips(votes: np.ndarray) -> np.ndarray:
-    """Whether two of a row's passes gave different labels."""
+    """Return for each row whether two of its passes gave different labels."""
     if not votes.shape[1]:
         return np.zeros(len(votes), dtype=bool)
     high = votes.max(axis=1)
@@ -234,21 +235,21 @@ def _flips(votes: np.ndarray) -> np.ndarray:
 
 
 def _ranks(entropy: np.ndarray) -> np.ndarray:
-    """1 for the most uncertain text."""
+    """Return the rank of each text by entropy; 1 is the most uncertain text."""
     rank = np.empty(len(entropy), dtype=int)
     rank[np.argsort(-entropy, kind="stable")] = np.arange(1, len(entropy) + 1)
     return rank
 
 
 def _confusion(gold: np.ndarray, llm: np.ndarray, classes: int) -> list[list[int]]:
-    """A row for each gold class, a column for each label of the LLM."""
+    """Return counts with a row for each gold class and a column for each label of the LLM."""
     use = llm >= 0
     flat = np.bincount(gold[use] * classes + llm[use], minlength=classes * classes)
     return [[int(count) for count in row] for row in flat.reshape(classes, classes)]
 
 
 def _risk(entropy: np.ndarray, wrong: np.ndarray) -> tuple[list[float], list[float]]:
-    """The share of wrong labels among the least uncertain, at up to 60 shares kept; equal entropies stay together."""
+    """Return at most 60 shares of kept texts, least uncertain first, and of wrong labels. Ties stay together."""
     if not len(entropy):
         return [], []
     order = np.argsort(entropy, kind="stable")
@@ -262,7 +263,7 @@ def _risk(entropy: np.ndarray, wrong: np.ndarray) -> tuple[list[float], list[flo
 def seeds(
     study: Study, variant: str = "", size: int = 0, only: str = "flips", text: str = "", page: int = 1
 ) -> dict[str, Any]:
-    """Which test texts the seeds of a variant disagree on; and one text's predictions over all runs.
+    """Return the test texts on which the seeds of a variant disagree, and one text's predictions over all runs.
 
     Args:
         variant (`str`): `llm` by default.
@@ -277,10 +278,11 @@ def seeds(
     runs = test.of(variant, size)
     votes = test.labels[runs]
     share = disagreement(votes, len(study.classes))
-    beside = test.of("gold", size)
-    control = disagreement(test.labels[beside], len(study.classes)) if len(beside) > 1 and variant != "gold" else None
-    known = test.gold >= 0
-    wrong = np.where(known, (votes != test.gold).mean(axis=0), np.nan)
+    control, gold_runs = None, test.of("gold", size)
+    if len(gold_runs) > 1 and variant != "gold":
+        control = disagreement(test.labels[gold_runs], len(study.classes))
+    has_gold = test.gold >= 0
+    wrong = np.where(has_gold, (votes != test.gold).mean(axis=0), np.nan)
     keep = {
         "flips": share > 0,
         "worse": share > control if control is not None else share > 0,
@@ -291,9 +293,9 @@ def seeds(
     pages = max(-(-len(rows) // ROWS), 1)
     page = min(max(page, 1), pages)
     names = study.classes
-    shown = [
+    page_rows = [
         {
-            **{"id": test.ids[i], "text": test.texts[i], "gold": names[test.gold[i]] if known[i] else None},
+            **{"id": test.ids[i], "text": test.texts[i], "gold": names[test.gold[i]] if has_gold[i] else None},
             **{"disagreement": round(float(share[i]), 4), "labels": [names[k] for k in votes[:, i]]},
             "gold_disagreement": None if control is None else round(float(control[i]), 4),
         }
@@ -307,26 +309,27 @@ def seeds(
             "seeds": [test.runs[r][2] for r in runs],
             "total": len(share),
         },
-        **{"found": len(rows), "page": page, "pages": pages, "rows": shown, "classes": names},
+        **{"found": len(rows), "page": page, "pages": pages, "rows": page_rows, "classes": names},
         "flipped": int((share > 0).sum()),
         "gold_flipped": None if control is None else int((control > 0).sum()),
         "mean": float(share.mean()) if len(runs) > 1 else None,
         "one": _one_text(study, text),
-        "missing": [one for one in missing(study) if "texts" in one],
+        "missing": [sentence for sentence in missing(study) if "texts" in sentence],
     }
 
 
 def pick_cell(study: Study, variant: str, size: int) -> tuple[str, int]:
-    """A variant and a size that have runs: those asked for, or the largest size of LLM labels."""
+    """Return a variant and a size that have runs: the arguments, or else the LLM labels and the largest size."""
     cells = study.test.cells() if study.test else []
-    variants = [one for one, _ in cells]
-    variant = variant if variant in variants else "llm" if "llm" in variants else variants[0]
-    sizes = [n for one, n in cells if one == variant]
+    variants = [name for name, _ in cells]
+    if variant not in variants:
+        variant = "llm" if "llm" in variants else variants[0]
+    sizes = [n for name, n in cells if name == variant]
     return variant, size if size in sizes else max(sizes)
 
 
 def disagreement(votes: np.ndarray, classes: int) -> np.ndarray:
-    """For each text the share of pairs of runs that give it different labels."""
+    """Return for each text the share of pairs of runs that give it different labels."""
     runs = len(votes)
     if runs < 2:
         return np.zeros(votes.shape[1])
@@ -339,20 +342,20 @@ def _one_text(study: Study, text: str) -> dict[str, Any] | None:
     if not text or test is None or text not in test.ids:
         return None
     i, names = test.ids.index(text), study.classes
-    found = []
+    cells = []
     for variant, size in test.cells():
         runs = test.of(variant, size)
-        seen = [
+        predictions = [
             {
                 "seed": test.runs[r][2],
                 "label": names[test.labels[r, i]],
-                "probability": round(float(test.sure[r, i]), 3),
+                "probability": round(float(test.top_probs[r, i]), 3),
             }
             for r in runs
         ]
-        found.append({"variant": variant, "size": size, "runs": seen})
+        cells.append({"variant": variant, "size": size, "runs": predictions})
     gold = names[test.gold[i]] if test.gold[i] >= 0 else None
-    return {"id": text, "text": test.texts[i], "gold": gold, "cells": found}
+    return {"id": text, "text": test.texts[i], "gold": gold, "cells": cells}
 
 
 FIGURES = {"macro_f1": "macro-F1", "accuracy": "accuracy", "pairwise_disagreement": "two seeds disagree on"}
@@ -360,44 +363,46 @@ FIELDS = {"macro_f1": "macro_f1_mean", "accuracy": "accuracy_mean", "pairwise_di
 
 
 def compare(
-    study: Study, other: Study | None = None, variant: str = "", against: str = "", size: int = 0, test: Any = None
+    study: Study, second: Study | None = None, variant: str = "", against: str = "", size: int = 0, test: Any = None
 ) -> dict[str, Any]:
-    """Two variants of a study, or of two studies, side by side, with the test of their difference.
+    """Return two variants of a study, or of two studies, side by side, with the test of their difference.
 
     Args:
-        other (`Study`, *optional*): where `against` is from; the same study by default.
+        second (`Study`, *optional*): where `against` is from; the same study by default.
         test (function, *optional*): tests two variants' labels against gold, for pairs that the study did not test.
 
     Returns:
         `dict` with `sides` (two), `tests` (for each figure `difference`, `interval`, `p_value`, `p_holm`, `verdict`,
         `by`: the `study` or this `app`) and `said`, sentences.
     """
-    second = other or study
+    is_same = second is None
+    second = second or study
     if not study.results or not second.results:
-        return {"sides": [], "tests": [], "said": [*missing(study), *(missing(second) if other else [])]}
-    variant = _measured(study.results, variant, "llm")
-    against = _measured(second.results, against, "llm" if other else "gold" if variant != "gold" else "llm")
-    one, two = _side(study, study.results, variant, size), _side(second, second.results, against, size)
-    said, tests = [], []
-    if other is None and variant == against:
-        said = ["These are the same labels: choose two."]
-    elif other is None and one["size"] == two["size"]:
-        tests = _published(study.results, variant, against, one["size"])
-    if not tests and not said:
-        tests, said = _tested_here(study, second, one, two, test)
-    return {"sides": [one, two], "tests": tests, "said": said, "same_study": other is None}
+        return {"sides": [], "tests": [], "said": [*missing(study), *([] if is_same else missing(second))]}
+    variant = _pick_variant(study.results, variant, "llm")
+    default = "gold" if is_same and variant != "gold" else "llm"
+    against = _pick_variant(second.results, against, default)
+    first_side, second_side = _side(study, study.results, variant, size), _side(second, second.results, against, size)
+    notes, tests = [], []
+    if is_same and variant == against:
+        notes = ["These are the same labels: choose two."]
+    elif is_same and first_side["size"] == second_side["size"]:
+        tests = _find_comparisons(study.results, variant, against, first_side["size"])
+    if not tests and not notes:
+        tests, notes = _test_here(study, second, first_side, second_side, test)
+    return {"sides": [first_side, second_side], "tests": tests, "said": notes, "same_study": is_same}
 
 
-def _measured(results: Results, variant: str, default: str) -> str:
+def _pick_variant(results: Results, variant: str, default: str) -> str:
     names = [result.variant for result in results.variants]
-    return variant if variant in names else default if default in names else names[0]
+    return next((name for name in (variant, default) if name in names), names[0])
 
 
 def _side(study: Study, results: Results, variant: str, size: int) -> dict[str, Any]:
-    mine = {result.size: result for result in results.variants if result.variant == variant}
-    found = mine.get(size) or mine[max(mine)]
+    by_size = {result.size: result for result in results.variants if result.variant == variant}
+    result = by_size.get(size) or by_size[max(by_size)]
     values = {
-        figure: {"value": getattr(found, field), "interval": getattr(found, f"{field}_interval")}
+        figure: {"value": getattr(result, field), "interval": getattr(result, f"{field}_interval")}
         for figure, field in FIELDS.items()
     }
     return {
@@ -405,45 +410,45 @@ def _side(study: Study, results: Results, variant: str, size: int) -> dict[str, 
             "study": study.name,
             "repo": study.where,
             "variant": variant,
-            "size": found.size,
-            "R": found.R,
-            "n": found.n,
+            "size": result.size,
+            "R": result.R,
+            "n": result.n,
         },
-        **{"gold_labels": found.gold_labels, "chance_level_runs": found.chance_level_runs, "figures": values},
+        **{"gold_labels": result.gold_labels, "chance_level_runs": result.chance_level_runs, "figures": values},
         "says": study.findings.get("variants", {}).get(variant, ""),
     }
 
 
-def _published(results: Results, variant: str, against: str, size: int) -> list[dict[str, Any]]:
+def _find_comparisons(results: Results, variant: str, against: str, size: int) -> list[dict[str, Any]]:
     """Return the study's own comparisons of two variants, turned around where the study has the other order."""
-    found = []
+    comparisons = []
     for comparison in results.comparisons:
         if comparison.size != size or {comparison.variant, comparison.against} != {variant, against}:
             continue
-        turned = comparison.variant != variant
+        is_turned = comparison.variant != variant
         interval, verdict = comparison.interval, comparison.verdict
-        if turned:
+        if is_turned:
             interval = interval and (-interval[1], -interval[0])
             verdict = {"higher": "lower", "lower": "higher"}.get(verdict, verdict)
-        found.append(
+        comparisons.append(
             {
                 **comparison.model_dump(include={"figure", "p_value", "p_holm", "detectable", "R", "n"}),
-                "difference": -comparison.difference if turned else comparison.difference,
+                "difference": -comparison.difference if is_turned else comparison.difference,
                 "interval": interval,
                 "verdict": verdict,
                 "by": "study",
             }
         )
-    return found
+    return comparisons
 
 
-MOST_TESTED = 60_000  # labels of a variant: seconds
+MAX_TESTED = 60_000  # labels of a variant: seconds
 
 
-def _tested_here(
-    study: Study, second: Study, one: dict[str, Any], two: dict[str, Any], test: Any
+def _test_here(
+    study: Study, second: Study, first_side: dict[str, Any], second_side: dict[str, Any], test: Any
 ) -> tuple[list[dict[str, Any]], list[str]]:
-    """The test of a pair that the study did not test, where runs are paired by seed on the same texts."""
+    """Test a pair that the study did not test, if runs with the same seeds have the same test texts."""
     a, b = study.test, second.test
     if a is None or b is None or not a.runs or not b.runs:
         return [], ["This pair was not tested in the study, and without its predictions it cannot be here."]
@@ -451,24 +456,24 @@ def _tested_here(
         return [], ["The two have different test texts: nothing compares them but the eye."]
     if (a.gold < 0).any():
         return [], ["This pair was not tested in the study, and not all test texts have gold labels to test it here."]
-    runs1, runs2 = a.of(one["variant"], one["size"]), b.of(two["variant"], two["size"])
+    runs1, runs2 = a.of(first_side["variant"], first_side["size"]), b.of(second_side["variant"], second_side["size"])
     by_seed = {b.runs[r][2]: r for r in runs2}
     pairs = [(r, by_seed[a.runs[r][2]]) for r in runs1 if a.runs[r][2] in by_seed]
     if len(pairs) < 3 or test is None:
         return [], [f"The two have {len(pairs)} seeds in common; a test wants three."]
-    if len(pairs) * len(a.ids) > MOST_TESTED:
+    if len(pairs) * len(a.ids) > MAX_TESTED:
         return [], ["This pair was not tested in the study, and is too large to be tested here."]
     first, last = (np.array(rows) for rows in zip(*pairs, strict=True))
-    found = test(a.labels[first].astype(int), b.labels[last].astype(int), a.gold, len(study.classes))
-    said = (
+    tests = test(a.labels[first].astype(int), b.labels[last].astype(int), a.gold, len(study.classes))
+    note = (
         f"This pair was not tested in the study: it was tested here, on {len(pairs)} seeds and {len(a.ids):,} texts, "
         "and its p-values are not corrected."
     )
-    return found, [said]
+    return tests, [note]
 
 
 def use(study: Study, variant: str = "llm") -> dict[str, str]:
-    """Lines of code for what is shown, that run as they stand."""
+    """Return complete lines of code that load a variant of the study and measure its runs."""
     variant = variant if variant in study.pool.variants else next(iter(study.pool.variants))
     at = f', revision="{study.sha}"' if study.sha else ""
     config = f"{study.prefix}{variant}"
@@ -490,7 +495,7 @@ def use(study: Study, variant: str = "llm") -> dict[str, str]:
         )
     command = ""
     if study.manifest and study.sha:
-        more = f" --study {study.name}" if len(study.others) > 1 else ""
+        more = f" --study {study.name}" if len(study.studies) > 1 else ""
         command = (
             f"hf-recipes pull {study.where}{more} --revision {study.sha}\n"
             f"hf-recipes report studies/{study.name}/recipe.yaml"

@@ -1,11 +1,12 @@
-"""A visitor's predictions: read within limits, and measured by the metric modules that lie beside this app.
+"""Read a visitor's predictions within limits, and measure them with the metric modules of this project.
 
-Nothing is kept: a call reads one file, computes, and forgets it.
+Nothing is stored: a call reads one file, computes, and drops it.
 """
 
 import csv
 import importlib
 import io
+import itertools
 import json
 import re
 import sys
@@ -23,43 +24,43 @@ import pyarrow.parquet as pq
 
 HERE = Path(__file__).parent
 METRICS = HERE / "metrics" if (HERE / "metrics").is_dir() else HERE.parent / "metrics"  # in a Space, or in a clone
-MOST_BYTES = 20_000_000  # of a file
-MOST_JSON = 8_000_000  # of JSON, which takes many times its size in memory
-MOST_PASTED = 1_000_000
-MOST_RUNS = 200
-MOST_TEXTS = 100_000
-MOST_LABELS = 4_000_000  # runs x texts
-MOST_PROBS = 8_000_000  # runs x texts x classes
-MOST_CLASSES = 100
-MOST_DECODED = 250_000_000  # bytes of a parquet file's columns in memory
+MAX_BYTES = 20_000_000  # of a file
+MAX_JSON = 8_000_000  # of JSON, which takes many times its size in memory
+MAX_PASTED = 1_000_000
+MAX_RUNS = 200
+MAX_TEXTS = 100_000
+MAX_LABELS = 4_000_000  # runs x texts
+MAX_PROBS = 8_000_000  # runs x texts x classes
+MAX_CLASSES = 100
+MAX_DECODED = 250_000_000  # bytes of a parquet file's columns in memory
 LIMITS = (
-    f"At most {MOST_BYTES / 1e6:.0f} MB ({MOST_JSON / 1e6:.0f} MB of JSON, {MOST_PASTED / 1e6:.0f} MB pasted), "
-    f"{MOST_RUNS} runs, {MOST_TEXTS:,} texts, {MOST_CLASSES} classes, {MOST_LABELS / 1e6:.0f} million labels or "
-    f"{MOST_PROBS / 1e6:.0f} million probabilities in all."
+    f"At most {MAX_BYTES / 1e6:.0f} MB ({MAX_JSON / 1e6:.0f} MB of JSON, {MAX_PASTED / 1e6:.0f} MB pasted), "
+    f"{MAX_RUNS} runs, {MAX_TEXTS:,} texts, {MAX_CLASSES} classes, {MAX_LABELS / 1e6:.0f} million labels or "
+    f"{MAX_PROBS / 1e6:.0f} million probabilities in all."
 )
 GOLD = ("gold", "reference", "references")
 LABEL = ("label", "prediction")  # of a row for each run and text; in a table with a column for each run they are gold
 GOLD_OF_RUN = (*GOLD, "y_true", "true", "target")
 GOLD_OF_TEXT = (*GOLD_OF_RUN, "label", "labels", "class")
 NOT_RUNS = ("", "id", "idx", "index", "row", "text", "texts", "sentence", "unnamed: 0", "__index_level_0__")
-KNOWN = ("run", "id", "text", "probs", *GOLD, *LABEL)
+COLUMN_NAMES = ("run", "id", "text", "probs", *GOLD, *LABEL)
 _LOCK = threading.Lock()
 
 
 class UploadError(ValueError):
-    """What is wrong with what was given, in a sentence."""
+    """Report in a sentence why an upload cannot be measured."""
 
 
 @dataclass(frozen=True)
 class Runs:
-    """Predictions of several runs on the same texts.
+    """Record the predictions of several runs on the same texts.
 
     Attributes:
         labels (`np.ndarray` of shape `(R, n)`): class indices.
         probs (`np.ndarray` of shape `(R, n, K)`, *optional*)
         gold (`np.ndarray` of shape `(n,)`, *optional*)
         classes (`list[str]`)
-        ignored (`list[str]`): columns that were not taken for runs.
+        ignored (`list[str]`): columns that are not runs.
     """
 
     labels: np.ndarray
@@ -70,7 +71,7 @@ class Runs:
 
 
 def metric(name: str) -> Any:
-    """The function of a metric module, imported as plain Python when it is first asked for."""
+    """Return the function of a metric module, which is imported as plain Python at the first call."""
     return getattr(_module(name), name)
 
 
@@ -78,7 +79,7 @@ def _module(name: str) -> ModuleType:
     with _LOCK:
         if (module := f"{name}.{name}") in sys.modules:
             return sys.modules[module]
-        # `evaluate` imports transformers, and with it torch, where they are installed; nothing here needs them
+        # `evaluate` imports transformers, and with it torch, if they are installed. Nothing here needs them.
         hidden = "transformers" not in sys.modules
         if hidden:
             sys.modules["transformers"] = None  # type: ignore[assignment]
@@ -99,7 +100,7 @@ def warm_up() -> None:
 
 
 def read(path: str | None, pasted: str) -> Runs:
-    """Reads a file, or what was pasted.
+    """Read a file, or a pasted table.
 
     Raises:
         UploadError: it is too large, or not what it should be.
@@ -107,16 +108,16 @@ def read(path: str | None, pasted: str) -> Runs:
     if path is None:
         if not pasted.strip():
             raise UploadError("Upload a file, or paste a table.")
-        if len(pasted) > MOST_PASTED:
-            raise UploadError(f"What was pasted is larger than {MOST_PASTED / 1e6:.0f} MB; upload it as a file.")
+        if len(pasted) > MAX_PASTED:
+            raise UploadError(f"What was pasted is larger than {MAX_PASTED / 1e6:.0f} MB; upload it as a file.")
         return _from_json(pasted) if pasted.lstrip()[0] in "{[" else _from_csv(pasted)
     file = Path(path)
     kind = file.suffix.lower()
     if kind not in (".csv", ".json", ".parquet"):
         raise UploadError(f"The file's name ends with '{kind[:20]}'; it should be .csv, .json or .parquet.")
-    most = MOST_JSON if kind == ".json" else MOST_BYTES
-    if (size := file.stat().st_size) > most:
-        raise UploadError(f"The file has {size / 1e6:.1f} MB; at most {most / 1e6:.0f} MB are taken.")
+    limit = MAX_JSON if kind == ".json" else MAX_BYTES
+    if (size := file.stat().st_size) > limit:
+        raise UploadError(f"The file has {size / 1e6:.1f} MB; at most {limit / 1e6:.0f} MB are taken.")
     if kind == ".parquet":
         return _from_parquet(file)
     try:
@@ -133,12 +134,12 @@ def _from_csv(content: str) -> Runs:
         raise UploadError("The table holds a null byte; it is no CSV text.")
     try:
         header = next(csv.reader(io.StringIO(content), skipinitialspace=True))
-        if len(header) > MOST_RUNS + len(KNOWN):
-            raise UploadError(f"The table has {len(header):,} columns; at most {MOST_RUNS} runs are taken. {ROUND}")
+        if len(header) > MAX_RUNS + len(COLUMN_NAMES):
+            raise UploadError(f"The table has {len(header):,} columns; at most {MAX_RUNS} runs are taken. {ROUND}")
         if len(set(header)) < len(header):
             raise UploadError(f"Two columns have the same name, '{_twice(header)[:50]}'.")
-        most = MOST_TEXTS + 1 if "run" not in header else MOST_LABELS + 1
-        table = pd.read_csv(io.StringIO(content), dtype=str, skipinitialspace=True, keep_default_na=False, nrows=most)
+        limit = MAX_TEXTS + 1 if "run" not in header else MAX_LABELS + 1
+        table = pd.read_csv(io.StringIO(content), dtype=str, skipinitialspace=True, keep_default_na=False, nrows=limit)
     except (pd.errors.ParserError, pd.errors.EmptyDataError, csv.Error, StopIteration) as error:
         raise UploadError(f"This is no CSV table: {str(error).strip()[:200] or 'it is empty'}.") from None
     if not isinstance(table.index, pd.RangeIndex):
@@ -157,15 +158,15 @@ def _from_parquet(path: Path) -> Runs:
     try:
         schema = pq.read_schema(path)
         names = schema.names
-        if len(names) > MOST_RUNS + len(KNOWN):
-            raise UploadError(f"The file has {len(names):,} columns; at most {MOST_RUNS} runs are taken. {ROUND}")
+        if len(names) > MAX_RUNS + len(COLUMN_NAMES):
+            raise UploadError(f"The file has {len(names):,} columns; at most {MAX_RUNS} runs are taken. {ROUND}")
         if len(set(names)) < len(names):
             raise UploadError(f"Two columns have the same name, '{_twice(names)[:50]}'.")
         if bad := [f.name for f in schema if pa.types.is_struct(f.type) or pa.types.is_map(f.type)]:
             raise UploadError(f"The column '{bad[0][:50]}' is of the type {schema.field(bad[0]).type}: no labels.")
         strings = [f.name for f in schema if pa.types.is_string(f.type) or pa.types.is_large_string(f.type)]
         file = pq.ParquetFile(path, read_dictionary=strings)
-        if file.metadata.num_rows > MOST_LABELS:
+        if file.metadata.num_rows > MAX_LABELS:
             raise UploadError(f"The file has {file.metadata.num_rows:,} rows: too much.")
         columns, decoded = {}, 0
         for name in names:
@@ -176,10 +177,10 @@ def _from_parquet(path: Path) -> Runs:
             for batch in file.iter_batches(BATCH, columns=[name], use_threads=False):
                 column = batch.column(0)
                 nulls += column.null_count
-                pieces.append(_decoded(column, name) if not nulls else np.empty(0))
+                pieces.append(_decode(column, name) if not nulls else np.empty(0))
                 decoded += pieces[-1].nbytes
-                if decoded > MOST_DECODED:
-                    raise UploadError(f"The file unpacks to more than {MOST_DECODED / 1e6:.0f} MB: too much.")
+                if decoded > MAX_DECODED:
+                    raise UploadError(f"The file unpacks to more than {MAX_DECODED / 1e6:.0f} MB: too much.")
             if nulls:
                 raise UploadError(f"The column '{name[:50]}' has {nulls:,} empty cells.")
             if len({piece.shape[1:] for piece in pieces}) > 1:
@@ -196,7 +197,7 @@ BATCH = 100_000  # rows that are decoded at a time
 UNEVEN = "The lists in '{}' differ in length; each has a probability for each class."
 
 
-def _decoded(column: pa.Array, name: str) -> np.ndarray:
+def _decode(column: pa.Array, name: str) -> np.ndarray:
     if pa.types.is_list(column.type) or pa.types.is_fixed_size_list(column.type):
         if len(np.unique(column.value_lengths().to_numpy(zero_copy_only=False))) != 1:
             raise UploadError(UNEVEN.format(name[:50]))
@@ -230,18 +231,18 @@ def _from_table(columns: dict[str, np.ndarray]) -> Runs:
         raise UploadError(f"The table has no column of a run's labels. {ROUND}")
     if lists := [name for name, column in runs.items() if column.ndim > 1]:
         ignored = (*gold_names[1:], *(name for name in columns if name not in lists))
-        return replace(_checked_probs([runs[name] for name in lists], gold, None), ignored=ignored)
+        return replace(_check_probs([runs[name] for name in lists], gold, None), ignored=ignored)
     values = {name: set(map(str, pd.unique(column))) for name, column in runs.items()}
     for name, distinct in values.items():
-        others = set().union(*(labels for other, labels in values.items() if other != name))
+        other_labels = set().union(*(labels for key, labels in values.items() if key != name))
         numbers = [{str(number) for number in range(start, start + len(distinct))} for start in (0, 1)]
-        counts_rows = distinct in numbers and not others >= distinct
-        if len(distinct) == len(runs[name]) > 2 and (counts_rows or not distinct & others):
+        counts_rows = distinct in numbers and not other_labels >= distinct
+        if len(distinct) == len(runs[name]) > 2 and (counts_rows or not distinct & other_labels):
             del runs[name]
     if not runs:
         runs = {name: columns[name] for name in values}  # all columns are such: an error below names what is wrong
     ignored = (*gold_names[1:], *(name for name in columns if name not in runs))
-    return replace(_checked_labels(list(runs.values()), gold), ignored=ignored)
+    return replace(_check_labels(list(runs.values()), gold), ignored=ignored)
 
 
 def _from_long(columns: dict[str, np.ndarray], lower: dict[str, str], gold: np.ndarray | None) -> Runs:
@@ -260,20 +261,20 @@ def _from_long(columns: dict[str, np.ndarray], lower: dict[str, str], gold: np.n
     if (np.bincount(of_run) != shape[1]).any() or (of_item[order].reshape(shape) != np.arange(shape[1])).any():
         raise UploadError("Some run has an id twice, and another one not at all.")
     _limits(*shape, 1)
-    said = None
+    gold_labels = None
     if gold is not None:
-        said = gold[order].reshape(shape)
-        if (said != said[0]).any():
+        gold_labels = gold[order].reshape(shape)
+        if (gold_labels != gold_labels[0]).any():
             raise UploadError("Runs differ in the gold label of a text.")
-        said = said[0]
+        gold_labels = gold_labels[0]
     if label := next((lower[name] for name in LABEL if name in lower), None):
-        return _checked_labels(list(columns[label][order].reshape(shape)), said)
+        return _check_labels(list(columns[label][order].reshape(shape)), gold_labels)
     if "probs" in lower:
         probs = columns[lower["probs"]]
         if probs.ndim != 2:
             raise UploadError("'probs' should be lists of numbers, one for each class.")
-        return _checked_probs(list(probs[order].reshape(*shape, -1)), said, None)
-    classes = [name for name in columns if name.lower() not in KNOWN]
+        return _check_probs(list(probs[order].reshape(*shape, -1)), gold_labels, None)
+    classes = [name for name in columns if name.lower() not in COLUMN_NAMES]
     if len(classes) < 2:
         raise UploadError(
             "Beside run and id there should be a column label, or a column of probabilities for each class."
@@ -284,11 +285,11 @@ def _from_long(columns: dict[str, np.ndarray], lower: dict[str, str], gold: np.n
         raise UploadError(
             f"The columns {', '.join(classes)[:100]} should be probabilities; some are no numbers."
         ) from None
-    return _checked_probs(list(probs[order].reshape(*shape, -1)), said, classes)
+    return _check_probs(list(probs[order].reshape(*shape, -1)), gold_labels, classes)
 
 
 def _codes(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The different values as sorted strings, and the index of each value's. Long columns repeat few values."""
+    """Return the distinct values as sorted strings, and the index of each value. Long columns repeat few values."""
     if values.ndim > 1:
         raise UploadError("'run' and 'id' should be names or numbers, and not lists.")
     codes, unique = pd.factorize(values, use_na_sentinel=False)
@@ -298,15 +299,15 @@ def _codes(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def _from_json(content: str) -> Runs:
     try:
-        found = json.loads(content)
+        upload = json.loads(content)
     except RecursionError:
         raise UploadError("The JSON is nested too deeply.") from None
     except ValueError as error:
         raise UploadError(f"This is no JSON: {str(error)[:150]}") from None
-    found = {"predictions": found} if isinstance(found, list) else found
-    if not isinstance(found, dict) or not isinstance(found.get("predictions"), list) or not found["predictions"]:
+    upload = {"predictions": upload} if isinstance(upload, list) else upload
+    if not isinstance(upload, dict) or not isinstance(upload.get("predictions"), list) or not upload["predictions"]:
         raise UploadError('The JSON should be {"predictions": [a list for each run], "references": [gold, if any]}.')
-    runs, gold, names = found["predictions"], found.get("references"), found.get("classes")
+    runs, gold, names = upload["predictions"], upload.get("references"), upload.get("classes")
     if not all(isinstance(run, list) for run in runs):
         raise UploadError("'predictions' should have a list for each run.")
     if gold is not None and not isinstance(gold, list):
@@ -318,21 +319,21 @@ def _from_json(content: str) -> Runs:
     _limits(len(runs), len(runs[0]), 1)
     if runs[0] and isinstance(runs[0][0], list):
         width = len(runs[0][0])
-        if not all(isinstance(one, list) and len(one) == width for run in runs for one in run):
+        if not all(isinstance(probs, list) and len(probs) == width for probs in itertools.chain.from_iterable(runs)):
             raise UploadError("Each text should have a list of probabilities, one for each class.")
         _limits(len(runs), len(runs[0]), width)
         try:
             probs = np.array(runs, dtype=float)
         except (ValueError, TypeError, OverflowError):
             raise UploadError("Some probabilities are no numbers.") from None
-        return _checked_probs(list(probs), None if gold is None else _labels(gold), names)
-    return _checked_labels([_labels(run) for run in runs], None if gold is None else _labels(gold), names)
+        return _check_probs(list(probs), None if gold is None else _labels(gold), names)
+    return _check_labels([_labels(run) for run in runs], None if gold is None else _labels(gold), names)
 
 
 def _labels(values: list[Any]) -> np.ndarray:
-    if bad := [one for one in values if isinstance(one, bool) or not isinstance(one, (str, int))]:
+    if bad := [value for value in values if isinstance(value, bool) or not isinstance(value, (str, int))]:
         raise UploadError(f"A label is {str(bad[0])[:50]}; labels are names or whole numbers.")
-    return np.array([str(one)[:200] for one in values], dtype=object)
+    return np.array([str(value)[:200] for value in values], dtype=object)
 
 
 def _limits(runs: int, texts: int, classes: int) -> None:
@@ -340,16 +341,16 @@ def _limits(runs: int, texts: int, classes: int) -> None:
         raise UploadError("The table has no rows.")
     if runs < 2:
         raise UploadError(f"There is {runs} run; it takes two to differ.")
-    if runs > MOST_RUNS or texts > MOST_TEXTS:
+    if runs > MAX_RUNS or texts > MAX_TEXTS:
         raise UploadError(
-            f"{runs:,} runs of {texts:,} texts; at most {MOST_RUNS} runs and {MOST_TEXTS:,} texts are taken. {ROUND}"
+            f"{runs:,} runs of {texts:,} texts; at most {MAX_RUNS} runs and {MAX_TEXTS:,} texts are taken. {ROUND}"
         )
-    if runs * texts > MOST_LABELS:
+    if runs * texts > MAX_LABELS:
         raise UploadError(
-            f"{runs:,} runs x {texts:,} texts are {runs * texts:,} labels; at most {MOST_LABELS:,} are taken."
+            f"{runs:,} runs x {texts:,} texts are {runs * texts:,} labels; at most {MAX_LABELS:,} are taken."
         )
-    if runs * texts * classes > MOST_PROBS:
-        raise UploadError(f"{runs * texts * classes:,} probabilities; at most {MOST_PROBS:,} are taken.")
+    if runs * texts * classes > MAX_PROBS:
+        raise UploadError(f"{runs * texts * classes:,} probabilities; at most {MAX_PROBS:,} are taken.")
 
 
 def _names(values: np.ndarray, where: str) -> np.ndarray:
@@ -366,45 +367,45 @@ def _names(values: np.ndarray, where: str) -> np.ndarray:
     is_bad = np.array([not word or NOT_A_LABEL.fullmatch(word) is not None for word in words], dtype=bool)[codes]
     if is_bad.any():
         row = int(is_bad.argmax())
-        said = f"'{words[codes[row]]}', which is not a label" if words[codes[row]] else "empty"
-        raise UploadError(f"{where}: row {row + 1:,} is {said}.")
+        problem = f"'{words[codes[row]]}', which is not a label" if words[codes[row]] else "empty"
+        raise UploadError(f"{where}: row {row + 1:,} is {problem}.")
     return words[codes]
 
 
 NOT_A_LABEL = re.compile("[+-]?(inf|infinity|nan)", re.IGNORECASE)
 
 
-def _checked_labels(runs: list[np.ndarray], gold: np.ndarray | None, classes: list[str] | None = None) -> Runs:
+def _check_labels(runs: list[np.ndarray], gold: np.ndarray | None, classes: list[str] | None = None) -> Runs:
     _limits(len(runs), len(runs[0]), 1)
-    everything = [_names(run, f"run {i + 1}") for i, run in enumerate(runs)]
+    columns = [_names(run, f"run {i + 1}") for i, run in enumerate(runs)]
     if gold is not None:
         if len(gold) != len(runs[0]):
             raise UploadError(f"There are {len(gold):,} gold labels for {len(runs[0]):,} texts.")
-        everything.append(_names(gold, "gold"))
-    found = sorted(set().union(*(set(one) for one in everything)), key=_natural)
-    if len(found) > MOST_CLASSES:
+        columns.append(_names(gold, "gold"))
+    names = sorted(set().union(*(set(column) for column in columns)), key=_natural)
+    if len(names) > MAX_CLASSES:
         raise UploadError(
-            f"{len(found):,} different labels; at most {MOST_CLASSES} are taken. Is there a column of texts?"
+            f"{len(names):,} different labels; at most {MAX_CLASSES} are taken. Is there a column of texts?"
         )
-    if len(found) < 2:
-        raise UploadError(f"All labels are '{found[0][:50]}': there is nothing to measure.")
-    place = {name: i for i, name in enumerate(found)}
-    codes = [np.array([place[name] for name in one]) for one in everything]
-    shown = [classes[int(n)] if classes and n.isdigit() and int(n) < len(classes) else n for n in found]
-    return Runs(np.stack(codes[: len(runs)]), None, codes[-1] if gold is not None else None, shown)
+    if len(names) < 2:
+        raise UploadError(f"All labels are '{names[0][:50]}': there is nothing to measure.")
+    place = {name: i for i, name in enumerate(names)}
+    codes = [np.array([place[name] for name in column]) for column in columns]
+    class_names = [classes[int(n)] if classes and n.isdigit() and int(n) < len(classes) else n for n in names]
+    return Runs(np.stack(codes[: len(runs)]), None, codes[-1] if gold is not None else None, class_names)
 
 
 def _natural(name: str) -> tuple[int, str]:
     return (int(name), name) if name.isascii() and name.isdigit() and len(name) < 10 else (10**10, name)
 
 
-def _checked_probs(runs: list[np.ndarray], gold: np.ndarray | None, classes: list[str] | None) -> Runs:
+def _check_probs(runs: list[np.ndarray], gold: np.ndarray | None, classes: list[str] | None) -> Runs:
     if any(run.shape != runs[0].shape for run in runs):
         raise UploadError("The runs differ in their number of texts or classes.")
     texts, width = runs[0].shape
     _limits(len(runs), texts, width)
-    if not 2 <= width <= MOST_CLASSES:
-        raise UploadError(f"Each text has {width} probabilities; 2 to {MOST_CLASSES} classes are taken.")
+    if not 2 <= width <= MAX_CLASSES:
+        raise UploadError(f"Each text has {width} probabilities; 2 to {MAX_CLASSES} classes are taken.")
     if classes is not None and len(classes) != width:
         raise UploadError(f"There are {len(classes)} names for {width} classes.")
     try:
@@ -420,7 +421,7 @@ def _checked_probs(runs: list[np.ndarray], gold: np.ndarray | None, classes: lis
             f"The probabilities of run {run + 1}, text {text + 1:,} sum to {probs[run, text].sum():.4g}, not 1."
         )
     names = classes or [str(k) for k in range(width)]
-    said = None
+    gold_labels = None
     if gold is not None:
         if len(gold) != texts:
             raise UploadError(f"There are {len(gold):,} gold labels for {texts:,} texts.")
@@ -428,11 +429,11 @@ def _checked_probs(runs: list[np.ndarray], gold: np.ndarray | None, classes: lis
         words = _names(gold, "gold")
         if bad := [word for word in words if word not in place]:
             raise UploadError(f"The gold label '{bad[0][:50]}' is none of the classes {', '.join(names)[:100]}.")
-        said = np.array([place[word] for word in words])
-    return Runs(probs.argmax(axis=2), probs, said, names)
+        gold_labels = np.array([place[word] for word in words])
+    return Runs(probs.argmax(axis=2), probs, gold_labels, names)
 
 
-SHOWN = {
+FIGURES = {
     "seed_scores": ("accuracy_mean", "macro_f1_mean", "accuracy_sd", "macro_f1_sd"),
     "seed_instability": ("pairwise_disagreement", "krippendorff_alpha", "gwet_ac1", "unanimity", "vote_entropy"),
     "seed_divergence": ("js_divergence", "total_variation", "accuracy_gain", "nll_gain"),
@@ -440,7 +441,7 @@ SHOWN = {
 
 
 def measure(runs: Runs) -> dict[str, Any]:
-    """What the metric modules say of the runs.
+    """Measure the runs with the metric modules.
 
     Returns:
         `dict` with `R`, `n`, `classes`, `ignored` (columns that are not runs), `figures` (a list of `metric`, `figure`,
@@ -463,18 +464,19 @@ def measure(runs: Runs) -> dict[str, Any]:
     except ValueError as error:
         raise UploadError(f"{error}."[:400]) from None
     full = without_nan(full)
-    figures = [
-        {
-            "metric": name,
-            "figure": figure,
-            "value": full[name][figure],
-            "interval": _whole(full[name].get(f"{figure}_interval")),
-        }
-        for name, shown in SHOWN.items()
-        if name in full
-        for figure in shown
-        if figure in full[name]
-    ]
+    figures = []
+    for module, names in FIGURES.items():
+        result = full.get(module, {})
+        figures += [
+            {
+                "metric": module,
+                "figure": name,
+                "value": result[name],
+                "interval": whole_interval(result.get(f"{name}_interval")),
+            }
+            for name in names
+            if name in result
+        ]
     return {
         "R": len(runs.labels),
         "n": runs.labels.shape[1],
@@ -485,12 +487,13 @@ def measure(runs: Runs) -> dict[str, Any]:
     }
 
 
-def _whole(bounds: list[float | None] | None) -> list[float] | None:
+def whole_interval(bounds: list[float | None] | None) -> list[float] | None:
+    """Return an interval; None if an end is undefined."""
     return None if bounds is None or None in bounds else bounds  # type: ignore[return-value]
 
 
 def without_nan(value: Any) -> Any:
-    """JSON has neither nan nor infinity: what is not defined becomes null."""
+    """Replace nan and infinity by None, because JSON has neither."""
     if isinstance(value, dict):
         return {str(key): without_nan(entry) for key, entry in value.items()}
     if isinstance(value, (list, tuple)):

@@ -1,4 +1,4 @@
-"""Pages as HTML. Whatever comes from a study or an upload goes through `safe`: it is text, whatever it looks like."""
+"""Write pages as HTML. Every string of a study or an upload goes through `safe`, which makes it plain text."""
 
 import html
 from typing import Any
@@ -19,7 +19,7 @@ LIMITS = {"min_class_f1": "at least"}
 
 
 def safe(value: Any) -> str:
-    """Text for HTML, whatever it holds: characters that turn the direction of writing are shown as what they are."""
+    """Escape text for HTML. Characters that turn the direction of writing become visible."""
     text = "" if value is None else str(value)
     return html.escape("".join("\N{REPLACEMENT CHARACTER}" if c in TURNING else c for c in text))
 
@@ -28,7 +28,7 @@ TURNING = set("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\0")
 
 
 def number(value: float | None) -> str:
-    """Three digits, without the leading zero: .123; – for what is not defined."""
+    """Format three digits without the leading zero, as .123; – for an undefined value."""
     if value is None:
         return "–"
     return f"{value:.3f}".replace("0.", ".", 1) if abs(value) < 1 else f"{value:.3f}"
@@ -43,10 +43,10 @@ def interval(bounds: list[float] | None) -> str:
 
 
 def table(head: list[str], rows: list[list[str]], label: str, kind: str = "") -> str:
-    """A table that scrolls in a box of its own, also by keyboard. Cells are HTML already."""
+    """Write a table that scrolls in its own box, also by keyboard. Cells are HTML already."""
     if not rows:
         return '<p class="nothing">Nothing to show.</p>'
-    top = "".join(f'<th scope="col">{one}</th>' for one in head)
+    top = "".join(f'<th scope="col">{title}</th>' for title in head)
     body = "".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>" for row in rows)
     return (
         f'<div class="scroll {kind}" tabindex="0" role="region" aria-label="{safe(label)}">'
@@ -55,41 +55,41 @@ def table(head: list[str], rows: list[list[str]], label: str, kind: str = "") ->
 
 
 def notes(sentences: list[str]) -> str:
-    return "".join(f'<p class="note">{safe(one)}</p>' for one in sentences)
+    return "".join(f'<p class="note">{safe(sentence)}</p>' for sentence in sentences)
 
 
 def header(about: dict[str, Any], notice: str = "") -> str:
-    """Which study is shown."""
-    bits = [f"{about['pool']:,} training texts"]
+    """Write the line about the study."""
+    facts = [f"{about['pool']:,} training texts"]
     if about["annotator"]:
-        bits.append(f"labelled by {about['annotator'].rpartition('/')[2] or about['annotator']}")
+        facts.append(f"labelled by {about['annotator'].rpartition('/')[2] or about['annotator']}")
     if about["runs"]:
-        bits.append(f"{about['runs']:,} classifiers")
+        facts.append(f"{about['runs']:,} classifiers")
     if about["test"]:
-        bits.append(f"{about['test']:,} test texts")
+        facts.append(f"{about['test']:,} test texts")
     sha = f' <span class="sha">@ {safe(about["sha"][:8])}</span>' if about["sha"] else ""
-    warned = f'<p class="notice" role="status">{safe(notice)}</p>' if notice else ""
+    alert = f'<p class="notice" role="status">{safe(notice)}</p>' if notice else ""
     return (
-        f'{warned}<div class="study"><b>{safe(about["study"])}</b> <span class="from">{safe(about["repo"])}</span>{sha}'
-        f"<br><span>{safe(' · '.join(bits))}</span></div>"
+        f'{alert}<div class="study"><b>{safe(about["study"])}</b> <span class="from">{safe(about["repo"])}</span>{sha}'
+        f"<br><span>{safe(' · '.join(facts))}</span></div>"
     )
 
 
 def verdict_top(data: dict[str, Any]) -> str:
-    """The answer and the numbers that it stands on."""
+    """Write the answer and its main numbers."""
     if data["decision"] is None:
-        said = "".join(f"<li>{safe(one)}</li>" for one in data["labels"])
+        items = "".join(f"<li>{safe(sentence)}</li>" for sentence in data["labels"])
         return (
             '<section class="decision open"><span class="mark" aria-hidden="true">?</span><div><h2>No verdict</h2>'
             f"{notes(data['about']['missing'])}</div></section>"
-            + (f'<section class="found"><h3>What the labels are worth</h3><ul>{said}</ul></section>' if said else "")
+            + (f'<section class="found"><h3>What the labels are worth</h3><ul>{items}</ul></section>' if items else "")
         )
     kind, mark, title = DECISIONS.get(data["decision"], ("open", "?", data["decision"]))
     first = next((text for head, text in data["findings"] if head == "Verdict."), "")
     tiles = "".join(
-        f'<div class="tile {_tone(one)}"><span>{safe(one["title"])}</span><b>{_value(one)}</b>'
-        f"<i>{interval(one['interval'])}</i><small>{safe(one['of'])}</small></div>"
-        for one in data["tiles"]
+        f'<div class="tile {_tone(tile)}"><span>{safe(tile["title"])}</span><b>{_value(tile)}</b>'
+        f"<i>{interval(tile['interval'])}</i><small>{safe(tile['of'])}</small></div>"
+        for tile in data["tiles"]
     )
     return (
         f'<section class="decision {kind}"><span class="mark" aria-hidden="true">{mark}</span>'
@@ -103,31 +103,33 @@ def _value(tile: dict[str, Any]) -> str:
 
 
 def _tone(tile: dict[str, Any]) -> str:
-    return "" if "verdict" not in tile else "unclear" if tile["verdict"] == "cannot tell" else "clear"
+    if "verdict" not in tile:
+        return ""
+    return "unclear" if tile["verdict"] == "cannot tell" else "clear"
 
 
 def verdict_rest(data: dict[str, Any]) -> str:
-    """Findings, limits and the table of all variants."""
+    """Write the findings, the limits and the table of all variants."""
     if data["decision"] is None:
         return ""
-    found = "".join(
+    findings = "".join(
         f"<dt>{safe(head.rstrip('.'))}</dt><dd>{safe(text)}</dd>"
         for head, text in data["findings"]
         if head != "Verdict."
     )
     more = "".join(f"<dt>{safe(head.rstrip('.'))}</dt><dd>{safe(text)}</dd>" for head, text in data["more"])
-    limits = "".join(f"<li>{safe(one)}</li>" for one in data["limits"])
+    limits = "".join(f"<li>{safe(sentence)}</li>" for sentence in data["limits"])
     criteria = table(
         ["your limit", "value", "interval", "limit", "status"],
         [
             [
-                safe(CRITERIA.get(one["name"], one["name"])),
-                number(one["value"]),
-                interval(one["interval"]),
-                f"{LIMITS.get(one['name'], 'at most')} {number(one['limit'])}",
-                safe(one["status"]),
+                safe(CRITERIA.get(criterion["name"], criterion["name"])),
+                number(criterion["value"]),
+                interval(criterion["interval"]),
+                f"{LIMITS.get(criterion['name'], 'at most')} {number(criterion['limit'])}",
+                safe(criterion["status"]),
             ]
-            for one in data["criteria"]
+            for criterion in data["criteria"]
         ],
         "Limits of the recipe",
     )
@@ -150,11 +152,11 @@ def verdict_rest(data: dict[str, Any]) -> str:
         "Scores and disagreement of every variant and size",
         "numbers",
     )
-    said = {variant["variant"]: variant["says"] for variant in data["variants"] if variant["says"]}
-    legend = "".join(f"<dt><code>{safe(variant)}</code></dt><dd>{safe(says)}</dd>" for variant, says in said.items())
+    terms = {variant["variant"]: variant["says"] for variant in data["variants"] if variant["says"]}
+    legend = "".join(f"<dt><code>{safe(variant)}</code></dt><dd>{safe(says)}</dd>" for variant, says in terms.items())
     confidence = f"{data['confidence_level']:.0%}" if data["confidence_level"] else ""
     return (
-        (f'<section class="found"><h3>What was found</h3><dl>{found}</dl></section>' if found else "")
+        (f'<section class="found"><h3>What was found</h3><dl>{findings}</dl></section>' if findings else "")
         + (f'<details><summary>More findings</summary><dl class="found">{more}</dl></details>' if more else "")
         + f"<h3>Limits of the recipe</h3>{criteria}"
         + "<h3>All variants and sizes</h3><p class='caption'>Means over R seeds with "
@@ -174,7 +176,7 @@ def verdict_rest(data: dict[str, Any]) -> str:
 
 
 def labels_table(data: dict[str, Any]) -> str:
-    """A page of training texts."""
+    """Write a page of training texts."""
     names = data["classes"]
     head = ["text", "gold", "LLM", "distribution", "entropy"]
     votes, variant = any(row["votes"] for row in data["rows"]), data["variant"]
@@ -190,8 +192,8 @@ def labels_table(data: dict[str, Any]) -> str:
             f"{row['entropy']:.2f}<br><small>rank {row['rank']:,}</small>",
         ]
         if votes:
-            said = " ".join(chip(one, names, short=True) for one in row["votes"])
-            cells.append(f'<span class="strip few">{said}</span>{"<small>differ</small>" if row["flips"] else ""}')
+            chips = " ".join(chip(label, names, short=True) for label in row["votes"])
+            cells.append(f'<span class="strip few">{chips}</span>{"<small>differ</small>" if row["flips"] else ""}')
         if variant:
             cells.append(f"{chip(row['variant_label'], names)}<br><small>{safe(row['why'])}</small>")
         rows.append(cells)
@@ -201,25 +203,25 @@ def labels_table(data: dict[str, Any]) -> str:
 
 
 def _text(row: dict[str, Any]) -> str:
-    """The text, or the id where texts are not published."""
+    """Return the text, or the id if texts are not published."""
     return safe(row["text"]) or f"<code>{safe(row['id'])}</code>"
 
 
 def labels_count(data: dict[str, Any]) -> str:
     judged = f"; of {data['judged']:,} with gold, {data['wrong']:,} have a wrong label" if data["judged"] else ""
     share = f" ({data['wrong'] / data['judged']:.1%})" if data["judged"] else ""
-    said = notes(data["missing"])
+    note = notes(data["missing"])
     if variant := data["variant"]:
         counts = ", ".join(f"{count:,} {kind}" for kind, count in variant["sources"].items())
-        said += f'<p class="note"><b>{safe(variant["variant"])}</b>: {safe(variant["says"])}. '
-        said += f"Rows by source of their label: {safe(counts)}.</p>"
+        note += f'<p class="note"><b>{safe(variant["variant"])}</b>: {safe(variant["says"])}. '
+        note += f"Rows by source of their label: {safe(counts)}.</p>"
     return (
-        f'<p class="count" role="status"><b>{data["found"]:,}</b> of {data["total"]:,} texts{judged}{share}.</p>{said}'
+        f'<p class="count" role="status"><b>{data["found"]:,}</b> of {data["total"]:,} texts{judged}{share}.</p>{note}'
     )
 
 
 def confusion(data: dict[str, Any]) -> str:
-    """Counts of gold against LLM, shaded by their share of the gold class."""
+    """Write counts of gold against LLM, shaded by their share of the gold class."""
     if not data["judged"]:
         return '<p class="nothing">No gold labels among these texts.</p>'
     names = data["classes"]
@@ -253,32 +255,32 @@ def _colour(index: int) -> str:
 
 
 def chip(name: str | None, names: list[str], short: bool = False) -> str:
-    """A class: its colour and its name, or what tells it from the others."""
+    """Write a class: its colour, and its name or its abbreviation."""
     if name is None:
         return '<span class="chip none">–</span>'
     place = names.index(name) if name in names else 0
-    shown = abbreviations(names)[place] if short else name
-    return f'<span class="chip" style="--class:{_colour(place)}" title="{safe(name)}">{safe(shown)}</span>'
+    text = abbreviations(names)[place] if short else name
+    return f'<span class="chip" style="--class:{_colour(place)}" title="{safe(name)}">{safe(text)}</span>'
 
 
 def abbreviations(names: list[str]) -> list[str]:
-    """The shortest beginnings, to three characters, that differ; else numbers."""
+    """Return the shortest beginnings, up to three characters, that differ; else numbers."""
     for length in (1, 2, 3):
-        found = [name[:length] for name in names]
-        if len(set(found)) == len(names):
-            return found
+        prefixes = [name[:length] for name in names]
+        if len(set(prefixes)) == len(names):
+            return prefixes
     return [str(i) for i in range(len(names))]
 
 
 def bar(probs: list[float], names: list[str]) -> str:
-    """A distribution as a bar with the largest probabilities in words."""
+    """Write a distribution as a bar with the largest probabilities in words."""
     parts = "".join(
         f'<i style="width:{100 * p:.1f}%;background:{_colour(k)}"></i>' for k, p in enumerate(probs) if p >= 0.005
     )
     top = sorted(range(len(probs)), key=lambda k: -probs[k])[:3]
-    said = ", ".join(f"{names[k]} {number(round(probs[k], 2))[:-1]}" for k in top)
-    named = f'role="img" aria-label="{safe(said)}" title="{safe(said)}"'
-    return f'<div class="bar" {named}>{parts}</div><small>{safe(said)}</small>'
+    text = ", ".join(f"{names[k]} {number(round(probs[k], 2))[:-1]}" for k in top)
+    attributes = f'role="img" aria-label="{safe(text)}" title="{safe(text)}"'
+    return f'<div class="bar" {attributes}>{parts}</div><small>{safe(text)}</small>'
 
 
 def seeds_top(data: dict[str, Any]) -> str:
@@ -295,21 +297,21 @@ def seeds_top(data: dict[str, Any]) -> str:
 
 
 def seeds_table(data: dict[str, Any]) -> str:
-    """Test texts with what each seed says; a button opens one over all variants."""
+    """Write test texts with the label of each seed. A button opens a text over all variants."""
     if not data.get("variant"):
         return ""
     names = data["classes"]
     head = [
         "text",
         "gold",
-        f"by seed ({', '.join(safe(one) for one in data['seeds'][:12])}{', …' if len(data['seeds']) > 12 else ''})",
+        f"by seed ({', '.join(safe(seed) for seed in data['seeds'][:12])}{', …' if len(data['seeds']) > 12 else ''})",
     ]
     head += ["two seeds differ", "... with gold labels"]
     rows = [
         [
             f'<button class="pick" data-id="{safe(row["id"])}" dir="auto">{safe(row["text"] or row["id"])}</button>',
             chip(row["gold"], names),
-            f'<span class="strip">{"".join(chip(one, names, short=True) for one in row["labels"])}</span>',
+            f'<span class="strip">{"".join(chip(label, names, short=True) for label in row["labels"])}</span>',
             number(row["disagreement"]),
             "–" if row["gold_disagreement"] is None else number(row["gold_disagreement"]),
         ]
@@ -319,41 +321,41 @@ def seeds_table(data: dict[str, Any]) -> str:
 
 
 def one_text(data: dict[str, Any]) -> str:
-    """One text's predictions over all runs, sizes and variants."""
-    if not (one := data.get("one")):
+    """Write one text's predictions over all runs, sizes and variants."""
+    if not (details := data.get("one")):
         return '<p class="caption">Choose a text in the table to see what every run of every variant says of it.</p>'
     names = data["classes"]
     rows = [
         [
             safe(cell["variant"]),
             f"{cell['size']:,}",
-            f'<span class="strip">{"".join(_seen(run, names) for run in cell["runs"])}</span>',
-            f"{sum(run['label'] == one['gold'] for run in cell['runs'])} of {len(cell['runs'])}"
-            if one["gold"]
+            f'<span class="strip">{"".join(_run_chip(run, names) for run in cell["runs"])}</span>',
+            f"{sum(run['label'] == details['gold'] for run in cell['runs'])} of {len(cell['runs'])}"
+            if details["gold"]
             else "–",
         ]
-        for cell in one["cells"]
+        for cell in details["cells"]
     ]
-    text = _text(one)
+    content = _text(details)
     return (
-        f'<section class="one"><blockquote dir="auto">{text}</blockquote><p>gold: {chip(one["gold"], names)}</p>'
+        f'<section class="one"><blockquote dir="auto">{content}</blockquote><p>gold: {chip(details["gold"], names)}</p>'
         + table(["labels", "texts", "by seed", "right"], rows, "One text over all runs", "numbers")
         + "</section>"
     )
 
 
-def _seen(run: dict[str, Any], names: list[str]) -> str:
+def _run_chip(run: dict[str, Any], names: list[str]) -> str:
     place = names.index(run["label"])
-    said = f"seed {run['seed']}: {run['label']}, {number(run['probability'])}"
+    title = f"seed {run['seed']}: {run['label']}, {number(run['probability'])}"
     short = abbreviations(names)[place]
-    return f'<span class="chip" style="--class:{_colour(place)}" title="{safe(said)}">{safe(short)}</span>'
+    return f'<span class="chip" style="--class:{_colour(place)}" title="{safe(title)}">{safe(short)}</span>'
 
 
 def compare_table(data: dict[str, Any], figures: dict[str, str]) -> str:
-    """Both sides and the test of their difference."""
+    """Write both sides and the test of their difference."""
     if not data["sides"]:
         return notes(data["said"])
-    one, two = data["sides"]
+    first, second = data["sides"]
     tests = {test["figure"]: test for test in data["tests"]}
 
     def name(side: dict[str, Any]) -> str:
@@ -364,15 +366,15 @@ def compare_table(data: dict[str, Any], figures: dict[str, str]) -> str:
     for figure, title in figures.items():
         values = [
             f"{number(side['figures'][figure]['value'])} <i>{interval(side['figures'][figure]['interval'])}</i>"
-            for side in (one, two)
+            for side in (first, second)
         ]
-        rows.append([f"<b>{safe(title)}</b>", *values, *_tested(tests.get(figure))])
-    spent = ["–" if side["gold_labels"] is None else f"{side['gold_labels']:,}" for side in (one, two)]
-    rows.append(["<b>gold labels consumed</b>", *spent, "", "", ""])
-    head = ["", name(one), name(two), "difference", "p", "by its interval"]
+        rows.append([f"<b>{safe(title)}</b>", *values, *_test_cells(tests.get(figure))])
+    num_labels = ["–" if side["gold_labels"] is None else f"{side['gold_labels']:,}" for side in (first, second)]
+    rows.append(["<b>gold labels consumed</b>", *num_labels, "", "", ""])
+    head = ["", name(first), name(second), "difference", "p", "by its interval"]
     says = "".join(
         f"<dt><code>{safe(side['variant'])}</code></dt><dd>{safe(side['says'])}</dd>"
-        for side in (one, two)
+        for side in (first, second)
         if side["says"]
     )
     return (
@@ -382,34 +384,34 @@ def compare_table(data: dict[str, Any], figures: dict[str, str]) -> str:
     )
 
 
-def _tested(test: dict[str, Any] | None) -> list[str]:
+def _test_cells(test: dict[str, Any] | None) -> list[str]:
     if test is None:
         return ["–", "–", "not tested"]
     p = test["p_holm"] if test.get("p_holm") is not None else test["p_value"]
     kind = "Holm" if test.get("p_holm") is not None else "exploratory"
-    said = {"higher": "clearly higher", "lower": "clearly lower", "cannot tell": "cannot tell"}
+    verdicts = {"higher": "clearly higher", "lower": "clearly lower", "cannot tell": "cannot tell"}
     return [
         f"{plus(test['difference'])} <i>{interval(test['interval'])}</i>",
         f"{number(p)} <small>({kind})</small>",
-        safe(said.get(test["verdict"], test["verdict"])),
+        safe(verdicts.get(test["verdict"], test["verdict"])),
     ]
 
 
 def measured_table(data: dict[str, Any]) -> str:
     rows = [
         [
-            safe(one["figure"].replace("_", " ")),
-            number(one["value"]),
-            interval(one["interval"]),
-            f"<code>{one['metric']}</code>",
+            safe(row["figure"].replace("_", " ")),
+            number(row["value"]),
+            interval(row["interval"]),
+            f"<code>{row['metric']}</code>",
         ]
-        for one in data["figures"]
+        for row in data["figures"]
     ]
-    said = _counts(data)
-    few = "" if data["R"] > 2 else " With two runs no interval over runs can be given: three are the least."
+    summary = _counts(data)
+    warning = "" if data["R"] > 2 else " With two runs no interval over runs can be given: three are the least."
     columns = ", ".join(name[:50] for name in data["ignored"][:5])
     not_runs = f" Not read as runs: the columns {columns}." if columns else ""
-    return f'<p class="count" role="status">{safe(said + few + not_runs)}</p>' + table(
+    return f'<p class="count" role="status">{safe(summary + warning + not_runs)}</p>' + table(
         ["figure", "value", "interval", "module"], rows, "Figures of your predictions", "numbers"
     )
 
@@ -422,7 +424,7 @@ def _counts(data: dict[str, Any]) -> str:
 
 
 def report(data: dict[str, Any]) -> str:
-    """What was measured, as Markdown to be kept: numbers alone, and no word of what was uploaded."""
+    """Write the figures as a Markdown report, without any text of the upload."""
     lines = [
         "# Predictions of several runs, measured",
         "",
@@ -431,9 +433,9 @@ def report(data: dict[str, Any]) -> str:
         "| figure | value | interval | module |",
         "|---|---|---|---|",
         *(
-            f"| {one['figure'].replace('_', ' ')} | {number(one['value'])} | {interval(one['interval'])} "
-            f"| {one['metric']} |"
-            for one in data["figures"]
+            f"| {row['figure'].replace('_', ' ')} | {number(row['value'])} | {interval(row['interval'])} "
+            f"| {row['metric']} |"
+            for row in data["figures"]
         ),
         "",
         "The modules' cards say what each figure means. Unanimity and vote entropy hold for this number of runs only.",

@@ -1,4 +1,4 @@
-"""What the tests of the Space share: its sample, and the app as a process."""
+"""Share between the tests of the Space: its sample, and the app as a process."""
 
 import os
 import shutil
@@ -33,15 +33,15 @@ runpy.run_path("app.py", run_name="__main__")
 
 @contextmanager
 def serve(folder, *arguments, log, env=None, python=sys.executable):
-    """Starts the app of a folder as its Space would; gives its address."""
+    """Start the app of a folder as its Space does, and yield its address."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     settings = {"GRADIO_SERVER_PORT": str(port), "GRADIO_TEMP_DIR": str(log.parent / "gradio"), **(env or {})}
-    with log.open("w") as said:
+    with log.open("w") as output:
         command = [str(python), "-c", HEAVY, "app.py", *map(str, arguments)]
         app = subprocess.Popen(
-            command, cwd=folder, env={**os.environ, **settings}, stdout=said, stderr=subprocess.STDOUT
+            command, cwd=folder, env={**os.environ, **settings}, stdout=output, stderr=subprocess.STDOUT
         )
     try:
         address = f"http://127.0.0.1:{port}"
@@ -61,5 +61,5 @@ def serve(folder, *arguments, log, env=None, python=sys.executable):
 
 
 def copy_study(target):
-    """A copy of the sample, to be made into something else."""
+    """Copy the sample, for changes."""
     return shutil.copytree(SAMPLE, target)

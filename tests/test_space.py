@@ -1,4 +1,4 @@
-"""The Space's data: what it reads, what it refuses, uploads of every kind, endpoints, and many users at once."""
+"""Test the Space's data: studies, refusals, uploads of every kind, endpoints, and many users at the same time."""
 
 import csv
 import io
@@ -53,21 +53,21 @@ def test_what_is_shown_is_what_the_study_says(study):
     home = next(SAMPLE.glob("hf-recipes/*/"))
     results = json.loads((home / "results.json").read_text())
     findings = json.loads((home / "findings.json").read_text())
-    shown = tables.verdict(study)
-    assert shown["decision"] == results["verdict"]["decision"]
-    assert [tuple(pair) for pair in findings["findings"]] == shown["findings"]
-    assert [variant["macro_f1_mean_interval"] for variant in shown["variants"]] == [
+    verdict = tables.verdict(study)
+    assert verdict["decision"] == results["verdict"]["decision"]
+    assert [tuple(pair) for pair in findings["findings"]] == verdict["findings"]
+    assert [variant["macro_f1_mean_interval"] for variant in verdict["variants"]] == [
         variant["macro_f1_mean_interval"] for variant in results["variants"]
     ]
-    llm = next(variant for variant in shown["variants"] if variant["variant"] == "llm")
+    llm = next(variant for variant in verdict["variants"] if variant["variant"] == "llm")
     same = tables.seeds(study, "llm", llm["size"], "all")
     assert same["mean"] == pytest.approx(llm["pairwise_disagreement"])
-    cost = next(one for one in results["comparisons"] if (one["variant"], one["against"]) == ("llm", "gold"))
+    cost = next(test for test in results["comparisons"] if (test["variant"], test["against"]) == ("llm", "gold"))
     there = tables.compare(study, variant="llm", against="gold", size=cost["size"])["tests"]
     back = tables.compare(study, variant="gold", against="llm", size=cost["size"])["tests"]
-    mine = next(one for one in there if one["figure"] == cost["figure"])
-    assert mine["difference"] == cost["difference"]
-    turned = next(one for one in back if one["figure"] == cost["figure"])
+    test = next(comparison for comparison in there if comparison["figure"] == cost["figure"])
+    assert test["difference"] == cost["difference"]
+    turned = next(comparison for comparison in back if comparison["figure"] == cost["figure"])
     assert list(turned["interval"]) == [-cost["interval"][1], -cost["interval"][0]]
 
 
@@ -82,9 +82,9 @@ def test_labels_are_filtered_counted_and_explained(study):
     assert everything["risk_coverage"]["kept"][-1] == 1
     assert everything["risk_coverage"]["wrong"][-1] == pytest.approx(wrong["found"] / everything["judged"])
     word = everything["rows"][0]["text"].split()[-1]
-    found = tables.labels(study, search=word.upper())
-    assert found["found"]
-    assert all(word.lower() in row["text"].lower() for row in found["rows"])
+    matches = tables.labels(study, search=word.upper())
+    assert matches["found"]
+    assert all(word.lower() in row["text"].lower() for row in matches["rows"])
     replaced = tables.labels(study, kind="changed", variant="llm-entropy-replace", order="unsure")
     assert replaced["found"] == replaced["variant"]["sources"]["gold"]
     assert replaced["rows"][0]["why"].startswith("gold label (entropy")
@@ -93,11 +93,11 @@ def test_labels_are_filtered_counted_and_explained(study):
 
 
 def test_seeds_are_those_of_the_predictions(study):
-    shown = tables.seeds(study, "llm", 0, "flips")
-    row = shown["rows"][0]
+    content = tables.seeds(study, "llm", 0, "flips")
+    row = content["rows"][0]
     assert len(set(row["labels"])) > 1
-    one = tables.seeds(study, text=row["id"])["one"]
-    cell = next(c for c in one["cells"] if (c["variant"], c["size"]) == (shown["variant"], shown["size"]))
+    details = tables.seeds(study, text=row["id"])["one"]
+    cell = next(c for c in details["cells"] if (c["variant"], c["size"]) == (content["variant"], content["size"]))
     assert [run["label"] for run in cell["runs"]] == row["labels"]
     assert tables.seeds(study, text="nobody")["one"] is None
 
@@ -117,16 +117,16 @@ def test_what_is_not_published_is_said_and_the_rest_is_shown(missing, tmp_path):
         if missing == "gold" and "label_source" in table.column_names:
             nothing = pa.array([-1] * len(table), table["gold"].type)
             pq.write_table(table.set_column(table.column_names.index("gold"), "gold", nothing), path)
-    found = published.read_folder(folder)
-    said = " ".join(tables.missing(found))
+    study = published.read_folder(folder)
+    sentences = " ".join(tables.missing(study))
     expected = {"runs": "No classifiers", "texts": "not published", "gold": "no gold", "results": "results are not"}
-    assert expected.get(missing, "") in said
-    page = words.verdict_top(tables.verdict(found)) + words.verdict_rest(tables.verdict(found))
-    page += words.labels_count(tables.labels(found)) + words.labels_table(tables.labels(found))
-    page += words.seeds_top(tables.seeds(found)) + words.seeds_table(tables.seeds(found))
-    page += words.compare_table(tables.compare(found), tables.FIGURES)
+    assert expected.get(missing, "") in sentences
+    page = words.verdict_top(tables.verdict(study)) + words.verdict_rest(tables.verdict(study))
+    page += words.labels_count(tables.labels(study)) + words.labels_table(tables.labels(study))
+    page += words.seeds_top(tables.seeds(study)) + words.seeds_table(tables.seeds(study))
+    page += words.compare_table(tables.compare(study), tables.FIGURES)
     assert "None" not in page
-    assert tables.use(found)["load_dataset"]
+    assert tables.use(study)["load_dataset"]
 
 
 def test_texts_and_names_are_shown_as_text(tmp_path):
@@ -145,19 +145,19 @@ def test_texts_and_names_are_shown_as_text(tmp_path):
 
     change_json(folder, "findings", poison)
     change_json(folder, "study", lambda content: content["recipe"]["annotate"].update(model=HOSTILE))
-    found = published.read_folder(folder)
-    verdict, labels, seeds = tables.verdict(found), tables.labels(found, variant="gold"), tables.seeds(found)
-    seeds["one"] = tables.seeds(found, text=found.test.ids[0])["one"]
+    study = published.read_folder(folder)
+    verdict, labels, seeds = tables.verdict(study), tables.labels(study, variant="gold"), tables.seeds(study)
+    seeds["one"] = tables.seeds(study, text=study.test.ids[0])["one"]
     page = words.verdict_top(verdict) + words.verdict_rest(verdict) + words.header(verdict["about"], HOSTILE)
     page += words.labels_count(labels) + words.labels_table(labels) + words.seeds_table(seeds) + words.one_text(seeds)
-    page += words.compare_table(tables.compare(found), tables.FIGURES)
+    page += words.compare_table(tables.compare(study), tables.FIGURES)
     assert page.count("&lt;script&gt;") > 50
     for sign in ("<script", "<img", 'onerror="'):
         assert sign not in page
 
 
 @pytest.mark.parametrize(
-    ("damage", "said"),
+    ("damage", "message"),
     [
         ("empty", "holds no study of hf-recipes"),
         ("prefix", "damaged"),
@@ -171,7 +171,7 @@ def test_texts_and_names_are_shown_as_text(tmp_path):
         ("many", "more than is shown"),
     ],
 )
-def test_a_repo_that_is_none_of_ours_or_damaged_gets_a_sentence(damage, said, tmp_path, monkeypatch):
+def test_a_repo_that_is_none_of_ours_or_damaged_gets_a_sentence(damage, message, tmp_path, monkeypatch):
     folder = copy_study(tmp_path / "study")
     file = folder / "data" / "llm" / "train-00000-of-00001.parquet"
     table = pq.read_table(file)
@@ -195,8 +195,8 @@ def test_a_repo_that_is_none_of_ours_or_damaged_gets_a_sentence(damage, said, tm
         path = folder / "data" / "predictions" / "train-00000-of-00001.parquet"
         pq.write_table(pq.read_table(path).slice(1), path)
     elif damage == "many":
-        monkeypatch.setattr(published, "MOST_ROWS", 10)
-    with pytest.raises(published.UnreadableError, match=said):
+        monkeypatch.setattr(published, "MAX_ROWS", 10)
+    with pytest.raises(published.UnreadableError, match=message):
         published.read_folder(folder)
 
 
@@ -205,7 +205,7 @@ def test_a_few_studies_stay_in_memory_and_nobody_waits_for_ever(study, monkeypat
 
     read = []
     monkeypatch.setattr(app, "read_hub", lambda spec: read.append(spec) or study)
-    monkeypatch.setattr(app, "PATIENCE", 0.05)
+    monkeypatch.setattr(app, "MAX_WAIT", 0.05)
     shelf = app.Shelf(study, SAMPLE)
     assert shelf.get("") is shelf.get(f"{study.where}/{study.name}") is study
     for spec in ("a/1", "a/2", " a/1/ ", "https://huggingface.co/datasets/a/3", "a/4", "a/1", "a/2"):
@@ -233,7 +233,9 @@ GOLD = ["a", "b", "a", "a"]
 
 
 def test_csv_json_and_parquet_say_the_same(tmp_path):
-    long = [(run, i, label, GOLD[i]) for run, labels in enumerate(RUNS) for i, label in enumerate(labels)]
+    long = []
+    for run, labels in enumerate(RUNS):
+        long += [(run, i, label, GOLD[i]) for i, label in enumerate(labels)]
     run, text, label, gold = (list(column) for column in zip(*long[::-1], strict=True))
     pq.write_table(pa.table({"run": run, "id": text, "label": label, "gold": gold}), tmp_path / "long.parquet")
     pq.write_table(
@@ -241,17 +243,17 @@ def test_csv_json_and_parquet_say_the_same(tmp_path):
     )
     (tmp_path / "x.json").write_text(json.dumps({"predictions": RUNS, "references": GOLD}))
     (tmp_path / "x.csv").write_text(wide(RUNS, GOLD))
-    found = [uploads.measure(uploads.read(str(tmp_path / name), "")) for name in ("x.csv", "x.json", "w.parquet")]
-    found.append(uploads.measure(uploads.read(None, wide(RUNS, GOLD))))
-    assert found[0] == found[1] == found[2] == found[3]
+    results = [uploads.measure(uploads.read(str(tmp_path / name), "")) for name in ("x.csv", "x.json", "w.parquet")]
+    results.append(uploads.measure(uploads.read(None, wide(RUNS, GOLD))))
+    assert results[0] == results[1] == results[2] == results[3]
     by_run = uploads.read(str(tmp_path / "long.parquet"), "")
     assert by_run.labels.tolist() == uploads.read(None, wide(RUNS)).labels.tolist()
     seed_instability = uploads.metric("seed_instability")
     codes = [["abc".index(k) for k in labels] for labels in RUNS]
     expected = seed_instability(np.array(codes), np.array(["abc".index(k) for k in GOLD]), num_classes=3)
-    shown = {one["figure"]: one for one in found[0]["figures"]}
-    assert shown["pairwise_disagreement"]["value"] == expected["pairwise_disagreement"]
-    assert shown["pairwise_disagreement"]["interval"] == expected["pairwise_disagreement_interval"]
+    figures = {row["figure"]: row for row in results[0]["figures"]}
+    assert figures["pairwise_disagreement"]["value"] == expected["pairwise_disagreement"]
+    assert figures["pairwise_disagreement"]["interval"] == expected["pairwise_disagreement_interval"]
 
 
 @pytest.mark.parametrize(
@@ -290,18 +292,18 @@ def test_probabilities_come_as_json_parquet_and_the_projects_own_table(study, tm
     pq.write_table(
         pa.table({f"r{i}": list(run) for i, run in enumerate(probs)} | {"gold": gold}), tmp_path / "p.parquet"
     )
-    one, two = (uploads.measure(uploads.read(str(tmp_path / name), "")) for name in ("p.json", "p.parquet"))
-    assert one == two
-    assert {one["metric"] for one in one["figures"]} == {"seed_scores", "seed_instability", "seed_divergence"}
+    result, from_parquet = (uploads.measure(uploads.read(str(tmp_path / name), "")) for name in ("p.json", "p.parquet"))
+    assert result == from_parquet
+    assert {row["metric"] for row in result["figures"]} == {"seed_scores", "seed_instability", "seed_divergence"}
     table = pq.read_table(SAMPLE / "data" / "predictions" / "train-00000-of-00001.parquet")
     name, size = study.test.cells()[0]
-    mine = [str(run).startswith(f"{name}/n{size}/") for run in table["run"].to_pylist()]
-    pq.write_table(table.filter(pa.array(mine)), tmp_path / "ours.parquet")
-    found = uploads.measure(uploads.read(str(tmp_path / "ours.parquet"), ""))
-    measured = next(variant for variant in study.results.variants if (variant.variant, variant.size) == (name, size))
-    shown = {one["figure"]: one["value"] for one in found["figures"]}
-    assert shown["pairwise_disagreement"] == pytest.approx(measured.pairwise_disagreement)
-    assert shown["macro_f1_mean"] == pytest.approx(measured.macro_f1_mean)
+    is_variant = [str(run).startswith(f"{name}/n{size}/") for run in table["run"].to_pylist()]
+    pq.write_table(table.filter(pa.array(is_variant)), tmp_path / "ours.parquet")
+    result = uploads.measure(uploads.read(str(tmp_path / "ours.parquet"), ""))
+    expected = next(variant for variant in study.results.variants if (variant.variant, variant.size) == (name, size))
+    figures = {row["figure"]: row["value"] for row in result["figures"]}
+    assert figures["pairwise_disagreement"] == pytest.approx(expected.pairwise_disagreement)
+    assert figures["macro_f1_mean"] == pytest.approx(expected.macro_f1_mean)
 
 
 BAD = {
@@ -342,22 +344,22 @@ BAD = {
 
 @pytest.mark.parametrize("kind", BAD)
 def test_each_kind_of_bad_table_has_its_sentence(kind):
-    text, said = BAD[kind]
-    with pytest.raises(uploads.UploadError, match=said):
+    text, message = BAD[kind]
+    with pytest.raises(uploads.UploadError, match=message):
         uploads.measure(uploads.read(None, text))
 
 
 def test_each_kind_of_bad_file_has_its_sentence(tmp_path, monkeypatch):
-    def refuse(name, content, said):
+    def refuse(name, content, message):
         (tmp_path / name).write_bytes(content)
-        with pytest.raises(uploads.UploadError, match=said):
+        with pytest.raises(uploads.UploadError, match=message):
             uploads.read(str(tmp_path / name), "")
 
     refuse("x.exe", b"MZ", "should be .csv")
     refuse("x.csv", b"a,b\n\xff\xfe,1\n", "not UTF-8")
     refuse("e.csv", b" ", "is empty")
     refuse("x.parquet", b"PAR1", "no parquet")
-    refuse("big.json", b" " * (uploads.MOST_JSON + 1), "at most 8 MB")
+    refuse("big.json", b" " * (uploads.MAX_JSON + 1), "at most 8 MB")
     pq.write_table(pa.table({"a": ["x", None], "b": ["x", "y"]}), tmp_path / "null.parquet")
     with pytest.raises(uploads.UploadError, match="1 empty cells"):
         uploads.read(str(tmp_path / "null.parquet"), "")
@@ -367,7 +369,7 @@ def test_each_kind_of_bad_file_has_its_sentence(tmp_path, monkeypatch):
 
 
 def test_a_small_file_that_unpacks_to_gigabytes_is_not_unpacked(tmp_path):
-    many = uploads.MOST_PROBS + 1
+    many = uploads.MAX_PROBS + 1
     table = pa.table({"a": pa.array(np.zeros(many, dtype=np.int8)), "b": pa.array(np.zeros(many, dtype=np.int8))})
     pq.write_table(table, tmp_path / "bomb.parquet", compression="zstd")
     assert (tmp_path / "bomb.parquet").stat().st_size < 1_000_000
@@ -384,10 +386,10 @@ def test_a_small_file_that_unpacks_to_gigabytes_is_not_unpacked(tmp_path):
 @given(st.one_of(st.text(max_size=300), st.binary(max_size=300).map(lambda b: b.decode("latin-1"))))
 def test_whatever_is_pasted_there_is_an_answer_or_a_sentence(text):
     try:
-        found = uploads.measure(uploads.read(None, text))
+        result = uploads.measure(uploads.read(None, text))
     except uploads.UploadError:
         return
-    assert json.dumps(found, allow_nan=False)
+    assert json.dumps(result, allow_nan=False)
 
 
 VALUES = st.recursive(
@@ -402,10 +404,10 @@ VALUES = st.recursive(
 def test_whatever_json_is_given_there_is_an_answer_or_a_sentence(runs, gold, classes):
     text = json.dumps({"predictions": runs, "references": gold, "classes": classes})
     try:
-        found = uploads.measure(uploads.read(None, text))
+        result = uploads.measure(uploads.read(None, text))
     except uploads.UploadError:
         return
-    assert json.dumps(found, allow_nan=False)
+    assert json.dumps(result, allow_nan=False)
 
 
 # --------------------------------------------------------------------------------------------------------- the app
@@ -413,13 +415,13 @@ def test_whatever_json_is_given_there_is_an_answer_or_a_sentence(runs, gold, cla
 
 @pytest.fixture(scope="module")
 def log(tmp_path_factory):
-    """What the app prints."""
+    """Return the file of the app's output."""
     return tmp_path_factory.mktemp("space") / "app.log"
 
 
 @pytest.fixture(scope="module")
 def address(log):
-    """The app, in which importing torch, vllm, transformers or hf_recipes is an error."""
+    """Start the app, in which an import of torch, vllm, transformers or hf_recipes is an error."""
     with serve(APP, log=log) as address:
         yield address
 
@@ -430,13 +432,13 @@ def client(address):
 
 
 def test_every_pages_data_is_an_endpoint_with_names_and_types(client):
-    named = client.view_api(return_format="dict")["named_endpoints"]
-    assert set(named) == {"/studies", "/verdict", "/labels", "/seeds", "/compare", "/measure", "/use"}
-    parameters = {one["parameter_name"]: one for one in named["/labels"]["parameters"]}
+    endpoints = client.view_api(return_format="dict")["named_endpoints"]
+    assert set(endpoints) == {"/studies", "/verdict", "/labels", "/seeds", "/compare", "/measure", "/use"}
+    parameters = {parameter["parameter_name"]: parameter for parameter in endpoints["/labels"]["parameters"]}
     assert list(parameters) == ["study", "label", "kind", "search", "order", "variant", "page"]
     assert parameters["page"]["python_type"]["type"] == "int"
-    assert all(one["parameter_has_default"] for one in parameters.values())
-    assert "recall" not in named["/verdict"]
+    assert all(parameter["parameter_has_default"] for parameter in parameters.values())
+    assert "recall" not in endpoints["/verdict"]
     assert client.predict(api_name="/verdict")["decision"]
     can = client.predict(api_name="/studies")["choices"]
     assert client.predict(label=can["classes"][0], kind="wrong", api_name="/labels")["rows"]
@@ -450,16 +452,16 @@ def test_every_pages_data_is_an_endpoint_with_names_and_types(client):
 def test_a_pair_that_the_study_did_not_test_is_tested_by_the_module(client, study):
     sizes = sorted({size for _, size in study.test.cells()})
     pair = client.predict(variant="gold", against="llm-random-replace", size=sizes[-1], api_name="/compare")
-    assert {one["by"] for one in pair["tests"]} == {"app"}
+    assert {test["by"] for test in pair["tests"]} == {"app"}
     assert "was tested here" in pair["said"][0]
-    assert all(one["interval"] for one in pair["tests"])
+    assert all(test["interval"] for test in pair["tests"])
 
 
 def test_a_file_is_measured_and_a_path_of_the_server_is_refused(client, tmp_path):
     (tmp_path / "mine.csv").write_text(wide(RUNS, GOLD))
-    found = client.predict(file=handle_file(tmp_path / "mine.csv"), pasted="", api_name="/measure")
-    assert found["R"] == 3
-    assert found["full"]["seed_scores"]["n"] == 4
+    result = client.predict(file=handle_file(tmp_path / "mine.csv"), pasted="", api_name="/measure")
+    assert result["R"] == 3
+    assert result["full"]["seed_scores"]["n"] == 4
     for path in ("/etc/passwd", str(APP / "app.py"), str(SAMPLE / "README.md")):
         with pytest.raises(Exception, match="(?i)error|not allowed|invalid"):
             client.predict(file={"path": path, "meta": {"_type": "gradio.FileData"}}, pasted="", api_name="/measure")
@@ -474,16 +476,16 @@ def test_a_visitor_names_no_folder(client, name):
 
 
 def test_fifty_users_at_once_are_served_and_none_sees_anothers(address):
-    def one(i):
-        mine = Client(address, verbose=False, httpx_kwargs={"timeout": 120})  # served, however busy the machine is
+    def visit(i):
+        client = Client(address, verbose=False, httpx_kwargs={"timeout": 120})  # served, however busy the machine is
         labels = [[f"user{i}", "b", "b"], [f"user{i}", "b", f"user{i}"]]
-        found = mine.predict(file=None, pasted=wide(labels), api_name="/measure")
-        mine.predict(api_name="/labels")
-        return found["classes"]
+        result = client.predict(file=None, pasted=wide(labels), api_name="/measure")
+        client.predict(api_name="/labels")
+        return result["classes"]
 
     with ThreadPoolExecutor(50) as pool:
-        found = list(pool.map(one, range(50)))
-    assert found == [["b", f"user{i}"] for i in range(50)]
+        classes = list(pool.map(visit, range(50)))
+    assert classes == [["b", f"user{i}"] for i in range(50)]
 
 
 def test_bodies_are_bounded(address):
@@ -514,7 +516,7 @@ def test_bodies_are_bounded(address):
 
 def test_uploads_that_break_off_fill_no_disk_and_close_nothing(address, log, client, tmp_path):
     def send(size):
-        """A connection that sends a part of an upload."""
+        """Open a connection that sends a part of an upload."""
         sent = socket.create_connection(("127.0.0.1", int(address.rpartition(":")[2])))
         sent.sendall(
             b"POST /gradio_api/upload HTTP/1.1\r\nHost: x\r\nContent-Type: multipart/form-data; boundary=x\r\n"
@@ -532,8 +534,8 @@ def test_uploads_that_break_off_fill_no_disk_and_close_nothing(address, log, cli
             send(18_000_000).close()
             assert used() < 1_100_000_000
         (tmp_path / "mine.csv").write_text(wide(RUNS, GOLD))
-        found = client.predict(file=handle_file(tmp_path / "mine.csv"), pasted="", api_name="/measure")
-        assert found["R"] == 3
+        result = client.predict(file=handle_file(tmp_path / "mine.csv"), pasted="", api_name="/measure")
+        assert result["R"] == 3
     # Complete requests leave files too, where the form is not the one that Gradio expects.
     head = {"Content-Type": "multipart/form-data; boundary=x"}
     for name, end in (("other", "--x--"), ("files", "")):
@@ -548,16 +550,16 @@ def test_uploads_that_break_off_fill_no_disk_and_close_nothing(address, log, cli
 
 
 def varint(number, length=0):
-    """How a footer holds a number. With a length, the same number in more bytes."""
-    number, found = 2 * number, []
-    while number or len(found) < max(length, 1):
-        found.append(number & 127 | 128)
+    """Encode a number as in a footer, in `length` bytes or more."""
+    number, digits = 2 * number, []
+    while number or len(digits) < max(length, 1):
+        digits.append(number & 127 | 128)
         number >>= 7
-    return bytes([*found[:-1], found[-1] & 127])
+    return bytes([*digits[:-1], digits[-1] & 127])
 
 
 def write_zeros(path, values, columns, width=None, table=None, is_false=False):
-    """A small file of columns of zeros, or of lists of them; perhaps with a footer that counts 30 values."""
+    """Write a small file of columns of zeros, or of lists of them. A false footer counts 30 values."""
     column = pa.array(np.zeros(values))
     if width:
         column = pa.FixedSizeListArray.from_arrays(column, width).cast(pa.list_(pa.float64()))
@@ -589,8 +591,8 @@ def write_attack(kind, path):
 
 @contextmanager
 def memory_below(limit):
-    """Measures the app and its processes, while something is asked of it."""
-    app = next(one for one in psutil.Process().children() if "app.py" in one.cmdline())
+    """Measure the memory of the app and its processes during requests."""
+    app = next(process for process in psutil.Process().children() if "app.py" in process.cmdline())
     peak, is_done = 0, threading.Event()
 
     def watch():
@@ -633,7 +635,7 @@ def test_a_small_published_study_takes_little_memory_whatever_it_unpacks_to(tmp_
     table = pq.read_table(path)
     width = 20_000_000 // len(table)
     extra = [*(f"x{i}" for i in range(10)), "votes"]
-    table = table.drop_columns([one for one in extra if one in table.column_names])
+    table = table.drop_columns([name for name in extra if name in table.column_names])
     write_zeros(path, 2 * width * len(table), extra, 2 * width, table)
     assert path.stat().st_size < 1_000_000
     with socket.socket() as free:
@@ -680,27 +682,27 @@ WRONG = [
 
 def test_a_wrong_argument_gets_a_sentence_and_never_a_traceback(address, log):
     before = len(log.read_text())
-    named = httpx.get(f"{address}/gradio_api/info").json()["named_endpoints"]
+    endpoints = httpx.get(f"{address}/gradio_api/info").json()["named_endpoints"]
     head = {"Content-Type": "application/json"}
     with httpx.Client(base_url=f"{address}/gradio_api", timeout=60) as http:
 
         def ask(name, data):
-            asked = http.post(f"/call{name}", content=json.dumps({"data": data}), headers=head)
-            assert asked.status_code == 200
-            return http.get(f"/call{name}/{asked.json()['event_id']}").text
+            response = http.post(f"/call{name}", content=json.dumps({"data": data}), headers=head)
+            assert response.status_code == 200
+            return http.get(f"/call{name}/{response.json()['event_id']}").text
 
-        for name, endpoint in named.items():
-            usual = [one.get("parameter_default") for one in endpoint["parameters"]]
+        for name, endpoint in endpoints.items():
+            usual = [parameter.get("parameter_default") for parameter in endpoint["parameters"]]
             if name == "/measure":
                 usual = [None, wide(RUNS, GOLD)]
             for i, value in itertools.product(range(len(usual)), WRONG):
-                answer = ask(name, [value if i == k else one for k, one in enumerate(usual)])
-                event, _, said = answer.partition("\ndata: ")
+                answer = ask(name, [value if i == k else default for k, default in enumerate(usual)])
+                event, _, message = answer.partition("\ndata: ")
                 is_text = endpoint["parameters"][i]["parameter_name"] not in ("file", "page", "size")
                 is_right = (value == "\0") == is_text or (name == "/measure" and value is None)
                 assert event in ("event: error", "event: complete")
                 if event == "event: error":
-                    assert json.loads(said)["error"]
+                    assert json.loads(message)["error"]
                 else:
                     assert is_right, (name, i, value)
         assert "error" in ask("/verdict", ["a", "b", "c"])

@@ -1,4 +1,4 @@
-"""The Space in a real browser: each page, wide and on a phone, light and dark, by keyboard, quiet and on its own."""
+"""Test the Space in a real browser: each page, wide and on a phone, light and dark, and by keyboard."""
 
 import os
 import re
@@ -7,7 +7,7 @@ import pytest
 from playwright.sync_api import expect
 from space_app import APP, serve
 
-SHOWN = {  # what is there when a page is
+SELECTORS = {  # what is there when a page is
     "verdict": ".decision h2",
     "labels": ".scroll.texts td .bar",
     "seeds": ".scroll.texts .pick",
@@ -27,15 +27,15 @@ def address(tmp_path_factory):
 
 @pytest.fixture
 def visit(browser, address):
-    """Opens the app; afterwards nothing was said on the console and no other host was asked."""
+    """Open the app, and fail if the console has errors or the page requests another host."""
     opened, complaints = [], []
 
     def go(query="", size=WIDE, theme="light"):
         page = browser.new_page(viewport=size, color_scheme=theme)
         opened.append(page)
-        page.on("console", lambda said: complaints.append(said.text) if said.type == "error" else None)
+        page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
         page.on("pageerror", lambda error: complaints.append(str(error)))
-        page.on("request", lambda asked: complaints.append(asked.url) if not is_own(asked.url) else None)
+        page.on("request", lambda request: complaints.append(request.url) if not is_own(request.url) else None)
         page.goto(f"{address}/?{query}&__theme={theme}", wait_until="domcontentloaded")
         return page
 
@@ -63,10 +63,10 @@ def keep(page, name):
         pytest.param(PHONE, "light", id="phone-light", marks=pytest.mark.slow),
     ],
 )
-@pytest.mark.parametrize("name", SHOWN)
+@pytest.mark.parametrize("name", SELECTORS)
 def test_each_page_is_whole_and_no_wider_than_the_screen(name, size, theme, visit):
     page = visit(f"view={name}", size, theme)
-    expect(page.locator(SHOWN[name]).first).to_be_visible(timeout=WAIT)
+    expect(page.locator(SELECTORS[name]).first).to_be_visible(timeout=WAIT)
     if name == "verdict":
         expect(page.locator(".vega-embed svg")).to_have_count(2, timeout=WAIT)
         described = page.locator(".vega-embed [aria-label^='Macro-F1 against'], [aria-label^='Macro-F1 against']")
@@ -79,7 +79,7 @@ def test_each_page_is_whole_and_no_wider_than_the_screen(name, size, theme, visi
 
 def test_an_address_brings_back_what_was_seen_and_follows_what_is_done(visit):
     page = visit("view=labels&show=wrong&order=unsure")
-    expect(page.locator(SHOWN["labels"]).first).to_be_visible(timeout=WAIT)
+    expect(page.locator(SELECTORS["labels"]).first).to_be_visible(timeout=WAIT)
     expect(page.locator(".off").first).to_be_visible()
     assert "show=wrong" in page.url
     page.get_by_label("Search in the texts").fill("qxqxqx")
@@ -110,7 +110,7 @@ def test_everything_is_reached_by_keyboard(visit):
     if page.get_by_role("tab", name="Labels").get_attribute("aria-selected") != "true":
         page.get_by_role("tab", name="Labels").focus()
         page.keyboard.press("Enter")
-    expect(page.locator(SHOWN["labels"]).first).to_be_visible(timeout=WAIT)
+    expect(page.locator(SELECTORS["labels"]).first).to_be_visible(timeout=WAIT)
     reached = set()
     for _ in range(40):
         page.keyboard.press("Tab")
