@@ -117,5 +117,5 @@ def _check_hub() -> Check:
         httpx.head(constants.ENDPOINT, timeout=5)
         user = f"logged in as {whoami()['name']}" if get_token() else "not logged in (hf auth login)"
     except Exception as error:  # the Hub's own errors, and all that a network can do
-        return Check("Hub", "warn", f"{constants.ENDPOINT}: {first_line(error)}", "check network, proxy and token")
+        return Check("Hub", "warn", f"{constants.ENDPOINT}: {first_line(error)}", "check network, HF_ENDPOINT, token")
     return Check("Hub", "ok", f"{constants.ENDPOINT}, {user}", "")
