@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import LLM, ROOT, SAMPLE
+from conftest import DEMO, LLM, ROOT, SAMPLE
 
 from hf_recipes.annotation.annotate import annotate
 from hf_recipes.study import read_json
@@ -862,3 +862,24 @@ def test_a_command_reads_rows_and_annotations_once(arguments, hub, study):
     assert hub.python(READS.format(arguments=[*arguments, str(study.recipe_file)])) == {
         **{"train": 1, "test": 1, "annotations": 1}
     }
+
+
+def test_a_repo_of_csv_files_gives_the_rows_of_the_folder_and_of_the_file(hub, tmp_path):
+    folder = tmp_path / "stances"
+    folder.mkdir()
+    (folder / "train.csv").write_text("text,label\ntweet 0,Favor\nnull,None\n42,NA\nTRUE,\n")
+    code = (
+        "import json\nfrom huggingface_hub import HfApi\nfrom hf_recipes.data import open_rows\n"
+        "from hf_recipes.recipe import load_recipe\nfrom hf_recipes.study import Study\n"
+        "HfApi().create_repo('me/stances', repo_type='dataset', exist_ok=True)\n"
+        f"HfApi().upload_folder(repo_id='me/stances', repo_type='dataset', folder_path={str(folder)!r})\n"
+        f"sources = ['me/stances', {str(folder)!r}, {str(folder / 'train.csv')!r}]\n"
+        "settings = ['--data.label_names=[Favor, None, NA]', '--grid=null', '--train=null', '--data.pool_size=null']\n"
+        f"recipes = [load_recipe({str(DEMO)!r}, [f'--data.path={{source}}', '--output_dir={tmp_path}/none', "
+        "'--data.test_size=null', *settings]) for source in sources]\n"
+        "rows = [open_rows(Study(recipe)).load('train') for recipe in recipes]\n"
+        "print(json.dumps([[part.ids, part.texts, part.gold.tolist()] for part in rows]))"
+    )
+    repo, local, file = hub.python(code)
+    assert repo == local == file
+    assert repo[1:] == [["tweet 0", "null", "42", "TRUE"], [0, 1, 2, -1]]
