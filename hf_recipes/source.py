@@ -8,6 +8,7 @@ import csv
 import glob
 import itertools
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, fields
@@ -208,7 +209,10 @@ def find_split(data: Data, revision: str | None, split: str, folder: Path) -> Sp
             raise UserError(
                 f"`data.path` must be a folder or a file .parquet, .csv, .tsv, .json or .jsonl. Got {path}."
             )
-        files = find_url_files(data.path) if is_url(data.path) else [str(path)]
+        files = [str(path)]
+        if is_url(data.path):
+            system, paths = _find_url_files(data.path)
+            files = [system.unstrip_protocol(path) for path in paths]
         return Split(data.path, kind, files, _class_names(files, kind), "\t" if suffixes[-1] == ".tsv" else ",")
     builder = _find_builder(data, revision, folder)
     available = {str(name): files for name, files in (builder.config.data_files or {}).items()}
@@ -259,12 +263,12 @@ def is_url(path: str) -> bool:
     return "://" in path
 
 
-def find_url_files(url: str) -> list[str]:
-    """Return the URLs of the files that a URL, perhaps with `*`, stands for."""
+def _find_url_files(url: str) -> tuple[Any, list[str]]:
+    """Return the file system of a URL, and the paths of the files that it names, perhaps with `*`."""
     import fsspec
 
     system, path = fsspec.url_to_fs(url)
-    return [system.unstrip_protocol(file) for file in sorted(system.glob(path))]
+    return system, sorted(system.glob(path))
 
 
 def identify_url(url: str) -> str:
@@ -273,13 +277,11 @@ def identify_url(url: str) -> str:
     Raises:
         UserError: no such files, or the file system is out of reach.
     """
-    import fsspec
-
     if not url.endswith(".parquet"):
         raise UserError(f"`data.path` must name .parquet files if it is a URL. Got {url}.")
     try:
-        system, path = fsspec.url_to_fs(url)
-        files = [system.info(file) for file in sorted(system.glob(path))]
+        system, paths = _find_url_files(url)
+        files = [system.info(path) for path in paths]
     except Exception as error:  # of a file system that is not installed, of the network, of the service
         raise UserError(f"`data.path` must be a URL within reach. Got {url}. {first_line(error)}.") from None
     if not files:
@@ -302,8 +304,7 @@ def _find_builder(data: Data, revision: str | None, folder: Path) -> Any:
     if glob.escape(path) != path:  # datasets takes brackets in a folder's name for a pattern
         path = str(folder / "source")
         if not Path(path).exists():
-            link = lambda file, other: Path(other).symlink_to(Path(file).absolute())  # noqa: E731
-            shutil.copytree(data.path, path, copy_function=link)
+            shutil.copytree(Path(data.path).absolute(), path, copy_function=os.symlink)
     try:
         return load_dataset_builder(path, data.name, revision=revision)
     except Exception as error:  # datasets raises errors of many types
