@@ -7,7 +7,7 @@ from scipy import stats
 
 from .analysis.schema import Comparison, Results
 from .analysis.verdict import freedom
-from .data import RowFiles, open_rows, usable_at_most
+from .data import RowFiles, open_rows, count_usable
 from .errors import UserError
 from .plan import Step, make_plan
 from .report.numbers import number
@@ -33,7 +33,7 @@ def pilot_settings(study: Study) -> list[str]:
         raise UserError(f"`grid.seeds` must have at least {MIN_SEEDS} seeds. Got {len(grid.seeds)}.")
     top = max(4, grid.sizes[-1] // SIZE_RATIO)
     files = open_rows(study)
-    num_unusable = len(files) - usable_at_most(recipe, files)
+    num_unusable = len(files) - count_usable(recipe, files)
     pool_size = 2 * top + num_unusable + train.validation_size + recipe.annotate.calibration_rows
     seeds = grid.seeds[:MAX_SEEDS]
     passes = recipe.annotate.passes[: len(seeds) - 1] if "pass" in grid.vary else []

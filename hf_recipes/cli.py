@@ -67,7 +67,7 @@ def run(
 
 def _run_all(study: Study, recipe: Path, overrides: list[str], retry: bool = False) -> "Results | None":
     """Run all steps; return the results, or None where the recipe only labels texts."""
-    from .data import open_rows, usable_at_most
+    from .data import open_rows, count_usable
     from .hub.dataset_folder import DatasetFolder
     from .labels.pool import read_labels
     from .report.label_quality import print_labels, write_labels
@@ -78,7 +78,7 @@ def _run_all(study: Study, recipe: Path, overrides: list[str], retry: bool = Fal
         from .training.runs import check_training
 
         check_training(study)  # before hours of annotation
-        for note in check_sizes(study.recipe.grid, usable_at_most(study.recipe, files)):
+        for note in check_sizes(study.recipe.grid, count_usable(study.recipe, files)):
             typer.echo(note, err=True)
     launch.annotate(study, files, recipe, overrides)
     labels = read_labels(study)

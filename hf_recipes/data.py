@@ -1,7 +1,6 @@
-"""Rows: the texts of a data set with their gold labels, each under an id made from its content.
+"""The rows of a study: texts with their gold labels, each under an id made from its content.
 
-A source of any size is streamed into two parquet files, the pool and the test rows; what reads them decides whether it
-wants them whole or batch by batch.
+A source of any size becomes two parquet files, the pool and the test rows. They are read whole or in batches.
 """
 
 import logging
@@ -35,7 +34,7 @@ READER = 2  # rows that an older reader has made may differ
 
 @dataclass(frozen=True)
 class Rows:
-    """Texts in a fixed order.
+    """Rows in a fixed order.
 
     Attributes:
         ids (`list[str]`): 24 hex digits; a hash of split, text and occurrence.
@@ -43,7 +42,7 @@ class Rows:
         gold (`np.ndarray` of shape `(n,)`, int64): class indices, `NO_GOLD` where the source has none.
         label_names (`list[str]`): the classes.
         raters (`np.ndarray` of shape `(n, K)`, *optional*): how many raters gave each class.
-        groups (`np.ndarray` of shape `(n,)`, *optional*): what `data.group_column` has; None where it has a null.
+        groups (`np.ndarray` of shape `(n,)`, *optional*): the values of `data.group_column`; None for nulls.
     """
 
     ids: list[str]
@@ -57,7 +56,8 @@ class Rows:
         return len(self.ids)
 
     def take(self, indices: np.ndarray) -> "Rows":
-        raters, groups = (None if one is None else one[indices] for one in (self.raters, self.groups))
+        raters = None if self.raters is None else self.raters[indices]
+        groups = None if self.groups is None else self.groups[indices]
         ids, texts = [self.ids[i] for i in indices], [self.texts[i] for i in indices]
         return Rows(ids, texts, self.gold[indices], self.label_names, raters, groups)
 
@@ -70,7 +70,7 @@ class RowFiles:
         folder (`Path`): the study's `rows/`, or a temporary folder until `keep_rows`.
         manifest (`dict`): `key`, `source` (identity), `label_names`, `rows` (count by file, and of training rows that
             were left out because they have the text of a test row).
-        temporary (`TemporaryDirectory`, *optional*): goes when nobody holds it any more.
+        temporary (`TemporaryDirectory`, *optional*): is deleted with its last reference.
     """
 
     folder: Path
@@ -108,31 +108,36 @@ class RowFiles:
 
     @property
     def withheld(self) -> bool:
-        """Whether the texts are not here, as the study was published without them."""
+        """Whether the study was published without its texts, so that they are missing here."""
         return len(self) > 0 and all(batch["text"].null_count == len(batch) for batch in self.batches("text"))
 
     def column(self, name: str, splits: Sequence[str] = ("train",)) -> pa.Array:
-        """One column of the pool, or of several files in turn."""
-        read = [parquet.read(self.folder / f"{split}.parquet", SCHEMA, [name], self.folder) for split in splits]
-        return pa.concat_tables(read)[name].combine_chunks()
+        """Return one column of the pool, or of several files in turn."""
+        columns = [parquet.read(self.folder / f"{split}.parquet", SCHEMA, [name], self.folder) for split in splits]
+        return pa.concat_tables(columns)[name].combine_chunks()
+
+    def find_gold_rows(self) -> np.ndarray:
+        """Return the positions of the rows of the pool that have a text and gold."""
+        has_text = self.column("text_id").is_valid().to_numpy(False)
+        return np.flatnonzero(has_text & (self.column("gold").to_numpy() != NO_GOLD))
 
     def batches(self, *columns: str, splits: Sequence[str] = ("train",)) -> Iterator[pa.RecordBatch]:
-        """The pool, or several files in turn, `BATCH` rows at a time."""
+        """Yield the pool, or several files in turn, `BATCH` rows at a time."""
         for split in splits:
             yield from parquet.batches(self.folder / f"{split}.parquet", SCHEMA, list(columns), BATCH, self.folder)
 
     def texts(self, indices: np.ndarray) -> list[str]:
-        """The texts of some rows of the pool, in the order of `indices`."""
-        found: dict[int, str] = {}
+        """Return the texts of some rows of the pool, in the order of `indices`."""
+        texts: dict[int, str] = {}
         start = 0
         for batch in self.batches("text"):
             inside = indices[(start <= indices) & (indices < start + len(batch))]
-            found.update(zip(inside.tolist(), batch["text"].take(pa.array(inside - start)).to_pylist(), strict=True))
+            texts.update(zip(inside.tolist(), batch["text"].take(pa.array(inside - start)).to_pylist(), strict=True))
             start += len(batch)
-        return [found[i] for i in indices.tolist()]
+        return [texts[i] for i in indices.tolist()]
 
     def need_texts(self) -> None:
-        """Raises a `UserError` where the texts are not here."""
+        """Raise `UserError` if the texts are missing."""
         if self.withheld:
             raise UserError(
                 f"{self.folder}: has no texts, as the study was published without them. It can be measured and "
@@ -140,27 +145,25 @@ class RowFiles:
             )
 
 
-def usable_at_most(recipe: Recipe, files: RowFiles) -> int:
-    """How many rows can be trained on if all goes well: those with a text and, where the source has any, gold.
+def count_usable(recipe: Recipe, files: RowFiles) -> int:
+    """Return how many rows can be trained on if all are labelled: those with a text and, if the source has it, gold.
 
-    What the prompt takes is left out.
+    The few-shot examples of the prompt are left out.
     """
-    prompt, classes = recipe.annotate.prompt, len(files.label_names)
-    if recipe.data.label_column is None:  # no demonstrations are drawn
+    prompt = recipe.annotate.prompt
+    if recipe.data.label_column is None:  # no examples are drawn
         return int(np.sum(files.column("text_id").is_valid().to_numpy(False)))
-    able = int(
-        np.sum((files.column("gold").to_numpy() != NO_GOLD) & files.column("text_id").is_valid().to_numpy(False))
-    )
+    num_gold = len(files.find_gold_rows())
     if prompt.examples is not None or prompt.random_shots is not None:
-        return able - (prompt.random_shots or 0)
-    return able - (1 if prompt.shots_per_class is None else prompt.shots_per_class) * classes
+        return num_gold - (prompt.random_shots or 0)
+    return num_gold - (1 if prompt.shots_per_class is None else prompt.shots_per_class) * len(files.label_names)
 
 
 def strings(array: pa.Array, rows: np.ndarray | None = None) -> Iterator[Any]:
-    """The values of an Arrow array, or of some of its rows, as Python objects that need not all be in memory."""
+    """Yield the values of an Arrow array, or of some of its rows, without having all Python objects in memory."""
     for start in range(0, len(array) if rows is None else len(rows), BATCH):
-        some = array.slice(start, BATCH) if rows is None else array.take(pa.array(rows[start : start + BATCH]))
-        yield from some.to_pylist()
+        batch = array.slice(start, BATCH) if rows is None else array.take(pa.array(rows[start : start + BATCH]))
+        yield from batch.to_pylist()
 
 
 def open_rows(study: Study) -> RowFiles:
@@ -178,8 +181,8 @@ def open_rows(study: Study) -> RowFiles:
         `RowFiles`: rows beyond `data.pool_size` / `data.test_size` are left out by a seeded draw.
 
     Raises:
-        UserError: the folder is another recipe's; no such data set, split or column; an empty split; a text or label
-            that is none; a test row without gold in a source that has some.
+        UserError: the folder is of another recipe; the dataset, split or column does not exist; a split is empty; a
+            text or label is not valid; a test row has no gold in a source with gold.
     """
     study.check()
     identity, key = _source(study)

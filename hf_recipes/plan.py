@@ -18,7 +18,7 @@ from .cost import (
     read_shape,
     row_bytes,
 )
-from .data import RowFiles, open_rows, usable_at_most
+from .data import RowFiles, open_rows, count_usable
 from .hub.dataset_folder import DatasetFolder
 from .labels.pool import read_labels
 from .models import load_tokenizer
@@ -74,7 +74,7 @@ def make_plan(study: Study, rates_of: Study | None = None, device: str | None = 
     notes = []
     if recipe.grid:
         check_training(study, weights=False)
-        notes += check_sizes(recipe.grid, usable_at_most(recipe, files))
+        notes += check_sizes(recipe.grid, count_usable(recipe, files))
     if models := {section.model for section in recipe.annotate.all_passes() if section.engine == "server"}:
         unknown = ", ".join(sorted(models - read_servers(study).keys()))
         notes.append(

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..annotate_section import Prompt
-from ..data import NO_GOLD, RowFiles, strings
+from ..data import RowFiles, strings
 from ..errors import UserError
 from ..hashing import hash_order
 from ..row_reader import one_line
@@ -26,13 +26,6 @@ class FewShotExamples:
     gold: list[int]
 
 
-def find_gold_rows(files: RowFiles) -> np.ndarray:
-    """Return the positions of the rows of the pool that have a text and gold."""
-    return np.flatnonzero(
-        (files.column("gold").to_numpy() != NO_GOLD) & files.column("text_id").is_valid().to_numpy(False)
-    )
-
-
 def draw_examples(files: RowFiles, prompt: Prompt) -> FewShotExamples:
     """Return the few-shot examples of a prompt: those of the recipe, or rows of the pool in a seeded order.
 
@@ -48,7 +41,7 @@ def draw_examples(files: RowFiles, prompt: Prompt) -> FewShotExamples:
                 )
         gold = [names.index(example.label) for example in prompt.examples]
         return FewShotExamples(np.zeros(0, np.int64), [], [one_line(e.text) for e in prompt.examples], gold)
-    ids, labels, gold_rows = files.column("id"), files.column("gold").to_numpy(), find_gold_rows(files)
+    ids, labels, gold_rows = files.column("id"), files.column("gold").to_numpy(), files.find_gold_rows()
     order = gold_rows[hash_order(strings(ids, gold_rows), f"demonstrations:{prompt.seed}")]
     if prompt.random_shots is not None:
         if len(order) < prompt.random_shots:

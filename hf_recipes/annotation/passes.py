@@ -16,7 +16,7 @@ from ..recipe import Annotate
 from ..study import Study, read_json, versions
 from .calibration import ON_GOLD, not_enough_gold
 from .engines import import_engine
-from .few_shot import FewShotExamples, draw_examples, find_gold_rows
+from .few_shot import FewShotExamples, draw_examples
 from .prompts import Prompts
 from .store import CONTENT_FREE_FILE, FAILED, SCHEMA, STATUSES, PartFiles
 
@@ -69,7 +69,7 @@ def plan_passes(study: Study, files: RowFiles, contact: bool = True) -> list[Pas
         UserError: an error in prompt, labels, model or engine.
     """
     day = _read_day(study)
-    num_gold = len(find_gold_rows(files))
+    num_gold = len(files.find_gold_rows())
     passes: list[Pass] = []
     for section in study.recipe.annotate.all_passes():
         if section.engine == "server" and not contact:
