@@ -7,7 +7,7 @@ from scipy import stats
 
 from .analysis.schema import Comparison, Results
 from .analysis.verdict import freedom
-from .data import RowFiles, open_rows, count_usable
+from .data import RowFiles, count_usable, open_rows
 from .errors import UserError
 from .plan import Step, make_plan
 from .report.numbers import number

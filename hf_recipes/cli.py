@@ -67,7 +67,7 @@ def run(
 
 def _run_all(study: Study, recipe: Path, overrides: list[str], retry: bool = False) -> "Results | None":
     """Run all steps; return the results, or None where the recipe only labels texts."""
-    from .data import open_rows, count_usable
+    from .data import count_usable, open_rows
     from .hub.dataset_folder import DatasetFolder
     from .labels.pool import read_labels
     from .report.label_quality import print_labels, write_labels

@@ -18,7 +18,7 @@ from .cost import (
     read_shape,
     row_bytes,
 )
-from .data import RowFiles, open_rows, count_usable
+from .data import RowFiles, count_usable, open_rows
 from .hub.dataset_folder import DatasetFolder
 from .labels.pool import read_labels
 from .models import load_tokenizer
