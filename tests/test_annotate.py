@@ -858,7 +858,10 @@ def test_the_findings_say_where_gold_went_and_what_to_do_about_one_label(make_st
     assert spent.demonstrations + spent.calibration + left == 70
     said = " ".join(describe(labels))
     assert f"{spent.demonstrations} that the prompts show as demonstrations and 50 with gold that the cali" in said
-    assert f"Only {left} gold labels are left to judge by: nothing can be told. Lower annotate.calibration_rows" in said
+    assert (
+        f"Only {left} gold labels are left to judge by: too few for a conclusion. Lower annotate.calibration_rows"
+        in said
+    )
     assert "Nearly all get one label" not in said
     one_sided = labels.annotator.model_copy(update={"label_share": [0.97, 0.02, 0.01]})
     said = " ".join(describe(labels.model_copy(update={"annotator": one_sided})))

@@ -31,8 +31,8 @@ def powered_share(
 
     Returns:
         `tuple[float, list[float]]`: the estimate and its interval, for texts like these, in [0, 1]: by t with n - 1
-        degrees of freedom and the variance (1/n - 1/N) var(y - f) + share (1 - share) / N. As a sample without an
-        error does not prove that there is none, var(y - f) counts one more error each way.
+        degrees of freedom and the variance (1/n - 1/N) var(y - f) + share (1 - share) / N. A sample
+        without errors does not prove a rate of zero, so var(y - f) counts one more error each way.
     """
     from scipy import stats
 
@@ -79,7 +79,7 @@ def class_shares(
         level = 1 - (1 - LEVEL) / num_classes / (1 if group is None else len(groups))
 
         # The bias by class, with the two parts of its variance. Over texts one more error is counted each way: few
-        # texts without any do not prove that there is none.
+        # texts without errors do not prove a rate of zero.
         errors = np.stack([(labels == k).astype(float) - (gold == k) for k in range(num_classes)])
         by_item = errors.mean(axis=1)
         spread = np.square(by_item - by_item.mean(axis=1, keepdims=True)).sum(axis=1)

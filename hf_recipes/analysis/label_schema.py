@@ -1,4 +1,4 @@
-"""The schema of `report/labels.json`: how good the LLM's labels are, from annotations and the gold that there is."""
+"""The schema of `report/labels.json`: how good the LLM's labels are, from annotations and gold."""
 
 from pydantic import BaseModel, ConfigDict
 

@@ -22,7 +22,7 @@ class Annotations:
         key (`str`): the name of their folder.
         section (`Annotate`): the pass's section of the recipe.
         logprobs (`np.ndarray` of shape `(n, K)`): natural log over the full vocabulary (of votes and guided answers: of
-            their shares, -inf where there is none); nan where there is no label.
+            their shares, -inf without votes); nan without a label.
         status (`list[str]`): `ok`, `null_text`, `empty_text`, `demonstration`, `no_label` or `engine_error`.
         truncated (`np.ndarray` of shape `(n,)`, bool): the text was cut to fit.
         content_free (`np.ndarray` of shape `(3, K)`): the log-probabilities for inputs without content; empty for votes

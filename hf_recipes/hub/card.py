@@ -37,7 +37,7 @@ class Configs:
     Attributes:
         nodes (`list[Node]`): the configs.
         places (`list[tuple[int, int]]`): of each the start of its first line, and of the line after it.
-        first (`int`): where a first config goes if there is none.
+        first (`int`): the place of the first config in a card without configs.
         indent (`str`): before each dash.
     """
 

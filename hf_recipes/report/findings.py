@@ -20,12 +20,12 @@ AUDIT = "hf-recipes audit sample draws texts for people to label."
 ONE_SIDED = 0.9  # share of one class above which an annotator hardly tells texts apart
 MIN_RUNS = 10  # fewer show only a very large difference in stability
 CRITERIA = {
-    "macro_f1_loss": "macro-F1 lost against gold labels is {value} {interval}, at most {limit} wanted",
-    "churn": "two seeds disagree on {value} {interval} more texts than with gold labels, at most {limit} wanted",
-    "min_class_f1": "F1 of the worst class, {worst}, is {value} {interval}, at least {limit} wanted",
+    "macro_f1_loss": "macro-F1 loss against gold labels is {value} {interval}, limit {limit}",
+    "churn": "two seeds disagree on {value} {interval} more texts than with gold labels, limit {limit}",
+    "min_class_f1": "F1 of the worst class, {worst}, is {value} {interval}, limit {limit}",
 }
 UNKNOWN = {  # without gold labels, or without labels for test texts
-    "macro_f1_loss": "macro-F1 lost against gold labels is not identifiable",
+    "macro_f1_loss": "macro-F1 loss against gold labels is not identifiable",
     "churn": "what LLM labels add to the disagreement of two seeds is not identifiable",
     "min_class_f1": "F1 of the classes is not known",
 }
@@ -130,9 +130,7 @@ def _describe_labels(annotator: AnnotatorResult) -> str:
 def _describe_audited(results: Results, audit: Audits) -> Findings:
     """Return the findings where the source has no gold: those of an audit, and those that require no gold."""
     top, runs, annotator, llm = results.top, results.R, results.annotator, results.at_top["llm"]
-    labels = (
-        f"{annotator.model} labelled {annotator.n:,} training texts; nobody has checked any of these labels. {AUDIT}"
-    )
+    labels = f"{annotator.model} labelled {annotator.n:,} training texts; these labels are not checked. {AUDIT}"
     if annotator.n_gold:
         labels = (
             f"{annotator.model} labelled {annotator.n:,} training texts; of {annotator.n_gold:,} of them, drawn at "
@@ -161,12 +159,12 @@ def _describe_audited(results: Results, audit: Audits) -> Findings:
         Finding(
             "What they cost against full gold: not identifiable.",
             "No classifier was trained on gold labels for as many texts, so neither the macro-F1 that LLM labels lose "
-            "nor the disagreement that they add can be told, whatever the number of seeds.",
+            "nor the disagreement that they add can be estimated, whatever the number of seeds.",
         ),
         Finding(
             "Stability.",
             f"{_name_seeds(results)}, disagree on {estimate(llm, 'pairwise_disagreement')} of all {results.n:,} test "
-            f"texts with LLM labels; all {runs} agree on {estimate(llm, 'unanimity')}. That wants no gold, and says "
+            f"texts with LLM labels; all {runs} agree on {estimate(llm, 'unanimity')}. This requires no gold, and says "
             "nothing of whether they are right.",
         ),
     ]
@@ -229,7 +227,7 @@ def _describe_noise(differences: Differences) -> str:
     score, churn = (differences["llm", "noise-fixed", figure] for figure in ("macro_f1", "pairwise_disagreement"))
     names = {"score": score, "stability": churn}
     clear = [name for name, difference in names.items() if difference.verdict != "cannot tell"]
-    meaning = "Whether errors that go by the text do anything that errors by chance do not cannot be told."
+    meaning = "Whether errors that depend on the text do more harm than random errors is inconclusive."
     if clear:
         meaning = f"In {' and '.join(clear)} errors that go by the text do not do what errors by chance do."
     return (
@@ -251,10 +249,10 @@ def _describe_gold_match(matches: list[GoldMatch], top: int) -> str:
         more = f"more than {least:,} and " if least else ""
         return f"{start} {more}at most {most:,} gold labels alone."
     if not below:
-        return f"{start} how many gold labels: that cannot be told from these sizes."
+        return f"{start} how many gold labels: these sizes do not show it."
     if max(below) == top:
         return f"{start} more than {top:,} gold labels alone: they beat as many gold labels here."
-    return f"{start} more than {max(below):,} gold labels; whether {top:,} are cannot be told."
+    return f"{start} more than {max(below):,} gold labels; whether {top:,} are is unknown."
 
 
 def _describe_gains(llm: Plateau, gold: Plateau) -> str:
@@ -262,13 +260,13 @@ def _describe_gains(llm: Plateau, gold: Plateau) -> str:
     meaning = {
         "plateau": f"less than {llm.delta:g} is left to gain by doubling them again",
         "gains": "they still help",
-        "cannot tell": "whether they still help cannot be told",
+        "cannot tell": "whether they still help is inconclusive",
     }
     first, last = llm.last_doubling
     order = {
         "yes": " LLM labels stopped helping before gold labels did.",
         "no": "",
-        "cannot tell": " Whether LLM labels stop helping before gold labels do cannot be told.",
+        "cannot tell": " Whether LLM labels stop helping before gold labels do is inconclusive.",
     }[llm.premature_plateau or "no"]
     return (
         f"From {first:,.0f} to {last:,.0f} training texts macro-F1 changes by {signed(llm.gain)} "

@@ -20,7 +20,7 @@ def describe(labels: LabelQuality) -> list[str]:
         return sentences
     if annotator.n_gold < FEW_GOLD:
         advice = " Lower annotate.calibration_rows, or label more by hand." if labels.gold_spent.calibration else ""
-        sentences.append(f"Only {annotator.n_gold} gold labels are left to judge by: nothing can be told.{advice}")
+        sentences.append(f"Only {annotator.n_gold} gold labels are left to judge by: too few for a conclusion.{advice}")
     if drawn := labels.audit_drawn:
         scope = ": what follows holds for all of them, within its intervals."
         if annotator.n_gold < drawn:
@@ -82,7 +82,7 @@ def _describe_entropy(annotator: Uncertainty) -> list[str]:
     low, high = annotator.entropy_auroc_interval or (None, None)
     if low is None or high is None:
         return []
-    meaning = "whether entropy points at errors cannot be told"
+    meaning = "whether entropy points at errors is inconclusive"
     if low > 0.5:
         meaning = "entropy points at errors"
     elif high < 0.5:

@@ -124,7 +124,7 @@ def _describe_counts(shares: list[ClassShare]) -> str:
     """Return the largest bias of counts by classifiers."""
     of_all = [share for share in shares if share.group is None]
     largest = max(of_all, key=lambda share: abs(share.bias))
-    doubt = "" if largest.clear_bias else ", which cannot be told from zero"
+    doubt = "" if largest.clear_bias else ", inconclusive"
     return (
         f"Who counts classes by classifiers trained on LLM labels finds '{largest.class_name}' in "
         f"{number(largest.share)} of the texts where gold has {number(largest.gold)}: a bias of "
@@ -141,7 +141,7 @@ def _describe_groups(shares: list[ClassShare]) -> str:
         return ""
     clearest = max(grouped, key=lambda share: share.clear_bias)
     if not clearest.clear_bias:
-        return f" In none of {len({share.group for share in grouped})} groups can a bias be told from zero."
+        return f" In none of {len({share.group for share in grouped})} groups is a bias clear."
     return (
         f" By groups it is clearest for '{clearest.class_name}' in '{clearest.group}' ({clearest.n:,} texts with "
         f"gold): {signed(clearest.bias)} {interval(clearest.bias_interval)}, corrected for the number of classes "
@@ -180,11 +180,11 @@ def _describe_copied_errors(cells: dict[tuple[str, int], ErrorCells], smallest: 
         return f"{text}."
     agreement, accuracy, copied = llm.since.agreement, llm.since.accuracy, llm.since.copied
     if agreement.verdict != "higher":
-        meaning = "that they still come closer to it cannot be told, so a ceiling of its labels cannot either"
+        meaning = "whether they still come closer to it is inconclusive, and so is a ceiling of its labels"
     elif accuracy.verdict == "higher":
         meaning = "they come closer to it and are still getting better: its labels are no ceiling yet"
     else:
-        meaning = "they come closer to it without a gain that can be told"
+        meaning = "they come closer to it without a clear gain"
         if copied and copied.verdict == "higher":
             meaning += ": more texts teach its errors too"
     return (
@@ -205,7 +205,7 @@ def _describe_sources(components: Components) -> str:
     )
     first, second = values[0].interval, values[1].interval
     is_clear = first is not None and second is not None and first[0] > second[1]
-    most = f"Most comes from {SOURCES[ranked[0]]}." if is_clear else "Which of them brings most cannot be told."
+    most = f"Most comes from {SOURCES[ranked[0]]}." if is_clear else "Which of them contributes most is inconclusive."
     return (
         f"Of {components.n:,} test texts two runs disagree on {shares}; "
         f"{number(components.disagreement['all'].value)} if all do. {most}"

@@ -35,9 +35,9 @@ def signed_difference(comparison: Difference | EqualAccuracy) -> str:
 def judge(comparison: Difference | EqualAccuracy) -> str:
     """Return whether a difference is above or below zero."""
     if comparison.interval is None:
-        return f"of which R = {comparison.R} runs do not say how sure it is"
+        return f"without an interval, as R = {comparison.R}"
     if comparison.verdict == "cannot tell":
-        return f"which cannot be told from zero with R = {comparison.R}"
+        return f"inconclusive with R = {comparison.R}"
     return f"clearly {'above' if comparison.verdict == 'higher' else 'below'} zero"
 
 
