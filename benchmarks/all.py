@@ -17,6 +17,7 @@ COMMANDS = [
     "variants.py --rows=300000",
     "annotate.py engine --repeats=3",
     "annotate.py host --rows=100000 --resume-rows=0",
+    "annotate.py source --rows=100000",
     "annotate.py ray --texts=128 --repeats=2",
     "annotators.py",
     "injection.py --texts=60",

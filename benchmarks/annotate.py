@@ -2,6 +2,7 @@
 
     .venv/bin/python benchmarks/annotate.py engine [--texts=48] [--repeats=5] [--dtype=float32]
     .venv/bin/python benchmarks/annotate.py host [--rows=200000] [--resume-rows=1000000]
+    .venv/bin/python benchmarks/annotate.py source [--rows=200000] [--repeats=3]
     .venv/bin/python benchmarks/annotate.py ray [--texts=256] [--repeats=3] [--dtype=float32] [--no-llm]
 
 `engine` takes the prompts that the demo recipe makes of the sample's tweets (tokenised once) and answers them in six
@@ -13,6 +14,9 @@ of a comparison is the median of the ratios within the repeats, and their range.
 `host` lets a whole `annotate` run on one core with an engine that answers at once: what is left is reading, hashing,
 prompting, tokenising and writing. The texts are made of halves of the sample's tweets; no two are equal.
 --rows=5000000 takes about 20 minutes and says whether the memory suffices for it.
+
+`source` reads one file of texts and gold into the pool and the test rows, with their ids, and beside it has `datasets`
+load the same file and write it as parquet, without ids, draw or a look for texts in both.
 
 `ray` has the same texts labelled by the engine in a process, by one actor on a Ray cluster of this machine
 (`engine: ray`) and by `ray.data.llm`, each in a process of its own, one after the other, in a random order within each
@@ -519,6 +523,66 @@ def measure_host(rows: int = 200_000, resume_rows: int = 1_000_000) -> None:
         found += [(f"time, going on with {resume_rows:,} rows", "the target, 10 s", again["first_call"] / 10)]
     for one in found:
         show(*one)
+
+
+# ---------------------------------------------------------------------------------------------------------- source
+
+
+def read_by_recipe(path: str, folder: str) -> dict[str, float]:
+    """Read the file as `hf-recipes annotate` does."""
+    from hf_recipes.data import open_rows
+    from hf_recipes.recipe import load_recipe
+    from hf_recipes.study import Study
+
+    settings = [f"--data.path={path}", f"--output_dir={folder}/study", "--data.label_names=['no', 'yes']"]
+    study = Study(load_recipe(DEMO, [*settings, "--data.pool_size=null", "--data.test_size=5000"]))
+    start = time.perf_counter()
+    open_rows(study)
+    return measure_process(start)
+
+
+def read_by_datasets(path: str, folder: str) -> dict[str, float]:
+    """Load the file by `datasets`, and write its rows as parquet."""
+    import datasets
+
+    datasets.disable_progress_bars()
+    start = time.perf_counter()
+    rows = datasets.load_dataset(Path(path).suffix[1:], data_files=path, split="train", cache_dir=folder)
+    rows.to_parquet(f"{folder}/rows.parquet")
+    return measure_process(start)
+
+
+def measure_process(start: float) -> dict[str, float]:
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+    return {"seconds": time.perf_counter() - start, "megabytes": memory}
+
+
+@app.command(name="source")
+def measure_source(rows: int = 200_000, repeats: int = 3) -> None:
+    """Reading a file into a study beside `datasets`; a minute."""
+    import pyarrow as pa
+    import pyarrow.csv
+    import pyarrow.parquet as pq
+
+    numbers = np.random.default_rng(0).integers(0, rows, rows)
+    texts = [f"text number {i} of many with several words {i % 997}" for i in numbers.tolist()]
+    table = pa.table({"text": texts, "label": [("no", "yes")[i % 2] for i in range(rows)]})
+    print("| file | way | seconds, median | memory at its peak, MB |")
+    print("|---|---|---|---|")
+    for suffix, write in (("csv", pyarrow.csv.write_csv), ("parquet", pq.write_table)):
+        with tempfile.TemporaryDirectory() as folder:
+            write(table, f"{folder}/rows.{suffix}")
+            results: dict[str, list[dict[str, float]]] = {"hf-recipes": [], "datasets": []}
+            for _ in range(repeats):
+                for name, way in (("hf-recipes", read_by_recipe), ("datasets", read_by_datasets)):
+                    with tempfile.TemporaryDirectory() as cache:
+                        results[name].append(in_fresh_process(way, f"{folder}/rows.{suffix}", cache))
+        for name, runs in results.items():
+            seconds, memory = (np.median([run[figure] for run in runs]) for figure in ("seconds", "megabytes"))
+            print(f"| {rows:,} rows, .{suffix} | {name} | {seconds:.1f} | {memory:.0f} |")
+        for figure, what in (("seconds", "time"), ("megabytes", "memory")):
+            pairs = list(zip(results["hf-recipes"], results["datasets"], strict=True))
+            show(f"{what}, {rows:,} rows of a .{suffix} file into a study", "datasets", median_of(figure, pairs))
 
 
 if __name__ == "__main__":
