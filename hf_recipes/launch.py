@@ -33,8 +33,10 @@ def annotate(study: Study, files: "RowFiles", recipe: Path, overrides: list[str]
 
     num_left = count_rows_left(study, files)
     keep_rows(study, files)  # the later steps require them, even if no text is left
+    if not num_left:
+        return
     num_crashes = 0
-    while num_left:
+    while True:
         num_rows = count_rows_done(study)
         code = run_child([*CHILD, "hf_recipes.annotation.annotate", str(recipe), *overrides])
         if code != ENGINE_DIED and code not in CRASHES:

@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
+from .metric_modules import LEVEL
+
 DRAWS = 20_000  # of the intervals of variance components
-LEVEL = 0.95
 
 
 def disagreement(labels: np.ndarray, sources: list[str], num_classes: int) -> dict[str, dict[str, Any]]:

@@ -7,9 +7,9 @@ import numpy as np
 from scipy import stats
 
 from ..recipe import Accept
+from .metric_modules import LEVEL
 from .schema import Criterion, Decision, Figures, Interval, Status, VariantResult, VerdictResult
 
-LEVEL = 0.95
 POWER = 0.8  # the probability with which more labels or seeds are to decide
 NO_INTERVALS = "two runs give no intervals"
 MAX_COUNT = 10_000_000
