@@ -3,6 +3,9 @@
 The folder of each module links to this file, because `evaluate.load` copies only what lies in the folder.
 """
 
+from copy import copy
+from dataclasses import asdict, dataclass, replace
+
 import numpy as np
 from scipy import stats
 
@@ -44,7 +47,7 @@ def check_labels(key, values, *axes, min_label=0, num_classes=MAX_CLASSES + 1):
         label = array.min() if array.min() < min_label else array.max()
         wanted = f"class indices from {min_label} to {num_classes - 1}"
         raise ValueError(f"`{key}` must be {wanted}. Got {label:g}. Try one index per class, counted from 0.")
-    return array.astype(np.int64, copy=False)
+    return np.ascontiguousarray(array, dtype=np.int64)  # the order in memory would change the last digit of sums
 
 
 def check_gold(references, items, num_classes=MAX_CLASSES + 1):
@@ -58,9 +61,9 @@ def check_gold(references, items, num_classes=MAX_CLASSES + 1):
     return rows[0]
 
 
-def check_runs(predictions, references, key="predictions"):
+def check_runs(predictions, references, key="predictions", min_label=0):
     """Return labels of shape (R, n), R >= 2, and gold labels of shape (n,) or None."""
-    predictions = check_labels(key, predictions, "R runs", "n items")
+    predictions = check_labels(key, predictions, "R runs", "n items", min_label=min_label)
     if len(predictions) < 2:
         raise ValueError(f"`{key}` must have at least 2 runs. Got 1. Try runs with other seeds.")
     return predictions, check_gold(references, predictions.shape[1])
@@ -90,6 +93,19 @@ def check_classes(num_classes, references, *predictions):
     return int(classes)
 
 
+def check_clusters(clusters, items):
+    """Return the number of each item's cluster, of shape (n,); each item is a cluster where None is given."""
+    if clusters is None:
+        return np.arange(items)
+    names = np.asarray(clusters)
+    if names.shape != (items,):
+        raise ValueError(f"`clusters` must have one value per item, {items}. Got the shape {names.shape}.")
+    numbers = np.unique(names, return_inverse=True)[1]
+    if items > 1 and numbers.max() == 0:
+        raise ValueError(f"`clusters` must have at least 2 values. Got {names[0]} only. Try leaving it out.")
+    return numbers
+
+
 def check_level(confidence_level):
     if not 0 < confidence_level < 1:
         raise ValueError(f"`confidence_level` must be between 0 and 1. Got {confidence_level}. Try 0.95.")
@@ -109,44 +125,256 @@ def sum_by_rank(ranks, values, at):
 
 
 def f1_by_class(predictions, references):
-    """Yield each class that gold has, with F1 by run and the influence of each item on the mean F1, scaled by n.
+    """Yield each class that gold has, with each item's pseudo-value of each run's F1, of shape (R, n).
 
     With TP, P, G the weighted counts of class k, F1 = 2 TP / (P + G), and an item that adds weight w changes it by
-    w (2 [hit] - F1 ([predicted k] + [gold k])) / (P + G): the infinitesimal jackknife (Efron 1982).
+    w (2 [hit] - F1 ([predicted k] + [gold k])) / (P + G): the infinitesimal jackknife (Efron 1982). The mean of a run's
+    pseudo-values over the items that it saw (not -1) is its F1.
     """
+    is_seen = predictions >= 0
     for k in np.unique(references):
-        is_gold, is_predicted = references == k, predictions == k
+        is_gold, is_predicted = is_seen & (references == k), predictions == k
         hits = is_predicted & is_gold
-        sizes = is_predicted.sum(axis=1) + is_gold.sum()
-        f1 = 2 * hits.sum(axis=1) / sizes
-        moves = (2 * hits - f1[:, None] * (is_predicted.astype(float) + is_gold)) / sizes[:, None]
-        yield k, f1, moves.mean(axis=0) * len(references)
+        sizes = np.maximum(is_predicted.sum(axis=1) + is_gold.sum(axis=1), 1)[:, None]
+        f1 = 2 * hits.sum(axis=1, keepdims=True) / sizes
+        moves = (2 * hits - f1 * (is_predicted.astype(float) + is_gold)) / sizes
+        yield k, f1 + moves * is_seen.sum(axis=1, keepdims=True)
 
 
-def item_variance(influence):
-    """Return the variance over items of a figure, from each item's influence on it, scaled by n."""
+def disagreement_by_item(predictions):
+    """Return each item's pseudo-value of each run's disagreement, of shape (R, n), and which of them count.
+
+    With m runs that saw an item and d the share of unlike labels among their pairs, a run's pseudo-value is m d -
+    (m - 1) d without the run (Quenouille 1956); the mean over runs is d. An item that fewer than two runs saw does not
+    count.
+    """
+    items = predictions.shape[1]
+    is_seen, num_labels = predictions >= 0, int(predictions.max()) + 2
+    cells = predictions + 1 + np.arange(0, items * num_labels, num_labels)
+    company = np.bincount(cells.ravel(), minlength=items * num_labels).take(cells)  # runs that give the same label
+    num_seen = is_seen.sum(axis=0)
+    return pair_values(is_seen * (num_seen - company), num_seen), is_seen & (num_seen > 1)
+
+
+def pair_values(sums, num_seen):
+    """Return each item's pseudo-value of each run, of a figure of pairs of runs; see `disagreement_by_item`.
+
+    Args:
+        sums (`np.ndarray` of shape `(R, n)`): the figure of an item, added over a run's pairs with other runs.
+        num_seen (`np.ndarray` of shape `(n,)`): the runs that saw the item.
+    """
+    by_item = sums.sum(axis=0) / np.maximum(num_seen * (num_seen - 1), 1)
+    return by_item + 2 * (sums - (num_seen - 1) * by_item) / np.maximum(num_seen - 2, 1) * (num_seen > 2)
+
+
+class Crossed:
+    """A figure of R runs over items, as a mean of values by run and item.
+
+    Attributes:
+        mean (`float`), by_run (`np.ndarray` of shape `(R,)`): over the items that each run saw.
+        influence (`np.ndarray` of shape `(G,)`): of each cluster of items on the mean, scaled by G.
+        deviations (`np.ndarray` of shape `(R,)`): of each run from the other runs on the items that both saw.
+        residuals (`np.ndarray` of shape `(R, G)`): what neither runs nor items explain, scaled by G.
+    """
+
+    def __init__(self, values, is_seen, clusters, min_runs=2):
+        """Sum up values of shape `(R, n)`, where `is_seen`, by clusters of shape `(n,)`.
+
+        Items that fewer than `min_runs` runs saw show no difference between runs; for pairs of runs it is 3.
+        """
+        runs, items = values.shape
+        num_seen = is_seen.sum(axis=1, keepdims=True)
+        by_run = (values * is_seen).sum(axis=1, keepdims=True) / num_seen
+        self.by_run, self.mean = by_run.ravel(), float(by_run.mean())
+        scale = is_seen * (items / num_seen)
+        self.influence = by_cluster(((values - by_run) * scale).mean(axis=0, keepdims=True), clusters)[0]
+
+        # A run's deviation from the mean of the m runs that saw an item is 1 - 1 / m of that from all other runs.
+        num_runs = is_seen.sum(axis=0)
+        by_item = (values * is_seen).sum(axis=0) / np.maximum(num_runs, 1)
+        is_shared = is_seen & (num_runs >= min_runs)
+        kept = (is_shared * (1 - 1 / np.maximum(num_runs, 1))).sum(axis=1, keepdims=True)
+        residuals = (values - by_item) * is_shared * ((1 - 1 / runs) * items / np.maximum(kept, 1e-9))
+        self.deviations = residuals.mean(axis=1)
+        num_shared = np.maximum(is_shared.sum(axis=1, keepdims=True), 1)
+        residuals -= self.deviations[:, None] * is_shared * (items / num_shared)
+        self.residuals = by_cluster(residuals, clusters)
+
+
+def combine(weights, parts):
+    """Return the `Crossed` of a linear combination of figures of the same runs and items."""
+    result = copy(parts[0])
+    for name in vars(result):
+        terms = [weight * getattr(part, name) for weight, part in zip(weights, parts, strict=True)]
+        setattr(result, name, sum(terms))
+    return result
+
+
+def by_cluster(values, clusters):
+    """Return values by cluster, scaled by the number of clusters G: (R, n) becomes (R, G)."""
+    num_clusters, items = int(clusters.max()) + 1, values.shape[1]
+    if num_clusters == items:
+        return values
+    sums = np.stack([np.bincount(clusters, run_values, num_clusters) for run_values in values])
+    return sums * (num_clusters / items)
+
+
+@dataclass(frozen=True)
+class CrossedVariance:
+    """The variance of an estimate over runs that are crossed with items, and how well it is known.
+
+    In the model of two crossed random effects a mean over R runs and n items has the variance
+    s_run^2 / R + s_item^2 / n + s_both^2 / (R n).
+
+    Attributes:
+        runs, items, both (`float`): the three parts.
+        run_freedom, item_freedom (`float`): degrees of freedom of the variances over runs and over items.
+        skew (`float`): third cumulant of the estimate over runs by the 1.5th power of the variance. Disagreement has
+            some: a bad run that few studies contain disagrees with all others.
+    """
+
+    runs: float
+    items: float
+    both: float
+    run_freedom: float
+    item_freedom: float
+    skew: float = 0.0
+
+    @property
+    def total(self):
+        return self.runs + self.items + self.both
+
+    @property
+    def freedom(self):
+        """Degrees of freedom, fewer than Satterthwaite's, which are too many at R = 3."""
+        over_runs = self.runs + self.both
+        of_runs = self.run_freedom * max(self.total / over_runs, 1) if over_runs else np.inf
+        inverse = 1 / of_runs + 1 / self.item_freedom
+        return 1 / inverse if inverse else np.inf
+
+    def interval(self, estimate, level, bounds=(-np.inf, np.inf)):
+        """Return the t interval, cut to the bounds; nan where a part is nan.
+
+        On the side of the skew it is wider by the first term of the Cornish-Fisher expansion of a studentised mean
+        (Johnson 1978); it is never narrower.
+        """
+        if not np.isfinite(self.total):
+            return [float("nan"), float("nan")]
+        quantile, error = stats.t.ppf(0.5 + level / 2, self.freedom), np.sqrt(self.total)
+        extra = self.skew * (2 * quantile**2 + 1) / 6
+        low, high = estimate - (quantile + max(-extra, 0)) * error, estimate + (quantile + max(extra, 0)) * error
+        return [float(max(low, bounds[0])), float(min(high, bounds[1]))]
+
+    def p_value(self, estimate):
+        """Return the p-value of zero, two-sided: 1 - the level of the interval that ends at zero."""
+        if not np.isfinite(self.total):
+            return float("nan")
+        if self.total == 0:
+            return float(estimate == 0)
+        distance, skew = abs(estimate) / np.sqrt(self.total), max(-np.sign(estimate) * self.skew, 0)
+        if skew:  # solves distance = quantile + skew (2 quantile^2 + 1) / 6
+            root = np.sqrt(max(1 - 4 * skew / 3 * (skew / 6 - distance), 1))
+            distance = (root - 1) / (2 * skew / 3)
+        return float(2 * stats.t.sf(distance, self.freedom))
+
+    def scaled(self, runs=1.0, items=1.0):
+        """Return the variance in a study with that many times as many runs and items."""
+        return replace(
+            self,
+            runs=self.runs / runs,
+            items=self.items / items,
+            both=self.both / runs / items,
+            run_freedom=(self.run_freedom + 1) * runs - 1,
+            item_freedom=(self.item_freedom + 1) * items - 1,
+            skew=self.skew / np.sqrt(runs),
+        )
+
+    def power(self, distance, level):
+        """Return the probability that the interval leaves out a value at this distance from the true one."""
+        if self.total == 0:
+            return float(distance > 0)
+        freedom = min(self.freedom, 1e6)  # the noncentral t has no limit
+        extra = abs(self.skew) * (2 * stats.t.ppf(0.5 + level / 2, freedom) ** 2 + 1) / 6
+        return float(
+            stats.nct.sf(stats.t.ppf(0.5 + level / 2, freedom) + extra, freedom, distance / np.sqrt(self.total))
+        )
+
+    def to_dict(self):
+        return {name: float(value) for name, value in asdict(self).items()}
+
+
+UNKNOWN = CrossedVariance(*[float("nan")] * 5)  # of a difference, or of pairs, of two runs
+
+
+def crossed_variance(figure, floor=1.0, with_skew=False):
+    """Return the variance of a figure's mean over runs and items.
+
+    Args:
+        figure (`Crossed`): of three runs or more for `with_skew`.
+        floor (`float`): how far one item may move the mean, scaled by G, where none does: see `item_variance`.
+        with_skew (`bool`): whether to take the skew over runs into account.
+    """
+    runs = len(figure.deviations)
+    over_runs = np.square(figure.deviations).sum() / (runs - 1) / runs
+    third = third_cumulant(figure.deviations) if with_skew else 0.0
+    return variance_from_squares(over_runs, runs - 1, *_over_items(figure.influence, figure.residuals, floor), third)
+
+
+def variance_of_difference(first, second, floor=1.0, with_skew=False):
+    """Return the variance of the first mean less the second, paired by item; see `crossed_variance`.
+
+    Runs of one seed share rows, but are hardly correlated. The variance over runs is Welch's (1947), with his
+    degrees of freedom, less what the lower 95% limit of the runs' correlation (Fisher's z, at least 0) proves.
+    """
+    deviations = np.stack([first.deviations, second.deviations])
+    runs = deviations.shape[1]
+    variances = np.square(deviations).sum(axis=1) / (runs - 1) / runs
+    over_runs, correlation = variances.sum(), 0.0
+    if runs > 3 and variances.all():
+        observed = np.clip(np.corrcoef(deviations)[0, 1], -1 + 1e-12, 1 - 1e-12)
+        correlation = max(np.tanh(np.arctanh(observed) - stats.norm.ppf(0.95) / np.sqrt(runs - 3)), 0.0)
+    run_freedom = (runs - 1) * (over_runs**2 / (variances**2).sum() if over_runs else 1.0)
+    over_runs -= 2 * correlation * np.sqrt(variances.prod())
+    third = third_cumulant(first.deviations) - third_cumulant(second.deviations) if with_skew else 0.0
+    parts = _over_items(first.influence - second.influence, first.residuals - second.residuals, floor)
+    return variance_from_squares(over_runs, run_freedom, *parts, third)
+
+
+def _over_items(influence, residuals, floor):
+    """Return the variance over items of the mean over runs, the part of it that is run x item, and G - 1."""
+    runs, items = residuals.shape
+    both = (residuals**2).sum() / (runs * (runs - 1) * items * max(items - 1, 1))
+    return item_variance(influence, floor), both, max(items - 1, 1)
+
+
+def variance_from_squares(over_runs, run_freedom, over_items, both, item_freedom, third=0.0):
+    """Return the variance by its mean squares: the variance over runs and that over items both contain run x item."""
+    both = min(both, over_items)
+    result = CrossedVariance(max(over_runs - both, 0.0), over_items - both, both, run_freedom, item_freedom)
+    return replace(result, skew=third / result.total**1.5) if third else result
+
+
+def third_cumulant(deviations):
+    """Return the third cumulant of the mean of R deviations; 0 where it is not defined."""
+    runs = len(deviations)
+    if runs < 3:
+        return 0.0
+    return ((deviations - deviations.mean()) ** 3).sum() / ((runs - 1) * (runs - 2) * runs)
+
+
+def item_variance(influence, floor=1.0):
+    """Return the variance over items of a figure, from each item's influence on it, scaled by n.
+
+    Few items without an error do not prove a rate of zero. The variance is at least that of one item each way like the
+    one that moves the figure most, or by `floor` where none does.
+    """
     items = len(influence)
-    return (influence**2).sum() / items / max(items - 1, 1)
+    largest = np.abs(influence).max()
+    largest = largest if largest > 1e-9 else floor  # rounding errors move nothing
+    return max((influence**2).sum() / items / max(items - 1, 1), 2 * largest**2 / (items * (items + 1)))
 
 
 def jackknife(without):
     """Return the variance over runs of a figure, from its value without each run in turn."""
     runs = len(without)
     return (runs - 1) / runs * ((without - without.mean()) ** 2).sum()
-
-
-def freedom(over_runs, over_items, runs):
-    """Return degrees of freedom that are wider than Satterthwaite's, which are too narrow at R = 3: see the card."""
-    return (runs - 1) * (over_runs + over_items) / over_runs if over_runs > 0 else np.inf
-
-
-def t_interval(estimate, over_runs, over_items, runs, level, bounds=(-np.inf, np.inf)):
-    """Return the interval for the sum of both variances, cut to the bounds; nan where one is not defined.
-
-    The part over items contains a share of the part over runs, so the interval errs on the wide side.
-    """
-    variance = over_runs + over_items
-    if not np.isfinite(variance):
-        return [float("nan"), float("nan")]
-    half = stats.t.ppf(0.5 + level / 2, freedom(over_runs, over_items, runs)) * np.sqrt(variance)
-    return [float(max(estimate - half, bounds[0])), float(min(estimate + half, bounds[1]))]

@@ -229,19 +229,22 @@ def test_a_comparison_is_the_difference_of_the_variants_own_figures(comparison):
     stable = [load("seed_instability").compute(predictions=variant, references=gold) for variant in (one, two)]
     for name in ("accuracy", "macro_f1"):
         assert result[f"{name}_difference"] == pytest.approx(own[0][f"{name}_mean"] - own[1][f"{name}_mean"])
-        per_run = np.subtract(own[0][f"{name}_runs"], own[1][f"{name}_runs"])
-        assert result[f"{name}_seed_se"] == pytest.approx(per_run.std(ddof=1) / 2)
+        parts = result[f"{name}_variance"]
+        welch = stats.ttest_ind(own[0][f"{name}_runs"], own[1][f"{name}_runs"], equal_var=False)
+        assert parts["run_freedom"] == pytest.approx(welch.df)
+        variances = np.square([each[f"{name}_sd"] for each in own]) / 4
+        assert parts["runs"] == pytest.approx(max(variances.sum() - parts["both"], 0))  # runs that are uncorrelated
         moves = np.subtract(own[0][f"{name}_influence"], own[1][f"{name}_influence"])
-        assert result[f"{name}_item_se"] == pytest.approx(np.sqrt((moves**2).sum()), rel=0.01)
+        assert parts["items"] + parts["both"] == pytest.approx((moves**2).sum(), rel=0.01)
         assert result[f"{name}_spread_ratio"] == pytest.approx(own[0][f"{name}_sd"] / own[1][f"{name}_sd"])
         brown = stats.levene(own[0][f"{name}_runs"], own[1][f"{name}_runs"], center="median").pvalue
         assert result[f"{name}_spread_p_value"] == pytest.approx(brown)
         assert result[f"{name}_spread_verdict"] == "cannot tell"
     difference = stable[0]["pairwise_disagreement"] - stable[1]["pairwise_disagreement"]
     assert result["pairwise_disagreement_difference"] == pytest.approx(difference)
-    without = np.subtract(stable[0]["leave_one_out"], stable[1]["leave_one_out"])
-    jackknife = 3 / 4 * ((without - without.mean()) ** 2).sum()
-    assert result["pairwise_disagreement_seed_se"] == pytest.approx(np.sqrt(jackknife))
+    jackknife = sum(3 * np.var(each["leave_one_out"]) for each in stable)
+    parts = result["pairwise_disagreement_variance"]
+    assert parts["runs"] == pytest.approx(max(jackknife - parts["both"], 0))
     swapped = comparison.compute(predictions1=two, predictions2=one, references=gold)
     for figure in ("accuracy", "macro_f1", "pairwise_disagreement"):
         assert swapped[f"{figure}_difference"] == pytest.approx(-result[f"{figure}_difference"])
@@ -252,35 +255,135 @@ def test_a_variant_against_itself_is_no_different(comparison):
     gold, (one, _) = variants()
     result = comparison.compute(predictions1=one, predictions2=one, references=gold)
     for figure in ("accuracy", "macro_f1", "pairwise_disagreement"):
-        assert result[f"{figure}_interval"] == [0, 0]
+        low, high = result[f"{figure}_interval"]
+        assert 0 < high == -low < 0.02
         assert result[f"{figure}_p_value"] == 1
         assert result[f"{figure}_verdict"] == "cannot tell"
 
 
-def test_an_interval_is_as_wide_as_drawing_seeds_and_texts_by_hand(comparison):
-    gold, (one, two) = variants(runs=20, items=150)
-    result = comparison.compute(predictions1=one, predictions2=two, references=gold)
-    random = np.random.default_rng(1)
-    draws = {"accuracy": [], "macro_f1": []}
-    for _ in range(200):
-        items, seeds = random.integers(150, size=150), random.integers(20, size=20)
-        pair = [[variant[run, items] for run in seeds] for variant in (one, two)]
-        means = [np.mean([accuracy_score(gold[items], run) for run in variant]) for variant in pair]
-        draws["accuracy"].append(means[0] - means[1])
-        means = [
-            np.mean([f1_score(gold[items], r, labels=np.unique(gold[items]), average="macro") for r in variant])
-            for variant in pair
-        ]
-        draws["macro_f1"].append(means[0] - means[1])
-    for name, values in draws.items():
-        low, high = result[f"{name}_interval"]
-        width = np.diff(np.quantile(values, [0.025, 0.975]))[0]
-        assert high - low == pytest.approx(width, rel=0.2)
-        assert low + high == pytest.approx(2 * np.mean(values), abs=0.3 * width)
+def test_an_interval_is_as_wide_as_the_spread_of_many_studies(comparison):
+    results, widths = {"accuracy": [], "macro_f1": [], "pairwise_disagreement": []}, {}
+    for seed in range(300):
+        gold, (one, two) = variants(runs=10, items=150, seed=seed)
+        result = comparison.compute(predictions1=one, predictions2=two, references=gold, num_classes=3)
+        for figure, values in results.items():
+            values.append(result[f"{figure}_difference"])
+            widths.setdefault(figure, []).append(np.diff(result[f"{figure}_interval"])[0])
+    for figure, values in results.items():
+        assert np.mean(widths[figure]) == pytest.approx(2 * 1.97 * np.std(values), rel=0.15)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_variance_of_a_mean_is_that_of_crossed_random_effects(comparison, seed):
+    """The oracle: sums of squares by regression. (MS_runs + MS_items - MS_residual) / (R n) is unbiased."""
+    gold, (predictions, _) = variants(runs=6, items=40, seed=seed)
+    right = (predictions == gold).ravel() * 1.0
+    run, item = np.divmod(np.arange(240), 40)
+    by_run, by_item, constant = np.eye(6)[run], np.eye(40)[item], np.ones((240, 1))
+
+    def residual(*columns):
+        design = np.hstack([constant, *columns])
+        return np.square(right - design @ np.linalg.lstsq(design, right, rcond=None)[0]).sum()
+
+    both = residual(by_run, by_item) / (5 * 39) / 240
+    over_runs, over_items = (residual() - residual(by_run)) / 5 / 240, (residual() - residual(by_item)) / 39 / 240
+    scores = load("seed_scores").compute(predictions=predictions, references=gold)
+    low, high = scores["accuracy_mean_interval"]
+    variance = max(over_runs - both, 0) + over_items
+    freedom = 1 / (1 / (5 * max(variance / max(over_runs, both), 1)) + 1 / 39)
+    assert high - low == pytest.approx(2 * stats.t.ppf(0.975, freedom) * np.sqrt(variance))
+
+
+@given(*[st.floats(1e-6, 1e-2)] * 3, st.floats(2, 40), st.floats(2, 999), st.floats(-1, 1), st.floats(-0.3, 0.3))
+def test_an_interval_leaves_out_zero_where_its_p_value_says_so(
+    comparison, runs, items, both, run_freedom, item_freedom, skew, value
+):
+    variance = comparison.variance(
+        runs=runs, items=items, both=both, run_freedom=run_freedom, item_freedom=item_freedom, skew=skew
+    )
+    for level in (0.5, 0.95, 0.99):
+        low, high = variance.interval(value, level)
+        p_value = variance.p_value(value)
+        if abs(p_value - (1 - level)) > 1e-6:
+            assert (low > 0 or high < 0) == (p_value < 1 - level)
+
+
+def test_more_runs_and_items_shrink_the_parts_that_they_average(comparison):
+    parts = {"runs": 4e-4, "items": 2e-4, "both": 1e-4, "run_freedom": 18.0, "item_freedom": 499.0}
+    variance = comparison.variance(**parts)
+    assert variance.scaled(runs=4).total == pytest.approx(1e-4 + 2e-4 + 0.25e-4)
+    assert variance.scaled(items=2).total == pytest.approx(4e-4 + 1e-4 + 0.5e-4)
+    rng, distance = np.random.default_rng(0), 0.08
+    estimates = rng.normal(distance, np.sqrt(variance.total), 20_000)
+    errors = np.sqrt(variance.total * rng.chisquare(variance.freedom, 20_000) / variance.freedom)
+    found = (estimates / errors > stats.t.ppf(0.975, variance.freedom)).mean()
+    assert variance.power(distance, 0.95) == pytest.approx(found, abs=0.01)
+
+
+def test_items_that_a_run_did_not_see_do_not_count(comparison):
+    gold, pair = variants(runs=5, items=200)
+    is_hidden = np.random.default_rng(1).random((5, 200)) < 0.3
+    one, two = (np.where(is_hidden, -1, predictions) for predictions in pair)
+    result = comparison.compute(predictions1=one, predictions2=two, references=gold, num_classes=3)
+    for number, predictions in ((1, one), (2, two)):
+        seen = [np.flatnonzero(run >= 0) for run in predictions]
+        accuracy = [accuracy_score(gold[at], run[at]) for run, at in zip(predictions, seen, strict=True)]
+        assert result[f"accuracy_{number}"] == pytest.approx(np.mean(accuracy))
+        f1 = [f1_score(gold[at], run[at], average="macro") for run, at in zip(predictions, seen, strict=True)]
+        assert result[f"macro_f1_{number}"] == pytest.approx(np.mean(f1))
+        pairs = [list(itertools.combinations(item[item >= 0], 2)) for item in predictions.T]
+        by_item = np.array([np.mean([x != y for x, y in of_item]) if of_item else np.nan for of_item in pairs])
+        by_run = [np.nanmean(by_item[at]) for at in seen]
+        assert result[f"pairwise_disagreement_{number}"] == pytest.approx(np.mean(by_run), abs=0.002)
+    scores = load("seed_scores").compute(predictions=one, references=gold)
+    assert scores["macro_f1_mean"] == result["macro_f1_1"]
+    with pytest.raises(ValueError, match="`predictions2` must have -1 where"):
+        comparison.compute(predictions1=one, predictions2=pair[1], references=gold)
+
+
+def test_hidden_items_narrow_the_interval_as_much_as_they_should(comparison):
+    """Out-of-bag texts: each is hidden from one run in three. The spread of many studies is the oracle."""
+    differences, widths = {}, {}
+    for seed in range(300):
+        gold, (one, two) = variants(runs=10, items=300, seed=seed)
+        is_hidden = np.random.default_rng(seed).random((10, 300)) < 0.33
+        is_hidden[:, :60] = False
+        one, two = (np.where(is_hidden, -1, predictions) for predictions in (one, two))
+        result = comparison.compute(predictions1=one, predictions2=two, references=gold)
+        for figure in ("accuracy", "macro_f1", "pairwise_disagreement"):
+            differences.setdefault(figure, []).append(result[f"{figure}_difference"])
+            variance = comparison.variance(**result[f"{figure}_variance"])
+            widths.setdefault(figure, []).append(variance.total)
+    for figure, values in differences.items():
+        assert 0.95 < np.sqrt(np.mean(widths[figure])) / np.std(values) < 1.2
+
+
+@given(st.integers(3, 5), st.integers(4, 9), st.integers(2, 3), st.integers(0, 99))
+def test_copies_of_items_add_nothing_if_they_are_one_cluster(comparison, runs, items, copies, seed):
+    random = np.random.default_rng(seed)
+    gold, one, two = random.integers(3, size=items), *random.integers(3, size=(2, runs, items))
+    again, clusters = np.repeat(np.arange(items), copies), np.repeat([f"d{i}" for i in range(items)], copies)
+    modules = {
+        comparison: {"predictions1": one, "predictions2": two},
+        load("seed_scores"): {"predictions": one},
+        load("seed_instability"): {"predictions": one},
+        load("seed_divergence"): {"predictions": random.dirichlet([1, 1, 1], size=(runs, items))},
+    }
+    for module, inputs in modules.items():
+        options = {} if "divergence" in module.name else {"num_classes": 3}
+        whole = module.compute(**inputs, references=gold, **options)
+        repeated = {name: values[:, again] for name, values in inputs.items()}
+        copied = module.compute(**repeated, references=gold[again], clusters=clusters, **options)
+        names = {name for name in whole if name.endswith("_interval") and "per_class" not in name}
+        # These depend on the number of labels, or are not of a mean over runs and items.
+        names -= {"error_consistency_interval", "krippendorff_alpha_interval"}
+        names -= {"unanimity_interval", "accuracy_distribution_variance_interval"}
+        for name in names:
+            assert copied[name] == pytest.approx(whole[name], nan_ok=True, abs=1e-9), name
 
 
 def test_at_equal_accuracy_a_weaker_variant_is_set_against_the_same_strength(comparison):
-    gold, (weak, *ladder) = variants(runs=6, items=2000, skills=(0.6, 0.5, 0.7, 0.9))
+    gold, (weak, *ladder) = variants(runs=6, items=2000, skills=(0.6, 0.55, 0.65, 0.9))
     result = comparison.compute(predictions1=weak, predictions2=ladder[2], references=gold, ladder=ladder)
     assert result["pairwise_disagreement_verdict"] == "higher"  # weaker students disagree more
     same = result["iso_accuracy"]
@@ -295,15 +398,20 @@ def test_at_equal_accuracy_a_weaker_variant_is_set_against_the_same_strength(com
     assert min(figures) <= same["pairwise_disagreement2"] <= max(figures)
     none = comparison.compute(predictions1=ladder[2], predictions2=weak, references=gold, ladder=[ladder[0], weak])
     assert none["iso_accuracy"]["status"] == "no overlap"
+    # Disagreement is not linear in accuracy between distant sizes.
+    far = comparison.compute(predictions1=weak, predictions2=weak, references=gold, ladder=[ladder[0], ladder[2]])
+    assert far["iso_accuracy"]["status"] == "gap"
+    assert far["iso_accuracy"]["gap"] > 0.1
 
 
 def test_the_iso_interval_is_that_of_a_jackknife_by_hand(comparison):
     """The part over runs, with every run left out of all variants in turn; many items, so that theirs is small."""
-    gold, (variant, low, high) = variants(runs=5, items=4000, skills=(0.6, 0.5, 0.7))
+    gold, (variant, low, high) = variants(runs=5, items=4000, skills=(0.6, 0.55, 0.65))
     module = sys.modules[type(comparison).__module__]
 
     def compare(keep):
-        variants = [module._Variant(predictions[keep], gold) for predictions in (variant, low, high)]
+        clusters = np.arange(4000)
+        variants = [module._figures(predictions[keep], gold, clusters) for predictions in (variant, low, high)]
         return module._iso_accuracy(variants[0], variants[1:], 0.95)
 
     every = list(range(5))

@@ -11,16 +11,20 @@ import numpy as np
 from scipy import stats
 
 from .shared import (
+    UNKNOWN,
+    Crossed,
+    CrossedVariance,
     Direct,
     check_classes,
+    check_clusters,
     check_labels,
     check_level,
     check_runs,
+    combine,
+    crossed_variance,
+    disagreement_by_item,
     f1_by_class,
-    freedom,
-    item_variance,
-    jackknife,
-    t_interval,
+    variance_of_difference,
 )
 
 _CITATION = """\
@@ -39,11 +43,13 @@ _KWARGS_DESCRIPTION = """
 Args:
     predictions1, predictions2 (`list` of R lists of n `int`):
         Class indices of two variants' runs over the same items in the same order; run r of both has the same seed. R
-        is at least 2, and 3 for an interval.
+        is at least 2, and 3 for an interval. -1 where run r of both did not classify an item, as it trained on it.
     references (`list` of n `int`, or of R such lists):
         Gold labels.
     num_classes (`int`, *optional*):
         The number of classes, by default one more than the largest reference.
+    clusters (`list` of n `int` or `str`, *optional*):
+        The document, thread or author of each item: intervals count clusters, not items.
     ladder (`list` of S such `predictions2`, *optional*):
         The second variant at S training sizes, the same seeds: asks for the comparison at equal accuracy.
     delta (`float`, *optional*):
@@ -58,7 +64,8 @@ Returns:
     - **{figure}_interval** (`list` of 2 `float`), **{figure}_p_value** (`float`): of the difference, by t over seeds
       and items together; what decides. nan at R = 2.
     - **{figure}_verdict** (`str`): `higher` or `lower` if the interval leaves out 0, else `cannot tell`.
-    - **{figure}_item_se**, **{figure}_seed_se** (`float`): the parts of the standard error.
+    - **{figure}_variance** (`dict`): of the difference, by parts: `runs`, `items`, `both`, with degrees of freedom
+      and skew. `module.variance(**parts)` gives intervals at other levels, and the power of more runs or items.
     - **{figure}_detectable** (`float`): the true difference that R runs and n items like these find in 80 studies of
       100.
     - **{figure}_runs_needed** (`int` or None): the runs that it takes to find delta as often; None if 1,000 do not,
@@ -70,9 +77,10 @@ Returns:
       the test seldom finds even a doubled SD there.
 
     with ladder
-    - **iso_accuracy** (`dict`): `status` (`ok`, or `no overlap` if the second variant is nowhere as accurate as the
-      first), `accuracy`, `pairwise_disagreement1`, `pairwise_disagreement2` (interpolated in accuracy between the two
-      sizes on either side), `difference`, `interval`, `p_value`, `verdict`, `sizes` (which two of the ladder).
+    - **iso_accuracy** (`dict`): `status` (`ok`; `no overlap` if the second variant is nowhere as accurate as the first;
+      `gap` if the two sizes on either side differ by more than 0.1 in accuracy), `accuracy`, `pairwise_disagreement1`,
+      `pairwise_disagreement2` (interpolated in accuracy between these sizes), `difference`, `interval`, `p_value`,
+      `verdict`, `sizes` (which two of the ladder).
 
     and **R**, **n**, **confidence_level**
 """
@@ -97,110 +105,108 @@ class InstabilityComparison(Direct, evaluate.Comparison):
         """See the function `holm`."""
         return holm(p_values)
 
+    def variance(self, **parts):
+        """Return the `CrossedVariance` of a `{figure}_variance`: intervals at other levels, power at other R and n."""
+        return CrossedVariance(**parts)
+
 
 MIN_RUNS = 20  # of a verdict on spread: see the card
 POWER = 0.8
 MAX_RUNS = 1000
+MAX_GAP = 0.1  # in accuracy, between the two steps of a ladder: disagreement is not linear in accuracy over more
+#: By figure the options of its variance: an item is right or wrong, and at most about half of all pairs differ on it.
+FIGURES = {
+    "accuracy": {"floor": 1.0},
+    "macro_f1": {"floor": 1.0},
+    "pairwise_disagreement": {"floor": 0.5, "with_skew": True},
+}
 
 
 def instability_comparison(
-    predictions1, predictions2, references, num_classes=None, ladder=None, delta=None, confidence_level=0.95
+    predictions1,
+    predictions2,
+    references,
+    num_classes=None,
+    clusters=None,
+    ladder=None,
+    delta=None,
+    confidence_level=0.95,
 ):
     """Compute what `_KWARGS_DESCRIPTION` lists."""
-    predictions1, references = check_runs(predictions1, references, "predictions1")
+    predictions1, references = check_runs(predictions1, references, "predictions1", min_label=-1)
     if references is None:
         raise ValueError("`references` must be gold labels. Got none. Try one label per item.")
     runs, items = predictions1.shape
-    predictions2 = check_labels("predictions2", predictions2, runs, items)
+    predictions2 = check_labels("predictions2", predictions2, runs, items, min_label=-1)
+    if ((predictions1 < 0) != (predictions2 < 0)).any():
+        raise ValueError(
+            "`predictions2` must have -1 where `predictions1` has. Got other places. Try one mask by seed."
+        )
     check_level(confidence_level)
     if delta is not None and not delta > 0:
         raise ValueError(f"`delta` must be a difference above 0. Got {delta}. Try 0.01.")
     steps = [check_labels("ladder", step, runs, items) for step in (() if ladder is None else ladder)]
     check_classes(num_classes, references, predictions1, predictions2, *steps)
-    first, second = variants = [_Variant(predictions, references) for predictions in (predictions1, predictions2)]
+    clusters = check_clusters(clusters, items)
+    first, second = (_figures(predictions, references, clusters) for predictions in (predictions1, predictions2))
     result = {"R": runs, "n": items, "confidence_level": confidence_level}
-    for figure in ("accuracy", "macro_f1", "pairwise_disagreement"):
-        values = [variant.values[figure] for variant in variants]
-        over_items = item_variance(first.influence[figure] - second.influence[figure])
-        if figure == "pairwise_disagreement":
-            over_runs = jackknife(first.without - second.without)
-        else:
-            over_runs = (values[0] - values[1]).var(ddof=1) / runs
-        means = [value.mean() for value in values]
-        difference = _difference(means[0] - means[1], over_runs, over_items, runs, confidence_level)
-        result |= {f"{figure}_1": float(means[0]), f"{figure}_2": float(means[1])}
+    for figure, options in FIGURES.items():
+        one, two = first[figure], second[figure]
+        error = variance_of_difference(one, two, **options) if runs > 2 else UNKNOWN
+        result |= {f"{figure}_1": one.mean, f"{figure}_2": two.mean}
+        difference = _difference(one.mean - two.mean, error, confidence_level)
         result |= {f"{figure}_{name}": value for name, value in difference.items()}
-        result |= {f"{figure}_item_se": float(np.sqrt(over_items)), f"{figure}_seed_se": float(np.sqrt(over_runs))}
-        result[f"{figure}_detectable"] = _detectable(over_runs * runs, over_items, runs, confidence_level)
+        result |= {f"{figure}_variance": error.to_dict(), f"{figure}_detectable": _detectable(error, confidence_level)}
         if delta is not None:
-            result[f"{figure}_runs_needed"] = _runs_needed(delta, over_runs * runs, over_items, confidence_level)
+            result[f"{figure}_runs_needed"] = _runs_needed(delta, error, runs, confidence_level)
         if figure != "pairwise_disagreement":
-            result |= _spread(figure, *values, 1 - confidence_level)
+            result |= _spread(figure, one.by_run, two.by_run, 1 - confidence_level)
     if ladder is not None:
-        result["iso_accuracy"] = _iso_accuracy(first, [_Variant(step, references) for step in steps], confidence_level)
+        steps = [_figures(step, references, clusters) for step in steps]
+        result["iso_accuracy"] = _iso_accuracy(first, steps, confidence_level)
     return result
 
 
-class _Variant:
-    """Compute the figures of one variant's runs.
-
-    Attributes:
-        values (`dict`): `accuracy` and `macro_f1` by run, `pairwise_disagreement` by item.
-        influence (`dict`): of each item on the mean of these figures; its mean is zero, and it is scaled by n.
-        without (`np.ndarray` of shape `(R,)`): the disagreement without each run in turn.
-    """
-
-    def __init__(self, predictions, references):
-        self.shape = runs, items = predictions.shape
-        right = predictions == references
-        accuracy, f1, f1_influence = right.mean(axis=1), np.zeros(runs), np.zeros(items)
-        classes = list(f1_by_class(predictions, references))
-        for _, class_f1, moves in classes:
-            f1 += class_f1 / len(classes)
-            f1_influence += moves / len(classes)
-        num_labels = int(predictions.max()) + 1
-        cells = predictions + np.arange(0, items * num_labels, num_labels)
-        company = np.bincount(cells.ravel(), minlength=items * num_labels).take(cells)  # runs that give the same label
-        agreeing = (company - 1).sum(axis=0)
-        disagreement = 1 - agreeing / (runs * (runs - 1))
-        agreeing_without = agreeing.sum() - 2 * (company - 1).sum(axis=1)
-        pairs = items * (runs - 1) * (runs - 2)
-        self.without = 1 - agreeing_without / pairs if runs > 2 else np.full(runs, np.nan)
-        self.values = {"accuracy": accuracy, "macro_f1": f1, "pairwise_disagreement": disagreement}
-        self.influence = {
-            "accuracy": (right - accuracy[:, None]).mean(axis=0),
-            "macro_f1": f1_influence,
-            "pairwise_disagreement": disagreement - disagreement.mean(),
-        }
+def _figures(predictions, references, clusters):
+    """Return `FIGURES` of one variant's runs, each as a `Crossed`."""
+    is_seen, classes = predictions >= 0, list(f1_by_class(predictions, references))
+    values = {
+        "accuracy": (predictions == references).astype(float),
+        "macro_f1": sum(by_item for _, by_item in classes) / len(classes),
+    }
+    figures = {figure: Crossed(by_item, is_seen, clusters) for figure, by_item in values.items()}
+    return figures | {"pairwise_disagreement": Crossed(*disagreement_by_item(predictions), clusters, min_runs=3)}
 
 
-def _difference(difference, over_runs, over_items, runs, level):
-    """Test a difference by t, with the variances over runs and over items added; nan at R = 2."""
-    over_runs = over_runs if runs > 2 else np.nan
-    variance = over_runs + over_items
-    low, high = interval = t_interval(difference, over_runs, over_items, runs, level, (-1, 1))
-    p_value = float(difference == 0) if variance == 0 else float("nan")
-    if variance > 0:
-        p_value = float(2 * stats.t.sf(abs(difference) / np.sqrt(variance), freedom(over_runs, over_items, runs)))
+def _difference(difference, error, level):
+    """Test a difference by t; nan at R = 2."""
+    low, high = interval = error.interval(difference, level, (-1, 1))
     verdict = "higher" if low > 0 else "lower" if high < 0 else "cannot tell"
-    return {"difference": float(difference), "interval": interval, "p_value": p_value, "verdict": verdict}
+    return {
+        "difference": float(difference),
+        "interval": interval,
+        "p_value": error.p_value(difference),
+        "verdict": verdict,
+    }
 
 
-def _detectable(run_variance, over_items, runs, level):
-    """Return (t_level + t_power) x the standard error, for `run_variance` / R over seeds."""
-    over_runs = run_variance / runs
-    quantiles = stats.t.ppf([0.5 + level / 2, POWER], freedom(over_runs, over_items, runs))
-    return float(quantiles.sum() * np.sqrt(over_runs + over_items))
+def _detectable(error, level):
+    """Return (t_level + t_power) x the standard error."""
+    return float(stats.t.ppf([0.5 + level / 2, POWER], error.freedom).sum() * np.sqrt(error.total))
 
 
-def _runs_needed(delta, run_variance, over_items, level):
+def _runs_needed(delta, error, runs, level):
     """Return the fewest runs that find a difference of delta, by bisection."""
-    if not _detectable(run_variance, over_items, MAX_RUNS, level) <= delta:
+
+    def is_found(count):
+        return _detectable(error.scaled(runs=count / runs), level) <= delta
+
+    if not is_found(MAX_RUNS):
         return None
     low, high = 2, MAX_RUNS
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (low, middle) if _detectable(run_variance, over_items, middle, level) <= delta else (middle, high)
+        low, high = (low, middle) if is_found(middle) else (middle, high)
     return high
 
 
@@ -225,37 +231,34 @@ def _iso_accuracy(variant, steps, level):
 
     Weaker classifiers disagree more whatever their labels come from; this compares at equal strength.
     """
-    runs = variant.shape[0]
-    accuracies = np.array([step.values["accuracy"].mean() for step in steps])
+    accuracies = np.array([step["accuracy"].mean for step in steps])
     order = np.argsort(accuracies)
-    accuracies = accuracies[order]
-    mean = variant.values["accuracy"].mean()
+    accuracies, mean = accuracies[order], variant["accuracy"].mean
+    nothing = {"accuracy": mean, "verdict": "cannot tell"}
     if len(steps) < 2 or not accuracies[0] <= mean <= accuracies[-1]:
-        return {"status": "no overlap", "accuracy": float(mean), "verdict": "cannot tell"}
+        return {"status": "no overlap", **nothing}
     upper = max(int(np.searchsorted(accuracies, mean)), 1)
-    low, high = steps[order[upper - 1]], steps[order[upper]]
     gap = accuracies[upper] - accuracies[upper - 1]
+    if gap > MAX_GAP:
+        return {"status": "gap", "gap": float(gap), **nothing}
     weight = (mean - accuracies[upper - 1]) / gap if gap > 0 else 0.5
-    own = variant.values["pairwise_disagreement"].mean()
-    ends = [step.values["pairwise_disagreement"].mean() for step in (low, high)]
-    interpolated = (1 - weight) * ends[0] + weight * ends[1]
-    slope = (ends[1] - ends[0]) / gap if gap > 0 else 0.0
+    weights = np.array([1, weight - 1, -weight])
+    entries = [variant, steps[order[upper - 1]], steps[order[upper]]]
+    disagreement = [entry["pairwise_disagreement"] for entry in entries]
+    slope = (disagreement[2].mean - disagreement[1].mean) / gap if gap > 0 else 0.0
+    difference = float(weights @ [figure.mean for figure in disagreement])
 
-    def combine(values):
-        """Return what changes of the three variants' figures make of the difference: linear at the estimate."""
-        return values(variant) - (1 - weight) * values(low) - weight * values(high)
-
-    influence = combine(lambda part: part.influence["pairwise_disagreement"])
-    influence = influence - slope * combine(lambda part: part.influence["accuracy"])
-    without = combine(lambda part: part.without)
-    without = without + slope * combine(lambda part: part.values["accuracy"]) / (runs - 1)
+    # The difference is linear in all figures at the estimate.
+    figures = disagreement + [entry["accuracy"] for entry in entries]
+    change = combine(np.concatenate([weights, -slope * weights]), figures)
+    error = crossed_variance(change, **FIGURES["pairwise_disagreement"]) if len(change.by_run) > 2 else UNKNOWN
     return {
         "status": "ok",
-        "accuracy": float(mean),
-        "pairwise_disagreement1": float(own),
-        "pairwise_disagreement2": float(interpolated),
+        "accuracy": mean,
+        "pairwise_disagreement1": disagreement[0].mean,
+        "pairwise_disagreement2": disagreement[0].mean - difference,
         "sizes": [int(order[upper - 1]), int(order[upper])],
-        **_difference(own - interpolated, jackknife(without), item_variance(influence), runs, level),
+        **_difference(difference, error, level),
     }
 
 

@@ -8,7 +8,7 @@ import evaluate
 import numpy as np
 from scipy import stats
 
-from .shared import Direct, check_level, check_numbers, t_interval
+from .shared import CrossedVariance, Direct, check_level, check_numbers
 
 _CITATION = """\
 @article{viering2023shape, title={The Shape of Learning Curves: A Review}, author={Viering, Tom and Loog, Marco},
@@ -181,7 +181,7 @@ def _t_interval(values, item_se, level):
     """Return the interval of the mean over runs and items; nan at R = 2."""
     runs = len(values)
     over_runs = values.var(ddof=1) / runs if runs > 2 else np.nan
-    return t_interval(values.mean(), over_runs, item_se**2, runs, level)
+    return CrossedVariance(over_runs, item_se**2, 0.0, runs - 1, np.inf).interval(values.mean(), level)
 
 
 def _asymptote(sizes, scores, level):

@@ -9,15 +9,21 @@ import numpy as np
 from scipy import special
 
 from .shared import (
+    UNKNOWN,
+    Crossed,
+    CrossedVariance,
     Direct,
+    by_cluster,
     check_bins,
+    check_clusters,
     check_gold,
     check_level,
     check_probabilities,
+    crossed_variance,
     item_variance,
     jackknife,
+    pair_values,
     sum_by_rank,
-    t_interval,
 )
 
 _CITATION = """\
@@ -91,7 +97,7 @@ CELLS = 2**20  # probabilities of a run in memory at a time
 DIGITS = 12
 
 
-def seed_divergence(predictions, references=None, bins=10, return_items=False, confidence_level=0.95):
+def seed_divergence(predictions, references=None, bins=10, clusters=None, return_items=False, confidence_level=0.95):
     """Compute what `_KWARGS_DESCRIPTION` lists."""
     predictions = check_probabilities(predictions, "R runs", "n items", "K classes")
     sums = predictions.sum(axis=2, keepdims=True)
@@ -103,9 +109,10 @@ def seed_divergence(predictions, references=None, bins=10, return_items=False, c
         raise ValueError("`predictions` must have at least 2 runs. Got 1. Try runs with other seeds.")
     references, bins = check_gold(references, items, classes), check_bins(bins)
     check_level(confidence_level)
+    clusters = check_clusters(clusters, items)
     mean = predictions.mean(axis=0).round(DIGITS)
     entropy = special.entr(predictions).sum(axis=2)
-    pairs, per_item = np.zeros((2, runs, runs)), np.zeros((2, items))
+    sums = np.zeros((2, runs, items))  # over a run's pairs
     block = max(CELLS // classes, 1)
     for start in range(0, items, block):  # every pair is looked at: R^2 in time, not in memory
         part = slice(start, start + block)
@@ -115,18 +122,13 @@ def seed_divergence(predictions, references=None, bins=10, return_items=False, c
                 mixed = special.entr((first + second) / 2).sum(axis=1)
                 divergence = np.maximum(mixed - (entropy[r, part] + entropy[s, part]) / 2, 0)
                 variation = np.abs(first - second).sum(axis=1) / 2
-                for which, values in enumerate((divergence, variation)):
-                    pairs[which, r, s] += values.sum()
-                    per_item[which, part] += values
-    pairs, per_item = (pairs + pairs.swapaxes(1, 2)) / items, per_item / (runs * (runs - 1) / 2)
-    result = {}
-    for which, (name, most) in enumerate((("js_divergence", np.log(2)), ("total_variation", 1))):
-        without = _leave_one_out(pairs[which])
-        value = per_item[which].mean()
-        result[name] = float(value)
-        result[f"{name}_interval"] = _interval(
-            value, per_item[which] - value, without, confidence_level, (0, float(most))
-        )
+                sums[:, r, part] += (divergence, variation)
+                sums[:, s, part] += (divergence, variation)
+    result, is_seen = {}, np.ones((runs, items), dtype=bool)
+    for name, of_pairs, most in zip(("js_divergence", "total_variation"), sums, (np.log(2), 1.0), strict=True):
+        figure = Crossed(pair_values(of_pairs, np.full(items, runs)), is_seen, clusters, min_runs=3)
+        variance = crossed_variance(figure, floor=0.5, with_skew=True) if runs > 2 else UNKNOWN
+        result |= {name: figure.mean, f"{name}_interval": variance.interval(figure.mean, confidence_level, (0, most))}
     result |= {
         "mutual_information": float(max(special.entr(mean).sum(axis=1).mean() - entropy.mean(), 0)),
         "R": runs,
@@ -139,7 +141,7 @@ def seed_divergence(predictions, references=None, bins=10, return_items=False, c
         ensemble = _calibration(mean, references, bins)
         result |= {name: [run[name] for run in each] for name in ensemble}
         result |= {f"ensemble_{name}": value for name, value in ensemble.items()}
-        result |= _accuracy_gain(predictions, mean, references, confidence_level)
+        result |= _accuracy_gain(predictions, mean, references, clusters, confidence_level)
         result["brier_gain"] = float(np.mean(result["brier"]) - ensemble["brier"])
         # where no run gives the gold class any probability, the ensemble gains nothing: both losses are infinite
         of_gold = np.take_along_axis(predictions, references[None, :, None], axis=2)[..., 0]
@@ -147,19 +149,11 @@ def seed_divergence(predictions, references=None, bins=10, return_items=False, c
         is_finite = np.isfinite(ensemble_loss)
         result["nll_gain"] = float((losses[is_finite] - ensemble_loss[is_finite]).sum() / items)
     if return_items:
-        result["item_js_divergence"] = per_item[0].tolist()
+        result["item_js_divergence"] = (sums[0].sum(axis=0) / (runs * (runs - 1))).tolist()
     return result
 
 
-def _leave_one_out(pairs):
-    """Return the mean over all pairs without each run in turn; nan at R = 2."""
-    runs = len(pairs)
-    if runs == 2:
-        return np.full(2, np.nan)
-    return (pairs.sum() - 2 * pairs.sum(axis=0)) / ((runs - 1) * (runs - 2))
-
-
-def _accuracy_gain(predictions, mean, references, level):
+def _accuracy_gain(predictions, mean, references, clusters, level):
     runs = len(predictions)
     right = (predictions.argmax(axis=2) == references).astype(np.float64)
     gains = (mean.argmax(axis=1) == references) - right.mean(axis=0)
@@ -171,10 +165,9 @@ def _accuracy_gain(predictions, mean, references, level):
     ]
     without = np.array(without) if runs > 2 else np.full(runs, np.nan)
     value = gains.mean()
-    return {
-        "accuracy_gain": float(value),
-        "accuracy_gain_interval": _interval(value, gains - value, without, level, (-1, 1)),
-    }
+    influence = by_cluster((gains - value)[None], clusters)[0]
+    variance = CrossedVariance(jackknife(without), item_variance(influence), 0.0, runs - 1, max(len(influence) - 1, 1))
+    return {"accuracy_gain": float(value), "accuracy_gain_interval": variance.interval(value, level, (-1, 1))}
 
 
 def _calibration(probs, gold, bins):
@@ -193,7 +186,3 @@ def _calibration(probs, gold, bins):
         "ece": float(np.abs(by_width).sum() / items),
         "adaptive_ece": float(np.abs(by_mass).sum() / items),
     }
-
-
-def _interval(estimate, influence, without, level, bounds):
-    return t_interval(estimate, jackknife(without), item_variance(influence), len(without), level, bounds)

@@ -10,7 +10,19 @@ import evaluate
 import numpy as np
 from scipy import special, stats
 
-from .shared import Direct, check_classes, check_level, check_runs, item_variance, jackknife, t_interval
+from .shared import (
+    CrossedVariance,
+    Direct,
+    by_cluster,
+    check_classes,
+    check_clusters,
+    check_level,
+    check_runs,
+    item_variance,
+    jackknife,
+    third_cumulant,
+    variance_from_squares,
+)
 
 _CITATION = """\
 @inproceedings{du2023measuring, title={Measuring the Instability of Fine-Tuning}, author={Du, Yupei and Nguyen, Dong},
@@ -38,6 +50,8 @@ Args:
     num_classes (`int`, *optional*):
         The number of classes K, by default one more than the largest reference, or without references the largest
         prediction. `gwet_ac1` depends on it.
+    clusters (`list` of n `int` or `str`, *optional*):
+        The document, thread or author of each item: intervals count clusters, not items.
     at_r (`list` of `int`, *optional*):
         Numbers of runs, 2 to R each, at which to give unanimity too, so that studies of different R compare.
     return_items (`bool`, *optional*, defaults to `False`):
@@ -90,7 +104,13 @@ class SeedInstability(Direct, evaluate.Metric):
 
 
 def seed_instability(
-    predictions, references=None, num_classes=None, at_r=None, return_items=False, confidence_level=0.95
+    predictions,
+    references=None,
+    num_classes=None,
+    clusters=None,
+    at_r=None,
+    return_items=False,
+    confidence_level=0.95,
 ):
     """Compute what `_KWARGS_DESCRIPTION` lists."""
     predictions, references = check_runs(predictions, references)
@@ -107,18 +127,18 @@ def seed_instability(
             f"`predictions` must fit into 1 GB of counts. Got {runs} runs of {items} items with {classes} classes. Try "
             "one list per run, not one per item."
         )
-    votes = _count(predictions, group, classes, at_r)
+    clusters = check_clusters(clusters, items)
+    votes = _count(predictions, group, classes, clusters, at_r)
     pooled = votes.labels.sum(axis=(0, 1))
     disagreement = votes.disagreement.mean()
     without = _leave_one_out(disagreement * items, votes.company.sum(axis=1), items)
+    variance = _variance(votes.disagreement - disagreement, without, clusters, votes.both)
     result = {
         "pairwise_disagreement": float(disagreement),
-        "pairwise_disagreement_interval": _interval(
-            disagreement, votes.disagreement - disagreement, without, confidence_level, (0, 1)
-        ),
-        **_chance_corrected(predictions, votes, pooled, without, confidence_level),
+        "pairwise_disagreement_interval": variance.interval(disagreement, confidence_level, (0, 1)),
+        **_chance_corrected(predictions, votes, pooled, without, clusters, confidence_level),
         "unanimity": float(votes.unanimous.mean()),
-        "unanimity_interval": _wilson(int(votes.unanimous.sum()), items, confidence_level),
+        "unanimity_interval": _wilson(votes.unanimous, clusters, confidence_level),
         "vote_entropy": float(votes.entropy.mean()),
         "single_class": bool((pooled > 0).sum() == 1),
         "leave_one_out": without.tolist(),
@@ -131,7 +151,7 @@ def seed_instability(
         result["unanimity_at"] = {int(r): float(total / items) for r, total in zip(at_r, votes.at_r, strict=True)}
     if references is not None:
         result |= _error_consistency(predictions, references, present, confidence_level)
-        result |= _per_class(votes, group, present, confidence_level)
+        result |= _per_class(votes, group, present, clusters, confidence_level)
     if return_items:
         result["item_disagreement"] = votes.disagreement.tolist()
     return result
@@ -150,6 +170,8 @@ class _Votes:
         at_r (`np.ndarray`): for each R', the sum over items of the share of subsets of R' runs that are unanimous.
         labels (`np.ndarray` of shape `(R, G, K)`): how often each run gives a gold class each label.
         company (`np.ndarray` of shape `(R, G)`): summed over a gold class.
+        both (`float`): the part of the variance of the mean disagreement that is run x item; nan at R = 2.
+        both_of (`np.ndarray` of shape `(G,)`): the same within each gold class; with clusters 0, on the safe side.
     """
 
     disagreement: np.ndarray
@@ -158,12 +180,17 @@ class _Votes:
     at_r: np.ndarray
     labels: np.ndarray
     company: np.ndarray
+    both: float
+    both_of: np.ndarray
 
 
-def _count(predictions, group, classes, at_r):
+def _count(predictions, group, classes, clusters, at_r):
     """Count everything in one walk over the items, a block at a time: linear in R x n, whatever K is."""
     runs, items = predictions.shape
-    groups = int(group.max()) + 1
+    groups, num_clusters = int(group.max()) + 1, int(clusters.max()) + 1
+    is_clustered = num_clusters < items
+    company_by_cluster = np.zeros((runs, num_clusters if is_clustered else 0))
+    squares = np.zeros(groups)  # of company less its mean over runs
     count = np.arange(runs + 1)
     entropy_of, subsets_of = special.entr(count / runs), [special.comb(count, r) / special.comb(runs, r) for r in at_r]
     disagreement, entropy, unanimous = np.empty(items), np.empty(items), np.empty(items, dtype=bool)
@@ -185,7 +212,47 @@ def _count(predictions, group, classes, at_r):
         for r in range(runs):
             company_of[r] += np.bincount(group[part], company[r], minlength=groups)
             labels[r] += np.bincount(of_group + predictions[r, part], minlength=groups * classes)
-    return _Votes(disagreement, entropy, unanimous, at_r, labels.reshape(runs, groups, classes), company_of)
+            if is_clustered:
+                company_by_cluster[r] += np.bincount(clusters[part], company[r], minlength=num_clusters)
+        by_item = np.square(company).sum(axis=0) - np.square(company.sum(axis=0)) / runs
+        squares += np.bincount(group[part], by_item, minlength=groups)
+
+    totals, sizes = company_of.sum(axis=1), np.bincount(group)
+    both_of = _both(squares - np.square(company_of - company_of.mean(axis=0)).sum(axis=0) / sizes, runs, sizes)
+    both = _both(squares.sum() - np.square(totals - totals.mean()).sum() / items, runs, items)
+    if is_clustered:
+        centred = (company_by_cluster - np.outer(totals / items, np.bincount(clusters))) * (num_clusters / items)
+        both = _both(np.square(centred - centred.mean(axis=0)).sum(), runs, num_clusters)
+        both_of = np.zeros(groups)
+    labels = labels.reshape(runs, groups, classes)
+    return _Votes(disagreement, entropy, unanimous, at_r, labels, company_of, float(both), both_of)
+
+
+def _both(squares, runs, items):
+    """Return the run x item part of the variance by the squared residuals of company; nan at R = 2.
+
+    A run's pseudo-value on an item is a constant less 2 / (R - 2) of its company there.
+    """
+    if runs == 2:
+        return np.nan * squares
+    return (2 / (runs - 2)) ** 2 * squares / (runs * (runs - 1) * items * np.maximum(items - 1, 1))
+
+
+def _variance(influence, without, clusters, both, floor=0.5, scale=1.0):
+    """Return the variance of a mean over runs and items, by the influence of items and the mean without each run.
+
+    Args:
+        influence (`np.ndarray` of shape `(n,)`), without (`np.ndarray` of shape `(R,)`), clusters (`np.ndarray`)
+        both (`float`): the run x item part of the variance of the disagreement.
+        floor (`float`): of an item's influence, see `crossed_variance`.
+        scale (`float`): how far the figure moves with the disagreement.
+    """
+    runs, by_unit = len(without), by_cluster(influence[None], clusters)[0]
+    over_items = item_variance(by_unit, floor * scale)
+    third = third_cumulant(-(runs - 1) * without)
+    return variance_from_squares(
+        jackknife(without), runs - 1, over_items, both * scale**2, max(len(by_unit) - 1, 1), third
+    )
 
 
 def _leave_one_out(total, company, items):
@@ -197,7 +264,7 @@ def _leave_one_out(total, company, items):
     return 1 - agreeing / (items * (runs - 1) * (runs - 2))
 
 
-def _chance_corrected(predictions, votes, pooled, without, level):
+def _chance_corrected(predictions, votes, pooled, without, clusters, level):
     """Compute Krippendorff's nominal alpha for complete data and Gwet's AC1, with their intervals."""
     runs = len(predictions)
     disagreement, share = votes.disagreement.mean(), pooled / pooled.sum()
@@ -215,7 +282,8 @@ def _chance_corrected(predictions, votes, pooled, without, level):
         influence = influence + (1 - value) / chance * slope * commonness
         value_without = 1 - without / chance_without
         result[name] = float(value)
-        result[f"{name}_interval"] = _interval(value, influence, value_without, level, (-1, 1))
+        variance = _variance(influence, value_without, clusters, votes.both, scale=1 / chance)
+        result[f"{name}_interval"] = variance.interval(value, level, (-1, 1))
     return result
 
 
@@ -233,7 +301,7 @@ def _expected_ac1(pooled):
     return 1 - (share * (1 - share)).sum(axis=-1) / (classes - 1) if classes > 1 else np.full(share.shape[:-1], np.nan)
 
 
-def _per_class(votes, group, present, level):
+def _per_class(votes, group, present, clusters, level):
     result = {name: {} for name in ("n", "disagreement", "disagreement_interval", "alpha", "ac1", "unanimity")}
     result["vote_entropy"] = {}
     for g, k in enumerate(present.tolist()):
@@ -242,7 +310,9 @@ def _per_class(votes, group, present, level):
         without = _leave_one_out(each.sum(), votes.company[:, g], len(each))
         result["n"][k] = len(each)
         result["disagreement"][k] = float(each.mean())
-        result["disagreement_interval"][k] = _interval(each.mean(), each - each.mean(), without, level, (0, 1))
+        of_clusters = np.unique(clusters[of_class], return_inverse=True)[1]
+        variance = _variance(each - each.mean(), without, of_clusters, float(votes.both_of[g]))
+        result["disagreement_interval"][k] = variance.interval(each.mean(), level, (0, 1))
         result["alpha"][k] = float(1 - each.mean() / _expected_alpha(pooled))
         result["ac1"][k] = float(1 - each.mean() / _expected_ac1(pooled))
         result["unanimity"][k] = float(votes.unanimous[of_class].mean())
@@ -286,7 +356,9 @@ def _error_consistency(predictions, references, present, level):
     over_items = (count - 1) / count * ((without_fold - without_fold.mean()) ** 2).sum() if count > 1 else np.nan
     return {
         "error_consistency": value,
-        "error_consistency_interval": t_interval(value, jackknife(without_run), over_items, runs, level, (-1, 1)),
+        "error_consistency_interval": CrossedVariance(
+            jackknife(without_run), over_items, 0.0, runs - 1, max(count - 1, 1)
+        ).interval(value, level, (-1, 1)),
         "per_class_error_consistency": per_class,
     }
 
@@ -308,10 +380,15 @@ def _mean(values):
     return float(np.nanmean(values)) if not np.isnan(values).all() else float("nan")
 
 
-def _interval(estimate, influence, without, level, bounds):
-    return t_interval(estimate, jackknife(without), item_variance(influence), len(without), level, bounds)
-
-
-def _wilson(successes, trials, level):
-    interval = stats.binomtest(successes, trials).proportion_ci(level, method="wilson")
-    return [float(interval.low), float(interval.high)]
+def _wilson(is_hit, clusters, level):
+    """Return Wilson's (1927) interval; clusters count as fewer trials, by their design effect (Kish 1965)."""
+    hits, trials = is_hit.sum(), len(is_hit)
+    share = hits / trials
+    influence = by_cluster((is_hit - share)[None], clusters)[0]
+    if len(influence) < trials and 0 < hits < trials:
+        trials = min(trials, share * (1 - share) / item_variance(influence))
+    elif len(influence) < trials:
+        trials = len(influence)
+    z = stats.norm.ppf(0.5 + level / 2)
+    middle, half = share * trials + z**2 / 2, z * np.sqrt(share * (1 - share) * trials + z**2 / 4)
+    return [float(max((middle - half) / (trials + z**2), 0)), float(min((middle + half) / (trials + z**2), 1))]

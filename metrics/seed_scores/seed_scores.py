@@ -3,19 +3,22 @@
 evaluate.load("metrics/seed_scores").compute(predictions=[[0, 1, 1], [0, 1, 0]], references=[0, 1, 1])
 """
 
+from dataclasses import replace
+
 import datasets
 import evaluate
 import numpy as np
 from scipy import stats
 
 from .shared import (
+    Crossed,
     Direct,
     check_classes,
+    check_clusters,
     check_level,
     check_runs,
+    crossed_variance,
     f1_by_class,
-    item_variance,
-    t_interval,
 )
 
 _CITATION = """\
@@ -34,12 +37,15 @@ Accuracy and macro-F1 of several training runs on one test set: mean, standard d
 _KWARGS_DESCRIPTION = """
 Args:
     predictions (`list` of R lists of n `int`):
-        One list of class indices per run, all over the same items in the same order. R is at least 2.
+        One list of class indices per run, all over the same items in the same order. R is at least 2. -1 where a run
+        did not classify an item, as it trained on it.
     references (`list` of n `int`, or of R such lists):
         Gold labels.
     num_classes (`int`, *optional*):
         The number of classes; by default one more than the largest reference. Macro-F1 averages over the classes that
         the references hold; a class never predicted counts 0.
+    clusters (`list` of n `int` or `str`, *optional*):
+        The document, thread or author of each item: intervals of means count clusters, not items.
     return_items (`bool`, *optional*, defaults to `False`):
         Also return `accuracy_influence` and `macro_f1_influence`: how far each item moves the mean over runs, n figures
         that sum to zero. The difference of two variants' influences gives the item variance of their paired difference.
@@ -54,17 +60,18 @@ Returns:
     - **{score}_runs** (`list` of R `float`)
 
     and
-    - **per_class_f1_mean** (`list` of `float`), **per_class_f1_mean_interval** (`list` of pairs),
-      **per_class_f1_seed_se**, **per_class_f1_item_se**: by class, nan for a class without gold; the two parts of the
-      standard error. Where all or none of a class is right in every run, nothing varies and the interval says too much.
+    - **per_class_f1_mean** (`list` of `float`), **per_class_f1_mean_interval** (`list` of pairs): by class, nan for a
+      class without gold. **per_class_f1_variance** (`list` of `dict` or None): its parts, see `instability_comparison`.
     - **accuracy_distribution_variance** (`float`), **accuracy_distribution_variance_interval**: the accuracy's variance
       over runs, less what the coin flips of this test set alone make (Jordan 2024, theorem 2). Signed: below zero there
-      is no sign that runs differ in quality. ddof = 1.
+      is no sign that runs differ in quality. ddof = 1; nan where a run did not classify an item.
     - **failed_runs** (`int`): runs whose accuracy is not above that of always giving the commonest class (Mosbach et
       al. 2021), **majority_accuracy** (`float`): that accuracy.
     - **chance_level_runs** (`int`): runs that agree with gold no more than labels given regardless of the item: Cohen's
       kappa is not above 0 by a one-sided test at .05 (Fleiss, Cohen & Everitt 1969). Unlike a failed run, one that
       gives rare classes too often counts as learnt, and one that gives the commonest a little less often does not.
+    - **above_chance** (`bool`): the mean over runs of that agreement beyond chance is above 0, by a one-sided test at
+      .05 over runs and items. It judges all runs together; more runs make it more certain.
     - **single_class_runs** (`int`): runs that predict one class throughout.
     - **ddof** (`int`), **R** (`int`), **n** (`int`), **confidence_level** (`float`)
 """
@@ -85,85 +92,94 @@ class SeedScores(Direct, evaluate.Metric):
         return seed_scores(**kwargs)
 
 
-def seed_scores(predictions, references, num_classes=None, return_items=False, confidence_level=0.95):
+def seed_scores(predictions, references, num_classes=None, clusters=None, return_items=False, confidence_level=0.95):
     """Compute what `_KWARGS_DESCRIPTION` lists."""
-    predictions, references = check_runs(predictions, references)
+    predictions, references = check_runs(predictions, references, min_label=-1)
     if references is None:
         raise ValueError("`references` must be gold labels. Got none. Try one label per item.")
     check_level(confidence_level)
     classes = check_classes(num_classes, references, predictions)
     runs, items = predictions.shape
+    clusters = check_clusters(clusters, items)
     gold_counts = np.bincount(references, minlength=classes)
-    correct = predictions == references
-    accuracy = correct.mean(axis=1)
-    accuracy_influence = (correct - accuracy[:, None]).mean(axis=0)
-    f1, f1_influence, per_class = _macro_f1(predictions, references, classes, confidence_level)
+    is_seen, is_right = predictions >= 0, predictions == references
+    accuracy = Crossed(is_right.astype(float), is_seen, clusters)
+    by_item, per_class = _macro_f1(predictions, references, classes, clusters, confidence_level)
+    macro_f1 = Crossed(by_item, is_seen, clusters)
     majority = gold_counts.max() / items
     result = {
-        **_summary("accuracy", accuracy, accuracy_influence, confidence_level),
-        **_summary("macro_f1", f1, f1_influence, confidence_level),
+        **_summary("accuracy", accuracy, confidence_level),
+        **_summary("macro_f1", macro_f1, confidence_level),
         **per_class,
-        **_distribution_variance(accuracy, correct, confidence_level),
-        "failed_runs": int((accuracy <= majority).sum()),
+        **_distribution_variance(accuracy.by_run, predictions, references, confidence_level),
+        "failed_runs": int((accuracy.by_run <= majority).sum()),
         "majority_accuracy": float(majority),
-        "chance_level_runs": int((~_above_chance(predictions, accuracy, gold_counts)).sum()),
-        "single_class_runs": int((predictions == predictions[:, :1]).all(axis=1).sum()),
+        **_chance(predictions, references, gold_counts / items, clusters),
+        "single_class_runs": sum(len(np.unique(run[run >= 0])) == 1 for run in predictions),
         "ddof": 1,
         "R": runs,
         "n": items,
         "confidence_level": confidence_level,
     }
     if return_items:
-        result["accuracy_influence"] = (accuracy_influence / items).tolist()
-        result["macro_f1_influence"] = (f1_influence / items).tolist()
+        result["accuracy_influence"] = _influence(is_right.astype(float), is_seen)
+        result["macro_f1_influence"] = _influence(by_item, is_seen)
     return result
 
 
-def _above_chance(predictions, accuracy, gold_counts):
-    """Test for each run whether kappa is above 0 at .05: its agreement against that of independent labels.
+def _influence(by_item, is_seen):
+    items = by_item.shape[1]
+    return (Crossed(by_item, is_seen, np.arange(items)).influence / items).tolist()
 
-    The variance of the agreement is (p_e + p_e^2 - sum_k p_k q_k (p_k + q_k)) / n, with the shares p_k and q_k of class
-    k in the run and in gold, and p_e = sum_k p_k q_k (Fleiss, Cohen & Everitt 1969). Less 1 / n for continuity: of two
-    classes the agreement moves in steps of 2 / n, and one lucky hit of a rare class is no learning.
+
+def _chance(predictions, references, gold_shares, clusters):
+    """Test whether agreement with gold is above that of independent labels, for each run and for all together.
+
+    The variance of a run's agreement is (p_e + p_e^2 - sum_k p_k q_k (p_k + q_k)) / n, with the shares p_k and q_k of
+    class k in the run and in gold, and p_e = sum_k p_k q_k (Fleiss, Cohen & Everitt 1969). Less 1 / n for continuity:
+    of two classes the agreement moves in steps of 2 / n, and one lucky hit of a rare class is no learning. Together,
+    the test is that of a mean over runs and items, at the same level.
     """
-    items, classes = predictions.shape[1], len(gold_counts)
-    shares = np.stack([np.bincount(run, minlength=classes) for run in predictions]) / items
-    gold_shares = gold_counts / items
+    is_seen = predictions >= 0
+    num_seen = is_seen.sum(axis=1)
+    counts = np.stack([(predictions == k).sum(axis=1) for k in range(len(gold_shares))], axis=1)
+    shares = counts / num_seen[:, None]
     expected = shares @ gold_shares
-    variance = (expected + expected**2 - (shares * gold_shares * (shares + gold_shares)).sum(axis=1)) / items
-    return accuracy - expected - 1 / items > stats.norm.ppf(0.95) * np.sqrt(np.maximum(variance, 0))
+    variance = (expected + expected**2 - (shares * gold_shares * (shares + gold_shares)).sum(axis=1)) / num_seen
+    agreement = predictions == references
+    beyond = agreement.sum(axis=1) / num_seen - expected - 1 / num_seen
+    num_above = (beyond > stats.norm.ppf(0.95) * np.sqrt(np.maximum(variance, 0))).sum()
+
+    # An item with label p and gold g moves the expected agreement by q_p + p_g - 2 p_e.
+    by_item = agreement - gold_shares[predictions] - shares[:, references] + expected[:, None] - 1 / num_seen[:, None]
+    together = Crossed(by_item, is_seen, clusters)
+    low, _ = crossed_variance(together).interval(together.mean, 0.9)
+    return {"chance_level_runs": int(len(predictions) - num_above), "above_chance": bool(low > 0)}
 
 
-def _macro_f1(predictions, references, classes, level):
-    """Return macro-F1 of each run over the classes that gold has, the items' influence on its mean, and F1 by class."""
-    f1_classes = list(f1_by_class(predictions, references))
-    scores, influence = np.zeros(len(predictions)), np.zeros(len(references))
-    means, intervals, parts = np.full(classes, np.nan), np.full((classes, 2), np.nan), np.full((2, classes), np.nan)
-    for k, f1, moves in f1_classes:
-        scores += f1 / len(f1_classes)
-        influence += moves / len(f1_classes)
-        means[k], intervals[k] = f1.mean(), _mean_interval(f1, moves, level)
-        parts[:, k] = np.sqrt(_variances(f1, moves))
-    names = ("mean", "mean_interval", "seed_se", "item_se")
-    columns = zip(names, (means, intervals, *parts), strict=True)
-    return scores, influence, {f"per_class_f1_{name}": values.tolist() for name, values in columns}
+def _macro_f1(predictions, references, classes, clusters, level):
+    """Return pseudo-values of macro-F1 over the classes that gold has, by run and item, and F1 by class."""
+    means, intervals, variances = [float("nan")] * classes, [[float("nan")] * 2] * classes, [None] * classes
+    total, is_seen, present = np.zeros(predictions.shape), predictions >= 0, np.unique(references)
+    for k, by_item in f1_by_class(predictions, references):
+        total += by_item / len(present)
+        # One text of the class moves F1 by about one over their number, and they are what the variance is known from.
+        count, figure = (references == k).sum(), Crossed(by_item, is_seen, clusters)
+        variance = crossed_variance(figure, floor=len(figure.influence) / count)
+        variance = replace(variance, item_freedom=float(min(variance.item_freedom, max(count - 1, 1))))
+        means[k], intervals[k] = figure.mean, variance.interval(figure.mean, level, (0, 1))
+        variances[k] = variance.to_dict()
+    per_class = {"mean": means, "mean_interval": intervals, "variance": variances}
+    return total, {f"per_class_f1_{name}": values for name, values in per_class.items()}
 
 
-def _variances(scores, influence):
-    """Return the variances of a mean score over runs and over items."""
-    return scores.var(ddof=1) / len(scores), item_variance(influence)
-
-
-def _mean_interval(scores, influence, level):
-    return t_interval(scores.mean(), *_variances(scores, influence), len(scores), level, (0, 1))
-
-
-def _summary(name, scores, influence, level):
+def _summary(name, figure, level):
+    scores = figure.by_run
     runs, sd = len(scores), scores.std(ddof=1)
     high, low = stats.chi2.ppf([0.5 + level / 2, 0.5 - level / 2], runs - 1)
     return {
         f"{name}_mean": float(scores.mean()),
-        f"{name}_mean_interval": _mean_interval(scores, influence, level),
+        f"{name}_mean_interval": crossed_variance(figure).interval(figure.mean, level, (0, 1)),
         f"{name}_sd": float(sd),
         f"{name}_sd_interval": [float(sd * np.sqrt((runs - 1) / high)), float(sd * np.sqrt((runs - 1) / low))],
         f"{name}_min": float(scores.min()),
@@ -172,13 +188,16 @@ def _summary(name, scores, influence, level):
     }
 
 
-def _distribution_variance(accuracy, correct, level):
+def _distribution_variance(accuracy, predictions, references, level):
     """Compute Jordan 2024, theorem 2: n / (n - 1) [Var_r(accuracy) - sum_i Var_r(correct_i) / n^2], with ddof = 1.
 
     The interval is the chi-square one of the first variance; the second is a mean over items and as good as known.
     """
-    runs, items = correct.shape
-    right = correct.sum(axis=0)
+    runs, items = predictions.shape
+    if (predictions < 0).any():
+        names = ("accuracy_distribution_variance", "accuracy_distribution_variance_interval")
+        return dict(zip(names, (float("nan"), [float("nan")] * 2), strict=True))
+    right = (predictions == references).sum(axis=0)
     flips = (right * (runs - right)).sum() / (runs * (runs - 1)) / items**2
     unbias = items / (items - 1) if items > 1 else np.nan
     total = accuracy.var(ddof=1)
