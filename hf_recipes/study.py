@@ -103,6 +103,7 @@ class Study:
         self.audit = self.root / "audit"
         self.dataset_manifest = self.root / "dataset.json"
         self.report = self.root / "report"
+        self.looks_file = self.report / "looks.json"
         self.results_file = self.report / "results.json"
         self.labels_file = self.report / "labels.json"
         self.checksums = Checksums(self.root)

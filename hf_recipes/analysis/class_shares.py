@@ -6,9 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ..data import Rows
-from .metric_modules import LEVEL, Predictions
-from .verdict import freedom
+from .metric_modules import LEVEL, Texts, load_metric
 
 
 def powered_share(
@@ -44,9 +42,7 @@ def powered_share(
     return share, [max(share - half, 0.0), min(share + half, 1.0)]
 
 
-def class_shares(
-    predictions: Predictions, with_gold: Predictions, test: Rows, test_with_gold: Rows
-) -> Iterator[dict[str, Any]]:
+def class_shares(all_test: Texts, with_gold: Texts) -> Iterator[dict[str, Any]]:
     """Yield the share that each variant's classifiers give each class at the largest size, and its bias against gold.
 
     The interval of the bias is by t over runs and texts together, as that of a mean score, and corrected for the number
@@ -55,43 +51,33 @@ def class_shares(
     each group of which two or more texts have gold, corrected for the number of classes and groups.
 
     Args:
-        predictions (`Predictions`), test (`Rows`):
-            All test texts, and the runs' labels of them.
-        with_gold (`Predictions`), test_with_gold (`Rows`):
-            The same of the test texts with gold; empty without them.
+        all_test (`Texts`), with_gold (`Texts`):
+            All test texts, and those with gold; the latter without runs where fewer than two have gold.
     """
-    from scipy import stats
-
-    if not with_gold:
+    if not with_gold.labels:
         return
-    top, num_classes = max(size for _, size in predictions), len(test.label_names)
-    groups = set() if test_with_gold.groups is None else set(test_with_gold.groups) - {None}
-    parts = [(None, np.arange(len(test)), np.arange(len(test_with_gold)))]
+    module, groups = load_metric("seed_scores"), with_gold.rows.groups
+    names = [] if groups is None else sorted(set(groups) - {None})
+    parts = [(None, np.arange(len(all_test.rows)), np.arange(len(with_gold.rows)))]
     parts += [
-        (name, *(np.flatnonzero(rows.groups == name) for rows in (test, test_with_gold))) for name in sorted(groups)
+        (name, *(np.flatnonzero(texts.rows.groups == name) for texts in (all_test, with_gold))) for name in names
     ]
-    for (variant, size), (group, places, gold_places) in product(predictions, parts):
-        if size != top or len(gold_places) < 2:
+    for (variant, size), (group, places, gold_places) in product(all_test.labels, parts):
+        if size != all_test.top or len(gold_places) < 2:
             continue
-        all_labels = predictions[variant, size][:, places]
-        labels, gold = with_gold[variant, size][:, gold_places], test_with_gold.gold[gold_places]
+        all_labels = all_test.labels[variant, size][:, places]
+        inside = with_gold.take(gold_places)
+        labels, gold, num_classes = inside.labels[variant, size], inside.rows.gold, inside.num_classes
         runs, items = labels.shape
-        level = 1 - (1 - LEVEL) / num_classes / (1 if group is None else len(groups))
+        level = 1 - (1 - LEVEL) / num_classes / (1 if group is None else len(names))
 
-        # The bias by class, with the two parts of its variance. Over texts one more error is counted each way: few
-        # texts without errors do not prove a rate of zero.
-        errors = np.stack([(labels == k).astype(float) - (gold == k) for k in range(num_classes)])
-        by_item = errors.mean(axis=1)
-        spread = np.square(by_item - by_item.mean(axis=1, keepdims=True)).sum(axis=1)
-        over_items, over_runs = (spread + 2) / (items + 1) / items, errors.mean(axis=2).var(axis=1, ddof=1) / runs
-        degrees = [freedom(over_runs[k] ** 0.5, over_items[k] ** 0.5, runs) for k in range(num_classes)]
-        half = stats.t.ppf(0.5 + level / 2, np.minimum(degrees, items - 1)) * np.sqrt(over_items + over_runs)
-        for k, name in enumerate(test.label_names):
+        for k, name in enumerate(inside.rows.label_names):
             is_class, gold_share, gold_interval = all_labels == k, float((gold == k).mean()), None
             if items < len(places):
                 sample = (labels == k).mean(axis=0)
                 gold_share, gold_interval = powered_share(is_class.mean(axis=0), sample, gold == k, level)
-            bias = float(errors[k].mean())
+            errors = (labels == k).astype(float) - (gold == k)
+            bias = module.mean_interval(errors, inside.clusters, level, (-1, 1))
             yield {
                 "variant": variant,
                 "size": size,
@@ -102,7 +88,7 @@ def class_shares(
                 "gold": gold_share,
                 "gold_interval": gold_interval,
                 "share": float(is_class.mean()),
-                "bias": bias,
-                "bias_interval": [bias - float(half[k]), bias + float(half[k])] if runs > 2 else None,
+                "bias": float(errors.mean()),
+                "bias_interval": bias if runs > 2 else None,
                 "sd": float(is_class.mean(axis=1).std(ddof=1)),
             }

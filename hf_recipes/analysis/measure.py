@@ -22,15 +22,17 @@ from .class_shares import class_shares
 from .comparisons import best_mitigation, compare_variants, equal_accuracy, match_gold, plateaus, regained_shares
 from .components import disagreement, variances
 from .copied_errors import error_cells
-from .metric_modules import LEVEL, Predictions, load_metric, metrics_folder
+from .metric_modules import LEVEL, Predictions, Texts, clusters_of, correct, load_metric, metrics_folder
+from .near_duplicates import cluster_codes
 from .schema import Figures, Results, read_results
 from .verdict import decide
 
 ENSEMBLE_SIZES = (2, 3, 5)  # in runs
+MIN_P_VALUE = 0.01  # of one distribution of pool and test texts: below it, out-of-bag texts do not count
 #: The fields of a variant that are null where no test text has gold.
 SCORES = (
     *("accuracy_mean", "accuracy_mean_interval", "macro_f1_mean", "macro_f1_mean_interval"),
-    *("macro_f1_sd", "macro_f1_sd_interval", "chance_level_runs", "majority_accuracy", "per_class_f1_mean"),
+    *("macro_f1_sd", "macro_f1_sd_interval", "chance_level_runs", "above_chance", "majority_accuracy", "per_class_f1_mean"),
 )
 
 
@@ -49,58 +51,214 @@ def measure(study: Study, labels: StudyLabels, runs: Runs) -> Results:
         results = read_study_results(study)
         if results and results.key == _results_key(study, labels, runs):
             return results
-        grid, test = study.grid, labels.test
-        predictions: Predictions = {}
-        for size in grid.sizes:
-            for variant in grid.variants_at(size):
-                probs = [_read_probs(study, run, test) for run in paired_runs(grid, variant, size)]
-                predictions[variant, size] = np.stack([run_probs.argmax(axis=1) for run_probs in probs])
-
-        # Scores are of the test texts with gold: all of them, or those that people labelled.
-        places = np.flatnonzero(labels.test_gold != NO_GOLD)
-        test_with_gold = replace(test, gold=labels.test_gold).take(places)
-        with_gold: Predictions = {}
-        if len(places) > 1:
-            with_gold = {variant_at_size: classes[:, places] for variant_at_size, classes in predictions.items()}
-        variants = list(_measure_variants(study, labels, runs, predictions, with_gold, test_with_gold))
+        grid = study.grid
+        all_test, with_gold, combined, out_of_bag = _read_texts(study, labels, runs)
+        variants = list(_measure_variants(study, labels, runs, all_test, with_gold))
+        comparisons = compare_variants(all_test, combined, with_gold)
+        best, regained, iso_accuracy = None, [], None
+        gold_match, plateaus_of, cells = [], [], []
+        if with_gold.labels:
+            best = best_mitigation(variants, combined)
+            regained = list(regained_shares(variants, combined))
+            iso_accuracy = equal_accuracy(variants, with_gold)
+            gold_match = list(match_gold(combined))
+            plateaus_of = list(plateaus(variants, with_gold))
+            if labels.teacher is not None:
+                cells = list(error_cells(labels.teacher[labels.test_gold != NO_GOLD], with_gold))
+        _correct_secondary(comparisons, gold_match, cells, best, iso_accuracy)
         audit = None
         if study.recipe.few_gold:
             audit = {
                 part: {"drawn": sample.num_drawn if sample else 0, "labelled": sample.num_labelled if sample else 0}
                 for part, sample in (("test", labels.test_audit), ("pool", labels.pool_audit))
             }
+        looks = _read_looks(study)
+        look = [len(grid.seeds), len(with_gold.rows)]
+        if len(grid.seeds) > 2 and look not in looks:
+            looks.append(look)
         content = {
             "key": _results_key(study, labels, runs),
             "study": study.recipe.name,
-            "label_names": test.label_names,
+            "label_names": labels.test.label_names,
             "seeds": grid.seeds,
             "vary": grid.vary,
             "R": len(grid.seeds),
-            "n": len(test),
+            "n": len(labels.test),
             "audit": audit,
             "confidence_level": LEVEL,
             "lines": _lines(study),
             "annotator": measure_annotator(study, labels),
             "variants": variants,
-            "comparisons": compare_variants(predictions, with_gold, test_with_gold),
-            "best_mitigation": best_mitigation(variants, with_gold, test_with_gold),
-            "regained": list(regained_shares(variants, with_gold, test_with_gold)),
-            "ensembles": list(_ensembles(study, test, places, test_with_gold)),
-            "class_shares": list(class_shares(predictions, with_gold, test, test_with_gold)),
-            "error_cells": []
-            if labels.teacher is None
-            else list(error_cells(labels.teacher[places], with_gold, test_with_gold)),
-            "gold_match": list(match_gold(with_gold, test_with_gold)),
-            "iso_accuracy": equal_accuracy(variants, with_gold, test_with_gold),
-            "plateaus": list(plateaus(variants, with_gold, test_with_gold)),
-            "components": list(_components(study, test, places, test_with_gold)),
+            "comparisons": comparisons,
+            "best_mitigation": best,
+            "regained": regained,
+            "ensembles": list(_ensembles(study, labels, with_gold)),
+            "class_shares": list(class_shares(all_test, with_gold)),
+            "error_cells": cells,
+            "gold_match": gold_match,
+            "iso_accuracy": iso_accuracy,
+            "plateaus": plateaus_of,
+            "components": list(_components(study, labels, with_gold)),
+            "class_f1": list(_class_f1(combined)),
+            "out_of_bag": out_of_bag,
+            "near_duplicates": _count_near_duplicates(all_test),
+            "clusters": None if labels.test.clusters is None else len(np.unique(all_test.clusters)),
+            "looks": looks,
+            "hours_per_seed": _hours_per_seed(study, runs),
             "notes": _notes(labels, runs),
         }
         figures = Figures.model_validate(without_nan(content))
         results = Results(**dict(figures), verdict=decide(figures, study.recipe.accept))
         study.report.mkdir(parents=True, exist_ok=True)
+        # The look comes first: a verdict that was seen has to count.
+        study.write_json(study.looks_file, looks)
         study.write_json(study.results_file, results.model_dump(mode="json"))
     return results
+
+
+def _read_looks(study: Study) -> list[list[int]]:
+    """Return the seeds and test texts of each verdict of this study so far, in order."""
+    return read_json(study.looks_file) or []
+
+
+def _read_texts(study: Study, labels: StudyLabels, runs: Runs) -> tuple[Texts, Texts, Texts, dict[str, Any] | None]:
+    """Read the runs' labels of all test texts, of those with gold, and of these and the out-of-bag texts of the pool.
+
+    Returns:
+        `tuple[Texts, Texts, Texts, dict | None]`: the three, and the fields of `OutOfBag`. Out-of-bag texts are left out
+        where they and the test texts do not come from one distribution.
+    """
+    grid, test, pool = study.grid, labels.test, runs.pool
+    sample = runs.pool_sample
+    on_test: Predictions = {}
+    on_pool: Predictions = {}
+    for size in grid.sizes:
+        for variant in grid.variants_at(size):
+            variant_runs = paired_runs(grid, variant, size)
+            probs = [_read_probs(study, run, test) for run in variant_runs]
+            on_test[variant, size] = np.stack([run_probs.argmax(axis=1) for run_probs in probs])
+            if len(sample):
+                on_pool[variant, size] = read_out_of_bag(study, runs, variant_runs)
+
+    # Clusters are found among test texts and pool texts together.
+    texts = [str(text) for text in test.texts] + [str(pool.texts[i]) for i in sample]
+    names = None
+    if test.clusters is not None and pool.clusters is not None:
+        names = np.concatenate([test.clusters, pool.clusters[sample]])
+    clusters = cluster_codes(texts, names)
+    num_test = len(test)
+
+    # Scores are of the test texts with gold: all of them, or those that people labelled.
+    all_test = Texts(test, on_test, clusters[:num_test])
+    places = np.flatnonzero(labels.test_gold != NO_GOLD)
+    with_gold = Texts(replace(test, gold=labels.test_gold), on_test, clusters[:num_test]).take(places)
+    if len(places) < 2:
+        with_gold = replace(with_gold, labels={})
+    if not len(sample) or not with_gold.labels:
+        return all_test, with_gold, with_gold, None
+    gold = pool.gold[sample]
+    combined = Texts(
+        Rows(
+            ids=[*with_gold.rows.ids, *(pool.ids[i] for i in sample)],
+            texts=np.array([*with_gold.rows.texts, *(pool.texts[i] for i in sample)], dtype=object),
+            gold=np.concatenate([with_gold.rows.gold, gold]),
+            label_names=test.label_names,
+        ),
+        {key: np.hstack([with_gold.labels[key], on_pool[key]]) for key in with_gold.labels},
+        np.unique(np.concatenate([clusters[places], clusters[num_test:]]), return_inverse=True)[1],
+    )
+    at_top = on_pool["llm", grid.sizes[-1]]
+    p_value = same_distribution(combined, len(places))
+    out_of_bag = {
+        "n": len(sample),
+        "texts_per_run": float((at_top >= 0).sum(axis=1).mean()),
+        "p_value": p_value,
+        "is_used": p_value >= MIN_P_VALUE,
+    }
+    return all_test, with_gold, combined if out_of_bag["is_used"] else with_gold, out_of_bag
+
+
+def same_distribution(texts: Texts, num_test: int) -> float:
+    """Test whether the first `num_test` texts and the others, out-of-bag texts of the pool, come from one distribution.
+
+    The smallest p-value, corrected for their number (Bonferroni), of the chi-square test of the shares of gold classes,
+    and of Welch's test of each variant's accuracy by cluster of texts at the largest size. A run sees both parts, so
+    that its own quality does not count.
+    """
+    from scipy import stats
+
+    gold, clusters = texts.rows.gold, texts.clusters
+    is_test = np.arange(len(gold)) < num_test
+    counts = np.stack([np.bincount(gold[part], minlength=texts.num_classes) for part in (is_test, ~is_test)])
+    p_values = [float(stats.chi2_contingency(counts[:, counts.sum(axis=0) > 0]).pvalue)]
+    for variant, size in texts.labels:
+        if size != texts.top or variant not in ("gold", "llm"):
+            continue
+        labels = texts.labels[variant, size]
+        num_runs = (labels >= 0).sum(axis=0)
+        accuracy = (labels == gold).sum(axis=0) / np.maximum(num_runs, 1)
+        by_part = []
+        for part in (is_test, ~is_test):
+            inside = part & (num_runs > 0)
+            sizes = np.bincount(clusters[inside])
+            by_part.append((np.bincount(clusters[inside], accuracy[inside]) / np.maximum(sizes, 1))[sizes > 0])
+        p_values.append(float(stats.ttest_ind(*by_part, equal_var=False).pvalue))
+    known = [p_value for p_value in p_values if np.isfinite(p_value)]
+    return min(1.0, min(known) * len(known))
+
+
+def _correct_secondary(
+    comparisons: list[dict[str, Any]],
+    gold_match: list[dict[str, Any]],
+    cells: list[dict[str, Any]],
+    best: dict[str, Any] | None,
+    iso_accuracy: dict[str, Any] | None,
+) -> None:
+    """Correct the differences that sentences of the report state, apart from the primary ones, for each other."""
+    top = max(comparison["size"] for comparison in comparisons) if comparisons else 0
+    claims = [
+        comparison
+        for comparison in comparisons
+        if comparison["size"] == top
+        and not comparison["primary"]
+        and comparison["figure"] != "accuracy"
+        and comparison["against"] in ("noise-fixed", "gold-only", "llm")
+    ]
+    claims += gold_match
+    for entry in cells:
+        if entry["variant"] == "llm" and entry["size"] == top:
+            changes = (entry["since"] or {}).values()
+            fields = [entry["copied_above_gold"], entry["copied_above_noise"], *changes]
+            claims += [field for field in fields if isinstance(field, dict)]
+    claims += [claim for claim in (best, iso_accuracy) if claim]
+    if claims:
+        correct(claims)
+
+
+def _class_f1(texts: Texts) -> Iterator[dict[str, Any]]:
+    """Yield F1 of each class of the texts, of LLM labels at the largest size, with its variance."""
+    if not texts.labels:
+        return
+    scores, counts = texts.score(("llm", texts.top)), np.bincount(texts.rows.gold, minlength=texts.num_classes)
+    figures = zip(scores["per_class_f1_mean"], scores["per_class_f1_variance"], counts, strict=True)
+    for name, (value, variance, count) in zip(texts.rows.label_names, figures, strict=True):
+        if variance is not None:
+            yield {"name": name, "n": int(count), "value": value, "variance": variance}
+
+
+def _count_near_duplicates(texts: Texts) -> int:
+    """Return how many test texts nearly repeat another, where no column names clusters."""
+    if texts.rows.clusters is not None:
+        return 0
+    return len(texts.rows) - len(np.unique(texts.clusters))
+
+
+def _hours_per_seed(study: Study, runs: Runs) -> float | None:
+    """Return the hours in which the runs of one seed were trained, on average."""
+    seconds = [read_json(study.run(run) / "run.json").get("seconds") for run in runs.all]
+    if None in seconds:
+        return None
+    return sum(seconds) / 3600 / len(study.grid.seeds)
 
 
 def _require_runs(study: Study, runs: Runs) -> None:
@@ -163,11 +321,11 @@ def _notes(labels: StudyLabels, runs: Runs) -> list[str]:
 
 
 def _measure_variants(
-    study: Study, labels: StudyLabels, runs: Runs, predictions: Predictions, with_gold: Predictions, test: Rows
+    study: Study, labels: StudyLabels, runs: Runs, all_test: Texts, with_gold: Texts
 ) -> Iterator[dict[str, Any]]:
     """Yield scores and instability of each variant at each size. Figures that require no gold cover all test texts."""
-    names, seed_scores, seed_instability = test.label_names, load_metric("seed_scores"), load_metric("seed_instability")
-    for (variant, size), classes in predictions.items():
+    names, seed_instability = labels.test.label_names, load_metric("seed_instability")
+    for (variant, size), classes in all_test.labels.items():
         variant_runs = paired_runs(study.grid, variant, size)
         records = [read_json(study.run(run) / "run.json") for run in variant_runs]
         trained = [_training_labels(runs, run, record) for run, record in zip(variant_runs, records, strict=True)]
@@ -180,15 +338,21 @@ def _measure_variants(
 
         scores: dict[str, Any] = dict.fromkeys(SCORES) | {"macro_f1_runs": []}
         instability: dict[str, Any] = {"per_class_n": {}, "per_class_disagreement": {}}
-        if with_gold:
-            scores, instability = (
-                metric.compute(predictions=with_gold[variant, size], references=test.gold, num_classes=len(names))
-                for metric in (seed_scores, seed_instability)
+        if with_gold.labels:
+            scores = with_gold.score((variant, size))
+            instability = seed_instability.compute(
+                predictions=with_gold.labels[variant, size],
+                references=with_gold.rows.gold,
+                num_classes=len(names),
+                clusters=clusters_of(with_gold.clusters),
             )
         if study.recipe.few_gold:
-            instability |= seed_instability.compute(predictions=classes, num_classes=len(names))
-            if with_gold:  # on few texts a good classifier may be no better than chance by chance
+            instability |= seed_instability.compute(
+                predictions=classes, num_classes=len(names), clusters=clusters_of(all_test.clusters)
+            )
+            if with_gold.labels:  # on few texts a good classifier may be no better than chance by chance
                 scores["chance_level_runs"] = sum(len(np.unique(run_classes)) == 1 for run_classes in classes)
+                scores["above_chance"] = scores["chance_level_runs"] < len(classes)
         for field, values in instability.items():
             if field.startswith("per_class_"):
                 instability[field] = {names[k]: value for k, value in values.items()}
@@ -203,7 +367,7 @@ def _measure_variants(
             ],
             **scores,
             **instability,
-            "n_gold": len(test) if with_gold else 0,
+            "n_gold": len(with_gold.rows) if with_gold.labels else 0,
         }
 
 
@@ -225,47 +389,46 @@ def _read_probs(study: Study, run: Run, test: Rows) -> np.ndarray:
     return np.array(table["probs"].to_pylist())
 
 
-def _ensembles(study: Study, test: Rows, places: np.ndarray, test_with_gold: Rows) -> Iterator[dict[str, Any]]:
+def _ensembles(study: Study, labels: StudyLabels, with_gold: Texts) -> Iterator[dict[str, Any]]:
     """Yield scores and disagreement of ensembles of k runs at the largest size, by their mean probabilities.
 
-    Only ensembles that share no run are compared: R // k of them. Scores are of the texts with gold, at `places`.
+    Only ensembles that share no run are compared: R // k of them. Scores are of the texts with gold.
     """
-    grid, num_classes = study.grid, len(test.label_names)
-    top = grid.sizes[-1]
+    grid, test = study.grid, labels.test
+    top, places = grid.sizes[-1], np.flatnonzero(labels.test_gold != NO_GOLD)
     for variant in grid.variants:
         probs = np.stack([_read_probs(study, run, test) for run in paired_runs(grid, variant, top)])
         for k in ENSEMBLE_SIZES:
             count = len(probs) // k
             if count < 2:
                 continue
-            labels = probs[: count * k].reshape(count, k, *probs.shape[1:]).mean(axis=1).argmax(axis=2)
-            figures = load_metric("seed_instability").compute(predictions=labels, num_classes=num_classes)
-            if len(places) > 1:
-                figures |= load_metric("seed_scores").compute(
-                    predictions=labels[:, places], references=test_with_gold.gold, num_classes=num_classes
-                )
+            classes = probs[: count * k].reshape(count, k, *probs.shape[1:]).mean(axis=1).argmax(axis=2)
+            num_classes = len(test.label_names)
+            figures = load_metric("seed_instability").compute(predictions=classes, num_classes=num_classes)
+            if with_gold.labels:
+                figures |= replace(with_gold, labels={(variant, top): classes[:, places]}).score((variant, top))
             record = {"variant": variant, "size": top, "k": k, "ensembles": count, "n": len(test)}
             for figure in ("macro_f1_mean", "pairwise_disagreement"):
                 record |= {name: figures.get(name) for name in (figure, f"{figure}_interval")}
             yield record
 
 
-def _components(study: Study, test: Rows, places: np.ndarray, test_with_gold: Rows) -> Iterator[dict[str, Any]]:
-    """Yield what each source of chance contributes, by variant; to scores where two texts have gold, at `places`."""
-    grid, num_classes = study.grid, len(test.label_names)
+def _components(study: Study, labels: StudyLabels, with_gold: Texts) -> Iterator[dict[str, Any]]:
+    """Yield what each source of chance contributes, by variant; to scores where two texts have gold."""
+    grid, test = study.grid, labels.test
+    places = np.flatnonzero(labels.test_gold != NO_GOLD)
     for variant in grid.crossed.variants if grid.crossed else []:
         sources, runs = crossed_sources(grid, variant), crossed_runs(grid, variant)
         levels = max(place[0] for place in runs) + 1
         shape = (levels,) * len(sources)
-        labels = np.stack([_read_probs(study, run, test).argmax(axis=1) for run in runs.values()])
+        classes = np.stack([_read_probs(study, run, test).argmax(axis=1) for run in runs.values()])
         record = {"variant": variant, "size": grid.sizes[-1], "sources": sources, "levels": levels}
         record |= {"R": len(runs), "n": len(test)}
-        record["disagreement"] = disagreement(labels.reshape(*shape, -1), sources, num_classes)
+        record["disagreement"] = disagreement(classes.reshape(*shape, -1), sources, len(test.label_names))
         scores = None
-        if len(places) > 1:
-            scores = load_metric("seed_scores").compute(
-                predictions=labels[:, places], references=test_with_gold.gold, num_classes=num_classes
-            )
+        if with_gold.labels:
+            crossed = (variant, grid.sizes[-1])
+            scores = replace(with_gold, labels={crossed: classes[:, places]}).score(crossed)
         for figure in ("accuracy", "macro_f1"):
             if scores:
                 record[figure] = variances(np.reshape(scores[f"{figure}_runs"], shape), sources)

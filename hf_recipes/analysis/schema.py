@@ -19,9 +19,9 @@ Count = Annotated[int, Field(ge=0, le=10**9)]
 Size = Annotated[int, Field(ge=1, le=10**9)]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9-]{1,40}$")]
 Figure = Literal["accuracy", "macro_f1", "pairwise_disagreement"]
-Verdict = Literal["higher", "lower", "cannot tell"]
-Status = Literal["holds", "fails", "cannot tell"]
-Decision = Literal["ship", "do not ship", "label more", "cannot tell"]
+Verdict = Literal["higher", "lower", "inconclusive"]
+Status = Literal["holds", "fails", "inconclusive"]
+Decision = Literal["ship within limits", "do not ship", "inconclusive"]
 
 
 class Record(BaseModel):
@@ -68,6 +68,17 @@ class AnnotatorResult(Record):
     truncated: Count
 
 
+class ErrorVariance(Record):
+    """The variance of an estimate: over runs, over texts, over run x text; see `CrossedVariance` in metrics/shared.py."""
+
+    runs: float
+    items: float
+    both: float
+    run_freedom: float
+    item_freedom: float
+    skew: float = 0.0
+
+
 class VariantResult(Record):
     """Scores and instability of a variant at a size, over R runs and n test texts; see the metric modules' cards.
 
@@ -102,11 +113,11 @@ class VariantResult(Record):
     macro_f1_runs: list[float]
     per_class_f1_mean: list[float | None] | None
     per_class_f1_mean_interval: list[Interval] | None = None
-    per_class_f1_seed_se: list[float | None] | None = None
-    per_class_f1_item_se: list[float | None] | None = None
+    per_class_f1_variance: list[ErrorVariance | None] | None = None
     majority_accuracy: float | None
     failed_runs: int | None = None
     chance_level_runs: int | None
+    above_chance: bool | None = Field(None, description="all runs together agree with gold more than chance would")
     single_class_runs: int | None = None
     ddof: int = 1
     pairwise_disagreement: float
@@ -143,17 +154,22 @@ class VariantResult(Record):
 
 
 class Difference(Record):
-    """A paired difference, with the two parts of its standard error; see `metrics/instability_comparison`."""
+    """The figure of one variant less that of another on the same texts; see `metrics/instability_comparison`.
+
+    `verdict` follows from `p_holm`, where the difference belongs to a family of claims, and from the interval elsewhere.
+    """
 
     R: Count
     n: Count
+    first: float | None = Field(None, description="the mean of the first variant")
+    second: float | None = None
     difference: float
     interval: Interval
     p_value: float | None
+    p_holm: float | None = Field(None, description="corrected for all claims of its family (Holm 1979)")
     detectable: float | None = None
     verdict: Verdict
-    seed_se: float | None
-    item_se: float | None
+    variance: ErrorVariance | None = None
 
 
 class Comparison(Difference):
@@ -164,7 +180,25 @@ class Comparison(Difference):
     against: Name
     figure: Figure
     primary: bool
-    p_holm: float | None
+    test_only: Difference | None = Field(None, description="on the test texts alone, where out-of-bag texts count")
+
+
+class ClassF1(Record):
+    """F1 of a class, of LLM labels at the largest size, over all texts with gold that count."""
+
+    name: str
+    n: Count = Field(description="texts of the class")
+    value: float
+    variance: ErrorVariance
+
+
+class OutOfBag(Record):
+    """Texts of the pool that runs classified and did not train on."""
+
+    n: Count
+    texts_per_run: float
+    p_value: float = Field(description="of the assumption that pool and test texts come from one distribution")
+    is_used: bool
 
 
 class BestMitigation(Difference):
@@ -255,6 +289,9 @@ class ErrorCells(Record):
     copied: float | None
     copied_interval: Interval
     copied_above_gold: Difference | None
+    copied_above_noise: Difference | None = Field(
+        None, description="above gold labels made wrong at random with the LLM's confusion matrix"
+    )
     since: Change | None
 
 
@@ -275,6 +312,7 @@ class EqualAccuracy(Record):
     difference: float
     interval: Interval
     p_value: float | None
+    p_holm: float | None = None
     verdict: Verdict
 
 
@@ -287,19 +325,20 @@ class Plateau(Record):
     n: Count
     S: int | None = None
     item_se: float
+    is_interpolated: bool = Field(False, description="half the largest size was not trained")
     last_doubling: tuple[float, float]
     gain: float
     gain_interval: Interval
-    verdict: Literal["plateau", "gains", "cannot tell"]
+    verdict: Literal["plateau", "gains", "inconclusive"]
     enough_size: float | None = None
     delta: float
     confidence_level: float = 0.95
     against_gain: float | None = None
     against_gain_interval: Interval = None
-    against_verdict: Literal["plateau", "gains", "cannot tell"] | None = None
+    against_verdict: Literal["plateau", "gains", "inconclusive"] | None = None
     gain_difference: float | None = None
     gain_difference_interval: Interval = None
-    premature_plateau: Literal["yes", "no", "cannot tell"] | None = None
+    premature_plateau: Literal["yes", "no", "inconclusive"] | None = None
 
 
 class Disagreement(Record):
@@ -333,7 +372,17 @@ class Criterion(Record):
     value: float | None
     interval: Interval
     limit: float
+    bound: float | None = Field(None, description="the tightest limit that the study certifies")
     status: Status
+
+
+class Advice(Record):
+    """The cheapest study that decides all open limits with the probability `power`, if the truth is the estimate."""
+
+    seeds: Count
+    test_texts: Count
+    hours: float | None = Field(description="of training and of labelling, beyond this study")
+    power: float
 
 
 class VerdictResult(Record):
@@ -342,9 +391,9 @@ class VerdictResult(Record):
     decision: Decision
     criteria: list[Criterion]
     worst_class: str | None
-    test_labels: int | None
-    seeds: int | None
     reason: str | None
+    level: float = 0.95
+    advice: Advice | None = Field(None, description="null where nothing is open, or where no study decides it")
 
 
 class Figures(Record):
@@ -372,6 +421,12 @@ class Figures(Record):
     iso_accuracy: EqualAccuracy | None = Field(description="null where no gold sizes surround the LLM's accuracy")
     plateaus: list[Plateau]
     components: list[Components]
+    class_f1: list[ClassF1] = []
+    out_of_bag: OutOfBag | None = None
+    near_duplicates: Count = Field(0, description="test texts that nearly repeat another")
+    clusters: Count | None = Field(None, description="of the test texts, with `data.cluster_column`")
+    looks: list[tuple[Count, Count]] = Field([], description="seeds and test texts at each verdict, in order")
+    hours_per_seed: float | None = Field(None, description="of training all variants and sizes")
     notes: list[str]
 
     @property

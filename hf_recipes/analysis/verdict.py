@@ -4,207 +4,194 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy import stats
 
 from ..recipe import Accept
-from .metric_modules import LEVEL
-from .schema import Criterion, Decision, Figures, Interval, Status, VariantResult, VerdictResult
+from .metric_modules import LEVEL, error_variance
+from .schema import Advice, ClassF1, Comparison, Criterion, Decision, Figures, Status, VerdictResult
 
-POWER = 0.8  # the probability with which more labels or seeds are to decide
+LATER_LEVEL = 0.99  # of the intervals of every verdict after the first: see `decide`
+NUM_LIMITS = 3
+POWER = 0.8  # the probability with which the advised study decides all that is open
+#: The largest study that is advised, and the seconds in which a person labels a text.
+MAX_SEEDS, MAX_TEXTS, LABEL_SECONDS = 200, 20_000, 20.0
 NO_INTERVALS = "two runs give no intervals"
-MAX_COUNT = 10_000_000
+GOLD_NOT_LEARNT = "classifiers on gold labels are not better than chance, so nothing can be compared with them"
 
 
 def decide(figures: Figures, accept: Accept) -> VerdictResult:
-    """Return the verdict, and how many more labels or seeds would decide what is open.
+    """Return the verdict, the tightest limits that the study certifies, and the cheapest study that decides the open ones.
 
-    A limit holds if the whole interval is on its good side, and fails if the whole interval is on the other: with 95%
-    intervals either is wrong at most 2.5% of the time (two one-sided tests, Schuirmann 1987). F1 has to keep its limit
-    in every class: it holds if it holds in each, and fails if it fails in one, at a level corrected for their number.
-    All limits have to hold to ship, which needs no correction (the intersection-union principle, Berger 1982).
+    A limit holds if the whole interval is on its good side (a test of equivalence, Schuirmann 1987): with 95% intervals
+    that is wrong at most 2.5% of the time. All limits have to hold to ship, which needs no correction (the
+    intersection-union principle, Berger 1982). It is enough that one fails not to ship, so a limit fails if the interval
+    at a level corrected for their number (Bonferroni) is on its bad side. F1 has to keep its limit in every class: it
+    holds if it holds in each, and fails if it fails in one, at a level corrected for the number of classes too.
+
+    Seeds or texts that are added after a verdict give it another chance to err. The first verdict has 95% intervals,
+    every later one 99%: then looks at 3, 5, 10 and 20 seeds raise false "holds" less than from 2.5% to 4% (docs/power.md).
 
     Args:
         figures (`Figures`), accept (`Accept`):
             The results and the limits.
 
     Returns:
-        `VerdictResult`: `decision` (`ship`, `do not ship`, `label more`, `cannot tell`), `criteria` (a list of `name`,
-        `value`, `interval`, `limit`, `status`), `worst_class` (that whose F1 may be the lowest), `test_labels` and
-        `seeds` (the total of either that, with the other unchanged, decides what is open with probability 0.8 if the
-        truth equals the estimate; None if no number does), and `reason` (why the study decides nothing, or None).
-        Without a gold variant, a limit against gold has no `value`, and the decision is never to ship.
+        `VerdictResult`: without a gold variant, a limit against gold has no `value`, and the decision is never to ship.
     """
-    variants = figures.at_top
-    if "gold" not in variants:
-        return _without_gold(figures, variants["llm"], accept)
-    runs, items = figures.R, figures.n
-    loss, churn = figures.find("llm", "gold", "macro_f1"), figures.find("llm", "gold", "pairwise_disagreement")
-    assert loss is not None and churn is not None  # noqa: S101, PT018  (measure compares them wherever gold is trained)
-    classes, worst = _classes(variants["llm"], figures.label_names, accept.min_class_f1, runs)
-    criteria = [
-        _criterion("macro_f1_loss", -loss.difference, _negate(loss.interval), accept.macro_f1_loss),
-        _criterion("churn", churn.difference, churn.interval, accept.churn),
-        classes,
-    ]
-    statuses = {criterion.status for criterion in criteria}
+    level = LEVEL if len(figures.looks) < 2 else LATER_LEVEL
+    tests: list[_Test] = []
+    for name, figure, sign in (("macro_f1_loss", "macro_f1", -1), ("churn", "pairwise_disagreement", 1)):
+        limit, comparison = getattr(accept, name), figures.find("llm", "gold", figure)  # type: ignore[arg-type]
+        tests.append(_Test(name, limit, [_Bound.of(comparison, sign)] if comparison else []))
+    classes = [_Bound(-entry.value, error_variance(entry.variance), entry.name) for entry in figures.class_f1]
+    is_complete = {entry.name for entry in figures.class_f1} >= set(_required_classes(figures))
+    tests.append(_Test("min_class_f1", -accept.min_class_f1, classes, is_complete and accept.min_class_f1 > 0))
+    criteria = [test.judge(level) for test in tests]
+    loss, churn, class_f1 = (criterion.status for criterion in criteria)
+
     reason = None
-    if variants["gold"].chance_level_runs:
-        reason = "gold labels were not learnt in every run, so that nothing can be compared with them"
-    elif runs < 3:
+    gold = figures.at_top.get("gold")
+    if figures.R < 3:
         reason = NO_INTERVALS
-    parts = [(c.seed_se or 0.0, c.item_se or 0.0, np.inf) for c in (loss, churn)] + [(*worst.parts, worst.n)]
-    open_criteria = [
-        (abs(criterion.value - criterion.limit), *part)
-        for criterion, part in zip(criteria, parts, strict=True)
-        if criterion.status == "cannot tell" and criterion.value is not None
-    ]
-    test_labels, seeds = (
-        (None, None) if reason else (_fewest_labels(open_criteria, runs, items), _fewest_seeds(open_criteria, runs))
-    )
-    decision: Decision
-    if reason:
-        decision = "cannot tell"
-    elif "fails" in statuses:
+    elif gold is not None and gold.above_chance is False:
+        reason = GOLD_NOT_LEARNT
+    decision: Decision = "inconclusive"
+    if class_f1 == "fails" or (reason is None and "fails" in (loss, churn)):
         decision = "do not ship"
-    elif statuses == {"holds"}:
-        decision = "ship"
-    else:
-        decision = "label more" if test_labels else "cannot tell"
+    elif reason is None and loss == churn == class_f1 == "holds":
+        decision = "ship within limits"
+    is_open = [
+        test
+        for test, criterion in zip(tests, criteria, strict=True)
+        if criterion.status == "inconclusive" and test.bounds
+    ]
+    can_decide = reason is None and decision == "inconclusive" and bool(is_open)
     return VerdictResult(
         decision=decision,
         criteria=criteria,
-        worst_class=worst.name,
+        worst_class=tests[2].decisive(level).name if classes else None,
         reason=reason,
-        test_labels=test_labels,
-        seeds=seeds,
+        level=level,
+        advice=_advise(figures, is_open, LATER_LEVEL) if can_decide else None,
     )
 
 
-def _without_gold(figures: Figures, llm: VariantResult, accept: Accept) -> VerdictResult:
-    """Return the verdict without a gold variant. The loss is not identifiable; F1 is, on audited test texts.
-
-    A class without audited texts keeps no limit: its F1 is unknown. `test_labels` and `seeds` are those that would
-    decide the limit on classes.
-    """
-    runs = figures.R
-    criteria = [_unknown("macro_f1_loss", accept.macro_f1_loss), _unknown("churn", accept.churn)]
-    classes, worst_class, test_labels, seeds = _unknown("min_class_f1", accept.min_class_f1), None, None, None
-    if llm.n_gold:
-        classes, worst = _classes(llm, figures.label_names, accept.min_class_f1, runs)
-        worst_class = worst.name
-        if classes.status == "cannot tell" and runs > 2 and classes.value is not None:
-            open_criteria = [(abs(classes.value - classes.limit), *worst.parts, float(worst.n))]
-            test_labels, seeds = (
-                _fewest_labels(open_criteria, runs, llm.n_gold),
-                _fewest_seeds(open_criteria, runs),
-            )
-        elif classes.status == "holds" and None in (llm.per_class_f1_mean or []):
-            classes = classes.model_copy(update={"status": "cannot tell"})
-    return VerdictResult(
-        decision="do not ship" if classes.status == "fails" else "cannot tell",
-        criteria=[*criteria, classes],
-        worst_class=worst_class,
-        reason=None if runs > 2 else NO_INTERVALS,
-        test_labels=test_labels,
-        seeds=seeds,
-    )
-
-
-def _unknown(name: Any, limit: float) -> Criterion:
-    return Criterion(name=name, value=None, interval=None, limit=limit, status="cannot tell")
-
-
-def _negate(interval: Interval) -> Interval:
-    return None if interval is None else (-interval[1], -interval[0])
-
-
-def _criterion(name: Any, value: float, interval: Interval, limit: float) -> Criterion:
-    """Return whether a figure stays below a limit."""
-    status: Status = "cannot tell"
-    if interval is not None and interval[1] < limit:
-        status = "holds"
-    elif interval is not None and interval[0] > limit:
-        status = "fails"
-    return Criterion(name=name, value=value, interval=interval, limit=limit, status=status)
+def _required_classes(figures: Figures) -> list[str]:
+    """Return the classes whose F1 must be known: with audited test texts all, else those that have test texts."""
+    return figures.label_names if figures.audit else [entry.name for entry in figures.class_f1]
 
 
 @dataclass(frozen=True)
-class _Class:
-    """Mean F1 of a class, the two parts of its standard error, and its test texts."""
+class _Bound:
+    """A value that has to be below a limit, the variance of its estimate, and the class that it is of."""
 
-    name: str
     value: float
-    parts: tuple[float, float]
-    n: int
+    variance: Any
+    name: str | None = None
 
-    def bounds(self, level: float, runs: int) -> tuple[float, float]:
-        """Return an interval by t; where nothing varies, as all or none are right, the exact one of the recall."""
-        seed_se, item_se = self.parts
-        if seed_se == item_se == 0:
-            tail = ((1 - level) / 2) ** (1 / self.n)
-            return tail if self.value == 1 else 0.0, 1.0 if self.value == 1 else 1 - tail
-        # The variance over few texts is not known well.
-        degrees = min(freedom(seed_se, item_se, runs), max(self.n - 1, 1))
-        half = stats.t.ppf(0.5 + level / 2, degrees) * np.hypot(seed_se, item_se)
-        return float(max(self.value - half, 0.0)), float(min(self.value + half, 1.0))
+    @classmethod
+    def of(cls, comparison: Comparison, sign: int) -> "_Bound":
+        variance = comparison.variance and error_variance(comparison.variance)
+        return cls(sign * comparison.difference, variance)
 
-
-def _classes(result: VariantResult, names: list[str], limit: float, runs: int) -> tuple[Criterion, _Class]:
-    """Return whether F1 of every class with gold stays above a limit, and the class that may be the lowest."""
-    means, seed_ses, item_ses = result.per_class_f1_mean, result.per_class_f1_seed_se, result.per_class_f1_item_se
-    assert means is not None and seed_ses is not None and item_ses is not None  # noqa: S101, PT018  (n_gold > 0)
-    classes = []
-    for name, value, seed_se, item_se in zip(names, means, seed_ses, item_ses, strict=True):
-        if value is not None:
-            classes.append(_Class(name, value, (seed_se or 0.0, item_se or 0.0), result.per_class_n[name]))
-    worst = min(classes, key=lambda entry: entry.bounds(LEVEL, runs)[0])
-    corrected = 1 - (1 - LEVEL) / len(classes)
-    failing = [entry for entry in classes if runs > 2 and entry.bounds(corrected, runs)[1] < limit]
-    status: Status = "cannot tell"
-    if limit == 0 or (runs > 2 and all(entry.bounds(LEVEL, runs)[0] > limit for entry in classes)):
-        status = "holds"
-    elif failing:
-        status, worst = "fails", min(failing, key=lambda entry: entry.bounds(corrected, runs)[1])
-    interval = worst.bounds(LEVEL, runs) if runs > 2 else None
-    return Criterion(name="min_class_f1", value=worst.value, interval=interval, limit=limit, status=status), worst
+    def interval(self, level: float) -> tuple[float, float]:
+        if self.variance is None:  # two runs
+            return -np.inf, np.inf
+        low, high = self.variance.interval(self.value, level)
+        return low, high
 
 
-def freedom(seed_se: float, item_se: float, runs: int) -> float:
-    """Return the degrees of freedom of a standard error over runs and texts, as in the metric modules."""
-    return (runs - 1) * (seed_se**2 + item_se**2) / seed_se**2 if seed_se else np.inf
+@dataclass(frozen=True)
+class _Test:
+    """The test of one limit: every value has to be below it. F1 is negated."""
+
+    name: Any
+    limit: float
+    bounds: list[_Bound]
+    is_complete: bool = True
+
+    def decisive(self, level: float) -> _Bound:
+        """Return the value that decides: that which is most clearly above the limit, or else may be the highest."""
+        fail_level = self.fail_level(level)
+        return max(
+            self.bounds,
+            key=lambda bound: (max(bound.interval(fail_level)[0] - self.limit, 0), bound.interval(level)[1]),
+        )
+
+    def fail_level(self, level: float) -> float:
+        return 1 - (1 - level) / NUM_LIMITS / len(self.bounds)
+
+    def judge(self, level: float) -> Criterion:
+        sign = -1 if self.name == "min_class_f1" else 1
+        if not self.bounds:
+            return Criterion(name=self.name, value=None, interval=None, limit=sign * self.limit, status="inconclusive")
+        status: Status = "inconclusive"
+        if max(bound.interval(self.fail_level(level))[0] for bound in self.bounds) > self.limit:
+            status = "fails"
+        highest = max(bound.interval(level)[1] for bound in self.bounds)
+        is_no_limit = sign * self.limit <= 0 and sign < 0
+        if is_no_limit or (self.is_complete and highest < self.limit):
+            status = "holds"
+        decisive = self.decisive(level)
+        interval = None if decisive.variance is None else decisive.interval(level)
+        if interval and sign < 0:
+            interval = max(-interval[1], 0.0), min(-interval[0], 1.0)
+        bound = max(-highest, 0.0) if sign < 0 else highest
+        return Criterion(
+            name=self.name,
+            value=sign * decisive.value,
+            interval=interval,
+            limit=sign * self.limit,
+            bound=float(bound) if interval else None,
+            status=status,
+        )
+
+    def power(self, level: float, seeds: float, texts: float) -> float:
+        """Return the probability that a study with so many times as many seeds and texts decides the limit.
+
+        The truth is supposed to be where the estimates are. If one is above the limit, the highest has to fail; else
+        all have to hold.
+        """
+        highest = max(self.bounds, key=lambda bound: bound.value)
+        if highest.value > self.limit:
+            variance = highest.variance.scaled(runs=seeds, items=texts)
+            return float(variance.power(highest.value - self.limit, self.fail_level(level)))
+        if not self.is_complete:
+            return 0.0
+        powers = [
+            bound.variance.scaled(runs=seeds, items=texts).power(self.limit - bound.value, level)
+            for bound in self.bounds
+        ]
+        return float(np.prod(powers))
 
 
-# distance from the limit, the two parts of the standard error, and the texts that the latter is known from
-OpenCriteria = list[tuple[float, float, float, float]]
+def _advise(figures: Figures, tests: list[_Test], level: float) -> Advice | None:
+    """Return the cheapest study whose verdict, a later look, decides all open limits with probability `POWER`.
 
+    Hours are those of training and of labelling test texts, `LABEL_SECONDS` each, beyond this study. The limits count as
+    independent: what decides one makes it more likely that the others are decided, so the power is at least the product.
+    """
+    runs, test_texts = figures.R, figures.at_top["llm"].n_gold
+    num_texts = test_texts + (figures.out_of_bag.n if figures.out_of_bag and figures.out_of_bag.is_used else 0)
+    best: tuple[float, int, int] | None = None
+    ladder = np.unique(np.geomspace(runs, max(MAX_SEEDS, runs), 25).round().astype(int))
 
-def _decides(open_criteria: OpenCriteria, seed_factor: float, item_factor: float, runs: int) -> bool:
-    """Return whether all that is open would be decided if the parts of the standard errors shrank by these factors."""
-    for distance, seed_se, item_se, texts in open_criteria:
-        seed, item = seed_se * seed_factor, item_se * item_factor
-        degrees = min(freedom(seed, item, runs), max(texts / item_factor**2 - 1, 1))
-        num_errors = stats.t.ppf(0.5 + LEVEL / 2, degrees) + stats.t.ppf(POWER, degrees)
-        if num_errors * np.hypot(seed, item) > distance:
-            return False
-    return True
+    def power(seeds: int, texts: int) -> float:
+        factors = seeds / runs, (num_texts + texts - test_texts) / num_texts
+        return float(np.prod([test.power(level, *factors) for test in tests]))
 
-
-def _fewest_labels(open_criteria: OpenCriteria, runs: int, items: int) -> int | None:
-    """Return the fewest test labels that decide what is open, with as many seeds."""
-    return _fewest(lambda n: _decides(open_criteria, 1.0, (items / n) ** 0.5, runs), items) if open_criteria else None
-
-
-def _fewest_seeds(open_criteria: OpenCriteria, runs: int) -> int | None:
-    """Return the fewest seeds that decide what is open, with as many test labels."""
-    return _fewest(lambda r: _decides(open_criteria, (runs / r) ** 0.5, 1.0, r), runs) if open_criteria else None
-
-
-def _fewest(decides: Any, start: int) -> int | None:
-    """Return the smallest number above `start` that decides, by bisection; None if no number does."""
-    if not decides(MAX_COUNT):
+    for seeds in map(int, ladder):
+        low, high = test_texts - 1, max(MAX_TEXTS, test_texts)
+        if power(seeds, high) < POWER:
+            continue
+        while high - low > max(1, high // 100):
+            middle = (low + high) // 2
+            low, high = (low, middle) if power(seeds, middle) >= POWER else (middle, high)
+        texts = max(high, test_texts)
+        hours = (seeds - runs) * (figures.hours_per_seed or 0.1) + (texts - test_texts) * LABEL_SECONDS / 3600
+        if best is None or hours < best[0]:
+            best = (hours, seeds, texts)
+    if best is None:
         return None
-    low, high = start, MAX_COUNT
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if decides(middle) else (middle, high)
-    return high
+    hours, seeds, texts = best
+    known = figures.hours_per_seed is not None
+    return Advice(seeds=seeds, test_texts=texts, hours=hours if known else None, power=power(seeds, texts))

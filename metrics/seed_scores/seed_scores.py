@@ -91,6 +91,11 @@ class SeedScores(Direct, evaluate.Metric):
     def _compute(self, **kwargs):
         return seed_scores(**kwargs)
 
+    def mean_interval(self, values, clusters, level, bounds):
+        """Return the interval of the mean of values by run and item, of shape (R, n), as of a mean accuracy."""
+        figure = Crossed(values, np.ones(values.shape, dtype=bool), clusters)
+        return crossed_variance(figure).interval(figure.mean, level, bounds)
+
 
 def seed_scores(predictions, references, num_classes=None, clusters=None, return_items=False, confidence_level=0.95):
     """Compute what `_KWARGS_DESCRIPTION` lists."""
