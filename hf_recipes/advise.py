@@ -3,10 +3,10 @@
 import json
 
 import numpy as np
-from scipy import stats
 
+from .analysis.metric_modules import LEVEL, error_variance
 from .analysis.schema import Comparison, Results
-from .analysis.verdict import freedom
+from .analysis.verdict import NUM_LIMITS
 from .data import RowFiles, count_usable, open_rows
 from .errors import UserError
 from .plan import Step, make_plan
@@ -51,7 +51,7 @@ def pilot_settings(study: Study) -> list[str]:
 
 
 def chances(comparison: Comparison, value: float, limit: float, runs: int, items: int) -> dict[str, float]:
-    """Return how likely a study decides whether a difference is below a limit, by the pilot's standard errors.
+    """Return how likely a study decides whether a difference is below a limit, by the pilot's variances.
 
     Args:
         comparison (`Comparison`):
@@ -64,18 +64,16 @@ def chances(comparison: Comparison, value: float, limit: float, runs: int, items
             Of the study.
 
     Returns:
-        `dict` with `se`, the study's standard error, and the probabilities `holds` and `fails` that its 95% interval
-        (by t, as in the metric modules) is below, or above, the limit.
+        `dict` with `se`, the study's standard error, and the probabilities `holds` and `fails` that its interval is
+        below, or above, the limit; see `verdict.decide` for the levels.
     """
-    seed = (comparison.seed_se or 0.0) * (comparison.R / runs) ** 0.5
-    item = (comparison.item_se or 0.0) * (comparison.n / items) ** 0.5
-    se, degrees = float(np.hypot(seed, item)), freedom(seed, item, runs)
-    if se == 0:
-        return {"se": 0.0, "holds": float(value < limit), "fails": float(value > limit)}
-    needed = stats.t.ppf(0.975, degrees)
-    degrees = min(degrees, 1e6)  # the noncentral t has no limit
-    holds, fails = (float(stats.nct.sf(needed, degrees, distance / se)) for distance in (limit - value, value - limit))
-    return {"se": se, "holds": holds, "fails": fails}
+    assert comparison.variance is not None  # noqa: S101  (a pilot has three seeds or more)
+    variance = error_variance(comparison.variance).scaled(runs=runs / comparison.R, items=items / comparison.n)
+    return {
+        "se": float(np.sqrt(variance.total)),
+        "holds": variance.power(limit - value, LEVEL),
+        "fails": variance.power(value - limit, 1 - (1 - LEVEL) / NUM_LIMITS),
+    }
 
 
 def print_advice(study: Study, pilot: Study, results: Results) -> None:
@@ -95,12 +93,12 @@ def _advice(study: Study, files: RowFiles, results: Results, steps: list[Step]) 
         f"The remaining work takes about {sum(minutes.values()):,.0f} minutes at the pilot's rates: annotation "
         f"{minutes['annotate']:,.0f}, training {minutes['train']:,.0f}."
     ]
-    at_chance = [name for name, result in results.at_top.items() if result.chance_level_runs]
+    at_chance = [name for name, result in results.at_top.items() if not result.above_chance]
     if at_chance:
         return [
             *sentences,
-            f"Its chances are unknown: at {top:,} training texts some runs on {' and '.join(at_chance)} labels are not "
-            "better than chance. Raise grid.sizes or train.epochs.",
+            f"Its chances are unknown: at {top:,} training texts classifiers on {' and '.join(at_chance)} labels are "
+            "not better than chance. Raise grid.sizes or train.epochs.",
         ]
     sentences.append(
         f"Its chances with {runs} seeds and {items:,} test texts, by the pilot's standard errors ({results.R} "

@@ -8,7 +8,7 @@ DECISIONS = {
     "ship": ("good", "✓", "These labels can be trained on"),
     "do not ship": ("bad", "✕", "Do not train on these labels"),
     "label more": ("open", "?", "Not decided yet: label more test texts"),
-    "cannot tell": ("open", "?", "Cannot tell"),
+    "inconclusive": ("open", "?", "Cannot tell"),
 }
 CRITERIA = {
     "macro_f1_loss": "macro-F1 lost against gold labels",
@@ -105,7 +105,7 @@ def _value(tile: dict[str, Any]) -> str:
 def _tone(tile: dict[str, Any]) -> str:
     if "verdict" not in tile:
         return ""
-    return "unclear" if tile["verdict"] == "cannot tell" else "clear"
+    return "unclear" if tile["verdict"] == "inconclusive" else "clear"
 
 
 def verdict_rest(data: dict[str, Any]) -> str:
@@ -389,7 +389,7 @@ def _test_cells(test: dict[str, Any] | None) -> list[str]:
         return ["–", "–", "not tested"]
     p = test["p_holm"] if test.get("p_holm") is not None else test["p_value"]
     kind = "Holm" if test.get("p_holm") is not None else "exploratory"
-    verdicts = {"higher": "clearly higher", "lower": "clearly lower", "cannot tell": "cannot tell"}
+    verdicts = {"higher": "clearly higher", "lower": "clearly lower", "inconclusive": "inconclusive"}
     return [
         f"{plus(test['difference'])} <i>{interval(test['interval'])}</i>",
         f"{number(p)} <small>({kind})</small>",

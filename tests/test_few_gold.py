@@ -97,8 +97,8 @@ def test_a_grid_without_any_gold_tells_what_wants_none(make, tmp_path):
     assert {c.figure for c in results.comparisons} == {"pairwise_disagreement"}
     assert {(c.variant, c.against) for c in results.comparisons} >= {("llm-entropy-drop", "llm-random-drop")}
     assert results.components[0].macro_f1["total"].sd is None
-    assert results.verdict.decision == "cannot tell"
-    assert [one.status for one in results.verdict.criteria] == ["cannot tell"] * 3
+    assert results.verdict.decision == "inconclusive"
+    assert [one.status for one in results.verdict.criteria] == ["inconclusive"] * 3
     said = findings(results)
     assert "What they cost against full gold: not identifiable." in said
     assert "Macro-F1 loss against gold labels is not identifiable" in said
@@ -314,12 +314,12 @@ def test_without_gold_the_verdict_is_on_classes_alone_and_never_ships():
         verdict = decide(make_figures(results(*given, **more)), Accept(min_class_f1=0.6))
         return verdict.decision, verdict.criteria[2].status, verdict.test_labels
 
-    assert found([0.9, 0.8]) == ("cannot tell", "holds", None)
+    assert found([0.9, 0.8]) == ("inconclusive", "holds", None)
     assert found([0.9, 0.4]) == ("do not ship", "fails", None)
-    assert found([0.9, None]) == ("cannot tell", "cannot tell", None)  # nothing is known of the other class
+    assert found([0.9, None]) == ("inconclusive", "inconclusive", None)  # nothing is known of the other class
     decision, status, labels = found([0.9, 0.65])
-    assert (decision, status) == ("cannot tell", "cannot tell")
+    assert (decision, status) == ("inconclusive", "inconclusive")
     enough = found([0.9, 0.65], se=0.03 * (80 / labels) ** 0.5, n_gold=labels)
     assert labels > 80
     assert enough[1] == "holds"
-    assert found([None, None], n_gold=0) == ("cannot tell", "cannot tell", None)
+    assert found([None, None], n_gold=0) == ("inconclusive", "inconclusive", None)

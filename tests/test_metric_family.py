@@ -173,11 +173,11 @@ def test_half_the_largest_size_is_interpolated_where_it_was_not_run(plateau):
 
 def test_not_significant_is_no_plateau(plateau):
     noisy = [[0.60, 0.80, 0.70], [0.80, 0.60, 0.70]]
-    assert plateau.compute(sizes=[100, 200], scores=noisy)["verdict"] == "cannot tell"
+    assert plateau.compute(sizes=[100, 200], scores=noisy)["verdict"] == "inconclusive"
     flat = [[0.700, 0.701, 0.702], [0.701, 0.702, 0.703]]
     assert plateau.compute(sizes=[100, 200], scores=flat, delta=0.005)["verdict"] == "plateau"
     two = plateau.compute(sizes=[100, 200], scores=[[0.7, 0.7], [0.7, 0.7]])
-    assert two["verdict"] == "cannot tell"
+    assert two["verdict"] == "inconclusive"
     assert np.isnan(two["gain_interval"]).all()
 
 
@@ -239,7 +239,7 @@ def test_a_comparison_is_the_difference_of_the_variants_own_figures(comparison):
         assert result[f"{name}_spread_ratio"] == pytest.approx(own[0][f"{name}_sd"] / own[1][f"{name}_sd"])
         brown = stats.levene(own[0][f"{name}_runs"], own[1][f"{name}_runs"], center="median").pvalue
         assert result[f"{name}_spread_p_value"] == pytest.approx(brown)
-        assert result[f"{name}_spread_verdict"] == "cannot tell"
+        assert result[f"{name}_spread_verdict"] == "inconclusive"
     difference = stable[0]["pairwise_disagreement"] - stable[1]["pairwise_disagreement"]
     assert result["pairwise_disagreement_difference"] == pytest.approx(difference)
     jackknife = sum(3 * np.var(each["leave_one_out"]) for each in stable)
@@ -258,7 +258,7 @@ def test_a_variant_against_itself_is_no_different(comparison):
         low, high = result[f"{figure}_interval"]
         assert 0 < high == -low < 0.02
         assert result[f"{figure}_p_value"] == 1
-        assert result[f"{figure}_verdict"] == "cannot tell"
+        assert result[f"{figure}_verdict"] == "inconclusive"
 
 
 def test_an_interval_is_as_wide_as_the_spread_of_many_studies(comparison):
@@ -389,7 +389,7 @@ def test_at_equal_accuracy_a_weaker_variant_is_set_against_the_same_strength(com
     same = result["iso_accuracy"]
     assert same["status"] == "ok"
     assert same["sizes"] == [0, 1]
-    assert same["verdict"] == "cannot tell"
+    assert same["verdict"] == "inconclusive"
     assert same["accuracy"] == pytest.approx(result["accuracy_1"])
     figures = [
         load("seed_instability").compute(predictions=variant)["pairwise_disagreement"]

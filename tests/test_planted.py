@@ -165,8 +165,8 @@ def test_errors_by_chance_are_not_taken_for_systematic_ones(planted):
     assert results.annotator.accuracy == pytest.approx(1 - CHANCE, abs=0.04)
     assert difference(results, "llm", "gold").verdict == "lower"
     assert difference(results, "llm", "gold", "pairwise_disagreement").verdict == "higher"
-    assert difference(results, "llm", "noise-fixed").verdict == "cannot tell"
-    assert difference(results, "llm-entropy-replace", "llm-random-replace").verdict == "cannot tell"
+    assert difference(results, "llm", "noise-fixed").verdict == "inconclusive"
+    assert difference(results, "llm-entropy-replace", "llm-random-replace").verdict == "inconclusive"
     assert results.verdict.decision == "do not ship"
 
 

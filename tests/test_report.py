@@ -43,7 +43,7 @@ def make_results(cost=-0.2, cost_interval=(-0.25, -0.15), churn=0.05, churn_inte
     figures = {"macro_f1": (cost, cost_interval), "pairwise_disagreement": (churn, churn_interval)}
     comparisons = []
     for size, (variant, against), (figure, (value, (low, high))) in product((10, 20), pairs, figures.items()):
-        verdict = "higher" if low > 0 else "cannot tell"
+        verdict = "higher" if low > 0 else "inconclusive"
         record = {
             "size": size,
             "variant": variant,
@@ -136,7 +136,7 @@ def test_the_verdict_comes_first_and_says_what_would_decide_it():
 
 def test_what_gold_alone_would_do_and_what_happens_at_equal_accuracy():
     results = make_results()
-    sizes = {10: "lower", 20: "lower", 40: "cannot tell", 80: "higher"}
+    sizes = {10: "lower", 20: "lower", 40: "inconclusive", 80: "higher"}
     results["gold_match"] = [{"size": size, "verdict": verdict} for size, verdict in sizes.items()]
     results["iso_accuracy"] = {"accuracy": 0.6, "pairwise_disagreement1": 0.2, "pairwise_disagreement2": 0.15, "R": 3}
     results["iso_accuracy"] |= {"sizes": [40, 80], "difference": 0.05, "interval": [0.01, 0.09]}
@@ -176,7 +176,7 @@ def test_the_best_of_several_is_told_with_what_was_learnt():
 def test_two_runs_an_untaught_gold_variant_and_a_one_sided_annotator_are_said_so():
     results = make_results()
     for comparison in results["comparisons"]:
-        comparison |= {"interval": None, "verdict": "cannot tell"}
+        comparison |= {"interval": None, "verdict": "inconclusive"}
     assert "without an interval, as R = 3" in findings(typed(results))
     for variant in results["variants"]:
         variant["chance_level_runs"] = 1 if variant["variant"] == "gold" else 0
@@ -192,7 +192,7 @@ def test_stability_is_named_only_when_its_interval_leaves_out_zero():
     assert "was more stable here" in findings(made(churn_interval=(-0.09, -0.01)))
 
 
-def cells(variant, size, closer="higher", better="cannot tell", copied="higher"):
+def cells(variant, size, closer="higher", better="inconclusive", copied="higher"):
     shares = {"right_same": 0.5, "right_other": 0.1, "wrong_same": 0.3, "wrong_other": 0.1, "agreement": 0.8}
     shares |= {"accuracy": 0.55, "copied": 0.75 if variant == "llm" else 0.4, "teacher_accuracy": 0.6}
     change = {"difference": 0.05, "interval": [0.01, 0.09], "R": 3}
@@ -215,11 +215,11 @@ def test_copied_errors_are_set_beside_what_gold_labels_get_wrong_and_a_ceiling_i
     assert "more texts teach its errors too" in said
     for closer, better, words in (
         ("higher", "higher", "its labels are no ceiling yet"),
-        ("cannot tell", "higher", "and so is a ceiling of its labels"),
+        ("inconclusive", "higher", "and so is a ceiling of its labels"),
     ):
         results["error_cells"][-1] = cells("llm", 20, closer, better)
         assert words in findings(typed(results))
-    results["error_cells"][-1] = cells("llm", 20, copied="cannot tell")
+    results["error_cells"][-1] = cells("llm", 20, copied="inconclusive")
     assert "without a clear gain." in findings(typed(results))
     results["annotator"] |= estimates(kl=(0.25, 0.2, 0.3)) | {"kl_n": 40}
     markdown, html = write_pages(typed(results))
@@ -275,7 +275,7 @@ def test_what_more_texts_would_bring_is_said_with_its_interval():
         "to gain by doubling them again; with gold labels by +.004 [-.002, .008]: they still help. LLM labels stopped "
         "helping before gold labels did."
     ) in findings(typed(results))
-    results["plateaus"] = [plateau("llm", "cannot tell", "cannot tell"), plateau("gold", "cannot tell")]
+    results["plateaus"] = [plateau("llm", "inconclusive", "inconclusive"), plateau("gold", "inconclusive")]
     assert "Whether LLM labels stop helping before gold labels do is inconclusive." in findings(typed(results))
     results["plateaus"] = []
     assert "More texts" not in findings(typed(results))

@@ -61,7 +61,7 @@ def test_it_ships_only_where_every_interval_lies_on_the_good_side_and_not_where_
     assert (found.decision == "ship") == all(good)
     assert (found.decision == "do not ship") == any(bad)
     assert [one.status for one in found.criteria] == [
-        "holds" if g else "fails" if b else "cannot tell" for g, b in zip(good, bad, strict=True)
+        "holds" if g else "fails" if b else "inconclusive" for g, b in zip(good, bad, strict=True)
     ]
 
 
@@ -91,9 +91,9 @@ def test_the_limit_on_classes_errs_as_seldom_as_it_says(classes):
 
 def test_where_nothing_varies_few_texts_do_not_decide():
     for value, n_k, status in (
-        (0.0, 2, "cannot tell"),
+        (0.0, 2, "inconclusive"),
         (0.0, 40, "fails"),
-        (1.0, 3, "cannot tell"),
+        (1.0, 3, "inconclusive"),
         (1.0, 40, "holds"),
     ):
         results = make_results(f1=(value,), class_parts=(0.0, 0.0), n_k=n_k)
@@ -124,7 +124,7 @@ def test_what_it_asks_for_would_decide(parts, what):
 
 def test_where_nothing_can_be_told_it_says_why():
     found = decide(make_figures(make_results(unlearnt=1)), RULE)
-    assert (found.decision, found.test_labels, found.seeds) == ("cannot tell", None, None)
+    assert (found.decision, found.test_labels, found.seeds) == ("inconclusive", None, None)
     assert found.reason.startswith("gold labels were not learnt in every run")
     two = make_results(runs=2)
     for comparison in two["comparisons"]:
@@ -132,7 +132,7 @@ def test_where_nothing_can_be_told_it_says_why():
     assert decide(make_figures(two), RULE).reason == "two runs give no intervals"
     assert decide(make_figures(two), RULE).criteria[2].interval is None
     on_the_limit = decide(make_figures(make_results(loss=(0.0, 0.04))), RULE)
-    assert (on_the_limit.decision, on_the_limit.test_labels, on_the_limit.seeds) == ("cannot tell", None, None)
+    assert (on_the_limit.decision, on_the_limit.test_labels, on_the_limit.seeds) == ("inconclusive", None, None)
     assert decide(make_figures(make_results(f1=(0.0, 0.0))), Accept(min_class_f1=0)).decision == "ship"  # no limit
 
 

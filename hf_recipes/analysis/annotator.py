@@ -41,6 +41,7 @@ def measure_annotator(study: Study, labels: StudyLabels) -> dict[str, Any]:
         "llm_share": dict(zip(names, scores["label_share"], strict=True)),
         "nll": nll,
         **divergence(pool.raters, pool.probs),
+        "gold_error": None if pool.raters is None else estimate_gold_error(pool.raters, pool.gold),
         "one_annotator": None if pool.raters is None else one_rater_agreement(pool.raters),
         "label_mass": scores["label_mass_mean"],
         "status": {name: status.count(name) for name in sorted(set(status))},
@@ -66,6 +67,34 @@ def one_rater_agreement(raters: np.ndarray) -> float | None:
         is_best = without_rater == without_rater.max(axis=1, keepdims=True)
         num_agreeing += counts[:, k] * is_best[:, k] / is_best.sum(axis=1)
     return float((num_agreeing / counts.sum(axis=1)).mean())
+
+
+def estimate_gold_error(raters: np.ndarray, gold: np.ndarray) -> float | None:
+    """Estimate the share of wrong gold labels by the votes of annotators whose errors depend on the true class alone.
+
+    By the model of Dawid & Skene 1979 with one confusion matrix for all annotators, who have no names here: the mean
+    probability that the true class is not the gold one, after 100 steps of expectation-maximisation.
+
+    Args:
+        raters (`np.ndarray` of shape `(n, K)`): how many gave each class; texts with fewer than three do not count.
+        gold (`np.ndarray` of shape `(n,)`): class indices; texts with `NO_GOLD` do not count.
+
+    Returns:
+        `float` in [0, 1]; None if no text counts.
+    """
+    places = np.flatnonzero((raters.sum(axis=1) > 2) & (gold != NO_GOLD))
+    if not len(places):
+        return None
+    counts = raters[places].astype(float)
+    posterior = counts / counts.sum(axis=1, keepdims=True)
+    for _ in range(100):
+        shares = posterior.mean(axis=0)
+        confusion = posterior.T @ counts + 1e-6
+        confusion /= confusion.sum(axis=1, keepdims=True)
+        scores = np.log(shares + 1e-12) + counts @ np.log(confusion).T
+        posterior = np.exp(scores - scores.max(axis=1, keepdims=True))
+        posterior /= posterior.sum(axis=1, keepdims=True)
+    return float(1 - posterior[np.arange(len(places)), gold[places]].mean())
 
 
 def divergence(raters: np.ndarray | None, probs: np.ndarray) -> dict[str, Any]:

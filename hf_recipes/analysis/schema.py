@@ -62,6 +62,7 @@ class AnnotatorResult(Record):
     kl: float | None = Field(description="mean KL divergence from the annotators' shares, in nats")
     kl_interval: Interval
     kl_n: Count
+    gold_error: float | None = Field(None, description="share of wrong gold labels, by a model of the raters' votes")
     one_annotator: float | None = Field(description="how often one annotator gives the others' most frequent label")
     label_mass: float
     status: dict[str, Count]

@@ -11,6 +11,7 @@ from ..analysis.schema import (
     VariantResult,
     VerdictResult,
 )
+from ..analysis.verdict import MAX_SEEDS, MAX_TEXTS, POWER
 from .more_findings import Differences, describe_more, index_differences
 from .numbers import estimate, interval, judge, listed, number, signed, signed_difference
 from .records import Finding, Findings
@@ -19,22 +20,18 @@ from .tables import SOURCES
 AUDIT = "hf-recipes audit sample draws texts for people to label."
 ONE_SIDED = 0.9  # share of one class above which an annotator hardly tells texts apart
 MIN_RUNS = 10  # fewer show only a very large difference in stability
+#: By limit: the value, and what the study certifies.
 CRITERIA = {
-    "macro_f1_loss": "macro-F1 loss against gold labels is {value} {interval}, limit {limit}",
-    "churn": "two seeds disagree on {value} {interval} more texts than with gold labels, limit {limit}",
-    "min_class_f1": "F1 of the worst class, {worst}, is {value} {interval}, limit {limit}",
+    "macro_f1_loss": ("macro-F1 loss against gold labels: {value}", "at most {bound} lost"),
+    "churn": ("increase in disagreement between seeds: {value}", "an increase of at most {bound}"),
+    "min_class_f1": ("F1 of the worst class, {worst}: {value}", "at least {bound} in every class"),
 }
 UNKNOWN = {  # without gold labels, or without labels for test texts
     "macro_f1_loss": "macro-F1 loss against gold labels is not identifiable",
     "churn": "what LLM labels add to the disagreement of two seeds is not identifiable",
     "min_class_f1": "F1 of the classes is not known",
 }
-DECISIONS = {
-    "ship": "Ship: these labels may be trained on, by the limits of the recipe.",
-    "do not ship": "Do not ship: these labels miss a limit of the recipe.",
-    "label more": "Label more test texts: the limits of the recipe cannot be judged yet.",
-    "cannot tell": "Cannot tell whether these labels keep the limits of the recipe.",
-}
+STATUS = {"holds": "holds", "fails": "exceeded", "inconclusive": "inconclusive"}
 SCOPE = "Nothing is claimed for other models, encoders, data or sizes than these."
 
 
@@ -47,35 +44,38 @@ def _describe_with_gold(results: Results) -> Findings:
     top, runs, differences = results.top, results.R, index_differences(results)
     gold, llm = results.at_top["gold"], results.at_top["llm"]
     cost, churn = differences["llm", "gold", "macro_f1"], differences["llm", "gold", "pairwise_disagreement"]
-    loss = (
-        f"With {top:,} training texts, classifiers reach macro-F1 {estimate(llm, 'macro_f1_mean')} on LLM labels and "
-        f"{estimate(gold, 'macro_f1_mean')} on gold labels: a difference of {signed_difference(cost)}, {judge(cost)}."
-    )
-    if gold.chance_level_runs:
-        loss += " But gold labels were not learnt in every run: the cost cannot be judged."
+    if results.out_of_bag and results.out_of_bag.is_used:
+        texts = (
+            f"On {results.n:,} test texts and about {results.out_of_bag.texts_per_run:,.0f} texts of the pool that a "
+            f"run did not train on, classifiers reach macro-F1 {number(cost.first)} on LLM labels and "
+            f"{number(cost.second)} on gold labels"
+        )
+        on_test = f" On the test texts alone: {signed_difference(cost.test_only)}." if cost.test_only else ""
+    else:
+        texts = (
+            f"With {top:,} training texts, classifiers reach macro-F1 {estimate(llm, 'macro_f1_mean')} on LLM labels "
+            f"and {estimate(gold, 'macro_f1_mean')} on gold labels"
+        )
+        on_test = ""
+    loss = f"{texts}: a difference of {signed_difference(cost)}, {judge(cost)}.{on_test}"
+    if gold.above_chance is False:
+        loss += " But classifiers on gold labels are not better than chance: the cost cannot be judged."
+    shares = estimate(llm, "pairwise_disagreement"), estimate(gold, "pairwise_disagreement")
+    if churn.test_only:
+        shares = number(churn.first), number(churn.second)
     stability = (
-        f"{_name_seeds(results)}, disagree on {estimate(llm, 'pairwise_disagreement')} of the test texts with LLM "
-        f"labels and on {estimate(gold, 'pairwise_disagreement')} with gold labels: a difference of "
-        f"{signed_difference(churn)}, {judge(churn)}{_judge_stability(churn, llm, gold)}."
+        f"{_name_seeds(results)}, disagree on {shares[0]} of these texts with LLM labels and on {shares[1]} with gold "
+        f"labels: a difference of {signed_difference(churn)}, {judge(churn)}{_judge_stability(results, churn)}."
     )
     findings = [
-        Finding("Verdict.", _describe_verdict(results.verdict, results.n, runs)),
+        Finding("Verdict.", _describe_verdict(results)),
         Finding("What they cost.", loss),
         Finding("Stability.", stability),
     ]
-    failures = [
-        f"{result.chance_level_runs} of {runs} with {name}"
-        for name, result in results.at_top.items()
-        if result.chance_level_runs
-    ]
-    if failures:
-        text = (
-            "No more agreement with gold than by chance (kappa not above 0 at .05): "
-            f"{', '.join(failures)}. Agreement among such runs is no stability."
-        )
-        findings.append(Finding("Not learnt.", text))
+    if chance := _describe_chance(results):
+        findings.append(Finding("Not learnt.", chance))
     if ("llm", "noise-fixed", "macro_f1") in differences:
-        findings.append(Finding("Systematic or random.", _describe_noise(differences)))
+        findings.append(Finding("Systematic or random.", _describe_noise(results, differences)))
     gains = {plateau.variant: plateau for plateau in results.plateaus}
     if "llm" in gains and "gold" in gains:
         findings.append(Finding("More texts.", _describe_gains(gains["llm"], gains["gold"])))
@@ -97,12 +97,25 @@ def _list_limits(results: Results, llm: VariantResult) -> list[str]:
             f"With fewer than {MIN_RUNS} runs a variant, a difference in stability has to be very large to be seen; "
             "add seeds to grid.seeds."
         )
+    if results.out_of_bag:
+        state = "One distribution of pool and test texts is assumed"
+        if not results.out_of_bag.is_used:
+            state = "They do not count: pool and test texts come from different distributions"
+        limits.append(
+            f"{results.out_of_bag.n:,} texts of the pool were classified by the runs that did not train on them. {state} "
+            f"(test of class shares and accuracies, p = {number(results.out_of_bag.p_value)})."
+        )
+    if results.clusters is not None:
+        limits.append(f"Intervals count {results.clusters:,} clusters of test texts (data.cluster_column).")
+    if results.near_duplicates:
+        limits.append(
+            f"{results.near_duplicates:,} test texts nearly repeat another. Intervals count such texts once."
+        )
     if "pass" not in results.vary:
         limits.append("All of this is for one prompt with one draw of demonstrations; another draw gives other labels.")
     limits.append(
-        f"Intervals are {results.confidence_level:.0%} each, over runs and the {results.n:,} test texts "
-        "together, by t forms with variances added; they are not corrected for the number of comparisons: of the "
-        "differences that are truly zero, about one in twenty is shown as different."
+        f"Intervals are {results.confidence_level:.0%} each, over runs and texts together, by t. What sentences call "
+        "clear is corrected for the number of comparisons (Holm 1979): the primary ones together, all others together."
     )
     return [*limits, SCOPE, *results.notes]
 
@@ -153,7 +166,7 @@ def _describe_audited(results: Results, audit: Audits) -> Findings:
             f"{judge(difference)}."
         )
     findings = [
-        Finding("Verdict.", _describe_verdict(results.verdict, llm.n_gold, runs)),
+        Finding("Verdict.", _describe_verdict(results)),
         Finding("The labels.", labels),
         Finding("The classifiers.", scores),
         Finding(
@@ -190,93 +203,180 @@ def _name_seeds(results: Results) -> str:
     return f"Two runs that differ in their seeds, which draw {sources}"
 
 
-def _describe_verdict(verdict: VerdictResult, num_texts: int, runs: int) -> str:
-    criteria = "; ".join(_describe_criterion(criterion, verdict) for criterion in verdict.criteria)
-    text = f"{DECISIONS[verdict.decision]} {criteria[0].upper()}{criteria[1:]}."
+def _describe_verdict(results: Results) -> str:
+    verdict = results.verdict
+    loss = verdict.criteria[0]
+    text = {
+        "ship within limits": "Ship within limits.",
+        "do not ship": "Do not ship: a limit of the recipe is exceeded.",
+        "inconclusive": "Inconclusive: this study does not decide every limit of the recipe.",
+    }[verdict.decision]
+    if verdict.decision == "inconclusive" and loss.bound is not None and not verdict.reason:
+        text = f"Inconclusive: at most {number(loss.bound)} of macro-F1 lost."
+    text += "".join(f" {_describe_criterion(criterion, verdict)}." for criterion in verdict.criteria)
     if verdict.reason:
-        return f"{text} For {verdict.reason}."
-    ways = []
-    if (labels := verdict.test_labels) and labels > num_texts:
-        ways.append(f"{labels:,} test labels in all ({labels - num_texts:,} more)")
-    if (seeds := verdict.seeds) and seeds > runs:
-        ways.append(f"{seeds:,} seeds")
-    if ways and verdict.decision != "do not ship":
-        is_complete = all(criterion.value is not None for criterion in verdict.criteria)
-        open_question = "it" if is_complete else "the limit on the worst class"
+        text += f" No limit against gold labels is decided: {verdict.reason}."
+    if len(results.looks) > 1:
+        looks = ", ".join(f"{seeds} and {texts:,}" for seeds, texts in results.looks)
         text += (
-            f" If the truth is where the estimates are, about {' or '.join(ways)} would decide {open_question} "
-            "(4 times in 5)."
+            f" Verdicts of this study so far had these seeds and test texts: {looks}. Each further verdict is another "
+            f"chance to err, so the intervals of this one are {verdict.level:.0%}."
         )
-    return text
+    if verdict.decision != "inconclusive" or verdict.reason:
+        return text
+    is_complete = all(criterion.value is not None for criterion in verdict.criteria)
+    open_question = "this" if is_complete else "the limit on the worst class"
+    if advice := verdict.advice:
+        hours = f", about {advice.hours:,.1f} hours of training and labelling more," if advice.hours else ""
+        return (
+            f"{text} If the truth is where the estimates are, {advice.seeds:,} seeds and {advice.test_texts:,} test "
+            f"texts{hours} decide {open_question} with probability {advice.power:.2f}."
+        )
+    return (
+        f"{text} If the truth is where the estimates are, no study of up to {MAX_SEEDS:,} seeds and {MAX_TEXTS:,} test "
+        f"texts decides {open_question} with probability {POWER}."
+    )
 
 
 def _describe_criterion(criterion: Criterion, verdict: VerdictResult) -> str:
     if criterion.value is None:
-        return f"{UNKNOWN[criterion.name]} ({criterion.status})"
-    text = CRITERIA[criterion.name].format(
-        value=number(criterion.value),
-        interval=interval(criterion.interval),
-        limit=number(criterion.limit),
-        worst=verdict.worst_class,
-    )
-    return f"{text} ({criterion.status})"
+        text = f"{UNKNOWN[criterion.name]} ({criterion.status})"
+        return f"{text[0].upper()}{text[1:]}"
+    template, certified = CRITERIA[criterion.name]
+    value = f"{number(criterion.value)} {interval(criterion.interval)}"
+    text = template.format(value=value, worst=verdict.worst_class)
+    text = f"{text[0].upper()}{text[1:]}. Limit {number(criterion.limit)}: {STATUS[criterion.status]}"
+    if criterion.bound is None or criterion.status == "fails":
+        return text
+    return f"{text}; certified: {certified.format(bound=number(criterion.bound))}"
 
 
-def _describe_noise(differences: Differences) -> str:
-    """Return whether LLM labels do more harm than as many errors at random."""
+def _describe_chance(results: Results) -> str:
+    """Return which variants, and which single runs, agree with gold no more than chance would."""
+    variants = [name for name, result in results.at_top.items() if result.above_chance is False]
+    runs = [
+        f"{result.chance_level_runs} of {results.R} with {name}"
+        for name, result in results.at_top.items()
+        if result.chance_level_runs and result.above_chance is not False
+    ]
+    text = ""
+    if variants:
+        text = (
+            f"All runs together agree with gold no more than by chance with {listed(variants)}. Agreement among such "
+            "runs is no stability, and their gains cannot be judged."
+        )
+    if runs:
+        text += (
+            f" Single runs that agree with gold no more than by chance (kappa not above 0 at .05): {', '.join(runs)}. "
+            "They count: a run that learns nothing is part of what a seed may bring."
+        )
+    return text.strip()
+
+
+def _describe_noise(results: Results, differences: Differences) -> str:
+    """Return whether LLM labels do more harm than as many errors at random.
+
+    Errors of gold itself make the control worse: it adds the LLM's confusion to them. So only a difference that LLM
+    labels are worse is beyond doubt. The other way, it must exceed what gold's errors explain: with the share e of wrong
+    gold labels by its annotators' votes, and the share w of wrong LLM labels by gold, the control has about 2 e more
+    wrong labels than it should, of the w that cost (gold - control).
+    """
     score, churn = (differences["llm", "noise-fixed", figure] for figure in ("macro_f1", "pairwise_disagreement"))
-    names = {"score": score, "stability": churn}
-    clear = [name for name, difference in names.items() if difference.verdict != "cannot tell"]
-    meaning = "Whether errors that depend on the text do more harm than random errors is inconclusive."
-    if clear:
-        meaning = f"In {' and '.join(clear)} errors that go by the text do not do what errors by chance do."
+    sure, doubtful = [], []
+    for name, difference, harm, figure in (
+        ("macro-F1", score, "lower", "macro_f1"),
+        ("stability", churn, "higher", "pairwise_disagreement"),
+    ):
+        if difference.verdict == "inconclusive":
+            continue
+        if difference.verdict == harm or _exceeds_gold_errors(results, difference, differences, figure):
+            sure.append(name)
+        else:
+            doubtful.append(name)
+    meaning = "Whether errors that depend on the text do more or less harm than random errors is inconclusive."
+    if sure:
+        meaning = f"In {listed(sure)}, the LLM's errors do not act like random errors: they depend on the text."
+    elif doubtful:
+        meaning = (
+            f"In {listed(doubtful)}, LLM labels do less harm than random errors. That is inconclusive unless gold is "
+            "clean: wrong gold labels alone make the control worse."
+        )
     return (
-        "Gold labels made wrong at random, as often and between the same classes as the LLM's, say what wrong labels "
-        f"do whatever they are. LLM labels differ from them by {signed_difference(score)} of macro-F1, "
-        f"{judge(score)}, and by {signed_difference(churn)} in the share of test texts on which two runs disagree, "
-        f"{judge(churn)}. {meaning}"
+        "The control is gold made wrong at random, as often and between the same classes as the LLM's labels. LLM labels "
+        f"differ from it by {signed_difference(score)} of macro-F1, {judge(score)}, and by {signed_difference(churn)} "
+        f"in the share of texts on which two runs disagree, {judge(churn)}. {meaning}"
     )
+
+
+def _exceeds_gold_errors(
+    results: Results, difference: Comparison, differences: Differences, figure: str
+) -> bool:
+    """Return whether LLM labels are better than the control by more than wrong gold labels explain."""
+    annotator, of_noise = results.annotator, differences.get(("noise-fixed", "gold", figure))
+    if annotator.gold_error is None or not annotator.accuracy or annotator.accuracy == 1 or of_noise is None:
+        return False
+    if difference.interval is None or of_noise.interval is None:
+        return False
+    share = 2 * annotator.gold_error / (1 - annotator.accuracy)
+    explained = share * max(map(abs, of_noise.interval))
+    return min(map(abs, difference.interval)) > explained
 
 
 def _describe_gold_match(matches: list[GoldMatch], top: int) -> str:
     """Return between which numbers of gold labels classifiers are as good as on all LLM labels."""
-    below = [match.size for match in matches if match.verdict == "lower"]
-    above = [match.size for match in matches if match.verdict == "higher"]
+    below = [match for match in matches if match.verdict == "lower"]
+    above = [match for match in matches if match.verdict == "higher"]
     start = f"As good in macro-F1 as {top:,} LLM labels are"
-    if above:
-        most = min(above)
-        least = max([size for size in below if size < most], default=None)
-        more = f"more than {least:,} and " if least else ""
-        return f"{start} {more}at most {most:,} gold labels alone."
-    if not below:
-        return f"{start} how many gold labels: these sizes do not show it."
-    if max(below) == top:
-        return f"{start} more than {top:,} gold labels alone: they beat as many gold labels here."
-    return f"{start} more than {max(below):,} gold labels; whether {top:,} are is unknown."
+    most = min(above, key=lambda match: match.size, default=None)
+    least = max(
+        (match for match in below if most is None or match.size < most.size), key=lambda match: match.size, default=None
+    )
+    shown = [
+        f"{match.size:,} gold labels {signed_difference(match)}" for match in (least, most) if match is not None
+    ]
+    evidence = f" Against LLM labels: {', '.join(shown)}; corrected for the number of sizes." if shown else ""
+    if most is not None:
+        more = f"more than {least.size:,} and " if least else ""
+        return f"{start} {more}at most {most.size:,} gold labels alone.{evidence}"
+    if least is None:
+        return f"{start} how many gold labels: inconclusive at these sizes."
+    if least.size == top:
+        return f"{start} more than {top:,} gold labels alone.{evidence}"
+    return f"{start} more than {least.size:,} gold labels; whether {top:,} are enough is inconclusive.{evidence}"
 
 
 def _describe_gains(llm: Plateau, gold: Plateau) -> str:
-    """Return the gain of the last doubling, and whether that is a plateau."""
-    meaning = {
-        "plateau": f"less than {llm.delta:g} is left to gain by doubling them again",
-        "gains": "they still help",
-        "cannot tell": "whether they still help is inconclusive",
-    }
+    """Return the gain of the last doubling, and whether LLM labels stopped helping before gold labels did."""
+
+    def describe(plateau: Plateau) -> str:
+        meaning = {
+            "plateau": f"the last doubling gained less than {plateau.delta:g}",
+            "gains": "the last doubling helped",
+            "inconclusive": "whether it helped is inconclusive",
+        }[plateau.verdict]
+        return f"{signed(plateau.gain)} {interval(plateau.gain_interval)} ({meaning})"
+
     first, last = llm.last_doubling
     order = {
         "yes": " LLM labels stopped helping before gold labels did.",
         "no": "",
-        "cannot tell": " Whether LLM labels stop helping before gold labels do is inconclusive.",
+        "inconclusive": " Whether LLM labels stop helping before gold labels do is inconclusive.",
     }[llm.premature_plateau or "no"]
+    interpolated = f" No run has {first:,.0f} texts: its score is interpolated." if llm.is_interpolated else ""
     return (
-        f"From {first:,.0f} to {last:,.0f} training texts macro-F1 changes by {signed(llm.gain)} "
-        f"{interval(llm.gain_interval)} with LLM labels: {meaning[llm.verdict]}; with gold labels by "
-        f"{signed(gold.gain)} {interval(gold.gain_interval)}: {meaning[gold.verdict]}.{order}"
+        f"From {first:,.0f} to {last:,.0f} training texts macro-F1 changes by {describe(llm)} with LLM labels and by "
+        f"{describe(gold)} with gold labels.{interpolated}{order} What more texts would bring was not measured."
     )
 
 
-def _judge_stability(churn: Comparison, llm: VariantResult, gold: VariantResult) -> str:
+def _judge_stability(results: Results, churn: Comparison) -> str:
     """Return what a clear difference in disagreement means. Runs at chance level are not stable, however they agree."""
-    if churn.verdict == "cannot tell" or llm.chance_level_runs or gold.chance_level_runs:
+    llm, gold = results.at_top["llm"], results.at_top["gold"]
+    if churn.verdict == "inconclusive" or llm.above_chance is False or gold.above_chance is False:
         return ""
-    return f", so training on LLM labels was {'less' if churn.verdict == 'higher' else 'more'} stable here"
+    if churn.verdict == "higher":
+        return ", so training on LLM labels was less stable here"
+    shares = {(share.variant, share.class_name): share.share for share in results.class_shares if share.group is None}
+    names = [name for name in results.label_names if not shares.get(("llm", name), 1.0) and shares.get(("gold", name))]
+    why = f", as its classifiers never predict {listed(names)}" if names else ""
+    return f", so training on LLM labels was more stable here{why}"

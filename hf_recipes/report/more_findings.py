@@ -84,7 +84,7 @@ def _describe_mitigations(results: Results) -> list[Finding]:
                 "against as many gold labels (Fieller's interval)."
             )
         if chance := _list_chance_level((name, control, "llm"), variants):
-            text += f" But some runs with {chance} learnt nothing: the gain cannot be judged."
+            text += f" But {chance} is not better than chance: the gain cannot be judged."
         findings.append(Finding(f"The mitigation ({name}).", text))
     return findings
 
@@ -95,12 +95,12 @@ def _describe_best(best: BestMitigation, variants: dict[str, VariantResult]) -> 
         f"the other halves it changes macro-F1 by {signed_difference(best)} against LLM labels, {judge(best)}."
     )
     if chance := _list_chance_level((best.variant, "llm"), variants):
-        text += f" But some runs with {chance} learnt nothing."
+        text += f" But {chance} is not better than chance."
     return text
 
 
 def _list_chance_level(names: Sequence[str], variants: dict[str, VariantResult]) -> str:
-    return " and ".join(name for name in names if variants[name].chance_level_runs)
+    return " and ".join(name for name in names if variants[name].above_chance is False)
 
 
 def _describe_ensembles(ensembles: list[Ensemble], llm: VariantResult) -> str:
@@ -163,7 +163,7 @@ def _describe_audited_counts(shares: list[ClassShare]) -> str:
 
 def _describe_copied_errors(cells: dict[tuple[str, int], ErrorCells], smallest: int, top: int) -> str:
     """Return how many of the LLM's errors classifiers repeat, and whether its labels are a ceiling."""
-    llm, gold = cells["llm", top], cells.get(("gold", top))
+    llm, gold, noise = cells["llm", top], cells.get(("gold", top)), cells.get(("noise-fixed", top))
     shares = " and ".join(
         f"in {estimate(cells['llm', size], 'copied')} at {size:,} training texts" for size in sorted({smallest, top})
     )
@@ -175,6 +175,12 @@ def _describe_copied_errors(cells: dict[tuple[str, int], ErrorCells], smallest: 
         text += (
             f", classifiers on {top:,} gold labels in {estimate(gold, 'copied')}: a difference of "
             f"{signed_difference(llm.copied_above_gold)}, {judge(llm.copied_above_gold)}"
+        )
+    if noise and (above := llm.copied_above_noise):
+        text += (
+            f". Classifiers on gold labels made wrong at random with the LLM's confusion matrix repeat "
+            f"{estimate(noise, 'copied')}: a difference of {signed_difference(above)}, {judge(above)}. Only what is "
+            "above this control is copied; the other part is the LLM's preference for some classes"
         )
     if llm.since is None:
         return f"{text}."

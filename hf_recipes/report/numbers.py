@@ -36,7 +36,7 @@ def judge(comparison: Difference | EqualAccuracy) -> str:
     """Return whether a difference is above or below zero."""
     if comparison.interval is None:
         return f"without an interval, as R = {comparison.R}"
-    if comparison.verdict == "cannot tell":
+    if comparison.verdict == "inconclusive":
         return f"inconclusive with R = {comparison.R}"
     return f"clearly {'above' if comparison.verdict == 'higher' else 'below'} zero"
 

@@ -63,7 +63,7 @@ Returns:
       the second.
     - **{figure}_interval** (`list` of 2 `float`), **{figure}_p_value** (`float`): of the difference, by t over seeds
       and items together; what decides. nan at R = 2.
-    - **{figure}_verdict** (`str`): `higher` or `lower` if the interval leaves out 0, else `cannot tell`.
+    - **{figure}_verdict** (`str`): `higher` or `lower` if the interval leaves out 0, else `inconclusive`.
     - **{figure}_variance** (`dict`): of the difference, by parts: `runs`, `items`, `both`, with degrees of freedom
       and skew. `module.variance(**parts)` gives intervals at other levels, and the power of more runs or items.
     - **{figure}_detectable** (`float`): the true difference that R runs and n items like these find in 80 studies of
@@ -73,7 +73,7 @@ Returns:
 
     for `accuracy` and `macro_f1`
     - **{score}_spread_ratio** (`float`): the first variant's SD over runs by the second's; **{score}_spread_p_value**
-      (`float`): Brown-Forsythe. **{score}_spread_verdict** (`str`): `cannot tell` below R = 20 whatever the p-value, as
+      (`float`): Brown-Forsythe. **{score}_spread_verdict** (`str`): `inconclusive` below R = 20 whatever the p-value, as
       the test seldom finds even a doubled SD there.
 
     with ladder
@@ -181,7 +181,7 @@ def _figures(predictions, references, clusters):
 def _difference(difference, error, level):
     """Test a difference by t; nan at R = 2."""
     low, high = interval = error.interval(difference, level, (-1, 1))
-    verdict = "higher" if low > 0 else "lower" if high < 0 else "cannot tell"
+    verdict = "higher" if low > 0 else "lower" if high < 0 else "inconclusive"
     return {
         "difference": float(difference),
         "interval": interval,
@@ -222,7 +222,7 @@ def _spread(name, first, second, alpha):
     return {
         f"{name}_spread_ratio": ratio,
         f"{name}_spread_p_value": p_value,
-        f"{name}_spread_verdict": ("higher" if ratio > 1 else "lower") if is_clear else "cannot tell",
+        f"{name}_spread_verdict": ("higher" if ratio > 1 else "lower") if is_clear else "inconclusive",
     }
 
 
@@ -234,7 +234,7 @@ def _iso_accuracy(variant, steps, level):
     accuracies = np.array([step["accuracy"].mean for step in steps])
     order = np.argsort(accuracies)
     accuracies, mean = accuracies[order], variant["accuracy"].mean
-    nothing = {"accuracy": mean, "verdict": "cannot tell"}
+    nothing = {"accuracy": mean, "verdict": "inconclusive"}
     if len(steps) < 2 or not accuracies[0] <= mean <= accuracies[-1]:
         return {"status": "no overlap", **nothing}
     upper = max(int(np.searchsorted(accuracies, mean)), 1)

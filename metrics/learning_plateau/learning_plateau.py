@@ -50,14 +50,14 @@ Returns:
     - **gain** (`float`), **gain_interval**: the mean gain of the last doubling, over whole curves (t with R - 1 degrees
       of freedom, more where item_se has a share).
     - **verdict** (`str`): `plateau` if the upper limit of the gain is below delta; `gains` if its lower limit is above
-      0; else `cannot tell`. A gain that is merely not significant is no plateau.
+      0; else `inconclusive`. A gain that is merely not significant is no plateau.
     - **enough_size** (`int`): the smallest size whose mean score is within delta of the largest size's.
 
     with against
     - **against_gain**, **against_gain_interval**, **against_verdict**: the same of the other variant.
     - **gain_difference** (`float`), **gain_difference_interval**: the other variant's less this one's, by curve.
     - **premature_plateau** (`str`): `yes` if this variant is at a plateau, the other one gains, and the lower limit of
-      the difference is above 0; `no` if the other is at a plateau too or this one gains; else `cannot tell`.
+      the difference is above 0; `no` if the other is at a plateau too or this one gains; else `inconclusive`.
 
     with asymptote
     - **asymptote** (`float`), **asymptote_interval**: of the score, by the fit error = a n^-b + c to the means,
@@ -168,13 +168,13 @@ def _last_gains(sizes, scores):
 
 def _verdict(interval, delta):
     low, high = interval
-    return "plateau" if high < delta else "gains" if low > 0 else "cannot tell"
+    return "plateau" if high < delta else "gains" if low > 0 else "inconclusive"
 
 
 def _premature(verdict, against_verdict, difference):
     if verdict == "plateau" and against_verdict == "gains" and difference[0] > 0:
         return "yes"
-    return "no" if verdict == "gains" or against_verdict == "plateau" else "cannot tell"
+    return "no" if verdict == "gains" or against_verdict == "plateau" else "inconclusive"
 
 
 def _t_interval(values, item_se, level):
