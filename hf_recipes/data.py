@@ -29,6 +29,7 @@ logger = logging.getLogger(__name__)
 
 BATCH = 10_000  # rows in memory at a time
 MAX_GROUPS = 50
+MIN_CLUSTERS = 2  # in the test rows: an interval requires differences between clusters
 READER = 2  # rows that an older reader has made may differ
 
 
@@ -43,6 +44,8 @@ class Rows:
         label_names (`list[str]`): the classes.
         raters (`np.ndarray` of shape `(n, K)`, *optional*): how many raters gave each class.
         groups (`np.ndarray` of shape `(n,)`, *optional*): the values of `data.group_column`; None for nulls.
+        clusters (`np.ndarray` of shape `(n,)`, *optional*): the values of `data.cluster_column`, the same. A null is a
+            cluster with one text.
     """
 
     ids: list[str]
@@ -51,6 +54,7 @@ class Rows:
     label_names: list[str]
     raters: np.ndarray | None = None
     groups: np.ndarray | None = None
+    clusters: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -58,8 +62,9 @@ class Rows:
     def take(self, indices: np.ndarray) -> "Rows":
         raters = None if self.raters is None else self.raters[indices]
         groups = None if self.groups is None else self.groups[indices]
+        clusters = None if self.clusters is None else self.clusters[indices]
         ids, texts = [self.ids[i] for i in indices], [self.texts[i] for i in indices]
-        return Rows(ids, texts, self.gold[indices], self.label_names, raters, groups)
+        return Rows(ids, texts, self.gold[indices], self.label_names, raters, groups, clusters)
 
 
 @dataclass(frozen=True)
@@ -92,7 +97,7 @@ class RowFiles:
 
     def load(self, name: str, texts: bool = True) -> Rows:
         """Load all rows of `train` or `test`; without `texts`, the texts are None."""
-        columns = ["id", "gold", "raters", "group", *(["text"] if texts else [])]
+        columns = ["id", "gold", "raters", "group", "cluster", *(["text"] if texts else [])]
         table = parquet.read(self.folder / f"{name}.parquet", SCHEMA, columns, self.folder)
         if len(table) != self.manifest["rows"][name]:
             raise UserError(
@@ -104,7 +109,9 @@ class RowFiles:
         shape = (len(table), len(self.label_names))
         raters = None if counts.null_count else counts.flatten().to_numpy().reshape(shape)
         groups = None if table["group"].null_count == len(table) else table["group"].to_numpy()
-        return Rows(table["id"].to_pylist(), values, table["gold"].to_numpy(), self.label_names, raters, groups)
+        clusters = None if table["cluster"].null_count == len(table) else table["cluster"].to_numpy()
+        ids, gold = table["id"].to_pylist(), table["gold"].to_numpy()
+        return Rows(ids, values, gold, self.label_names, raters, groups, clusters)
 
     @property
     def withheld(self) -> bool:
@@ -316,6 +323,13 @@ def _read_source(
         raise UserError(
             f"`data.group_column` must have at most {MAX_GROUPS} values in the test rows. Got {num_groups} in "
             f"'{data.group_column}'."
+        )
+    clusters = pq.read_table(folder / "test.parquet", columns=["cluster"])["cluster"]
+    num_clusters = len(clusters.drop_null().unique()) + clusters.null_count
+    if data.cluster_column and with_test and num_clusters < MIN_CLUSTERS:
+        raise UserError(
+            f"`data.cluster_column` must have at least {MIN_CLUSTERS} values in the test rows. Got {num_clusters} in "
+            f"'{data.cluster_column}'. Try another column."
         )
     return names, {"train": len(in_pool), "test": len(in_test), "excluded": num_excluded}
 

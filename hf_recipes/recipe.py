@@ -64,6 +64,9 @@ class Data(Section):
     group_column: str | None = Field(
         None, description="a year, party or source; class shares are also computed by group"
     )
+    cluster_column: str | None = Field(
+        None, description="the document, thread or author of a text; intervals then count clusters, not texts"
+    )
     label_names: Annotated[list[str], Field(min_length=2)] | Annotated[dict[str, str], Field(min_length=2)] | None = (
         Field(None, description="the classes, or a mapping of each to a description for the prompt")
     )

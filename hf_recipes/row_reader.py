@@ -1,4 +1,4 @@
-"""Turn the records of a source into rows: text, gold label, raters' votes and group."""
+"""Turn the records of a source into rows: text, gold label, raters' votes, group and cluster."""
 
 import hashlib
 import math
@@ -19,6 +19,7 @@ from .source import Batch, Split
 
 NO_GOLD = -1
 MAX_GROUP_LENGTH = 100
+MAX_CLUSTER_LENGTH = 1000  # the URL of a thread fits
 SCHEMA = pa.schema(
     {
         "id": pa.string(),
@@ -27,6 +28,7 @@ SCHEMA = pa.schema(
         "gold": pa.int64(),
         "raters": pa.list_(pa.int32()),
         "group": pa.string(),
+        "cluster": pa.string(),
     }
 )
 
@@ -36,7 +38,7 @@ class RowReader:
 
     Args:
         data (`Data`):
-            The section of the recipe: which columns are text, label, group and raters.
+            The section of the recipe: which columns are text, label, group, cluster and raters.
         split (`Split`):
             The files.
 
@@ -61,6 +63,8 @@ class RowReader:
             columns[data.label_column] = "label_column"
         if data.group_column:
             columns[data.group_column] = "group_column"
+        if data.cluster_column:
+            columns[data.cluster_column] = "cluster_column"
         raters = [data.raters] if isinstance(data.raters, str) else (data.raters or {}).values()
         columns |= dict.fromkeys(raters, "raters")
         for batch in self._split.batches(columns):
@@ -89,7 +93,10 @@ class RowReader:
             "text_id": pa.array(map(text_id, texts), pa.binary(ID_BYTES)),
             "gold": pa.array(gold, pa.int64()),
             "raters": pa.array(self._count_raters(batch), pa.list_(pa.int32())),
-            "group": pa.array(self._groups(batch), pa.string()),
+            "group": pa.array(self._read_names(batch, data.group_column, "group", MAX_GROUP_LENGTH), pa.string()),
+            "cluster": pa.array(
+                self._read_names(batch, data.cluster_column, "cluster", MAX_CLUSTER_LENGTH), pa.string()
+            ),
         }
         return pa.record_batch(list(columns.values()), SCHEMA)
 
@@ -140,21 +147,21 @@ class RowReader:
             self._indices[spelling] = class_index(label, self.label_names, file, line)
         return self._indices[spelling]
 
-    def _groups(self, batch: Batch) -> list[str | None]:
-        column = self._data.group_column
+    def _read_names(self, batch: Batch, column: str | None, kind: str, max_length: int) -> list[str | None]:
+        """Return the group or cluster of each row on one line; None where it is missing."""
         if column is None:
             return [None] * len(batch.lines)
-        groups: list[str | None] = []
+        names: list[str | None] = []
         for line, value in zip(batch.lines, self._name_labels(column, batch.columns[column], batch), strict=True):
             is_whole = isinstance(value, float) and value.is_integer()
-            group = "" if _is_missing(value) else one_line(str(int(value) if is_whole else value))
-            if len(group) > MAX_GROUP_LENGTH:
+            name = "" if _is_missing(value) else one_line(str(int(value) if is_whole else value))
+            if len(name) > max_length:
                 raise UserError(
-                    f"{batch.file}: line {line} must have a group of at most {MAX_GROUP_LENGTH} characters in "
-                    f"`{column}`. Got '{group[:40]}...'."
+                    f"{batch.file}: line {line} must have a {kind} of at most {max_length:,} characters in "
+                    f"`{column}`. Got '{name[:40]}...'."
                 )
-            groups.append(group or None)
-        return groups
+            names.append(name or None)
+        return names
 
     def _count_raters(self, batch: Batch) -> list[list[int] | None]:
         """Return how many raters gave each class to each text; None where the recipe names no raters."""

@@ -425,6 +425,21 @@ def test_test_rows_change_no_calibration_and_are_calibrated_like_the_pool(method
     assert replace(labels, test_annotations=tested).teacher.tolist() == alone
 
 
+def test_a_cluster_column_costs_no_annotation_and_changes_the_keys_of_labels_and_results(make_study, engine):
+    columns = [None, "id", "label"]
+    labels = []
+    for column in columns:
+        study = make_study(*SMALL, *([f"--data.cluster_column={column}"] if column else []))
+        annotate(study)
+        labels.append(read_labels(study))
+        assert (labels[-1].pool.clusters is None) == (labels[-1].test.clusters is None) == (column is None)
+    assert engine.started == 1
+    assert len({study_labels.pool_key for study_labels in labels}) == len(columns)
+    other_test = replace(labels[1], test=replace(labels[1].test, clusters=labels[2].test.clusters))
+    assert len({study_labels.key for study_labels in (*labels, other_test)}) == 4
+    assert other_test.pool_key == labels[1].pool_key
+
+
 def test_another_calibration_costs_no_annotation(make_study, engine):
     study = make_study(*SMALL)
     annotate(study)

@@ -508,6 +508,71 @@ def test_groups_are_what_the_column_says_and_few_enough_to_be_told_apart(make_st
         load_rows(make_study(*common, "--data.group_column=month", folder="missing"))
 
 
+def write_threads(folder, splits):
+    """A folder with a parquet file for each split: texts, labels and the column `thread`."""
+    folder.mkdir()
+    for split, threads in splits.items():
+        columns = {"text": [f"{split} {i}" for i in range(len(threads))], "thread": threads}
+        columns["label"] = ["x" if i % 2 else "y" for i in range(len(threads))]
+        pq.write_table(pa.table(columns), folder / f"{split}.parquet")
+    return [f"--data.path={folder}", "--data.label_names=[x, y]", "--data.pool_size=null", "--data.test_size=null"]
+
+
+def test_clusters_are_read_in_both_splits(make_study, tmp_path):
+    threads = {"train": ["a", None, "b", " ", "a\nb", "a"], "test": ["b", None, None, "c" * 1000]}
+    settings = write_threads(tmp_path / "source", threads)
+    pool, test = load_rows(make_study(*settings, "--data.cluster_column=thread"))
+    assert pool.clusters.tolist() == ["a", None, "b", None, "a b", "a"]
+    assert test.clusters.tolist() == threads["test"]
+    assert pool.take(np.array([5, 1])).clusters.tolist() == ["a", None]
+    assert pool.groups is None
+    for rows in load_rows(make_study(*settings, folder="none")):
+        assert rows.clusters is None
+        assert rows.take(np.array([0])).clusters is None
+    columns = ["--data.cluster_column=label", "--data.group_column=label"]  # one column may be all three
+    pool, _ = load_rows(make_study(*settings, *columns, folder="both"))
+    assert pool.clusters.tolist() == pool.groups.tolist() == ["y", "x"] * 3
+
+
+def test_clusters_have_names_of_any_number(make_study, tmp_path):
+    threads = {"train": [float(i) for i in range(200)], "test": [float(i) for i in range(99)] + [None]}
+    settings = write_threads(tmp_path / "source", threads)
+    pool, test = load_rows(make_study(*settings, "--data.cluster_column=thread"))
+    assert pool.clusters.tolist() == [str(i) for i in range(200)]
+    assert test.clusters.tolist() == [*map(str, range(99)), None]
+
+
+@pytest.mark.parametrize(
+    ("threads", "message"),
+    [
+        (["a"] * 4, "`data.cluster_column` must have at least 2 values in the test rows. Got 1 in 'thread'"),
+        ([None], "`data.cluster_column` must have at least 2 values in the test rows. Got 1 in 'thread'"),
+        (["a", "c" * 1001], "line 2 must have a cluster of at most 1,000 characters in `thread`"),
+    ],
+)
+def test_clusters_must_differ_in_the_test_rows(threads, message, make_study, tmp_path):
+    settings = write_threads(tmp_path / "source", {"train": ["a", "b"], "test": threads})
+    with pytest.raises(UserError, match=message):
+        open_rows(make_study(*settings, "--data.cluster_column=thread"))
+
+
+def test_a_null_is_a_cluster_and_a_study_without_a_grid_has_no_test_rows(make_study, tmp_path):
+    settings = write_threads(tmp_path / "source", {"train": ["a", "a"], "test": ["a", None]})
+    assert load_rows(make_study(*settings, "--data.cluster_column=thread"))[1].clusters.tolist() == ["a", None]
+    labels_only = ["--grid=null", "--train=null", "--data.cluster_column=thread"]
+    pool, test = load_rows(make_study(*settings, *labels_only, folder="labels"))
+    assert (pool.clusters.tolist(), len(test), test.clusters) == (["a", "a"], 0, None)
+
+
+def test_the_key_of_the_rows_depends_on_the_cluster_column(make_study, tmp_path):
+    settings = write_threads(tmp_path / "source", {"train": ["a", "b"], "test": ["a", "b"]})
+    options = [[], ["--data.cluster_column=thread"], ["--data.cluster_column=label"], ["--data.group_column=thread"]]
+    studies = [make_study(*settings, *option, folder=str(number)) for number, option in enumerate(options)]
+    assert len({open_rows(study).manifest["key"] for study in studies}) == len(options)
+    with pytest.raises(UserError, match="`data.cluster_column` must name one column of .* Got month"):
+        open_rows(make_study(*settings, "--data.cluster_column=month", folder="missing"))
+
+
 @pytest.mark.parametrize("name", ["[x]", "a*b?", "[!c] (1)"])
 def test_a_folder_or_file_may_have_any_name(name, make_study, tmp_path):
     (tmp_path / name).mkdir()

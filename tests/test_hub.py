@@ -548,6 +548,20 @@ def test_without_texts_into_a_branch_and_as_a_pull_request(hub, study, tmp_path)
     assert "text" in quiet["llm"]["features"]
 
 
+def test_groups_and_clusters_are_published_without_texts_too(hub, small, tmp_path):
+    study = small("tweets", "--data.group_column=label", "--data.cluster_column=id")
+    local = pq.read_table(study.rows / "train.parquet").to_pydict()
+    assert len(set(local["cluster"])) == 40
+    for option in ("--texts", "--no-texts"):
+        repo, folder = f"me/labels{option[1:]}", tmp_path / option
+        hub.cli("push", "dataset", study.recipe_file, "--repo", repo, option)
+        hub.cli("pull", repo, "--output_dir", folder)
+        pulled = pq.read_table(folder / "rows" / "train.parquet").to_pydict()
+        for column in ("id", "group", "cluster"):
+            assert pulled[column] == local[column]
+        assert (pulled["text"] == local["text"]) == (option == "--texts")
+
+
 def test_two_studies_in_one_repo(hub, study, small):
     other = small("other")
     hub.cli("push", "dataset", other.recipe_file, "--repo", "me/labels")

@@ -110,7 +110,7 @@ def with_added_tokens(kind):
 def write_rows(folder, texts, gold, names=NAMES):
     folder.mkdir(parents=True, exist_ok=True)
     columns = {"id": row_ids("train", texts), "text": texts, "text_id": [text_id(t) for t in texts], "gold": gold}
-    columns |= {name: [None] * len(texts) for name in ("raters", "group")}
+    columns |= {name: [None] * len(texts) for name in ("raters", "group", "cluster")}
     pq.write_table(pa.table(columns, schema=SCHEMA), folder / "train.parquet")
     return RowFiles(folder, {"label_names": names, "rows": {"train": len(texts)}})
 

@@ -108,9 +108,11 @@ def test_json_values_keep_the_type_of_their_line(make_study, tmp_path):
     }
     for name, content in documents.items():
         (tmp_path / name).write_text(content)
-        rows = read(make_study, tmp_path / name, "[good, bad]", template, "--data.group_column=year", folder=name[:3])
+        columns = ["--data.group_column=year", "--data.cluster_column=day"]
+        rows = read(make_study, tmp_path / name, "[good, bad]", template, *columns, folder=name[:3])
         assert rows.texts == ["Alien on 2020-01-01", "1984 on 2021-01-02", " on "]
         assert rows.groups.tolist() == ["2020", "unknown", None]
+        assert rows.clusters.tolist() == ["2020-01-01", "2021-01-02", None]
         assert rows.gold.tolist() == [0, 1, 1]
 
 

@@ -243,6 +243,18 @@ def test_the_pool_leaves_out_errors_and_demonstrations():
     assert pool.probs == pytest.approx(np.array([[0.8, 0.2], [0.5, 0.5]]))
 
 
+def test_the_pool_has_the_clusters_of_its_rows():
+    clusters = np.array(["a", None, "b", "a"], dtype=object)
+    rows = Rows(list("abcd"), ["one", "two", None, "four"], np.array([0, 1, 0, 1]), ["x", "y"], clusters=clusters)
+    logprobs = np.log([[0.4, 0.1]] * 4)
+    annotations = Annotations("k", SECTION, logprobs, ["ok", "ok", "null_text", "ok"], np.zeros(4, bool), logprobs[:1])
+    pool = build_pool(rows, [annotations])
+    assert pool.clusters.tolist() == ["a", None, "a"]
+    assert pool.take(np.array([1, 2])).clusters.tolist() == [None, "a"]
+    assert pool.of_pass(1).clusters.tolist() == pool.clusters.tolist()
+    assert build_pool(replace(rows, clusters=None), [annotations]).take(np.array([0])).clusters is None
+
+
 def test_sizes_against_the_pool(make_study):
     recipe = make_study("--grid.sizes=[10, 40]").grid
     assert check_sizes(recipe, 80) == []

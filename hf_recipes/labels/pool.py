@@ -36,6 +36,7 @@ class Pool:
         calibration_gold (`int`): the gold rows that the calibrations were fitted on; they are not in the pool.
         number (`int`): the pass whose labels are the LLM's.
         raters (`np.ndarray` of shape `(n, K)`, *optional*): how many annotators gave each class.
+        clusters (`np.ndarray` of shape `(n,)`, *optional*): the values of `data.cluster_column`; None for nulls.
         audited (`np.ndarray` of shape `(n,)`, bool, *optional*): where only a random sample has gold, the rows of it
             that runs may train on; None where all rows have gold.
         audit_share (`float` in [0, 1]): the probability that a row that runs may train on is audited.
@@ -52,6 +53,7 @@ class Pool:
     calibration_gold: int
     number: int = 0
     raters: np.ndarray | None = None
+    clusters: np.ndarray | None = None
     audited: np.ndarray | None = None
     audit_share: float = 1.0
 
@@ -66,6 +68,7 @@ class Pool:
             pass_label_mass=self.pass_label_mass[:, indices],
             votes=self.votes[indices],
             raters=None if self.raters is None else self.raters[indices],
+            clusters=None if self.clusters is None else self.clusters[indices],
             audited=None if self.audited is None else self.audited[indices],
         )
 
@@ -178,6 +181,7 @@ class StudyLabels:
             status=[annotations.status for annotations in self.annotations],
             pools=[self.pool.key, self.training_pool.key],
             raters=None if self.pool.raters is None else hash_ids(map(str, self.pool.raters.tolist())),
+            clusters=None if self.pool.clusters is None else self.pool.clusters.tolist(),
             audit=None if self.pool_audit is None else [self.pool_audit.num_drawn, self.pool_audit.gold.tolist()],
         )
 
@@ -194,6 +198,7 @@ class StudyLabels:
             test=self.test_key,
             teacher=None if self.teacher is None else self.teacher.tolist(),
             groups=None if self.test.groups is None else self.test.groups.tolist(),
+            clusters=None if self.test.clusters is None else self.test.clusters.tolist(),
             num_drawn=None if self.test_audit is None else self.test_audit.num_drawn,
         )
 
@@ -313,7 +318,7 @@ def build_pool(rows: Rows, passes: list[Annotations]) -> Pool:
     logprobs = [annotations.logprobs[kept] for annotations in passes]
     return Pool(
         ids=pool_rows.ids,
-        texts=[str(text) for text in pool_rows.texts],
+        texts=[text or "" for text in pool_rows.texts],  # a study that was published without texts has none
         label_names=pool_rows.label_names,
         gold=pool_rows.gold,
         pass_probs=np.stack(all_probs)[:, kept],
@@ -322,6 +327,7 @@ def build_pool(rows: Rows, passes: list[Annotations]) -> Pool:
         calibrations=calibrations,
         calibration_gold=int(spent.sum()),
         raters=pool_rows.raters,
+        clusters=pool_rows.clusters,
     )
 
 
