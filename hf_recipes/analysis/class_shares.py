@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from .metric_modules import LEVEL, Texts, load_metric
+from .metric_modules import LEVEL, load_metric
+from .texts import Texts
 
 
 def powered_share(
@@ -59,9 +60,7 @@ def class_shares(all_test: Texts, with_gold: Texts) -> Iterator[dict[str, Any]]:
     module, groups = load_metric("seed_scores"), with_gold.rows.groups
     names = [] if groups is None else sorted(set(groups) - {None})
     parts = [(None, np.arange(len(all_test.rows)), np.arange(len(with_gold.rows)))]
-    parts += [
-        (name, *(np.flatnonzero(texts.rows.groups == name) for texts in (all_test, with_gold))) for name in names
-    ]
+    parts += [(name, *(np.flatnonzero(texts.rows.groups == name) for texts in (all_test, with_gold))) for name in names]
     for (variant, size), (group, places, gold_places) in product(all_test.labels, parts):
         if size != all_test.top or len(gold_places) < 2:
             continue

@@ -8,7 +8,8 @@ import numpy as np
 
 from ..hashing import hash_order
 from ..variants import CONTROLS, VARIANTS
-from .metric_modules import LEVEL, Texts, correct, difference, load_metric
+from .metric_modules import LEVEL, correct, difference, load_metric
+from .texts import Texts
 
 DELTA = 0.01  # of macro-F1: the gain that would still be worth doubling the training texts for
 FIGURES = ("accuracy", "macro_f1", "pairwise_disagreement")

@@ -7,7 +7,8 @@ import numpy as np
 
 from ..labels.votes import NO_VOTE
 from ..variants import VARIANTS
-from .metric_modules import Texts, clusters_of, compare, difference, load_metric
+from .metric_modules import difference, load_metric
+from .texts import Texts, clusters_of, compare
 
 #: Variants all of whose labels are the first pass's: their classifiers may copy the LLM's errors. Classifiers on gold,
 #: and on gold made wrong at random with the LLM's confusion matrix, show how many they would repeat in any case.

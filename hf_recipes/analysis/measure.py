@@ -6,33 +6,38 @@ from typing import Any
 
 import numpy as np
 
-from .. import parquet
 from ..annotation.annotations import count_examples
-from ..data import NO_GOLD, Rows
+from ..data import NO_GOLD
 from ..errors import UserError
 from ..hashing import hash_files, make_key
 from ..labels.pool import StudyLabels
 from ..labels.rules import Labels
 from ..study import PACKAGE, Run, Study, read_json
 from ..training.grid import crossed_runs, crossed_sources, paired_runs
-from ..training.runs import PREDICTIONS, Runs
+from ..training.runs import Runs
 from ..variants import VARIANTS
 from .annotator import measure_annotator
 from .class_shares import class_shares
 from .comparisons import best_mitigation, compare_variants, equal_accuracy, match_gold, plateaus, regained_shares
 from .components import disagreement, variances
 from .copied_errors import error_cells
-from .metric_modules import LEVEL, Predictions, Texts, clusters_of, correct, load_metric, metrics_folder
-from .near_duplicates import cluster_codes
+from .metric_modules import LEVEL, correct, load_metric, metrics_folder
 from .schema import Figures, Results, read_results
+from .texts import Texts, clusters_of, read_probs, read_texts
 from .verdict import decide
 
 ENSEMBLE_SIZES = (2, 3, 5)  # in runs
-MIN_P_VALUE = 0.01  # of one distribution of pool and test texts: below it, out-of-bag texts do not count
 #: The fields of a variant that are null where no test text has gold.
 SCORES = (
     *("accuracy_mean", "accuracy_mean_interval", "macro_f1_mean", "macro_f1_mean_interval"),
-    *("macro_f1_sd", "macro_f1_sd_interval", "chance_level_runs", "above_chance", "majority_accuracy", "per_class_f1_mean"),
+    *(
+        "macro_f1_sd",
+        "macro_f1_sd_interval",
+        "chance_level_runs",
+        "above_chance",
+        "majority_accuracy",
+        "per_class_f1_mean",
+    ),
 )
 
 
@@ -52,7 +57,7 @@ def measure(study: Study, labels: StudyLabels, runs: Runs) -> Results:
         if results and results.key == _results_key(study, labels, runs):
             return results
         grid = study.grid
-        all_test, with_gold, combined, out_of_bag = _read_texts(study, labels, runs)
+        all_test, with_gold, combined, out_of_bag = read_texts(study, labels, runs)
         variants = list(_measure_variants(study, labels, runs, all_test, with_gold))
         comparisons = compare_variants(all_test, combined, with_gold)
         best, regained, iso_accuracy = None, [], None
@@ -119,92 +124,6 @@ def measure(study: Study, labels: StudyLabels, runs: Runs) -> Results:
 def _read_looks(study: Study) -> list[list[int]]:
     """Return the seeds and test texts of each verdict of this study so far, in order."""
     return read_json(study.looks_file) or []
-
-
-def _read_texts(study: Study, labels: StudyLabels, runs: Runs) -> tuple[Texts, Texts, Texts, dict[str, Any] | None]:
-    """Read the runs' labels of all test texts, of those with gold, and of these and the out-of-bag texts of the pool.
-
-    Returns:
-        `tuple[Texts, Texts, Texts, dict | None]`: the three, and the fields of `OutOfBag`. Out-of-bag texts are left out
-        where they and the test texts do not come from one distribution.
-    """
-    grid, test, pool = study.grid, labels.test, runs.pool
-    sample = runs.pool_sample
-    on_test: Predictions = {}
-    on_pool: Predictions = {}
-    for size in grid.sizes:
-        for variant in grid.variants_at(size):
-            variant_runs = paired_runs(grid, variant, size)
-            probs = [_read_probs(study, run, test) for run in variant_runs]
-            on_test[variant, size] = np.stack([run_probs.argmax(axis=1) for run_probs in probs])
-            if len(sample):
-                on_pool[variant, size] = read_out_of_bag(study, runs, variant_runs)
-
-    # Clusters are found among test texts and pool texts together.
-    texts = [str(text) for text in test.texts] + [str(pool.texts[i]) for i in sample]
-    names = None
-    if test.clusters is not None and pool.clusters is not None:
-        names = np.concatenate([test.clusters, pool.clusters[sample]])
-    clusters = cluster_codes(texts, names)
-    num_test = len(test)
-
-    # Scores are of the test texts with gold: all of them, or those that people labelled.
-    all_test = Texts(test, on_test, clusters[:num_test])
-    places = np.flatnonzero(labels.test_gold != NO_GOLD)
-    with_gold = Texts(replace(test, gold=labels.test_gold), on_test, clusters[:num_test]).take(places)
-    if len(places) < 2:
-        with_gold = replace(with_gold, labels={})
-    if not len(sample) or not with_gold.labels:
-        return all_test, with_gold, with_gold, None
-    gold = pool.gold[sample]
-    combined = Texts(
-        Rows(
-            ids=[*with_gold.rows.ids, *(pool.ids[i] for i in sample)],
-            texts=np.array([*with_gold.rows.texts, *(pool.texts[i] for i in sample)], dtype=object),
-            gold=np.concatenate([with_gold.rows.gold, gold]),
-            label_names=test.label_names,
-        ),
-        {key: np.hstack([with_gold.labels[key], on_pool[key]]) for key in with_gold.labels},
-        np.unique(np.concatenate([clusters[places], clusters[num_test:]]), return_inverse=True)[1],
-    )
-    at_top = on_pool["llm", grid.sizes[-1]]
-    p_value = same_distribution(combined, len(places))
-    out_of_bag = {
-        "n": len(sample),
-        "texts_per_run": float((at_top >= 0).sum(axis=1).mean()),
-        "p_value": p_value,
-        "is_used": p_value >= MIN_P_VALUE,
-    }
-    return all_test, with_gold, combined if out_of_bag["is_used"] else with_gold, out_of_bag
-
-
-def same_distribution(texts: Texts, num_test: int) -> float:
-    """Test whether the first `num_test` texts and the others, out-of-bag texts of the pool, come from one distribution.
-
-    The smallest p-value, corrected for their number (Bonferroni), of the chi-square test of the shares of gold classes,
-    and of Welch's test of each variant's accuracy by cluster of texts at the largest size. A run sees both parts, so
-    that its own quality does not count.
-    """
-    from scipy import stats
-
-    gold, clusters = texts.rows.gold, texts.clusters
-    is_test = np.arange(len(gold)) < num_test
-    counts = np.stack([np.bincount(gold[part], minlength=texts.num_classes) for part in (is_test, ~is_test)])
-    p_values = [float(stats.chi2_contingency(counts[:, counts.sum(axis=0) > 0]).pvalue)]
-    for variant, size in texts.labels:
-        if size != texts.top or variant not in ("gold", "llm"):
-            continue
-        labels = texts.labels[variant, size]
-        num_runs = (labels >= 0).sum(axis=0)
-        accuracy = (labels == gold).sum(axis=0) / np.maximum(num_runs, 1)
-        by_part = []
-        for part in (is_test, ~is_test):
-            inside = part & (num_runs > 0)
-            sizes = np.bincount(clusters[inside])
-            by_part.append((np.bincount(clusters[inside], accuracy[inside]) / np.maximum(sizes, 1))[sizes > 0])
-        p_values.append(float(stats.ttest_ind(*by_part, equal_var=False).pvalue))
-    known = [p_value for p_value in p_values if np.isfinite(p_value)]
-    return min(1.0, min(known) * len(known))
 
 
 def _correct_secondary(
@@ -377,18 +296,6 @@ def _training_labels(runs: Runs, run: Run, record: dict[str, Any]) -> Labels:
     return labels.without(np.array([runs.pool.ids[i] in dropped for i in labels.rows]))
 
 
-def _read_probs(study: Study, run: Run, test: Rows) -> np.ndarray:
-    """Return a run's probabilities of the test texts, of shape `(n, K)`."""
-    folder = study.run(run)
-    table = parquet.read(folder / "predictions.parquet", PREDICTIONS, delete=folder)
-    if table["id"].to_pylist() != test.ids or set(table["run"].to_pylist()) != {str(run)}:
-        raise UserError(
-            f"`{folder}/predictions.parquet` must have the test rows of this run. Delete `{folder}` and run "
-            "hf-recipes train."
-        )
-    return np.array(table["probs"].to_pylist())
-
-
 def _ensembles(study: Study, labels: StudyLabels, with_gold: Texts) -> Iterator[dict[str, Any]]:
     """Yield scores and disagreement of ensembles of k runs at the largest size, by their mean probabilities.
 
@@ -397,7 +304,7 @@ def _ensembles(study: Study, labels: StudyLabels, with_gold: Texts) -> Iterator[
     grid, test = study.grid, labels.test
     top, places = grid.sizes[-1], np.flatnonzero(labels.test_gold != NO_GOLD)
     for variant in grid.variants:
-        probs = np.stack([_read_probs(study, run, test) for run in paired_runs(grid, variant, top)])
+        probs = np.stack([read_probs(study, run, test) for run in paired_runs(grid, variant, top)])
         for k in ENSEMBLE_SIZES:
             count = len(probs) // k
             if count < 2:
@@ -421,7 +328,7 @@ def _components(study: Study, labels: StudyLabels, with_gold: Texts) -> Iterator
         sources, runs = crossed_sources(grid, variant), crossed_runs(grid, variant)
         levels = max(place[0] for place in runs) + 1
         shape = (levels,) * len(sources)
-        classes = np.stack([_read_probs(study, run, test).argmax(axis=1) for run in runs.values()])
+        classes = np.stack([read_probs(study, run, test).argmax(axis=1) for run in runs.values()])
         record = {"variant": variant, "size": grid.sizes[-1], "sources": sources, "levels": levels}
         record |= {"R": len(runs), "n": len(test)}
         record["disagreement"] = disagreement(classes.reshape(*shape, -1), sources, len(test.label_names))

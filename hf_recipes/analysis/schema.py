@@ -70,7 +70,7 @@ class AnnotatorResult(Record):
 
 
 class ErrorVariance(Record):
-    """The variance of an estimate: over runs, over texts, over run x text; see `CrossedVariance` in metrics/shared.py."""
+    """The variance of an estimate over runs, over texts and over run x text; see metrics/shared.py."""
 
     runs: float
     items: float
@@ -157,7 +157,7 @@ class VariantResult(Record):
 class Difference(Record):
     """The figure of one variant less that of another on the same texts; see `metrics/instability_comparison`.
 
-    `verdict` follows from `p_holm`, where the difference belongs to a family of claims, and from the interval elsewhere.
+    `verdict` follows from `p_holm` where the difference belongs to a family of claims, else from the interval.
     """
 
     R: Count

@@ -7,7 +7,7 @@ import numpy as np
 
 from ..recipe import Accept
 from .metric_modules import LEVEL, error_variance
-from .schema import Advice, ClassF1, Comparison, Criterion, Decision, Figures, Status, VerdictResult
+from .schema import Advice, Comparison, Criterion, Decision, Figures, Status, VerdictResult
 
 LATER_LEVEL = 0.99  # of the intervals of every verdict after the first: see `decide`
 NUM_LIMITS = 3
@@ -19,16 +19,16 @@ GOLD_NOT_LEARNT = "classifiers on gold labels are not better than chance, so not
 
 
 def decide(figures: Figures, accept: Accept) -> VerdictResult:
-    """Return the verdict, the tightest limits that the study certifies, and the cheapest study that decides the open ones.
+    """Return the verdict, the tightest limits that the study certifies, and the cheapest study that decides them.
 
     A limit holds if the whole interval is on its good side (a test of equivalence, Schuirmann 1987): with 95% intervals
     that is wrong at most 2.5% of the time. All limits have to hold to ship, which needs no correction (the
-    intersection-union principle, Berger 1982). It is enough that one fails not to ship, so a limit fails if the interval
-    at a level corrected for their number (Bonferroni) is on its bad side. F1 has to keep its limit in every class: it
-    holds if it holds in each, and fails if it fails in one, at a level corrected for the number of classes too.
+    intersection-union principle, Berger 1982). It is enough that one fails not to ship, so a limit fails if the
+    interval at a level corrected for their number (Bonferroni) is on its bad side. F1 has to keep its limit in every
+    class: it holds if it holds in each, and fails if it fails in one, at a level corrected for their number too.
 
     Seeds or texts that are added after a verdict give it another chance to err. The first verdict has 95% intervals,
-    every later one 99%: then looks at 3, 5, 10 and 20 seeds raise false "holds" less than from 2.5% to 4% (docs/power.md).
+    every later one 99%: docs/power.md has the rate of false "holds" after several looks.
 
     Args:
         figures (`Figures`), accept (`Accept`):
@@ -123,7 +123,9 @@ class _Test:
     def judge(self, level: float) -> Criterion:
         sign = -1 if self.name == "min_class_f1" else 1
         if not self.bounds:
-            return Criterion(name=self.name, value=None, interval=None, limit=sign * self.limit, status="inconclusive")
+            return Criterion(
+                name=self.name, value=None, interval=None, limit=sign * self.limit, bound=None, status="inconclusive"
+            )
         status: Status = "inconclusive"
         if max(bound.interval(self.fail_level(level))[0] for bound in self.bounds) > self.limit:
             status = "fails"
@@ -167,8 +169,8 @@ class _Test:
 def _advise(figures: Figures, tests: list[_Test], level: float) -> Advice | None:
     """Return the cheapest study whose verdict, a later look, decides all open limits with probability `POWER`.
 
-    Hours are those of training and of labelling test texts, `LABEL_SECONDS` each, beyond this study. The limits count as
-    independent: what decides one makes it more likely that the others are decided, so the power is at least the product.
+    Hours are those of training and of labelling test texts, `LABEL_SECONDS` each, beyond this study. The limits count
+    as independent: what decides one makes it more likely that the others are decided, so the power is no less.
     """
     runs, test_texts = figures.R, figures.at_top["llm"].n_gold
     num_texts = test_texts + (figures.out_of_bag.n if figures.out_of_bag and figures.out_of_bag.is_used else 0)

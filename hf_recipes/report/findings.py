@@ -41,7 +41,7 @@ def describe(results: Results) -> Findings:
 
 
 def _describe_with_gold(results: Results) -> Findings:
-    top, runs, differences = results.top, results.R, index_differences(results)
+    top, differences = results.top, index_differences(results)
     gold, llm = results.at_top["gold"], results.at_top["llm"]
     cost, churn = differences["llm", "gold", "macro_f1"], differences["llm", "gold", "pairwise_disagreement"]
     if results.out_of_bag and results.out_of_bag.is_used:
@@ -102,15 +102,13 @@ def _list_limits(results: Results, llm: VariantResult) -> list[str]:
         if not results.out_of_bag.is_used:
             state = "They do not count: pool and test texts come from different distributions"
         limits.append(
-            f"{results.out_of_bag.n:,} texts of the pool were classified by the runs that did not train on them. {state} "
-            f"(test of class shares and accuracies, p = {number(results.out_of_bag.p_value)})."
+            f"{results.out_of_bag.n:,} texts of the pool were classified by the runs that did not train on them. "
+            f"{state} (test of class shares and accuracies, p = {number(results.out_of_bag.p_value)})."
         )
     if results.clusters is not None:
         limits.append(f"Intervals count {results.clusters:,} clusters of test texts (data.cluster_column).")
     if results.near_duplicates:
-        limits.append(
-            f"{results.near_duplicates:,} test texts nearly repeat another. Intervals count such texts once."
-        )
+        limits.append(f"{results.near_duplicates:,} test texts nearly repeat another. Intervals count such texts once.")
     if "pass" not in results.vary:
         limits.append("All of this is for one prompt with one draw of demonstrations; another draw gives other labels.")
     limits.append(
@@ -276,10 +274,10 @@ def _describe_chance(results: Results) -> str:
 def _describe_noise(results: Results, differences: Differences) -> str:
     """Return whether LLM labels do more harm than as many errors at random.
 
-    Errors of gold itself make the control worse: it adds the LLM's confusion to them. So only a difference that LLM
-    labels are worse is beyond doubt. The other way, it must exceed what gold's errors explain: with the share e of wrong
-    gold labels by its annotators' votes, and the share w of wrong LLM labels by gold, the control has about 2 e more
-    wrong labels than it should, of the w that cost (gold - control).
+    Errors of gold itself make the control worse: it adds the LLM's confusion to them. So only that LLM labels are worse
+    is beyond doubt. The other way, the difference must exceed what gold's errors explain: with the share e of wrong gold
+    labels by its annotators' votes, and the share w of wrong LLM labels by gold, the control has about 2 e wrong
+    labels too many, where w of them cost (gold - control).
     """
     score, churn = (differences["llm", "noise-fixed", figure] for figure in ("macro_f1", "pairwise_disagreement"))
     sure, doubtful = [], []
@@ -302,15 +300,13 @@ def _describe_noise(results: Results, differences: Differences) -> str:
             "clean: wrong gold labels alone make the control worse."
         )
     return (
-        "The control is gold made wrong at random, as often and between the same classes as the LLM's labels. LLM labels "
-        f"differ from it by {signed_difference(score)} of macro-F1, {judge(score)}, and by {signed_difference(churn)} "
+        "The control is gold made wrong at random, as often and between the same classes as the LLM's labels. LLM "
+        f"labels differ from it by {signed_difference(score)} of macro-F1, {judge(score)}, and by {signed_difference(churn)} "
         f"in the share of texts on which two runs disagree, {judge(churn)}. {meaning}"
     )
 
 
-def _exceeds_gold_errors(
-    results: Results, difference: Comparison, differences: Differences, figure: str
-) -> bool:
+def _exceeds_gold_errors(results: Results, difference: Comparison, differences: Differences, figure: str) -> bool:
     """Return whether LLM labels are better than the control by more than wrong gold labels explain."""
     annotator, of_noise = results.annotator, differences.get(("noise-fixed", "gold", figure))
     if annotator.gold_error is None or not annotator.accuracy or annotator.accuracy == 1 or of_noise is None:
@@ -331,9 +327,7 @@ def _describe_gold_match(matches: list[GoldMatch], top: int) -> str:
     least = max(
         (match for match in below if most is None or match.size < most.size), key=lambda match: match.size, default=None
     )
-    shown = [
-        f"{match.size:,} gold labels {signed_difference(match)}" for match in (least, most) if match is not None
-    ]
+    shown = [f"{match.size:,} gold labels {signed_difference(match)}" for match in (least, most) if match is not None]
     evidence = f" Against LLM labels: {', '.join(shown)}; corrected for the number of sizes." if shown else ""
     if most is not None:
         more = f"more than {least.size:,} and " if least else ""

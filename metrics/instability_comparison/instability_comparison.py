@@ -77,8 +77,8 @@ Returns:
       the test seldom finds even a doubled SD there.
 
     with ladder
-    - **iso_accuracy** (`dict`): `status` (`ok`; `no overlap` if the second variant is nowhere as accurate as the first;
-      `gap` if the two sizes on either side differ by more than 0.1 in accuracy), `accuracy`, `pairwise_disagreement1`,
+    - **iso_accuracy** (`dict`): `status` (`ok`; `no overlap` if the second variant is nowhere as accurate as the
+      first; `gap` if the two sizes on either side differ by more than 0.1 in accuracy), `accuracy`, `pairwise_disagreement1`,
       `pairwise_disagreement2` (interpolated in accuracy between these sizes), `difference`, `interval`, `p_value`,
       `verdict`, `sizes` (which two of the ladder).
 

@@ -1,0 +1,182 @@
+"""The texts that the runs classified: test texts, and out-of-bag texts of the pool."""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from .. import parquet
+from ..data import NO_GOLD, Rows
+from ..errors import UserError
+from ..labels.pool import StudyLabels
+from ..study import Run, Study
+from ..training.grid import paired_runs
+from ..training.runs import PREDICTIONS, Runs
+from .metric_modules import load_metric
+from .near_duplicates import cluster_codes
+
+MIN_P_VALUE = 0.01  # of one distribution of pool and test texts: below it, out-of-bag texts do not count
+Predictions = dict[tuple[str, int], np.ndarray]  # by variant and size: class indices of shape (R, n)
+
+
+@dataclass(frozen=True)
+class Texts:
+    """Texts that the runs classified.
+
+    Attributes:
+        rows (`Rows`): their ids, gold, groups and class names.
+        labels (`Predictions`): the runs' labels of them; -1 where a run trained on a text.
+        clusters (`np.ndarray` of shape `(n,)`): the number of each text's document, thread or author.
+    """
+
+    rows: Rows
+    labels: Predictions
+    clusters: np.ndarray
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.rows.label_names)
+
+    @property
+    def top(self) -> int:
+        """The largest size; 0 without runs."""
+        return max((size for _, size in self.labels), default=0)
+
+    def take(self, places: np.ndarray) -> "Texts":
+        """Return some of the texts."""
+        labels = {variant_at_size: classes[:, places] for variant_at_size, classes in self.labels.items()}
+        clusters = np.unique(self.clusters[places], return_inverse=True)[1]
+        return Texts(self.rows.take(places), labels, clusters)
+
+    def compare(self, first: tuple[str, int], second: tuple[str, int], **options: Any) -> Any:
+        """Return what `instability_comparison` computes of two variants, each at a size."""
+        return compare(self.labels[first], self.labels[second], self.rows.gold, self.clusters, **options)
+
+    def score(self, variant: tuple[str, int], **options: Any) -> Any:
+        """Return what `seed_scores` computes of a variant at a size."""
+        return load_metric("seed_scores").compute(
+            predictions=self.labels[variant],
+            references=self.rows.gold,
+            num_classes=self.num_classes,
+            clusters=clusters_of(self.clusters),
+            **options,
+        )
+
+
+def clusters_of(clusters: np.ndarray) -> np.ndarray | None:
+    """Return clusters for a metric module, which takes None where each text is one."""
+    return None if len(np.unique(clusters)) < 2 else clusters
+
+
+def compare(first: np.ndarray, second: np.ndarray, gold: np.ndarray, clusters: np.ndarray, **options: Any) -> Any:
+    """Return what `instability_comparison` computes of two variants' labels, of shape `(R, n)` each.
+
+    Only texts count that neither run of a seed trained on.
+    """
+    is_seen = (first >= 0) & (second >= 0)
+    return load_metric("instability_comparison").compute(
+        predictions1=np.where(is_seen, first, -1),
+        predictions2=np.where(is_seen, second, -1),
+        references=gold,
+        num_classes=int(max(first.max(), second.max(), gold.max())) + 1,
+        clusters=clusters_of(clusters),
+        **options,
+    )
+
+
+def read_texts(study: Study, labels: StudyLabels, runs: Runs) -> tuple[Texts, Texts, Texts, dict[str, Any] | None]:
+    """Read the runs' labels of all test texts, of those with gold, and of these and the out-of-bag texts of the pool.
+
+    Returns:
+        `tuple[Texts, Texts, Texts, dict | None]`: the three, and the fields of `OutOfBag`. Out-of-bag texts are left out
+        where they and the test texts do not come from one distribution.
+    """
+    grid, test, pool = study.grid, labels.test, runs.pool
+    sample = runs.pool_sample
+    on_test: Predictions = {}
+    on_pool: Predictions = {}
+    for size in grid.sizes:
+        for variant in grid.variants_at(size):
+            variant_runs = paired_runs(grid, variant, size)
+            probs = [read_probs(study, run, test) for run in variant_runs]
+            on_test[variant, size] = np.stack([run_probs.argmax(axis=1) for run_probs in probs])
+            if len(sample):
+                on_pool[variant, size] = read_out_of_bag(study, runs, variant_runs)
+
+    # Clusters are found among test texts and pool texts together.
+    texts = [str(text) for text in test.texts] + [str(pool.texts[i]) for i in sample]
+    names = None
+    if test.clusters is not None and pool.clusters is not None:
+        names = np.concatenate([test.clusters, pool.clusters[sample]])
+    clusters = cluster_codes(texts, names)
+    num_test = len(test)
+
+    # Scores are of the test texts with gold: all of them, or those that people labelled.
+    all_test = Texts(test, on_test, clusters[:num_test])
+    places = np.flatnonzero(labels.test_gold != NO_GOLD)
+    with_gold = Texts(replace(test, gold=labels.test_gold), on_test, clusters[:num_test]).take(places)
+    if len(places) < 2:
+        with_gold = replace(with_gold, labels={})
+    if not len(sample) or not with_gold.labels:
+        return all_test, with_gold, with_gold, None
+    gold = pool.gold[sample]
+    combined = Texts(
+        Rows(
+            ids=[*with_gold.rows.ids, *(pool.ids[i] for i in sample)],
+            texts=np.array([*with_gold.rows.texts, *(pool.texts[i] for i in sample)], dtype=object),
+            gold=np.concatenate([with_gold.rows.gold, gold]),
+            label_names=test.label_names,
+        ),
+        {key: np.hstack([with_gold.labels[key], on_pool[key]]) for key in with_gold.labels},
+        np.unique(np.concatenate([clusters[places], clusters[num_test:]]), return_inverse=True)[1],
+    )
+    at_top = on_pool["llm", grid.sizes[-1]]
+    p_value = same_distribution(combined, len(places))
+    out_of_bag = {
+        "n": len(sample),
+        "texts_per_run": float((at_top >= 0).sum(axis=1).mean()),
+        "p_value": p_value,
+        "is_used": p_value >= MIN_P_VALUE,
+    }
+    return all_test, with_gold, combined if out_of_bag["is_used"] else with_gold, out_of_bag
+
+
+def same_distribution(texts: Texts, num_test: int) -> float:
+    """Test whether the first `num_test` texts and the others, out-of-bag texts of the pool, come from one distribution.
+
+    The smallest p-value, corrected for their number (Bonferroni), of the chi-square test of the shares of gold classes,
+    and of Welch's test of each variant's accuracy by cluster of texts at the largest size. A run sees both parts, so
+    that its own quality does not count.
+    """
+    from scipy import stats
+
+    gold, clusters = texts.rows.gold, texts.clusters
+    is_test = np.arange(len(gold)) < num_test
+    counts = np.stack([np.bincount(gold[part], minlength=texts.num_classes) for part in (is_test, ~is_test)])
+    p_values = [float(stats.chi2_contingency(counts[:, counts.sum(axis=0) > 0]).pvalue)]
+    for variant, size in texts.labels:
+        if size != texts.top or variant not in ("gold", "llm"):
+            continue
+        labels = texts.labels[variant, size]
+        num_runs = (labels >= 0).sum(axis=0)
+        accuracy = (labels == gold).sum(axis=0) / np.maximum(num_runs, 1)
+        by_part = []
+        for part in (is_test, ~is_test):
+            inside = part & (num_runs > 0)
+            sizes = np.bincount(clusters[inside])
+            by_part.append((np.bincount(clusters[inside], accuracy[inside]) / np.maximum(sizes, 1))[sizes > 0])
+        p_values.append(float(stats.ttest_ind(*by_part, equal_var=False).pvalue))
+    known = [p_value for p_value in p_values if np.isfinite(p_value)]
+    return min(1.0, min(known) * len(known))
+
+
+def read_probs(study: Study, run: Run, test: Rows) -> np.ndarray:
+    """Return a run's probabilities of the test texts, of shape `(n, K)`."""
+    folder = study.run(run)
+    table = parquet.read(folder / "predictions.parquet", PREDICTIONS, delete=folder)
+    if table["id"].to_pylist() != test.ids or set(table["run"].to_pylist()) != {str(run)}:
+        raise UserError(
+            f"`{folder}/predictions.parquet` must have the test rows of this run. Delete `{folder}` and run "
+            "hf-recipes train."
+        )
+    return np.array(table["probs"].to_pylist())
