@@ -4,7 +4,7 @@ from hf_recipes.analysis.schema import Figures, Results
 
 DIFFERENCE = {
     **{"R": 3, "n": 100, "difference": 0.0, "interval": None, "p_value": None, "detectable": None},
-    **{"verdict": "inconclusive", "seed_se": 0.01, "item_se": 0.01},
+    **{"verdict": "inconclusive", "variance": None},
 }
 VARIANT = {
     **{"R": 3, "n": 100, "n_gold": 100, "confidence_level": 0.95, "num_classes": 2, "gold_train_labels": [0]},

@@ -88,11 +88,11 @@ def read_texts(study: Study, labels: StudyLabels, runs: Runs) -> tuple[Texts, Te
     """Read the runs' labels of all test texts, of those with gold, and of these and the out-of-bag texts of the pool.
 
     Returns:
-        `tuple[Texts, Texts, Texts, dict | None]`: the three, and the fields of `OutOfBag`. Out-of-bag texts are left out
-        where they and the test texts do not come from one distribution.
+        `tuple[Texts, Texts, Texts, dict | None]`: the three, and the fields of `OutOfBag`. Out-of-bag texts are left
+        out where they and the test texts do not come from one distribution.
     """
     grid, test, pool = study.grid, labels.test, runs.pool
-    sample = runs.pool_sample
+    sample = getattr(runs, "pool_sample", np.arange(0))
     on_test: Predictions = {}
     on_pool: Predictions = {}
     for size in grid.sizes:
@@ -123,7 +123,7 @@ def read_texts(study: Study, labels: StudyLabels, runs: Runs) -> tuple[Texts, Te
     combined = Texts(
         Rows(
             ids=[*with_gold.rows.ids, *(pool.ids[i] for i in sample)],
-            texts=np.array([*with_gold.rows.texts, *(pool.texts[i] for i in sample)], dtype=object),
+            texts=[*with_gold.rows.texts, *(pool.texts[i] for i in sample)],
             gold=np.concatenate([with_gold.rows.gold, gold]),
             label_names=test.label_names,
         ),

@@ -275,9 +275,9 @@ def _describe_noise(results: Results, differences: Differences) -> str:
     """Return whether LLM labels do more harm than as many errors at random.
 
     Errors of gold itself make the control worse: it adds the LLM's confusion to them. So only that LLM labels are worse
-    is beyond doubt. The other way, the difference must exceed what gold's errors explain: with the share e of wrong gold
-    labels by its annotators' votes, and the share w of wrong LLM labels by gold, the control has about 2 e wrong
-    labels too many, where w of them cost (gold - control).
+    is beyond doubt. The other way, the difference must exceed what gold's errors explain: with the share e of wrong
+    gold labels by its annotators' votes, and the share w of wrong LLM labels by gold, the control has about 2 e
+    wrong labels too many, where w of them cost (gold - control).
     """
     score, churn = (differences["llm", "noise-fixed", figure] for figure in ("macro_f1", "pairwise_disagreement"))
     sure, doubtful = [], []
@@ -301,8 +301,8 @@ def _describe_noise(results: Results, differences: Differences) -> str:
         )
     return (
         "The control is gold made wrong at random, as often and between the same classes as the LLM's labels. LLM "
-        f"labels differ from it by {signed_difference(score)} of macro-F1, {judge(score)}, and by {signed_difference(churn)} "
-        f"in the share of texts on which two runs disagree, {judge(churn)}. {meaning}"
+        f"labels differ from it by {signed_difference(score)} of macro-F1, {judge(score)}, and by "
+        f"{signed_difference(churn)} in the share of texts on which two runs disagree, {judge(churn)}. {meaning}"
     )
 
 

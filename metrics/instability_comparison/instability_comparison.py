@@ -73,14 +73,14 @@ Returns:
 
     for `accuracy` and `macro_f1`
     - **{score}_spread_ratio** (`float`): the first variant's SD over runs by the second's; **{score}_spread_p_value**
-      (`float`): Brown-Forsythe. **{score}_spread_verdict** (`str`): `inconclusive` below R = 20 whatever the p-value, as
-      the test seldom finds even a doubled SD there.
+      (`float`): Brown-Forsythe. **{score}_spread_verdict** (`str`): `inconclusive` below R = 20 whatever the p-value,
+      as the test seldom finds even a doubled SD there.
 
     with ladder
     - **iso_accuracy** (`dict`): `status` (`ok`; `no overlap` if the second variant is nowhere as accurate as the
-      first; `gap` if the two sizes on either side differ by more than 0.1 in accuracy), `accuracy`, `pairwise_disagreement1`,
-      `pairwise_disagreement2` (interpolated in accuracy between these sizes), `difference`, `interval`, `p_value`,
-      `verdict`, `sizes` (which two of the ladder).
+      first; `gap` if the two sizes on either side differ by more than 0.1 in accuracy), `accuracy`,
+      `pairwise_disagreement1`, `pairwise_disagreement2` (interpolated in accuracy between these sizes), `difference`,
+      `interval`, `p_value`, `verdict`, `sizes` (which two of the ladder).
 
     and **R**, **n**, **confidence_level**
 """
