@@ -7,7 +7,7 @@ from copy import copy
 from dataclasses import asdict, dataclass, replace
 
 import numpy as np
-from scipy import stats
+from scipy import special, stats
 
 MAX_CLASSES = 65_535
 
@@ -250,7 +250,7 @@ class CrossedVariance:
         over_runs = self.runs + self.both
         of_runs = self.run_freedom * max(self.total / over_runs, 1) if over_runs else np.inf
         inverse = 1 / of_runs + 1 / self.item_freedom
-        return 1 / inverse if inverse else np.inf
+        return min(1 / inverse, 1e6) if inverse else 1e6  # as good as infinite, which the noncentral t has not
 
     def interval(self, estimate, level, bounds=(-np.inf, np.inf)):
         """Return the t interval, cut to the bounds; nan where a part is nan.
@@ -260,7 +260,7 @@ class CrossedVariance:
         """
         if not np.isfinite(self.total):
             return [float("nan"), float("nan")]
-        quantile, error = stats.t.ppf(0.5 + level / 2, self.freedom), np.sqrt(self.total)
+        quantile, error = special.stdtrit(self.freedom, 0.5 + level / 2), np.sqrt(self.total)
         extra = self.skew * (2 * quantile**2 + 1) / 6
         low, high = estimate - (quantile + max(-extra, 0)) * error, estimate + (quantile + max(extra, 0)) * error
         return [float(max(low, bounds[0])), float(min(high, bounds[1]))]
@@ -275,7 +275,7 @@ class CrossedVariance:
         if skew:  # solves distance = quantile + skew (2 quantile^2 + 1) / 6
             root = np.sqrt(max(1 - 4 * skew / 3 * (skew / 6 - distance), 1))
             distance = (root - 1) / (2 * skew / 3)
-        return float(2 * stats.t.sf(distance, self.freedom))
+        return float(2 * special.stdtr(self.freedom, -distance))
 
     def scaled(self, runs=1.0, items=1.0):
         """Return the variance in a study with that many times as many runs and items."""
@@ -293,11 +293,11 @@ class CrossedVariance:
         """Return the probability that the interval leaves out a value at this distance from the true one."""
         if self.total == 0:
             return float(distance > 0)
-        freedom = min(self.freedom, 1e6)  # the noncentral t has no limit
-        extra = abs(self.skew) * (2 * stats.t.ppf(0.5 + level / 2, freedom) ** 2 + 1) / 6
-        return float(
-            stats.nct.sf(stats.t.ppf(0.5 + level / 2, freedom) + extra, freedom, distance / np.sqrt(self.total))
-        )
+        freedom = self.freedom
+        quantile = special.stdtrit(freedom, 0.5 + level / 2)
+        quantile += abs(self.skew) * (2 * quantile**2 + 1) / 6
+        # Farther than 30 standard errors the noncentral t is not computed.
+        return float(1 - special.nctdtr(freedom, np.clip(distance / np.sqrt(self.total), -30, 30), quantile))
 
     def to_dict(self):
         return {name: float(value) for name, value in asdict(self).items()}
