@@ -5,10 +5,9 @@ from typing import Any
 
 COLOURS = ["#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#999999", "#B8860B"]
 DECISIONS = {
-    "ship": ("good", "✓", "These labels can be trained on"),
+    "ship within limits": ("good", "✓", "Ship within limits: these labels can be trained on"),
     "do not ship": ("bad", "✕", "Do not train on these labels"),
-    "label more": ("open", "?", "Not decided yet: label more test texts"),
-    "inconclusive": ("open", "?", "Cannot tell"),
+    "inconclusive": ("open", "?", "Inconclusive: this study does not decide every limit"),
 }
 CRITERIA = {
     "macro_f1_loss": "macro-F1 lost against gold labels",
@@ -120,7 +119,7 @@ def verdict_rest(data: dict[str, Any]) -> str:
     more = "".join(f"<dt>{safe(head.rstrip('.'))}</dt><dd>{safe(text)}</dd>" for head, text in data["more"])
     limits = "".join(f"<li>{safe(sentence)}</li>" for sentence in data["limits"])
     criteria = table(
-        ["your limit", "value", "interval", "limit", "status"],
+        ["your limit", "value", "interval", "limit", "status", "certified"],
         [
             [
                 safe(CRITERIA.get(criterion["name"], criterion["name"])),
@@ -128,6 +127,7 @@ def verdict_rest(data: dict[str, Any]) -> str:
                 interval(criterion["interval"]),
                 f"{LIMITS.get(criterion['name'], 'at most')} {number(criterion['limit'])}",
                 safe(criterion["status"]),
+                number(criterion["bound"]),
             ]
             for criterion in data["criteria"]
         ],

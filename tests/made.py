@@ -42,7 +42,7 @@ def fill(fields):
         filled[name] = [{**defaults, **record} for record in filled[name]]
     filled["annotator"] = {**ANNOTATOR, **filled["annotator"]}
     for cells in filled["error_cells"]:
-        for change in (cells["copied_above_gold"], *(cells["since"] or {}).values()):
+        for change in (cells["copied_above_gold"], cells["copied_above_noise"], *(cells["since"] or {}).values()):
             if isinstance(change, dict):
                 change |= {**DIFFERENCE, **change}
     return filled

@@ -69,7 +69,7 @@ def make_tables(results: Results) -> list[Table]:
         _explain_variants(results),
     )
     differences = tabulate(
-        "Differences, paired by seed and test text",
+        "Differences, paired by text",
         results.comparisons,
         {
             "variant": "variant",
@@ -77,11 +77,14 @@ def make_tables(results: Results) -> list[Table]:
             "training texts": "size",
             "figure": "figure",
             "difference": lambda comparison: estimate(comparison, "difference", "interval"),
-            "": "verdict",
-            "p": lambda comparison: number(comparison.p_holm) if comparison.primary else "",
+            "on test texts alone": lambda comparison: (
+                estimate(comparison.test_only, "difference", "interval") if comparison.test_only else ""
+            ),
+            "": lambda comparison: comparison.verdict if comparison.p_holm is not None else "",
+            "p": lambda comparison: number(comparison.p_holm) if comparison.p_holm is not None else "",
         },
-        "p-values are those of the primary comparisons, corrected for each other (Holm 1979); intervals and the rest "
-        "are exploratory.",
+        "p-values are corrected for each other (Holm 1979): those of the primary comparisons together, and those of all "
+        "other differences that sentences of the report state together. Without a p-value a difference is exploratory.",
     )
     sources = Table(
         "Where the spread comes from",
