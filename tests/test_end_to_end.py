@@ -395,5 +395,5 @@ def test_texts_that_are_null_empty_or_too_long_are_rows_too(tmp_path, tiny_encod
     assert r"null\_text 1" in report
     assert r"empty\_text 2" in report
     assert "texts cut to fit: 1" in report
-    assert "more than half of the" in report
+    assert "more than a fifth of the" in report
     assert "2 rows of the training split have the text of a test row and are left out" in report

@@ -320,7 +320,7 @@ def test_the_divergence_from_the_raters_is_the_mean_over_texts_with_raters():
 def test_a_size_beyond_the_gold_rows_is_refused_before_anything_is_launched(annotated):
     with pytest.raises(UserError, match="`grid.sizes` must be at most 107"):
         open_runs(annotated("--grid.sizes=[10, 117]", "--train.validation_size=10")).left()
-    assert "more than half of the 117" in open_runs(annotated("--grid.sizes=[10, 60]", folder="half")).notes[0]
+    assert "more than a fifth of the 117" in open_runs(annotated("--grid.sizes=[10, 60]", folder="half")).notes[0]
 
 
 def test_a_failed_run_is_a_row_with_its_traceback_and_the_others_go_on(annotated, monkeypatch, command):
