@@ -342,8 +342,8 @@ def test_what_more_texts_would_bring_is_said_with_its_interval():
     results = make_results()
     assert (
         "From 10 to 20 training texts macro-F1 changes by +.004 [-.002, .008] (the last doubling gained less than "
-        "0.01) with LLM labels and by +.004 [-.002, .008] (the last doubling helped) with gold labels. LLM labels stopped "
-        "helping before gold labels did. What more texts would bring was not measured."
+        "0.01) with LLM labels and by +.004 [-.002, .008] (the last doubling helped) with gold labels. LLM labels "
+        "stopped helping before gold labels did. What more texts would bring was not measured."
     ) in findings(typed(results))
     for entry in results["plateaus"]:
         entry["is_interpolated"] = True

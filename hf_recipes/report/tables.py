@@ -83,8 +83,8 @@ def make_tables(results: Results) -> list[Table]:
             "": lambda comparison: comparison.verdict if comparison.p_holm is not None else "",
             "p": lambda comparison: number(comparison.p_holm) if comparison.p_holm is not None else "",
         },
-        "p-values are corrected for each other (Holm 1979): those of the primary comparisons together, and those of all "
-        "other differences that sentences of the report state together. Without a p-value a difference is exploratory.",
+        "p-values are corrected for each other (Holm 1979): those of the primary comparisons together, and those of "
+        "all other differences that sentences of the report state. Without a p-value a difference is exploratory.",
     )
     sources = Table(
         "Where the spread comes from",

@@ -71,7 +71,7 @@ Returns:
       kappa is not above 0 by a one-sided test at .05 (Fleiss, Cohen & Everitt 1969). Unlike a failed run, one that
       gives rare classes too often counts as learnt, and one that gives the commonest a little less often does not.
     - **above_chance** (`bool`): the mean over runs of that agreement beyond chance is above 0, by a one-sided test at
-      .05 over runs and items. It judges all runs together; more runs make it more certain.
+      .05 over items. It judges all runs together; more runs make it more certain.
     - **single_class_runs** (`int`): runs that predict one class throughout.
     - **ddof** (`int`), **R** (`int`), **n** (`int`), **confidence_level** (`float`)
 """
@@ -143,7 +143,7 @@ def _chance(predictions, references, gold_shares, clusters):
     The variance of a run's agreement is (p_e + p_e^2 - sum_k p_k q_k (p_k + q_k)) / n, with the shares p_k and q_k of
     class k in the run and in gold, and p_e = sum_k p_k q_k (Fleiss, Cohen & Everitt 1969). Less 1 / n for continuity:
     of two classes the agreement moves in steps of 2 / n, and one lucky hit of a rare class is no learning. Together,
-    the test is that of a mean over runs and items, at the same level.
+    the test is that of their mean over the items, at the same level: where no run learns, only items vary.
     """
     is_seen = predictions >= 0
     num_seen = is_seen.sum(axis=1)
@@ -158,7 +158,7 @@ def _chance(predictions, references, gold_shares, clusters):
     # An item with label p and gold g moves the expected agreement by q_p + p_g - 2 p_e.
     by_item = agreement - gold_shares[predictions] - shares[:, references] + expected[:, None] - 1 / num_seen[:, None]
     together = Crossed(by_item, is_seen, clusters)
-    low, _ = crossed_variance(together).interval(together.mean, 0.9)
+    low, _ = replace(crossed_variance(together), runs=0.0).interval(together.mean, 0.9)
     return {"chance_level_runs": int(len(predictions) - num_above), "above_chance": bool(low > 0)}
 
 
