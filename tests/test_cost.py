@@ -114,7 +114,7 @@ def test_the_plan_counts_the_tokens_that_are_then_asked_for_and_takes_the_studys
     train(study)
     sizes = {
         "annotate": sum(file.stat().st_size for file in study.annotations_root.glob("*/part-*.parquet")),
-        "train": sum(file.stat().st_size for file in study.root.glob("runs/*/*/*/predictions.parquet")),
+        "train": sum(file.stat().st_size for file in study.root.glob("runs/*/*/*/*.parquet")),
     }
     for step, size in sizes.items():
         assert 0 < before[step].bytes < size  # so small a file is mostly its own frame

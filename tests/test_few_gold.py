@@ -86,6 +86,8 @@ def test_a_grid_without_any_gold_tells_what_wants_none(make, tmp_path):
     study = make(ALONE, "--grid.crossed={variants: [llm], levels: 2}")
     annotate(study)
     assert train(study) == {}
+    assert not len(open_runs(study).pool_sample)
+    assert not list(study.root.glob("runs/*/*/*/out_of_bag.parquet"))
     results, page, html = report(study)
     assert results.audit.model_dump() == {part: {"drawn": 0, "labelled": 0} for part in ("pool", "test")}
     for variant in results.variants:
@@ -302,24 +304,28 @@ def test_the_powered_share_by_hand():
 
 
 def test_without_gold_the_verdict_is_on_classes_alone_and_never_ships():
-    def results(f1, se=0.03, **more):
-        llm = {
-            **{"variant": "llm", "size": 10, "chance_level_runs": 0, "n_gold": 80, "per_class_f1_mean": f1},
-            **{"per_class_f1_seed_se": [0.005] * len(f1), "per_class_f1_item_se": [se] * len(f1)},
-            **{"per_class_n": dict.fromkeys("ab", 40)},
-        }
-        return {"variants": [llm | more], "comparisons": [], "label_names": ["a", "b"], "R": 10, "n": 500}
+    def found(f1, error=0.03, n_gold=80):
+        variance = {"runs": 0.005**2, "items": error**2, "both": 0.0, "run_freedom": 9.0, "item_freedom": 39.0}
+        class_f1 = [
+            {"name": name, "n": 40, "value": value, "variance": variance}
+            for name, value in zip("ab", f1, strict=True)
+            if value is not None
+        ]
+        audit = {part: {"drawn": n_gold, "labelled": n_gold} for part in ("pool", "test")}
+        fields = {"variants": [{"variant": "llm", "size": 10, "n_gold": n_gold}], "class_f1": class_f1, "audit": audit}
+        return decide(make_figures(fields | {"label_names": ["a", "b"], "R": 10, "n": 500}), Accept(min_class_f1=0.6))
 
-    def found(*given, **more):
-        verdict = decide(make_figures(results(*given, **more)), Accept(min_class_f1=0.6))
-        return verdict.decision, verdict.criteria[2].status, verdict.test_labels
+    def statuses(f1):
+        verdict = found(f1)
+        return verdict.decision, verdict.criteria[2].status, verdict.advice
 
-    assert found([0.9, 0.8]) == ("inconclusive", "holds", None)
-    assert found([0.9, 0.4]) == ("do not ship", "fails", None)
-    assert found([0.9, None]) == ("inconclusive", "inconclusive", None)  # nothing is known of the other class
-    decision, status, labels = found([0.9, 0.65])
-    assert (decision, status) == ("inconclusive", "inconclusive")
-    enough = found([0.9, 0.65], se=0.03 * (80 / labels) ** 0.5, n_gold=labels)
-    assert labels > 80
-    assert enough[1] == "holds"
-    assert found([None, None], n_gold=0) == ("inconclusive", "inconclusive", None)
+    assert statuses([0.9, 0.8]) == ("inconclusive", "holds", None)
+    assert statuses([0.9, 0.4]) == ("do not ship", "fails", None)
+    assert statuses([0.9, None]) == ("inconclusive", "inconclusive", None)  # nothing is known of the other class
+    near = found([0.9, 0.65])
+    assert (near.decision, near.criteria[2].status) == ("inconclusive", "inconclusive")
+    assert near.advice.test_texts > 80
+    enough = found([0.9, 0.65], 0.03 * (80 / near.advice.test_texts) ** 0.5, near.advice.test_texts)
+    assert enough.criteria[2].status == "holds"
+    nothing = found([None, None], n_gold=0)
+    assert (nothing.decision, nothing.criteria[2].value, nothing.advice) == ("inconclusive", None, None)

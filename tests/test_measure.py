@@ -6,6 +6,7 @@ from test_planted import NAMES
 
 from hf_recipes.analysis.class_shares import class_shares
 from hf_recipes.analysis.comparisons import best_mitigation
+from hf_recipes.analysis.texts import Texts
 from hf_recipes.data import Rows
 
 
@@ -18,9 +19,8 @@ def test_shares_of_a_group_are_those_of_its_texts_alone_with_wider_intervals(lab
 
     def shares(places):
         """Of some texts; the first of them that people labelled."""
-        known = places[places < labelled]
-        given, judged = ({variant: labels[:, some] for variant, labels in runs.items()} for some in (places, known))
-        return list(class_shares(given, judged, every.take(places), every.take(known)))
+        texts = Texts(every, runs, np.arange(90))
+        return list(class_shares(texts.take(places), texts.take(places[places < labelled])))
 
     found = shares(np.arange(90))
     assert [one["group"] for one in found[:9]] == [None] * 3 + ["1998"] * 3 + ["2002"] * 3
@@ -45,29 +45,36 @@ def test_a_choice_is_made_on_one_half_and_judged_on_the_other():
         return np.where(rng.random((8, items)) < accuracy, test.gold, rng.integers(3, size=(8, items)))
 
     among = ["llm-entropy-replace", "llm-entropy-drop"]
-    variants = [{"variant": name, "size": 50, "chance_level_runs": 0} for name in ("llm", *among)]
+    variants = [{"variant": name, "size": 50, "above_chance": True} for name in ("llm", *among)]
     predictions = {
         ("llm", 50): drawn(0.5),
         ("llm-entropy-replace", 50): drawn(0.4),
         ("llm-entropy-drop", 50): drawn(0.7),
     }
-    found = best_mitigation(variants, predictions, test)
+
+    def choose(labels, variants=variants):
+        return best_mitigation(variants, Texts(test, labels, np.arange(items)))
+
+    found = choose(predictions)
     assert (found["variant"], found["among"], found["R"]) == ("llm-entropy-drop", among, 4)
     assert found["n"] == pytest.approx(150, abs=3)  # halves within each class
     assert found["verdict"] == "higher"
+    # The halves of seeds and texts on which the choice is made.
     moved = {variant: labels.copy() for variant, labels in predictions.items()}
     moved["llm-entropy-replace", 50][1::2] = test.gold  # perfect where nothing is chosen
-    assert best_mitigation(variants, moved, test) == found
+    assert choose(moved) == found
     moved["llm-entropy-drop", 50][1::2] = (test.gold + 1) % 3  # and wrong there
-    worse = best_mitigation(variants, moved, test)
+    worse = choose(moved)
     assert (worse["variant"], worse["verdict"]) == ("llm-entropy-drop", "lower")
-    few = {variant: labels[:5] for variant, labels in predictions.items()}
-    assert best_mitigation(variants, few, test) is None
-    assert best_mitigation([], predictions, test) is None
-    some = np.arange(39)
-    assert (
-        best_mitigation(
-            variants, {variant: labels[:, some] for variant, labels in predictions.items()}, test.take(some)
-        )
-        is None
-    )
+    assert choose({variant: labels[:5] for variant, labels in predictions.items()}) is None
+    assert choose(predictions, variants=[]) is None
+    assert best_mitigation(variants, Texts(test, predictions, np.arange(items)).take(np.arange(39))) is None
+
+
+def test_a_cluster_is_not_split_between_the_choice_and_its_judgement():
+    rng, items = np.random.default_rng(0), 300
+    test = Rows([str(i) for i in range(items)], [""] * items, np.arange(items) // 5 % 3, NAMES)
+    labels = {(name, 50): rng.integers(3, size=(8, items)) for name in ("llm", "llm-audit")}
+    variants = [{"variant": name, "size": 50, "above_chance": True} for name, _ in labels]
+    found = best_mitigation(variants, Texts(test, labels, np.arange(items) // 5))
+    assert found["n"] == 150

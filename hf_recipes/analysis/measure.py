@@ -116,14 +116,15 @@ def measure(study: Study, labels: StudyLabels, runs: Runs) -> Results:
         results = Results(**dict(figures), verdict=decide(figures, study.recipe.accept))
         study.report.mkdir(parents=True, exist_ok=True)
         # The look comes first: a verdict that was seen has to count.
-        study.write_json(study.looks_file, looks)
+        study.write_json(study.looks_file, {"looks": looks})
         study.write_json(study.results_file, results.model_dump(mode="json"))
     return results
 
 
 def _read_looks(study: Study) -> list[list[int]]:
     """Return the seeds and test texts of each verdict of this study so far, in order."""
-    return read_json(study.looks_file) or []
+    record = read_json(study.looks_file)
+    return record["looks"] if record else []
 
 
 def _correct_secondary(

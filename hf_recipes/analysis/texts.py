@@ -16,6 +16,7 @@ from .metric_modules import load_metric
 from .near_duplicates import cluster_codes
 
 MIN_P_VALUE = 0.01  # of one distribution of pool and test texts: below it, out-of-bag texts do not count
+NOT_CLASSIFIED = -1
 Predictions = dict[tuple[str, int], np.ndarray]  # by variant and size: class indices of shape (R, n)
 
 
@@ -92,7 +93,7 @@ def read_texts(study: Study, labels: StudyLabels, runs: Runs) -> tuple[Texts, Te
         out where they and the test texts do not come from one distribution.
     """
     grid, test, pool = study.grid, labels.test, runs.pool
-    sample = getattr(runs, "pool_sample", np.arange(0))
+    sample = runs.pool_sample
     on_test: Predictions = {}
     on_pool: Predictions = {}
     for size in grid.sizes:
@@ -104,7 +105,7 @@ def read_texts(study: Study, labels: StudyLabels, runs: Runs) -> tuple[Texts, Te
                 on_pool[variant, size] = read_out_of_bag(study, runs, variant_runs)
 
     # Clusters are found among test texts and pool texts together.
-    texts = [str(text) for text in test.texts] + [str(pool.texts[i]) for i in sample]
+    texts = [*test.texts, *(pool.texts[i] for i in sample)]
     names = None
     if test.clusters is not None and pool.clusters is not None:
         names = np.concatenate([test.clusters, pool.clusters[sample]])
@@ -112,7 +113,8 @@ def read_texts(study: Study, labels: StudyLabels, runs: Runs) -> tuple[Texts, Te
     num_test = len(test)
 
     # Scores are of the test texts with gold: all of them, or those that people labelled.
-    all_test = Texts(test, on_test, clusters[:num_test])
+    # Disagreement requires no gold, but the metric takes one: any.
+    all_test = Texts(replace(test, gold=np.maximum(test.gold, 0)), on_test, clusters[:num_test])
     places = np.flatnonzero(labels.test_gold != NO_GOLD)
     with_gold = Texts(replace(test, gold=labels.test_gold), on_test, clusters[:num_test]).take(places)
     if len(places) < 2:
@@ -180,3 +182,33 @@ def read_probs(study: Study, run: Run, test: Rows) -> np.ndarray:
             "hf-recipes train."
         )
     return np.array(table["probs"].to_pylist())
+
+
+def read_out_of_bag(study: Study, runs: Runs, variant_runs: list[Run]) -> np.ndarray:
+    """Return the classes that runs gave the texts of `runs.pool_sample`, `NOT_CLASSIFIED` where a run gave none.
+
+    Args:
+        study (`Study`), runs (`Runs`), variant_runs (`list[Run]`):
+            A study, its runs, and R of them that are trained.
+
+    Returns:
+        `np.ndarray` of shape `(R, n)`, int64: a row for each of `variant_runs`.
+
+    Raises:
+        UserError: a run's file is missing, damaged or of other texts.
+    """
+    classes = np.full((len(variant_runs), len(runs.pool_sample)), NOT_CLASSIFIED, dtype=np.int64)
+    for run, run_classes in zip(variant_runs, classes, strict=True):
+        rows = runs.out_of_bag(run)
+        if not len(rows):  # The run has no file then.
+            continue
+        folder = study.run(run)
+        table = parquet.read(folder / "out_of_bag.parquet", PREDICTIONS, delete=folder)
+        ids = [runs.pool.ids[i] for i in rows]
+        if table["id"].to_pylist() != ids or set(table["run"].to_pylist()) != {str(run)}:
+            raise UserError(
+                f"`{folder}/out_of_bag.parquet` must have the out-of-bag texts of this run. Delete `{folder}` and run "
+                "hf-recipes train."
+            )
+        run_classes[np.isin(runs.pool_sample, rows)] = np.argmax(table["probs"].to_pylist(), axis=1)
+    return classes
