@@ -126,7 +126,7 @@ def _tiles(results: Results) -> list[dict[str, Any]]:
                 tiles.append({"title": f"{title}, {name}", "of": f"{top:,} training texts", **values})
         if comparison := results.find("llm", "gold", figure):
             values = {"value": comparison.difference, "interval": comparison.interval, "verdict": comparison.verdict}
-            tiles.append({"title": f"{title}, LLM less gold", "of": "paired by seed and text", **values})
+            tiles.append({"title": f"{title}, LLM less gold", "of": "paired by text", **values})
     return tiles
 
 

@@ -19,7 +19,7 @@ def error_cells(teacher: np.ndarray, texts: Texts) -> Iterator[dict[str, Any]]:
     """Yield how the LLM's errors pass to classifiers: LLM right or wrong x classifier equal or not, by test text.
 
     Intervals of shares are those of a mean accuracy in `seed_scores`, over runs and texts; None where nothing varies.
-    Differences are paired by seed and text.
+    Differences are paired by text.
 
     Args:
         teacher (`np.ndarray` of shape `(n,)`):

@@ -232,6 +232,8 @@ def _notes(labels: StudyLabels, runs: Runs) -> list[str]:
     notes = list(runs.notes)
     if num := labels.files.num_excluded:
         notes.append(f"{num:,} rows of the training split have the text of a test row and are left out.")
+    if labels.files.withheld and labels.test.clusters is None:
+        notes.append("This study was published without its texts: near-duplicates are unknown, so each text counts.")
     if labels.teacher is None:
         notes.append(
             "Which of the LLM's errors classifiers copy is unknown: it requires the LLM's labels of the test texts "

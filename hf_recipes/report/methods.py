@@ -33,11 +33,24 @@ def how_made(study: Study, results: Results) -> str:
         f"{annotator.calibration} calibration{fitted}; {how_trained(study)} {results.R} seeds were run for each "
         f"source of labels at {sizes} training texts"
         f"{' (some at the largest number alone)' if study.grid.curves else ''}, and judged on {results.n:,} test texts"
-        f"{judges}. "
+        f"{judges}{_extra_texts(results)}. "
         "Disagreement is the share of test texts to which two runs that "
         "differ in their seeds give different labels, averaged over pairs of runs (Du & Nguyen 2023). Differences are "
-        f"paired by seed and test text; intervals are {results.confidence_level:.0%}, by t, over seeds and test "
-        "texts together. p-values of the primary comparisons (macro-F1 and disagreement at the largest size, "
-        f"{primary}every other source against LLM labels and "
+        f"paired by text; intervals are {results.confidence_level:.0%}, by t, over seeds (Welch 1947) and "
+        "texts together, with the variance of seed x text counted once. p-values of the primary comparisons "
+        f"(macro-F1 and disagreement at the largest size, {primary}every other source against LLM labels and "
         "against its control) are corrected for each other (Holm 1979)."
     )
+
+
+def _extra_texts(results: Results) -> str:
+    """Return which texts count besides the test texts, and how."""
+    text = ""
+    if results.out_of_bag and results.out_of_bag.is_used:
+        text = (
+            f", differences also on those of {results.out_of_bag.n:,} texts of the pool that a run did not train on "
+            f"({results.out_of_bag.texts_per_run:,.0f} for each run)"
+        )
+    if results.clusters is not None:
+        text += f", in {results.clusters:,} clusters of test texts"
+    return text
