@@ -274,7 +274,7 @@ class CrossedVariance:
         distance, skew = abs(estimate) / np.sqrt(self.total), max(-np.sign(estimate) * self.skew, 0)
         if skew:  # solves distance = quantile + skew (2 quantile^2 + 1) / 6
             root = np.sqrt(max(1 - 4 * skew / 3 * (skew / 6 - distance), 1))
-            distance = (root - 1) / (2 * skew / 3)
+            distance = max(2 * (distance - skew / 6) / (root + 1), 0.0)
         return float(2 * special.stdtr(self.freedom, -distance))
 
     def scaled(self, runs=1.0, items=1.0):
