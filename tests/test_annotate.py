@@ -23,6 +23,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from steps import is_written, load_rows, write_dataset, write_labels
 
+from hf_recipes.analysis.annotator import measure_annotator
 from hf_recipes.annotation import annotate as module
 from hf_recipes.annotation.annotate import annotate
 from hf_recipes.annotation.annotations import load_annotations, load_test_annotations
@@ -438,6 +439,22 @@ def test_a_cluster_column_costs_no_annotation_and_changes_the_keys_of_labels_and
     other_test = replace(labels[1], test=replace(labels[1].test, clusters=labels[2].test.clusters))
     assert len({study_labels.key for study_labels in (*labels, other_test)}) == 4
     assert other_test.pool_key == labels[1].pool_key
+
+
+def test_intervals_of_the_labels_count_clusters(make_study, engine):
+    intervals = {}
+    for column in (None, "id", "label"):
+        clusters = [f"--data.cluster_column={column}"] if column else []
+        study = make_study(*SMALL, "--annotate.passes=[{prompt: {seed: 2}}]", *clusters)
+        annotate(study)
+        quality, annotator = write_labels(study), measure_annotator(study, read_labels(study))
+        intervals[column] = [
+            *(quality.annotator.accuracy_interval, quality.annotator.macro_f1_interval),
+            *(result.accuracy_interval for result in quality.passes),
+            annotator["accuracy_interval"],
+        ]
+    assert np.array(intervals["id"]) == pytest.approx(np.array(intervals[None]))
+    assert (np.diff(intervals["label"]) > 1.1 * np.diff(intervals[None])).all()
 
 
 def test_another_calibration_costs_no_annotation(make_study, engine):

@@ -6,9 +6,11 @@ import numpy as np
 
 from ..annotation.annotations import count_examples
 from ..data import NO_GOLD
-from ..labels.pool import StudyLabels
+from ..labels.pool import Pool, StudyLabels
 from ..study import Study
 from .metric_modules import LEVEL, load_metric
+from .near_duplicates import cluster_codes
+from .texts import clusters_of
 
 #: The fields that `metrics/annotation_uncertainty` computes under the same name; null without gold.
 FIELDS = (
@@ -21,7 +23,7 @@ def measure_annotator(study: Study, labels: StudyLabels) -> dict[str, Any]:
     """Return the fields of `AnnotatorResult`."""
     pool, status, names = labels.training_pool, labels.annotations[0].status, labels.training_pool.label_names
     scores = load_metric("annotation_uncertainty").compute(
-        predictions=pool.probs, references=pool.gold, label_mass=pool.label_mass
+        predictions=pool.probs, references=pool.gold, label_mass=pool.label_mass, clusters=clusters_of_pool(pool)
     )
     recall, gold_share, nll = dict.fromkeys(names), dict.fromkeys(names), None
     has_gold = np.flatnonzero(pool.gold != NO_GOLD)
@@ -47,6 +49,11 @@ def measure_annotator(study: Study, labels: StudyLabels) -> dict[str, Any]:
         "status": {name: status.count(name) for name in sorted(set(status))},
         "truncated": int(labels.annotations[0].truncated.sum()),
     }
+
+
+def clusters_of_pool(pool: Pool) -> np.ndarray | None:
+    """Return the clusters that intervals count, of shape `(n,)`; None where the recipe names no column of clusters."""
+    return None if pool.clusters is None else clusters_of(cluster_codes(pool.texts, pool.clusters))
 
 
 def one_rater_agreement(raters: np.ndarray) -> float | None:

@@ -35,7 +35,7 @@ def error_cells(teacher: np.ndarray, texts: Texts) -> Iterator[dict[str, Any]]:
     is_wrong = teacher != gold
     has_wrong = is_wrong.sum() > 1
     teacher_scores = load_metric("annotation_uncertainty").compute(
-        predictions=np.eye(num_classes)[teacher], references=gold
+        predictions=np.eye(num_classes)[teacher], references=gold, clusters=clusters_of(texts.clusters)
     )
 
     def share(name: str, labels: np.ndarray, references: np.ndarray, clusters: np.ndarray) -> dict[str, Any]:

@@ -6,9 +6,11 @@ from typing import Any
 import numpy as np
 from pydantic import ValidationError
 
+from ..analysis.annotator import clusters_of_pool
 from ..analysis.label_schema import LabelQuality, Uncertainty
 from ..analysis.measure import without_nan
 from ..analysis.metric_modules import metrics_folder
+from ..analysis.texts import clusters_of
 from ..annotation.annotations import count_examples
 from ..annotation.calibration import ON_GOLD
 from ..annotation.passes import read_progress
@@ -103,7 +105,14 @@ def _measure(pool: Pool) -> dict[str, Any]:
 
     uncertainty = evaluate.load(str(metrics_folder() / "annotation_uncertainty"), keep_in_memory=True)
     votes = {"votes": pool.votes} if pool.votes.shape[1] > 1 else {}
-    return dict(uncertainty.compute(predictions=pool.probs, references=pool.gold, label_mass=pool.label_mass, **votes))
+    figures = uncertainty.compute(
+        predictions=pool.probs,
+        references=pool.gold,
+        label_mass=pool.label_mass,
+        clusters=clusters_of_pool(pool),
+        **votes,
+    )
+    return dict(figures)
 
 
 def _measure_passes(study: Study, pool: Pool) -> list[dict[str, Any]]:
@@ -118,10 +127,11 @@ def _measure_passes(study: Study, pool: Pool) -> list[dict[str, Any]]:
     if len({(section.model, section.revision) for section in sections}) >= MANY_MODELS:
         probs = voting.aggregate(pool.votes, classes)
         sources["Dawid-Skene"] = np.where(np.isnan(probs[:, 0]), NO_GOLD, np.nan_to_num(probs).argmax(axis=1))
-    return [{"name": name, **_score(labels, pool.gold, classes)} for name, labels in sources.items()]
+    clusters = clusters_of_pool(pool)
+    return [{"name": name, **_score(labels, pool.gold, classes, clusters)} for name, labels in sources.items()]
 
 
-def _score(labels: np.ndarray, gold: np.ndarray, classes: int) -> dict[str, Any]:
+def _score(labels: np.ndarray, gold: np.ndarray, classes: int, clusters: np.ndarray | None) -> dict[str, Any]:
     """Return the shares of the labels, and their scores over the texts with gold."""
     import evaluate
 
@@ -131,7 +141,11 @@ def _score(labels: np.ndarray, gold: np.ndarray, classes: int) -> dict[str, Any]
     if not judged.any():
         return {"label_share": share.tolist(), "n_gold": 0}
     uncertainty = evaluate.load(str(metrics_folder() / "annotation_uncertainty"), keep_in_memory=True)
-    figures = uncertainty.compute(predictions=np.eye(classes)[labels[judged]], references=gold[judged])
+    figures = uncertainty.compute(
+        predictions=np.eye(classes)[labels[judged]],
+        references=gold[judged],
+        clusters=None if clusters is None else clusters_of(clusters[judged]),
+    )
     names = ("n_gold", "accuracy", "accuracy_interval", "macro_f1", "macro_f1_interval")
     return {"label_share": share.tolist(), **{name: figures[name] for name in names}}
 

@@ -8,7 +8,16 @@ import evaluate
 import numpy as np
 from scipy import special, stats
 
-from .shared import Direct, check_bins, check_labels, check_level, check_numbers, check_probabilities, sum_by_rank
+from .shared import (
+    Direct,
+    check_bins,
+    check_clusters,
+    check_labels,
+    check_level,
+    check_numbers,
+    check_probabilities,
+    sum_by_rank,
+)
 
 _CITATION = """\
 @article{lu2025feeding, title={Feeding LLM Annotations to BERT Classifiers at Your Own Risk},
@@ -36,6 +45,8 @@ Args:
         The labels that P passes over the texts gave; -1 where a pass gave none.
     label_mass (`list` of n `float`, *optional*):
         The raw probability mass on the labels, before renormalising.
+    clusters (`list` of n `int` or `str`, *optional*):
+        The document, thread or author of each row: intervals count clusters, not rows.
     alphas (`list` of `float`, *optional*, defaults to `(0.05, 0.1, 0.25)`):
         The shares of most uncertain rows of the error capture, in (0, 1].
     bins (`int`, *optional*, defaults to 10):
@@ -102,6 +113,7 @@ def annotation_uncertainty(
     references=None,
     votes=None,
     label_mass=None,
+    clusters=None,
     alphas=(0.05, 0.1, 0.25),
     bins=10,
     confidence_level=0.95,
@@ -112,6 +124,7 @@ def annotation_uncertainty(
     if references is None:
         references = np.full(items, -1)
     references = check_labels("references", references, items, min_label=-1, num_classes=classes)
+    clusters = check_clusters(clusters, items)
     check_level(confidence_level)
     bins = check_bins(bins)
     alphas = check_numbers("alphas", alphas, "shares").astype(np.float64)
@@ -142,23 +155,24 @@ def annotation_uncertainty(
         result["label_mass_mean"] = float(label_mass.mean())
     if votes is not None:
         votes = check_labels("votes", votes, items, "P votes", min_label=-1, num_classes=classes)
-        is_flipped, has_votes, figures = _votes(votes, classes, z)
+        is_flipped, has_votes, figures = _votes(votes, classes, clusters, z)
         result |= figures
     if has_gold.any():
         gold, labels, entropy = references[has_gold], labels[has_gold], entropy[has_gold]
+        clusters = np.unique(clusters[has_gold], return_inverse=True)[1]
         wrong = labels != gold
-        confusion = np.bincount(gold * classes + labels, minlength=classes**2).reshape(classes, classes)
-        result |= _scores(confusion, z)
-        result |= _calibration(predictions[has_gold], gold, ranked[has_gold, 0], ~wrong, bins, z)
-        result |= _detection(entropy, wrong, alphas, z)
-        result |= _auroc("entropy_auroc", entropy, wrong, np.zeros_like(gold), confidence_level)
-        result |= _auroc("within_class_auroc", entropy, wrong, gold, confidence_level)
+        result |= _scores(gold, labels, classes, clusters, z)
+        result |= _calibration(predictions[has_gold], gold, ranked[has_gold, 0], ~wrong, bins, clusters, z)
+        result |= _detection(entropy, wrong, alphas, clusters, z)
+        result |= _auroc("entropy_auroc", entropy, wrong, np.zeros_like(gold), clusters, confidence_level)
+        result |= _auroc("within_class_auroc", entropy, wrong, gold, clusters, confidence_level)
         if votes is not None:
-            result |= _flips(wrong[has_votes[has_gold]], is_flipped[has_gold & has_votes], z)
+            voted = has_votes[has_gold]
+            result |= _flips(wrong[voted], is_flipped[has_gold & has_votes], clusters[voted], z)
     return result
 
 
-def _votes(votes, classes, z):
+def _votes(votes, classes, clusters, z):
     """Return which rows are flipped, which have two votes or more, and the figures over the latter."""
     items, passes = votes.shape
     cells = votes + np.arange(items)[:, None] * classes
@@ -170,56 +184,58 @@ def _votes(votes, classes, z):
     figures = {
         "P": passes,
         "n_voted": len(num_votes),
-        **_rate("flip_rate", is_flipped[has_votes].sum(), len(num_votes), z),
+        **_rate("flip_rate", is_flipped[has_votes], clusters[has_votes], z),
         "vote_entropy_mean": float(_ratio(special.entr(counts / num_votes[:, None]).sum(), len(num_votes))),
         "pairwise_disagreement": float(_ratio(differ.sum(), len(num_votes))),
     }
     return is_flipped, has_votes, figures
 
 
-def _flips(wrong, is_flipped, z):
+def _flips(wrong, is_flipped, clusters, z):
     """Compute error rates of flipped and other rows, over those with gold and two votes or more."""
-    both, errors, flips = (wrong & is_flipped).sum(), wrong.sum(), is_flipped.sum()
     return {
-        "n_flipped": int(flips),
-        "n_unflipped": int(len(wrong) - flips),
-        **_rate("flipped_error_rate", both, flips, z),
-        **_rate("unflipped_error_rate", errors - both, len(wrong) - flips, z),
-        **_rate("flip_recall", both, errors, z),
+        "n_flipped": int(is_flipped.sum()),
+        "n_unflipped": int((~is_flipped).sum()),
+        **_rate("flipped_error_rate", wrong[is_flipped], clusters[is_flipped], z),
+        **_rate("unflipped_error_rate", wrong[~is_flipped], clusters[~is_flipped], z),
+        **_rate("flip_recall", is_flipped[wrong], clusters[wrong], z),
     }
 
 
-def _scores(confusion, z):
-    """Compute accuracy, macro-F1 and the noise structure from the confusion, whose rows are gold.
+def _scores(gold, labels, classes, clusters, z):
+    """Compute accuracy, macro-F1 and the noise structure.
 
     An item of gold class g that got label p moves F1 = 2 TP / S of class k, S = TP + FN + TP + FP, by
     (2 [g = p = k] - F1 ([g = k] + [p = k])) / S: the infinitesimal jackknife (Efron 1982).
     """
-    items, hits = confusion.sum(), confusion.diagonal()
+    confusion = np.bincount(gold * classes + labels, minlength=classes**2).reshape(classes, classes)
+    items, hits, is_right = confusion.sum(), confusion.diagonal(), labels == gold
     gold_counts, label_counts = confusion.sum(axis=1), confusion.sum(axis=0)
     recall, accuracy, present = _ratio(hits, gold_counts), hits.sum() / items, gold_counts > 0
     sizes = np.maximum(gold_counts + label_counts, 1)
     weight = np.where(present, 1 / sizes, 0) / present.sum()  # of one item in macro-F1
     f1 = 2 * hits / sizes
     influence = 2 * np.diag(weight) - (weight * f1)[:, None] - weight * f1
-    macro_f1, variance = f1[present].mean(), (confusion * influence**2).sum() * items / max(items - 1, 1)
+    macro_f1, num_clusters = f1[present].mean(), int(clusters.max()) + 1
+    moves = influence[gold, labels] * np.sqrt(num_clusters / max(num_clusters - 1, 1))
+    worth = _worth(macro_f1, moves, clusters, _count_clusters(gold, classes, clusters)[present], 1 / present.sum())
     between = (gold_counts[present] * (recall[present] - accuracy) ** 2).sum()
     return {
         "n_errors": int(items - hits.sum()),
-        **_rate("accuracy", hits.sum(), items, z),
+        **_rate("accuracy", is_right, clusters, z),
         "majority_accuracy": float(gold_counts.max() / items),
         "macro_f1": float(macro_f1),
-        "macro_f1_interval": _wilson(macro_f1, _worth(macro_f1, variance, gold_counts[present], 1 / present.sum()), z),
+        "macro_f1_interval": _wilson(macro_f1, worth, z),
         "confusion": confusion.tolist(),
         "per_class_n": gold_counts.tolist(),
-        **_rate("per_class_recall", hits, gold_counts, z),
-        **_rate("per_class_precision", hits, label_counts, z),
+        **_rates("per_class_recall", is_right, gold, classes, clusters, z),
+        **_rates("per_class_precision", is_right, labels, classes, clusters, z),
         "error_by_class": (1 - recall).tolist(),
         "class_share": float(min(_ratio(between, items * accuracy * (1 - accuracy)), 1)),
     }
 
 
-def _calibration(probs, gold, confidence, right, bins, z):
+def _calibration(probs, gold, confidence, right, bins, clusters, z):
     """Score probabilities against gold; `confidence` is that of the label, and bins of equal mass cut through ties."""
     items, probs = len(gold), probs / probs.sum(axis=1, keepdims=True)
     confidence = confidence.round(12)  # rounding errors must not move a probability to another bin
@@ -227,10 +243,11 @@ def _calibration(probs, gold, confidence, right, bins, z):
     edges = np.linspace(0, 1, bins + 1).round(12)
     at = np.maximum(np.searchsorted(edges, confidence) - 1, 0)  # bins are open below and closed above
     n = np.bincount(at, minlength=bins)
-    mean, accuracy = (_ratio(np.bincount(at, values, minlength=bins), n) for values in (confidence, right))
+    mean = _ratio(np.bincount(at, confidence, minlength=bins), n)
+    accuracy, worth = _share(right, at, bins, clusters)
     gaps = np.diff(sum_by_rank(confidence, right - confidence, np.linspace(0, items, bins + 1)))
     names = ("lower", "upper", "n", "confidence", "accuracy", "accuracy_interval")
-    columns = (*(c.tolist() for c in (edges[:-1], edges[1:], n, mean, accuracy)), _wilson(accuracy, n, z))
+    columns = (*(c.tolist() for c in (edges[:-1], edges[1:], n, mean, accuracy)), _wilson(accuracy, worth, z))
     return {
         "nll": float(special.rel_entr(1, of_gold).mean()),
         "brier": float(((probs**2).sum(axis=1) - 2 * of_gold + 1).mean()),
@@ -240,53 +257,88 @@ def _calibration(probs, gold, confidence, right, bins, z):
     }
 
 
-def _detection(entropy, wrong, alphas, z):
+def _detection(entropy, wrong, alphas, clusters, z):
     """Compute error capture and risk-coverage from one curve: the errors among the least uncertain rows."""
     items, errors = len(wrong), wrong.sum()
     kept = np.arange(1, items + 1)
     risk = sum_by_rank(entropy, wrong, kept) / kept
     best = np.maximum(kept - (items - errors), 0) / kept  # all errors last
-    captured = errors - sum_by_rank(entropy, wrong, items * (1 - alphas))
+    # How much of each error is captured: a part, where alpha cuts rows that tie.
+    _, group, sizes = np.unique(entropy, return_inverse=True, return_counts=True)
+    above = np.cumsum(sizes) - items * (1 - alphas[:, None])
+    captured = np.clip(above / sizes, 0, 1)[:, group[wrong]]
+    of_alpha, of_cluster = np.repeat(np.arange(len(alphas)), errors), np.tile(clusters[wrong], len(alphas))
     shown = np.ceil(np.linspace(0, items, min(items, 100) + 1)[1:]).astype(int)
     return {
         "alphas": alphas.tolist(),
-        **_rate("error_capture", captured, errors, z),
-        "lift": _ratio(captured, errors * alphas).tolist(),
+        **_rates("error_capture", captured.ravel(), of_alpha, len(alphas), of_cluster, z),
+        "lift": _ratio(captured.sum(axis=1), errors * alphas).tolist(),
         "risk_coverage": np.stack([shown / items, risk[shown - 1]], axis=1).tolist(),
         "aurc": float(risk.mean()),
         "e_aurc": float(risk.mean() - best.mean()),
     }
 
 
-def _auroc(name, entropy, wrong, group, level):
+def _auroc(name, entropy, wrong, group, clusters, level):
     """Compute P(a wrong row has more entropy than a right one of its group), ties half; all pairs count the same.
 
-    The variance is DeLong's (1988); over several groups, that of the ratio of all wins to all pairs.
+    The variance is DeLong's (1988); over several groups, that of the ratio of all wins to all pairs. With clusters, the
+    influences of a cluster's wrong and right rows are added up (Obuchowski 1997).
     """
-    wins, pairs, sizes = np.zeros(len(wrong)), np.zeros(len(wrong)), []
+    wins, pairs, sizes, num_pairs = np.zeros(len(wrong)), np.zeros(len(wrong)), [], []
     for k in np.unique(group):
         bad, good = np.flatnonzero((group == k) & wrong), np.flatnonzero((group == k) & ~wrong)
         both = stats.rankdata(np.concatenate([entropy[bad], entropy[good]]))
         wins[bad] = both[: len(bad)] - stats.rankdata(entropy[bad])
         wins[good] = len(bad) - (both[len(bad) :] - stats.rankdata(entropy[good]))
         pairs[bad], pairs[good] = len(good), len(bad)
-        sizes += [(len(bad), len(good))] * (len(bad) * len(good) > 0)
-    total, sizes = pairs[wrong].sum(), np.array(sizes)
+        if len(bad) and len(good):
+            sizes.append(min(len(np.unique(clusters[rows])) for rows in (bad, good)))
+            num_pairs.append(len(bad) * len(good))
+    total = sum(num_pairs)
     if not total:
         return {name: float("nan"), f"{name}_interval": [float("nan")] * 2}
     auroc = wins[wrong].sum() / total
-    kind = np.where(wrong, wrong.sum(), (~wrong).sum())  # how many rows are wrong, or right, like this one
-    variance = (((wins - auroc * pairs) / total) ** 2 * kind / np.maximum(kind - 1, 1)).sum()
-    worth = _worth(auroc, variance, sizes.min(axis=1), sizes.prod(axis=1) / total)
-    t = stats.t.ppf(0.5 + level / 2, max(kind.min() - 1, 1))
+    kinds = _count_clusters(wrong.astype(int), 2, clusters)  # with right rows, and with wrong ones
+    moves = (wins - auroc * pairs) / total * np.sqrt(kinds / np.maximum(kinds - 1, 1))[wrong.astype(int)]
+    worth = _worth(auroc, moves, clusters, np.array(sizes), np.array(num_pairs) / total)
+    t = stats.t.ppf(0.5 + level / 2, max(kinds.min() - 1, 1))
     return {name: float(auroc), f"{name}_interval": _wilson(auroc, worth, t)}
 
 
-def _worth(share, variance, sizes, weights):
-    """Return how many independent trials give a share this variance; without one, those of the parts' sizes."""
+def _worth(share, moves, clusters, sizes, weights):
+    """Return how many independent trials give a share the variance that its rows' moves add up to.
+
+    Clusters count as at most as many trials as their rows. Without a variance, the sizes of the parts count.
+    """
+    variance = (np.bincount(clusters, moves) ** 2).sum()
     if variance > 1e-15:
-        return share * (1 - share) / variance
+        return share * (1 - share) / max(variance, (moves**2).sum())
     return 1 / (weights**2 / sizes).sum()
+
+
+def _share(hits, group, num_groups, clusters):
+    """Return the share of hits in each group of rows, and how many independent trials it is worth.
+
+    That is the number of rows by the design effect (Kish 1965): the linearised variance of the share p, with
+    sum_g (sum of hit - p over the rows of cluster g)^2, by that of independent rows, with the sum of (hit - p)^2.
+    Clusters count as at most as many trials as their rows, and as one each where nothing varies.
+    """
+    trials = np.bincount(group, minlength=num_groups)
+    share = _ratio(np.bincount(group, hits, minlength=num_groups), trials)
+    moves = hits - share[group]
+    cells, cell = np.unique(clusters * num_groups + group, return_inverse=True)
+    by_row = np.bincount(group, moves**2, minlength=num_groups)
+    by_cluster = np.bincount(cells % num_groups, np.bincount(cell, moves) ** 2, minlength=num_groups)
+    worth = np.bincount(cells % num_groups, minlength=num_groups).astype(float)
+    has_variance = by_cluster > 1e-9  # above rounding errors
+    worth[has_variance] = (trials * np.minimum(_ratio(by_row, by_cluster), 1))[has_variance]
+    return share, worth
+
+
+def _count_clusters(group, num_groups, clusters):
+    """Return the number of clusters with rows in each group."""
+    return np.bincount(np.unique(clusters * num_groups + group) % num_groups, minlength=num_groups)
 
 
 def _wilson(share, trials, z):
@@ -296,9 +348,14 @@ def _wilson(share, trials, z):
     return np.clip(np.stack([middle - half, middle + half], axis=-1) / (trials + z**2)[..., None], 0, 1).tolist()
 
 
-def _rate(name, hits, trials, z):
-    share = _ratio(hits, trials)
-    return {name: share.tolist(), f"{name}_interval": _wilson(share, trials, z)}
+def _rates(name, hits, group, num_groups, clusters, z):
+    share, worth = _share(hits, group, num_groups, clusters)
+    return {name: share.tolist(), f"{name}_interval": _wilson(share, worth, z)}
+
+
+def _rate(name, hits, clusters, z):
+    rates = _rates(name, hits, np.zeros(len(hits), dtype=int), 1, clusters, z)
+    return {key: values[0] for key, values in rates.items()}
 
 
 def _ratio(parts, wholes):

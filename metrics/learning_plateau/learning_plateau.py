@@ -35,8 +35,8 @@ Args:
         The gain that would still be worth doubling the data for, in the unit of the scores.
     item_se, against_item_se, difference_item_se (`float`, *optional*, default to 0):
         Standard errors, over test items, of the mean gain of `scores`, of `against`, and of the difference of the two.
-        Without them intervals speak of this test set. `instability_comparison` of a variant's size N against
-        its size N / 2 gives the first two as `{score}_item_se`.
+        Without them intervals speak of this test set. The first two are the square root of `items` in the
+        `{score}_variance` that `instability_comparison` returns for a variant's size N against its size N / 2.
     asymptote (`bool`, *optional*, defaults to `False`):
         Also fit a power law to 1 - score, for scores in [0, 1]; takes seven sizes or more, log-spaced, the largest
         eight times the smallest.

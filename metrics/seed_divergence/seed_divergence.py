@@ -49,6 +49,8 @@ Args:
         Gold labels, needed for calibration and for the ensemble's gain.
     bins (`int`, *optional*, defaults to 10):
         Of both calibration errors.
+    clusters (`list` of n `int` or `str`, *optional*):
+        The document, thread or author of each item: intervals count clusters, not items.
     return_items (`bool`, *optional*, defaults to `False`):
         Also return `item_js_divergence`, one figure per item.
     confidence_level (`float`, *optional*, defaults to 0.95):
