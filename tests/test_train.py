@@ -24,7 +24,8 @@ from scipy.stats import entropy
 from steps import measure, open_runs, write_dataset
 
 from hf_recipes.analysis.annotator import divergence
-from hf_recipes.analysis.measure import NOT_CLASSIFIED, read_out_of_bag, without_nan
+from hf_recipes.analysis.measure import without_nan
+from hf_recipes.analysis.texts import NOT_CLASSIFIED, read_out_of_bag
 from hf_recipes.annotation.annotate import annotate
 from hf_recipes.errors import UserError
 from hf_recipes.hub.bundle import collect
