@@ -202,6 +202,7 @@ def test_where_nothing_can_be_compared_it_says_why_and_a_failing_class_is_not_hi
     without = [comparison.model_copy(update={"variance": None}) for comparison in two.comparisons]
     found = decide(two.model_copy(update={"comparisons": without}), RULE)
     assert (found.decision, found.reason) == ("inconclusive", NO_INTERVALS)
-    assert found.criteria[0].interval is None
+    assert [criterion.interval for criterion in found.criteria] == [None] * 3
+    assert decide(make_results(runs=2, f1=(0.9, 0.1)), RULE).worst_class == "c1"
     no_limit = Accept(macro_f1_loss=0.5, churn=0.5, min_class_f1=0)
     assert decide(make_results(f1=(0.0, 0.0)), no_limit).decision == "ship within limits"

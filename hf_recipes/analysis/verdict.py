@@ -42,7 +42,10 @@ def decide(figures: Figures, accept: Accept) -> VerdictResult:
     for name, figure, sign in (("macro_f1_loss", "macro_f1", -1), ("churn", "pairwise_disagreement", 1)):
         limit, comparison = getattr(accept, name), figures.find("llm", "gold", figure)  # type: ignore[arg-type]
         tests.append(_Test(name, limit, [_Bound.of(comparison, sign)] if comparison else []))
-    classes = [_Bound(-entry.value, error_variance(entry.variance), entry.name) for entry in figures.class_f1]
+    classes = [
+        _Bound(-entry.value, error_variance(entry.variance) if figures.R > 2 else None, entry.name)
+        for entry in figures.class_f1
+    ]
     is_complete = {entry.name for entry in figures.class_f1} >= set(_required_classes(figures))
     tests.append(_Test("min_class_f1", -accept.min_class_f1, classes, is_complete and accept.min_class_f1 > 0))
     criteria = [test.judge(level) for test in tests]
@@ -114,7 +117,10 @@ class _Test:
         fail_level = self.fail_level(level)
         return max(
             self.bounds,
-            key=lambda bound: (max(bound.interval(fail_level)[0] - self.limit, 0), bound.interval(level)[1]),
+            key=lambda bound: (
+                *(max(bound.interval(fail_level)[0] - self.limit, 0), bound.interval(level)[1]),
+                bound.value,
+            ),
         )
 
     def fail_level(self, level: float) -> float:

@@ -46,9 +46,9 @@ def _describe_with_gold(results: Results) -> Findings:
     cost, churn = differences["llm", "gold", "macro_f1"], differences["llm", "gold", "pairwise_disagreement"]
     if results.out_of_bag and results.out_of_bag.is_used:
         texts = (
-            f"On {results.n:,} test texts and about {results.out_of_bag.texts_per_run:,.0f} texts of the pool that a "
-            f"run did not train on, classifiers reach macro-F1 {number(cost.first)} on LLM labels and "
-            f"{number(cost.second)} on gold labels"
+            f"With {top:,} training texts, classifiers reach macro-F1 {number(cost.first)} on LLM labels and "
+            f"{number(cost.second)} on gold labels, on {results.n:,} test texts and about "
+            f"{results.out_of_bag.texts_per_run:,.0f} texts of the pool that a run did not train on"
         )
         on_test = f" On the test texts alone: {signed_difference(cost.test_only)}." if cost.test_only else ""
     else:
@@ -322,7 +322,7 @@ def _describe_gold_match(matches: list[GoldMatch], top: int) -> str:
     """Return between which numbers of gold labels classifiers are as good as on all LLM labels."""
     below = [match for match in matches if match.verdict == "lower"]
     above = [match for match in matches if match.verdict == "higher"]
-    start = f"As good in macro-F1 as {top:,} LLM labels are"
+    start = f"In macro-F1, {top:,} LLM labels are worth"
     most = min(above, key=lambda match: match.size, default=None)
     least = max(
         (match for match in below if most is None or match.size < most.size), key=lambda match: match.size, default=None
@@ -331,12 +331,12 @@ def _describe_gold_match(matches: list[GoldMatch], top: int) -> str:
     evidence = f" Against LLM labels: {', '.join(shown)}; corrected for the number of sizes." if shown else ""
     if most is not None:
         more = f"more than {least.size:,} and " if least else ""
-        return f"{start} {more}at most {most.size:,} gold labels alone.{evidence}"
+        return f"{start} {more}at most {most.size:,} gold labels.{evidence}"
     if least is None:
-        return f"{start} how many gold labels: inconclusive at these sizes."
+        return f"How many gold labels {top:,} LLM labels are worth is inconclusive at these sizes."
     if least.size == top:
-        return f"{start} more than {top:,} gold labels alone.{evidence}"
-    return f"{start} more than {least.size:,} gold labels; whether {top:,} are enough is inconclusive.{evidence}"
+        return f"{start} more than {top:,} gold labels.{evidence}"
+    return f"{start} more than {least.size:,} gold labels; whether {top:,} or more is inconclusive.{evidence}"
 
 
 def _describe_gains(llm: Plateau, gold: Plateau) -> str:

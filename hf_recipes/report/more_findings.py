@@ -84,7 +84,7 @@ def _describe_mitigations(results: Results) -> list[Finding]:
                 "against as many gold labels (Fieller's interval)."
             )
         if chance := _list_chance_level((name, control, "llm"), variants):
-            text += f" But {chance} is not better than chance: the gain cannot be judged."
+            text += f" But not better than chance: {chance}. The gain cannot be judged."
         findings.append(Finding(f"The mitigation ({name}).", text))
     return findings
 
@@ -95,12 +95,12 @@ def _describe_best(best: BestMitigation, variants: dict[str, VariantResult]) -> 
         f"the other halves it changes macro-F1 by {signed_difference(best)} against LLM labels, {judge(best)}."
     )
     if chance := _list_chance_level((best.variant, "llm"), variants):
-        text += f" But {chance} is not better than chance."
+        text += f" But not better than chance: {chance}."
     return text
 
 
 def _list_chance_level(names: Sequence[str], variants: dict[str, VariantResult]) -> str:
-    return " and ".join(name for name in names if variants[name].above_chance is False)
+    return ", ".join(name for name in names if variants[name].above_chance is False)
 
 
 def _describe_ensembles(ensembles: list[Ensemble], llm: VariantResult) -> str:
