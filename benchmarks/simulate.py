@@ -94,6 +94,14 @@ def load(metrics: Path, name: str) -> Callable[..., dict[str, Any]]:
     return getattr(import_module(f"{name}.{name}"), name)
 
 
+def compute(metrics: Path, name: str, *arguments: np.ndarray, clusters: np.ndarray, **options: Any) -> dict[str, Any]:
+    """Return what a metric module computes, with clusters of several texts where the module accepts them."""
+    function = load(metrics, name)
+    if clusters[-1] < len(clusters) - 1 and "clusters" in signature(function).parameters:
+        options["clusters"] = clusters
+    return function(*arguments, **options)
+
+
 def draw(design: Design, random: np.random.Generator, shifts: np.ndarray, items: int) -> tuple[np.ndarray, ...]:
     """Return gold (n,), clusters (n,) and scores (2, R, n, K) of runs with shifts of shape (2, R)."""
     num_clusters = -(-items // design.copies)
@@ -115,20 +123,22 @@ def draw_study(design: Design, number: int, runs: int, items: int) -> tuple[np.n
     return draw(design, random, design.shift(stats.norm.cdf(normal)), items)
 
 
-def compare(metrics: Path, labels: np.ndarray, gold: np.ndarray, clusters: np.ndarray, **options: Any) -> Any:
-    """Compare two variants' labels, of shape (2, R, n), with clusters where the folder's module accepts them."""
-    function = load(metrics, "instability_comparison")
-    if clusters[-1] < len(gold) - 1 and "clusters" in signature(function).parameters:
-        options["clusters"] = clusters
-    return function(*labels, gold, num_classes=CLASSES, **options)
+def compare(
+    metrics: Path, labels: np.ndarray, gold: np.ndarray, clusters: np.ndarray, **options: Any
+) -> dict[str, Any]:
+    """Compare two variants' labels, of shape (2, R, n)."""
+    options |= {"num_classes": CLASSES, "clusters": clusters}
+    return compute(metrics, "instability_comparison", *labels, gold, **options)
 
 
-def single_figures(metrics: Path, scores: np.ndarray, gold: np.ndarray) -> dict[str, tuple[float, list[float]]]:
+def single_figures(
+    metrics: Path, scores: np.ndarray, gold: np.ndarray, clusters: np.ndarray
+) -> dict[str, tuple[float, list[float]]]:
     """Return figures of one variant with their intervals, where they are defined."""
-    labels = scores.argmax(axis=2)
-    quality = load(metrics, "seed_scores")(labels, gold, num_classes=CLASSES)
-    stability = load(metrics, "seed_instability")(labels, gold, num_classes=CLASSES)
-    divergence = load(metrics, "seed_divergence")(special.softmax(2 * scores.astype(float), axis=2))
+    labels, probabilities = scores.argmax(axis=2), special.softmax(2 * scores.astype(float), axis=2)
+    quality = compute(metrics, "seed_scores", labels, gold, num_classes=CLASSES, clusters=clusters)
+    stability = compute(metrics, "seed_instability", labels, gold, num_classes=CLASSES, clusters=clusters)
+    divergence = compute(metrics, "seed_divergence", probabilities, clusters=clusters)
     figures = {}
     for source, names in (
         (quality, ("accuracy_mean", "macro_f1_mean", "accuracy_distribution_variance")),
@@ -157,7 +167,7 @@ def find_truth(metrics: Path, design: Design, is_single: bool) -> dict[str, floa
     for part in np.split(shifts, TRUTH_PARTS, axis=1):
         gold, clusters, scores = draw(replace(design, copies=1), random, part, TRUTH_ITEMS)
         if is_single:
-            values = {name: value for name, (value, _) in single_figures(metrics, scores[1], gold).items()}
+            values = {name: value for name, (value, _) in single_figures(metrics, scores[1], gold, clusters).items()}
         else:
             result = compare(metrics, scores.argmax(axis=3), gold, clusters)
             values = {figure: result[f"{figure}_difference"] for figure in FIGURES}
@@ -182,8 +192,8 @@ def comparison_study(number: int, metrics: Path, name: str, truth: dict[str, flo
 
 
 def single_study(number: int, metrics: Path, name: str, truth: dict[str, float], items: int, runs: int) -> Any:
-    gold, _, scores = draw_study(DESIGNS[name], number, runs, items)
-    figures = single_figures(metrics, scores[1], gold)
+    gold, clusters, scores = draw_study(DESIGNS[name], number, runs, items)
+    figures = single_figures(metrics, scores[1], gold, clusters)
     return {f"{name}, {figure}": cover(truth[figure], interval) for figure, (_, interval) in figures.items()}
 
 
@@ -362,7 +372,7 @@ def table(studies: int = 1000, metrics: Path = METRICS) -> None:  # noqa: PLR091
 
     for items in (100, 500):
         rows = {}
-        for name in ("calm", "unlike", "skewed"):
+        for name in ("calm", "unlike", "skewed", "clustered"):
             truth = find_truth(metrics, DESIGNS[name], is_single=True)
             rows |= measure(studies, single_study, metrics, name, truth, items)
         show_table(f"The second variant, {items} texts: {CONTAINS}", rows, studies)
