@@ -27,8 +27,7 @@ COMMANDS = [
     "push.py --rows=5000 --repeats=3",
     "space.py --texts=500 --seeds=5 --repeats=7 --clients=10",
     "cost.py check",
-    "simulate.py coverage --studies=200",
-    "simulate.py plateau --studies=200",
+    "simulate.py table --studies=100",
 ]
 
 

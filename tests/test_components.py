@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hf_recipes.analysis import components
 from hf_recipes.analysis.components import disagreement, variances
 
 SOURCES = ["subset", "init", "order"]
@@ -58,6 +59,19 @@ def simulate(rng, sds, levels=3):
     for axis, sd in enumerate(sds[:3]):
         scores += np.expand_dims(rng.normal(size=levels) * sd, [a for a in range(3) if a != axis])
     return scores
+
+
+@pytest.mark.parametrize("levels", [2, 3, 5])
+@pytest.mark.parametrize("sds", [(1, 0, 0, 0), (1, 1, 1, 1), (0, 0, 0, 1)])
+def test_the_interval_of_the_total_contains_the_truth(levels, sds, monkeypatch):
+    """1,000 simulated studies; fiducial draws contained it in 81% of those with L = 3 and unexplained chance alone."""
+    monkeypatch.setattr(components, "DRAWS", 2)  # of the other intervals
+    rng = np.random.default_rng(levels)
+    num_covered = 0
+    for _ in range(1000):
+        low, high = variances(simulate(rng, sds, levels), SOURCES)["total"]["interval"]
+        num_covered += low <= np.square(sds).sum() <= high
+    assert num_covered >= 930
 
 
 @pytest.mark.slow

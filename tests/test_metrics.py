@@ -288,25 +288,33 @@ def test_scores_need_references_and_known_labels(scores):
         scores.compute(predictions=[[0, 2], [1, 1]], references=[0, 1], num_classes=2)
 
 
+# Rows of the simulations with cells below .90, for reasons that docs/power.md gives.
+TOO_NARROW = {"heavy-tailed, pairwise_disagreement"}
+
+
 @pytest.mark.slow
-@pytest.mark.timeout(1800)
-def test_the_simulations_of_the_docs_say_no_less_than_what_modules_promise():
-    """300 studies a cell: no interval that is given holds the truth less than 93%, no test rejects more than 6%."""
-    command = [sys.executable, "benchmarks/simulate.py", "coverage", "--studies=300"]
+@pytest.mark.timeout(3600)
+def test_simulated_intervals_contain_the_truth_and_tests_seldom_reject_it():
+    """300 studies a cell: the Monte Carlo error of a .95 is .013."""
+    command = [sys.executable, "benchmarks/simulate.py", "table", "--studies=300"]
     printed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in printed.splitlines() if line[:1] == "|"]
-    checked = 0
-    equal = False
-    for name, *cells in rows:
-        if cells[0].startswith("R ="):
-            equal = name in ("two variants, equal in truth", "a variant against its own ladder")
-        for runs, cell in zip((3, 5, 10, 20, 50), cells, strict=True):
-            if not cell.startswith(("0", "1")):
-                continue
-            value, checked = float(cell), checked + 1
-            is_reference = "multi-bootstrap" in name
-            if "found" in name or "below" in name:
-                assert not equal or value <= 0.06 + 3 * 0.014, (name, runs, value)
-            elif not is_reference:
-                assert value >= 0.93 - 3 * 0.015, (name, runs, value)
-    assert checked >= 100
+    coverages, num_false_alarms, is_coverage, num_studies = [], 0, False, 0
+    for line in printed.splitlines():
+        if " studies a cell: " in line:
+            num_studies = int(line.split()[0])
+        if not line.startswith("| ") or num_studies < 300:
+            continue
+        name, *cells = [cell.strip() for cell in line.strip("|").split("|")]
+        if cells[0][:4] in ("R = ", "L = ", "shif"):
+            is_coverage = "95% interval contains the truth" in name
+            continue
+        rates = [float(cell.split(" / ")[0]) for cell in cells]
+        if is_coverage and " / " in cells[0]:
+            assert name in TOO_NARROW or min(rates) >= 0.9, line
+            coverages += rates
+        elif ("found: equal" in name) or name.endswith(("equal SDs", "none is true")):
+            assert max(rates) <= 0.06 + 3 * 0.014, line
+            num_false_alarms += len(rates)
+    assert np.mean(coverages) >= 0.94
+    assert len(coverages) > 400
+    assert num_false_alarms == 4 * (4 + 4 + 2)

@@ -9,7 +9,7 @@ from scipy import stats
 
 from .metric_modules import LEVEL
 
-DRAWS = 20_000  # of the intervals of variance components
+DRAWS = 20_000  # of the intervals of single variance components
 
 
 def disagreement(labels: np.ndarray, sources: list[str], num_classes: int) -> dict[str, dict[str, Any]]:
@@ -82,8 +82,8 @@ def variances(scores: np.ndarray, sources: list[str]) -> dict[str, dict[str, Any
     """Return variance components of a score under the crossed random-effects model, by the method of moments.
 
     A component's interval is fiducial: the quantiles of what it would be if each mean square were its expectation times
-    a chi-square over its degrees of freedom (Hannig, Iyer & Patterson 2006). With few levels it is wide.
-    It is conditional on these test texts.
+    a chi-square over its degrees of freedom (Hannig, Iyer & Patterson 2006). That of the total is by `_total_interval`.
+    With few levels both are wide. They are conditional on these test texts.
 
     Args:
         scores (`np.ndarray` of shape `(L, ..., L)`):
@@ -98,14 +98,14 @@ def variances(scores: np.ndarray, sources: list[str]) -> dict[str, dict[str, Any
     """
     levels, axes = scores.shape[0], tuple(range(scores.ndim))
     effects = [subset for subset in _subsets(axes) if subset]
-    squares, freedom = [], []
-    for subset in effects:
+    squares, freedom = np.zeros(len(effects)), np.zeros(len(effects))
+    for place, subset in enumerate(effects):
         effect = np.zeros(())
         for inner in _subsets(subset):
             other_axes = tuple(axis for axis in axes if axis not in inner)
             effect = effect + (-1) ** (len(subset) - len(inner)) * scores.mean(axis=other_axes, keepdims=True)
-        freedom.append((levels - 1) ** len(subset))
-        squares.append(float(np.square(effect).sum()) * levels ** (len(axes) - len(subset)) / freedom[-1])
+        freedom[place] = (levels - 1) ** len(subset)
+        squares[place] = np.square(effect).sum() * levels ** (len(axes) - len(subset)) / freedom[place]
     # A mean square's expectation is the sum of the components of all effects that include its own, times their runs.
     inverse = np.array(
         [
@@ -116,20 +116,46 @@ def variances(scores: np.ndarray, sources: list[str]) -> dict[str, dict[str, Any
             for inner in effects
         ]
     )
-    inverse = np.vstack([inverse, inverse.sum(axis=0)])
     chance = np.random.default_rng(0).chisquare(freedom, (DRAWS, len(effects)))
-    possible = (np.array(freedom) * np.array(squares) / chance) @ inverse.T
-    low, high = np.quantile(possible, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
+    possible = (freedom * squares / chance) @ inverse.T
+    intervals = np.quantile(possible, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0).T.tolist()
+    intervals.append(_total_interval(inverse.sum(axis=0) * squares, freedom))
+    components = inverse @ squares
+    result = {}
     names = [":".join(sources[axis] for axis in subset) for subset in effects]
-    return {
-        name: {
-            "variance": float(value),
-            "interval": [float(below), float(above)],
-            "sd": float(np.sqrt(max(0.0, value))),
-            "sd_interval": [float(np.sqrt(max(0.0, below))), float(np.sqrt(max(0.0, above)))],
+    for name, value, (low, high) in zip(
+        [*names, "total"], [*components.tolist(), float(components.sum())], intervals, strict=True
+    ):
+        result[name] = {
+            "variance": value,
+            "interval": [low, high],
+            "sd": max(0.0, value) ** 0.5,
+            "sd_interval": [max(0.0, low) ** 0.5, max(0.0, high) ** 0.5],
         }
-        for name, value, below, above in zip([*names, "total"], inverse @ np.array(squares), low, high, strict=True)
-    }
+    return result
+
+
+def _total_interval(terms: np.ndarray, freedom: np.ndarray) -> list[float]:
+    """Return the interval of the sum of all components, which is a sum of mean squares with weights of 0 or more.
+
+    Fiducial draws of such a sum are too large: each divides by a chi-square, whose inverse has no mean below 3 degrees
+    of freedom, and in the sum of several the large draws always win. Their lower limit is above the truth too often.
+
+    The lower limit is Satterthwaite's (1946): if mean squares of few degrees of freedom are too large by chance, they
+    dominate the sum, and the limit uses their few degrees of freedom. Where they are too small he would use too many,
+    so the upper limit is that of Graybill & Wang (1980), in which each mean square has its own degrees of freedom.
+
+    Args:
+        terms (`np.ndarray`): mean squares by effect, each times its weight in the total.
+        freedom (`np.ndarray`): their degrees of freedom.
+    """
+    total = float(terms.sum())
+    if not total:
+        return [0.0, 0.0]
+    of_total = total**2 / (np.square(terms) / freedom).sum()
+    low = total * of_total / stats.chi2.ppf((1 + LEVEL) / 2, of_total)
+    excess = freedom / stats.chi2.ppf((1 - LEVEL) / 2, freedom) - 1
+    return [float(low), total + float(np.sqrt(np.square(excess * terms).sum()))]
 
 
 def _subsets(items: Any) -> Iterator[tuple[int, ...]]:

@@ -150,7 +150,7 @@ def seed_instability(
     if len(at_r):
         result["unanimity_at"] = {int(r): float(total / items) for r, total in zip(at_r, votes.at_r, strict=True)}
     if references is not None:
-        result |= _error_consistency(predictions, references, present, confidence_level)
+        result |= _error_consistency(predictions, references, present, clusters, confidence_level)
         result |= _per_class(votes, group, present, clusters, confidence_level)
     if return_items:
         result["item_disagreement"] = votes.disagreement.tolist()
@@ -320,12 +320,13 @@ def _per_class(votes, group, present, clusters, level):
     return {f"per_class_{name}": figures for name, figures in result.items()}
 
 
-def _error_consistency(predictions, references, present, level):
+def _error_consistency(predictions, references, present, clusters, level):
     """Compute Geirhos et al. 2020, averaged over pairs of runs; the pairs' counts are products of small matrices.
 
-    The interval is a jackknife over runs and over `FOLDS` folds of items.
+    The interval is a jackknife over runs and over `FOLDS` folds of items, or of clusters.
     """
     runs, items = predictions.shape
+    is_clustered = clusters.max() + 1 < items
     folds, sizes = np.zeros((FOLDS, runs, runs)), np.zeros(FOLDS)
     of_class = {k: np.zeros((runs, runs)) for k in present.tolist()}
     block = max(BLOCK_BYTES // (4 * runs), 1)
@@ -334,11 +335,13 @@ def _error_consistency(predictions, references, present, level):
         order = np.argsort(references[part], kind="stable")
         right = np.ascontiguousarray((predictions[:, part] == references[part]).T)[order].astype(np.float32)
         gold = references[part][order]
+        # Folds go by the place in the block, so that small classes fill all of them, or by the cluster.
+        fold_of = (clusters[part][order] if is_clustered else np.arange(len(order))) % FOLDS
         bounds = np.flatnonzero(np.diff(gold)) + 1
         for first, last in zip([0, *bounds], [*bounds, len(order)], strict=True):
             both = np.zeros((FOLDS, runs, runs))
-            for fold in range(FOLDS):  # by the place in the block, so that small classes fill all folds
-                members = right[first + (fold - first) % FOLDS : last : FOLDS]
+            for fold in range(FOLDS):
+                members = right[first:last][fold_of[first:last] == fold]
                 both[fold] = members.T @ members
                 sizes[fold] += len(members)
             folds += both
