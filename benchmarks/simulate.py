@@ -1,6 +1,7 @@
 """Print how often intervals contain the truth, how wide they are, and what studies find: the table of docs/power.md.
 
     .venv/bin/python benchmarks/simulate.py table [--studies=1000] [--metrics=PATH]
+    .venv/bin/python benchmarks/simulate.py claims [--studies=200]
 
 Studies are simulated with known truth. A text has a score for each of three classes. A run adds noise to each score.
 The score of the gold class rises by the variant's skill and by the run's shift, which all texts share. The label is the
@@ -24,7 +25,13 @@ from joblib import Parallel, delayed
 from ratio import show
 from scipy import special, stats
 
+from hf_recipes.analysis.comparisons import best_mitigation, compare_variants, match_gold, plateaus
 from hf_recipes.analysis.components import variances
+from hf_recipes.analysis.copied_errors import error_cells
+from hf_recipes.analysis.measure import find_claims
+from hf_recipes.analysis.metric_modules import correct
+from hf_recipes.analysis.texts import Texts
+from hf_recipes.data import Rows as TextRows
 
 METRICS = Path(__file__).resolve().parent.parent / "metrics"
 RUNS = (3, 5, 10, 20)
@@ -33,6 +40,7 @@ CONTAINS = "95% interval contains the truth / half its mean width"
 CLASSES = 3
 FIGURES = ("macro_f1", "pairwise_disagreement")
 MAX_LOSS, MAX_CHURN = 0.02, 0.03  # limits of the verdict
+VARIANTS = ("gold", "llm", "noise-fixed", "llm-entropy-replace", "llm-random-replace", "llm-audit", "gold-only")
 LOOKS = {"4 looks": (3, 5, 10, 20), "11 looks": (3, 4, 5, 6, 7, 8, 10, 12, 15, 17, 20)}
 TRUTH_PARTS, TRUTH_RUNS, TRUTH_ITEMS = 50, 20, 5000
 
@@ -238,10 +246,13 @@ def power_study(number: int, metrics: Path, name: str, design: Design, items: in
     loss, less_churn = result["macro_f1_interval"], result["pairwise_disagreement_interval"]
     outcomes = {}
     if not name.startswith("disagreement"):
-        outcomes["A difference in macro-F1 is found"] = result["macro_f1_verdict"] != "cannot tell"
+        outcomes["A difference in macro-F1 is found"] = result["macro_f1_verdict"] in ("higher", "lower")
         outcomes["The loss fails its limit"] = loss[0] > MAX_LOSS
     if not name.startswith("macro-F1"):
-        outcomes["A difference in disagreement is found"] = result["pairwise_disagreement_verdict"] != "cannot tell"
+        outcomes["A difference in disagreement is found"] = result["pairwise_disagreement_verdict"] in (
+            "higher",
+            "lower",
+        )
     if name == "equal":
         outcomes["Loss and churn hold their limits"] = loss[1] < MAX_LOSS and -less_churn[0] < MAX_CHURN
     row = f"{name}, shift {design.shifts[0]}, {items} texts"
@@ -278,7 +289,7 @@ def other_tests_study(number: int, metrics: Path, runs: int) -> Any:
     variant, *steps = scores.argmax(axis=3).reshape(4, runs, 500)
     result = compare(metrics, np.stack([variant, steps[-1]]), gold, clusters, ladder=steps)["iso_accuracy"]
     if result["status"] == "ok":
-        rows["iso-accuracy finds a difference, none is true"] = (float(result["verdict"] != "cannot tell"),)
+        rows["iso-accuracy finds a difference, none is true"] = (float(result["verdict"] in ("higher", "lower")),)
     return rows
 
 
@@ -311,6 +322,35 @@ def components_study(number: int, row: str, sds: tuple[float, ...], levels: int)
         f"{row}: total": cover(sum(sd**2 for sd in sds), result["total"]["interval"]),
         f"{row}: first source": cover(sds[0] ** 2, result["subset"]["interval"]),
     }
+
+
+def claims_study(number: int, name: str, runs: int) -> Any:
+    """A study of seven variants at two sizes that are all equal in truth: which false claims its report makes."""
+    random = np.random.default_rng((number, runs, crc32(name.encode())))
+    design, items, runs_of = DESIGNS[name], 500, {}
+    keys = [(variant, size) for size in (100, 200) for variant in VARIANTS]
+    # All runs of all variants see the same texts.
+    shifts = design.shift(random.random((2, len(keys) * runs + 1)))
+    gold, clusters, scores = draw(design, random, shifts, items)
+    labels = scores[0].argmax(axis=2)
+    for place, key in enumerate(keys):
+        runs_of[key] = labels[place * runs : (place + 1) * runs]
+    rows = TextRows([str(i) for i in range(items)], [""] * items, gold, ["a", "b", "c"])
+    texts = Texts(rows, runs_of, clusters)
+    variants = [{"variant": key[0], "size": key[1], **texts.score(key)} for key in keys]
+    comparisons, cells = compare_variants(texts, texts, texts), list(error_cells(labels[-1], texts))
+    claims = find_claims(comparisons, list(match_gold(texts)), cells, best_mitigation(variants, texts), None)
+    correct(claims)
+    primary = [comparison for comparison in comparisons if comparison["primary"]]
+    gains = [plateau for plateau in plateaus(variants, texts) if plateau["variant"] in ("gold", "llm")]
+    outcomes = {
+        "a primary claim": any(claim["verdict"] != "inconclusive" for claim in primary),
+        "another claim": any(claim["verdict"] != "inconclusive" for claim in claims),
+        "the last doubling helped": any(plateau["verdict"] == "gains" for plateau in gains),
+    }
+    outcomes["any claim"] = any(outcomes.values())
+    outcomes["any, without correction"] = any(claim["p_value"] < 0.05 for claim in primary + claims)
+    return {f"{name}: {what}": (float(is_made),) for what, is_made in outcomes.items()}
 
 
 # ----------------------------------------------------------------------------------------------------------- tables
@@ -419,6 +459,15 @@ def table(studies: int = 1000, metrics: Path = METRICS) -> None:  # noqa: PLR091
     for name, sds in (("one source", (1, 0, 0, 0)), ("equal shares", (1, 1, 1, 1)), ("other chance", (0, 0, 0, 1))):
         rows |= measure(studies, components_study, name, sds, columns=(2, 3, 5))
     show_table(f"Variance components, three sources: {CONTAINS}", rows, studies, ["L = 2", "L = 3", "L = 5"])
+
+
+@app.command()
+def claims(studies: int = 200) -> None:
+    """Print how often the report of a study whose variants are all equal makes a false claim."""
+    rows: Rows = {}
+    for name in ("calm", "skewed", "heavy-tailed"):
+        rows |= measure(studies, claims_study, name, columns=(5, 10))
+    show_table("False claims of a report, 500 texts", rows, studies, ["R = 5", "R = 10"])
 
 
 if __name__ == "__main__":

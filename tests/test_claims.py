@@ -8,8 +8,8 @@ from sklearn.linear_model import LogisticRegression
 from hf_recipes.analysis.annotator import estimate_gold_error
 from hf_recipes.analysis.comparisons import compare_variants, plateaus
 from hf_recipes.analysis.copied_errors import error_cells
-from hf_recipes.analysis.measure import _correct_secondary
-from hf_recipes.analysis.metric_modules import load_metric
+from hf_recipes.analysis.measure import find_claims
+from hf_recipes.analysis.metric_modules import correct, load_metric
 from hf_recipes.analysis.texts import Texts, same_distribution
 from hf_recipes.data import Rows
 from hf_recipes.report.findings import describe
@@ -55,7 +55,7 @@ def make_texts(seed, gold_error=0.0, by_text=False, num_test=400, pool=900):
 def read_report(texts, teacher, gold_error=None):
     """Return the sentences on the control, and how the errors compare with it."""
     comparisons, cells = compare_variants(texts, texts, texts), list(error_cells(teacher, texts))
-    _correct_secondary(comparisons, [], cells, None, None)
+    correct(find_claims(comparisons, [], cells, None, None))
     variants = [
         {"variant": name, "size": SIZE, "above_chance": True, "gold_train_labels": [0], "per_class_disagreement": {}}
         for name in ("gold", "llm")

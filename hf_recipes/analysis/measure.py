@@ -70,7 +70,7 @@ def measure(study: Study, labels: StudyLabels, runs: Runs) -> Results:
             plateaus_of = list(plateaus(variants, with_gold))
             if labels.teacher is not None:
                 cells = list(error_cells(labels.teacher[labels.test_gold != NO_GOLD], with_gold))
-        _correct_secondary(comparisons, gold_match, cells, best, iso_accuracy)
+        correct(find_claims(comparisons, gold_match, cells, best, iso_accuracy))
         audit = None
         if study.recipe.few_gold:
             audit = {
@@ -127,14 +127,14 @@ def _read_looks(study: Study) -> list[list[int]]:
     return record["looks"] if record else []
 
 
-def _correct_secondary(
+def find_claims(
     comparisons: list[dict[str, Any]],
     gold_match: list[dict[str, Any]],
     cells: list[dict[str, Any]],
     best: dict[str, Any] | None,
     iso_accuracy: dict[str, Any] | None,
-) -> None:
-    """Correct the differences that sentences of the report state, apart from the primary ones, for each other."""
+) -> list[dict[str, Any]]:
+    """Return the differences that sentences of the report state, apart from the primary ones."""
     top = max(comparison["size"] for comparison in comparisons) if comparisons else 0
     claims = [
         comparison
@@ -150,9 +150,7 @@ def _correct_secondary(
             changes = (entry["since"] or {}).values()
             fields = [entry["copied_above_gold"], entry["copied_above_noise"], *changes]
             claims += [field for field in fields if isinstance(field, dict)]
-    claims += [claim for claim in (best, iso_accuracy) if claim]
-    if claims:
-        correct(claims)
+    return claims + [claim for claim in (best, iso_accuracy) if claim]
 
 
 def _class_f1(texts: Texts) -> Iterator[dict[str, Any]]:
