@@ -23,6 +23,7 @@ from hf_recipes.cost import (
     read_shape,
 )
 from hf_recipes.data import open_rows
+from hf_recipes.errors import UserError
 from hf_recipes.models import Model
 from hf_recipes.plan import make_plan
 from hf_recipes.recipe import Train
@@ -143,6 +144,12 @@ def test_the_plan_is_a_table_with_hours_and_bytes_and_knows_its_devices(command,
     code, _, errors = command(*given, "--device", "abacus")
     assert code == 2
     assert f"`--device` must be one of {', '.join(DEVICES)}. Got abacus." in errors
+
+
+def test_validation_rows_are_not_there_to_be_trained_on(make_study, tiny_encoder):
+    study = make_study(*SMALL, f"--train.encoder={tiny_encoder}", "--train.validation_size=40")
+    with pytest.raises(UserError, match="`grid.sizes` must be at most 17, .* not used for validation. Got 20"):
+        make_plan(study)
 
 
 def test_bytes_a_row_are_those_of_files_of_some_size(make_study, engine, tmp_path):
