@@ -24,6 +24,7 @@ COVERED = (
     ("audit/sample.json", 2, "audit sample"),
     ("audit/labels.json", 2, "audit import"),
     ("runs/*/*/*/predictions.parquet", 4, "train"),
+    ("runs/*/*/*/out_of_bag.parquet", 4, "train"),
     ("runs/*/*/*/run.json", 4, "train"),
     ("report/labels.json", 2, "annotate"),
     ("report/results.json", 2, "report"),

@@ -234,6 +234,11 @@ class Train(Section):
     checkpoint: Literal["last", "best"] = Field(
         "last", description="best: the epoch with the best macro-F1 on the validation rows"
     )
+    out_of_bag: int = Field(
+        2000,
+        ge=0,
+        description="texts of the pool that each run also classifies, apart from those that it trained on; 0 for none",
+    )
     save_models: bool = Field(False, description="keep every classifier, as runs/.../model")
     trackers: list[Literal["tensorboard", "trackio", "wandb"]] = Field(
         [], description="trackers of accelerate; runs are grouped by variant"

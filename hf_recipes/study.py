@@ -6,7 +6,7 @@
     annotations/current.json          which of the following the later steps read
     annotations/<key>/                part-*.parquet (append-only), content_free.parquet, manifest.json (last)
     dataset/  dataset.json            what the Hub gets, and the key it was made under
-    runs/<variant>/n<size>/<seed>/        predictions.parquet, run.json (or failed.json)
+    runs/<variant>/n<size>/<seed>/        predictions.parquet, out_of_bag.parquet, run.json (or failed.json)
     runs/<variant>/n<size>/.<seed>.lock   held while the run is trained
     audit/                            sample.json, labels.json: a random sample, and people's labels
     tracking/                         what accelerate's trackers keep in files

@@ -40,6 +40,10 @@ def swap(one, other):
     other.write_bytes(content)
 
 
+def cut(file):
+    file.write_bytes(file.read_bytes()[:-100])
+
+
 def swap_texts(table):
     texts = table["text"].to_pylist()
     return table.set_column(table.column_names.index("text"), "text", pa.array([texts[1], texts[0], *texts[2:]]))
@@ -50,6 +54,10 @@ TAMPERED = {
     "predictions of two runs swapped": (
         lambda root: swap(*(root / f"runs/llm/n20/{seed}/predictions.parquet" for seed in (0, 1))),
         ("runs/llm/n20/0", "train"),
+    ),
+    "out-of-bag texts cut off": (
+        lambda root: cut(root / "runs/gold/n20/0/out_of_bag.parquet"),
+        ("runs/gold/n20/0", "train"),
     ),
     "content-free inputs lost": (
         lambda root: rewrite(next(root.glob("annotations/*/content_free.parquet")), lambda table: table.slice(0, 1)),

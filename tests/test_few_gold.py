@@ -86,6 +86,8 @@ def test_a_grid_without_any_gold_tells_what_wants_none(make, tmp_path):
     study = make(ALONE, "--grid.crossed={variants: [llm], levels: 2}")
     annotate(study)
     assert train(study) == {}
+    assert not len(open_runs(study).pool_sample)
+    assert not list(study.root.glob("runs/*/*/*/out_of_bag.parquet"))
     results, page, html = report(study)
     assert results.audit.model_dump() == {part: {"drawn": 0, "labelled": 0} for part in ("pool", "test")}
     for variant in results.variants:

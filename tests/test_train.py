@@ -11,6 +11,7 @@ import sys
 import time
 from collections import Counter
 from contextlib import suppress
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
@@ -23,7 +24,7 @@ from scipy.stats import entropy
 from steps import measure, open_runs, write_dataset
 
 from hf_recipes.analysis.annotator import divergence
-from hf_recipes.analysis.measure import without_nan
+from hf_recipes.analysis.measure import NOT_CLASSIFIED, read_out_of_bag, without_nan
 from hf_recipes.annotation.annotate import annotate
 from hf_recipes.errors import UserError
 from hf_recipes.labels.pool import read_labels
@@ -33,7 +34,7 @@ from hf_recipes.report.page import write_report
 from hf_recipes.study import Study, cpu_capability, read_json
 from hf_recipes.training.fine_tuning import fine_tune, pad
 from hf_recipes.training.grid import all_runs, make_run
-from hf_recipes.training.runs import check_training, other_runs
+from hf_recipes.training.runs import Runs, check_training, other_runs
 from hf_recipes.training.train import train
 from hf_recipes.variants import CONTROLS, VARIANTS
 
@@ -151,6 +152,7 @@ def test_every_ingredient_of_a_run_is_in_its_key(annotated, monkeypatch):
         "rows": "--data.seed=3",
         "encoder": "--train.encoder=models/SmolLM2-135M-Instruct",
         "validation": "--train.validation_size=10",
+        "out-of-bag": "--train.out_of_bag=50",
     }
     keys = {
         name: open_runs(annotated(change)).key(run) for name, change in changes.items()
@@ -160,11 +162,102 @@ def test_every_ingredient_of_a_run_is_in_its_key(annotated, monkeypatch):
     for other in ("seed", "size", "variant"):
         place = {"seed": ("llm", 10, 1), "size": ("llm", 20, 0), "variant": ("gold", 10, 0)}[other]
         keys[other] = open_runs(study).key(the_run(study, *place))
+    labels = read_labels(study)
+    gold = labels.training_pool.gold.copy()
+    row = open_runs(study).out_of_bag(run)[0]
+    gold[row] = (gold[row] + 1) % 3
+    changed = replace(labels, training_pool=replace(labels.training_pool, gold=gold))
+    keys["gold of an out-of-bag text"] = Runs(study, changed).key(run)
     monkeypatch.setattr("hf_recipes.training.runs.cpu_threads", lambda: 99)
     keys["threads"] = open_runs(study).key(run)
     monkeypatch.setattr("hf_recipes.training.runs.versions", lambda *names: {"torch": "0"})
     keys["versions"] = open_runs(study).key(run)
     assert len({base, *keys.values()}) == len(keys) + 1
+
+
+@pytest.fixture
+def texts_twice(tmp_path):
+    """The first texts of the sample twice, which differ in white space alone."""
+    (tmp_path / "twice").mkdir()
+    for split, count in (("train", 60), ("test", 30)):
+        rows = pq.read_table(
+            next((DEMO.parent.parent / "sample" / "vader_tweets" / "data").glob(f"{split}-*"))
+        ).to_pylist()
+        copies = [row | {"text": f"  {row['text']} "} for row in rows[:count]]
+        names = ["negative", "neutral", "positive"]
+        lines = [{"text": row["text"], "label": names[row["label"]]} for row in rows[:count] + copies]
+        (tmp_path / "twice" / f"{split}.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    return [f"--data.path={tmp_path / 'twice'}", "--data.label_names=[negative, neutral, positive]"]
+
+
+def test_out_of_bag_texts_are_those_that_no_variant_of_a_seed_trained_on(annotated, texts_twice):
+    variants = "--grid.variants=[gold, llm, llm-entropy-drop, llm-random-drop, gold-only]"
+    study = annotated(*texts_twice, variants, "--train.validation_size=10")
+    work = open_runs(study)
+    texts = np.array([" ".join(text.split()) for text in work.pool.texts])
+    by_seed = {}
+    for run in work.all:
+        rows = work.out_of_bag(run)
+        trained_on = set(texts[work.subset(run)])
+        assert rows.tolist() == [row for row in work.pool_sample if texts[row] not in trained_on]
+        assert not set(rows) & {*work.subset(run), *work.labels(run).rows, *work.validation}
+        assert len(rows) < len(work.pool_sample) - run.size  # without the copies of its texts
+        assert by_seed.setdefault((run.size, run.name), rows.tolist()) == rows.tolist()
+    assert len(set(map(tuple, by_seed.values()))) == 2 * 3
+    capped = open_runs(annotated(*texts_twice, variants, "--train.validation_size=10", "--train.out_of_bag=20"))
+    assert len(capped.pool_sample) == 20
+    assert set(capped.pool_sample) < set(work.pool_sample)
+    none = open_runs(annotated(*texts_twice, variants, "--train.validation_size=10", "--train.out_of_bag=0"))
+    assert not len(none.pool_sample)
+    assert not len(none.out_of_bag(none.all[0]))
+
+
+def test_the_classes_of_out_of_bag_texts_are_the_classifiers_own(annotated):
+    from transformers import pipeline
+
+    study = annotated(*FEW, "--train.save_models=true", "--train.out_of_bag=70")
+    assert train(study) == {}
+    work = open_runs(study)
+    names = work.test.label_names
+    classes = read_out_of_bag(study, work, work.all)
+    assert classes.shape == (4, 70)
+    for run, run_classes in zip(work.all, classes, strict=True):
+        rows = work.out_of_bag(run)
+        assert read_json(study.run(run) / "run.json")["out_of_bag_texts"] == len(rows) < 70
+        columns = pq.read_table(study.run(run) / "out_of_bag.parquet").to_pydict()
+        assert columns["id"] == [work.pool.ids[row] for row in rows]
+        assert columns["gold"] == work.pool.gold[rows].tolist()
+        assert set(columns["run"]) == {str(run)}
+        kept = pipeline("text-classification", str(study.run(run) / "model"), top_k=None)
+        for row, probs in zip(rows, columns["probs"], strict=True):
+            expected = {entry["label"]: entry["score"] for entry in kept([work.pool.texts[row]])[0]}
+            assert probs == pytest.approx([expected[name] for name in names], abs=1e-5)
+        is_classified = np.isin(work.pool_sample, rows)
+        assert (run_classes[~is_classified] == NOT_CLASSIFIED).all()
+        assert run_classes[is_classified].tolist() == np.argmax(columns["probs"], axis=1).tolist()
+
+    # Without them the predictions are the same.
+    off = annotated(*FEW, "--train.out_of_bag=0", folder="off")
+    assert train(off) == {}
+    assert table(off) == table(study)
+    assert not list(off.root.glob("runs/*/*/*/out_of_bag.parquet"))
+    assert read_out_of_bag(off, open_runs(off), all_runs(off.grid)).shape == (4, 0)
+
+
+def test_out_of_bag_texts_of_another_run_are_refused(annotated):
+    study = annotated(*FEW)
+    assert train(study) == {}
+    work = open_runs(study)
+    run, control = (study.run(the_run(study, variant, 20, 0)) / "out_of_bag.parquet" for variant in ("llm", "gold"))
+    shutil.copyfile(control, run)
+    with pytest.raises(UserError, match=f"`{run}` must have the out-of-bag texts of this run. Delete `{run.parent}`"):
+        read_out_of_bag(study, work, work.all)
+    shutil.copyfile(study.run(the_run(study, "llm", 20, 1)) / "out_of_bag.parquet", run)
+    with pytest.raises(UserError, match="must have the out-of-bag texts of this run"):
+        read_out_of_bag(study, work, work.all)
+    run.unlink()
+    with pytest.raises(UserError, match=f"`{run}` is missing. Delete `{run.parent}`"):
+        read_out_of_bag(study, work, work.all)
 
 
 def test_a_source_of_chance_that_does_not_vary_keeps_its_first_seed(annotated):

@@ -27,6 +27,7 @@ from .schema import Figures, Results, read_results
 from .verdict import decide
 
 ENSEMBLE_SIZES = (2, 3, 5)  # in runs
+NOT_CLASSIFIED = -1
 #: The fields of a variant that are null where no test text has gold.
 SCORES = (
     *("accuracy_mean", "accuracy_mean_interval", "macro_f1_mean", "macro_f1_mean_interval"),
@@ -223,6 +224,36 @@ def _read_probs(study: Study, run: Run, test: Rows) -> np.ndarray:
             "hf-recipes train."
         )
     return np.array(table["probs"].to_pylist())
+
+
+def read_out_of_bag(study: Study, runs: Runs, variant_runs: list[Run]) -> np.ndarray:
+    """Return the classes that runs gave the texts of `runs.pool_sample`, `NOT_CLASSIFIED` where a run gave none.
+
+    Args:
+        study (`Study`), runs (`Runs`), variant_runs (`list[Run]`):
+            A study, its runs, and R of them that are trained.
+
+    Returns:
+        `np.ndarray` of shape `(R, n)`, int64: a row for each of `variant_runs`.
+
+    Raises:
+        UserError: a run's file is missing, damaged or of other texts.
+    """
+    classes = np.full((len(variant_runs), len(runs.pool_sample)), NOT_CLASSIFIED, dtype=np.int64)
+    for run, run_classes in zip(variant_runs, classes, strict=True):
+        rows = runs.out_of_bag(run)
+        if not len(rows):  # The run has no file then.
+            continue
+        folder = study.run(run)
+        table = parquet.read(folder / "out_of_bag.parquet", PREDICTIONS, delete=folder)
+        ids = [runs.pool.ids[i] for i in rows]
+        if table["id"].to_pylist() != ids or set(table["run"].to_pylist()) != {str(run)}:
+            raise UserError(
+                f"`{folder}/out_of_bag.parquet` must have the out-of-bag texts of this run. Delete `{folder}` and run "
+                "hf-recipes train."
+            )
+        run_classes[np.isin(runs.pool_sample, rows)] = np.argmax(table["probs"].to_pylist(), axis=1)
+    return classes
 
 
 def _ensembles(study: Study, test: Rows, places: np.ndarray, test_with_gold: Rows) -> Iterator[dict[str, Any]]:

@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from ..errors import UserError
-from ..hashing import hash_ids, make_key
+from ..hashing import hash_ids, hash_order, make_key
 from ..labels.pool import StudyLabels
 from ..labels.rules import Labels, training_labels
 from ..models import Model, resolve_model
@@ -46,6 +47,8 @@ class Runs:
     Attributes:
         all (`list[Run]`): the runs, in the order in which they are trained.
         pool (`Pool`): the texts that they train on.
+        pool_sample (`np.ndarray` of shape `(n,)`): sorted indices of at most `train.out_of_bag` rows of the pool. Each
+            run classifies those that it did not train on. Empty where gold is incomplete.
         notes (`list[str]`): warnings on the sizes.
 
     Raises:
@@ -61,10 +64,13 @@ class Runs:
         self._keys: dict[Run, str] = {}
         ids = [self.pool.ids[i] for i in labels.trainable]
         self._orders = {seed: labels.trainable[permutation(ids, seed)] for seed in grid.seeds}
+        num_sampled = 0 if study.recipe.few_gold else settings.out_of_bag
+        self.pool_sample = np.sort(labels.trainable[hash_order(ids, "out-of-bag")[:num_sampled]])
         self._common = {
             "train": settings.model_dump(mode="json", exclude=NOT_IN_KEY),
             "test": hash_ids(f"{i} {g}" for i, g in zip(self.test.ids, self.test.gold, strict=True)),
             "label_names": self.test.label_names,
+            "out_of_bag": hash_ids(f"{self.pool.ids[i]} {self.pool.gold[i]}" for i in self.pool_sample),
         }
         for run in {run.variant: run for run in self.all}.values():
             self.labels(run)  # what a variant lacks is an error before anything is trained
@@ -94,6 +100,21 @@ class Runs:
     def subset(self, run: Run) -> np.ndarray:
         """Return the run's rows, of shape `(size,)`, as indices into the pool, in the order that all variants share."""
         return self._orders[run.subset_seed][: run.size]
+
+    def out_of_bag(self, run: Run) -> np.ndarray:
+        """Return the rows of `pool_sample` that the run classifies: no row of its subset has the same text.
+
+        All variants of a seed have the same, as they share the subset.
+        """
+        is_trained_on = np.isin(self._text_numbers[self.pool_sample], self._text_numbers[self.subset(run)])
+        return self.pool_sample[~is_trained_on]
+
+    @cached_property
+    def _text_numbers(self) -> np.ndarray:
+        """A number for each row of the pool, the same for equal texts. A study without its texts has it too."""
+        places = pc.index_in(pa.array(self.pool.ids), value_set=self._files.column("id"))
+        text_ids = self._files.column("text_id").take(places)
+        return np.asarray(text_ids.dictionary_encode().indices)
 
     def labels(self, run: Run) -> Labels:
         """Return the run's training labels.

@@ -158,7 +158,8 @@ class _Trainer:
         self._tokenizer = load_tokenizer("train.encoder", runs.encoder)
         if self._tokenizer.pad_token is None:  # the attention mask hides padding, whatever its token
             self._tokenizer.pad_token = self._tokenizer.unk_token or self._tokenizer.eos_token
-        needed = np.unique(np.concatenate([runs.validation, *(runs.labels(run).rows for run in todo)]))
+        trained_on = [runs.labels(run).rows for run in todo]
+        needed = np.unique(np.concatenate([runs.validation, runs.pool_sample, *trained_on]))
         self._places = np.full(len(runs.pool.ids), -1)
         self._places[needed] = np.arange(len(needed))
         longest = study.training.max_length
@@ -179,10 +180,12 @@ class _Trainer:
             model, curves, micro_batch_size = self._fine_tune(run, labels)
             tested, batch_size = np.arange(len(self.runs.test)), study.training.eval_batch_size
             probs = predict(self.accelerator, model, self._tokenizer, self._test, tested, batch_size)
-            if not np.isfinite(probs).all():
+            out_of_bag = self._places[self.runs.out_of_bag(run)]
+            out_of_bag_probs = predict(self.accelerator, model, self._tokenizer, self._tokens, out_of_bag, batch_size)
+            if not (np.isfinite(probs).all() and np.isfinite(out_of_bag_probs).all()):
                 raise FloatingPointError(DIVERGED)
             with study.whole_folder(study.run(run)) as folder:
-                self._write(folder, run, labels, model, curves, probs, micro_batch_size)
+                self._write(folder, run, labels, model, curves, probs, out_of_bag_probs, micro_batch_size)
         except (UserError, OSError, MemoryError):  # a full disk or memory is not the run's fault
             raise
         except Exception as error:
@@ -285,13 +288,17 @@ class _Trainer:
         model: Any,
         curves: Curves,
         probs: np.ndarray,
+        out_of_bag_probs: np.ndarray,
         micro_batch_size: int,
     ) -> None:
         runs, settings = self.runs, self.study.training
         dropped = [runs.pool.ids[i] for i in np.setdiff1d(runs.subset(run), labels.rows)]
-        named = pa.array([str(run)] * len(runs.test), pa.string()).dictionary_encode()
-        table = pa.table([named, runs.test.ids, runs.test.gold, list(probs)], schema=PREDICTIONS)
-        parquet.write(folder / "predictions.parquet", table)
+        parquet.write(folder / "predictions.parquet", _predictions(run, runs.test.ids, runs.test.gold, probs))
+        out_of_bag = runs.out_of_bag(run)
+        if len(out_of_bag):
+            ids = [runs.pool.ids[i] for i in out_of_bag]
+            table = _predictions(run, ids, runs.pool.gold[out_of_bag], out_of_bag_probs)
+            parquet.write(folder / "out_of_bag.parquet", table)
         if settings.save_models:
             model.save_pretrained(folder / "model")
             self._tokenizer.save_pretrained(folder / "model")
@@ -308,6 +315,7 @@ class _Trainer:
                 "gold_validation_labels": len(runs.validation) if settings.validation_labels == "gold" else 0,
                 **({"dropped": dropped} if run.variant in CONFIDENT else {}),
                 "train_label_accuracy": labels.accuracy(runs.pool.of_pass(run.annotation_pass)),
+                "out_of_bag_texts": len(out_of_bag),
                 "curves": {name: values for name, values in vars(curves).items() if values},
                 "train": settings.model_dump(mode="json"),
                 "environment": runs.environment(run),
@@ -315,6 +323,11 @@ class _Trainer:
                 "seconds": round(time.monotonic() - self._start, 2),
             },
         )
+
+
+def _predictions(run: Run, ids: list[str], gold: np.ndarray, probs: np.ndarray) -> pa.Table:
+    named = pa.array([str(run)] * len(ids), pa.string()).dictionary_encode()
+    return pa.table([named, ids, gold, list(probs)], schema=PREDICTIONS)
 
 
 def main() -> None:
