@@ -85,7 +85,7 @@ def measured(folder: str) -> dict[str, dict[str, float]]:
         "variants": {"bytes": size("dataset/data/*/train-*.parquet")},
         "train": {
             "device_seconds": sum(one["seconds"] for one in records),
-            "bytes": size("runs/*/*/*/predictions.parquet"),
+            "bytes": size("runs/*/*/*/*.parquet"),
         },
     }
 

@@ -338,7 +338,7 @@ def tables(study: Path) -> dict[str, Any]:
     for file in sorted(study.glob("dataset/data/*/*.parquet")):
         columns = ["id", "text", "label", "label_source", "gold", "llm_label"] if "test" not in file.parts else None
         found[str(file.relative_to(study))] = pq.read_table(file, columns=columns).to_pylist()
-    for file in sorted(study.glob("runs/*/*/*/predictions.parquet")):
+    for file in sorted(study.glob("runs/*/*/*/*.parquet")):
         found[str(file.relative_to(study))] = pq.read_table(file).to_pylist()
     results = json.loads((study / "report" / "results.json").read_text())
     found["results"] = {name: value for name, value in results.items() if name not in ("key", "annotator")}

@@ -121,19 +121,19 @@ class RunWork(NamedTuple):
         """Return the training texts of all epochs."""
         return size * self.settings.epochs
 
-    def tokens(self, size: int, test: int) -> float:
-        return self.own * (self.num_texts(size) + test)
+    def tokens(self, size: int, num_forward: float) -> float:
+        return self.own * (self.num_texts(size) + num_forward)
 
-    def flops(self, size: int, test: int) -> float:
-        """Return the FLOPs: backward takes twice as many as forward, test texts go forward alone."""
-        return self.shape.flops(self.own * (3 * self.num_texts(size) + test), self.own)
+    def flops(self, size: int, num_forward: float) -> float:
+        """Return the FLOPs: backward takes twice as many as forward, test and out-of-bag texts go forward alone."""
+        return self.shape.flops(self.own * (3 * self.num_texts(size) + num_forward), self.own)
 
-    def seconds(self, size: int, test: int, device: Device) -> float:
+    def seconds(self, size: int, num_forward: float, device: Device) -> float:
         """Return the longer of computing and of starting kernels, and the time of AdamW, 28 bytes a parameter."""
         steps, shape = self.num_texts(size) / self.settings.batch_size, self.shape
         kernels = steps * shape.layers * device.layer_seconds
         optimizer = steps * 28 * (shape.parameters + shape.embeddings) / device.bandwidth
-        return max(self.flops(size, test) / (TRAINING_SHARE * device.flops), kernels) + optimizer
+        return max(self.flops(size, num_forward) / (TRAINING_SHARE * device.flops), kernels) + optimizer
 
 
 def fit_line(points: list[tuple[float, float]]) -> tuple[float, float]:

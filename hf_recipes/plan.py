@@ -71,10 +71,10 @@ def make_plan(study: Study, rates_of: Study | None = None, device: str | None = 
     """
     recipe, files = study.recipe, open_rows(study)
     hardware, rates = find_device(device), None if device else rates_of or study
-    notes = []
+    notes, num_usable = [], count_usable(recipe, files)
     if recipe.grid:
         check_training(study, weights=False)
-        notes += check_sizes(recipe.grid, count_usable(recipe, files))
+        notes += check_sizes(recipe.grid, num_usable)
     if models := {section.model for section in recipe.annotate.all_passes() if section.engine == "server"}:
         unknown = ", ".join(sorted(models - read_servers(study).keys()))
         notes.append(
@@ -111,10 +111,14 @@ def make_plan(study: Study, rates_of: Study | None = None, device: str | None = 
             notes.append(f"Failed: {run}: {error}. Retry with hf-recipes train --retry-failed.")
         has_report = not runs_to_train and (study.report / "report.html").exists()
         is_reported = has_report and is_measured(study, labels, study_runs)
+    # A run classifies the test texts and, on average over seeds, this share of the sample of the pool.
+    num_sampled = 0 if recipe.few_gold else min(study.training.out_of_bag, num_usable)
+    out_of_bag = {size: num_sampled * (1 - size / num_usable) for size in study.grid.sizes}
     train = Step("train", len(runs) - len(runs_to_train), len(runs), "runs")
-    train.bytes = len(runs_to_train) * num_test * row_bytes(PREDICTION_BYTES, classes)
+    num_classified = sum(num_test + out_of_bag[run.size] for run in runs_to_train)
+    train.bytes = num_classified * row_bytes(PREDICTION_BYTES, classes)
     if runs_to_train:
-        _predict_training(train, study, runs_to_train, num_test, sample, hardware, rates)
+        _predict_training(train, study, runs_to_train, num_test, out_of_bag, sample, hardware, rates)
     report = Step("measure, report", int(is_reported), 1, "reports", is_measured=False)
     report.seconds = 0 if is_reported else START_SECONDS["report"]
     return [annotate, variants, train, report], notes
@@ -144,26 +148,34 @@ def _predict_annotation(
 
 
 def _predict_training(
-    step: Step, study: Study, runs: list[Run], num_test: int, sample: list[str], device: Device, rates: Study | None
+    step: Step,
+    study: Study,
+    runs: list[Run],
+    num_test: int,
+    out_of_bag: dict[int, float],
+    sample: list[str],
+    device: Device,
+    rates: Study | None,
 ) -> None:
     encoder = check_encoder(study, weights=False)
     tokenizer = load_tokenizer("train.encoder", encoder)
     ids = tokenizer(sample, truncation=True, max_length=study.training.max_length)["input_ids"] if sample else [[]]
     work = RunWork(read_shape(encoder), float(np.mean([len(tokens) for tokens in ids])), study.training)
 
-    def num_forward(name: str, size: int) -> int:
+    def num_forward(name: str, size: int, num_out_of_bag: float) -> float:
         """Return the texts that pass the encoder forward only. Confident learning adds the training set."""
-        return num_test + size if name in CONFIDENT else num_test
+        return num_test + num_out_of_bag + (size if name in CONFIDENT else 0)
 
     records = [read_json(file) for file in rates.root.glob("runs/*/*/*/run.json")] if rates else []
-    points = [
-        (work.flops(record["size"], num_forward(record["variant"], record["size"])), record["seconds"])
-        for record in records
-        if record["environment"]["encoder"] == encoder.identity
-    ]
+    points = []
+    for record in records:
+        if record["environment"]["encoder"] == encoder.identity:
+            # Runs of earlier versions classified no out-of-bag texts.
+            forward = num_forward(record["variant"], record["size"], record.get("out_of_bag_texts", 0))
+            points.append((work.flops(record["size"], forward), record["seconds"]))
     least, slope = fit_line(points) if points else (0.0, 0.0)
     for run in runs:
-        shape = run.size, num_forward(run.variant, run.size)
+        shape = run.size, num_forward(run.variant, run.size, out_of_bag[run.size])
         step.tokens += work.tokens(*shape)
         step.device_seconds += least + work.flops(*shape) * slope if points else work.seconds(*shape, device)
     num_processes = read_accelerate_config(study.training)["num_processes"]  # they share the grid

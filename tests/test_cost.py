@@ -101,7 +101,8 @@ def test_the_plan_counts_the_tokens_that_are_then_asked_for_and_takes_the_studys
     tiny_encoder,
 ):
     study = make_study(*SMALL, f"--train.encoder={tiny_encoder}")
-    before = {step.name: step for step in make_plan(study)[0]}
+    off = make_study(*SMALL, f"--train.encoder={tiny_encoder}", "--train.out_of_bag=0")
+    before, without = ({step.name: step for step in make_plan(made)[0]} for made in (study, off))
     assert not before["annotate"].is_measured
     assert not before["train"].is_measured
     assert 0 < before["annotate"].device_seconds < before["annotate"].seconds
@@ -113,9 +114,15 @@ def test_the_plan_counts_the_tokens_that_are_then_asked_for_and_takes_the_studys
     assert before["annotate"].tokens == pytest.approx(truth, rel=0.15)
     write_dataset(study)
     train(study)
+    records = [read_json(file) for file in study.root.glob("runs/*/*/*/run.json")]
+    num_test, num_out_of_bag = 20 * len(records), sum(record["out_of_bag_texts"] for record in records)
+    num_trained = sum(record["size"] for record in records)
+    for what, count in (("bytes", num_test), ("tokens", num_test + num_trained)):
+        ratio = getattr(before["train"], what) / getattr(without["train"], what)
+        assert ratio == pytest.approx(1 + num_out_of_bag / count, rel=0.02)
     sizes = {
         "annotate": sum(file.stat().st_size for file in study.annotations_root.glob("*/part-*.parquet")),
-        "train": sum(file.stat().st_size for file in study.root.glob("runs/*/*/*/predictions.parquet")),
+        "train": sum(file.stat().st_size for file in study.root.glob("runs/*/*/*/*.parquet")),
     }
     for step, size in sizes.items():
         assert 0 < before[step].bytes < size  # so small a file is mostly its own frame
