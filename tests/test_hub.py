@@ -116,7 +116,8 @@ def test_a_study_is_published_whole_and_pulled_back(hub, study, tmp_path):
     assert f"{hub.address}/datasets/me/labels/commit/" in said
     assert len(commits(hub)) == 1
     variants = ["gold", "llm", "llm-entropy-replace", "llm-random-replace"]
-    found = hub.python(LOAD.format(configs=[*variants, "annotations", "runs", "predictions", "results"]))
+    tables = ["annotations", "runs", "predictions", "out_of_bag", "results"]
+    found = hub.python(LOAD.format(configs=[*variants, *tables]))
     for variant in variants:
         local = pq.read_table(study.dataset / "data" / variant / "train-00000-of-00001.parquet").to_pylist()
         assert found[variant]["train"] == [{**row} for row in local]
@@ -126,6 +127,10 @@ def test_a_study_is_published_whole_and_pulled_back(hub, study, tmp_path):
     assert len(found["annotations"]["train"]) == 2 * 90 + 21  # the first pass has the test rows too
     assert len(found["runs"]["train"]) == 8
     assert len(found["predictions"]["train"]) == 8 * 21
+    files = sorted(study.root.glob("runs/*/*/*/out_of_bag.parquet"))
+    assert len(files) == 8
+    out_of_bag = [row for file in files for row in pq.read_table(file).to_pylist()]
+    assert sorted(map(str, found["out_of_bag"]["train"])) == sorted(map(str, out_of_bag))
     figures = {(row["variant"], row["against"], row["figure"], row["size"]): row for row in found["results"]["train"]}
     results = read_json(study.results_file)
     for variant in results["variants"]:
@@ -144,6 +149,7 @@ def test_a_study_is_published_whole_and_pulled_back(hub, study, tmp_path):
     assert "## What was found" in card
     assert "What these labels are for" in card
     assert 'load_dataset("me/labels", "predictions")' in card
+    assert 'load_dataset("me/labels", "out_of_bag")' in card
 
     sent = [line for line in hub.ask("log") if line.startswith("PUT")]
     hub.cli("push", "dataset", study.recipe_file, "--repo", "me/labels")
@@ -162,6 +168,9 @@ def test_a_study_is_published_whole_and_pulled_back(hub, study, tmp_path):
     hub.cli("report", recipe)
     after = read_json(tmp_path / "pulled" / "report" / "results.json")
     assert {k: v for k, v in after.items() if k != "key"} == {k: v for k, v in before.items() if k != "key"}
+    for file in files:
+        pulled = pq.read_table(tmp_path / "pulled" / file.relative_to(study.root))
+        assert pulled.to_pylist() == pq.read_table(file).to_pylist()
     assert "exists" in hub.cli("pull", "me/labels", "--output_dir", tmp_path / "pulled", code=2)
     assert "has the studies tweets" in hub.cli("pull", "me/labels", "--study", "other", code=2)
     assert "The repo does not exist" in hub.cli("pull", "me/nothing", code=2)

@@ -27,6 +27,7 @@ from hf_recipes.analysis.annotator import divergence
 from hf_recipes.analysis.measure import NOT_CLASSIFIED, read_out_of_bag, without_nan
 from hf_recipes.annotation.annotate import annotate
 from hf_recipes.errors import UserError
+from hf_recipes.hub.bundle import collect
 from hf_recipes.labels.pool import read_labels
 from hf_recipes.models import Model, load_tokenizer
 from hf_recipes.report.findings import describe
@@ -212,7 +213,7 @@ def test_out_of_bag_texts_are_those_that_no_variant_of_a_seed_trained_on(annotat
     assert not len(none.out_of_bag(none.all[0]))
 
 
-def test_the_classes_of_out_of_bag_texts_are_the_classifiers_own(annotated):
+def test_the_classes_of_out_of_bag_texts_are_the_classifiers_own(annotated, tmp_path):
     from transformers import pipeline
 
     study = annotated(*FEW, "--train.save_models=true", "--train.out_of_bag=70")
@@ -236,12 +237,16 @@ def test_the_classes_of_out_of_bag_texts_are_the_classifiers_own(annotated):
         assert (run_classes[~is_classified] == NOT_CLASSIFIED).all()
         assert run_classes[is_classified].tolist() == np.argmax(columns["probs"], axis=1).tolist()
 
-    # Without them the predictions are the same.
+    # Without them the predictions are the same, and no table of them is published.
     off = annotated(*FEW, "--train.out_of_bag=0", folder="off")
     assert train(off) == {}
     assert table(off) == table(study)
     assert not list(off.root.glob("runs/*/*/*/out_of_bag.parquet"))
     assert read_out_of_bag(off, open_runs(off), all_runs(off.grid)).shape == (4, 0)
+    for folder, made, has_table in ((tmp_path / "on-hub", study, True), (tmp_path / "off-hub", off, False)):
+        folder.mkdir()
+        write_dataset(made)
+        assert ("out_of_bag" in collect(made, read_labels(made), folder, texts=True).configs) == has_table
 
 
 def test_out_of_bag_texts_of_another_run_are_refused(annotated):

@@ -20,7 +20,7 @@ from ..data import SCHEMA as ROWS
 from ..hashing import hash_ids, make_key
 from ..labels.pool import StudyLabels
 from ..recipe import drop_addresses
-from ..study import FORMAT, Study, read_json, write_json
+from ..study import FORMAT, Run, Study, read_json, write_json
 from ..training.runs import PREDICTIONS, Runs
 from .dataset_folder import make_findings
 
@@ -85,14 +85,14 @@ def collect(study: Study, labels: StudyLabels, folder: Path, texts: bool) -> Bun
         logger.warning(
             "%d of %d runs are not trained. Results are not published.", len(wanted) - len(trained), len(wanted)
         )
-    if trained:
+    if runs and trained:
         records = [{"run": str(run), "record": (study.run(run) / "run.json").read_text("utf-8")} for run in trained]
         parquet.write(folder / "runs.parquet", pa.Table.from_pylist(records))
-        read = [
-            parquet.read(study.run(run) / "predictions.parquet", PREDICTIONS, delete=study.run(run)) for run in trained
-        ]
-        parquet.write(folder / "predictions.parquet", pa.concat_tables(read).unify_dictionaries())
-        configs |= {name: {"train": folder / f"{name}.parquet"} for name in ("runs", "predictions")}
+        configs["runs"] = {"train": folder / "runs.parquet"}
+        with_out_of_bag = [run for run in trained if len(runs.out_of_bag(run))]
+        for name, runs_with_file in (("predictions", trained), ("out_of_bag", with_out_of_bag)):
+            if runs_with_file:
+                configs[name] = {"train": _join_predictions(study, runs_with_file, folder / f"{name}.parquet")}
     others = {}
     for name in ("train", "test"):
         file = study.rows / f"{name}.parquet"
@@ -147,6 +147,13 @@ def _figures(results: Results) -> Iterator[dict[str, Any]]:
     for comparison in results.comparisons:
         low, high = comparison.interval or (None, None)
         yield {**comparison.model_dump(), "value": comparison.difference, "low": low, "high": high}
+
+
+def _join_predictions(study: Study, runs: list[Run], target: Path) -> Path:
+    """Write the tables that are named like `target` in the folders of runs as one table."""
+    read = [parquet.read(study.run(run) / target.name, PREDICTIONS, delete=study.run(run)) for run in runs]
+    parquet.write(target, pa.concat_tables(read).unify_dictionaries())
+    return target
 
 
 def _hash_rows(study: Study) -> str:

@@ -85,11 +85,11 @@ def pull_study(repo: str, folder: Path | None = None, name: str | None = None, r
         manifest_file = fetch(f"{home}/study.json") / home / "study.json"
         with _damage_named(repo, name):
             manifest = _read_manifest(manifest_file, repo, name)
-            has_runs = f"{manifest['prefix']}runs" in manifest["configs"]
+            predictions = _prediction_tables(manifest)
         wanted = [f"{home}/rows-train.parquet", f"{home}/rows-test.parquet"]
         wanted += [
             path_in_repo(manifest["prefix"], table, "train")
-            for table in ("annotations", *(("runs", "predictions") if has_runs else ()))
+            for table in ("annotations", *(("runs", *predictions) if predictions else ()))
         ]
         optional = ("results.json", "labels.json", "audit-sample.json", "audit-labels.json")
         where = fetch(*wanted, *(f"{home}/{file}" for file in optional if f"{home}/{file}" in sizes))
@@ -149,6 +149,14 @@ def _read_manifest(file: Path, repo: str, name: str) -> dict[str, Any]:
     drop_addresses(manifest["recipe"]["annotate"])
     manifest["recipe"].pop("output_dir", None)
     return manifest
+
+
+def _prediction_tables(manifest: dict[str, Any]) -> list[str]:
+    """Return the tables of what runs predicted: none without runs, and one where no out-of-bag text was classified."""
+    prefix, configs = manifest["prefix"], manifest["configs"]
+    if f"{prefix}runs" not in configs:
+        return []
+    return ["predictions", "out_of_bag"] if f"{prefix}out_of_bag" in configs else ["predictions"]
 
 
 def _check_template(key: str, template: str, lists: tuple[str, ...]) -> None:
@@ -277,14 +285,16 @@ def _unpack(where: Path, home: Path, manifest: dict[str, Any], recipe: Recipe, m
         parquet.write(folder / CONTENT_FREE_FILE, pa.Table.from_pylist(entry["free"], part.schema))
         write_json(folder / "manifest.json", entry["manifest"])
     write_json(study.annotations_root / "current.json", manifest["current"])
-    if f"{manifest['prefix']}runs" in manifest["configs"]:
-        predictions = table("predictions", PREDICTIONS)
+    predictions = {name: table(name, PREDICTIONS) for name in _prediction_tables(manifest)}
+    if predictions:
         runs = {str(run): run for run in all_runs(study.grid)}
         for row in table("runs", RUNS).to_pylist():
             folder = study.run(runs[row["run"]])
             folder.mkdir(parents=True)
-            part = predictions.filter(pa.compute.equal(predictions["run"].cast(pa.string()), row["run"]))
-            parquet.write(folder / "predictions.parquet", part.unify_dictionaries())
+            for name, rows_of_runs in predictions.items():
+                part = rows_of_runs.filter(pa.compute.equal(rows_of_runs["run"].cast(pa.string()), row["run"]))
+                if len(part):
+                    parquet.write(folder / f"{name}.parquet", part.unify_dictionaries())
             write_json(folder / "run.json", json.loads(row["record"]))
     for name in ("sample", "labels"):
         if (home / f"audit-{name}.json").exists():

@@ -3,7 +3,8 @@
 What is published:
 
     data/<prefix><variant>/     the configs of the dataset folder; data/<prefix>test/ is the test split of all
-    data/<prefix>annotations/   every row of every pass, raw; runs/, predictions/ and results/ where runs are trained
+    data/<prefix>annotations/   every row of every pass, raw
+    data/<prefix>runs/          where runs are trained; predictions/, out_of_bag/ and results/ beside it
     hf-recipes/<study>/         study.json, rows and results: with the above all that a study folder is made of;
                                 findings.json: the findings in words
     README.md                   the configs, and a section between two marks; all other bytes are kept
