@@ -26,7 +26,7 @@ def pilot_settings(study: Study) -> list[str]:
     Raises:
         UserError: the recipe has too few seeds, or no gold labels.
     """
-    recipe, grid, train = study.recipe, study.grid, study.training
+    recipe, grid = study.recipe, study.grid
     if recipe.few_gold:
         raise UserError("`data.label_column` must not be null: a pilot compares LLM labels with gold labels.")
     if len(grid.seeds) < MIN_SEEDS:
@@ -34,7 +34,7 @@ def pilot_settings(study: Study) -> list[str]:
     top = max(4, grid.sizes[-1] // SIZE_RATIO)
     files = open_rows(study)
     num_unusable = len(files) - count_usable(recipe, files)
-    pool_size = 2 * top + num_unusable + train.validation_size + recipe.annotate.calibration_rows
+    pool_size = 2 * top + num_unusable + recipe.annotate.calibration_rows
     seeds = grid.seeds[:MAX_SEEDS]
     passes = recipe.annotate.passes[: len(seeds) - 1] if "pass" in grid.vary else []
     return [

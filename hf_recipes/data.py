@@ -155,15 +155,16 @@ class RowFiles:
 def count_usable(recipe: Recipe, files: RowFiles) -> int:
     """Return how many rows can be trained on if all are labelled: those with a text and, if the source has it, gold.
 
-    The few-shot examples of the prompt are left out.
+    The few-shot examples of the prompt and the validation rows are left out.
     """
     prompt = recipe.annotate.prompt
+    num_validation = recipe.train.validation_size if recipe.train else 0
     if recipe.data.label_column is None:  # no examples are drawn
-        return int(np.sum(files.column("text_id").is_valid().to_numpy(False)))
-    num_gold = len(files.find_gold_rows())
+        return int(np.sum(files.column("text_id").is_valid().to_numpy(False))) - num_validation
+    num_usable = len(files.find_gold_rows()) - num_validation
     if prompt.examples is not None or prompt.random_shots is not None:
-        return num_gold - (prompt.random_shots or 0)
-    return num_gold - (1 if prompt.shots_per_class is None else prompt.shots_per_class) * len(files.label_names)
+        return num_usable - (prompt.random_shots or 0)
+    return num_usable - (1 if prompt.shots_per_class is None else prompt.shots_per_class) * len(files.label_names)
 
 
 def strings(array: pa.Array, rows: np.ndarray | None = None) -> Iterator[Any]:

@@ -23,6 +23,7 @@ from hf_recipes.cost import (
     read_shape,
 )
 from hf_recipes.data import open_rows
+from hf_recipes.errors import UserError
 from hf_recipes.models import Model
 from hf_recipes.plan import make_plan
 from hf_recipes.recipe import Train
@@ -100,7 +101,8 @@ def test_the_plan_counts_the_tokens_that_are_then_asked_for_and_takes_the_studys
     tiny_encoder,
 ):
     study = make_study(*SMALL, f"--train.encoder={tiny_encoder}")
-    before = {step.name: step for step in make_plan(study)[0]}
+    off = make_study(*SMALL, f"--train.encoder={tiny_encoder}", "--train.out_of_bag=0")
+    before, without = ({step.name: step for step in make_plan(made)[0]} for made in (study, off))
     assert not before["annotate"].is_measured
     assert not before["train"].is_measured
     assert 0 < before["annotate"].device_seconds < before["annotate"].seconds
@@ -112,6 +114,12 @@ def test_the_plan_counts_the_tokens_that_are_then_asked_for_and_takes_the_studys
     assert before["annotate"].tokens == pytest.approx(truth, rel=0.15)
     write_dataset(study)
     train(study)
+    records = [read_json(file) for file in study.root.glob("runs/*/*/*/run.json")]
+    num_test, num_out_of_bag = 20 * len(records), sum(record["out_of_bag_texts"] for record in records)
+    num_trained = sum(record["size"] for record in records)
+    for what, count in (("bytes", num_test), ("tokens", num_test + num_trained)):
+        ratio = getattr(before["train"], what) / getattr(without["train"], what)
+        assert ratio == pytest.approx(1 + num_out_of_bag / count, rel=0.02)
     sizes = {
         "annotate": sum(file.stat().st_size for file in study.annotations_root.glob("*/part-*.parquet")),
         "train": sum(file.stat().st_size for file in study.root.glob("runs/*/*/*/*.parquet")),
@@ -143,6 +151,12 @@ def test_the_plan_is_a_table_with_hours_and_bytes_and_knows_its_devices(command,
     code, _, errors = command(*given, "--device", "abacus")
     assert code == 2
     assert f"`--device` must be one of {', '.join(DEVICES)}. Got abacus." in errors
+
+
+def test_validation_rows_are_not_there_to_be_trained_on(make_study, tiny_encoder):
+    study = make_study(*SMALL, f"--train.encoder={tiny_encoder}", "--train.validation_size=40")
+    with pytest.raises(UserError, match="`grid.sizes` must be at most 17, .* not used for validation. Got 20"):
+        make_plan(study)
 
 
 def test_bytes_a_row_are_those_of_files_of_some_size(make_study, engine, tmp_path):
