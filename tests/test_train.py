@@ -214,6 +214,26 @@ def test_out_of_bag_texts_are_those_that_no_variant_of_a_seed_trained_on(annotat
     assert not len(none.out_of_bag(none.all[0]))
 
 
+def test_out_of_bag_texts_are_of_other_clusters_where_test_texts_are(annotated):
+    study = annotated(*FEW)
+    labels = read_labels(study)
+    clusters = np.array([f"thread {i % 30}" for i in range(len(labels.training_pool.ids))], dtype=object)
+    clusters[::7] = None
+    pool = replace(labels.training_pool, clusters=clusters)
+    names = np.array(["elsewhere", None] * (len(labels.test) // 2), dtype=object)
+    split = Runs(study, replace(labels, training_pool=pool, test=replace(labels.test, clusters=names)))
+    whole = Runs(study, labels)
+    for run in split.all:
+        trained_on = set(clusters[split.subset(run)]) - {None}
+        expected = [row for row in whole.out_of_bag(run) if clusters[row] not in trained_on]
+        assert split.out_of_bag(run).tolist() == expected
+        assert 0 < len(expected) < len(whole.out_of_bag(run))
+        assert split.key(run) != whole.key(run)
+    names[0] = "thread 3"  # the test split was drawn without regard to clusters
+    mixed = Runs(study, replace(labels, training_pool=pool, test=replace(labels.test, clusters=names)))
+    assert all(mixed.out_of_bag(run).tolist() == whole.out_of_bag(run).tolist() for run in mixed.all)
+
+
 def test_the_classes_of_out_of_bag_texts_are_the_classifiers_own(annotated, tmp_path):
     from transformers import pipeline
 

@@ -70,7 +70,6 @@ class Runs:
             "train": settings.model_dump(mode="json", exclude=NOT_IN_KEY),
             "test": hash_ids(f"{i} {g}" for i, g in zip(self.test.ids, self.test.gold, strict=True)),
             "label_names": self.test.label_names,
-            "out_of_bag": hash_ids(f"{self.pool.ids[i]} {self.pool.gold[i]}" for i in self.pool_sample),
         }
         for run in {run.variant: run for run in self.all}.values():
             self.labels(run)  # what a variant lacks is an error before anything is trained
@@ -104,10 +103,26 @@ class Runs:
     def out_of_bag(self, run: Run) -> np.ndarray:
         """Return the rows of `pool_sample` that the run classifies: no row of its subset has the same text.
 
-        All variants of a seed have the same, as they share the subset.
+        If the test split has no cluster of the pool, no row of the subset is of the same cluster either, so that these
+        texts are as far from the subset as the test texts. All variants of a seed have the same, as they share the
+        subset.
         """
-        is_trained_on = np.isin(self._text_numbers[self.pool_sample], self._text_numbers[self.subset(run)])
+        subset = self.subset(run)
+        is_trained_on = np.isin(self._text_numbers[self.pool_sample], self._text_numbers[subset])
+        if self._clusters is not None:
+            names = self._clusters[subset]
+            is_trained_on |= np.isin(self._clusters[self.pool_sample], names[names != ""])
         return self.pool_sample[~is_trained_on]
+
+    @cached_property
+    def _clusters(self) -> np.ndarray | None:
+        """The cluster of each row of the pool, empty if unknown; None if the test split shares clusters with it."""
+        if self.pool.clusters is None or self.test.clusters is None:
+            return None
+        of_pool, of_test = (
+            np.array([name or "" for name in names]) for names in (self.pool.clusters, self.test.clusters)
+        )
+        return None if (set(of_pool) & set(of_test)) - {""} else of_pool
 
     @cached_property
     def _text_numbers(self) -> np.ndarray:
@@ -145,8 +160,16 @@ class Runs:
         ]
         rows = zip(self.validation, self.validation_labels(run), strict=True)
         validation = hash_ids(f"{self.pool.ids[i]} {label}" for i, label in rows)
+        out_of_bag = hash_ids(f"{self.pool.ids[i]} {self.pool.gold[i]}" for i in self.out_of_bag(run))
         seeds = {"init": run.init_seed, "order": run.order_seed}
-        return make_key(content=content, validation=validation, seeds=seeds, **self._common, **environment)
+        return make_key(
+            content=content,
+            validation=validation,
+            out_of_bag=out_of_bag,
+            seeds=seeds,
+            **self._common,
+            **environment,
+        )
 
     def is_done(self, run: Run) -> bool:
         """Return whether the run need not be trained here."""
