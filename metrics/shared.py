@@ -7,7 +7,7 @@ from copy import copy
 from dataclasses import asdict, dataclass, replace
 
 import numpy as np
-from scipy import special, stats
+from scipy import special
 
 MAX_CLASSES = 65_535
 
@@ -320,22 +320,24 @@ def crossed_variance(figure, floor=1.0, with_skew=False):
     return variance_from_squares(over_runs, runs - 1, *_over_items(figure.influence, figure.residuals, floor), third)
 
 
-def variance_of_difference(first, second, floor=1.0, with_skew=False):
-    """Return the variance of the first mean less the second, paired by item; see `crossed_variance`.
+def variance_of_difference(first, second, paired=False, floor=1.0, with_skew=False):
+    """Return the variance of the first mean less the second, on the same items; see `crossed_variance`.
 
-    Runs of one seed share rows, but are hardly correlated. The variance over runs is Welch's (1947), with his
-    degrees of freedom, less what the lower 95% limit of the runs' correlation (Fisher's z, at least 0) proves.
+    Args:
+        paired (`bool`): whether runs of one seed are correlated, as those of variants that share most training labels.
+            Then the variance over runs is that of differences by seed, with R - 1 degrees of freedom; else it is
+            Welch's (1947), with up to twice as many. Welch's errs on the wide side if they are correlated.
     """
     deviations = np.stack([first.deviations, second.deviations])
+    if paired:
+        deviations = deviations[:1] - deviations[1:]
     runs = deviations.shape[1]
     variances = np.square(deviations).sum(axis=1) / (runs - 1) / runs
-    over_runs, correlation = variances.sum(), 0.0
-    if runs > 3 and variances.all():
-        observed = np.clip(np.corrcoef(deviations)[0, 1], -1 + 1e-12, 1 - 1e-12)
-        correlation = max(np.tanh(np.arctanh(observed) - stats.norm.ppf(0.95) / np.sqrt(runs - 3)), 0.0)
+    over_runs = variances.sum()
     run_freedom = (runs - 1) * (over_runs**2 / (variances**2).sum() if over_runs else 1.0)
-    over_runs -= 2 * correlation * np.sqrt(variances.prod())
-    third = third_cumulant(first.deviations) - third_cumulant(second.deviations) if with_skew else 0.0
+    third = 0.0
+    if with_skew:
+        third = third_cumulant(deviations[0]) - sum(third_cumulant(of_second) for of_second in deviations[1:])
     parts = _over_items(first.influence - second.influence, first.residuals - second.residuals, floor)
     return variance_from_squares(over_runs, run_freedom, *parts, third)
 

@@ -48,9 +48,13 @@ def error_cells(teacher: np.ndarray, texts: Texts) -> Iterator[dict[str, Any]]:
         low, high = scores["accuracy_mean_interval"]
         return {name: scores["accuracy_mean"], f"{name}_interval": [low, high] if low < high else None}
 
-    def gain(labels: np.ndarray, baseline: np.ndarray, where: np.ndarray, references: np.ndarray) -> dict[str, Any]:
+    def gain(
+        labels: np.ndarray, baseline: np.ndarray, where: np.ndarray, references: np.ndarray, paired: bool = False
+    ) -> dict[str, Any]:
         """Return how much more often labels equal the references than those of a baseline, on some texts."""
-        comparison = compare(labels[:, where], baseline[:, where], references[where], texts.clusters[where])
+        comparison = compare(
+            labels[:, where], baseline[:, where], references[where], texts.clusters[where], paired=paired
+        )
         return difference(comparison, "accuracy")
 
     every = np.ones(len(places), dtype=bool)
@@ -90,8 +94,9 @@ def error_cells(teacher: np.ndarray, texts: Texts) -> Iterator[dict[str, Any]]:
             before = predictions[variant, max(smaller)]
             record["since"] = {
                 "size": max(smaller),
-                "agreement": gain(labels, before, every, teacher),
-                "accuracy": gain(labels, before, every, gold),
-                "copied": gain(labels, before, is_wrong, teacher) if has_wrong else None,
+                # The smaller subset is part of the larger one.
+                "agreement": gain(labels, before, every, teacher, paired=True),
+                "accuracy": gain(labels, before, every, gold, paired=True),
+                "copied": gain(labels, before, is_wrong, teacher, paired=True) if has_wrong else None,
             }
         yield record

@@ -12,11 +12,13 @@ from ..labels.pool import StudyLabels
 from ..study import Run, Study
 from ..training.grid import paired_runs
 from ..training.runs import PREDICTIONS, Runs
+from ..variants import VARIANTS
 from .metric_modules import load_metric
 from .near_duplicates import cluster_codes
 
 MIN_P_VALUE = 0.01  # of one distribution of pool and test texts: below it, out-of-bag texts do not count
 NOT_CLASSIFIED = -1
+FROM_LLM = ("llm", "mixed", "passes")  # variants that share most labels, so that their runs of one seed are correlated
 Predictions = dict[tuple[str, int], np.ndarray]  # by variant and size: class indices of shape (R, n)
 
 
@@ -51,6 +53,7 @@ class Texts:
 
     def compare(self, first: tuple[str, int], second: tuple[str, int], **options: Any) -> Any:
         """Return what `instability_comparison` computes of two variants, each at a size."""
+        options["paired"] = all(VARIANTS[name].labels in FROM_LLM for name, _ in (first, second))
         return compare(self.labels[first], self.labels[second], self.rows.gold, self.clusters, **options)
 
     def score(self, variant: tuple[str, int], **options: Any) -> Any:

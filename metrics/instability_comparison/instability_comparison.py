@@ -50,6 +50,8 @@ Args:
         The number of classes, by default one more than the largest reference.
     clusters (`list` of n `int` or `str`, *optional*):
         The document, thread or author of each item: intervals count clusters, not items.
+    paired (`bool`, *optional*, defaults to `False`):
+        Whether runs of one seed are correlated, as those of variants that share most training labels are.
     ladder (`list` of S such `predictions2`, *optional*):
         The second variant at S training sizes, the same seeds: asks for the comparison at equal accuracy.
     delta (`float`, *optional*):
@@ -128,6 +130,7 @@ def instability_comparison(
     references,
     num_classes=None,
     clusters=None,
+    paired=False,
     ladder=None,
     delta=None,
     confidence_level=0.95,
@@ -152,7 +155,7 @@ def instability_comparison(
     result = {"R": runs, "n": items, "confidence_level": confidence_level}
     for figure, options in FIGURES.items():
         one, two = first[figure], second[figure]
-        error = variance_of_difference(one, two, **options) if runs > 2 else UNKNOWN
+        error = variance_of_difference(one, two, paired, **options) if runs > 2 else UNKNOWN
         result |= {f"{figure}_1": one.mean, f"{figure}_2": two.mean}
         difference = _difference(one.mean - two.mean, error, confidence_level)
         result |= {f"{figure}_{name}": value for name, value in difference.items()}
