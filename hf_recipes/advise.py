@@ -86,7 +86,10 @@ def print_advice(study: Study, pilot: Study, results: Results) -> None:
 
 
 def _advice(study: Study, files: RowFiles, results: Results, steps: list[Step]) -> list[str]:
-    accept, runs, items = study.recipe.accept, len(study.grid.seeds), files.manifest["rows"]["test"]
+    accept, runs, num_test = study.recipe.accept, len(study.grid.seeds), files.manifest["rows"]["test"]
+    items = num_test
+    if results.out_of_bag and results.out_of_bag.is_used:  # the study has such texts too
+        items += min(study.training.out_of_bag, count_usable(study.recipe, files))
     minutes = {step.name: step.seconds / 60 for step in steps}
     top = results.top
     sentences = [
@@ -101,7 +104,7 @@ def _advice(study: Study, files: RowFiles, results: Results, steps: list[Step]) 
             "not better than chance. Raise grid.sizes or train.epochs.",
         ]
     sentences.append(
-        f"Its chances with {runs} seeds and {items:,} test texts, by the pilot's standard errors ({results.R} "
+        f"Its chances with {runs} seeds and {num_test:,} test texts, by the pilot's standard errors ({results.R} "
         f"seeds, {results.n:,} test texts, {top:,} training texts):"
     )
     for name, comparison, sign, limit in (

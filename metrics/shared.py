@@ -100,10 +100,7 @@ def check_clusters(clusters, items):
     names = np.asarray(clusters)
     if names.shape != (items,):
         raise ValueError(f"`clusters` must have one value per item, {items}. Got the shape {names.shape}.")
-    numbers = np.unique(names, return_inverse=True)[1]
-    if items > 1 and numbers.max() == 0:
-        raise ValueError(f"`clusters` must have at least 2 values. Got {names[0]} only. Try leaving it out.")
-    return numbers
+    return np.unique(names if names.dtype.kind in "iu" else names.astype(str), return_inverse=True)[1]
 
 
 def check_level(confidence_level):
@@ -125,7 +122,7 @@ def sum_by_rank(ranks, values, at):
 
 
 def f1_by_class(predictions, references):
-    """Yield each class that gold has, with each item's pseudo-value of each run's F1, of shape (R, n).
+    """Yield each class of which all runs saw gold, with each item's pseudo-value of each run's F1, of shape (R, n).
 
     With TP, P, G the weighted counts of class k, F1 = 2 TP / (P + G), and an item that adds weight w changes it by
     w (2 [hit] - F1 ([predicted k] + [gold k])) / (P + G): the infinitesimal jackknife (Efron 1982). The mean of a run's
@@ -134,6 +131,8 @@ def f1_by_class(predictions, references):
     is_seen = predictions >= 0
     for k in np.unique(references):
         is_gold, is_predicted = is_seen & (references == k), predictions == k
+        if not is_gold.any(axis=1).all():
+            continue
         hits = is_predicted & is_gold
         sizes = np.maximum(is_predicted.sum(axis=1) + is_gold.sum(axis=1), 1)[:, None]
         f1 = 2 * hits.sum(axis=1, keepdims=True) / sizes
@@ -279,15 +278,16 @@ class CrossedVariance:
 
     def scaled(self, runs=1.0, items=1.0):
         """Return the variance in a study with that many times as many runs and items."""
-        return replace(
+        result = replace(
             self,
             runs=self.runs / runs,
             items=self.items / items,
             both=self.both / runs / items,
             run_freedom=(self.run_freedom + 1) * runs - 1,
             item_freedom=(self.item_freedom + 1) * items - 1,
-            skew=self.skew / np.sqrt(runs),
         )
+        third = self.skew * self.total**1.5 / runs**2
+        return replace(result, skew=third / result.total**1.5) if third else result
 
     def power(self, distance, level):
         """Return the probability that the interval leaves out a value at this distance from the true one."""

@@ -169,6 +169,14 @@ def test_pool_texts_of_another_distribution_do_not_count():
                 labels[variant, 100] = predictions
             texts = Texts(Rows([str(i) for i in range(900)], [""] * 900, gold, NAMES), labels, np.arange(900))
             rejected[name] += same_distribution(texts, 300) < 0.01
+    # Clusters of twenty texts are no reason to reject.
+    clusters, rejections = np.arange(900) // 20, 0
+    for _ in range(40):
+        gold = rng.integers(3, size=45)[clusters]
+        labels = {("llm", 100): np.where(rng.random((5, 900)) < 0.8, gold, 0)}
+        texts = Texts(Rows([str(i) for i in range(900)], [""] * 900, gold, NAMES), labels, clusters)
+        rejections += same_distribution(texts, 300) < 0.01
+    assert rejections <= 3
     assert rejected["same"] <= 3
     assert rejected["other classes"] >= 38
     assert rejected["harder"] >= 36

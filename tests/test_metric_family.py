@@ -313,11 +313,68 @@ def test_more_runs_and_items_shrink_the_parts_that_they_average(comparison):
     variance = comparison.variance(**parts)
     assert variance.scaled(runs=4).total == pytest.approx(1e-4 + 2e-4 + 0.25e-4)
     assert variance.scaled(items=2).total == pytest.approx(4e-4 + 1e-4 + 0.5e-4)
+    # The third cumulant of a mean over runs falls with the square of their number, whatever the texts do.
+    skewed = comparison.variance(**parts, skew=0.5)
+    for runs, items in ((4, 1), (1, 10), (4, 10)):
+        larger = skewed.scaled(runs=runs, items=items)
+        assert larger.skew * larger.total**1.5 == pytest.approx(0.5 * skewed.total**1.5 / runs**2)
     rng, distance = np.random.default_rng(0), 0.08
     estimates = rng.normal(distance, np.sqrt(variance.total), 20_000)
     errors = np.sqrt(variance.total * rng.chisquare(variance.freedom, 20_000) / variance.freedom)
     found = (estimates / errors > stats.t.ppf(0.975, variance.freedom)).mean()
     assert variance.power(distance, 0.95) == pytest.approx(found, abs=0.01)
+
+
+def test_what_is_detectable_is_found_in_four_studies_of_five(comparison):
+    gold, (one, two) = variants(runs=6, items=300)
+    result = comparison.compute(predictions1=one, predictions2=two, references=gold)
+    for figure in ("macro_f1", "pairwise_disagreement"):
+        variance = comparison.variance(**result[f"{figure}_variance"] | {"skew": 0.5})
+        module = sys.modules[type(comparison).__module__]
+        assert variance.power(module._detectable(variance, 0.95), 0.95) == pytest.approx(0.8, abs=0.03)
+
+
+def test_runs_of_one_seed_are_paired_where_they_are_correlated(comparison):
+    """The oracle: t tests of scipy, over so many items that runs alone vary."""
+    gold, (one, two) = variants(runs=8, items=20_000, skills=(0.7, 0.7))
+    right = np.random.default_rng(0).random((8, 20_000)) < np.linspace(0.6, 0.8, 8)[:, None]
+    one, two = (np.where(right, gold, labels) for labels in (one, two))
+    both = {"predictions1": one, "predictions2": two, "references": gold}
+    scores = [(labels == gold).mean(axis=1) for labels in (one, two)]
+    for paired, test in ((True, stats.ttest_rel(*scores)), (False, stats.ttest_ind(*scores, equal_var=False))):
+        result = comparison.compute(**both, paired=paired)["accuracy_variance"]
+        assert result["run_freedom"] == pytest.approx(test.df)
+        deviations = np.square(np.mean(scores[0] - scores[1]) / test.statistic)
+        assert max(deviations - result["both"], 0) == pytest.approx(result["runs"])
+
+
+def test_a_class_in_few_clusters_is_not_well_known():
+    rng, held = np.random.default_rng(0), 0
+    clusters = np.repeat(np.arange(40), 25)
+    for _ in range(200):
+        gold = (clusters < 3).astype(int)
+        skill = np.clip(0.6 + rng.normal(0, 0.25, 40), 0, 1)[clusters]
+        labels = np.where(gold == 1, rng.random((5, 1000)) < skill, 0) * 1
+        scores = load("seed_scores").compute(predictions=labels, references=gold, clusters=clusters)
+        assert scores["per_class_f1_variance"][1]["item_freedom"] == 2
+        low, high = scores["per_class_f1_mean_interval"][1]
+        held += low <= 0.745 <= high  # 2 x .595 / (1 + .595), as the mean of a clipped normal is .595
+    assert held / 200 > 0.9
+
+
+def test_one_cluster_decides_nothing(comparison):
+    gold, (one, two) = variants()
+    result = comparison.compute(predictions1=one, predictions2=two, references=gold, clusters=["a"] * 300)
+    assert result["accuracy_interval"] == [-1, 1]
+
+
+def test_a_class_that_not_all_runs_saw_does_not_count(comparison):
+    gold, (one, two) = variants(runs=5, items=200)
+    with_rare = np.append(gold, 3)
+    hidden = [np.hstack([labels, np.array([[3], [-1], [3], [3], [3]])]) for labels in (one, two)]
+    rare = comparison.compute(predictions1=hidden[0], predictions2=hidden[1], references=with_rare)
+    without = comparison.compute(predictions1=one, predictions2=two, references=gold)
+    assert rare["macro_f1_difference"] == pytest.approx(without["macro_f1_difference"], abs=1e-3)
 
 
 def test_items_that_a_run_did_not_see_do_not_count(comparison):

@@ -159,7 +159,7 @@ def test_what_gold_alone_would_do_and_what_happens_at_equal_accuracy():
     text = findings(typed(results))
     assert (
         "In macro-F1, 20 LLM labels are worth more than 20 and at most 80 gold labels. Against LLM labels: 20 gold "
-        "labels +.020 [.000, .100], 80 gold labels +.080 [.000, .100]; corrected for the number of sizes."
+        "labels +.020 [.000, .100], 80 gold labels +.080 [.000, .100]; corrected for the number of comparisons."
     ) in text
     assert "from between 40 and 80 texts. Against those, two runs on LLM labels disagree on +.050 [.010, .090]" in text
 
@@ -297,7 +297,7 @@ def test_copied_errors_are_set_beside_what_gold_labels_get_wrong_and_a_ceiling_i
     assert (
         "made wrong at random with the LLM's confusion matrix repeat .400 [.300, .500]: a difference of -.001" in said
     )
-    assert "Only what is above this control is copied" in said
+    assert "Only the part above both controls can be copied" in said
 
 
 def test_chance_level_runs_are_never_called_stable():

@@ -10,7 +10,6 @@ from ..labels.pool import Pool, StudyLabels
 from ..study import Study
 from .metric_modules import LEVEL, load_metric
 from .near_duplicates import cluster_codes
-from .texts import clusters_of
 
 #: The fields that `metrics/annotation_uncertainty` computes under the same name; null without gold.
 FIELDS = (
@@ -53,7 +52,7 @@ def measure_annotator(study: Study, labels: StudyLabels) -> dict[str, Any]:
 
 def clusters_of_pool(pool: Pool) -> np.ndarray | None:
     """Return the clusters that intervals count, of shape `(n,)`; None where the recipe names no column of clusters."""
-    return None if pool.clusters is None else clusters_of(cluster_codes(pool.texts, pool.clusters))
+    return None if pool.clusters is None else cluster_codes(pool.texts, pool.clusters)
 
 
 def one_rater_agreement(raters: np.ndarray) -> float | None:

@@ -65,7 +65,10 @@ def _is_primary(record: dict[str, Any], top: int) -> bool:
 
 
 def match_gold(texts: Texts) -> Iterator[dict[str, Any]]:
-    """Compare gold labels of each size with all LLM labels: how many gold labels make classifiers as good."""
+    """Compare gold labels of each size with all LLM labels: how many gold labels make classifiers as good.
+
+    That of the largest size is the primary comparison turned round, see `find_claims`.
+    """
     for size in sorted(size for variant, size in texts.labels if variant == "gold"):
         yield {"size": size, **difference(texts.compare(("gold", size), ("llm", texts.top)), "macro_f1")}
 
@@ -86,14 +89,15 @@ def best_mitigation(variants: list[dict[str, Any]], texts: Texts) -> dict[str, A
     among = [variant for variant in CONTROLS if (variant, top) in above_chance]
     if not among or len(texts.labels["llm", top]) < MIN_SEEDS or len(texts.rows) < MIN_TEXTS:
         return None
-    # Every second cluster of each class, in the order of a salted hash; a cluster has the class of its first text.
+    # Every second cluster, class by class, in the order of a salted hash; a cluster has the class of its first text.
     first_texts = np.unique(texts.clusters, return_index=True)[1]
     order = hash_order([texts.rows.ids[i] for i in first_texts], "halves")
-    by_class = [order[gold[first_texts[order]] == k] for k in range(texts.num_classes)]
+    order = np.concatenate([order[gold[first_texts[order]] == k] for k in range(texts.num_classes)])
     halves = []
     for start in range(2):
-        clusters = np.concatenate([places[start::2] for places in by_class])
-        half = texts.take(np.flatnonzero(np.isin(texts.clusters, clusters)))
+        half = texts.take(np.flatnonzero(np.isin(texts.clusters, order[start::2])))
+        if len(half.rows) < MIN_TEXTS / 2 or half.clusters.max() == 0:
+            return None
         labels = {variant: half.labels[variant, top][start::2] for variant in [*among, "llm"]}
         halves.append(replace(half, labels={(variant, top): classes for variant, classes in labels.items()}))
     best = max(among, key=lambda variant: halves[0].score((variant, top))["macro_f1_mean"])
@@ -176,12 +180,14 @@ def plateaus(variants: list[dict[str, Any]], texts: Texts) -> Iterator[dict[str,
         moves = {
             name: _influence(texts, (name, sizes[-1])) - _influence(texts, (name, sizes[-1] // 2)) for name in names
         }
-    errors = {name: _item_se(texts, influence) for name, influence in moves.items()}
+    module = load_metric("seed_scores")
+    errors = {name: 0.0 if is_interpolated else module.item_se(moves[name], texts.clusters) for name in names}
     for name in names:
         settings: dict[str, Any] = {"item_se": errors[name]}
         if name != "gold" and "gold" in names:
             settings |= {"against": curves["gold"], "against_item_se": errors["gold"]}
-            settings["difference_item_se"] = _item_se(texts, moves["gold"] - moves[name])
+            if not is_interpolated:
+                settings["difference_item_se"] = module.item_se(moves["gold"] - moves[name], texts.clusters)
         plateau = load_metric("learning_plateau").compute(sizes=sizes, scores=curves[name], delta=DELTA, **settings)
         record = {"variant": name, "figure": "macro_f1", "n": len(texts.rows), "item_se": errors[name]}
         yield {**record, "is_interpolated": is_interpolated, **plateau}
@@ -189,9 +195,3 @@ def plateaus(variants: list[dict[str, Any]], texts: Texts) -> Iterator[dict[str,
 
 def _influence(texts: Texts, variant: tuple[str, int]) -> np.ndarray:
     return np.array(texts.score(variant, return_items=True)["macro_f1_influence"])
-
-
-def _item_se(texts: Texts, influence: np.ndarray) -> float:
-    """Return the standard error over clusters of a mean that each text moves by its influence."""
-    by_cluster = np.bincount(texts.clusters, influence)
-    return float(np.sqrt(np.square(by_cluster).sum() * len(by_cluster) / max(len(by_cluster) - 1, 1)))

@@ -8,7 +8,7 @@ import numpy as np
 from ..labels.votes import NO_VOTE
 from ..variants import VARIANTS
 from .metric_modules import difference, load_metric
-from .texts import Texts, clusters_of, compare
+from .texts import Texts, compare
 
 #: Variants all of whose labels are the first pass's: their classifiers may copy the LLM's errors. Classifiers on gold,
 #: and on gold made wrong at random with the LLM's confusion matrix, show how many they would repeat in any case.
@@ -35,7 +35,7 @@ def error_cells(teacher: np.ndarray, texts: Texts) -> Iterator[dict[str, Any]]:
     is_wrong = teacher != gold
     has_wrong = is_wrong.sum() > 1
     teacher_scores = load_metric("annotation_uncertainty").compute(
-        predictions=np.eye(num_classes)[teacher], references=gold, clusters=clusters_of(texts.clusters)
+        predictions=np.eye(num_classes)[teacher], references=gold, clusters=texts.clusters
     )
 
     def share(name: str, labels: np.ndarray, references: np.ndarray, clusters: np.ndarray) -> dict[str, Any]:
@@ -43,7 +43,7 @@ def error_cells(teacher: np.ndarray, texts: Texts) -> Iterator[dict[str, Any]]:
         if len(references) < 2:
             return {name: None, f"{name}_interval": None}
         scores = load_metric("seed_scores").compute(
-            predictions=labels, references=references, num_classes=num_classes, clusters=clusters_of(clusters)
+            predictions=labels, references=references, num_classes=num_classes, clusters=clusters
         )
         low, high = scores["accuracy_mean_interval"]
         return {name: scores["accuracy_mean"], f"{name}_interval": [low, high] if low < high else None}

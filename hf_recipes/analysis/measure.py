@@ -23,7 +23,7 @@ from .components import disagreement, variances
 from .copied_errors import error_cells
 from .metric_modules import LEVEL, correct, load_metric, metrics_folder
 from .schema import Figures, Results, read_results
-from .texts import Texts, clusters_of, read_probs, read_texts
+from .texts import Texts, read_probs, read_texts
 from .verdict import decide
 
 ENSEMBLE_SIZES = (2, 3, 5)  # in runs
@@ -71,6 +71,10 @@ def measure(study: Study, labels: StudyLabels, runs: Runs) -> Results:
             if labels.teacher is not None:
                 cells = list(error_cells(labels.teacher[labels.test_gold != NO_GOLD], with_gold))
         correct(find_claims(comparisons, gold_match, cells, best, iso_accuracy))
+        for match in gold_match[-1:]:  # the primary comparison turned round
+            primary = next(entry for entry in comparisons if entry["primary"] and entry["against"] == "gold")
+            turned = {"higher": "lower", "lower": "higher"}.get(primary["verdict"], "inconclusive")
+            match |= {"p_holm": primary["p_holm"], "verdict": turned}
         audit = None
         if study.recipe.few_gold:
             audit = {
@@ -78,8 +82,8 @@ def measure(study: Study, labels: StudyLabels, runs: Runs) -> Results:
                 for part, sample in (("test", labels.test_audit), ("pool", labels.pool_audit))
             }
         looks = _read_looks(study)
-        look = [len(grid.seeds), len(with_gold.rows)]
-        if len(grid.seeds) > 2 and look not in looks:
+        look = {"seeds": len(grid.seeds), "test_texts": len(with_gold.rows), "key": _look_key(study, labels, runs)}
+        if len(grid.seeds) > 2 and with_gold.labels and not any(_is_same_look(look, earlier) for earlier in looks):
             looks.append(look)
         content = {
             "key": _results_key(study, labels, runs),
@@ -97,7 +101,7 @@ def measure(study: Study, labels: StudyLabels, runs: Runs) -> Results:
             "comparisons": comparisons,
             "best_mitigation": best,
             "regained": regained,
-            "ensembles": list(_ensembles(study, labels, with_gold)),
+            "ensembles": list(_ensembles(study, labels, all_test, with_gold)),
             "class_shares": list(class_shares(all_test, with_gold)),
             "error_cells": cells,
             "gold_match": gold_match,
@@ -108,7 +112,7 @@ def measure(study: Study, labels: StudyLabels, runs: Runs) -> Results:
             "out_of_bag": out_of_bag,
             "near_duplicates": _count_near_duplicates(all_test),
             "clusters": None if labels.test.clusters is None else len(np.unique(all_test.clusters)),
-            "looks": looks,
+            "looks": [[earlier["seeds"], earlier["test_texts"]] for earlier in looks],
             "hours_per_seed": _hours_per_seed(study, runs),
             "notes": _notes(labels, runs),
         }
@@ -121,10 +125,26 @@ def measure(study: Study, labels: StudyLabels, runs: Runs) -> Results:
     return results
 
 
-def _read_looks(study: Study) -> list[list[int]]:
-    """Return the seeds and test texts of each verdict of this study so far, in order."""
-    record = read_json(study.looks_file)
-    return record["looks"] if record else []
+def _read_looks(study: Study) -> list[dict[str, Any]]:
+    """Return the seeds, test texts and key of each verdict of this study so far, in order.
+
+    A pulled study has those of its results, without keys.
+    """
+    if record := read_json(study.looks_file):
+        return list(record["looks"])
+    results = read_study_results(study)
+    return [{"seeds": seeds, "test_texts": texts, "key": None} for seeds, texts in (results.looks if results else [])]
+
+
+def _look_key(study: Study, labels: StudyLabels, runs: Runs) -> str:
+    """Return the hash of everything that a verdict is based on, whatever the version of the code."""
+    keys = {str(run): read_json(study.run(run) / "run.json")["key"] for run in runs.all}
+    return make_key(runs=keys, labels=labels.key)
+
+
+def _is_same_look(look: dict[str, Any], earlier: dict[str, Any]) -> bool:
+    counts = [(entry["seeds"], entry["test_texts"]) for entry in (look, earlier)]
+    return look["key"] == earlier["key"] or (earlier["key"] is None and counts[0] == counts[1])
 
 
 def find_claims(
@@ -134,7 +154,10 @@ def find_claims(
     best: dict[str, Any] | None,
     iso_accuracy: dict[str, Any] | None,
 ) -> list[dict[str, Any]]:
-    """Return the differences that sentences of the report state, apart from the primary ones."""
+    """Return the differences that sentences of the report state, apart from the primary ones.
+
+    Gold labels of the largest size against LLM labels are a primary comparison.
+    """
     top = max(comparison["size"] for comparison in comparisons) if comparisons else 0
     claims = [
         comparison
@@ -142,9 +165,9 @@ def find_claims(
         if comparison["size"] == top
         and not comparison["primary"]
         and comparison["figure"] != "accuracy"
-        and comparison["against"] in ("noise-fixed", "gold-only", "llm")
+        and comparison["against"] in ("noise-fixed", "gold-only")
     ]
-    claims += gold_match
+    claims += [match for match in gold_match if match["size"] < top]
     for entry in cells:
         if entry["variant"] == "llm" and entry["size"] == top:
             changes = (entry["since"] or {}).values()
@@ -264,11 +287,11 @@ def _measure_variants(
                 predictions=with_gold.labels[variant, size],
                 references=with_gold.rows.gold,
                 num_classes=len(names),
-                clusters=clusters_of(with_gold.clusters),
+                clusters=with_gold.clusters,
             )
         if study.recipe.few_gold:
             instability |= seed_instability.compute(
-                predictions=classes, num_classes=len(names), clusters=clusters_of(all_test.clusters)
+                predictions=classes, num_classes=len(names), clusters=all_test.clusters
             )
             if with_gold.labels:  # on few texts a good classifier may be no better than chance by chance
                 scores["chance_level_runs"] = sum(len(np.unique(run_classes)) == 1 for run_classes in classes)
@@ -297,7 +320,7 @@ def _training_labels(runs: Runs, run: Run, record: dict[str, Any]) -> Labels:
     return labels.without(np.array([runs.pool.ids[i] in dropped for i in labels.rows]))
 
 
-def _ensembles(study: Study, labels: StudyLabels, with_gold: Texts) -> Iterator[dict[str, Any]]:
+def _ensembles(study: Study, labels: StudyLabels, all_test: Texts, with_gold: Texts) -> Iterator[dict[str, Any]]:
     """Yield scores and disagreement of ensembles of k runs at the largest size, by their mean probabilities.
 
     Only ensembles that share no run are compared: R // k of them. Scores are of the texts with gold.
@@ -312,7 +335,9 @@ def _ensembles(study: Study, labels: StudyLabels, with_gold: Texts) -> Iterator[
                 continue
             classes = probs[: count * k].reshape(count, k, *probs.shape[1:]).mean(axis=1).argmax(axis=2)
             num_classes = len(test.label_names)
-            figures = load_metric("seed_instability").compute(predictions=classes, num_classes=num_classes)
+            figures = load_metric("seed_instability").compute(
+                predictions=classes, num_classes=num_classes, clusters=all_test.clusters
+            )
             if with_gold.labels:
                 figures |= replace(with_gold, labels={(variant, top): classes[:, places]}).score((variant, top))
             record = {"variant": variant, "size": top, "k": k, "ensembles": count, "n": len(test)}

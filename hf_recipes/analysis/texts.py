@@ -62,14 +62,9 @@ class Texts:
             predictions=self.labels[variant],
             references=self.rows.gold,
             num_classes=self.num_classes,
-            clusters=clusters_of(self.clusters),
+            clusters=self.clusters,
             **options,
         )
-
-
-def clusters_of(clusters: np.ndarray) -> np.ndarray | None:
-    """Return clusters for a metric module, which takes None where each text is one."""
-    return None if len(np.unique(clusters)) < 2 else clusters
 
 
 def compare(first: np.ndarray, second: np.ndarray, gold: np.ndarray, clusters: np.ndarray, **options: Any) -> Any:
@@ -83,7 +78,7 @@ def compare(first: np.ndarray, second: np.ndarray, gold: np.ndarray, clusters: n
         predictions2=np.where(is_seen, second, -1),
         references=gold,
         num_classes=int(max(first.max(), second.max(), gold.max())) + 1,
-        clusters=clusters_of(clusters),
+        clusters=clusters,
         **options,
     )
 
@@ -110,8 +105,10 @@ def read_texts(study: Study, labels: StudyLabels, runs: Runs) -> tuple[Texts, Te
     # Clusters are found among test texts and pool texts together.
     texts = [*test.texts, *(pool.texts[i] for i in sample)]
     names = None
-    if test.clusters is not None and pool.clusters is not None:
-        names = np.concatenate([test.clusters, pool.clusters[sample]])
+    if test.clusters is not None or pool.clusters is not None:
+        of_test = np.full(len(test), None) if test.clusters is None else test.clusters
+        of_pool = np.full(len(pool.ids), None) if pool.clusters is None else pool.clusters
+        names = np.concatenate([of_test, of_pool[sample]])
     clusters = cluster_codes(texts, names)
     num_test = len(test)
 
@@ -124,22 +121,27 @@ def read_texts(study: Study, labels: StudyLabels, runs: Runs) -> tuple[Texts, Te
         with_gold = replace(with_gold, labels={})
     if not len(sample) or not with_gold.labels:
         return all_test, with_gold, with_gold, None
-    gold = pool.gold[sample]
+    # Texts that no run classified, or of a class that no test text has, are no more than a burden.
+    is_seen = np.any([(classes >= 0).any(axis=0) for classes in on_pool.values()], axis=0)
+    kept = np.flatnonzero(is_seen & np.isin(pool.gold[sample], with_gold.rows.gold))
+    extra = sample[kept]
     combined = Texts(
         Rows(
-            ids=[*with_gold.rows.ids, *(pool.ids[i] for i in sample)],
-            texts=[*with_gold.rows.texts, *(pool.texts[i] for i in sample)],
-            gold=np.concatenate([with_gold.rows.gold, gold]),
+            ids=[*with_gold.rows.ids, *(pool.ids[i] for i in extra)],
+            texts=[*with_gold.rows.texts, *(pool.texts[i] for i in extra)],
+            gold=np.concatenate([with_gold.rows.gold, pool.gold[extra]]),
             label_names=test.label_names,
         ),
-        {key: np.hstack([with_gold.labels[key], on_pool[key]]) for key in with_gold.labels},
-        np.unique(np.concatenate([clusters[places], clusters[num_test:]]), return_inverse=True)[1],
+        {key: np.hstack([with_gold.labels[key], on_pool[key][:, kept]]) for key in with_gold.labels},
+        np.unique(np.concatenate([clusters[places], clusters[num_test + kept]]), return_inverse=True)[1],
     )
+    if not len(extra):
+        return all_test, with_gold, with_gold, None
     at_top = on_pool["llm", grid.sizes[-1]]
     p_value = same_distribution(combined, len(places))
     out_of_bag = {
-        "n": len(sample),
-        "texts_per_run": float((at_top >= 0).sum(axis=1).mean()),
+        "n": len(extra),
+        "texts_per_run": float((at_top[:, kept] >= 0).sum(axis=1).mean()),
         "p_value": p_value,
         "is_used": p_value >= MIN_P_VALUE,
     }
@@ -149,30 +151,29 @@ def read_texts(study: Study, labels: StudyLabels, runs: Runs) -> tuple[Texts, Te
 def same_distribution(texts: Texts, num_test: int) -> float:
     """Test whether the first `num_test` texts and the others, out-of-bag texts of the pool, come from one distribution.
 
-    The smallest p-value, corrected for their number (Bonferroni), of the chi-square test of the shares of gold classes,
-    and of Welch's test of each variant's accuracy by cluster of texts at the largest size. A run sees both parts, so
-    that its own quality does not count.
+    The smallest p-value, corrected for their number (Bonferroni), of Welch's tests of the share of each class in gold
+    and of the accuracy with gold and with LLM labels at the largest size, by cluster of texts. A run sees both parts,
+    so its own quality does not count.
     """
     from scipy import stats
 
-    gold, clusters = texts.rows.gold, texts.clusters
-    is_test = np.arange(len(gold)) < num_test
-    counts = np.stack([np.bincount(gold[part], minlength=texts.num_classes) for part in (is_test, ~is_test)])
-    p_values = [float(stats.chi2_contingency(counts[:, counts.sum(axis=0) > 0]).pvalue)]
-    for variant, size in texts.labels:
-        if size != texts.top or variant not in ("gold", "llm"):
-            continue
-        labels = texts.labels[variant, size]
+    gold, clusters, num_texts = texts.rows.gold, texts.clusters, len(texts.rows)
+    is_test = np.arange(num_texts) < num_test
+    figures = [((gold == k).astype(float), np.ones(num_texts)) for k in np.unique(gold)]
+    for variant in {"gold", "llm"} & {name for name, size in texts.labels if size == texts.top}:
+        labels = texts.labels[variant, texts.top]
         num_runs = (labels >= 0).sum(axis=0)
-        accuracy = (labels == gold).sum(axis=0) / np.maximum(num_runs, 1)
+        figures.append(((labels == gold).sum(axis=0) / np.maximum(num_runs, 1), num_runs > 0))
+    p_values = []
+    for values, is_known in figures:
         by_part = []
         for part in (is_test, ~is_test):
-            inside = part & (num_runs > 0)
+            inside = part & (is_known > 0)
             sizes = np.bincount(clusters[inside])
-            by_part.append((np.bincount(clusters[inside], accuracy[inside]) / np.maximum(sizes, 1))[sizes > 0])
+            by_part.append((np.bincount(clusters[inside], values[inside]) / np.maximum(sizes, 1))[sizes > 0])
         p_values.append(float(stats.ttest_ind(*by_part, equal_var=False).pvalue))
-    known = [p_value for p_value in p_values if np.isfinite(p_value)]
-    return min(1.0, min(known) * len(known))
+    finite = [p_value for p_value in p_values if np.isfinite(p_value)]
+    return min(1.0, min(finite) * len(finite)) if finite else 1.0
 
 
 def read_probs(study: Study, run: Run, test: Rows) -> np.ndarray:

@@ -100,20 +100,24 @@ def _list_limits(results: Results, llm: VariantResult) -> list[str]:
     if results.out_of_bag:
         state = "One distribution of pool and test texts is assumed"
         if not results.out_of_bag.is_used:
-            state = "They do not count: pool and test texts come from different distributions"
+            state = "They do not count: pool and test texts seem to come from different distributions"
         limits.append(
             f"{results.out_of_bag.n:,} texts of the pool were classified by the runs that did not train on them. "
             f"{state} (test of class shares and accuracies, p = {number(results.out_of_bag.p_value)})."
         )
     if results.clusters is not None:
-        limits.append(f"Intervals count {results.clusters:,} clusters of test texts (data.cluster_column).")
+        limits.append(
+            f"Intervals count {results.clusters:,} clusters of test texts (data.cluster_column), except for sources of "
+            "chance and for shares that are estimated from an audit."
+        )
     if results.near_duplicates:
         limits.append(f"{results.near_duplicates:,} test texts nearly repeat another. Intervals count such texts once.")
     if "pass" not in results.vary:
         limits.append("All of this is for one prompt with one draw of demonstrations; another draw gives other labels.")
     limits.append(
         f"Intervals are {results.confidence_level:.0%} each, over runs and texts together, by t. What sentences call "
-        "clear is corrected for the number of comparisons (Holm 1979): the primary ones together, all others together."
+        "clearly above or below zero is corrected for the number of comparisons (Holm 1979): the primary ones "
+        "together, and all others together."
     )
     return [*limits, SCOPE, *results.notes]
 
@@ -181,8 +185,8 @@ def _describe_audited(results: Results, audit: Audits) -> Findings:
     ]
     limits = [
         f"R = {runs} runs a variant; intervals are {results.confidence_level:.0%} each, not corrected for the number "
-        "of comparisons (those of shares are, for that of classes and groups). Scores are over runs and audited test "
-        "texts together, stability over runs and all test texts."
+        "of comparisons (those of shares are, for that of classes and groups, and so is what is called clear). Scores "
+        "are over runs and audited test texts together, stability over runs and all test texts."
     ]
     limits += [
         f"People labelled {part.labelled:,} of the {part.drawn:,} texts of the {name} that were drawn: if "
@@ -209,7 +213,7 @@ def _describe_verdict(results: Results) -> str:
         "do not ship": "Do not ship: a limit of the recipe is exceeded.",
         "inconclusive": "Inconclusive: this study does not decide every limit of the recipe.",
     }[verdict.decision]
-    if verdict.decision == "inconclusive" and loss.bound is not None and not verdict.reason:
+    if loss.status == "inconclusive" and loss.bound is not None and verdict.decision == "inconclusive":
         text = f"Inconclusive: at most {number(loss.bound)} of macro-F1 lost."
     text += "".join(f" {_describe_criterion(criterion, verdict)}." for criterion in verdict.criteria)
     if verdict.reason:
@@ -220,9 +224,10 @@ def _describe_verdict(results: Results) -> str:
             f" Verdicts of this study so far had these seeds and test texts: {looks}. Each further verdict is another "
             f"chance to err, so the intervals of this one are {verdict.level:.0%}."
         )
-    if verdict.decision != "inconclusive" or verdict.reason:
-        return text
     is_complete = all(criterion.value is not None for criterion in verdict.criteria)
+    is_open = any(criterion.value is not None and criterion.status == "inconclusive" for criterion in verdict.criteria)
+    if verdict.decision != "inconclusive" or verdict.reason or not is_open:
+        return text
     open_question = "this" if is_complete else "the limit on the worst class"
     if advice := verdict.advice:
         hours = f", about {advice.hours:,.1f} hours of training and labelling more," if advice.hours else ""
@@ -328,7 +333,7 @@ def _describe_gold_match(matches: list[GoldMatch], top: int) -> str:
         (match for match in below if most is None or match.size < most.size), key=lambda match: match.size, default=None
     )
     shown = [f"{match.size:,} gold labels {signed_difference(match)}" for match in (least, most) if match is not None]
-    evidence = f" Against LLM labels: {', '.join(shown)}; corrected for the number of sizes." if shown else ""
+    evidence = f" Against LLM labels: {', '.join(shown)}; corrected for the number of comparisons." if shown else ""
     if most is not None:
         more = f"more than {least.size:,} and " if least else ""
         return f"{start} {more}at most {most.size:,} gold labels.{evidence}"
@@ -373,4 +378,6 @@ def _judge_stability(results: Results, churn: Comparison) -> str:
     shares = {(share.variant, share.class_name): share.share for share in results.class_shares if share.group is None}
     names = [name for name in results.label_names if not shares.get(("llm", name), 1.0) and shares.get(("gold", name))]
     why = f", as its classifiers never predict {listed(names)}" if names else ""
+    if llm.chance_level_runs:
+        why += f", but {llm.chance_level_runs} of its {llm.R} runs are at chance level, whose agreement is no stability"
     return f", so training on LLM labels was more stable here{why}"

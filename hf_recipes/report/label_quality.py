@@ -10,7 +10,6 @@ from ..analysis.annotator import clusters_of_pool
 from ..analysis.label_schema import LabelQuality, Uncertainty
 from ..analysis.measure import without_nan
 from ..analysis.metric_modules import metrics_folder
-from ..analysis.texts import clusters_of
 from ..annotation.annotations import count_examples
 from ..annotation.calibration import ON_GOLD
 from ..annotation.passes import read_progress
@@ -144,7 +143,7 @@ def _score(labels: np.ndarray, gold: np.ndarray, classes: int, clusters: np.ndar
     figures = uncertainty.compute(
         predictions=np.eye(classes)[labels[judged]],
         references=gold[judged],
-        clusters=None if clusters is None else clusters_of(clusters[judged]),
+        clusters=None if clusters is None else clusters[judged],
     )
     names = ("n_gold", "accuracy", "accuracy_interval", "macro_f1", "macro_f1_interval")
     return {"label_share": share.tolist(), **{name: figures[name] for name in names}}

@@ -179,8 +179,8 @@ def _describe_copied_errors(cells: dict[tuple[str, int], ErrorCells], smallest: 
     if noise and (above := llm.copied_above_noise):
         text += (
             f". Classifiers on gold labels made wrong at random with the LLM's confusion matrix repeat "
-            f"{estimate(noise, 'copied')}: a difference of {signed_difference(above)}, {judge(above)}. Only what is "
-            "above this control is copied; the other part is the LLM's preference for some classes"
+            f"{estimate(noise, 'copied')}: a difference of {signed_difference(above)}, {judge(above)}. Only the part "
+            "above both controls can be copied: the LLM's preference for classes and hard texts explain the others"
         )
     if llm.since is None:
         return f"{text}."

@@ -13,12 +13,14 @@ from scipy import stats
 from .shared import (
     Crossed,
     Direct,
+    by_cluster,
     check_classes,
     check_clusters,
     check_level,
     check_runs,
     crossed_variance,
     f1_by_class,
+    item_variance,
 )
 
 _CITATION = """\
@@ -90,6 +92,11 @@ class SeedScores(Direct, evaluate.Metric):
 
     def _compute(self, **kwargs):
         return seed_scores(**kwargs)
+
+    def item_se(self, influence, clusters):
+        """Return the standard error over clusters of a mean that each item moves by its influence, of shape (n,)."""
+        by_unit = by_cluster(len(influence) * influence[None], clusters)[0]
+        return float(np.sqrt(item_variance(by_unit)))
 
     def mean_interval(self, values, clusters, level, bounds):
         """Return the interval of the mean of values by run and item, of shape (R, n), as of a mean accuracy."""
@@ -165,17 +172,17 @@ def _chance(predictions, references, gold_shares, clusters):
 def _macro_f1(predictions, references, classes, clusters, level):
     """Return pseudo-values of macro-F1 over the classes that gold has, by run and item, and F1 by class."""
     means, intervals, variances = [float("nan")] * classes, [[float("nan")] * 2] * classes, [None] * classes
-    total, is_seen, present = np.zeros(predictions.shape), predictions >= 0, np.unique(references)
+    is_seen, values = predictions >= 0, []
     for k, by_item in f1_by_class(predictions, references):
-        total += by_item / len(present)
-        # One text of the class moves F1 by about one over their number, and they are what the variance is known from.
-        count, figure = (references == k).sum(), Crossed(by_item, is_seen, clusters)
+        values.append(by_item)
+        # One cluster of the class moves F1 by about one over their number, and only these clusters show how F1 varies.
+        count, figure = len(np.unique(clusters[references == k])), Crossed(by_item, is_seen, clusters)
         variance = crossed_variance(figure, floor=len(figure.influence) / count)
         variance = replace(variance, item_freedom=float(min(variance.item_freedom, max(count - 1, 1))))
         means[k], intervals[k] = figure.mean, variance.interval(figure.mean, level, (0, 1))
         variances[k] = variance.to_dict()
     per_class = {"mean": means, "mean_interval": intervals, "variance": variances}
-    return total, {f"per_class_f1_{name}": values for name, values in per_class.items()}
+    return sum(values) / len(values), {f"per_class_f1_{name}": of_class for name, of_class in per_class.items()}
 
 
 def _summary(name, figure, level):
