@@ -354,10 +354,6 @@ def test_copies_of_rows_add_nothing_if_they_are_one_cluster(module, parts, copie
     clusters = [f"document {i}" for i in again] if has_names else (7 * again).tolist()
     alphas = [0.1, 0.5, 1.0]
     whole = module.compute(predictions=probs, references=gold, votes=votes, alphas=alphas)
-    if len(gold) == 1 < copies:
-        with pytest.raises(ValueError, match="`clusters` must have at least 2 values"):
-            module.compute(predictions=probs[again], clusters=clusters)
-        return
     copied = module.compute(
         predictions=probs[again], references=gold[again], votes=votes[again], alphas=alphas, clusters=clusters
     )
@@ -550,7 +546,6 @@ GOOD = {"predictions": [[0.9, 0.1], [0.6, 0.4]], "references": [0, 1]}
         ({"label_mass": [0.9, 1.5]}, "`label_mass` .* 0.9 to 1.5"),
         ({"label_mass": [0.9, np.nan]}, "`label_mass` .* nan"),
         ({"clusters": ["a"]}, r"`clusters` must have one value per item, 2. Got the shape \(1,\)"),
-        ({"clusters": ["a", "a"]}, "`clusters` must have at least 2 values. Got a only"),
         ({"alphas": [0.1, 0]}, r"`alphas` .* Got \[0.1, 0.0\]"),
         ({"alphas": [1.1]}, r"`alphas` .* Got \[1.1\]"),
         ({"alphas": []}, "`alphas` "),

@@ -154,7 +154,6 @@ def test_every_ingredient_of_a_run_is_in_its_key(annotated, monkeypatch):
         "rows": "--data.seed=3",
         "encoder": "--train.encoder=models/SmolLM2-135M-Instruct",
         "validation": "--train.validation_size=10",
-        "out-of-bag": "--train.out_of_bag=50",
     }
     keys = {
         name: open_runs(annotated(change)).key(run) for name, change in changes.items()
@@ -164,12 +163,6 @@ def test_every_ingredient_of_a_run_is_in_its_key(annotated, monkeypatch):
     for other in ("seed", "size", "variant"):
         place = {"seed": ("llm", 10, 1), "size": ("llm", 20, 0), "variant": ("gold", 10, 0)}[other]
         keys[other] = open_runs(study).key(the_run(study, *place))
-    labels = read_labels(study)
-    gold = labels.training_pool.gold.copy()
-    row = open_runs(study).out_of_bag(run)[0]
-    gold[row] = (gold[row] + 1) % 3
-    changed = replace(labels, training_pool=replace(labels.training_pool, gold=gold))
-    keys["gold of an out-of-bag text"] = Runs(study, changed).key(run)
     monkeypatch.setattr("hf_recipes.training.runs.cpu_threads", lambda: 99)
     keys["threads"] = open_runs(study).key(run)
     monkeypatch.setattr("hf_recipes.training.runs.versions", lambda *names: {"torch": "0"})
@@ -228,7 +221,7 @@ def test_out_of_bag_texts_are_of_other_clusters_where_test_texts_are(annotated):
         expected = [row for row in whole.out_of_bag(run) if clusters[row] not in trained_on]
         assert split.out_of_bag(run).tolist() == expected
         assert 0 < len(expected) < len(whole.out_of_bag(run))
-        assert split.key(run) != whole.key(run)
+        assert split.key(run) == whole.key(run)  # which texts a run classifies does not change it
     names[0] = "thread 3"  # the test split was drawn without regard to clusters
     mixed = Runs(study, replace(labels, training_pool=pool, test=replace(labels.test, clusters=names)))
     assert all(mixed.out_of_bag(run).tolist() == whole.out_of_bag(run).tolist() for run in mixed.all)
@@ -270,6 +263,26 @@ def test_the_classes_of_out_of_bag_texts_are_the_classifiers_own(annotated, tmp_
         assert ("out_of_bag" in collect(made, read_labels(made), folder, texts=True).configs) == has_table
 
 
+def test_another_sample_of_out_of_bag_texts_trains_no_run_again(annotated):
+    study = annotated(*FEW, "--train.out_of_bag=30")
+    assert train(study) == {}
+    wider = annotated(*FEW, "--train.out_of_bag=70")
+    work = open_runs(wider)
+    assert work.left() == []
+    classes = read_out_of_bag(wider, work, work.all)
+    assert classes.shape == (4, 70)
+    known = np.isin(work.pool_sample, open_runs(study).pool_sample)
+    assert (classes[:, ~known] == NOT_CLASSIFIED).all()
+    for run, run_classes in zip(work.all, classes, strict=True):
+        assert ((run_classes != NOT_CLASSIFIED) == (known & np.isin(work.pool_sample, work.out_of_bag(run)))).all()
+    # A run of an earlier version has no such texts.
+    file = study.run(work.all[0]) / "run.json"
+    record = read_json(file)
+    del record["out_of_bag_texts"]
+    file.write_text(json.dumps(record))
+    assert (read_out_of_bag(wider, work, work.all)[0] == NOT_CLASSIFIED).all()
+
+
 def test_out_of_bag_texts_of_another_run_are_refused(annotated):
     study = annotated(*FEW)
     assert train(study) == {}
@@ -277,9 +290,6 @@ def test_out_of_bag_texts_of_another_run_are_refused(annotated):
     run, control = (study.run(the_run(study, variant, 20, 0)) / "out_of_bag.parquet" for variant in ("llm", "gold"))
     shutil.copyfile(control, run)
     with pytest.raises(UserError, match=f"`{run}` must have the out-of-bag texts of this run. Delete `{run.parent}`"):
-        read_out_of_bag(study, work, work.all)
-    shutil.copyfile(study.run(the_run(study, "llm", 20, 1)) / "out_of_bag.parquet", run)
-    with pytest.raises(UserError, match="must have the out-of-bag texts of this run"):
         read_out_of_bag(study, work, work.all)
     run.unlink()
     with pytest.raises(UserError, match=f"`{run}` is missing. Delete `{run.parent}`"):

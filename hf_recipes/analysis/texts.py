@@ -9,7 +9,7 @@ from .. import parquet
 from ..data import NO_GOLD, Rows
 from ..errors import UserError
 from ..labels.pool import StudyLabels
-from ..study import Run, Study
+from ..study import Run, Study, read_json
 from ..training.grid import paired_runs
 from ..training.runs import PREDICTIONS, Runs
 from ..variants import VARIANTS
@@ -191,6 +191,8 @@ def read_probs(study: Study, run: Run, test: Rows) -> np.ndarray:
 def read_out_of_bag(study: Study, runs: Runs, variant_runs: list[Run]) -> np.ndarray:
     """Return the classes that runs gave the texts of `runs.pool_sample`, `NOT_CLASSIFIED` where a run gave none.
 
+    A run that was trained with another sample, or before its pool changed, has classified fewer of them.
+
     Args:
         study (`Study`), runs (`Runs`), variant_runs (`list[Run]`):
             A study, its runs, and R of them that are trained.
@@ -199,20 +201,22 @@ def read_out_of_bag(study: Study, runs: Runs, variant_runs: list[Run]) -> np.nda
         `np.ndarray` of shape `(R, n)`, int64: a row for each of `variant_runs`.
 
     Raises:
-        UserError: a run's file is missing, damaged or of other texts.
+        UserError: a run's file is missing, damaged or of another run.
     """
     classes = np.full((len(variant_runs), len(runs.pool_sample)), NOT_CLASSIFIED, dtype=np.int64)
     for run, run_classes in zip(variant_runs, classes, strict=True):
-        rows = runs.out_of_bag(run)
-        if not len(rows):  # The run has no file then.
-            continue
         folder = study.run(run)
+        num_texts = (read_json(folder / "run.json") or {}).get("out_of_bag_texts", 0)
+        if not num_texts:
+            continue
         table = parquet.read(folder / "out_of_bag.parquet", PREDICTIONS, delete=folder)
-        ids = [runs.pool.ids[i] for i in rows]
-        if table["id"].to_pylist() != ids or set(table["run"].to_pylist()) != {str(run)}:
+        if len(table) != num_texts or set(table["run"].to_pylist()) != {str(run)}:
             raise UserError(
                 f"`{folder}/out_of_bag.parquet` must have the out-of-bag texts of this run. Delete `{folder}` and run "
                 "hf-recipes train."
             )
-        run_classes[np.isin(runs.pool_sample, rows)] = np.argmax(table["probs"].to_pylist(), axis=1)
+        given = dict(zip(table["id"].to_pylist(), np.argmax(table["probs"].to_pylist(), axis=1), strict=True))
+        allowed = np.isin(runs.pool_sample, runs.out_of_bag(run))
+        for place in np.flatnonzero(allowed):
+            run_classes[place] = given.get(runs.pool.ids[runs.pool_sample[place]], NOT_CLASSIFIED)
     return classes

@@ -89,7 +89,7 @@ def collect(study: Study, labels: StudyLabels, folder: Path, texts: bool) -> Bun
         records = [{"run": str(run), "record": (study.run(run) / "run.json").read_text("utf-8")} for run in trained]
         parquet.write(folder / "runs.parquet", pa.Table.from_pylist(records))
         configs["runs"] = {"train": folder / "runs.parquet"}
-        with_out_of_bag = [run for run in trained if len(runs.out_of_bag(run))]
+        with_out_of_bag = [run for run in trained if (study.run(run) / "out_of_bag.parquet").exists()]
         for name, runs_with_file in (("predictions", trained), ("out_of_bag", with_out_of_bag)):
             if runs_with_file:
                 configs[name] = {"train": _join_predictions(study, runs_with_file, folder / f"{name}.parquet")}

@@ -32,7 +32,7 @@ PREDICTIONS = pa.schema(
 )
 LIBRARIES = ("torch", "transformers", "accelerate", "tokenizers", "numpy")
 #: Settings that change how a run is trained but not its result; encoder and mixed precision are in its environment.
-NOT_IN_KEY = {"encoder", "revision", "accelerate_config", "save_models", "trackers"}
+NOT_IN_KEY = {"encoder", "revision", "accelerate_config", "save_models", "trackers", "out_of_bag"}
 #: Model types whose first token has the position after that of padding: `pad_token_id` + 1.
 SHIFTED = ("roberta", "xlm-roberta", "camembert", "mpnet", "longformer", "data2vec-text", "xlm-roberta-xl")
 
@@ -160,16 +160,8 @@ class Runs:
         ]
         rows = zip(self.validation, self.validation_labels(run), strict=True)
         validation = hash_ids(f"{self.pool.ids[i]} {label}" for i, label in rows)
-        out_of_bag = hash_ids(f"{self.pool.ids[i]} {self.pool.gold[i]}" for i in self.out_of_bag(run))
         seeds = {"init": run.init_seed, "order": run.order_seed}
-        return make_key(
-            content=content,
-            validation=validation,
-            out_of_bag=out_of_bag,
-            seeds=seeds,
-            **self._common,
-            **environment,
-        )
+        return make_key(content=content, validation=validation, seeds=seeds, **self._common, **environment)
 
     def is_done(self, run: Run) -> bool:
         """Return whether the run need not be trained here."""
