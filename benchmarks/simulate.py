@@ -195,7 +195,10 @@ def cover(truth: float, interval: Iterable[float]) -> tuple[float, float]:
 
 def comparison_study(number: int, metrics: Path, name: str, truth: dict[str, float], items: int, runs: int) -> Any:
     gold, clusters, scores = draw_study(DESIGNS[name], number, runs, items)
-    result = compare(metrics, scores.argmax(axis=3), gold, clusters)
+    options = {}
+    if DESIGNS[name].correlation and "paired" in signature(load(metrics, "instability_comparison")).parameters:
+        options["paired"] = True
+    result = compare(metrics, scores.argmax(axis=3), gold, clusters, **options)
     return {f"{name}, {figure}": cover(truth[figure], result[f"{figure}_interval"]) for figure in FIGURES}
 
 
