@@ -126,7 +126,8 @@ def _tiles(results: Results) -> list[dict[str, Any]]:
                 tiles.append({"title": f"{title}, {name}", "of": f"{top:,} training texts", **values})
         if comparison := results.find("llm", "gold", figure):
             values = {"value": comparison.difference, "interval": comparison.interval, "verdict": comparison.verdict}
-            tiles.append({"title": f"{title}, LLM less gold", "of": "paired by text", **values})
+            texts = "test and out-of-bag texts" if comparison.test_only else "test texts"
+            tiles.append({"title": f"{title}, LLM less gold", "of": f"paired by text, {texts}", **values})
     return tiles
 
 

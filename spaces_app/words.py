@@ -390,10 +390,11 @@ def _test_cells(test: dict[str, Any] | None) -> list[str]:
     p = test["p_holm"] if test.get("p_holm") is not None else test["p_value"]
     kind = "Holm" if test.get("p_holm") is not None else "exploratory"
     verdicts = {"higher": "clearly higher", "lower": "clearly lower", "inconclusive": "inconclusive"}
+    is_exploratory = test.get("by") == "study" and test.get("p_holm") is None
     return [
         f"{plus(test['difference'])} <i>{interval(test['interval'])}</i>",
         f"{number(p)} <small>({kind})</small>",
-        safe(verdicts.get(test["verdict"], test["verdict"])),
+        "–" if is_exploratory else safe(verdicts.get(test["verdict"], test["verdict"])),
     ]
 
 
