@@ -201,5 +201,9 @@ def _advise(figures: Figures, tests: list[_Test], level: float) -> Advice | None
     if best is None:
         return None
     hours, seeds, texts = best
-    known = figures.hours_per_seed is not None
-    return Advice(seeds=seeds, test_texts=texts, hours=hours if known else None, power=power(seeds, texts))
+    return Advice(
+        seeds=seeds,
+        test_texts=texts,
+        hours=None if figures.hours_per_seed is None else hours,
+        power=power(seeds, texts),
+    )

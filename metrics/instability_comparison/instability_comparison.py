@@ -154,16 +154,16 @@ def instability_comparison(
     first, second = (_figures(predictions, references, clusters) for predictions in (predictions1, predictions2))
     result = {"R": runs, "n": items, "confidence_level": confidence_level}
     for figure, options in FIGURES.items():
-        one, two = first[figure], second[figure]
-        error = variance_of_difference(one, two, paired, **options) if runs > 2 else UNKNOWN
-        result |= {f"{figure}_1": one.mean, f"{figure}_2": two.mean}
-        difference = _difference(one.mean - two.mean, error, confidence_level)
+        of_first, of_second = first[figure], second[figure]
+        error = variance_of_difference(of_first, of_second, paired, **options) if runs > 2 else UNKNOWN
+        result |= {f"{figure}_1": of_first.mean, f"{figure}_2": of_second.mean}
+        difference = _difference(of_first.mean - of_second.mean, error, confidence_level)
         result |= {f"{figure}_{name}": value for name, value in difference.items()}
         result |= {f"{figure}_variance": error.to_dict(), f"{figure}_detectable": _detectable(error, confidence_level)}
         if delta is not None:
             result[f"{figure}_runs_needed"] = _runs_needed(delta, error, runs, confidence_level)
         if figure != "pairwise_disagreement":
-            result |= _spread(figure, one.by_run, two.by_run, 1 - confidence_level)
+            result |= _spread(figure, of_first.by_run, of_second.by_run, 1 - confidence_level)
     if ladder is not None:
         steps = [_figures(step, references, clusters) for step in steps]
         result["iso_accuracy"] = _iso_accuracy(first, steps, confidence_level)
@@ -238,13 +238,13 @@ def _iso_accuracy(variant, steps, level):
     accuracies = np.array([step["accuracy"].mean for step in steps])
     order = np.argsort(accuracies)
     accuracies, mean = accuracies[order], variant["accuracy"].mean
-    nothing = {"accuracy": mean, "verdict": "inconclusive"}
+    undefined = {"accuracy": mean, "verdict": "inconclusive"}
     if len(steps) < 2 or not accuracies[0] <= mean <= accuracies[-1]:
-        return {"status": "no overlap", **nothing}
+        return {"status": "no overlap", **undefined}
     upper = max(int(np.searchsorted(accuracies, mean)), 1)
     gap = accuracies[upper] - accuracies[upper - 1]
     if gap > MAX_GAP:
-        return {"status": "gap", "gap": float(gap), **nothing}
+        return {"status": "gap", "gap": float(gap), **undefined}
     weight = (mean - accuracies[upper - 1]) / gap if gap > 0 else 0.5
     weights = np.array([1, weight - 1, -weight])
     entries = [variant, steps[order[upper - 1]], steps[order[upper]]]
