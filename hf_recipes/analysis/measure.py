@@ -85,6 +85,9 @@ def measure(study: Study, labels: StudyLabels, runs: Runs) -> Results:
         look = {"seeds": len(grid.seeds), "test_texts": len(with_gold.rows), "key": _look_key(study, labels, runs)}
         if len(grid.seeds) > 2 and with_gold.labels and not any(_is_same_look(look, earlier) for earlier in looks):
             looks.append(look)
+        notes = _notes(labels, runs)
+        if labels.files.withheld and labels.test.clusters is None:  # no part of the key: pulled results remain current
+            notes.append("Without the texts near-duplicates are unknown, so each text counts.")
         content = {
             "key": _results_key(study, labels, runs),
             "study": study.recipe.name,
@@ -114,7 +117,7 @@ def measure(study: Study, labels: StudyLabels, runs: Runs) -> Results:
             "clusters": None if labels.test.clusters is None else len(np.unique(all_test.clusters)),
             "looks": [[earlier["seeds"], earlier["test_texts"]] for earlier in looks],
             "hours_per_seed": _hours_per_seed(study, runs),
-            "notes": _notes(labels, runs),
+            "notes": notes,
         }
         figures = Figures.model_validate(without_nan(content))
         results = Results(**dict(figures), verdict=decide(figures, study.recipe.accept))
@@ -253,8 +256,6 @@ def _notes(labels: StudyLabels, runs: Runs) -> list[str]:
     notes = list(runs.notes)
     if num := labels.files.num_excluded:
         notes.append(f"{num:,} rows of the training split have the text of a test row and are left out.")
-    if labels.files.withheld and labels.test.clusters is None:
-        notes.append("This study was published without its texts: near-duplicates are unknown, so each text counts.")
     if labels.teacher is None:
         notes.append(
             "Which of the LLM's errors classifiers copy is unknown: it requires the LLM's labels of the test texts "
