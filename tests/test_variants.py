@@ -257,7 +257,7 @@ def test_the_pool_has_the_clusters_of_its_rows():
 
 def test_sizes_against_the_pool(make_study):
     recipe = make_study("--grid.sizes=[10, 40]").grid
-    assert check_sizes(recipe, 80) == []
+    assert check_sizes(recipe, 200) == []
     assert "more than a fifth of the 60 usable rows" in check_sizes(recipe, 60)[0]
     with pytest.raises(UserError, match="`grid.sizes` must be at most 30"):
         check_sizes(recipe, 30)
