@@ -112,8 +112,8 @@ def read_texts(study: Study, labels: StudyLabels, runs: Runs) -> tuple[Texts, Te
     clusters = cluster_codes(texts, names)
     num_test = len(test)
 
-    # Scores are of the test texts with gold: all of them, or those that people labelled.
-    # Disagreement requires no gold, but the metric takes one: any.
+    # Scores are of the test texts with gold: all of them, or those that people labelled. Disagreement requires no gold,
+    # but the metric module takes some: any.
     all_test = Texts(replace(test, gold=np.maximum(test.gold, 0)), on_test, clusters[:num_test])
     places = np.flatnonzero(labels.test_gold != NO_GOLD)
     with_gold = Texts(replace(test, gold=labels.test_gold), on_test, clusters[:num_test]).take(places)
@@ -121,7 +121,7 @@ def read_texts(study: Study, labels: StudyLabels, runs: Runs) -> tuple[Texts, Te
         with_gold = replace(with_gold, labels={})
     if not len(sample) or not with_gold.labels:
         return all_test, with_gold, with_gold, None
-    # Texts that no run classified, or of a class that no test text has, are no more than a burden.
+    # Texts that no run classified show nothing. Those of a class without test texts would change the mean over classes.
     is_seen = np.any([(classes >= 0).any(axis=0) for classes in on_pool.values()], axis=0)
     kept = np.flatnonzero(is_seen & np.isin(pool.gold[sample], with_gold.rows.gold))
     extra = sample[kept]
