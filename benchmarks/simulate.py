@@ -366,7 +366,8 @@ def repeat(studies: int, study: Study, *arguments: Any) -> dict[str, np.ndarray]
     for result in results:
         for name, figures in result.items():
             rows.setdefault(name, []).append(figures)
-    print(time.strftime("%H:%M:%S"), study.__name__, *arguments[-3:], file=sys.stderr, flush=True)
+    cell = [argument for argument in arguments if isinstance(argument, (str, int, float))]
+    print(time.strftime("%H:%M:%S"), study.__name__, *cell, file=sys.stderr, flush=True)
     return {name: np.array(figures) for name, figures in rows.items()}
 
 
