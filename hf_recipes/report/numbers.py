@@ -37,7 +37,9 @@ def judge(comparison: Difference | EqualAccuracy) -> str:
     if comparison.interval is None:
         return f"without an interval, as R = {comparison.R}"
     if comparison.verdict == "inconclusive":
-        return f"inconclusive with R = {comparison.R}"
+        low, high = comparison.interval
+        corrected = " after the correction for several comparisons" if low > 0 or high < 0 else ""
+        return f"inconclusive with R = {comparison.R}{corrected}"
     return f"clearly {'above' if comparison.verdict == 'higher' else 'below'} zero"
 
 
