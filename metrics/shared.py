@@ -251,16 +251,22 @@ class CrossedVariance:
         inverse = 1 / of_runs + 1 / self.item_freedom
         return min(1 / inverse, 1e6) if inverse else 1e6  # as good as infinite, which the noncentral t has not
 
+    def widening(self, quantile):
+        """Return by how much the skew widens an interval on its side, in standard errors; negative on the left.
+
+        It is the first term of the Cornish-Fisher expansion of a studentised mean (Johnson 1978).
+        """
+        return self.skew * (2 * quantile**2 + 1) / 6
+
     def interval(self, estimate, level, bounds=(-np.inf, np.inf)):
         """Return the t interval, cut to the bounds; nan where a part is nan.
 
-        On the side of the skew it is wider by the first term of the Cornish-Fisher expansion of a studentised mean
-        (Johnson 1978); it is never narrower.
+        On the side of the skew it is wider (see `widening`); it is never narrower.
         """
         if not np.isfinite(self.total):
             return [float("nan"), float("nan")]
         quantile, error = special.stdtrit(self.freedom, 0.5 + level / 2), np.sqrt(self.total)
-        extra = self.skew * (2 * quantile**2 + 1) / 6
+        extra = self.widening(quantile)
         low, high = estimate - (quantile + max(-extra, 0)) * error, estimate + (quantile + max(extra, 0)) * error
         return [float(max(low, bounds[0])), float(min(high, bounds[1]))]
 
@@ -295,7 +301,7 @@ class CrossedVariance:
             return float(distance > 0)
         freedom = self.freedom
         quantile = special.stdtrit(freedom, 0.5 + level / 2)
-        quantile += abs(self.skew) * (2 * quantile**2 + 1) / 6
+        quantile += abs(self.widening(quantile))
         # Farther than 30 standard errors the noncentral t is not computed.
         return float(1 - special.nctdtr(freedom, np.clip(distance / np.sqrt(self.total), -30, 30), quantile))
 
@@ -374,6 +380,13 @@ def item_variance(influence, floor=1.0):
     largest = np.abs(influence).max()
     largest = largest if largest > 1e-9 else floor  # rounding errors move nothing
     return max((influence**2).sum() / items / max(items - 1, 1), 2 * largest**2 / (items * (items + 1)))
+
+
+def wilson(share, trials, z):
+    """Return Wilson's (1927) score interval; nan without trials."""
+    share, trials = np.clip(share, 0, 1), np.asarray(trials, dtype=float)
+    middle, half = share * trials + z**2 / 2, z * np.sqrt(share * (1 - share) * trials + z**2 / 4)
+    return np.clip(np.stack([middle - half, middle + half], axis=-1) / (trials + z**2)[..., None], 0, 1).tolist()
 
 
 def jackknife(without):

@@ -24,7 +24,15 @@ FIGURES = {
     **{"key": "k", "study": "s", "label_names": ["a", "b"], "seeds": [0, 1, 2], "vary": ["subset", "init", "order"]},
     **{"R": 3, "n": 100, "audit": None, "confidence_level": 0.95, "lines": {}, "annotator": {}, "variants": []},
     **{"comparisons": [], "best_mitigation": None, "regained": [], "ensembles": [], "class_shares": []},
-    **{"error_cells": [], "gold_match": [], "iso_accuracy": None, "plateaus": [], "components": [], "notes": []},
+    **{
+        "error_cells": [],
+        "gold_match": [],
+        "iso_accuracy": None,
+        "plateaus": [],
+        "components": [],
+        "notes": [],
+        "hours_per_seed": 0.1,
+    },
 }
 LISTS = {
     "variants": VARIANT,

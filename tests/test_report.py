@@ -128,7 +128,9 @@ def test_a_clear_cost_and_an_unclear_stability_are_said_so():
 def test_the_verdict_comes_first_and_says_what_would_decide_it():
     title, text = describe(made()).findings[0]
     assert title == "Verdict."
-    assert text.startswith("Do not ship: a limit of the recipe is exceeded. Macro-F1 loss against gold labels: .200")
+    assert text.startswith(
+        "Do not ship: these labels miss a limit of the recipe. Macro-F1 loss against gold labels: .200"
+    )
     assert "labels: .200 [.150, .250]. Limit .050: exceeded." in text
     assert "F1 of the worst class, a: .500 [.379, .621]. Limit .500: inconclusive; certified: at least .379" in text
     near = make_results(cost=-0.01, cost_interval=(-0.06, 0.04))
@@ -137,6 +139,7 @@ def test_the_verdict_comes_first_and_says_what_would_decide_it():
     text = findings(typed(near))
     assert "Verdict. Inconclusive: at most .060 of macro-F1 lost. Macro-F1 loss" in text
     assert "3 seeds and 476 test texts decide this with probability 0.8" in text
+    assert "more hours of training and labelling." in text
     near["looks"] = [[3, 100], [5, 100]]
     near["verdict"] = decide(make_figures(near), Accept(churn=0.5)).model_dump()
     text = findings(typed(near))

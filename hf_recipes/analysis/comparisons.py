@@ -175,13 +175,12 @@ def plateaus(variants: list[dict[str, Any]], texts: Texts) -> Iterator[dict[str,
     curves = {name: [scores[name, size] for size in sizes] for name in names}
     # How much each text moves the gain of the last doubling.
     is_interpolated = sizes[-1] / 2 not in sizes
-    moves = {name: np.zeros(len(texts.rows)) for name in names}
+    module, errors, moves = load_metric("seed_scores"), dict.fromkeys(names, 0.0), {}
     if not is_interpolated:
         moves = {
             name: _influence(texts, (name, sizes[-1])) - _influence(texts, (name, sizes[-1] // 2)) for name in names
         }
-    module = load_metric("seed_scores")
-    errors = {name: 0.0 if is_interpolated else module.item_se(moves[name], texts.clusters) for name in names}
+        errors = {name: module.item_se(influence, texts.clusters) for name, influence in moves.items()}
     for name in names:
         settings: dict[str, Any] = {"item_se": errors[name]}
         if name != "gold" and "gold" in names:

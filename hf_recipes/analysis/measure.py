@@ -72,7 +72,12 @@ def measure(study: Study, labels: StudyLabels, runs: Runs) -> Results:
                 cells = list(error_cells(labels.teacher[labels.test_gold != NO_GOLD], with_gold))
         correct(find_claims(comparisons, gold_match, cells, best, iso_accuracy))
         for match in gold_match[-1:]:  # the primary comparison turned round
-            primary = next(entry for entry in comparisons if entry["primary"] and entry["against"] == "gold")
+            pair = ("llm", "gold", "macro_f1")
+            primary = next(
+                entry
+                for entry in comparisons
+                if entry["primary"] and (entry["variant"], entry["against"], entry["figure"]) == pair
+            )
             turned = {"higher": "lower", "lower": "higher"}.get(primary["verdict"], "inconclusive")
             match |= {"p_holm": primary["p_holm"], "verdict": turned}
         audit = None
@@ -141,8 +146,11 @@ def _read_looks(study: Study) -> list[dict[str, Any]]:
 
 def _look_key(study: Study, labels: StudyLabels, runs: Runs) -> str:
     """Return the hash of everything that a verdict is based on, whatever the version of the code."""
-    keys = {str(run): read_json(study.run(run) / "run.json")["key"] for run in runs.all}
-    return make_key(runs=keys, labels=labels.key)
+    return make_key(runs=_run_keys(study, runs), labels=labels.key)
+
+
+def _run_keys(study: Study, runs: Runs) -> dict[str, str]:
+    return {str(run): read_json(study.run(run) / "run.json")["key"] for run in runs.all}
 
 
 def _is_same_look(look: dict[str, Any], earlier: dict[str, Any]) -> bool:
@@ -197,11 +205,9 @@ def _count_near_duplicates(texts: Texts) -> int:
     return len(texts.rows) - len(np.unique(texts.clusters))
 
 
-def _hours_per_seed(study: Study, runs: Runs) -> float | None:
+def _hours_per_seed(study: Study, runs: Runs) -> float:
     """Return the hours in which the runs of one seed were trained, on average."""
-    seconds = [read_json(study.run(run) / "run.json").get("seconds") for run in runs.all]
-    if None in seconds:
-        return None
+    seconds = [float(read_json(study.run(run) / "run.json")["seconds"]) for run in runs.all]
     return sum(seconds) / 3600 / len(study.grid.seeds)
 
 
@@ -237,7 +243,7 @@ def _results_key(study: Study, labels: StudyLabels, runs: Runs) -> str:
     code = (metrics_folder(), PACKAGE / "analysis", PACKAGE / "variants.py")
     return make_key(
         study=study.recipe.name,
-        runs={str(run): read_json(study.run(run) / "run.json")["key"] for run in runs.all},
+        runs=_run_keys(study, runs),
         labels=labels.key,
         notes=_notes(labels, runs),
         lines=_lines(study),

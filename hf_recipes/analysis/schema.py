@@ -382,7 +382,7 @@ class Advice(Record):
 
     seeds: Count
     test_texts: Count
-    hours: float | None = Field(description="of training and of labelling, beyond this study")
+    hours: float = Field(description="of training and of labelling, beyond this study")
     power: float
 
 
@@ -427,7 +427,7 @@ class Figures(Record):
     near_duplicates: Count = Field(0, description="test texts that nearly repeat another")
     clusters: Count | None = Field(None, description="of the test texts, with `data.cluster_column`")
     looks: list[tuple[Count, Count]] = Field([], description="seeds and test texts at each verdict, in order")
-    hours_per_seed: float | None = Field(None, description="of training all variants and sizes")
+    hours_per_seed: float = Field(0.0, description="of training all variants and sizes")
     notes: list[str]
 
     @property

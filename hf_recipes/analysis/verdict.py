@@ -47,7 +47,7 @@ def decide(figures: Figures, accept: Accept) -> VerdictResult:
         for entry in figures.class_f1
     ]
     is_complete = {entry.name for entry in figures.class_f1} >= set(_required_classes(figures))
-    tests.append(_Test("min_class_f1", -accept.min_class_f1, classes, is_complete and accept.min_class_f1 > 0))
+    tests.append(_Test("min_class_f1", -accept.min_class_f1, classes, is_complete))
     criteria = [test.judge(level) for test in tests]
     loss, churn, class_f1 = (criterion.status for criterion in criteria)
 
@@ -136,7 +136,7 @@ class _Test:
         if max(bound.interval(self.fail_level(level))[0] for bound in self.bounds) > self.limit:
             status = "fails"
         highest = max(bound.interval(level)[1] for bound in self.bounds)
-        is_no_limit = sign * self.limit <= 0 and sign < 0
+        is_no_limit = sign < 0 and self.limit == 0  # F1 of 0 or more
         if is_no_limit or (self.is_complete and highest < self.limit):
             status = "holds"
         decisive = self.decisive(level)
@@ -195,15 +195,10 @@ def _advise(figures: Figures, tests: list[_Test], level: float) -> Advice | None
             middle = (low + high) // 2
             low, high = (low, middle) if power(seeds, middle) >= POWER else (middle, high)
         texts = max(high, test_texts)
-        hours = (seeds - runs) * (figures.hours_per_seed or 0.1) + (texts - test_texts) * LABEL_SECONDS / 3600
+        hours = (seeds - runs) * figures.hours_per_seed + (texts - test_texts) * LABEL_SECONDS / 3600
         if best is None or hours < best[0]:
             best = (hours, seeds, texts)
     if best is None:
         return None
     hours, seeds, texts = best
-    return Advice(
-        seeds=seeds,
-        test_texts=texts,
-        hours=None if figures.hours_per_seed is None else hours,
-        power=power(seeds, texts),
-    )
+    return Advice(seeds=seeds, test_texts=texts, hours=hours, power=power(seeds, texts))

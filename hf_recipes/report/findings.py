@@ -31,7 +31,6 @@ UNKNOWN = {  # without gold labels, or without labels for test texts
     "churn": "what LLM labels add to the disagreement of two seeds is not identifiable",
     "min_class_f1": "F1 of the classes is not known",
 }
-STATUS = {"holds": "holds", "fails": "exceeded", "inconclusive": "inconclusive"}
 SCOPE = "Nothing is claimed for other models, encoders, data or sizes than these."
 
 
@@ -210,7 +209,7 @@ def _describe_verdict(results: Results) -> str:
     loss = verdict.criteria[0]
     text = {
         "ship within limits": "Ship within limits.",
-        "do not ship": "Do not ship: a limit of the recipe is exceeded.",
+        "do not ship": "Do not ship: these labels miss a limit of the recipe.",
         "inconclusive": "Inconclusive: this study does not decide every limit of the recipe.",
     }[verdict.decision]
     if loss.status == "inconclusive" and loss.bound is not None and verdict.decision == "inconclusive":
@@ -230,10 +229,10 @@ def _describe_verdict(results: Results) -> str:
         return text
     open_question = "this" if is_complete else "the limit on the worst class"
     if advice := verdict.advice:
-        hours = f", about {advice.hours:,.1f} hours of training and labelling more," if advice.hours else ""
         return (
             f"{text} If the truth is where the estimates are, {advice.seeds:,} seeds and {advice.test_texts:,} test "
-            f"texts{hours} decide {open_question} with probability {advice.power:.2f}."
+            f"texts decide {open_question} with probability {advice.power:.2f}. That takes about "
+            f"{advice.hours:,.1f} more hours of training and labelling."
         )
     return (
         f"{text} If the truth is where the estimates are, no study of up to {MAX_SEEDS:,} seeds and {MAX_TEXTS:,} test "
@@ -248,7 +247,9 @@ def _describe_criterion(criterion: Criterion, verdict: VerdictResult) -> str:
     template, certified = CRITERIA[criterion.name]
     value = f"{number(criterion.value)} {interval(criterion.interval)}"
     text = template.format(value=value, worst=verdict.worst_class)
-    text = f"{text[0].upper()}{text[1:]}. Limit {number(criterion.limit)}: {STATUS[criterion.status]}"
+    fails = "not reached" if criterion.name == "min_class_f1" else "exceeded"
+    status = fails if criterion.status == "fails" else criterion.status
+    text = f"{text[0].upper()}{text[1:]}. Limit {number(criterion.limit)}: {status}"
     if criterion.bound is None or criterion.status == "fails":
         return text
     return f"{text}; certified: {certified.format(bound=number(criterion.bound))}"

@@ -17,6 +17,7 @@ from .shared import (
     check_numbers,
     check_probabilities,
     sum_by_rank,
+    wilson,
 )
 
 _CITATION = """\
@@ -225,7 +226,7 @@ def _scores(gold, labels, classes, clusters, z):
         **_rate("accuracy", is_right, clusters, z),
         "majority_accuracy": float(gold_counts.max() / items),
         "macro_f1": float(macro_f1),
-        "macro_f1_interval": _wilson(macro_f1, worth, z),
+        "macro_f1_interval": wilson(macro_f1, worth, z),
         "confusion": confusion.tolist(),
         "per_class_n": gold_counts.tolist(),
         **_rates("per_class_recall", is_right, gold, classes, clusters, z),
@@ -247,7 +248,7 @@ def _calibration(probs, gold, confidence, right, bins, clusters, z):
     accuracy, worth = _share(right, at, bins, clusters)
     gaps = np.diff(sum_by_rank(confidence, right - confidence, np.linspace(0, items, bins + 1)))
     names = ("lower", "upper", "n", "confidence", "accuracy", "accuracy_interval")
-    columns = (*(c.tolist() for c in (edges[:-1], edges[1:], n, mean, accuracy)), _wilson(accuracy, worth, z))
+    columns = (*(c.tolist() for c in (edges[:-1], edges[1:], n, mean, accuracy)), wilson(accuracy, worth, z))
     return {
         "nll": float(special.rel_entr(1, of_gold).mean()),
         "brier": float(((probs**2).sum(axis=1) - 2 * of_gold + 1).mean()),
@@ -303,7 +304,7 @@ def _auroc(name, entropy, wrong, group, clusters, level):
     moves = (wins - auroc * pairs) / total * np.sqrt(kinds / np.maximum(kinds - 1, 1))[wrong.astype(int)]
     worth = _worth(auroc, moves, clusters, np.array(sizes), np.array(num_pairs) / total)
     t = stats.t.ppf(0.5 + level / 2, max(kinds.min() - 1, 1))
-    return {name: float(auroc), f"{name}_interval": _wilson(auroc, worth, t)}
+    return {name: float(auroc), f"{name}_interval": wilson(auroc, worth, t)}
 
 
 def _worth(share, moves, clusters, sizes, weights):
@@ -341,16 +342,9 @@ def _count_clusters(group, num_groups, clusters):
     return np.bincount(np.unique(clusters * num_groups + group) % num_groups, minlength=num_groups)
 
 
-def _wilson(share, trials, z):
-    """Return Wilson's (1927) score interval; nan without trials."""
-    share, trials = np.clip(share, 0, 1), np.asarray(trials, dtype=float)
-    middle, half = share * trials + z**2 / 2, z * np.sqrt(share * (1 - share) * trials + z**2 / 4)
-    return np.clip(np.stack([middle - half, middle + half], axis=-1) / (trials + z**2)[..., None], 0, 1).tolist()
-
-
 def _rates(name, hits, group, num_groups, clusters, z):
     share, worth = _share(hits, group, num_groups, clusters)
-    return {name: share.tolist(), f"{name}_interval": _wilson(share, worth, z)}
+    return {name: share.tolist(), f"{name}_interval": wilson(share, worth, z)}
 
 
 def _rate(name, hits, clusters, z):

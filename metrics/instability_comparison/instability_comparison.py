@@ -196,7 +196,7 @@ def _difference(difference, error, level):
 def _detectable(error, level):
     """Return the distance from zero at which the power is `POWER`: (t_level + skew + t_power) x the standard error."""
     quantile, of_power = stats.t.ppf([0.5 + level / 2, POWER], error.freedom)
-    return float((quantile + abs(error.skew) * (2 * quantile**2 + 1) / 6 + of_power) * np.sqrt(error.total))
+    return float((quantile + abs(error.widening(quantile)) + of_power) * np.sqrt(error.total))
 
 
 def _runs_needed(delta, error, runs, level):

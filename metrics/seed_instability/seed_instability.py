@@ -22,6 +22,7 @@ from .shared import (
     jackknife,
     third_cumulant,
     variance_from_squares,
+    wilson,
 )
 
 _CITATION = """\
@@ -138,7 +139,7 @@ def seed_instability(
         "pairwise_disagreement_interval": variance.interval(disagreement, confidence_level, (0, 1)),
         **_chance_corrected(predictions, votes, pooled, without, clusters, confidence_level),
         "unanimity": float(votes.unanimous.mean()),
-        "unanimity_interval": _wilson(votes.unanimous, clusters, confidence_level),
+        "unanimity_interval": _share_interval(votes.unanimous, clusters, confidence_level),
         "vote_entropy": float(votes.entropy.mean()),
         "single_class": bool((pooled > 0).sum() == 1),
         "leave_one_out": without.tolist(),
@@ -383,15 +384,11 @@ def _mean(values):
     return float(np.nanmean(values)) if not np.isnan(values).all() else float("nan")
 
 
-def _wilson(is_hit, clusters, level):
+def _share_interval(is_hit, clusters, level):
     """Return Wilson's (1927) interval; clusters count as fewer trials, by their design effect (Kish 1965)."""
-    hits, trials = is_hit.sum(), len(is_hit)
-    share = hits / trials
+    trials, share = len(is_hit), is_hit.mean()
     influence = by_cluster((is_hit - share)[None], clusters)[0]
-    if len(influence) < trials and 0 < hits < trials:
-        trials = min(trials, share * (1 - share) / item_variance(influence))
-    elif len(influence) < trials:
-        trials = len(influence)
-    z = stats.norm.ppf(0.5 + level / 2)
-    middle, half = share * trials + z**2 / 2, z * np.sqrt(share * (1 - share) * trials + z**2 / 4)
-    return [float(max((middle - half) / (trials + z**2), 0)), float(min((middle + half) / (trials + z**2), 1))]
+    if len(influence) < trials:
+        is_mixed = 0 < share < 1
+        trials = min(trials, share * (1 - share) / item_variance(influence)) if is_mixed else len(influence)
+    return wilson(share, trials, stats.norm.ppf(0.5 + level / 2))
