@@ -166,7 +166,7 @@ def _predict_training(
         """Return the texts that pass the encoder forward only. Confident learning adds the training set."""
         return num_test + num_out_of_bag + (size if name in CONFIDENT else 0)
 
-    records = [read_json(file) for file in rates.root.glob("runs/*/*/*/run.json")] if rates else []
+    records = [read_json(file) for file in rates.run_records()] if rates else []
     points = []
     for record in records:
         if record["environment"]["encoder"] == encoder.identity:

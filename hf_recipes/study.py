@@ -135,6 +135,10 @@ class Study:
     def run(self, run: Run) -> Path:
         return self.root / "runs" / run.variant / f"n{run.size}" / run.name
 
+    def run_records(self) -> list[Path]:
+        """Return the `run.json` of every finished run in the folder, whether it is in the recipe or not."""
+        return sorted(self.root.glob("runs/*/*/[!.]*/run.json"))  # `.tmp-<seed>` is incomplete
+
     def run_lock(self, run: Run) -> FileLock:
         """Return the lock of the process that trains a run."""
         folder = self.run(run)

@@ -114,7 +114,7 @@ def test_the_plan_counts_the_tokens_that_are_then_asked_for_and_takes_the_studys
     assert before["annotate"].tokens == pytest.approx(truth, rel=0.15)
     write_dataset(study)
     train(study)
-    records = [read_json(file) for file in study.root.glob("runs/*/*/*/run.json")]
+    records = [read_json(file) for file in study.run_records()]
     num_test, num_out_of_bag = 20 * len(records), sum(record["out_of_bag_texts"] for record in records)
     num_trained = sum(record["size"] for record in records)
     for what, count in (("bytes", num_test), ("tokens", num_test + num_trained)):
@@ -131,9 +131,12 @@ def test_the_plan_counts_the_tokens_that_are_then_asked_for_and_takes_the_studys
         0
     ] * 6
     more = make_study(*SMALL, f"--train.encoder={tiny_encoder}", "--grid.seeds=[0, 1, 2, 3]")
+    incomplete = more.root / "runs" / "gold" / "n20" / ".tmp-3" / "run.json"  # of a killed process
+    incomplete.parent.mkdir()
+    incomplete.write_text('{"variant": "go')
     grown = {step.name: step for step in make_plan(more)[0]}
     assert grown["train"].is_measured
-    spent = sum(read_json(file)["seconds"] for file in study.root.glob("runs/*/*/*/run.json"))
+    spent = sum(read_json(file)["seconds"] for file in study.run_records())
     assert grown["train"].device_seconds == pytest.approx(spent, rel=0.3)  # as many runs again
     elsewhere = {step.name: step for step in make_plan(more, device="h100")[0]}
     assert not elsewhere["train"].is_measured

@@ -235,18 +235,18 @@ def test_killed_in_every_step_it_finishes_with_the_same_tables_and_redoes_nothin
         for column in ("id", "text", "label", "label_source", "gold", "llm_label"):
             assert tables[0][column].equals(tables[1][column])
 
-    assert kill("train", "runs/*/*/*/run.json", 5)
-    assert 5 <= finish("train", "runs/*/*/*/*") / 3 < 16
-    for path in undisturbed.root.glob("runs/*/*/*/*.parquet"):
+    assert kill("train", "runs/*/*/[!.]*/run.json", 5)
+    assert 5 <= finish("train", "runs/*/*/[!.]*/*") / 3 < 16
+    for path in undisturbed.root.glob("runs/*/*/[!.]*/*.parquet"):
         assert pq.read_table(study.root / path.relative_to(undisturbed.root)).equals(pq.read_table(path))
 
     command, options = call("measure", study.root, tmp_path / "new_home")
     assert kill_when(command, options, (tmp_path / "new_home" / "modules").exists)  # its metrics are being loaded
     assert not study.results_file.exists()
-    finish("measure", "runs/*/*/*/*")
+    finish("measure", "runs/*/*/[!.]*/*")
     assert kill("report", "report/*.png")
     assert not (study.report / "report.html").exists()
-    finish("report", "runs/*/*/*/*")
+    finish("report", "runs/*/*/[!.]*/*")
     mine, others = read_json(study.results_file), read_json(undisturbed.results_file)
     assert mine["variants"] == others["variants"]
     assert mine["comparisons"] == others["comparisons"]

@@ -62,7 +62,7 @@ def test_a_node_lost_on_the_way_costs_a_shared_grid_its_runs_in_flight_alone(ann
     nodes = [launch(study, *GRID, before=host) for host in hosts()]
 
     def done():
-        return {file: file.stat().st_mtime_ns for file in study.root.glob("runs/*/*/*/run.json")}
+        return {file: file.stat().st_mtime_ns for file in study.run_records()}
 
     wait_for(lambda: len(done()) >= 2, nodes[0])
     kill(nodes[1])

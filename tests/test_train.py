@@ -643,7 +643,7 @@ def test_killed_at_random_moments_the_table_is_that_of_an_undisturbed_grid(kills
             for process in [*psutil.Process(child.pid).children(recursive=True), psutil.Process(child.pid)]:
                 process.kill()
         child.wait()
-        for record in study.root.glob("runs/*/*/*/run.json"):
+        for record in study.run_records():
             assert times.setdefault(record, record.stat().st_mtime_ns) == record.stat().st_mtime_ns
     child = launch(study, *grid)
     output, _ = child.communicate(timeout=1800)
@@ -681,7 +681,7 @@ def test_a_killed_command_leaves_no_process_that_trains_on(processes, config, an
     while left := processes_of(study):
         assert time.monotonic() < end, [psutil.Process(pid).cmdline() for pid in left]
         time.sleep(0.1)
-    assert not list(study.root.glob("runs/*/*/*/run.json"))
+    assert not list(study.run_records())
 
 
 @pytest.mark.parametrize("late", [0, 5])  # while it imports its libraries; while it trains

@@ -258,7 +258,7 @@ def check_encoder(study: Study, weights: bool = True) -> Model:
 def other_runs(study: Study) -> str | None:
     """Return a sentence on trained runs in the folder that are not in the recipe, or None without such runs."""
     folders = {study.run(run) for run in all_runs(study.grid)}
-    count = sum(path.parent not in folders for path in study.root.glob("runs/*/*/*/run.json"))
+    count = sum(path.parent not in folders for path in study.run_records())
     if not count:
         return None
     return (

@@ -19,7 +19,7 @@ def main() -> None:
     parser.add_argument("--logging_dir", default="tracking")
     args = parser.parse_args()
 
-    for file in sorted(Path(args.study, "runs").glob("*/*/*/run.json")):
+    for file in sorted(Path(args.study, "runs").glob("*/*/[!.]*/run.json")):
         run = json.loads(file.read_text(encoding="utf-8"))
         name = f"{run['variant']}/n{run['size']}/{run['seed']}"
         accelerator = Accelerator(cpu=True, log_with=args.log_with, project_dir=str(Path(args.logging_dir, name)))
