@@ -17,9 +17,9 @@ setup(
     packages=[*find_packages(include=["hf_recipes", "hf_recipes.*"]), "hf_recipes.metrics", "hf_recipes.spaces_app"],
     package_dir={"hf_recipes.metrics": "metrics", "hf_recipes.spaces_app": "spaces_app"},
     package_data={
-        "hf_recipes": ["recipes/**/*", "templates/*", "sample/**/*", "examples/**/*"],
+        "hf_recipes": ["recipes/**/*", "templates/*", "report/first_screen/*", "sample/**/*", "examples/**/*"],
         "hf_recipes.metrics": ["*", "*/*"],
-        "hf_recipes.spaces_app": ["*", "sample/**/*"],
+        "hf_recipes.spaces_app": ["*", "first_screen/*", "sample/**/*"],
     },
     # The next major version may remove what we call. fsspec and pyarrow count theirs up with the calendar.
     install_requires=[

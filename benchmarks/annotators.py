@@ -25,8 +25,8 @@ def measure(name: str, model: str, folder: str, settings: list[str]) -> tuple[li
     """One row of the table for each calibration, and its accuracy / that of the commonest class."""
     from hf_recipes.labels.pool import read_labels
     from hf_recipes.recipe import load_recipe
+    from hf_recipes.report.first_screen.numbers import estimate, number
     from hf_recipes.report.label_quality import write_labels
-    from hf_recipes.report.numbers import estimate, number
     from hf_recipes.study import Study
 
     recipe = ROOT / "hf_recipes" / "recipes" / "annotators" / f"{name}.yaml"

@@ -10,7 +10,7 @@ from .analysis.verdict import NUM_LIMITS
 from .data import RowFiles, count_usable, open_rows
 from .errors import UserError
 from .plan import Step, make_plan
-from .report.numbers import number
+from .report.first_screen.numbers import number
 from .study import Study
 
 MAX_SEEDS, MIN_SEEDS = 4, 3

@@ -103,7 +103,7 @@ def _report(study: Study, labels: "StudyLabels", runs: "Runs") -> "Results":
     from .report.page import print_summary, write_report
 
     results = measure(study, labels, runs)
-    write_report(study, results)
+    write_report(study, labels.training_pool, results)
     print_summary(study, results)
     return results
 

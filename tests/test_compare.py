@@ -8,7 +8,7 @@ from test_report import made
 
 from hf_recipes.errors import UserError
 from hf_recipes.report.compare import compare
-from hf_recipes.report.numbers import interval, number
+from hf_recipes.report.first_screen.numbers import interval, number
 
 
 @pytest.fixture

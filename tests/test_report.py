@@ -10,7 +10,7 @@ from hf_recipes.analysis.verdict import decide
 from hf_recipes.recipe import Accept
 from hf_recipes.report.figures import captions
 from hf_recipes.report.findings import describe
-from hf_recipes.report.numbers import interval, number
+from hf_recipes.report.first_screen.numbers import interval, number
 from hf_recipes.report.page import write_report
 from hf_recipes.variants import VARIANTS
 

@@ -24,11 +24,14 @@ def measure_annotator(study: Study, labels: StudyLabels) -> dict[str, Any]:
     scores = load_metric("annotation_uncertainty").compute(
         predictions=pool.probs, references=pool.gold, label_mass=pool.label_mass, clusters=clusters_of_pool(pool)
     )
-    recall, gold_share, nll = dict.fromkeys(names), dict.fromkeys(names), None
+    recall, gold_share, nll, confusion = dict.fromkeys(names), dict.fromkeys(names), None, None
     has_gold = np.flatnonzero(pool.gold != NO_GOLD)
     if len(has_gold):
         recall = dict(zip(names, map(float, scores["per_class_recall"]), strict=True))
         gold_share = dict(zip(names, (np.array(scores["per_class_n"]) / len(has_gold)).tolist(), strict=True))
+        pairs = np.stack([pool.gold[has_gold], pool.llm[has_gold]])
+        confusion = np.zeros((len(names), len(names)), dtype=int)
+        np.add.at(confusion, tuple(pairs), 1)
         gold_probs = pool.probs[has_gold, pool.gold[has_gold]]
         nll = float(-np.log(np.clip(gold_probs, 1e-300, None)).mean())
     return {
@@ -40,6 +43,7 @@ def measure_annotator(study: Study, labels: StudyLabels) -> dict[str, Any]:
         "recall": recall,
         "gold_share": gold_share,
         "llm_share": dict(zip(names, scores["label_share"], strict=True)),
+        "confusion": None if confusion is None else confusion.tolist(),
         "nll": nll,
         **divergence(pool.raters, pool.probs),
         "gold_error": None if pool.raters is None else estimate_gold_error(pool.raters, pool.gold),

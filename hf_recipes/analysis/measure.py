@@ -2,6 +2,8 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import date
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -96,6 +98,9 @@ def measure(study: Study, labels: StudyLabels, runs: Runs) -> Results:
         content = {
             "key": _results_key(study, labels, runs),
             "study": study.recipe.name,
+            "dataset": Path(study.recipe.data.path).name,
+            "encoder": Path(study.training.encoder).name,
+            "date": date.today().isoformat(),
             "label_names": labels.test.label_names,
             "seeds": grid.seeds,
             "vary": grid.vary,
@@ -188,14 +193,23 @@ def find_claims(
 
 
 def _class_f1(texts: Texts) -> Iterator[dict[str, Any]]:
-    """Yield F1 of each class of the texts, of LLM labels at the largest size, with its variance."""
+    """Yield F1 of each class of the texts at the largest size: with LLM labels, with its variance, and with gold."""
     if not texts.labels:
         return
     scores, counts = texts.score(("llm", texts.top)), np.bincount(texts.rows.gold, minlength=texts.num_classes)
-    figures = zip(scores["per_class_f1_mean"], scores["per_class_f1_variance"], counts, strict=True)
-    for name, (value, variance, count) in zip(texts.rows.label_names, figures, strict=True):
+    of_gold = dict.fromkeys(range(texts.num_classes))
+    if ("gold", texts.top) in texts.labels:
+        of_gold |= dict(enumerate(texts.score(("gold", texts.top))["per_class_f1_mean"]))
+    figures = zip(scores["per_class_f1_mean"], scores["per_class_f1_variance"], strict=True)
+    for k, (value, variance) in enumerate(figures):
         if variance is not None:
-            yield {"name": name, "n": int(count), "value": value, "variance": variance}
+            yield {
+                "name": texts.rows.label_names[k],
+                "n": int(counts[k]),
+                "value": value,
+                "variance": variance,
+                "gold": of_gold[k],
+            }
 
 
 def _count_near_duplicates(texts: Texts) -> int:

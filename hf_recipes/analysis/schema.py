@@ -58,6 +58,7 @@ class AnnotatorResult(Record):
     recall: dict[str, float | None]
     gold_share: dict[str, float | None]
     llm_share: dict[str, float]
+    confusion: list[list[Count]] | None = Field(None, description="texts with gold: a row for each gold class")
     nll: float | None
     kl: float | None = Field(description="mean KL divergence from the annotators' shares, in nats")
     kl_interval: Interval
@@ -185,12 +186,13 @@ class Comparison(Difference):
 
 
 class ClassF1(Record):
-    """F1 of a class, of LLM labels at the largest size, over all texts with gold that count."""
+    """F1 of a class at the largest size, over all texts with gold that count."""
 
     name: str
     n: Count = Field(description="texts of the class")
-    value: float
+    value: float = Field(description="with LLM labels")
     variance: ErrorVariance
+    gold: float | None = Field(None, description="with gold labels; null without a gold variant")
 
 
 class OutOfBag(Record):
@@ -374,7 +376,19 @@ class Criterion(Record):
     interval: Interval
     limit: float
     bound: float | None = Field(None, description="the tightest limit that the study certifies")
+    refuted: float | None = Field(None, description="the loosest limit that the study refutes")
     status: Status
+
+    def at(self, limit: float) -> "Criterion":
+        """Return the criterion at another limit."""
+        sign = -1 if self.name == "min_class_f1" else 1
+        status: Status = "inconclusive"
+        if self.refuted is not None and sign * (self.refuted - limit) > 0:
+            status = "fails"
+        is_no_limit = sign < 0 and limit == 0  # F1 of 0 or more
+        if is_no_limit or (self.bound is not None and sign * (limit - self.bound) > 0):
+            status = "holds"
+        return self.model_copy(update={"limit": limit, "status": status})
 
 
 class Advice(Record):
@@ -396,12 +410,30 @@ class VerdictResult(Record):
     level: float = 0.95
     advice: Advice | None = Field(None, description="null where nothing is open, or where no study decides it")
 
+    def at(self, limits: dict[str, float]) -> "VerdictResult":
+        """Return the verdict at other limits, by the names of the criteria. The advice is that of the study's own."""
+        criteria = [criterion.at(limits.get(criterion.name, criterion.limit)) for criterion in self.criteria]
+        return self.model_copy(update={"criteria": criteria, "decision": decision_of(criteria, self.reason)})
+
+
+def decision_of(criteria: list[Criterion], reason: str | None) -> Decision:
+    """Return the decision. `reason` says why limits against gold labels cannot be decided; None if they can."""
+    *against_gold, class_f1 = (criterion.status for criterion in criteria)
+    if class_f1 == "fails" or (reason is None and "fails" in against_gold):
+        return "do not ship"
+    if reason is None and {class_f1, *against_gold} == {"holds"}:
+        return "ship within limits"
+    return "inconclusive"
+
 
 class Figures(Record):
     """All figures of a study. docs/CONTRACT.md describes the fields."""
 
     key: str
     study: str
+    dataset: str = ""
+    encoder: str = ""
+    date: str = Field("", description="of the measurement, as 2026-11-29")
     label_names: list[str]
     seeds: list[int]
     vary: list[str]

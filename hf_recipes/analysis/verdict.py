@@ -7,7 +7,7 @@ import numpy as np
 
 from ..recipe import Accept
 from .metric_modules import LEVEL, error_variance
-from .schema import Advice, Comparison, Criterion, Decision, Figures, Status, VerdictResult
+from .schema import Advice, Comparison, Criterion, Figures, VerdictResult, decision_of
 
 LATER_LEVEL = 0.99  # of the intervals of every verdict after the first: see `decide`
 NUM_LIMITS = 3
@@ -49,7 +49,6 @@ def decide(figures: Figures, accept: Accept) -> VerdictResult:
     is_complete = {entry.name for entry in figures.class_f1} >= set(_required_classes(figures))
     tests.append(_Test("min_class_f1", -accept.min_class_f1, classes, is_complete))
     criteria = [test.judge(level) for test in tests]
-    loss, churn, class_f1 = (criterion.status for criterion in criteria)
 
     reason = None
     gold = figures.at_top.get("gold")
@@ -57,11 +56,7 @@ def decide(figures: Figures, accept: Accept) -> VerdictResult:
         reason = NO_INTERVALS
     elif gold is not None and gold.above_chance is False:
         reason = GOLD_NOT_LEARNT
-    decision: Decision = "inconclusive"
-    if class_f1 == "fails" or (reason is None and "fails" in (loss, churn)):
-        decision = "do not ship"
-    elif reason is None and loss == churn == class_f1 == "holds":
-        decision = "ship within limits"
+    decision = decision_of(criteria, reason)
     is_open = [
         test
         for test, criterion in zip(tests, criteria, strict=True)
@@ -129,29 +124,25 @@ class _Test:
     def judge(self, level: float) -> Criterion:
         sign = -1 if self.name == "min_class_f1" else 1
         if not self.bounds:
-            return Criterion(
-                name=self.name, value=None, interval=None, limit=sign * self.limit, bound=None, status="inconclusive"
-            )
-        status: Status = "inconclusive"
-        if max(bound.interval(self.fail_level(level))[0] for bound in self.bounds) > self.limit:
-            status = "fails"
+            missing = {"value": None, "interval": None, "bound": None, "refuted": None}
+            return Criterion(name=self.name, limit=sign * self.limit, status="inconclusive", **missing)
+        lowest = max(bound.interval(self.fail_level(level))[0] for bound in self.bounds)
         highest = max(bound.interval(level)[1] for bound in self.bounds)
-        is_no_limit = sign < 0 and self.limit == 0  # F1 of 0 or more
-        if is_no_limit or (self.is_complete and highest < self.limit):
-            status = "holds"
         decisive = self.decisive(level)
         interval = None if decisive.variance is None else decisive.interval(level)
         if interval and sign < 0:
             interval = max(-interval[1], 0.0), min(-interval[0], 1.0)
-        bound = max(-highest, 0.0) if sign < 0 else highest
-        return Criterion(
+        bound, refuted = (max(-highest, 0.0), min(-lowest, 1.0)) if sign < 0 else (highest, lowest)
+        criterion = Criterion(
             name=self.name,
             value=sign * decisive.value,
             interval=interval,
             limit=sign * self.limit,
-            bound=float(bound) if interval else None,
-            status=status,
+            bound=float(bound) if interval and self.is_complete else None,
+            refuted=float(refuted) if np.isfinite(lowest) else None,
+            status="inconclusive",
         )
+        return criterion.at(criterion.limit)
 
     def power(self, level: float, seeds: float, texts: float) -> float:
         """Return the probability that a study with so many times as many seeds and texts decides the limit.

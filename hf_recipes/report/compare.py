@@ -12,7 +12,7 @@ from ..errors import UserError
 from ..study import write_text
 from ..variants import CONTROLS
 from .figures import COLOURS, make_axes, save_figure
-from .numbers import estimate, number
+from .first_screen.numbers import estimate, number
 from .records import Table
 from .render import render
 from .tables import ERROR_CELLS, Columns, tabulate

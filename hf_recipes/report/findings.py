@@ -12,8 +12,8 @@ from ..analysis.schema import (
     VerdictResult,
 )
 from ..analysis.verdict import MAX_SEEDS, MAX_TEXTS, POWER
+from .first_screen.numbers import estimate, interval, judge, listed, number, signed, signed_difference
 from .more_findings import Differences, describe_more, index_differences
-from .numbers import estimate, interval, judge, listed, number, signed, signed_difference
 from .records import Finding, Findings
 from .tables import SOURCES
 

@@ -1,7 +1,7 @@
 """Write the findings and build the tables on the LLM's labels, all from labels.json."""
 
 from ..analysis.label_schema import CalibrationResult, LabelQuality, Uncertainty
-from .numbers import estimate, interval, number
+from .first_screen.numbers import estimate, interval, number
 from .records import Table
 
 ONE_LABEL = 0.95  # a share of the labels that one class hardly ever has

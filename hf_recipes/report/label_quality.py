@@ -19,8 +19,8 @@ from ..labels import votes as voting
 from ..labels.pool import Pool, StudyLabels
 from ..study import Study, read_json, write_text
 from .figures import make_axes, save_figure
+from .first_screen.numbers import counted
 from .label_findings import describe, list_passes, make_label_tables
-from .numbers import counted
 from .records import Table
 from .render import hash_code, make_console, print_table, render
 

@@ -2,7 +2,7 @@
 
 from ..analysis.schema import Results
 from ..study import Study
-from .numbers import listed
+from .first_screen.numbers import listed
 from .tables import SOURCES
 
 

@@ -13,7 +13,7 @@ from ..analysis.schema import (
     VariantResult,
 )
 from ..variants import CONTROLS
-from .numbers import estimate, interval, judge, number, signed, signed_difference
+from .first_screen.numbers import estimate, interval, judge, number, signed, signed_difference
 from .records import Finding
 from .tables import SOURCES
 

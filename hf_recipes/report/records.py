@@ -3,12 +3,21 @@
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from .first_screen import Headline
+
 
 class Finding(NamedTuple):
     """A finding in words, under a title of a few words."""
 
     title: str
     text: str
+
+
+class Figure(NamedTuple):
+    """A figure as SVG, and its caption."""
+
+    svg: str
+    caption: str
 
 
 @dataclass(frozen=True)
@@ -48,16 +57,21 @@ class Report(Findings):
     """The whole report.
 
     Attributes:
-        title (`str`): the heading of the page.
-        figures (`dict[str, str]`), more_figures (`dict[str, str]`): captions by the name of the image, on the first
-            page and after it.
-        summary (`Table`), tables (`list[Table]`): the table of the first page, and all others.
+        title (`str`): the name of the page.
+        headline (`Headline`): the verdict in words.
+        summary (`list[Table]`): the tables of the first screen: limits, the LLM's labels, and kinds of labels.
+        best (`str`): what the best remedy gains; empty without one.
+        unknown (`list[str]`): what the study cannot tell, in a few lines.
+        figures (`dict[str, Figure]`): by the name of their files.
+        tables (`list[Table]`): all other tables.
         methods (`str`): a paragraph to paste.
     """
 
     title: str
-    figures: dict[str, str]
-    more_figures: dict[str, str]
-    summary: Table
+    headline: Headline
+    summary: list[Table]
+    best: str
+    unknown: list[str]
+    figures: dict[str, Figure]
     tables: list[Table]
     methods: str

@@ -29,7 +29,7 @@ def cell(text: str) -> str:
 
 def hash_code() -> list[str]:
     """Return the identity of the code and the templates that write pages: part of every page's key."""
-    return [hash_files(TEMPLATES), hash_files(PACKAGE / "report", ("*.py",))]
+    return [hash_files(TEMPLATES), hash_files(PACKAGE / "report", ("*.py", "*.html", "*.css"))]
 
 
 def render(template: str, **content: Any) -> str:

@@ -5,7 +5,9 @@ from itertools import chain
 from typing import Any
 
 from ..analysis.schema import Components, ErrorCells, Results
-from .numbers import counted, estimate, mean, number
+from ..variants import CONTROLS
+from .first_screen.content import MAX_CLASSES, describe_labels, list_confusions, list_limits, list_remedies
+from .first_screen.numbers import counted, estimate, mean, number
 from .records import Table
 
 SOURCES = {
@@ -41,11 +43,36 @@ def _show(record: Any, column: str | Callable[[Any], str]) -> str:
     return estimate(record, column) if hasattr(record, f"{column}_interval") else number(value)
 
 
-def make_summary(results: Results) -> Table:
-    """Return the table of the first page: the variants at the largest size."""
-    columns: Columns = {"variant": "variant", "gold labels": "gold_labels", **SCORES}
-    note = f"{results.R} seeds a variant, {results.n:,} test texts; intervals are {results.confidence_level:.0%}."
-    return tabulate(f"At {results.top:,} training texts", results.at_top.values(), columns, note=note)
+def make_summary(results: Results) -> list[Table]:
+    """Return the tables of the first screen, for pages without its charts."""
+    rows = list_limits(results)
+    limits = Table(
+        "Limits",
+        ["limit", "value", "required", "state"],
+        [[row.title, estimate(row.criterion, "value", "interval"), row.limit, row.status] for row in rows],
+        note=f"{results.verdict.level:.0%} intervals, {results.R} seeds, {results.top:,} training texts.",
+    )
+    names = results.label_names
+    confusion = results.annotator.confusion
+    if confusion is None or len(names) > MAX_CLASSES:
+        largest = [[gold, llm, f"{n:,}", f"{share:.0%}"] for gold, llm, n, share in list_confusions(results)]
+        labels = Table("Why", ["gold", "LLM", "texts", "of the class"], largest, describe_labels(results))
+    else:
+        cells = [[name, *(f"{n:,}" for n in counts)] for name, counts in zip(names, confusion, strict=True)]
+        caption = f"{describe_labels(results)} Rows: gold label. Columns: the LLM's label."
+        labels = Table("Why", ["", *names], cells, caption)
+    remedies = tabulate(
+        "What you could do instead",
+        list_remedies(results, CONTROLS),
+        {
+            "training labels": lambda row: f"{'(control) ' if row.is_control else ''}{row.label}",
+            "gold labels": lambda row: f"{row.result.gold_labels:,}",
+            "macro-F1": lambda row: estimate(row.result, "macro_f1_mean"),
+            "two seeds disagree": lambda row: estimate(row.result, "pairwise_disagreement"),
+        },
+        note=f"{results.R} seeds, {results.n:,} test texts, {results.confidence_level:.0%} intervals.",
+    )
+    return [limits, labels, remedies]
 
 
 def make_tables(results: Results) -> list[Table]:
@@ -70,7 +97,7 @@ def make_tables(results: Results) -> list[Table]:
     )
     differences = tabulate(
         "Differences, paired by text",
-        results.comparisons,
+        sorted(results.comparisons, key=lambda comparison: not comparison.primary),
         {
             "variant": "variant",
             "against": "against",

@@ -1,38 +1,49 @@
 """Format numbers for sentences and tables."""
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from ..analysis.schema import Difference, EqualAccuracy
+if TYPE_CHECKING:
+    from ...analysis.schema import Difference, EqualAccuracy
+
+WIDE = 0.1  # of an interval: then two digits are shown
 
 
-def number(value: float | None) -> str:
-    """Return three digits without the leading zero, as .123; - for a value that is not defined."""
+def number(value: float | None, bounds: Sequence[float] | None = None) -> str:
+    """Return three digits, two where the interval is wider than 0.1; - for a value that is not defined."""
     if value is None:
         return "-"
-    return f"{value:.3f}".replace("0.", ".", 1) if abs(value) < 1 else f"{value:.3f}"
+    digits = 2 if bounds is not None and bounds[1] - bounds[0] > WIDE else 3
+    return f"{round(value, digits) + 0.0:.{digits}f}"  # without the sign of -0.000
 
 
 def interval(bounds: Sequence[float] | None) -> str:
     """Return the bounds in brackets."""
-    return "[not defined]" if bounds is None or None in bounds else f"[{number(bounds[0])}, {number(bounds[1])}]"
+    return "[not defined]" if bounds is None else f"[{number(bounds[0], bounds)}, {number(bounds[1], bounds)}]"
 
 
 def estimate(record: object, field: str, bounds: str = "") -> str:
     """Return a field of a record and its interval, which is the field `bounds`, by default `<field>_interval`."""
-    return f"{number(getattr(record, field))} {interval(getattr(record, bounds or f'{field}_interval'))}"
+    low_high = getattr(record, bounds or f"{field}_interval")
+    return f"{number(getattr(record, field), low_high)} {interval(low_high)}"
 
 
-def signed(value: float) -> str:
+def signed(value: float, bounds: Sequence[float] | None = None) -> str:
     """Return a number with its sign."""
-    return f"{'+' if value >= 0 else ''}{number(value)}"
+    return f"{'+' if value >= 0 else ''}{number(value, bounds)}"
 
 
-def signed_difference(comparison: Difference | EqualAccuracy) -> str:
+def signed_difference(comparison: "Difference | EqualAccuracy") -> str:
     """Return a difference with its sign and its interval."""
-    return f"{signed(comparison.difference)} {interval(comparison.interval)}"
+    return f"{signed(comparison.difference, comparison.interval)} {interval(comparison.interval)}"
 
 
-def judge(comparison: Difference | EqualAccuracy) -> str:
+def points(share: float, bounds: Sequence[float] | None = None) -> str:
+    """Return a share in points, hundredths, without its sign; to a tenth where the interval is narrow."""
+    return f"{abs(100 * share):.{0 if bounds is not None and bounds[1] - bounds[0] > WIDE else 1}f}"
+
+
+def judge(comparison: "Difference | EqualAccuracy") -> str:
     """Return whether a difference is above or below zero."""
     if comparison.interval is None:
         return f"without an interval, as R = {comparison.R}"

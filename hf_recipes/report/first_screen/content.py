@@ -1,0 +1,302 @@
+"""Choose what the first screen states, and write its sentences."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from .numbers import interval, listed, number, points, signed_difference
+
+if TYPE_CHECKING:
+    from ...analysis.schema import Comparison, Criterion, Results, VariantResult
+
+MAX_CLASSES = 8  # of a confusion matrix: with more classes, the largest confusions are listed
+NUM_CONFUSIONS = 10
+NUM_TEXTS = 4
+MAX_LIMITS = 4  # lines on what the study cannot tell
+MAX_CHARACTERS = 160  # of a text
+GOLD_NOT_LEARNT = "Classifiers trained on gold labels are not better than chance, so the loss is unknown."
+MARKS = {"holds": "✓", "fails": "✕", "inconclusive": "?"}
+
+
+@dataclass(frozen=True)
+class Headline:
+    """The verdict in words.
+
+    Attributes:
+        status (`str`): `holds`, `fails` or `inconclusive`, which the page colours.
+        decision (`str`): what to do, in a few words.
+        sentence (`str`): the size of the loss and its main cause.
+    """
+
+    status: str
+    decision: str
+    sentence: str
+
+    @property
+    def mark(self) -> str:
+        return MARKS[self.status]
+
+
+@dataclass(frozen=True)
+class WrongText:
+    """A text that the LLM labelled wrong, and its probability of the wrong label."""
+
+    text: str
+    gold: str
+    llm: str
+    probability: float
+
+
+@dataclass(frozen=True)
+class LimitRow:
+    """A limit of the recipe, with its state."""
+
+    title: str
+    meaning: str
+    criterion: "Criterion"
+    status: str
+    limit: str
+
+
+@dataclass(frozen=True)
+class RemedyRow:
+    """A kind of training labels at the largest size."""
+
+    label: str
+    is_control: bool
+    kind: str
+    result: "VariantResult"
+
+
+def describe_headline(results: "Results") -> Headline:
+    """Return the verdict, with the size of the loss in points of macro-F1 and the class that causes most of it."""
+    verdict, cost = results.verdict, results.find("llm", "gold", "macro_f1")
+    status, decision = {
+        "ship within limits": ("holds", "You can train on these labels"),
+        "do not ship": ("fails", "Do not train on these labels"),
+        "inconclusive": ("inconclusive", "Inconclusive"),
+    }[verdict.decision]
+    loss, churn, class_f1 = verdict.criteria
+    if status == "inconclusive" and verdict.reason is None and loss.bound is not None:
+        decision = f"Inconclusive: at most {points(max(loss.bound, 0.0), loss.interval)} points of macro-F1 lost"
+    gold, llm = results.at_top.get("gold"), results.at_top["llm"]
+    if gold is not None and gold.above_chance is False:
+        return Headline(status, decision, GOLD_NOT_LEARNT)
+    sentences = [_describe_loss(cost, gold, llm)]
+    if cost is not None and cost.verdict == "lower":
+        sentences.append(_describe_cause(results))
+    if llm.above_chance is False:
+        sentences.append("Classifiers trained on the LLM's labels are not better than chance.")
+    if loss.status != "fails" and churn.status == "fails" and churn.value is not None:
+        sentences.append(
+            f"Runs with different seeds disagree on {points(churn.value, churn.interval)} points more of the test "
+            "texts than with gold labels."
+        )
+    if loss.status != "fails" and class_f1.status == "fails":
+        sentences.append(f"They find the class {verdict.worst_class} with F1 {number(class_f1.value)} only.")
+    return Headline(status, decision, " ".join(filter(None, sentences)))
+
+
+def _describe_loss(cost: "Comparison | None", gold: "VariantResult | None", llm: "VariantResult") -> str:
+    if cost is None or gold is None:
+        return "No classifier was trained on gold labels, so the loss is unknown."
+    # Studies of earlier versions have no means in their comparisons.
+    before, after = (
+        variant.macro_f1_mean if mean is None else mean for mean, variant in ((cost.second, gold), (cost.first, llm))
+    )
+    scores = f"({number(before, (0, 1))} → {number(after, (0, 1))})"
+    size = points(cost.difference, cost.interval)
+    if cost.interval is None:
+        return f"Macro-F1 changes by {signed_difference(cost)} {scores}. Two runs give no interval."
+    if cost.verdict == "inconclusive":
+        low, high = (f"{'-' if bound < 0 else '+'}{points(bound, cost.interval)}" for bound in cost.interval)
+        change = f"{'-' if cost.difference < 0 else '+'}{size}"
+        return f"Training on them changes macro-F1 by {change} points {scores}, with an interval from {low} to {high}."
+    verb = "lose" if cost.verdict == "lower" else "gain"
+    return f"Classifiers trained on them {verb} {size} points of macro-F1 {scores}."
+
+
+def _describe_cause(results: "Results") -> str:
+    """Return the class with the largest part of the loss, and what the LLM does with it.
+
+    Macro-F1 is a mean over classes, so its loss is the mean of the losses of the classes.
+    """
+    losses = {entry.name: entry.gold - entry.value for entry in results.class_f1 if entry.gold is not None}
+    total = sum(losses.values())
+    if total <= 0:
+        return ""
+    name, loss = max(losses.items(), key=lambda pair: pair[1])
+    share = loss / total
+    start = f"{share:.0%} of that loss is one class, {name}"
+    if share >= 0.95:  # other classes may gain
+        start = f"Almost all of that loss is one class, {name}"
+    elif share < 1 / 3:
+        start = f"The largest part of that loss, {share:.0%}, is the class {name}"
+    annotator = results.annotator
+    people, llm, recall = annotator.gold_share.get(name), annotator.llm_share.get(name, 0.0), annotator.recall.get(name)
+    if people is None or recall is None:
+        return f"{start}."
+    if not people / 2 < llm < 2 * people:
+        start += f": the LLM calls {llm:.0%} of the texts {name}, people {people:.0%}."
+    else:
+        start += f": the LLM finds {recall:.0%} of the texts that people call {name}."
+    shares = {(share.variant, share.class_name): share.share for share in results.class_shares if share.group is None}
+    predicted = shares.get(("llm", name), 1.0)
+    if predicted < 0.005 < people:
+        start += f" Its classifiers {'almost ' if predicted else ''}never predict it."
+    return start
+
+
+def list_limits(results: "Results") -> list[LimitRow]:
+    """Return the limits of the recipe that the study can judge."""
+    worst = results.verdict.worst_class
+    titles = {
+        "macro_f1_loss": ("Score lost", "macro-F1, gold minus LLM labels"),
+        "churn": ("Instability added", "share of texts on which two seeds disagree, LLM minus gold"),
+        "min_class_f1": (f"Worst class: {worst}" if worst else "Worst class", "F1 of that class with LLM labels"),
+    }
+    rows = []
+    for criterion in results.verdict.criteria:
+        if criterion.value is None:
+            continue
+        at_least = criterion.name == "min_class_f1"
+        status = {"holds": "holds", "fails": "not reached" if at_least else "exceeded"}.get(
+            criterion.status, "inconclusive"
+        )
+        limit = f"{'at least' if at_least else 'at most'} {criterion.limit:.2f}"
+        rows.append(LimitRow(*titles[criterion.name], criterion, status, limit))
+    return rows
+
+
+def describe_header(results: "Results") -> list[str]:
+    """Return the parts of the line above the verdict."""
+    runs = sum(variant.R for variant in results.variants)
+    encoder = PurePosixPath(results.encoder).name or "classifiers"
+    return [
+        results.dataset or results.study,
+        f"labelled by {PurePosixPath(results.annotator.model).name}",
+        f"{encoder}, {runs:,} trainings",
+        f"{results.n:,} test texts",
+        *([results.date] if results.date else []),
+    ]
+
+
+def list_confusions(results: "Results") -> list[tuple[str, str, int, float]]:
+    """Return the largest confusions: the gold class, the LLM's class, the texts, and their share of the gold class."""
+    matrix = np.array(results.annotator.confusion or [[]])
+    wrong = [
+        (results.label_names[i], results.label_names[j], int(matrix[i, j]), float(matrix[i, j] / matrix[i].sum()))
+        for i, j in np.argwhere(matrix)
+        if i != j
+    ]
+    return sorted(wrong, key=lambda row: -row[2])[:NUM_CONFUSIONS]
+
+
+def describe_labels(results: "Results") -> str:
+    """Return how often the LLM is right."""
+    annotator = results.annotator
+    if annotator.accuracy is None:
+        return "How often the LLM is right is unknown: no text has a gold label."
+    return (
+        f"The LLM is right on {annotator.accuracy:.0%} of {annotator.n_gold:,} texts "
+        f"{interval(annotator.accuracy_interval)}."
+    )
+
+
+def list_remedies(results: "Results", controls: dict[str, str]) -> list[RemedyRow]:
+    """Return the kinds of labels at the largest size: gold first, remedies by score with their controls, LLM last."""
+    variants, top = results.at_top, results.top
+    names = {"gold": f"Gold labels for all {top:,} texts", "llm": "The LLM's labels alone"}
+
+    def make_row(name: str, is_control: bool = False) -> RemedyRow:
+        line = names.get(name) or results.lines.get(name, name)
+        kind = "gold" if name in ("gold", "one-annotator", "gold-only") else "llm" if name == "llm" else "remedy"
+        return RemedyRow(f"{line[0].upper()}{line[1:]}", is_control, "control" if is_control else kind, variants[name])
+
+    def score(name: str) -> float:
+        return -(variants[name].macro_f1_mean or 0.0)
+
+    remedies = sorted((name for name in controls if name in variants), key=score)
+    of_remedies = {controls[name] for name in remedies}
+    reserved = {"gold", "llm", "noise-fixed", *remedies, *of_remedies}
+    rows = [make_row("gold")] if "gold" in variants else []
+    rows += [make_row(name) for name in variants if name not in reserved]
+    shown: set[str] = set()
+    for name in remedies:
+        rows.append(make_row(name))
+        control = controls[name]
+        if control in variants and control not in shown:
+            rows.append(make_row(control, is_control=True))
+            shown.add(control)
+    rows.append(make_row("llm"))
+    if "noise-fixed" in variants:
+        rows.append(make_row("noise-fixed", is_control=True))
+    return rows
+
+
+def describe_best(results: "Results", controls: dict[str, str]) -> str:
+    """Return what the best remedy gains, also over its control; empty without a remedy."""
+    best = results.best_mitigation
+    if best is None:
+        return ""
+    line = results.lines.get(best.variant, best.variant)
+    if best.verdict != "higher":
+        return f"No remedy clearly helps. The best changes macro-F1 by {signed_difference(best)}: inconclusive."
+    text = f"Best remedy: {line}. It gains {signed_difference(best)} of macro-F1 over the LLM's labels alone"
+    against = results.find(best.variant, controls.get(best.variant, ""), "macro_f1")
+    if against is None:
+        return f"{text}."
+    meaning = "better" if against.verdict == "higher" else "inconclusive"
+    return f"{text}, and {signed_difference(against)} over its control ({meaning})."
+
+
+def list_unknown(results: "Results") -> list[str]:
+    """Return what the study cannot tell, in at most four lines."""
+    titles = {"macro_f1_loss": "the score lost", "churn": "the instability added", "min_class_f1": "the worst class"}
+    verdict, lines = results.verdict, []
+    chance = [name for name, result in results.at_top.items() if result.above_chance is False]
+    if chance:
+        lines.append(f"Anything about {listed(chance)}: these classifiers are not better than chance.")
+    is_open = [
+        titles[criterion.name]
+        for criterion in verdict.criteria
+        if criterion.value is not None and criterion.status == "inconclusive"
+    ]
+    if is_open:
+        line = f"Whether {listed(is_open)} {'is within its limit' if len(is_open) == 1 else 'are within their limits'}"
+        if verdict.advice:
+            seeds, texts = verdict.advice.seeds, verdict.advice.test_texts
+            line += f": {seeds:,} seeds and {texts:,} test texts would tell, in {verdict.advice.hours:,.1f} hours"
+        lines.append(f"{line}.")
+    if "pass" not in results.vary:
+        lines.append("Whether another prompt or other few-shot examples give the same labels.")
+    lines.append(f"Other LLMs, encoders or data, or more than {results.top:,} training texts.")
+    return lines[:MAX_LIMITS]
+
+
+def find_wrong_texts(texts: Sequence[str], gold: np.ndarray, probs: np.ndarray, names: list[str]) -> list[WrongText]:
+    """Return the texts that the LLM labelled wrong with the highest probability, one for each confusion first.
+
+    Args:
+        texts (`Sequence[str]`): n texts.
+        gold (`np.ndarray` of shape `(n,)`): class indices, -1 for none.
+        probs (`np.ndarray` of shape `(n, K)`): the LLM's probabilities.
+        names (`list[str]`): the classes.
+    """
+    llm, sure = probs.argmax(axis=1), probs.max(axis=1)
+    wrong = np.flatnonzero((gold >= 0) & (llm != gold))
+    by_probability = wrong[np.argsort(-sure[wrong], kind="stable")]
+    _, first = np.unique(gold[by_probability] * len(names) + llm[by_probability], return_index=True)
+    chosen = by_probability[sorted(first)][:NUM_TEXTS]
+    others = [i for i in by_probability if i not in chosen]
+    return [
+        WrongText(_cut(texts[i]), names[gold[i]], names[llm[i]], float(sure[i])) for i in [*chosen, *others][:NUM_TEXTS]
+    ]
+
+
+def _cut(text: str) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= MAX_CHARACTERS else f"{line[: MAX_CHARACTERS - 1].rstrip()}…"

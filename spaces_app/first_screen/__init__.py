@@ -1,0 +1,1 @@
+../../hf_recipes/report/first_screen/__init__.py
