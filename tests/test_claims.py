@@ -200,5 +200,5 @@ def test_clear_words_follow_from_corrected_p_values():
         }
     )
     text = " ".join(finding.text for finding in describe(results).findings if finding.title != "Verdict.")
-    assert "-.050 [-.090, -.010], inconclusive with R = 3 after the correction for several comparisons" in text
+    assert "-0.050 [-0.090, -0.010], inconclusive with R = 3 after the correction for several comparisons" in text
     assert "clearly" not in text

@@ -18,6 +18,7 @@ from hf_recipes.annotation.annotate import annotate
 from hf_recipes.errors import UserError
 from hf_recipes.labels.audit import draw_audit
 from hf_recipes.labels.audit_import import ImportCounts, import_audit
+from hf_recipes.labels.pool import read_labels
 from hf_recipes.recipe import Accept
 from hf_recipes.report.compare import compare
 from hf_recipes.report.findings import describe
@@ -76,7 +77,7 @@ def findings(results):
 
 def report(study):
     results = measure(study)
-    write_report(study, results)
+    write_report(study, read_labels(study).training_pool, results)
     write_dataset(study)
     print_summary(study, results)
     return results, (study.report / "report.md").read_text(), (study.report / "report.html").read_text()

@@ -5,10 +5,10 @@ from itertools import product
 import pytest
 from made import DIFFERENCE, fill, make_figures
 from made import make_results as typed
+from test_variants import make_pool
 
 from hf_recipes.analysis.verdict import decide
 from hf_recipes.recipe import Accept
-from hf_recipes.report.figures import captions
 from hf_recipes.report.findings import describe
 from hf_recipes.report.first_screen.numbers import interval, number
 from hf_recipes.report.page import write_report
@@ -52,6 +52,7 @@ def make_results(cost=-0.2, cost_interval=(-0.25, -0.15), churn=0.05, churn_inte
             "against": against,
             "figure": figure,
             "p_holm": 0.2,
+            "primary": against == "gold",
             "variance": known((high - low) / 2 / 1.96),
         }
         record |= {"difference": value, "interval": [low, high], "verdict": "lower" if high < 0 else verdict}
@@ -106,9 +107,10 @@ def write_pages(make_study):
     study = make_study()
     with study.lock():
         study.report.mkdir()
+    pool = make_pool(n=20, classes=2)
 
     def write(results):
-        write_report(study, results)
+        write_report(study, pool, results)
         return [(study.report / page).read_text(encoding="utf-8") for page in ("report.md", "report.html")]
 
     return write
@@ -116,8 +118,8 @@ def write_pages(make_study):
 
 def test_a_clear_cost_and_an_unclear_stability_are_said_so():
     text = findings(made())
-    assert "a difference of -.200 [-.250, -.150], clearly below zero" in text
-    assert "a difference of +.050 [-.020, .120], inconclusive with R = 3" in text
+    assert "a difference of -0.200 [-0.250, -0.150], clearly below zero" in text
+    assert "a difference of +0.05 [-0.02, 0.12], inconclusive with R = 3" in text
     assert "less stable" not in text
     limits = " ".join(describe(made()).limits)
     assert "factor of 12" in limits
@@ -129,15 +131,15 @@ def test_the_verdict_comes_first_and_says_what_would_decide_it():
     title, text = describe(made()).findings[0]
     assert title == "Verdict."
     assert text.startswith(
-        "Do not ship: these labels miss a limit of the recipe. Macro-F1 loss against gold labels: .200"
+        "Do not ship: these labels miss a limit of the recipe. Macro-F1 loss against gold labels: 0.200"
     )
-    assert "labels: .200 [.150, .250]. Limit .050: exceeded." in text
-    assert "F1 of the worst class, a: .500 [.379, .621]. Limit .500: inconclusive; certified: at least .379" in text
+    assert "labels: 0.200 [0.150, 0.250]. Limit 0.050: exceeded." in text
+    assert "F1 of the worst class, a: 0.50 [0.38, 0.62]. Limit 0.500: inconclusive; certified: at least 0.379" in text
     near = make_results(cost=-0.01, cost_interval=(-0.06, 0.04))
     near["class_f1"] = [entry | {"value": 0.9} for entry in near["class_f1"]]
     near["verdict"] = decide(make_figures(near), Accept(churn=0.5)).model_dump()
     text = findings(typed(near))
-    assert "Verdict. Inconclusive: at most .060 of macro-F1 lost. Macro-F1 loss" in text
+    assert "Verdict. Inconclusive: at most 0.060 of macro-F1 lost. Macro-F1 loss" in text
     assert "3 seeds and 476 test texts decide this with probability 0.8" in text
     assert "more hours of training and labelling." in text
     near["looks"] = [[3, 100], [5, 100]]
@@ -162,9 +164,11 @@ def test_what_gold_alone_would_do_and_what_happens_at_equal_accuracy():
     text = findings(typed(results))
     assert (
         "In macro-F1, 20 LLM labels are worth more than 20 and at most 80 gold labels. Against LLM labels: 20 gold "
-        "labels +.020 [.000, .100], 80 gold labels +.080 [.000, .100]; corrected for the number of comparisons."
+        "labels +0.020 [0.000, 0.100], 80 gold labels +0.080 [0.000, 0.100]; corrected for the number of comparisons."
     ) in text
-    assert "from between 40 and 80 texts. Against those, two runs on LLM labels disagree on +.050 [.010, .090]" in text
+    assert (
+        "from between 40 and 80 texts. Against those, two runs on LLM labels disagree on +0.050 [0.010, 0.090]" in text
+    )
 
 
 def test_who_counts_by_groups_is_told_of_the_group_with_the_largest_bias():
@@ -175,8 +179,8 @@ def test_who_counts_by_groups_is_told_of_the_group_with_the_largest_bias():
         of_group = estimates(bias=(bias, bias - half, bias + half)) | {"group": group, "n": n}
         results["class_shares"].append(of_all | of_group)
     text = findings(typed(results))
-    assert "a bias of +.100 [.050, .150], with" in text
-    assert "in '2002' (50 texts with gold): -.300 [-.500, -.100], corrected" in text  # not the smallest group's
+    assert "a bias of +0.100 [0.050, 0.150], with" in text
+    assert "in '2002' (50 texts with gold): -0.30 [-0.50, -0.10], corrected" in text  # not the smallest group's
     for share in results["class_shares"][1:]:
         share["bias_interval"] = [-1, 1]
     assert "In none of 3 groups is a bias clear." in findings(typed(results))
@@ -252,7 +256,7 @@ def test_errors_are_systematic_only_where_wrong_gold_labels_do_not_explain_it():
     assert "In macro-F1, the LLM's errors do not act like random errors" in with_noise(worse, nothing)
     assert "In stability, the LLM's errors do not act" in with_noise(nothing, better)  # more disagreement
     assert "That is inconclusive unless gold is clean" in with_noise(better, nothing)
-    # 1% of wrong gold labels explain up to 2 x .01 / .2 x .12 = .012 of macro-F1, 10% up to .12.
+    # 1% of wrong gold labels explain up to 2 x .01 / .2 x .12 = 0.012 of macro-F1, 10% up to .12.
     assert "In macro-F1, the LLM's errors do not act" in with_noise(better, nothing, gold_error=0.01)
     assert "That is inconclusive unless gold is clean" in with_noise(better, nothing, gold_error=0.1)
 
@@ -274,8 +278,8 @@ def test_copied_errors_are_set_beside_what_gold_labels_get_wrong_and_a_ceiling_i
     said = findings(typed(results))
     assert (
         "Copied errors. Of the 40 in 100 test texts that the LLM itself gets wrong, classifiers on its labels give the "
-        "same wrong label in .750 [.650, .850] at 10 training texts and in .750 [.650, .850] at 20 training texts, "
-        "classifiers on 20 gold labels in .400 [.300, .500]: a difference of +.350"
+        "same wrong label in 0.75 [0.65, 0.85] at 10 training texts and in 0.75 [0.65, 0.85] at 20 training texts, "
+        "classifiers on 20 gold labels in 0.40 [0.30, 0.50]: a difference of +0.350"
     ) in said
     assert "more texts teach its errors too" in said
     for closer, better, words in (
@@ -286,20 +290,18 @@ def test_copied_errors_are_set_beside_what_gold_labels_get_wrong_and_a_ceiling_i
         assert words in findings(typed(results))
     results["error_cells"][-1] = cells("llm", 20, copied="inconclusive")
     assert "without a clear gain." in findings(typed(results))
-    results["annotator"] |= estimates(kl=(0.25, 0.2, 0.3)) | {"kl_n": 40}
+    results["annotator"] |= estimates(kl=(0.25, 0.21, 0.29)) | {"kl_n": 40}
     markdown, html = write_pages(typed(results))
-    (line,) = [line for line in markdown.splitlines() if line.startswith("| llm | 20 | .500 ")]
-    assert "| .750 [.650, .850] |" in line
-    assert ".250 [.200, .300] nats (40 texts)" in markdown
+    (line,) = [line for line in markdown.splitlines() if line.startswith("| llm | 20 | 0.50 ")]
+    assert "| 0.75 [0.65, 0.85] |" in line
+    assert "0.250 [0.210, 0.290] nats (40 texts)" in markdown
     assert "LLM wrong, says the same" in html
     assert "Copied errors" not in findings(made())
     results["error_cells"].append(cells("noise-fixed", 20) | {"copied_above_gold": None})
     control = {"difference": -0.001, "interval": [-0.05, 0.05], "R": 3, "verdict": "inconclusive"}
     results["error_cells"][-2] |= {"copied_above_noise": control}
     said = findings(typed(results))
-    assert (
-        "made wrong at random with the LLM's confusion matrix repeat .400 [.300, .500]: a difference of -.001" in said
-    )
+    assert "with the LLM's confusion matrix repeat 0.40 [0.30, 0.50]: a difference of -0.001" in said
     assert "Only the part above both controls can be copied" in said
 
 
@@ -313,39 +315,40 @@ def test_chance_level_runs_are_never_called_stable():
 
 
 def test_hostile_names_are_shown_as_text(write_pages):
-    hostile = "<script>alert(1)</script>|x ![i](http://e.vil/x.png) `c` [.1, .2](http://e.vil)"
+    hostile = "<script>alert(1)</script>|x ![i](http://e.vil/x.png) `c` [0.1, 0.2](http://e.vil)"
     results = make_results(name=hostile)
     results["class_shares"].append({**results["class_shares"][0], "group": hostile})
     markdown, html = write_pages(typed(results))
-    assert "<script" not in html
+    assert html.count("<script") == 1  # its own, which opens the folds in print
     assert "&lt;script&gt;alert(1)&lt;/script&gt;|x" in html
     assert "<img" not in html.replace('<img alt="', "")
     assert "<script" not in markdown
     assert "&lt;script&gt;alert(1)&lt;/script&gt;\\|x \\!\\[i\\](http&#58;//e.vil/x.png) \\`c\\`" in markdown
-    assert "\\[.1, .2\\](http&#58;//e.vil)" in markdown
-    (line,) = [line for line in markdown.splitlines() if line.startswith("| gold | 10 | .200 ")]
+    assert "\\[0.1, 0.2\\](http&#58;//e.vil)" in markdown
+    (line,) = [line for line in markdown.splitlines() if line.startswith("| gold | 10 | 0.200 ")]
     assert line.count("|") == 5  # two classes, two more cells
     assert write_pages(typed(results)) == [markdown, html]
 
 
 @pytest.mark.parametrize(
     ("value", "shown"),
-    [(0.1234, ".123"), (-0.05, "-.050"), (1.0, "1.000"), (0, ".000"), (None, "-"), (12.34, "12.340")],
+    [(0.1234, "0.123"), (-0.05, "-0.050"), (1.0, "1.000"), (0, "0.000"), (None, "-"), (12.34, "12.340")],
 )
 def test_numbers(value, shown):
     assert number(value) == shown
 
 
 def test_intervals():
-    assert interval([0.1, 1.0]) == "[.100, 1.000]"
-    assert interval(None) == interval([None, None]) == "[not defined]"
+    assert interval([0.1, 1.0]) == "[0.10, 1.00]"  # wider than 0.1
+    assert interval([0.1, 0.15]) == "[0.100, 0.150]"
+    assert interval(None) == "[not defined]"
 
 
 def test_what_more_texts_would_bring_is_said_with_its_interval():
     results = make_results()
     assert (
-        "From 10 to 20 training texts macro-F1 changes by +.004 [-.002, .008] (the last doubling gained less than "
-        "0.01) with LLM labels and by +.004 [-.002, .008] (the last doubling helped) with gold labels. LLM labels "
+        "From 10 to 20 training texts macro-F1 changes by +0.004 [-0.002, 0.008] (the last doubling gained less than "
+        "0.01) with LLM labels and by +0.004 [-0.002, 0.008] (the last doubling helped) with gold labels. LLM labels "
         "stopped helping before gold labels did. What more texts would bring was not measured."
     ) in findings(typed(results))
     for entry in results["plateaus"]:
@@ -371,24 +374,20 @@ def test_sources_of_chance_are_ranked_and_only_a_clear_first_is_named(write_page
     assert "Which of them contributes most is inconclusive." in findings(with_components(0.06))
     for page in write_pages(with_components(0.2)):
         assert "the order of batches and dropout" in page
-        assert ".040" in page
+        assert "0.040" in page
 
 
-def test_the_first_page_is_short_and_the_rest_a_click_away(write_pages):
+def test_all_that_the_first_screen_leaves_out_is_a_click_away(write_pages):
     text, page = write_pages(made())
     first, _, rest = page.partition("<details>")
-    assert (first.count("<figure>"), first.count("<table>")) == (2, 1)
-    assert first.count('class="finding"') <= 7
+    assert "Differences, paired" not in first
     assert page.count("<details>") == page.count("</details>") >= 8
-    for what in ("More findings", "Methods, as a paragraph to paste", "Ensembles of runs", "Differences, paired"):
+    for what in ("Findings in full", "Methods, as a paragraph to paste", "Ensembles of runs", "Differences, paired"):
         assert what in rest
-    assert "regains .500 [.200, .900]" in rest
-    assert "| llm | 11 | .600 [.500, .700] | .200 [.100, .300] |\n" in text
+    assert "regains 0.50 [0.20, 0.90]" in rest
+    assert "| The LLM's labels alone | 11 | 0.60 [0.50, 0.70] | 0.20 [0.10, 0.30] |\n" in text
     assert "## Methods, as a paragraph to paste" in text
-
-
-def test_a_figure_is_read_out_with_its_own_numbers():
-    said = captions(made())
-    assert "To read it" in said["scores"]
-    assert ".600 [.500, .700]" in said["scores"]
-    assert "consumes 11 gold labels" in said["frontier"]
+    differences = rest[rest.index("Differences, paired") :]
+    assert differences.index("<td>llm</td><td>gold</td>") < differences.index(
+        "<td>llm-entropy-replace</td><td>llm</td>"
+    )

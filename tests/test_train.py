@@ -372,7 +372,7 @@ def test_every_variant_trains_and_stands_beside_its_control_in_dataset_results_a
     pairs = {(one.variant, one.against) for one in results.comparisons}
     assert {pair for pair in CONTROLS.items() if set(pair) <= set(variants)} <= pairs
     assert ("llm", "noise-fixed") in pairs
-    write_report(study, results)
+    write_report(study, read_labels(study).training_pool, results)
     said = (study.report / "report.md").read_text()
     assert "**Systematic or random.**" in said
     assert "**The mitigation (llm-entropy-drop).**" in said
@@ -425,7 +425,7 @@ def test_the_cells_of_the_llms_errors_are_counts_over_runs_and_test_texts(annota
     assert any("hf-recipes annotate" in note for note in before.notes)
     assert before.variants == results.variants
     assert open_runs(study).left() == []
-    write_report(study, before)
+    write_report(study, read_labels(study).training_pool, before)
 
 
 @pytest.mark.parametrize("given", [None, np.zeros((3, 2), int)])

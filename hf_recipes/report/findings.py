@@ -124,7 +124,7 @@ def _list_limits(results: Results, llm: VariantResult) -> list[str]:
 def _describe_labels(annotator: AnnotatorResult) -> str:
     text = (
         f"{annotator.model} gives {annotator.n:,} training texts the gold label in "
-        f"{number(annotator.accuracy)} of the cases {interval(annotator.accuracy_interval)}, macro-F1 "
+        f"{estimate(annotator, 'accuracy')} of the cases, macro-F1 "
         f"{number(annotator.macro_f1)}; always giving the commonest class would be right in "
         f"{number(annotator.majority_accuracy)}."
     )
@@ -245,7 +245,7 @@ def _describe_criterion(criterion: Criterion, verdict: VerdictResult) -> str:
         text = f"{UNKNOWN[criterion.name]} ({criterion.status})"
         return f"{text[0].upper()}{text[1:]}"
     template, certified = CRITERIA[criterion.name]
-    value = f"{number(criterion.value)} {interval(criterion.interval)}"
+    value = estimate(criterion, "value", "interval")
     text = template.format(value=value, worst=verdict.worst_class)
     fails = "not reached" if criterion.name == "min_class_f1" else "exceeded"
     status = fails if criterion.status == "fails" else criterion.status
@@ -354,7 +354,7 @@ def _describe_gains(llm: Plateau, gold: Plateau) -> str:
             "gains": "the last doubling helped",
             "inconclusive": "whether it helped is inconclusive",
         }[plateau.verdict]
-        return f"{signed(plateau.gain)} {interval(plateau.gain_interval)} ({meaning})"
+        return f"{signed(plateau.gain, plateau.gain_interval)} {interval(plateau.gain_interval)} ({meaning})"
 
     first, last = llm.last_doubling
     order = {

@@ -168,7 +168,7 @@ def _list_captures(annotator: Uncertainty) -> Table:
 
 def _estimate_each(annotator: Uncertainty, field: str) -> list[str]:
     pairs = zip(getattr(annotator, field), getattr(annotator, f"{field}_interval"), strict=True)
-    return [f"{number(value)} {interval(bounds)}" for value, bounds in pairs]
+    return [f"{number(value, bounds)} {interval(bounds)}" for value, bounds in pairs]
 
 
 def list_passes(labels: LabelQuality) -> Table:

@@ -80,7 +80,7 @@ def _describe_mitigations(results: Results) -> list[Finding]:
         if name in regained:
             share = regained[name]
             text += (
-                f" It regains {number(share.share)} {interval(share.interval)} of the macro-F1 that LLM labels cost "
+                f" It regains {estimate(share, 'share', 'interval')} of the macro-F1 that LLM labels cost "
                 "against as many gold labels (Fieller's interval)."
             )
         if chance := _list_chance_level((name, control, "llm"), variants):
@@ -128,7 +128,7 @@ def _describe_counts(shares: list[ClassShare]) -> str:
     return (
         f"Who counts classes by classifiers trained on LLM labels finds '{largest.class_name}' in "
         f"{number(largest.share)} of the texts where gold has {number(largest.gold)}: a bias of "
-        f"{signed(largest.bias)} {interval(largest.bias_interval)}{doubt}, with an SD of "
+        f"{signed(largest.bias, largest.bias_interval)} {interval(largest.bias_interval)}{doubt}, with an SD of "
         f"{number(largest.sd)} from seed to seed. It is the largest of {len(of_all)} classes' biases, "
         f"and its interval is corrected for their number.{_describe_groups(shares)}"
     )
@@ -144,8 +144,8 @@ def _describe_groups(shares: list[ClassShare]) -> str:
         return f" In none of {len({share.group for share in grouped})} groups is a bias clear."
     return (
         f" By groups it is clearest for '{clearest.class_name}' in '{clearest.group}' ({clearest.n:,} texts with "
-        f"gold): {signed(clearest.bias)} {interval(clearest.bias_interval)}, corrected for the number of classes "
-        "and groups. Where biases differ between groups, so do differences between groups that are counted."
+        f"gold): {signed(clearest.bias, clearest.bias_interval)} {interval(clearest.bias_interval)}, corrected for "
+        "the number of classes and groups. Where biases differ between groups, so do differences between counts."
     )
 
 
@@ -206,7 +206,7 @@ def _describe_sources(components: Components) -> str:
     ranked = sorted(components.sources, key=lambda source: -components.disagreement[source].value)
     values = [components.disagreement[source] for source in ranked]
     shares = ", ".join(
-        f"{number(value.value)} {interval(value.interval)} if only {SOURCES[source]} differ"
+        f"{estimate(value, 'value', 'interval')} if only {SOURCES[source]} differ"
         for source, value in zip(ranked, values, strict=True)
     )
     first, second = values[0].interval, values[1].interval

@@ -23,14 +23,14 @@ FRONTIER = (
 )
 
 
-def make_report(study: Study, results: Results) -> Report:
+def make_report(results: Results, methods: str) -> Report:
     """Return all that the report shows.
 
     Args:
-        study (`Study`):
-            A measured study.
         results (`Results`):
             The output of `measure`.
+        methods (`str`):
+            How the study was made, as a paragraph to paste.
     """
     words = describe(results)
     figures = {"curves": Figure(draw_curves(results), CURVES)}
@@ -44,14 +44,14 @@ def make_report(study: Study, results: Results) -> Report:
         findings=words.findings,
         more=words.more,
         limits=words.limits,
-        title=f"{study.recipe.name}: what the LLM's labels cost",
+        title=f"{results.study}: what the LLM's labels cost",
         headline=describe_headline(results),
         summary=make_summary(results),
         best=describe_best(results, CONTROLS),
         unknown=list_unknown(results),
         figures={name: figure for name, figure in figures.items() if figure.svg},
         tables=make_tables(results),
-        methods=f"{how_made(study, results)} recipe.yaml in the study folder has every setting.",
+        methods=methods,
     )
 
 
@@ -76,7 +76,8 @@ def write_report(study: Study, pool: Pool, results: Results) -> None:
         return
     texts = find_wrong_texts(pool.texts, pool.gold, pool.probs, pool.label_names)
     with study.lock():
-        report = make_report(study, results)
+        methods = f"{how_made(study, results)} recipe.yaml in the study folder has every setting."
+        report = make_report(results, methods)
         for name, figure in report.figures.items():
             write_text(study.report / f"{name}.svg", make_file(figure.svg, STYLE))
         write_text(study.report / "report.md", render("report.md", report=report, texts=texts))

@@ -245,12 +245,12 @@ def describe_best(results: "Results", controls: dict[str, str]) -> str:
     line = results.lines.get(best.variant, best.variant)
     if best.verdict != "higher":
         return f"No remedy clearly helps. The best changes macro-F1 by {signed_difference(best)}: inconclusive."
-    text = f"Best remedy: {line}. It gains {signed_difference(best)} of macro-F1 over the LLM's labels alone"
+    text = f"Best remedy: {line}. Macro-F1 rises by {signed_difference(best)}"
     against = results.find(best.variant, controls.get(best.variant, ""), "macro_f1")
     if against is None:
         return f"{text}."
-    meaning = "better" if against.verdict == "higher" else "inconclusive"
-    return f"{text}, and {signed_difference(against)} over its control ({meaning})."
+    meaning = {"higher": "better", "lower": "worse"}.get(against.verdict, "inconclusive")
+    return f"{text}. Against its control: {signed_difference(against)}, {meaning}."
 
 
 def list_unknown(results: "Results") -> list[str]:
