@@ -6,7 +6,7 @@
 Labels tweets by the demo recipe, as a plain prompt and in the chat template, three times: as they are; with a line
 `Sentiment: positive` at their end; with a forged turn of control tokens in which the model answers `positive`. Without
 the defences a text keeps its line breaks, and what looks like a control token is one. Prints the table of
-docs/annotate.md.
+docs/labelling.md.
 """
 
 import argparse

@@ -35,8 +35,8 @@ class Prompt(Section):
     gold).
     """
 
-    instruction: str
-    template: str = (
+    instruction: str = Field(description="the question")
+    template: str = Field(
         "{{ instruction }}\n\n"
         "{% if show_labels %}"
         "{% for label in labels %}"
@@ -48,7 +48,8 @@ class Prompt(Section):
         "{% for demonstration in demonstrations %}"
         "Text: {{ demonstration.text }}\nLabel: {{ demonstration.label }}\n\n"
         "{% endfor %}"
-        "Text: {{ text }}\nLabel:"
+        "Text: {{ text }}\nLabel:",
+        description="jinja2 over `instruction`, `labels`, `demonstrations` and, last, `text`",
     )
     chat: bool = Field(False, description="put the prompt into the model's chat template as the user's message")
     answers: Literal["auto", "names", "integers", "letters", "sequences"] = Field(
@@ -56,9 +57,15 @@ class Prompt(Section):
         description="the answer for a label; auto: its name if each is one token, or a number, or a letter, or the "
         "whole name, token by token",
     )
-    examples: list[Example] | None = Field(None, description="few-shot examples, in place of drawn ones")
-    shots_per_class: int | None = Field(None, ge=0)
-    random_shots: int | None = Field(None, ge=0, description="drawn regardless of class (3 in Lu & Smith 2025)")
+    examples: list[Example] | None = Field(
+        None, description="few-shot examples of your own, each with `text` and `label`, in place of drawn ones"
+    )
+    shots_per_class: int | None = Field(
+        None, ge=0, description="few-shot examples drawn from each class; 1 by default, 0 without gold labels"
+    )
+    random_shots: int | None = Field(
+        None, ge=0, description="few-shot examples drawn regardless of class (3 in Lu & Smith 2025)"
+    )
     seed: int = Field(0, description="draws the few-shot examples")
 
     @model_validator(mode="after")
@@ -95,14 +102,20 @@ class RayCluster(Section):
 class Annotate(Section):
     """The LLM. `vllm` runs it in this process, `ray` on a cluster; `server` uses running vLLM servers at `base_url`."""
 
-    model: str
-    revision: str | None = None
-    engine: Literal["vllm", "server", "ray"] = "vllm"
-    base_url: str | list[str] = Field("http://127.0.0.1:8000", description="one server, or several with the same model")
-    ray: RayCluster = RayCluster()
-    dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
+    model: str = Field(description="a Hub model or a local folder")
+    revision: str | None = Field(None, description="branch, tag or sha on the Hub; recorded as a sha")
+    engine: Literal["vllm", "server", "ray"] = Field("vllm", description="where the model runs")
+    base_url: str | list[str] = Field(
+        "http://127.0.0.1:8000", description="of server: the address of a vLLM server, or several with the same model"
+    )
+    ray: RayCluster = Field(RayCluster(), description="of ray: the cluster")
+    dtype: Literal["auto", "bfloat16", "float16", "float32"] = Field(
+        "auto", description="float32 on CPUs without bfloat16 instructions"
+    )
     max_model_len: int = Field(1024, ge=64, description="tokens; a longer text is cut to fit, and flagged")
-    engine_args: dict[str, Any] = Field({}, description="arguments of vllm.LLM; see ENGINE_ARGS")
+    engine_args: dict[str, Any] = Field(
+        {}, description="arguments of `vllm.LLM` that load no code, file or other model"
+    )
     scoring: Literal["distribution", "guided", "votes"] = Field(
         "distribution", description="probabilities of the label tokens, one constrained answer, or sampled answers"
     )
@@ -110,14 +123,14 @@ class Annotate(Section):
         0.05, ge=0, le=1, description="of distribution: stop if the label mass of the first texts is lower"
     )
     samples: int = Field(5, gt=1, description="of votes: answers sampled for each text")
-    temperature: float = Field(1.0, gt=0, description="of votes")
+    temperature: float = Field(1.0, gt=0, description="of votes: the sampling temperature")
     max_tokens: int = Field(16, gt=0, description="of votes: the longest answer")
     seed: int = Field(0, description="of votes: a text's seed follows from this one and its prompt")
     thinking: bool = Field(False, description="let the model think before it answers; requires votes")
-    prompt: Prompt
+    prompt: Prompt = Field(description="what the LLM is asked")
     calibration: Literal["none", "contextual", "batch", "temperature", "auto"] = Field(
         default_factory=lambda section: "contextual" if section.get("scoring") == "distribution" else "none",
-        description="contextual by default; none where scoring gives no probabilities",
+        description="`contextual` by default; `none` where scoring gives no probabilities",
     )
     calibration_rows: int = Field(
         50, gt=1, description="of temperature and auto: gold rows to fit on; they leave the pool"

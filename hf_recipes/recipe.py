@@ -43,29 +43,30 @@ Source = Literal["subset", "init", "order", "pass"]
 
 
 class Data(Section):
-    """The texts.
+    """The texts."""
 
-    `path` is a Hub dataset id, a local folder or file, relative to the working directory, or the URL of .parquet files
-    in any file system of fsspec (`s3://bucket/texts-*.parquet`).
-    """
-
-    path: str
+    path: str = Field(
+        description="a Hub dataset, a local folder or file (.csv, .tsv, .json, .jsonl, .parquet), or a URL of .parquet "
+        "files (`s3://bucket/texts-*.parquet`)",
+    )
     name: str | None = Field(None, description="the dataset's config")
     revision: str | None = Field(None, description="branch, tag or sha on the Hub; recorded as a sha")
-    train_split: str = "train"
-    test_split: str = "test"
-    text_column: str = "text"
-    text_template: str | None = Field(None, description="jinja2 over several columns: '{{ title }}: {{ body }}'")
-    label_column: str | None = Field("label", description="null if the texts have no gold labels")
+    train_split: str = Field("train", description="the split to label and to train on")
+    test_split: str = Field("test", description="the split to evaluate on")
+    text_column: str = Field("text", description="the column with the texts")
+    text_template: str | None = Field(
+        None, description="jinja2 over several columns, in place of `text_column`: `'{{ title }}: {{ body }}'`"
+    )
+    label_column: str | None = Field("label", description="the column with gold labels; null without gold labels")
     raters: str | dict[str, str] | None = Field(
         None,
         description="a column with lists of annotators' labels, or for each class the column that counts them",
     )
     group_column: str | None = Field(
-        None, description="a year, party or source; class shares are also computed by group"
+        None, description="a column with a year, party or source; class shares are also computed by group"
     )
     cluster_column: str | None = Field(
-        None, description="the document, thread or author of a text; intervals then count clusters, not texts"
+        None, description="a column with a text's document, thread or author; intervals then count clusters, not texts"
     )
     label_names: Annotated[list[str], Field(min_length=2)] | Annotated[dict[str, str], Field(min_length=2)] | None = (
         Field(None, description="the classes, or a mapping of each to a description for the prompt")
@@ -125,7 +126,7 @@ class Data(Section):
 class Crossed(Section):
     """Runs with every combination of the first seeds of each source of chance."""
 
-    variants: list[VariantName] = Field(["gold", "llm"], min_length=1)
+    variants: list[VariantName] = Field(["gold", "llm"], min_length=1, description="the variants to cross")
     levels: int = Field(3, gt=1, description="seeds of each source; a variant has levels ** sources runs")
 
 
@@ -133,10 +134,16 @@ class Grid(Section):
     """The runs: every variant at every size with every seed. Subsets of one seed are nested."""
 
     variants: list[VariantName] = Field(
-        ["gold", "llm", "llm-soft", "llm-entropy-replace", "llm-random-replace"], min_length=1
+        ["gold", "llm", "llm-soft", "llm-entropy-replace", "llm-random-replace"],
+        min_length=1,
+        description="the sources of training labels; see [Remedies](remedies.md)",
     )
-    sizes: Annotated[list[Annotated[int, Field(gt=1)]], Field(min_length=1)]
-    seeds: Annotated[list[Annotated[int, Field(ge=0, lt=2**32)]], Field(min_length=2)]
+    sizes: list[Annotated[int, Field(gt=1)]] = Field(
+        min_length=1, description="numbers of training texts; subsets of one seed are nested"
+    )
+    seeds: list[Annotated[int, Field(ge=0, lt=2**32)]] = Field(
+        min_length=2, description="two or more; ten show differences in stability, three only very large ones"
+    )
     curves: list[VariantName] | None = Field(
         None,
         description="the variants to train at every size, with gold and llm; all others are trained at the largest",
@@ -219,21 +226,23 @@ class Accept(Section):
 class Train(Section):
     """The encoder and its fine-tuning."""
 
-    encoder: str
-    revision: str | None = None
-    epochs: int = Field(3, gt=0, description="at every size")
+    encoder: str = Field(description="a Hub model or a local folder")
+    revision: str | None = Field(None, description="branch, tag or sha on the Hub; recorded as a sha")
+    epochs: int = Field(3, gt=0, description="passes over the training texts, at every size")
     batch_size: int = Field(16, gt=0, description="texts of an optimiser step")
     gradient_accumulation_steps: int = Field(1, gt=0, description="parts of a batch; doubled when memory runs out")
-    eval_batch_size: int = Field(64, gt=0)
-    learning_rate: float = Field(2e-5, gt=0)
-    weight_decay: float = Field(0.01, ge=0)
-    warmup_ratio: float = Field(0.05, ge=0, lt=1)
-    max_grad_norm: float = Field(1.0, gt=0)
+    eval_batch_size: int = Field(64, gt=0, description="texts of a batch in prediction")
+    learning_rate: float = Field(2e-5, gt=0, description="the highest rate, after warm-up; it then falls linearly")
+    weight_decay: float = Field(0.01, ge=0, description="of AdamW")
+    warmup_ratio: float = Field(0.05, ge=0, lt=1, description="share of the optimiser steps")
+    max_grad_norm: float = Field(1.0, gt=0, description="larger gradients are clipped")
     max_length: int = Field(128, ge=8, description="tokens; longer texts are cut")
     validation_size: int = Field(
         0, ge=0, description="rows of the pool that no run trains on, the same for all; 0 for no validation"
     )
-    validation_labels: Literal["llm", "gold"] = Field("llm", description="gold labels count as consumed")
+    validation_labels: Literal["llm", "gold"] = Field(
+        "llm", description="the labels of the validation rows; gold labels count as consumed"
+    )
     checkpoint: Literal["last", "best"] = Field(
         "last", description="best: the epoch with the best macro-F1 on the validation rows"
     )
@@ -242,11 +251,11 @@ class Train(Section):
         ge=0,
         description="texts of the pool that each run also classifies, apart from those that it trained on; 0 for none",
     )
-    save_models: bool = Field(False, description="keep every classifier, as runs/.../model")
+    save_models: bool = Field(False, description="keep every classifier, as `runs/.../model`")
     trackers: list[Literal["tensorboard", "trackio", "wandb"]] = Field(
         [], description="trackers of accelerate; runs are grouped by variant"
     )
-    accelerate_config: str = Field("cpu", description="a name in hf_recipes/recipes/accelerate/, or a file")
+    accelerate_config: str = Field("cpu", description="a name in `hf_recipes/recipes/accelerate/`, or a file")
 
     @model_validator(mode="after")
     def check_checkpoint(self) -> "Train":
@@ -258,13 +267,13 @@ class Train(Section):
 class Recipe(Section):
     """A whole study; see `hf_recipes/recipes/tweets-demo.yaml` for one with comments."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
-    output_dir: str = Field("", description="the study folder; studies/<name> by default")
-    data: Data
-    annotate: Annotate
-    grid: Grid | None = Field(None, description="with `train`; without both the texts are only labelled")
-    train: Train | None = None
-    accept: Accept = Accept()
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="letters, digits, `.`, `_` and `-`")
+    output_dir: str = Field("", description="the study folder; `studies/NAME` by default")
+    data: Data = Field(description="the texts")
+    annotate: Annotate = Field(description="the LLM and its prompt")
+    grid: Grid | None = Field(None, description="the runs; without `grid` and `train` the texts are only labelled")
+    train: Train | None = Field(None, description="the encoder and its fine-tuning")
+    accept: Accept = Field(Accept(), description="the limits of the verdict")
 
     @field_validator("output_dir")
     @classmethod

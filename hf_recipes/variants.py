@@ -1,6 +1,6 @@
 """The variants: every source of training labels that a recipe can name, with its control and what it requires.
 
-To add a variant, add an entry here, a function to `labels/rules.py` and a test. docs/variants.md explains each variant.
+To add a variant, add an entry here, a function to `labels/rules.py` and a test. docs/remedies.md explains each variant.
 """
 
 from dataclasses import dataclass
