@@ -38,7 +38,7 @@ pins: .venv/installed
 	for set in cpu dev uv audit; do $(BIN)/uv pip compile -q --no-deps --generate-hashes --no-annotate --python-version 3.11 \
 	  --custom-compile-command "make pins" requirements/$$set.in -o requirements/$$set.txt || exit; done
 
-# Known vulnerabilities of the pins; fails if there are no records of one. What is to be said of findings: docs/dependencies.md.
+# Known vulnerabilities of the pins; fails if there are no records of one. What is to be said of findings: docs/dev/dependencies.md.
 audit: .venv/installed
 	$(PYTHON) -m venv .venv/audit
 	.venv/audit/bin/python -m pip install -qq --no-deps --require-hashes -r requirements/audit.txt

@@ -4,8 +4,8 @@
     .venv/bin/python dataset_scripts/build_sms_spam.py data/sms_spam
     .venv/bin/python benchmarks/annotators.py [--data manifestos=FILE] [--data toxic=FILE] [--output studies]
 
-Prints the tables of docs/annotators.md. Texts are labelled once; calibrations are derived from what is kept. A set that
-is not at hand is left out.
+Prints the table of docs/study/annotators.md. Texts are labelled once; calibrations are derived from what is kept. A set
+that is not at hand is left out.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""Print how often intervals contain the truth, how wide they are, and what studies find: the table of docs/power.md.
+"""Print how often intervals contain the truth, how wide they are, and what studies find: for docs/statistics.md.
 
     .venv/bin/python benchmarks/simulate.py table [--studies=1000] [--metrics=PATH]
     .venv/bin/python benchmarks/simulate.py claims [--studies=200]

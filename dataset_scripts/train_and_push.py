@@ -13,7 +13,7 @@ The study was annotated and pushed before, with its texts (`hf-recipes annotate`
 is killed or runs out of time loses the runs since the last push. The same command continues.
 
 With several jobs, give each a part of the grid and its own branch. Download the parts with `hf-recipes pull --revision`
-and copy their `runs` folders into one (docs/nodes.md):
+and copy their `runs` folders into one (docs/scaling.md):
 
     ... train_and_push.py me/my-labels --revision part-1 --grid.seeds="[0, 1, 2, 3, 4]"
     ... train_and_push.py me/my-labels --revision part-2 --grid.seeds="[5, 6, 7, 8, 9]"

@@ -3,7 +3,7 @@
     hf-recipes run hf_recipes/recipes/tweets-demo.yaml
 
 One package for each step, in the order in which data flows: `annotation` -> `labels` -> `training` -> `analysis` ->
-`report` -> `hub`. docs/code.md is the map.
+`report` -> `hub`. docs/dev/code.md is the map.
 """
 
 __version__ = "0.1.0"

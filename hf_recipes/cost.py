@@ -1,6 +1,6 @@
 """Predict what a study costs: tokens, seconds of a device, bytes on the disk.
 
-Work is counted in FLOPs, so that a measured rate holds for other lengths and sizes. docs/scale.md has the formulas.
+Work is counted in FLOPs, so that a measured rate holds for other lengths and sizes. docs/scaling.md has the formulas.
 """
 
 from functools import cache
@@ -17,7 +17,7 @@ from .recipe import Annotate, Train
 from .study import cpu_threads
 
 STEP_TOKENS, STEP_ANSWERS = 4096, 256  # tokens of prompts, and of answers, for each time that the weights are read
-ANNOTATION_SHARE, TRAINING_SHARE = 0.4, 0.3  # of a device's FLOP/s that are reached; see docs/scale.md
+ANNOTATION_SHARE, TRAINING_SHARE = 0.4, 0.3  # of a device's FLOP/s that are reached; see docs/scaling.md
 ANNOTATION_BYTES, CONFIG_BYTES, PREDICTION_BYTES = 60, 48, 30  # of a row's ids (28 each) and small columns
 
 

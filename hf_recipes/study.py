@@ -14,7 +14,7 @@
     checksums.json                    the sha256 of the above, which every command compares
 
 Incomplete files have a name that starts with `.tmp-`. No step reads such names, and the step that left one overwrites
-it when it runs again. docs/CONTRACT.md describes every file.
+it when it runs again. docs/dev/contract.md describes every file.
 """
 
 import errno

@@ -693,7 +693,7 @@ print(json.dumps(found))
 
 
 def test_fault_matrix(hub, small):
-    """Prints the table of docs/hub.md."""
+    """Prints the table of docs/dev/faults.md."""
     ok, cannot = "http", "nothing was published"
     cases = {  # name: faults, token, state afterwards, what is said, state after a second push
         "upload cut once": ({"put": ["cut"]}, "hf_secret", "new", ok, "new"),

@@ -288,7 +288,7 @@ def test_scores_need_references_and_known_labels(scores):
         scores.compute(predictions=[[0, 2], [1, 1]], references=[0, 1], num_classes=2)
 
 
-# Rows of the simulations with cells below .90, for reasons that docs/power.md gives.
+# Rows of the simulations with cells below .90, for reasons that docs/statistics.md gives.
 TOO_NARROW = {"heavy-tailed, pairwise_disagreement", "skewed, macro_f1_mean", "clustered, macro_f1_mean"}
 
 

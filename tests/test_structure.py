@@ -1,4 +1,4 @@
-"""The packages import in one direction, without a circle; docs/code.md shows the map."""
+"""The packages import in one direction, without a circle; docs/dev/code.md shows the map."""
 
 import ast
 from graphlib import TopologicalSorter

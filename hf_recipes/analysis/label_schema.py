@@ -97,7 +97,7 @@ class PassResult(Record):
 
 
 class LabelQuality(Record):
-    """The content of `report/labels.json`. docs/CONTRACT.md describes the fields."""
+    """The content of `report/labels.json`. docs/dev/contract.md describes the fields."""
 
     key: str
     study: str

@@ -401,7 +401,7 @@ class Advice(Record):
 
 
 class VerdictResult(Record):
-    """The verdict by the limits in `accept`; see docs/verdict.md."""
+    """The verdict by the limits in `accept`; see docs/statistics.md."""
 
     decision: Decision
     criteria: list[Criterion]
@@ -427,7 +427,7 @@ def decision_of(criteria: list[Criterion], reason: str | None) -> Decision:
 
 
 class Figures(Record):
-    """All figures of a study. docs/CONTRACT.md describes the fields."""
+    """All figures of a study. docs/dev/contract.md describes the fields."""
 
     key: str
     study: str

@@ -28,7 +28,7 @@ def decide(figures: Figures, accept: Accept) -> VerdictResult:
     class: it holds if it holds in each, and fails if it fails in one, at a level corrected for their number too.
 
     Seeds or texts that are added after a verdict give it another chance to err. The first verdict has 95% intervals,
-    every later one 99%: docs/power.md has the rate of false "holds" after several looks.
+    every later one 99%: docs/statistics.md has the rate of false "holds" after several looks.
 
     Args:
         figures (`Figures`), accept (`Accept`):

@@ -40,7 +40,7 @@ SCHEMA = pa.schema(
 
 @dataclass
 class PartRow:
-    """The annotation of one text. docs/CONTRACT.md describes the fields."""
+    """The annotation of one text. docs/dev/contract.md describes the fields."""
 
     id: str
     status: str

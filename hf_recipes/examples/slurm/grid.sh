@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The grid shared by the tasks of a Slurm array, each with a GPU of its own; any of them may be lost (docs/nodes.md).
+# The grid shared by the tasks of a Slurm array, each with a GPU of its own; any of them may be lost (docs/scaling.md).
 #
 #   hf-recipes annotate my-study.yaml          # once, before: on a node with a GPU
 #   sbatch --array=1-8 grid.sh my-study.yaml [--key=value ...]
