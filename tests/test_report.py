@@ -391,3 +391,21 @@ def test_all_that_the_first_screen_leaves_out_is_a_click_away(write_pages):
     assert differences.index("<td>llm</td><td>gold</td>") < differences.index(
         "<td>llm-entropy-replace</td><td>llm</td>"
     )
+
+
+def test_the_class_that_decides_is_the_lowest_that_fails_and_a_lower_one_is_named_too():
+    def class_f1(name, value, error):
+        return {"name": name, "n": 50, "value": value, "variance": known(error)}
+
+    results = make_results()
+    # F1 of b is 0 too, but on so few texts that only a fails. c is clearly below the limit, and above a.
+    results["class_f1"] = [class_f1("c", 0.2, 0.05), class_f1("a", 0.1, 0.05), class_f1("b", 0.0, 0.4)]
+    results["verdict"] = decide(make_figures(results), Accept(min_class_f1=0.5)).model_dump()
+    assert results["verdict"]["worst_class"] == "a"
+    text = describe(typed(results)).findings[0].text
+    assert "F1 of the worst class, a: 0.100" in text.replace("0.10 ", "0.100 ")
+    assert "; lowest: b, 0.000. Limit 0.500: not reached" in text
+    results["class_f1"] = [class_f1(name, 0.0, 0.05) for name in "abcd"] + [class_f1("e", 0.04, 0.001)]
+    results["verdict"] = decide(make_figures(results), Accept(min_class_f1=0.5)).model_dump()
+    assert results["verdict"]["worst_class"] == "a"  # not e, whose upper bound is the smallest
+    assert "; 3 more have the same. Limit" in describe(typed(results)).findings[0].text

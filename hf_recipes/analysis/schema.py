@@ -473,6 +473,12 @@ class Figures(Record):
         top = self.top
         return {result.variant: result for result in self.variants if result.size == top}
 
+    @property
+    def lowest_classes(self) -> list[ClassF1]:
+        """The classes with the lowest F1, which may be tied."""
+        lowest = min((entry.value for entry in self.class_f1), default=0.0)
+        return [entry for entry in self.class_f1 if entry.value == lowest]
+
     def find(self, variant: str, against: str, figure: Figure, size: int | None = None) -> Comparison | None:
         """Return a comparison at a size, by default the largest; None if it was not made."""
         size = size or self.top

@@ -108,15 +108,11 @@ class _Test:
     is_complete: bool = True
 
     def decisive(self, level: float) -> _Bound:
-        """Return the value that decides: that which is most clearly above the limit, or else may be the highest."""
-        fail_level = self.fail_level(level)
-        return max(
-            self.bounds,
-            key=lambda bound: (
-                *(max(bound.interval(fail_level)[0] - self.limit, 0), bound.interval(level)[1]),
-                bound.value,
-            ),
-        )
+        """Return the value that decides: the highest that fails or, if none fails, the one that may be the highest."""
+        failing = [bound for bound in self.bounds if bound.interval(self.fail_level(level))[0] > self.limit]
+        if failing:
+            return max(failing, key=lambda bound: bound.value)
+        return max(self.bounds, key=lambda bound: (bound.interval(level)[1], bound.value))
 
     def fail_level(self, level: float) -> float:
         return 1 - (1 - level) / NUM_LIMITS / len(self.bounds)

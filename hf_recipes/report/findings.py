@@ -9,9 +9,9 @@ from ..analysis.schema import (
     Plateau,
     Results,
     VariantResult,
-    VerdictResult,
 )
 from ..analysis.verdict import MAX_SEEDS, MAX_TEXTS, POWER
+from .first_screen.content import describe_lowest
 from .first_screen.numbers import estimate, interval, judge, listed, number, signed, signed_difference
 from .more_findings import Differences, describe_more, index_differences
 from .records import Finding, Findings
@@ -214,7 +214,7 @@ def _describe_verdict(results: Results) -> str:
     }[verdict.decision]
     if loss.status == "inconclusive" and loss.bound is not None and verdict.decision == "inconclusive":
         text = f"Inconclusive: at most {number(loss.bound)} of macro-F1 lost."
-    text += "".join(f" {_describe_criterion(criterion, verdict)}." for criterion in verdict.criteria)
+    text += "".join(f" {_describe_criterion(criterion, results)}." for criterion in verdict.criteria)
     if verdict.reason:
         text += f" No limit against gold labels is decided: {verdict.reason}."
     if len(results.looks) > 1:
@@ -240,13 +240,15 @@ def _describe_verdict(results: Results) -> str:
     )
 
 
-def _describe_criterion(criterion: Criterion, verdict: VerdictResult) -> str:
+def _describe_criterion(criterion: Criterion, results: Results) -> str:
     if criterion.value is None:
         text = f"{UNKNOWN[criterion.name]} ({criterion.status})"
         return f"{text[0].upper()}{text[1:]}"
     template, certified = CRITERIA[criterion.name]
     value = estimate(criterion, "value", "interval")
-    text = template.format(value=value, worst=verdict.worst_class)
+    text = template.format(value=value, worst=results.verdict.worst_class)
+    if criterion.name == "min_class_f1":
+        text += describe_lowest(results)
     fails = "not reached" if criterion.name == "min_class_f1" else "exceeded"
     status = fails if criterion.status == "fails" else criterion.status
     text = f"{text[0].upper()}{text[1:]}. Limit {number(criterion.limit)}: {status}"

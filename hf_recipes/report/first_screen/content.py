@@ -156,7 +156,10 @@ def list_limits(results: "Results") -> list[LimitRow]:
     titles = {
         "macro_f1_loss": ("Score lost", "macro-F1, gold minus LLM labels"),
         "churn": ("Instability added", "share of texts on which two seeds disagree, LLM minus gold"),
-        "min_class_f1": (f"Worst class: {worst}" if worst else "Worst class", "F1 of that class with LLM labels"),
+        "min_class_f1": (
+            f"Worst class: {worst}" if worst else "Worst class",
+            f"F1 of that class with LLM labels{describe_lowest(results)}",
+        ),
     }
     rows = []
     for criterion in results.verdict.criteria:
@@ -169,6 +172,18 @@ def list_limits(results: "Results") -> list[LimitRow]:
         limit = f"{'at least' if at_least else 'at most'} {criterion.limit:.2f}"
         rows.append(LimitRow(*titles[criterion.name], criterion, status, limit))
     return rows
+
+
+def describe_lowest(results: "Results") -> str:
+    """Return which classes have the lowest F1, if they are others than the class that decides the limit, or more."""
+    lowest = results.lowest_classes
+    names = [entry.name for entry in lowest]
+    if results.verdict.worst_class in names:
+        return f"; {len(names) - 1:,} more have the same" if len(names) > 1 else ""
+    if not names:
+        return ""
+    more = f" and {len(names) - 1:,} more" if len(names) > 1 else ""
+    return f"; lowest: {names[0]}{more}, {number(lowest[0].value)}"
 
 
 def describe_header(results: "Results") -> list[str]:
