@@ -409,3 +409,25 @@ def test_the_class_that_decides_is_the_lowest_that_fails_and_a_lower_one_is_name
     results["verdict"] = decide(make_figures(results), Accept(min_class_f1=0.5)).model_dump()
     assert results["verdict"]["worst_class"] == "a"  # not e, whose upper bound is the smallest
     assert "; 3 more have the same. Limit" in describe(typed(results)).findings[0].text
+
+
+@pytest.mark.parametrize("variant", ["gold", "llm"])
+def test_sentences_that_runs_at_chance_level_void_are_left_out(variant):
+    results = make_results()
+    results["gold_match"] = [{"size": 20, "difference": -0.2, "interval": [-0.3, -0.1], "verdict": "lower"}]
+    assert "Gold instead." in findings(typed(results))
+    for result in results["variants"]:
+        result["above_chance"] = result["variant"] != variant
+    text = findings(typed(results))
+    assert "Not learnt." in text
+    assert "Gold instead." not in text
+    assert "more stable" not in text
+
+
+def test_a_class_without_test_texts_is_named():
+    results = make_results()
+    assert not any("No test text is of" in line for line in describe(typed(results)).limits)
+    for result in results["variants"]:
+        result["per_class_n"] = {"a": 0, "b": 100}
+    (line,) = [line for line in describe(typed(results)).limits if "No test text is of" in line]
+    assert line == "No test text is of a: macro-F1 and the limit on F1 are over the other classes."

@@ -73,12 +73,15 @@ def _describe_with_gold(results: Results) -> Findings:
     ]
     if chance := _describe_chance(results):
         findings.append(Finding("Not learnt.", chance))
-    if ("llm", "noise-fixed", "macro_f1") in differences:
+    # Sentences on variants that learnt nothing would compare chance with chance.
+    at_chance = {name for name, result in results.at_top.items() if result.above_chance is False}
+    if ("llm", "noise-fixed", "macro_f1") in differences and not at_chance & {"llm", "noise-fixed"}:
         findings.append(Finding("Systematic or random.", _describe_noise(results, differences)))
     gains = {plateau.variant: plateau for plateau in results.plateaus}
     if "llm" in gains and "gold" in gains:
         findings.append(Finding("More texts.", _describe_gains(gains["llm"], gains["gold"])))
-    findings.append(Finding("Gold instead.", _describe_gold_match(results.gold_match, top)))
+    if not at_chance & {"llm", "gold"}:
+        findings.append(Finding("Gold instead.", _describe_gold_match(results.gold_match, top)))
     more = [Finding("The labels.", _describe_labels(results.annotator)), *describe_more(results)]
     return Findings(findings, more, _list_limits(results, llm))
 
@@ -111,6 +114,8 @@ def _list_limits(results: Results, llm: VariantResult) -> list[str]:
         )
     if results.near_duplicates:
         limits.append(f"{results.near_duplicates:,} test texts nearly repeat another. Intervals count such texts once.")
+    if missing := [name for name in results.label_names if not llm.per_class_n.get(name)]:
+        limits.append(f"No test text is of {listed(missing)}: macro-F1 and the limit on F1 are over the other classes.")
     if "pass" not in results.vary:
         limits.append("All of this is for one prompt with one draw of demonstrations; another draw gives other labels.")
     limits.append(
@@ -157,7 +162,8 @@ def _describe_audited(results: Results, audit: Audits) -> Findings:
         scores = (
             f"With {top:,} training texts and LLM labels, classifiers reach macro-F1 {estimate(llm, 'macro_f1_mean')} "
             f"and accuracy {estimate(llm, 'accuracy_mean')} on the {llm.n_gold:,} test texts, drawn at random of "
-            f"{results.n:,}, that people labelled; over {runs} runs and these texts."
+            f"{results.n:,}, that people labelled; over {runs} runs and these texts. Always giving the most frequent "
+            f"class would be right in {number(llm.majority_accuracy)}."
         )
     if difference := results.find("gold-only", "llm", "macro_f1"):
         alone = results.at_top["gold-only"]
@@ -182,6 +188,9 @@ def _describe_audited(results: Results, audit: Audits) -> Findings:
             "nothing of whether they are right.",
         ),
     ]
+    if names := [name for name, result in results.at_top.items() if result.above_chance is False]:
+        text = f"All runs with {listed(names)} give all test texts one class, so their agreement is no stability."
+        findings.insert(1, Finding("Not learnt.", text))
     limits = [
         f"R = {runs} runs a variant; intervals are {results.confidence_level:.0%} each, not corrected for the number "
         "of comparisons (those of shares are, for that of classes and groups, and so is what is called clear). Scores "
@@ -195,7 +204,7 @@ def _describe_audited(results: Results, audit: Audits) -> Findings:
     ]
     missing = [name for name in results.label_names if not llm.per_class_n.get(name)]
     if missing and llm.n_gold:
-        limits.append(f"No audited test text is of {' or '.join(missing)}: macro-F1 is over the other classes.")
+        limits.append(f"No audited test text is of {listed(missing)}: macro-F1 is over the other classes.")
     return Findings(findings, describe_more(results), [*limits, SCOPE, *results.notes])
 
 
