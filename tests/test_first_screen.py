@@ -16,6 +16,7 @@ from hf_recipes.analysis.verdict import decide
 from hf_recipes.recipe import Accept
 from hf_recipes.report.first_screen import WrongText, describe_headline, find_wrong_texts, render_first_screen
 from hf_recipes.report.page import make_report, render_html
+from hf_recipes.report.tables import make_tables
 from hf_recipes.variants import CONTROLS
 
 TEXTS = [WrongText("A super exciting day of data entry. Yay me.", "a", "b", 0.68)]
@@ -230,3 +231,11 @@ def test_folds_are_open_in_print(browser, report_file):
     page.pdf()
     assert page.locator("details:not([open])").count() == 0
     page.close()
+
+
+def test_the_parts_of_the_classes_add_up_to_the_loss_and_the_lowest_f1_comes_first():
+    results = typed(with_classes(("a", 0.6, 0.7), ("b", 0.2, 0.6), ("c", 0.9, 0.8)))
+    (table,) = [table for table in make_tables(results) if table.title.startswith("Classes")]
+    assert [row[0] for row in table.rows] == ["b", "a", "c"]
+    parts = [float(row[table.columns.index("part of the macro-F1 loss")]) for row in table.rows]
+    assert sum(parts) == pytest.approx((0.7 + 0.6 + 0.8 - 0.6 - 0.2 - 0.9) / 3, abs=0.002)

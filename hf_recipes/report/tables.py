@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
 from typing import Any
 
-from ..analysis.schema import Components, ErrorCells, Results
+from ..analysis.schema import ClassF1, Components, ErrorCells, Results
 from ..variants import CONTROLS
 from .first_screen.content import MAX_CLASSES, describe_labels, list_confusions, list_limits, list_remedies
 from .first_screen.numbers import counted, estimate, mean, number
@@ -180,10 +180,34 @@ def make_tables(results: Results) -> list[Table]:
                 ),
             ]
             for result in results.variants
-        ],
+        ]
+        if len(results.label_names) <= MAX_CLASSES
+        else [],
     )
-    tables = [variants, differences, sources, ensembles, gold_labels, class_shares, errors, disagreement]
+    tables = [variants, differences, _list_classes(results)]
+    tables += [sources, ensembles, gold_labels, class_shares, errors, disagreement]
     return [table for table in [*tables, _describe_annotator(results)] if table.rows]
+
+
+def _list_classes(results: Results) -> Table:
+    """Return the table of classes at the largest size, the lowest F1 first."""
+    variants, num_classes = results.at_top, len(results.class_f1)
+    columns: Columns = {"class": "name", "texts": "n", "F1, LLM labels": "value"}
+    if "gold" in variants:
+        columns |= {
+            "F1, gold labels": lambda entry: number(entry.gold),
+            "part of the macro-F1 loss": lambda entry: (
+                "-" if entry.gold is None else number((entry.gold - entry.value) / num_classes)
+            ),
+        }
+
+    def disagreement(name: str) -> Callable[[ClassF1], str]:
+        return lambda entry: number(variants[name].per_class_disagreement.get(entry.name))
+
+    columns |= {f"seeds disagree, {name}": disagreement(name) for name in ("llm", "gold") if name in variants}
+    ordered = sorted(results.class_f1, key=lambda entry: entry.value)
+    caption = "Macro-F1 is the mean over classes, so its loss is the sum of their parts."
+    return tabulate(f"Classes at {results.top:,} training texts", ordered, columns, caption)
 
 
 def _explain_variants(results: Results) -> str:
