@@ -15,11 +15,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from tqdm import tqdm
 
 from . import parquet
 from .errors import UserError, first_line
 from .hashing import first_ids, hash_files, hash_order, make_key, number_ids
+from .logs import Progress
 from .recipe import Data, Recipe
 from .row_reader import NO_GOLD, SCHEMA, RowReader
 from .source import KINDS, find_split, identify_url, is_url
@@ -342,7 +342,7 @@ def _read_split(data: Data, revision: str | None, split: str, folder: Path) -> t
     path = folder / f"{'train' if split == data.train_split else 'test'}.arrow"
     with (
         pa.ipc.new_stream(path, SCHEMA) as writer,
-        tqdm(desc=f"read {split}", unit=" texts", delay=10) as progress,
+        Progress(desc=f"read {split}", unit=" texts", delay=10) as progress,
     ):
         for batch in reader:
             writer.write_batch(batch)
