@@ -81,7 +81,7 @@ def init(
         str | None,
         typer.Option("--label", help="Name the column of gold labels. It is guessed by default."),
     ] = None,
-    config: Annotated[str | None, typer.Option("--config", help="Choose a config of the dataset.")] = None,
+    config: Annotated[str | None, typer.Option("--config", help="Choose a config of the dataset, `data.name`.")] = None,
     output: Annotated[Path | None, typer.Option("--output", help="Write this file. <dataset>.yaml by default.")] = None,
 ) -> None:
     """Write a recipe with comments for a dataset.

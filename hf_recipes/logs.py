@@ -108,9 +108,9 @@ def hush() -> Iterator[None]:
 
 def format_duration(seconds: float) -> str:
     """Return a duration as 45s, 2m10s or 1h05m."""
-    minutes, rest = divmod(round(seconds), 60)
+    minutes, remainder = divmod(round(seconds), 60)
     if minutes < 60:
-        return f"{minutes}m{rest:02}s" if minutes else f"{rest}s"
+        return f"{minutes}m{remainder:02}s" if minutes else f"{remainder}s"
     return f"{minutes // 60}h{minutes % 60:02}m"
 
 

@@ -12,10 +12,11 @@ from typing import Any
 import yaml
 from jinja2 import Environment
 
+from .data import find_hub_sha
 from .errors import UserError
 from .recipe import Data
 from .row_reader import spell
-from .source import Split, find_split, list_splits
+from .source import Split, find_split, is_url, list_splits
 from .study import PACKAGE, write_text
 from .training.grid import MIN_POOL
 
@@ -93,7 +94,7 @@ class Counts:
 
 
 @dataclass
-class Source:
+class Contents:
     """What a dataset contains.
 
     Attributes:
@@ -134,8 +135,8 @@ def write_recipe(
     path = output or Path(f"{name}.yaml")
     if path.exists():
         raise UserError(f"`{path}` must not exist. Try --output another.yaml.")
-    source = _inspect(dataset, text, label, config)
-    data, pool, test, machine = source.data, source.pool, source.test, _describe_machine()
+    contents = _inspect(dataset, text, label, config)
+    data, pool, test, machine = contents.data, contents.pool, contents.test, _describe_machine()
 
     notes = [f"Texts: `{data.text_column}`, {pool.rows:,} rows in '{data.train_split}'."]
     if data.label_column:
@@ -143,7 +144,7 @@ def write_recipe(
         if not 2 <= len(classes) <= MAX_CLASSES:
             raise UserError(
                 f"`--label` must name a column with 2 to {MAX_CLASSES} classes. Got {data.label_column} with "
-                f"{len(classes)}. Try one of {', '.join(source.columns)}."
+                f"{len(classes)}. Try one of {', '.join(contents.columns)}."
             )
         notes.append(
             f"Gold labels: `{data.label_column}`, {pool.gold:,} rows, {len(classes)} classes: {', '.join(classes)}."
@@ -151,7 +152,7 @@ def write_recipe(
     else:
         classes = ["positive", "negative"]
         notes.append(
-            f"No label column was found among {', '.join(source.columns)}: the recipe only labels texts. Set "
+            f"No label column was found among {', '.join(contents.columns)}: the recipe only labels texts. Set "
             "`data.label_names` and `annotate.prompt.instruction` in it, or name the column with --label."
         )
 
@@ -170,7 +171,7 @@ def write_recipe(
     rarest = min(pool.by_class.get(name, 0) for name in classes) * num_rows / pool.rows
     shots = min(shots, int(rarest) // 4)
 
-    mean_length = source.columns[data.text_column].mean_length
+    mean_length = contents.columns[data.text_column].mean_length
     instruction = f"Classify each text as {', '.join(classes[:-1])} or {classes[-1]}."
     prompt_tokens = (mean_length * (shots * len(classes) + 4) + len(instruction)) / 3
     is_numbered = classes == [str(index) for index in range(len(classes))]
@@ -197,15 +198,16 @@ def write_recipe(
     return path, notes
 
 
-def _inspect(dataset: str, text: str | None, label: str | None, config: str | None) -> Source:
+def _inspect(dataset: str, text: str | None, label: str | None, config: str | None) -> Contents:
     """Read a dataset: guess its columns from a sample, then count the rows with gold of the pool and the test split."""
     with tempfile.TemporaryDirectory(prefix="hf-recipes-") as temporary:
         folder = Path(temporary)
         data = Data.model_validate({"path": dataset, "name": config})
-        splits = list_splits(data, folder)
+        revision = None if Path(data.path).exists() or is_url(data.path) else find_hub_sha(data)
+        splits = list_splits(data, revision, folder)
         train_split = "train" if "train" in splits or not splits else splits[0]
         data = data.model_copy(update={"train_split": train_split, "test_split": train_split})
-        train = find_split(data, None, train_split, folder)
+        train = find_split(data, revision, train_split, folder)
         columns = _sample(train)
         text = _choose_text(dataset, columns, text, label)
         label = _choose_label(dataset, columns, text, label, train)
@@ -213,12 +215,12 @@ def _inspect(dataset: str, text: str | None, label: str | None, config: str | No
         pool = _count(train, data)
         for split in [name for name in TEST_SPLITS if name in splits and name != train_split and label]:
             with_test = data.model_copy(update={"test_split": split})
-            candidate = find_split(with_test, None, split, folder)
+            candidate = find_split(with_test, revision, split, folder)
             if {text, label} <= set(candidate.column_names()):
                 test = _count(candidate, data)
                 if 0 < test.rows == test.gold:  # the test texts of some benchmarks have no labels
-                    return Source(with_test, columns, pool, test)
-    return Source(data, columns, pool, Counts(0, {}))
+                    return Contents(with_test, columns, pool, test)
+    return Contents(data, columns, pool, Counts(0, {}))
 
 
 def _sample(split: Split) -> dict[str, Column]:

@@ -267,12 +267,14 @@ def find_split(data: Data, revision: str | None, split: str, folder: Path) -> Sp
     return Split(data.path, kind, [data.path], _names_of_features(stream.features), stream=stream)
 
 
-def list_splits(data: Data, folder: Path) -> list[str]:
+def list_splits(data: Data, revision: str | None, folder: Path) -> list[str]:
     """Return the splits of a folder or a Hub dataset; none for a single file or a URL, which is a split of any name.
 
     Args:
         data (`Data`):
             The section of the recipe.
+        revision (`str`, *optional*):
+            The sha of a Hub repo.
         folder (`Path`):
             A temporary folder.
 
@@ -281,7 +283,7 @@ def list_splits(data: Data, folder: Path) -> list[str]:
     """
     if is_url(data.path) or Path(data.path).is_file():
         return []
-    return list(map(str, _find_builder(data, data.revision, folder).config.data_files or {}))
+    return list(map(str, _find_builder(data, revision, folder).config.data_files or {}))
 
 
 def _csv_options(path: str, config: Any) -> dict[str, str]:

@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from conftest import SAMPLE
+from test_hub import hub  # noqa: F401  (a fixture)
 
 from hf_recipes.recipe import load_recipe
 from hf_recipes.training.grid import MIN_POOL
@@ -101,6 +102,13 @@ def test_columns_can_be_named_and_wrong_names_are_refused(init, command, tmp_pat
         assert not (tmp_path / "other.yaml").exists()
 
 
+def test_a_dataset_that_does_not_exist_is_named(command, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    code, _, errors = command("init", "nothing.csv")
+    assert code == 2
+    assert "must be a file, a folder or a Hub dataset. Got nothing.csv, which does not exist." in errors
+
+
 def test_without_labels_the_recipe_only_labels_texts(init, tmp_path):
     rows = [{"id": row["id"], "body": row["body"]} for row in make_rows(50)]
     recipe, output = init(write_rows(tmp_path / "rows.jsonl", rows))
@@ -172,3 +180,38 @@ def test_a_small_encoder_takes_larger_steps_and_more_of_them(command, tmp_path, 
     assert small.learning_rate > 5 * large.learning_rate
     assert small.epochs > large.epochs
     assert large.accelerate_config == "one-gpu"
+
+
+CARD = """---
+configs:
+- config_name: small
+  data_files: [{split: train, path: small/train.jsonl}]
+- config_name: large
+  data_files: [{split: train, path: large/train.jsonl}]
+---
+"""
+UPLOAD = """
+from huggingface_hub import HfApi
+HfApi().create_repo("me/rows", repo_type="dataset")
+HfApi().upload_folder(repo_id="me/rows", folder_path={folder!r}, repo_type="dataset")
+print("0")
+"""
+
+
+def test_a_hub_dataset_with_configs(hub, tmp_path):  # noqa: F811
+    folder = tmp_path / "rows"
+    for config, num_rows in {"small": 100, "large": 300}.items():
+        (folder / config).mkdir(parents=True)
+        write_rows(folder / config / "train.jsonl", make_rows(num_rows))
+    (folder / "README.md").write_text(CARD)
+    hub.python(UPLOAD.format(folder=str(folder)))
+    path = tmp_path / "made.yaml"
+    assert "Try one of small, large" in hub.cli("init", "me/rows", "--output", path, code=2)
+    assert "which is not here and not on the Hub" in hub.cli("init", "me/none", "--output", path, code=2)
+    assert "Gold labels: `kind`, 300 rows, 4 classes" in hub.cli(
+        "init", "me/rows", "--config", "large", "--output", path
+    )
+    recipe = load_recipe(path)
+    assert (recipe.name, recipe.data.path, recipe.data.name) == ("rows", "me/rows", "large")
+    assert recipe.data.test_size == 75
+    assert "rows in" in hub.cli("plan", path, f"--output_dir={tmp_path / 'study'}")
