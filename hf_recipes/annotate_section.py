@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, ValidationError, field_validator, model_validator
 
-from .parsing import Section, explain_error, fold_blanks
+from .parsing import Section, explain_errors, fold_blanks
 
 #: The arguments of vllm.LLM that a recipe may set. None of them loads code, a file or another model.
 ENGINE_ARGS = (
@@ -178,7 +178,7 @@ class Annotate(Section):
         try:
             return [Annotate.model_validate(merge(first, change)) for change in ({}, *self.passes)]
         except ValidationError as errors:
-            raise ValueError(f"`annotate.passes`: {explain_error(errors.errors()[0], Annotate)}") from None
+            raise ValueError(f"`annotate.passes`: {' '.join(explain_errors(errors, Annotate))}") from None
 
 
 def merge(base: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:

@@ -1,5 +1,8 @@
 """Run the command line: `hf-recipes STEP RECIPE [--section.key=value ...]`. Each command is one function."""
 
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -18,17 +21,26 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     help="Label text with an open-weight LLM, train encoders on the labels, and measure the cost of LLM labels. "
-    "Replace any setting of a recipe on the command line: --train.epochs=1 --grid.seeds='[0,1,2,3,4]'.",
+    "Replace any setting of a recipe on the command line: --train.epochs=1 --grid.seeds='[0,1,2,3,4]'.\n\n"
+    "Example: hf-recipes init texts.csv",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-audit_app = typer.Typer(help="Draw texts for people to label, and import their labels.", no_args_is_help=True)
-push_app = typer.Typer(help="Publish a study, a metric module or the Space on the Hub.", no_args_is_help=True)
+audit_app = typer.Typer(
+    help="Draw texts for people to label, and import their labels.\n\n"
+    "Example: hf-recipes audit sample recipe.yaml --n 200 --output to_label.csv",
+    no_args_is_help=True,
+)
+push_app = typer.Typer(
+    help="Publish a study, a metric module or the Space on the Hub.\n\n"
+    "Example: hf-recipes push dataset recipe.yaml --repo owner/name",
+    no_args_is_help=True,
+)
 app.add_typer(audit_app, name="audit")
 app.add_typer(push_app, name="push")
 
-RecipeFile = Annotated[Path, typer.Argument(metavar="RECIPE", help="A YAML file; see hf_recipes/recipes/.")]
+RecipeFile = Annotated[Path, typer.Argument(metavar="RECIPE", help="Read this YAML file. hf-recipes init writes one.")]
 Accept = Annotated[
     bool, typer.Option("--accept-changes", help="Accept a changed recipe, and redo what the change affects.")
 ]
@@ -57,16 +69,59 @@ def _open(context: typer.Context, recipe: Path, accept: bool, verbose: bool) -> 
     return Study(load_recipe(recipe, context.args), accept)
 
 
+@app.command()
+def init(
+    dataset: Annotated[
+        str, typer.Argument(metavar="DATASET", help="Read this Hub dataset, folder, or .csv, .tsv, .jsonl or .parquet.")
+    ],
+    text: Annotated[
+        str | None, typer.Option("--text", help="Name the column of texts. It is guessed by default.")
+    ] = None,
+    label: Annotated[
+        str | None,
+        typer.Option("--label", help="Name the column of gold labels. It is guessed by default."),
+    ] = None,
+    config: Annotated[str | None, typer.Option("--config", help="Choose a config of the dataset, `data.name`.")] = None,
+    output: Annotated[Path | None, typer.Option("--output", help="Write this file. <dataset>.yaml by default.")] = None,
+) -> None:
+    """Write a recipe with comments for a dataset.
+
+    Example: hf-recipes init texts.csv --label sentiment
+    """
+    logs.set_up()
+    from .new_recipe import write_recipe
+
+    path, notes = write_recipe(dataset, text, label, config, output)
+    for note in notes:
+        typer.echo(note)
+    typer.echo(f"Recipe: {path}. Next:\n  hf-recipes plan {path}\n  hf-recipes run {path}")
+
+
 @app.command(context_settings=SETTINGS)
 def run(
     context: typer.Context, recipe: RecipeFile, accept: Accept = False, verbose: Verbose = False, retry: Retry = False
 ) -> None:
-    """Run all steps. Completed work is skipped."""
+    """Run all steps. Completed work is skipped.
+
+    Example: hf-recipes run recipe.yaml
+    """
     _run_all(_open(context, recipe, accept, verbose), recipe, context.args, retry)
+
+
+@contextmanager
+def _step(place: str, title: str, is_done: bool) -> Iterator[None]:
+    """Announce a step, and report its duration at its end."""
+    line = f"[{place}] {title} ..."
+    start = time.monotonic()
+    typer.echo(f"{line} already done" if is_done else line, err=True)
+    yield
+    if not is_done:
+        typer.echo(f"{line} done in {logs.format_duration(time.monotonic() - start)}", err=True)
 
 
 def _run_all(study: Study, recipe: Path, overrides: list[str], retry: bool = False) -> "Results | None":
     """Run all steps; return the results, or None where the recipe only labels texts."""
+    from .annotation.passes import count_rows_left
     from .data import count_usable, open_rows
     from .hub.dataset_folder import DatasetFolder
     from .labels.pool import read_labels
@@ -80,31 +135,44 @@ def _run_all(study: Study, recipe: Path, overrides: list[str], retry: bool = Fal
         check_training(study)  # before hours of annotation
         for note in check_sizes(study.recipe.grid, count_usable(study.recipe, files)):
             typer.echo(note, err=True)
-    launch.annotate(study, files, recipe, overrides)
+    num_steps, num_texts = 4 if study.recipe.grid else 2, len(files) + files.manifest["rows"]["test"]
+    num_left = count_rows_left(study, files)
+    title = f"Labelling {num_texts:,} texts with {study.recipe.annotate.model}"
+    with _step(f"1/{num_steps}", title, is_done=not num_left):
+        launch.annotate(study, files, num_left, recipe, overrides)
     labels = read_labels(study)
-    DatasetFolder(study, labels).write()
-    quality = write_labels(study, labels)
+    folder = DatasetFolder(study, labels)
+    with _step(f"2/{num_steps}", "Evaluating the labels and writing the dataset", is_done=folder.is_written()):
+        folder.write()
+        quality = write_labels(study, labels)
     if not study.recipe.grid:
         print_labels(study, quality)
         typer.echo(f"Dataset with the LLM's labels: {study.dataset}")
         return None
+    from .analysis.measure import is_measured
+    from .report.page import print_summary
     from .training.runs import Runs
 
     runs = Runs(study, labels)
     if retry:
         runs.forget_failures()
-    if runs.left():
-        launch.train(study, runs, recipe, overrides)
-    return _report(study, labels, runs)
+    left = runs.left()
+    with _step("3/4", f"Training {len(left or runs.all):,} classifiers", is_done=not left):
+        if left:
+            launch.train(study, runs, recipe, overrides)
+    is_reported = (study.report / "report.html").exists() and is_measured(study, labels, runs)
+    with _step("4/4", "Measuring and writing the report", is_done=is_reported):
+        results = _report(study, labels, runs)
+    print_summary(study, results)
+    return results
 
 
 def _report(study: Study, labels: "StudyLabels", runs: "Runs") -> "Results":
     from .analysis.measure import measure
-    from .report.page import print_summary, write_report
+    from .report.page import write_report
 
     results = measure(study, labels, runs)
     write_report(study, labels.training_pool, results)
-    print_summary(study, results)
     return results
 
 
@@ -114,9 +182,14 @@ def plan(
     recipe: RecipeFile,
     accept: Accept = False,
     verbose: Verbose = False,
-    device: Annotated[str | None, typer.Option("--device", help="Predict for this GPU instead, as h100.")] = None,
+    device: Annotated[
+        str | None, typer.Option("--device", help="Predict for this GPU instead, for example h100.")
+    ] = None,
 ) -> None:
-    """Show what is done, what is left, and its cost in tokens, time and bytes. Start nothing."""
+    """Show what is done, what is left, and its cost in tokens, time and bytes. Start nothing.
+
+    Example: hf-recipes plan recipe.yaml
+    """
     study = _open(context, recipe, accept, verbose)
     from .plan import print_plan
 
@@ -125,7 +198,10 @@ def plan(
 
 @app.command(context_settings=SETTINGS)
 def advise(context: typer.Context, recipe: RecipeFile, verbose: Verbose = False) -> None:
-    """Run a small pilot. Predict the whole study's cost and its chance to decide the verdict."""
+    """Run a small pilot. Predict the whole study's cost and its chance to decide the verdict.
+
+    Example: hf-recipes advise recipe.yaml
+    """
     study = _open(context, recipe, False, verbose)
     from .advise import pilot_settings, print_advice
 
@@ -144,8 +220,12 @@ def annotate(
     verbose: Verbose = False,
     status: Annotated[bool, typer.Option("--status", help="Show progress and exit.")] = False,
 ) -> None:
-    """Label every text with the LLM, and evaluate the labels."""
+    """Label every text with the LLM, and evaluate the labels.
+
+    Example: hf-recipes annotate recipe.yaml
+    """
     study = _open(context, recipe, accept, verbose)
+    from .annotation.passes import count_rows_left
     from .data import open_rows
     from .labels.pool import read_labels
     from .report.label_quality import print_labels, print_status, write_labels
@@ -153,13 +233,17 @@ def annotate(
     if status:
         print_status(study)
         return
-    launch.annotate(study, open_rows(study), recipe, context.args)
+    files = open_rows(study)
+    launch.annotate(study, files, count_rows_left(study, files), recipe, context.args)
     print_labels(study, write_labels(study, read_labels(study)))
 
 
 @app.command(context_settings=SETTINGS)
 def variants(context: typer.Context, recipe: RecipeFile, accept: Accept = False, verbose: Verbose = False) -> None:
-    """Write the dataset folder: one config per variant, and the card."""
+    """Write the dataset folder: one config per variant, and the card.
+
+    Example: hf-recipes variants recipe.yaml
+    """
     study = _open(context, recipe, accept, verbose)
     from .hub.dataset_folder import DatasetFolder
     from .labels.pool import read_labels
@@ -176,7 +260,10 @@ def train(
     verbose: Verbose = False,
     retry: Retry = False,
 ) -> None:
-    """Train all runs with `accelerate launch`. Start it on several machines with a common disk to share the grid."""
+    """Train all runs with `accelerate launch`. Start it on several machines with a common disk to share the grid.
+
+    Example: hf-recipes train recipe.yaml
+    """
     study = _open(context, recipe, accept, verbose)
     from .labels.pool import read_labels
     from .training.runs import Runs, check_training
@@ -193,7 +280,10 @@ def train(
 
 @app.command(context_settings=SETTINGS)
 def measure(context: typer.Context, recipe: RecipeFile, accept: Accept = False, verbose: Verbose = False) -> None:
-    """Compute scores, instability and comparisons, and write report/results.json."""
+    """Compute scores, instability and comparisons, and write report/results.json.
+
+    Example: hf-recipes measure recipe.yaml
+    """
     study = _open(context, recipe, accept, verbose)
     from .analysis.measure import measure as write_results
     from .labels.pool import read_labels
@@ -206,21 +296,30 @@ def measure(context: typer.Context, recipe: RecipeFile, accept: Accept = False, 
 
 @app.command(context_settings=SETTINGS)
 def report(context: typer.Context, recipe: RecipeFile, accept: Accept = False, verbose: Verbose = False) -> None:
-    """Write the report in words and figures."""
+    """Write the report in words and figures.
+
+    Example: hf-recipes report recipe.yaml
+    """
     study = _open(context, recipe, accept, verbose)
     from .labels.pool import read_labels
+    from .report.page import print_summary
     from .training.runs import Runs
 
     labels = read_labels(study)
-    _report(study, labels, Runs(study, labels))
+    print_summary(study, _report(study, labels, Runs(study, labels)))
 
 
 @app.command()
 def compare(
-    studies: Annotated[list[Path], typer.Argument(metavar="STUDY...", help="Study folders with a report.")],
-    output_dir: Annotated[Path, typer.Option("--output_dir", help="The folder to write.")] = Path("comparison"),
+    studies: Annotated[
+        list[Path], typer.Argument(metavar="STUDY...", help="Read these study folders, each with a report.")
+    ],
+    output_dir: Annotated[Path, typer.Option("--output_dir", help="Write this folder.")] = Path("comparison"),
 ) -> None:
-    """Compare several studies in one table and two figures."""
+    """Compare several studies in one table and two figures.
+
+    Example: hf-recipes compare studies/a studies/b
+    """
     logs.set_up()
     from .report.compare import compare as write_comparison
 
@@ -232,15 +331,19 @@ def compare(
 def audit_sample(
     context: typer.Context,
     recipe: RecipeFile,
-    n: Annotated[int, typer.Option("--n", help="Number of texts. A larger number keeps the texts of a smaller one.")],
-    output: Annotated[Path, typer.Option("--output", help="The file to write.")],
-    form: Annotated[str, typer.Option("--format", help="csv, jsonl or label-studio.")] = "csv",
+    n: Annotated[int, typer.Option("--n", help="Draw this many texts. More keep the texts of fewer.")],
+    output: Annotated[Path, typer.Option("--output", help="Write this file.")],
+    form: Annotated[str, typer.Option("--format", help="Write csv, jsonl or label-studio.")] = "csv",
     test_share: Annotated[
-        float, typer.Option("--test-share", help="Share of test texts, if the recipe trains without gold.")
+        float,
+        typer.Option("--test-share", help="Draw this share from the test texts, if the recipe trains without gold."),
     ] = 0.5,
     verbose: Verbose = False,
 ) -> None:
-    """Draw texts at random for people to label. The LLM's labels are not shown."""
+    """Draw texts at random for people to label. The LLM's labels are not shown.
+
+    Example: hf-recipes audit sample recipe.yaml --n 200 --output to_label.csv
+    """
     study = _open(context, recipe, False, verbose)
     from .labels.audit import FORMS, draw_audit
 
@@ -253,11 +356,14 @@ def audit_sample(
 def audit_import(
     context: typer.Context,
     recipe: RecipeFile,
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="The labelled file, or an export.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Read this labelled file, or an export.")],
     replace: Annotated[bool, typer.Option("--replace", help="Replace labels that were imported before.")] = False,
     verbose: Verbose = False,
 ) -> None:
-    """Import human labels and re-evaluate the LLM's labels."""
+    """Import human labels and re-evaluate the LLM's labels.
+
+    Example: hf-recipes audit import recipe.yaml to_label.csv
+    """
     study = _open(context, recipe, False, verbose)
     from .labels.audit_import import import_audit
     from .labels.pool import read_labels
@@ -272,18 +378,22 @@ def audit_import(
 def push_dataset(
     context: typer.Context,
     recipe: RecipeFile,
-    repo: Annotated[str, typer.Option("--repo", help="owner/name of the dataset repo; created if missing.")],
+    repo: Annotated[str, typer.Option("--repo", help="Publish in this dataset repo, owner/name; created if missing.")],
     private: Private = False,
-    revision: Annotated[str | None, typer.Option("--revision", help="A branch; main by default.")] = None,
+    revision: Annotated[str | None, typer.Option("--revision", help="Commit to this branch. main by default.")] = None,
     create_pr: Annotated[bool, typer.Option("--create-pr", help="Open a pull request.")] = False,
-    prefix: Annotated[str | None, typer.Option("--prefix", help="The start of the configs' names.")] = None,
+    prefix: Annotated[str | None, typer.Option("--prefix", help="Start the configs' names with this.")] = None,
     texts: Annotated[
-        bool | None, typer.Option("--texts/--no-texts", help="--no-texts: publish ids, labels and probabilities alone.")
+        bool | None,
+        typer.Option("--texts/--no-texts", help="Publish the texts, or ids, labels and probabilities alone."),
     ] = None,
     accept: Accept = False,
     verbose: Verbose = False,
 ) -> None:
-    """Publish the study as configs of a dataset repo, in one commit that keeps everything else."""
+    """Publish the study as configs of a dataset repo, in one commit that keeps everything else.
+
+    Example: hf-recipes push dataset recipe.yaml --repo owner/name
+    """
     study = _open(context, recipe, accept, verbose)
     from .hub.push import push_dataset as push
 
@@ -292,11 +402,16 @@ def push_dataset(
 
 @push_app.command(name="metric")
 def push_metric(
-    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A module's folder, as metrics/seed_instability.")],
-    owner: Annotated[str, typer.Option("--owner", help="A user or an organisation.")],
+    folder: Annotated[
+        Path, typer.Argument(metavar="FOLDER", help="Publish this folder, for example metrics/seed_instability.")
+    ],
+    owner: Annotated[str, typer.Option("--owner", help="Publish for this user or organisation.")],
     private: Private = False,
 ) -> None:
-    """Publish a metric module as a Space, for evaluate.load("owner/name")."""
+    """Publish a metric module as a Space, for evaluate.load("owner/name").
+
+    Example: hf-recipes push metric metrics/seed_instability --owner me
+    """
     logs.set_up()
     from .hub.spaces import push_metric as push
 
@@ -305,11 +420,14 @@ def push_metric(
 
 @push_app.command(name="space")
 def push_space(
-    repo: Annotated[str, typer.Option("--repo", help="owner/name of the Space; created if missing.")],
-    study: Annotated[str, typer.Option("--study", help="owner/name of a published study, or owner/name/study.")],
+    repo: Annotated[str, typer.Option("--repo", help="Publish in this Space, owner/name; created if missing.")],
+    study: Annotated[str, typer.Option("--study", help="Show this published study, owner/name or owner/name/study.")],
     private: Private = False,
 ) -> None:
-    """Publish the app that shows a published study, as a Space."""
+    """Publish the app that shows a published study, as a Space.
+
+    Example: hf-recipes push space --repo owner/space --study owner/name
+    """
     logs.set_up()
     from .hub.spaces import push_space as push
 
@@ -318,12 +436,17 @@ def push_space(
 
 @app.command()
 def pull(
-    repo: Annotated[str, typer.Argument(metavar="REPO", help="owner/name of a dataset repo.")],
-    output_dir: Annotated[Path | None, typer.Option("--output_dir", help="studies/<study> by default.")] = None,
-    study: Annotated[str | None, typer.Option("--study", help="The study, if the repo has several.")] = None,
-    revision: Annotated[str | None, typer.Option("--revision", help="Branch, tag or commit.")] = None,
+    repo: Annotated[str, typer.Argument(metavar="REPO", help="Read this dataset repo, owner/name.")],
+    output_dir: Annotated[
+        Path | None, typer.Option("--output_dir", help="Write this folder. studies/<study> by default.")
+    ] = None,
+    study: Annotated[str | None, typer.Option("--study", help="Choose a study, if the repo has several.")] = None,
+    revision: Annotated[str | None, typer.Option("--revision", help="Read this branch, tag or commit.")] = None,
 ) -> None:
-    """Download a published study, to measure and report it again or to continue it."""
+    """Download a published study, to measure and report it again or to continue it.
+
+    Example: hf-recipes pull owner/name
+    """
     logs.set_up()
     from .hub.pull import pull_study
 
@@ -335,7 +458,10 @@ def doctor(
     context: typer.Context,
     recipe: Annotated[Path | None, typer.Argument(metavar="RECIPE", help="Check its disk and its models too.")] = None,
 ) -> None:
-    """Check what this machine can run."""
+    """Check what this machine can run.
+
+    Example: hf-recipes doctor recipe.yaml
+    """
     logs.set_up()
     from .doctor import print_doctor
 

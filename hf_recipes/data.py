@@ -15,11 +15,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from tqdm import tqdm
 
 from . import parquet
 from .errors import UserError, first_line
 from .hashing import first_ids, hash_files, hash_order, make_key, number_ids
+from .logs import Progress
 from .recipe import Data, Recipe
 from .row_reader import NO_GOLD, SCHEMA, RowReader
 from .source import KINDS, find_split, identify_url, is_url
@@ -236,13 +236,18 @@ def _source(study: Study) -> tuple[dict[str, Any], str]:
     else:
         request = {"path": data.path, "asked": data.revision}
         is_kept = kept.items() >= request.items() or "sha256" in kept  # the latter: of a local source that is gone
-        identity = kept if is_kept else {**request, "sha": _hub_sha(data)}
+        identity = kept if is_kept else {**request, "sha": find_hub_sha(data)}
     settings = {**data.model_dump(mode="json"), "label_names": data.label_names and list(data.label_names)}
     reader = {"version": READER, "columns": SCHEMA.names}
     return identity, make_key(source=identity, data=settings, test=study.recipe.grid is not None, reader=reader)
 
 
-def _hub_sha(data: Data) -> str:
+def find_hub_sha(data: Data) -> str:
+    """Return the commit of a dataset's branch on the Hub.
+
+    Raises:
+        UserError: the dataset is not on the Hub, or the Hub is out of reach.
+    """
     if Path(data.path.removesuffix(".gz")).suffix.lower() in KINDS or data.path.startswith((".", "/")):
         raise UserError(
             f"`data.path` must be a file, a folder or a Hub dataset. Got {data.path}, which does not exist."
@@ -342,7 +347,7 @@ def _read_split(data: Data, revision: str | None, split: str, folder: Path) -> t
     path = folder / f"{'train' if split == data.train_split else 'test'}.arrow"
     with (
         pa.ipc.new_stream(path, SCHEMA) as writer,
-        tqdm(desc=f"read {split}", unit=" texts", delay=10) as progress,
+        Progress(desc=f"read {split}", unit=" texts", delay=10) as progress,
     ):
         for batch in reader:
             writer.write_batch(batch)

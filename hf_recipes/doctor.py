@@ -57,12 +57,13 @@ Check = namedtuple("Check", ("name", "status", "detail", "fix"))
 
 
 def print_doctor(recipe: Recipe | None = None) -> bool:
-    """Print all checks. Return whether the demo can run here."""
-    checks = list(diagnose(recipe))
-    for name, status, detail, fix in checks:
-        print(redact(f"{status:4} {name}: {detail}" + (f"\n     To do: {fix}" if status != "ok" else "")))
-    obstacles = ", ".join(check.name for check in checks if check.status == "no")
-    print(f"make demo cannot run here: {obstacles}." if obstacles else "make demo can run here.")
+    """Print each check when it is done. Return whether the demo can run here."""
+    obstacles = []
+    for name, status, detail, fix in diagnose(recipe):
+        print(redact(f"{status:4} {name}: {detail}" + (f"\n     To do: {fix}" if status != "ok" else "")), flush=True)
+        if status == "no":
+            obstacles.append(name)
+    print(f"make demo cannot run here: {', '.join(obstacles)}." if obstacles else "make demo can run here.")
     return not obstacles
 
 

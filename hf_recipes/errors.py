@@ -2,10 +2,13 @@
 
 
 class UserError(ValueError):
-    """An error that only the user can fix. The command line prints its one line, without a traceback.
+    """An error that only the user can fix. The command line prints a line for each message, without a traceback.
 
-    The line names the key, file or row, and the fix.
+    A message names the key, file or row, and the fix.
     """
+
+    def __str__(self) -> str:
+        return "\n".join(self.args)
 
 
 def first_line(error: BaseException) -> str:

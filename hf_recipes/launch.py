@@ -25,13 +25,12 @@ CRASHES = [-signal.SIGKILL, -signal.SIGSEGV, -signal.SIGABRT, -signal.SIGBUS]  #
 MAX_CRASHES = 3  # in a row, without progress between them
 
 
-def annotate(study: Study, files: "RowFiles", recipe: Path, overrides: list[str]) -> None:
+def annotate(study: Study, files: "RowFiles", num_left: int, recipe: Path, overrides: list[str]) -> None:
     """Annotate the texts that are left in a process, which is started again after a crash."""
     from .annotation.annotate import ENGINE_DIED
-    from .annotation.passes import count_rows_done, count_rows_left
+    from .annotation.passes import count_rows_done
     from .data import keep_rows
 
-    num_left = count_rows_left(study, files)
     keep_rows(study, files)  # the later steps require them, even if no text is left
     if not num_left:
         return

@@ -5,7 +5,7 @@ import re
 from typing import Any, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 
 class Section(BaseModel):
@@ -52,7 +52,19 @@ def _refuse_repeated_keys(node: yaml.Node | None, visited: set[int]) -> None:
             _refuse_repeated_keys(value, visited)
 
 
-def explain_error(error: Any, root: type[BaseModel]) -> str:
+def explain_errors(errors: ValidationError, root: type[BaseModel]) -> list[str]:
+    """Return sentences on each wrong key, which start with the key. Unknown keys come first.
+
+    A value that may have several types has an error for each: the first one counts.
+    """
+    ordered = sorted(errors.errors(), key=lambda error: error["type"] != "extra_forbidden")
+    sentences: dict[str, str] = {}
+    for sentence in (_explain_error(error, root) for error in ordered):
+        sentences.setdefault(sentence.split("`")[1], sentence)
+    return list(sentences.values())
+
+
+def _explain_error(error: Any, root: type[BaseModel]) -> str:
     """Return sentences on a pydantic error, which start with the recipe key. A validator's own keys are kept."""
     is_unknown = error["type"] == "extra_forbidden"
     # Names of types, as `list[str]`, are no keys. An unknown key is the user's, and may look like one.

@@ -1,5 +1,6 @@
 """Show what would run, what is done, and what the remaining work costs. A plan writes nothing and asks no server."""
 
+import os
 from dataclasses import dataclass
 
 import numpy as np
@@ -185,14 +186,15 @@ def _predict_training(
 
 def print_plan(study: Study, device: str | None = None) -> None:
     """Print the plan as a table; see `make_plan`."""
+    from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
 
     steps, notes = make_plan(study, device=device)
     recipe = study.recipe
-    table = Table(title=f"{recipe.name} in {study.root}")
+    table = Table(title=f"{recipe.name} in {study.root}", box=SIMPLE_HEAD)
     for column in ("step", "done", "left", "tokens", "about", "device hours", "on disk"):
-        table.add_column(column, justify="left" if column == "step" else "right")
+        table.add_column(column, justify="left" if column == "step" else "right", no_wrap=True)
     for step in steps:
         num_left = step.total - step.done
         table.add_row(
@@ -204,8 +206,9 @@ def print_plan(study: Study, device: str | None = None) -> None:
             f"{step.device_seconds / 3600:,.2f}" if step.device_seconds else "-",
             _format_size(step.bytes),
         )
+    table.width = Console(width=1000).measure(table).maximum  # numbers are not cut at the width of the terminal
     console = Console(highlight=False, markup=False)
-    console.print(table)
+    console.print(table, crop=False)
     if recipe.grid and recipe.train:
         grid = recipe.grid
         console.print(
@@ -220,6 +223,19 @@ def print_plan(study: Study, device: str | None = None) -> None:
     if any(step.seconds and not step.is_measured for step in steps):
         where = f"{device}'s data sheet" if device else "the models' sizes and a table of devices"
         console.print(f"Times with ? are not measured: they follow from {where}.")
+    if not device and (load := _describe_load()):
+        console.print(load)
+
+
+def _describe_load() -> str | None:
+    """Return a warning if other work leaves this machine less than the core that the plan itself uses."""
+    load, num_cores = os.getloadavg()[0], os.cpu_count() or 1
+    if load <= max(1, num_cores - 1):
+        return None
+    return (
+        f"The load average is {load:.1f} on {num_cores} cores: other work slows this machine. Estimates from rates "
+        "that are measured here now are too high. Stop the other work first."
+    )
 
 
 def _format_time(seconds: float) -> str:

@@ -14,7 +14,7 @@ from pydantic import AfterValidator, Field, ValidationError, field_validator, mo
 
 from .annotate_section import Annotate
 from .errors import UserError
-from .parsing import Section, explain_error, fold_blanks, parse_yaml
+from .parsing import Section, explain_errors, fold_blanks, parse_yaml
 from .redact import redact
 from .variants import CONTROLS, VARIANTS
 
@@ -336,7 +336,7 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         `Recipe`: validated, with every default filled in.
 
     Raises:
-        UserError: the file does not exist, a key is unknown or a value is not valid.
+        UserError: the file does not exist, or keys are unknown or values not valid: a message for each key.
     """
     try:
         content = parse_yaml(Path(path).read_text(encoding="utf-8"))
@@ -368,11 +368,14 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     try:
         return Recipe.model_validate(content)
     except ValidationError as errors:
-        sentence = explain_error(errors.errors()[0], Recipe)
-    # The key may come from the command line, as a setting, in one, or as the section of one.
-    wrong = sentence.split("`")[1] + "."
-    sources = [text for text, key in keys.items() if wrong.startswith(f"{key}.") or f"{key}.".startswith(wrong)]
-    raise UserError(f"{sources[-1] if sources else path}: {sentence}")
+        sentences = explain_errors(errors, Recipe)
+    messages = []
+    for sentence in sentences:
+        # The key may come from the command line, as a setting, in one, or as the section of one.
+        wrong = sentence.split("`")[1] + "."
+        sources = [text for text, key in keys.items() if wrong.startswith(f"{key}.") or f"{key}.".startswith(wrong)]
+        messages.append(f"{sources[-1] if sources else path}: {sentence}")
+    raise UserError(*messages)
 
 
 def _apply(override: str, content: dict[str, Any]) -> str:

@@ -91,6 +91,35 @@ class Split:
             except Exception as error:  # of parsers, decompression, file systems and the network
                 raise UserError(f"{file}: must be a readable {self.kind} file. {first_line(error)}") from None
 
+    def column_names(self) -> list[str]:
+        """Return the columns of the first file; of JSON, those of its first records.
+
+        Raises:
+            UserError: the file is damaged.
+        """
+        try:
+            return self._column_names(self.files[0])
+        except UserError:
+            raise
+        except Exception as error:
+            raise UserError(f"{self.files[0]}: must be a readable {self.kind} file. {first_line(error)}") from None
+
+    def _column_names(self, file: str) -> list[str]:
+        if self.kind == "csv":
+            with _open_text(file, self.encoding) as stream:
+                header = next(csv.reader(stream, delimiter=self.separator, quotechar=self.quote, strict=True), [])
+            return [name.strip() for name in header]
+        if self.kind == "json":
+            records = (record for _, record in itertools.islice(_json_records(file, self.field), BATCH))
+            return list(dict.fromkeys(itertools.chain.from_iterable(r for r in records if isinstance(r, dict))))
+        if self.kind == "parquet":
+            import fsspec
+            import pyarrow.parquet as pq
+
+            with fsspec.open(file, "rb") as stream:
+                return list(pq.read_schema(stream).names)
+        return list(self.stream.features)
+
     def _read_csv(self, file: str, columns: dict[str, str]) -> Iterator[Batch]:
         csv.field_size_limit(2**31 - 1)
         with _open_text(file, self.encoding) as stream:
@@ -236,6 +265,25 @@ def find_split(data: Data, revision: str | None, split: str, folder: Path) -> Sp
     stream = builder.as_streaming_dataset(split=split)
     stream = stream if stream.features is not None else stream._resolve_features()
     return Split(data.path, kind, [data.path], _names_of_features(stream.features), stream=stream)
+
+
+def list_splits(data: Data, revision: str | None, folder: Path) -> list[str]:
+    """Return the splits of a folder or a Hub dataset; none for a single file or a URL, which is a split of any name.
+
+    Args:
+        data (`Data`):
+            The section of the recipe.
+        revision (`str`, *optional*):
+            The sha of a Hub repo.
+        folder (`Path`):
+            A temporary folder.
+
+    Raises:
+        UserError: there is no such dataset or config.
+    """
+    if is_url(data.path) or Path(data.path).is_file():
+        return []
+    return list(map(str, _find_builder(data, revision, folder).config.data_files or {}))
 
 
 def _csv_options(path: str, config: Any) -> dict[str, str]:

@@ -156,6 +156,24 @@ def test_the_plan_is_a_table_with_hours_and_bytes_and_knows_its_devices(command,
     assert f"`--device` must be one of {', '.join(DEVICES)}. Got abacus." in errors
 
 
+def test_the_plan_of_a_loaded_machine_has_a_warning_and_whole_numbers(command, make_study, tiny_encoder, monkeypatch):
+    study = make_study(*SMALL, f"--train.encoder={tiny_encoder}")
+    given = ["plan", DEMO, f"--output_dir={study.root}", *SMALL, f"--train.encoder={tiny_encoder}"]
+    monkeypatch.setattr("os.cpu_count", lambda: 8)
+    monkeypatch.setenv("COLUMNS", "40")
+    outputs = {}
+    for load in (6.9, 7.1):
+        monkeypatch.setattr("os.getloadavg", lambda load=load: (load, 0.0, 0.0))
+        outputs[load] = command(*given)[1]
+    warning = "The load average is 7.1 on 8 cores"
+    assert warning in " ".join(outputs[7.1].split())
+    assert "load average" not in outputs[6.9]
+    monkeypatch.setenv("COLUMNS", "200")
+    (row,) = (line for line in outputs[7.1].splitlines() if line.lstrip().startswith("train"))
+    assert row in command(*given)[1]  # as on a wide terminal
+    assert "load average" not in command(*given, "--device", "h100")[1]
+
+
 def test_validation_rows_are_not_there_to_be_trained_on(make_study, tiny_encoder):
     study = make_study(*SMALL, f"--train.encoder={tiny_encoder}", "--train.validation_size=40")
     with pytest.raises(UserError, match="`grid.sizes` must be at most 17, .* not used for validation. Got 20"):

@@ -65,6 +65,20 @@ def test_the_output_names_what_is_wrong_and_never_the_token(module, monkeypatch)
     assert "sesame" not in done.stdout + done.stderr
 
 
+def test_each_check_is_printed_before_the_next_one_starts(monkeypatch, capfd):
+    printed = []
+
+    def diagnose(recipe):
+        yield doctor.Check("first", "ok", "fine", "")
+        printed.append(capfd.readouterr().out)
+        yield doctor.Check("second", "no", "broken", "repair it")
+
+    monkeypatch.setattr(doctor, "diagnose", diagnose)
+    assert not doctor.print_doctor()
+    assert printed == ["ok   first: fine\n"]
+    assert capfd.readouterr().out.startswith("no   second: broken\n     To do: ")
+
+
 def test_a_token_is_named_by_its_user_or_refused(monkeypatch):
     import huggingface_hub
     from huggingface_hub import constants

@@ -89,7 +89,7 @@ def test_a_bad_setting_is_one_line_that_names_the_key_and_the_fix(setting, parts
         ("- a\n- b\n", "must be a YAML mapping"),
         ("name: [", "must be a YAML file"),
         ("", "must be a YAML mapping"),
-        ("name: x\n", "`data` is missing"),
+        ("name: x\ndata: {path: a}\n", "`annotate` is missing"),
     ],
 )
 def test_a_file_that_is_no_recipe(text, part, command, tmp_path):
@@ -166,6 +166,21 @@ def test_what_does_not_go_together_is_said(settings, part, command, tmp_path):
     assert code == 2
     assert part in errors
     assert errors.count("\n") == 1
+
+
+def test_all_errors_are_reported_at_once_unknown_keys_first(command, tmp_path):
+    settings = ["--train.epochs=0", "--grid.sizes=[1]", "--data.label_names=[only]", "--train.epoch=3"]
+    path = tmp_path / "recipe.yaml"
+    path.write_text(DEMO.read_text().replace("\n  shots_per_class", "\n  shots").replace("  dtype:", "  dtyp:"))
+    code, output, errors = command("plan", path, *settings)
+    lines = errors.splitlines()
+    assert (code, output) == (2, "")
+    assert [line.split("`")[1] for line in lines] == [
+        *("annotate.dtyp", "train.epoch"),
+        *("data.label_names", "grid.sizes", "train.epochs"),
+    ]
+    assert lines[0].startswith(f"error: {path}: `annotate.dtyp` is not a key. Did you mean `annotate.dtype`?")
+    assert lines[-1] == "error: --train.epochs=0: `train.epochs` must be greater than 0. Got 0."
 
 
 @pytest.mark.parametrize(

@@ -18,10 +18,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from tqdm import tqdm
 
 from ..data import RowFiles, keep_rows, open_rows
 from ..errors import UserError
+from ..logs import Progress
 from ..models import resolve_model
 from ..recipe import load_recipe
 from ..redact import redact
@@ -141,7 +141,8 @@ class _PassWork:
         start = time.monotonic()
         self._check_mass()  # An earlier session may have labelled enough to stop before an engine starts.
         size = MIN_CHUNK
-        with tqdm(total=len(self._is_done), initial=int(self._is_done.sum()), desc=title, unit=" texts") as self._bar:
+        num_done = int(self._is_done.sum())
+        with Progress(total=len(self._is_done), initial=num_done, desc=title, unit=" texts") as self._bar:
             if not (self._folder / CONTENT_FREE_FILE).exists():
                 self._score_content_free()
             waiting: list[tuple[int, str, str | None]] = []

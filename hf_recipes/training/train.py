@@ -27,6 +27,7 @@ from ..child import follow_parent
 from ..errors import UserError, first_line
 from ..labels.pool import read_labels
 from ..labels.rules import Labels, Subset
+from ..logs import Progress
 from ..models import load_tokenizer
 from ..recipe import load_recipe
 from ..redact import redact
@@ -120,11 +121,11 @@ class _Trainer:
 
     def train_all(self) -> None:
         """Train run after run until each is done or has failed, in this process or in another."""
-        from tqdm import tqdm
-
         runs = self.runs.all
         done = [run for run in runs if self.runs.is_done(run)]
-        with tqdm(total=len(runs), initial=len(done), desc="train", unit=" runs", disable=not self.first) as self._bar:
+        with Progress(
+            total=len(runs), initial=len(done), desc="train", unit=" runs", disable=not self.first
+        ) as self._bar:
             todo = [run for run in runs if not self._is_settled(run)]
             self._open = set(todo)
             if todo:
