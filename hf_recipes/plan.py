@@ -23,6 +23,8 @@ from .data import RowFiles, count_usable, open_rows
 from .hub.dataset_folder import DatasetFolder
 from .labels.pool import read_labels
 from .models import load_tokenizer
+from .report.records import Table
+from .report.render import make_console, print_table
 from .study import Run, Study, read_json
 from .training.grid import all_runs, check_sizes
 from .training.runs import Runs, check_encoder, check_training, other_runs, read_accelerate_config
@@ -186,29 +188,25 @@ def _predict_training(
 
 def print_plan(study: Study, device: str | None = None) -> None:
     """Print the plan as a table; see `make_plan`."""
-    from rich.box import SIMPLE_HEAD
-    from rich.console import Console
-    from rich.table import Table
-
     steps, notes = make_plan(study, device=device)
     recipe = study.recipe
-    table = Table(title=f"{recipe.name} in {study.root}", box=SIMPLE_HEAD)
-    for column in ("step", "done", "left", "tokens", "about", "device hours", "on disk"):
-        table.add_column(column, justify="left" if column == "step" else "right", no_wrap=True)
+    rows = []
     for step in steps:
         num_left = step.total - step.done
-        table.add_row(
-            step.name,
-            f"{step.done:,}",
-            f"{num_left:,} {step.unit.removesuffix('s') if num_left == 1 else step.unit}",
-            f"{step.tokens / 1e6:,.2f} M" if step.tokens else "-",
-            _format_time(step.seconds) + ("" if step.is_measured or not step.seconds else " ?"),
-            f"{step.device_seconds / 3600:,.2f}" if step.device_seconds else "-",
-            _format_size(step.bytes),
+        rows.append(
+            [
+                step.name,
+                f"{step.done:,}",
+                f"{num_left:,} {step.unit.removesuffix('s') if num_left == 1 else step.unit}",
+                f"{step.tokens / 1e6:,.2f} M" if step.tokens else "-",
+                _format_time(step.seconds) + ("" if step.is_measured or not step.seconds else " ?"),
+                f"{step.device_seconds / 3600:,.2f}" if step.device_seconds else "-",
+                _format_size(step.bytes),
+            ]
         )
-    table.width = Console(width=1000).measure(table).maximum  # numbers are not cut at the width of the terminal
-    console = Console(highlight=False, markup=False)
-    console.print(table, crop=False)
+    columns = ["step", "done", "left", "tokens", "about", "device hours", "on disk"]
+    console = make_console()
+    print_table(console, Table(f"{recipe.name} in {study.root}", columns, rows))
     if recipe.grid and recipe.train:
         grid = recipe.grid
         console.print(

@@ -49,13 +49,16 @@ def make_console() -> "Console":
 
 
 def print_table(console: "Console", table: Table) -> None:
-    """Print a table. Numbers are aligned on the right."""
+    """Print a table as wide as its content: no number is cut off. Numbers are aligned on the right."""
     from rich import table as rich_table
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
 
-    grid = rich_table.Table(title=table.title)
+    grid = rich_table.Table(title=table.title, box=SIMPLE_HEAD)
     for place, column in enumerate(table.columns):
         is_text = any(re.match(r"[A-Za-z]", row[place]) for row in table.rows)
         grid.add_column(column, justify="left" if is_text else "right", no_wrap=not is_text)
     for row in table.rows:
         grid.add_row(*row)
-    console.print(grid)
+    grid.width = Console(width=1000).measure(grid).maximum
+    console.print(grid, crop=False)
