@@ -244,7 +244,7 @@ def test_killed_in_every_step_it_finishes_with_the_same_tables_and_redoes_nothin
     assert kill_when(command, options, (tmp_path / "new_home" / "modules").exists)  # its metrics are being loaded
     assert not study.results_file.exists()
     finish("measure", "runs/*/*/[!.]*/*")
-    assert kill("report", "report/*.png")
+    assert kill("report", "report/*.svg")
     assert not (study.report / "report.html").exists()
     finish("report", "runs/*/*/[!.]*/*")
     mine, others = read_json(study.results_file), read_json(undisturbed.results_file)
