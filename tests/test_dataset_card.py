@@ -6,16 +6,16 @@ import shutil
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from made import make_results
-from test_report import TRAINED
-from test_report import make_results as make_fields
+from conftest import ROOT
 
+from hf_recipes.analysis.schema import read_results
 from hf_recipes.hub import dataset_card
 from hf_recipes.hub.card import split_card
 from hf_recipes.hub.dataset_card import make_card
 from hf_recipes.hub.dataset_folder import DatasetFolder
 from hf_recipes.labels.pool import read_labels
-from hf_recipes.report.findings import SCOPE
+from hf_recipes.report.first_screen import describe_headline
+from hf_recipes.report.first_screen.numbers import estimate
 
 TABLES = ["annotations", "runs", "predictions", "out_of_bag", "results"]
 
@@ -38,7 +38,7 @@ def rows_after(card, heading):
 def test_the_verdict_comes_first_and_details_are_folded(content):
     front, text = split_card(publish(content))
     parts = ["# tweets: labels by", "**", "labelled the 84 training texts", "## At 20 training texts", "## Load it"]
-    parts += ["## Columns", "## Limits", "<details>", "</details>", "## Citation"]
+    parts += ["## Columns", "## What this study cannot tell", "<details>", "</details>", "## Citation"]
     places = [text.index(part) for part in parts]
     assert places == sorted(places)
     assert "https://arxiv.org/abs/2504.15432" in text.split("## Load it")[0]
@@ -56,22 +56,24 @@ def test_the_verdict_comes_first_and_details_are_folded(content):
         "configs": 0,
     }
     assert not re.search(r"^[*|].*\n\n[*|]", text, re.MULTILINE)
-    assert len(re.search(r"## Limits\n((?:\* .*\n)+)", text)[1].splitlines()) <= 4
-    assert SCOPE in text
+    assert len(re.search(r"## What this study cannot tell\n((?:\* .*\n)+)", text)[1].splitlines()) <= 4
 
 
-def test_the_table_has_gold_llm_the_best_mitigation_and_its_control(content, monkeypatch):
-    fields = make_fields()
-    best = {"R": 3, "n": 100, "difference": 0.1, "interval": None, "p_value": None, "verdict": "inconclusive"}
-    fields["best_mitigation"] = best | {"variant": TRAINED[2], "among": [TRAINED[2]]}
-    monkeypatch.setattr(dataset_card, "read_study_results", lambda study: make_results(fields))
-    rows = rows_after(publish(content), "## At 20 training texts")
-    assert [row[0] for row in rows] == list(TRAINED)
-    assert rows[1][1:4] == ["the LLM's labels", "11", ".600 [.500, .700]"]
-    fields["variants"] = [entry for entry in fields["variants"] if entry["variant"] in TRAINED[:2]]
-    fields |= {"best_mitigation": None}
-    fields["comparisons"] = [entry for entry in fields["comparisons"] if entry["against"] == "gold"]
-    assert [row[0] for row in rows_after(publish(content), "## At 20 training texts")] == ["gold", "llm"]
+@pytest.mark.parametrize(
+    ("name", "variants"),
+    [
+        ("tweets", ["gold", "llm", "llm-flip-replace", "llm-flip-random-replace"]),
+        ("sms-spam", ["gold", "llm"]),
+    ],
+)
+def test_the_table_has_gold_llm_the_best_mitigation_and_its_control(name, variants, content, monkeypatch):
+    results = read_results((ROOT / "docs" / "study" / name / "report" / "results.json").read_bytes())
+    monkeypatch.setattr(dataset_card, "read_study_results", lambda study: results)
+    card = publish(content)
+    rows = rows_after(card, "## At 200 training texts")
+    assert [row[0] for row in rows] == variants
+    assert [row[3] for row in rows] == [estimate(results.at_top[variant], "macro_f1_mean") for variant in variants]
+    assert f"**{describe_headline(results).decision}.** " in card
 
 
 def test_a_model_and_a_source_of_the_hub_are_linked_and_local_ones_have_their_base_name(content):

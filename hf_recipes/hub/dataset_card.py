@@ -8,11 +8,13 @@ import pyarrow.parquet as pq
 
 from .. import __version__
 from ..analysis.measure import read_study_results
-from ..analysis.schema import Results
+from ..analysis.schema import Results, VariantResult
 from ..data import NO_GOLD, is_url
 from ..models import is_on_hub
-from ..report.figures import captions, draw
-from ..report.findings import SCOPE, describe
+from ..report.figures import COLOURS, make_axes, save_figure
+from ..report.findings import describe
+from ..report.first_screen import describe_headline
+from ..report.first_screen.content import list_unknown
 from ..report.label_findings import describe as describe_labels
 from ..report.label_quality import read_label_quality
 from ..report.methods import how_trained
@@ -27,7 +29,6 @@ if TYPE_CHECKING:
 
 HUB = "https://huggingface.co"
 FIGURE = "figure.png"  # in the study's folder of a repo
-MAX_LIMITS = 4
 SIZES = {10**3: "n<1K", 10**4: "1K<n<10K", 10**5: "10K<n<100K", 10**6: "100K<n<1M", 10**7: "1M<n<10M"}
 
 
@@ -97,7 +98,6 @@ def render_card(content: "DatasetFolder", folder: Path, place: Place, results: R
     data, data_link = _link(recipe.data.path, "sha" in source, "datasets/")
     labels = read_label_quality(study) if place.tables else None  # only a published study has tables
     report = describe(results) if results else None
-    limits = [SCOPE, *(limit for limit in report.limits if limit != SCOPE)] if report else []
     front = _front_matter(content, place, source_card, f"{recipe.name}: labels by {model}")
     if data:
         front.source_datasets = [data if "sha" in source else f"extended|other-{data}"]
@@ -105,9 +105,8 @@ def render_card(content: "DatasetFolder", folder: Path, place: Place, results: R
         "dataset_card.md",
         place=place,
         title=front.pretty_name,
-        headline=_headline(results) if results else None,
+        headline=describe_headline(results) if results else None,
         summary=_summarise(results) if results else None,
-        caption=next(iter(captions(results).values())) if results else "",
         model=model_link,
         data=data_link,
         licence=source_card.get("license"),
@@ -131,10 +130,10 @@ def render_card(content: "DatasetFolder", folder: Path, place: Place, results: R
         label_mass=float(pool.label_mass.mean()),
         prompt=(manifest["prompt"] if place.texts else recipe.annotate.prompt.instruction).replace("```", "` ` `"),
         demonstrations=len(manifest["ingredients"]["shown"]),
-        limits=limits[:MAX_LIMITS],
+        unknown=list_unknown(results) if results else [],
         label_findings=describe_labels(labels) if labels else [],
         findings=[*report.findings, *report.more] if report else [],
-        more_limits=limits[MAX_LIMITS:],
+        limits=report.limits if report else [],
         version=__version__,
         key=content.key,
     )
@@ -142,28 +141,38 @@ def render_card(content: "DatasetFolder", folder: Path, place: Place, results: R
 
 
 def draw_figure(results: Results, folder: Path) -> Path:
-    """Draw the report's figures into the folder, and return the first one: that of the card."""
-    draw(results, folder)
-    return folder / f"{next(iter(captions(results)))}.png"
+    """Draw the rows of the card's table with their intervals, and return the file."""
+    field, label = "macro_f1_mean", "macro-F1"
+    if results.at_top["llm"].macro_f1_mean is None:
+        field, label = "pairwise_disagreement", "share of texts on which two seeds disagree"
+    figure, axes = make_axes(1, 8, 4)
+    rows = _choose_rows(results)[::-1]
+    for place, result in enumerate(rows):
+        bounds, colour = getattr(result, f"{field}_interval"), COLOURS[result.variant]
+        if bounds is not None:
+            axes.plot(bounds, [place, place], color=colour, lw=8, alpha=0.25, solid_capstyle="butt")
+        axes.plot(getattr(result, field), place, "o", ms=9, color=colour)
+    axes.set_yticks(range(len(rows)), [result.variant for result in rows])
+    axes.set_xlabel(f"{label} with its interval ({results.top:,} training texts, {results.R} seeds)")
+    save_figure(figure, folder, FIGURE.removesuffix(".png"))
+    return folder / FIGURE
 
 
-def _headline(results: Results) -> tuple[str, str]:
-    """Return the verdict, and a sentence with its reason."""
-    decision, _, reason = describe(results).findings[0].text.partition(". ")
-    return f"{decision}.", reason
-
-
-def _summarise(results: Results) -> Table:
-    """Return a table of gold labels, LLM labels, the best mitigation and its control at the largest size."""
+def _choose_rows(results: Results) -> list[VariantResult]:
+    """Return gold labels, LLM labels, the best mitigation and its control at the largest size."""
     variants = results.at_top
     mitigations = [name for name, control in CONTROLS.items() if {name, control} <= variants.keys()]
     best = max(mitigations, key=lambda name: variants[name].macro_f1_mean or 0.0, default=None)
     if results.best_mitigation and results.best_mitigation.variant in mitigations:
-        best = results.best_mitigation.variant  # of those that were chosen on half of the seeds and texts
+        best = results.best_mitigation.variant  # chosen on half of the seeds and texts
     names = ["gold", "llm", *((best, CONTROLS[best]) if best else ())]
+    return [variants[name] for name in names if name in variants]
+
+
+def _summarise(results: Results) -> Table:
     return tabulate(
         f"At {results.top:,} training texts",
-        [variants[name] for name in names if name in variants],
+        _choose_rows(results),
         {
             "config": "variant",
             "training labels": lambda result: results.lines[result.variant],
