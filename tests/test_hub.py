@@ -803,6 +803,7 @@ print(json.dumps(snapshot_download("me/space", repo_type="space", local_dir="%s"
     card = (tmp_path / "downloaded" / "README.md").read_text()
     assert "datasets:\n- me/labels\n" in card
     assert "app_file: app.py" in card
+    assert "thumbnail: https://huggingface.co/datasets/me/labels/resolve/main/hf-recipes/tweets/figure.png\n" in card
     quiet = {name: value for name, value in hub.env.items() if name != "HF_TOKEN"}
     with serve(where, env={**quiet, "HF_TOKEN": ""}, log=tmp_path / "app.log") as address:
         from gradio_client import Client
