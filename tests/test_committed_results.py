@@ -21,10 +21,10 @@ def test_there_are_results_of_each_study():
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.parent.relative_to(ROOT)))
-def test_committed_results_render_with_their_verdict(file, make_study):
+def test_committed_results_render_with_their_verdict(file):
     results = read_results(file.read_bytes())
     headline = describe_headline(results)
-    report = make_report(make_study(), results)
+    report = make_report(results, "Methods.")
     page = render("report.md", report=report, texts=[])
     assert f"**{cell(headline.decision)}.** {cell(headline.sentence)}" in page
     html = render_html(report, results, [], "key")

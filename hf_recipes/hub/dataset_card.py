@@ -2,14 +2,16 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import pyarrow.parquet as pq
 
 from .. import __version__
 from ..analysis.measure import read_study_results
 from ..analysis.schema import Results, VariantResult
-from ..data import NO_GOLD, is_url
+from ..annotation.annotations import Annotations
+from ..data import NO_GOLD, Rows, is_url
+from ..labels.pool import Pool
 from ..models import is_on_hub
 from ..report.figures import COLOURS, make_axes, save_figure
 from ..report.findings import describe
@@ -21,15 +23,24 @@ from ..report.methods import how_trained
 from ..report.records import Table
 from ..report.render import render
 from ..report.tables import SCORES, tabulate
-from ..study import read_json
+from ..study import Study, read_json
 from ..variants import CONTROLS, VARIANTS
-
-if TYPE_CHECKING:
-    from .dataset_folder import DatasetFolder
 
 HUB = "https://huggingface.co"
 FIGURE = "figure.png"  # in the study's folder of a repo
 SIZES = {10**3: "n<1K", 10**4: "1K<n<10K", 10**5: "10K<n<100K", 10**6: "100K<n<1M", 10**7: "1M<n<10M"}
+
+
+class Content(Protocol):
+    """What a card describes; see `dataset_folder.DatasetFolder`."""
+
+    study: Study
+    pool: Pool
+    annotations: list[Annotations]
+    test: Rows
+    variants: list[str]
+    share: float
+    key: str
 
 
 @dataclass(frozen=True)
@@ -51,11 +62,11 @@ class Place:
     figure: str | None = None
 
 
-def make_card(content: "DatasetFolder", repo: str, prefix: str, texts: bool, configs: list[str], measured: bool) -> str:
+def make_card(content: Content, repo: str, prefix: str, texts: bool, configs: list[str], measured: bool) -> str:
     """Return the card of a published study.
 
     Args:
-        content (`DatasetFolder`):
+        content (`Content`):
             The dataset folder of the study.
         repo (`str`):
             Where it is published.
@@ -75,11 +86,11 @@ def make_card(content: "DatasetFolder", repo: str, prefix: str, texts: bool, con
     return render_card(content, study.dataset, Place(repo, prefix, texts, tables, figure), results)
 
 
-def render_card(content: "DatasetFolder", folder: Path, place: Place, results: Results | None) -> str:
+def render_card(content: Content, folder: Path, place: Place, results: Results | None) -> str:
     """Return the card of a dataset.
 
     Args:
-        content (`DatasetFolder`):
+        content (`Content`):
             The dataset folder of the study.
         folder (`Path`):
             A folder with its configs.
@@ -189,7 +200,7 @@ def _link(path: str, is_on_hub: bool, kind: str = "") -> tuple[str, str]:
     return name, f"[{name}]({HUB}/{kind}{name})" if is_on_hub else f"`{name}`"
 
 
-def _front_matter(content: "DatasetFolder", place: Place, source_card: dict[str, Any], title: str) -> Any:
+def _front_matter(content: Content, place: Place, source_card: dict[str, Any], title: str) -> Any:
     from huggingface_hub import DatasetCardData
 
     pool = content.pool
