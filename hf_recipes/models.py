@@ -66,6 +66,16 @@ def resolve_model(study: Study, key: str, name: str, revision: str | None, weigh
     return Model(name, folder, identity)
 
 
+def is_on_hub(study: Study, name: str) -> bool:
+    """Return whether a model that the study has resolved is on the Hub. A local folder may be gone by now."""
+    return any(asked.rpartition("@")[0] == name for asked in read_json(study.revisions_file) or {})
+
+
+def short_name(study: Study, name: str) -> str:
+    """Return the Hub id of a model that the study has resolved, or the base name of its folder."""
+    return name if is_on_hub(study, name) else Path(name).name
+
+
 def find_again(key: str, model: Model) -> Path:
     """The folder of a model that was resolved on another machine, with the very same files.
 

@@ -166,7 +166,7 @@ NAME = next(name for name in PAGES if (HERE / f"{name}.py").is_file())
 MODULE = evaluate.load(str(HERE / f"{NAME}.py"))
 CARD = yaml.safe_load((HERE / "README.md").read_text(encoding="utf-8").split("---")[1])
 READ, EXAMPLE, INPUT = PAGES[NAME]
-ABOUT = f"# {CARD['title']}\n{CARD['description']}\n\nGive {INPUT} At most 20 MB."
+ABOUT = f"# {CARD['title']}\n{CARD['description']}\n\nThe result below is for the example. Give {INPUT} At most 20 MB."
 
 
 def list_figures(result, names):
@@ -205,6 +205,11 @@ def measure(pasted, file, delta=0.01):
     return table.map(lambda cell: round(cell, 4) if isinstance(cell, float) else cell), draw(table)
 
 
+FIGURES, PLOT = measure(EXAMPLE, None)
+FONT = ["ui-sans-serif", "system-ui", "sans-serif"]  # of the system, so that the page requests nothing from other hosts
+# The app in spaces_app/ has the same theme.
+THEME = gr.themes.Base(primary_hue="blue", neutral_hue="slate", font=FONT, font_mono=["ui-monospace", "monospace"])
+
 with gr.Blocks(title=CARD["title"], analytics_enabled=False) as page:
     gr.Markdown(ABOUT)
     with gr.Row():
@@ -212,9 +217,9 @@ with gr.Blocks(title=CARD["title"], analytics_enabled=False) as page:
         file = gr.File(label="or upload it", file_types=[".csv", ".json"])
     delta = gr.Number(0.01, label="Gain worth doubling the data for", visible=NAME == "learning_plateau")
     button = gr.Button("Measure", variant="primary")
-    table = gr.Dataframe(label="Figures, with 95% intervals", interactive=False)
-    plot = gr.Plot(label="Intervals")
+    table = gr.Dataframe(FIGURES, label="Figures, with 95% intervals", interactive=False)
+    plot = gr.Plot(PLOT, label="Intervals")
     button.click(measure, [pasted, file, delta], [table, plot], api_name="measure")
 
 if __name__ == "__main__":
-    page.launch(max_file_size="20mb")
+    page.launch(theme=THEME, max_file_size="20mb")

@@ -54,7 +54,7 @@ def test_what_cannot_be_compared_is_said(folders, tmp_path):
     old = json.loads((folders[0] / "report" / "results.json").read_text())
     del old["error_cells"]
     (folders[0] / "report" / "results.json").write_text(json.dumps(old))
-    with pytest.raises(UserError, match="damaged or of another version"):
+    with pytest.raises(UserError, match="must be results of this version"):
         compare(folders, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
@@ -74,7 +74,7 @@ def test_results_that_nobody_could_show_are_refused(change, folders, tmp_path):
     content = json.loads(file.read_text())
     content["variants"][0] |= change
     file.write_text(json.dumps(content))
-    with pytest.raises(UserError, match="damaged or of another version"):
+    with pytest.raises(UserError, match="must be results of this version"):
         compare(folders, tmp_path / "out")
 
 

@@ -181,6 +181,7 @@ def test_an_audit_judges_classifiers_and_trains_them_but_no_text_does_both(make,
         assert "scores" in text
     card = (study.dataset / "README.md").read_text()
     assert "people's labels of 40 of them, drawn at random," in card
+    assert "annotations_creators:\n- machine-generated\n- expert-generated\n" in card
     from datasets import load_dataset
 
     dataset = load_dataset(str(study.dataset), "llm-audit")

@@ -102,7 +102,7 @@ import json, pathlib
 import pyarrow.parquet as pq
 from huggingface_hub import snapshot_download
 files = pathlib.Path(snapshot_download('me/labels', repo_type='dataset', revision='main')).rglob('*.*')
-print(json.dumps([str(pq.read_table(f).to_pydict()) if f.suffix == '.parquet' else f.read_text()
+print(json.dumps([str(pq.read_table(f).to_pydict()) if f.suffix == '.parquet' else f.read_text(errors='replace')
                   for f in files if f.is_file()]))
 """
 
@@ -146,10 +146,10 @@ def test_a_study_is_published_whole_and_pulled_back(hub, study, tmp_path):
     assert "license: mit" in card
     assert "machine-generated" in card
     assert "Is each tweet positive, neutral or negative?" in card
-    assert "## What was found" in card
-    assert "What these labels are for" in card
-    assert 'load_dataset("me/labels", "predictions")' in card
-    assert 'load_dataset("me/labels", "out_of_bag")' in card
+    assert "/resolve/main/hf-recipes/tweets/figure.png)\n" in card
+    (example,) = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
+    loaded = f"{example}\nimport json\nprint(json.dumps([len(predictions), len(out_of_bag), len(data['test'])]))"
+    assert hub.python(loaded) == [8 * 21, len(found["out_of_bag"]["train"]), 21]
 
     sent = [line for line in hub.ask("log") if line.startswith("PUT")]
     hub.cli("push", "dataset", study.recipe_file, "--repo", "me/labels")
@@ -803,6 +803,7 @@ print(json.dumps(snapshot_download("me/space", repo_type="space", local_dir="%s"
     card = (tmp_path / "downloaded" / "README.md").read_text()
     assert "datasets:\n- me/labels\n" in card
     assert "app_file: app.py" in card
+    assert "thumbnail: https://huggingface.co/datasets/me/labels/resolve/main/hf-recipes/tweets/figure.png\n" in card
     quiet = {name: value for name, value in hub.env.items() if name != "HF_TOKEN"}
     with serve(where, env={**quiet, "HF_TOKEN": ""}, log=tmp_path / "app.log") as address:
         from gradio_client import Client

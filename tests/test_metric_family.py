@@ -606,13 +606,15 @@ def test_the_example_of_a_card_runs_and_its_front_matter_makes_a_space(name):
     assert card.data.sdk == "gradio"
     assert card.data.app_file in files
     assert "evaluate" in card.data.tags
+    assert re.match(rf"\s*# .*\n\n\*\*{re.escape(card.data.description)}\*\*\n", card.text)
+    assert "](https://arxiv.org/abs/2504.15432)" in card.text
     blocks = re.findall(r"```python\n(.*?)```", card.text, re.DOTALL)
-    assert blocks
+    assert re.search(r"  # ['\d-]", blocks[0])
     for block in blocks:
         scope = {}
         exec(block, scope)  # noqa: S102
         for line in block.splitlines():
-            if "  # '" in line:
+            if re.search(r"  # ['\d-]", line):
                 assert repr(eval(line.split("  # ")[0], scope)) == line.split("  # ")[1]  # noqa: S307
 
 

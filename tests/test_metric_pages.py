@@ -1,6 +1,7 @@
-"""Each metric's page in a real browser: paste, measure, see numbers and a plot; a bad table is named."""
+"""Each metric's page in a real browser: see the example's result, paste, measure; a bad table is named."""
 
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -9,6 +10,7 @@ import time
 import urllib.request
 
 import pytest
+import yaml
 from conftest import ROOT
 from playwright.sync_api import expect
 
@@ -58,6 +60,14 @@ def serve(tmp_path):
         page.wait()
 
 
+def test_the_pages_have_the_theme_of_the_space():
+    themes = [
+        re.search(r"gr\.themes\.Base\(.*\)", (ROOT / folder / "app.py").read_text())[0].lower()
+        for folder in ("metrics", "spaces_app")
+    ]
+    assert themes[0] == themes[1]
+
+
 IN_EVERY_RUN = ("seed_instability", "learning_plateau")  # one page for all metrics: a table of labels, and of scores
 
 
@@ -66,15 +76,18 @@ IN_EVERY_RUN = ("seed_instability", "learning_plateau")  # one page for all metr
 )
 def test_a_page_measures_what_is_pasted_and_names_what_is_wrong(name, serve, browser):
     figure, bad, complaint = PAGES[name]
+    front = yaml.safe_load((ROOT / "metrics" / name / "README.md").read_text().split("---")[1])
     page = browser.new_page(viewport={"width": 900, "height": 1000})
     try:
-        page.goto(serve(name))
-        page.get_by_role("button", name="Measure").click()
+        page.goto(serve(name))  # it shows the result of the example at once
         expect(page.get_by_role("gridcell", name=figure).first).to_be_visible(timeout=30_000)
         plot = page.locator("img[src*='data:image'], .matplotlib img, img[src*='/file=']").first
         expect(plot).to_be_visible(timeout=30_000)
         if folder := os.environ.get("HF_RECIPES_SCREENSHOTS"):
             page.screenshot(path=f"{folder}/{name}.png", full_page=True)
+        expect(page.get_by_text(front["description"])).to_be_visible()
+        page.get_by_role("button", name="Measure").click()
+        expect(page.get_by_role("gridcell", name=figure).first).to_be_visible(timeout=30_000)
         page.get_by_label("Paste").fill(bad)
         page.get_by_role("button", name="Measure").click()
         expect(page.get_by_text(complaint).first).to_be_visible(timeout=30_000)

@@ -22,6 +22,7 @@ from ..labels.pool import StudyLabels
 from ..recipe import drop_addresses
 from ..study import FORMAT, Run, Study, read_json, write_json
 from ..training.runs import PREDICTIONS, Runs
+from .dataset_card import FIGURE, draw_figure
 from .dataset_folder import make_findings
 
 logger = logging.getLogger(__name__)
@@ -99,9 +100,10 @@ def collect(study: Study, labels: StudyLabels, folder: Path, texts: bool) -> Bun
         others[f"rows-{name}.parquet"] = file if texts else _without_texts(file, folder / f"rows-{name}.parquet", True)
     measured = runs is not None and trained == wanted
     if runs and measured:
-        figures = list(_figures(measure(study, labels, runs)))
-        pq.write_table(pa.Table.from_pylist(figures, FIGURE_COLUMNS), folder / "results.parquet")
+        results = measure(study, labels, runs)
+        pq.write_table(pa.Table.from_pylist(list(_figures(results)), FIGURE_COLUMNS), folder / "results.parquet")
         configs["results"] = {"train": folder / "results.parquet"}
+        others[FIGURE] = draw_figure(results, folder)
     reports = [study.labels_file, *([study.results_file] if measured else [])]
     others |= {file.name: file for file in reports if file.exists()}
     others["findings.json"] = folder / "findings.json"

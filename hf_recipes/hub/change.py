@@ -10,7 +10,8 @@ from typing import Any
 from ..errors import UserError, first_line
 from .bundle import HOME, PREFIX, Bundle, path_in_repo
 from .card import merge_card, read_front
-from .dataset_folder import DatasetFolder, make_card
+from .dataset_card import make_card
+from .dataset_folder import DatasetFolder
 
 
 @dataclass(frozen=True)

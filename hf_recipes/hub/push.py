@@ -6,7 +6,7 @@ What is published:
     data/<prefix>annotations/   every row of every pass, raw
     data/<prefix>runs/          where runs are trained; predictions/, out_of_bag/ and results/ beside it
     hf-recipes/<study>/         study.json, rows and results: with the above all that a study folder is made of;
-                                findings.json: the findings in words
+                                findings.json: the findings in words; figure.png: the figure of the card
     README.md                   the configs, and a section between two marks; all other bytes are kept
 
 docs/hub.md lists the guarantees.

@@ -11,6 +11,7 @@ from ..errors import UserError
 from ..study import PACKAGE, read_json
 from .bundle import HOME
 from .card import split_card
+from .dataset_card import FIGURE, HUB
 from .hub_errors import explain_error
 from .pull import list_names, list_studies
 
@@ -85,11 +86,11 @@ def push_space(repo: str, study: str, private: bool = False) -> str:
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 
     api: Any = HfApi()
-    source, name, models = _find_study(api, study)
+    source, name, models, thumbnail = _find_study(api, study)
     app, modules = spaces_folder(), metrics_folder()
     files = {str(path.relative_to(app)): path.read_bytes() for path in _list_files(app)}
     files |= {f"metrics/{path.relative_to(modules)}": path.read_bytes() for path in _list_files(modules)}
-    files["README.md"] = _space_card(app / "README.md", source, name, models).encode()
+    files["README.md"] = _space_card(app / "README.md", source, name, models, thumbnail).encode()
     try:
         space = api.create_repo(repo, repo_type="space", space_sdk="gradio", private=private or None, exist_ok=True)
         head = api.repo_info(space.repo_id, repo_type="space")
@@ -112,8 +113,8 @@ def push_space(repo: str, study: str, private: bool = False) -> str:
     return str(space)
 
 
-def _find_study(api: Any, study: str) -> tuple[str, str, list[str]]:
-    """Return the repo and name of a published study, `owner/name[/study]`, and its models on the Hub."""
+def _find_study(api: Any, study: str) -> tuple[str, str, list[str], str | None]:
+    """Return the repo and name of a published study, `owner/name[/study]`, its models on the Hub, and its figure."""
     from huggingface_hub import hf_hub_download
 
     *first, name = study.split("/") if study.count("/") == 2 else (*study.split("/"), "")
@@ -125,9 +126,11 @@ def _find_study(api: Any, study: str) -> tuple[str, str, list[str]]:
         if not studies or (name and name not in studies):
             content = f"Got {list_names(studies)}" if studies else f"It has no `{HOME}/*/study.json`"
             raise UserError(f"--study {study}: must be a published study of hf-recipes. {content}.")
-        manifest = f"{HOME}/{name or studies[0]}/study.json"
-        content = read_json(Path(hf_hub_download(source, manifest, repo_type="dataset", revision=info.sha)))
-        return source, name, sorted({name.rpartition("@")[0] for name in content["revisions"] or {} if "@" in name})
+        home = f"{HOME}/{name or studies[0]}"
+        figure = f"{HUB}/datasets/{source}/resolve/main/{home}/{FIGURE}" if f"{home}/{FIGURE}" in paths else None
+        content = read_json(Path(hf_hub_download(source, f"{home}/study.json", repo_type="dataset", revision=info.sha)))
+        models = sorted({asked.rpartition("@")[0] for asked in content["revisions"] or {} if "@" in asked})
+        return source, name, models, figure
     except UserError:
         raise
     except Exception as error:  # the Hub's own errors, and all that a network can do
@@ -147,11 +150,12 @@ def _list_files(folder: Path) -> list[Path]:
     return [path for path in files if not caches & set(path.relative_to(folder).parts)]
 
 
-def _space_card(card: Path, source: str, name: str, models: list[str]) -> str:
-    """Return the app's card with the study in `datasets` and its models in `models`."""
+def _space_card(card: Path, source: str, name: str, models: list[str], thumbnail: str | None) -> str:
+    """Return the app's card with the study in `datasets`, its models in `models` and its figure as thumbnail."""
     front, body = split_card(card.read_text(encoding="utf-8"))
     metadata = {**yaml.safe_load(front), "datasets": [source]}
     metadata |= ({"study": name} if name else {}) | ({"models": models} if models else {})
+    metadata |= {"thumbnail": thumbnail} if thumbnail else {}
     return f"---\n{yaml.safe_dump(metadata, sort_keys=False, allow_unicode=True)}---\n{body}"
 
 

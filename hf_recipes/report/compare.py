@@ -65,7 +65,7 @@ def _read(folder: Path) -> Results:
         ) from None
     except ValueError as error:
         raise UserError(
-            f"{folder}: report/results.json is damaged or of another version ({error}). Run hf-recipes report again."
+            f"`{file}` must be results of this version. Got {error}. Try hf-recipes report on its recipe."
         ) from None
     if results.find("llm", "gold", "macro_f1") is None or not {"gold", "llm"} <= results.at_top.keys():
         raise UserError(f"{folder}: the study must compare llm with gold. Leave it out.")

@@ -1,6 +1,7 @@
 """Describe in words what was run: a paragraph of methods."""
 
 from ..analysis.schema import Results
+from ..models import short_name
 from ..study import Study
 from .first_screen.numbers import listed
 from .tables import SOURCES
@@ -9,12 +10,13 @@ from .tables import SOURCES
 def how_trained(study: Study) -> str:
     """Return the encoder and its settings, in words."""
     train = study.training
+    encoder = short_name(study, train.encoder)
     checkpoint = "last checkpoint"
     if train.checkpoint == "best":
         origin = {"gold": "gold", "llm": "LLM"}[train.validation_labels]
         checkpoint = f"the best epoch by macro-F1 on {train.validation_size:,} validation texts with {origin} labels"
     return (
-        f"{train.encoder} was fine-tuned for {train.epochs:,} epoch{'s' if train.epochs > 1 else ''} (batches of "
+        f"{encoder} was fine-tuned for {train.epochs:,} epoch{'s' if train.epochs > 1 else ''} (batches of "
         f"{train.batch_size}, learning rate {train.learning_rate}, at most {train.max_length} tokens, {checkpoint}). "
         f"A seed draws {listed([SOURCES[source] for source in study.grid.vary])}; variants share it."
     )

@@ -1,0 +1,45 @@
+"""Every results.json in the repository renders with this version."""
+
+import json
+from html import escape
+
+import pytest
+from conftest import ROOT
+
+from hf_recipes.analysis.schema import read_results
+from hf_recipes.errors import UserError
+from hf_recipes.report.compare import compare
+from hf_recipes.report.first_screen import describe_headline
+from hf_recipes.report.page import make_report, render_html
+from hf_recipes.report.render import cell, render
+
+FILES = sorted([*ROOT.glob("docs/study/*/report/results.json"), *ROOT.glob("spaces_app/sample/*/*/results.json")])
+
+
+def test_there_are_results_of_each_study():
+    assert len(FILES) == 5
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.parent.relative_to(ROOT)))
+def test_committed_results_render_with_their_verdict(file):
+    results = read_results(file.read_bytes())
+    headline = describe_headline(results)
+    report = make_report(results, "Methods.")
+    page = render("report.md", report=report, texts=[])
+    assert f"**{cell(headline.decision)}.** {cell(headline.sentence)}" in page
+    html = render_html(report, results, [], "key")
+    assert escape(headline.decision) in html
+    assert escape(headline.sentence) in html
+
+
+def test_results_of_an_earlier_schema_are_refused_with_the_file_and_what_to_do(tmp_path):
+    content = json.loads(FILES[0].read_text())
+    content["arms"] = content.pop("variants")
+    file = tmp_path / "report" / "results.json"
+    file.parent.mkdir()
+    file.write_text(json.dumps(content))
+    with pytest.raises(UserError) as refusal:
+        compare([tmp_path], tmp_path / "out")
+    assert str(refusal.value) == (
+        f"`{file}` must be results of this version. Got variants: Field required. Try hf-recipes report on its recipe."
+    )
