@@ -21,7 +21,7 @@ from .study import PACKAGE, write_text
 from .training.grid import MIN_POOL
 
 SAMPLE_BATCHES = 10  # of 1,000 records, from which columns are guessed
-MAX_GUESSED_CLASSES, MAX_CLASSES = 20, 100  # of a label column that is guessed, or named
+MAX_CLASSES = 100  # of a label column
 MAX_SHOTS, MAX_EXAMPLES = 4, 16  # few-shot examples of a class, and of all
 MIN_TRAINABLE = 40  # gold labels without which nothing is trained
 MAX_TEST = 1000
@@ -253,9 +253,7 @@ def _choose_label(dataset: str, columns: dict[str, Column], text: str, label: st
         return _require(dataset, columns, "--label", label)
     # A value must repeat: a column with as many values as rows has no classes.
     few = [
-        name
-        for name, column in columns.items()
-        if 2 <= len(column.values) <= min(MAX_GUESSED_CLASSES, column.num_values // 2)
+        name for name, column in columns.items() if 2 <= len(column.values) <= min(MAX_CLASSES, column.num_values // 2)
     ]
     candidates = [name for name in columns if name != text and (name in split.class_names or name in few)]
 

@@ -54,8 +54,8 @@ def shell(command, engine, small, monkeypatch):
     """Runs the lines of an example as bash does, and those of `hf-recipes` in this process."""
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}:{os.environ['PATH']}")
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    monkeypatch.setattr("hf_recipes.launch.annotate", lambda study, files, recipe, overrides: annotate(study))
-    monkeypatch.setattr("hf_recipes.launch.train", lambda study, runs, recipe, overrides: train(study))
+    monkeypatch.setattr("hf_recipes.launch.annotate", lambda study, *_: annotate(study))
+    monkeypatch.setattr("hf_recipes.launch.train", lambda study, *_: train(study))
 
     def run(script):
         script = script.replace("\\\n", " ")

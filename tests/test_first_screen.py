@@ -14,7 +14,10 @@ from test_variants import make_pool
 from hf_recipes.analysis.schema import Criterion
 from hf_recipes.analysis.verdict import decide
 from hf_recipes.recipe import Accept
+from hf_recipes.report.findings import describe
 from hf_recipes.report.first_screen import WrongText, describe_headline, find_wrong_texts, render_first_screen
+from hf_recipes.report.first_screen.content import list_limits
+from hf_recipes.report.first_screen.numbers import points, points_at_most
 from hf_recipes.report.page import make_report, render_html
 from hf_recipes.report.tables import make_tables
 from hf_recipes.variants import CONTROLS
@@ -28,6 +31,9 @@ def with_classes(*classes, **fields):
     results["class_f1"] = [
         {"name": name, "n": 50, "value": llm, "gold": gold, "variance": known(0.01)} for name, llm, gold in classes
     ]
+    for comparison in results["comparisons"]:
+        if (comparison["against"], comparison["figure"]) == ("gold", "macro_f1"):
+            comparison |= {"first": 0.6 + comparison["difference"], "second": 0.6}
     return results
 
 
@@ -40,13 +46,18 @@ def test_the_headline_names_the_loss_in_points_and_the_class_that_causes_most_of
     headline = describe_headline(typed(results))
     assert headline.decision == "Do not train on these labels"
     assert headline.sentence == (
-        "Classifiers trained on them lose 20.0 points of macro-F1 (0.60 → 0.60). 75% of that loss is one class, a: the "
-        "LLM calls 1% of the texts a, people 21%. Its classifiers never predict it."
+        "Classifiers trained on them lose 20.0 points of macro-F1 (0.600 → 0.400). 75% of that loss is one class, a: "
+        "the LLM calls 1% of the texts a, people 21%. Its classifiers never predict it."
     )
     results["annotator"]["llm_share"] = {"a": 0.2, "b": 0.8}
     assert "the LLM finds 50% of the texts that people call a." in describe_headline(typed(results)).sentence
-    results["class_f1"][1]["gold"] = 0.4  # the other class gains
+    results["annotator"]["confusion"] = [[21, 0], [79, 0]]  # all of a, and wrong
+    results["annotator"]["recall"] = {"a": 1.0, "b": 0.0}
+    assert "people agree on 21% of the texts that the LLM calls a." in describe_headline(typed(results)).sentence
+    results["class_f1"][1]["gold"] = 0.5  # as with LLM labels
     assert "Almost all of that loss is one class, a" in describe_headline(typed(results)).sentence
+    results["class_f1"][1]["gold"] = 0.4
+    assert "One class, a, loses more than that, as others gain" in describe_headline(typed(results)).sentence
 
 
 def test_a_loss_that_is_inconclusive_has_no_cause():
@@ -55,7 +66,7 @@ def test_a_loss_that_is_inconclusive_has_no_cause():
     headline = describe_headline(typed(results))
     assert headline.decision == "Inconclusive: at most 12 points of macro-F1 lost"
     assert headline.sentence == (
-        "Training on them changes macro-F1 by -5 points (0.60 → 0.60), with an interval from -12 to +2."
+        "Training on them changes macro-F1 by -5 points (0.60 → 0.55), with an interval from -12 to 2."
     )
 
 
@@ -90,7 +101,11 @@ def test_every_limit_is_drawn_with_its_own_shape_and_read_out():
     assert re.findall(r'<svg[^>]*aria-label="([^"]*)"', verdict)[0] == (
         "Score lost: 0.200, interval [0.150, 0.250], limit 0.050"
     )
-    for status, shape in (("holds", "<circle"), ("fails", "<path"), ("inconclusive", "hollow")):
+    for status, shape in (
+        ("holds", '<circle class="mark holds"'),
+        ("fails", '<path class="mark fails"'),
+        ("inconclusive", '<circle class="mark inconclusive hollow"'),
+    ):
         results = make_results()
         results["verdict"]["criteria"][0]["status"] = status
         row = render_first_screen(typed(results), TEXTS, CONTROLS)[0].split("<tr>")[2]
@@ -113,6 +128,7 @@ def test_the_surest_errors_come_first_and_of_each_kind_one():
     assert found[0].probability == pool.probs[wrong].max()
     assert len({(text.gold, text.llm) for text in found}) == 4
     assert find_wrong_texts(pool.texts, np.full(200, -1), pool.probs, pool.label_names) == []
+    assert find_wrong_texts([""] * 200, pool.gold, pool.probs, pool.label_names) == []  # not published
     right = pool.probs.argmax(axis=1)
     right[:1] = (right[0] + 1) % 3
     assert [text.text for text in find_wrong_texts(pool.texts, right, pool.probs, pool.label_names)] == ["text 0"]
@@ -134,6 +150,32 @@ def test_many_classes_are_a_list_of_the_largest_confusions():
 def test_a_criterion_without_intervals_decides_nothing():
     criterion = Criterion(name="macro_f1_loss", value=0.3, interval=None, limit=0.05, status="inconclusive")
     assert criterion.at(0.0).status == criterion.at(1.0).status == "inconclusive"
+    missing = Criterion(name="min_class_f1", value=None, interval=None, limit=0.5, status="inconclusive")
+    assert missing.at(0.0).status == "inconclusive"
+
+
+def test_comparisons_with_gold_runs_that_learnt_nothing_are_not_shown():
+    results = make_results()
+    for result in results["variants"]:
+        result["above_chance"] = result["variant"] != "gold"
+    results["verdict"] = decide_again(results)
+    rows = list_limits(typed(results))
+    assert [row.criterion.name for row in rows] == ["min_class_f1"]
+    assert "Macro-F1 loss" not in describe(typed(results)).findings[0].text
+
+
+@pytest.mark.parametrize(("limit", "shown"), [(0.025, "at most 0.025"), (0.05, "at most 0.05"), (0.5, "at most 0.5")])
+def test_limits_are_shown_as_they_are_set(limit, shown):
+    results = make_results()
+    results["verdict"]["criteria"][0]["limit"] = limit
+    assert list_limits(typed(results))[0].limit == shown
+
+
+def test_an_upper_bound_is_rounded_up():
+    assert points_at_most(0.0504) == "5.1"
+    assert points_at_most(0.121, (0.0, 0.121)) == "13"
+    assert points_at_most(0.05) == "5"
+    assert points(-0.0001) == "0.0"
 
 
 #: The words of sentences before an element: outside of tables, charts, and quoted texts with their labels.
@@ -199,10 +241,10 @@ CONTRAST = """() => {
     .filter((e) => [...e.childNodes].some((n) => n.nodeType === 3 && n.textContent.trim()))
     .filter((e) => !["STYLE", "SCRIPT"].includes(e.tagName) && !e.closest(".confusion td"))
     .map((e) => [ratio(parse(getComputedStyle(e)[e.closest("svg") ? "fill" : "color"]), behind(e)), e.textContent]);
-  const marks = [...document.querySelectorAll("svg .mark, svg .limit, svg .curve")].map((e) => {
+  const marks = [...document.querySelectorAll("svg .mark, svg .limit, svg .curve, svg .range, svg .run")].map((e) => {
     const style = getComputedStyle(e), fill = parse(style.fill), stroke = parse(style.stroke);
     const colors = [fill, stroke].filter((c) => c.length >= 3 && c[3] !== 0);
-    return [Math.max(...colors.map((c) => ratio(c, behind(e)))), e.outerHTML];
+    return [Number(style.opacity) < 1 ? 0 : Math.max(...colors.map((c) => ratio(c, behind(e)))), e.outerHTML];
   });
   return {text, marks};
 }"""

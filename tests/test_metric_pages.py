@@ -86,10 +86,13 @@ def test_a_page_measures_what_is_pasted_and_names_what_is_wrong(name, serve, bro
         if folder := os.environ.get("HF_RECIPES_SCREENSHOTS"):
             page.screenshot(path=f"{folder}/{name}.png", full_page=True)
         expect(page.get_by_text(front["description"])).to_be_visible()
-        page.get_by_role("button", name="Measure").click()
-        expect(page.get_by_role("gridcell", name=figure).first).to_be_visible(timeout=30_000)
+        example = page.get_by_label("Paste").input_value()
         page.get_by_label("Paste").fill(bad)
         page.get_by_role("button", name="Measure").click()
         expect(page.get_by_text(complaint).first).to_be_visible(timeout=30_000)
+        expect(page.get_by_role("gridcell", name=figure)).to_have_count(0)
+        page.get_by_label("Paste").fill(example)
+        page.get_by_role("button", name="Measure").click()
+        expect(page.get_by_role("gridcell", name=figure).first).to_be_visible(timeout=30_000)
     finally:
         page.close()

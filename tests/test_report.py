@@ -133,8 +133,8 @@ def test_the_verdict_comes_first_and_says_what_would_decide_it():
     assert text.startswith(
         "Do not ship: these labels miss a limit of the recipe. Macro-F1 loss against gold labels: 0.200"
     )
-    assert "labels: 0.200 [0.150, 0.250]. Limit 0.050: exceeded." in text
-    assert "F1 of the worst class, a: 0.50 [0.38, 0.62]. Limit 0.500: inconclusive; certified: at least 0.379" in text
+    assert "labels: 0.200 [0.150, 0.250]. Limit 0.05: exceeded." in text
+    assert "F1 of the worst class, a: 0.50 [0.38, 0.62]. Limit 0.5: inconclusive; certified: at least 0.379" in text
     near = make_results(cost=-0.01, cost_interval=(-0.06, 0.04))
     near["class_f1"] = [entry | {"value": 0.9} for entry in near["class_f1"]]
     near["verdict"] = decide(make_figures(near), Accept(churn=0.5)).model_dump()
@@ -220,7 +220,8 @@ def test_stability_is_named_only_when_its_interval_leaves_out_zero():
 def test_single_runs_at_chance_level_are_listed_and_do_not_block():
     text = findings(made(failed=1, churn_interval=(0.01, 0.09)))
     assert (
-        "Single runs that agree with gold no more than by chance (kappa not above 0 at .05): 1 of 3 with llm." in text
+        "Single runs that agree with gold no more than by chance (kappa not above 0 at p = 0.05): 1 of 3 with llm"
+        in text
     )
     assert "was less stable here" in text
 
@@ -404,7 +405,7 @@ def test_the_class_that_decides_is_the_lowest_that_fails_and_a_lower_one_is_name
     assert results["verdict"]["worst_class"] == "a"
     text = describe(typed(results)).findings[0].text
     assert "F1 of the worst class, a: 0.100" in text.replace("0.10 ", "0.100 ")
-    assert "; lowest: b, 0.000. Limit 0.500: not reached" in text
+    assert "; lowest: b, 0.000. Limit 0.5: not reached" in text
     results["class_f1"] = [class_f1(name, 0.0, 0.05) for name in "abcd"] + [class_f1("e", 0.04, 0.001)]
     results["verdict"] = decide(make_figures(results), Accept(min_class_f1=0.5)).model_dump()
     assert results["verdict"]["worst_class"] == "a"  # not e, whose upper bound is the smallest

@@ -101,6 +101,7 @@ def measure(study: Study, labels: StudyLabels, runs: Runs) -> Results:
             "dataset": Path(study.recipe.data.path).name,
             "encoder": Path(study.training.encoder).name,
             "date": date.today().isoformat(),
+            "trainings": len(runs.all),
             "label_names": labels.test.label_names,
             "seeds": grid.seeds,
             "vary": grid.vary,

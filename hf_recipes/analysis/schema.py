@@ -191,7 +191,7 @@ class ClassF1(Record):
     name: str
     n: Count = Field(description="texts of the class")
     value: float = Field(description="with LLM labels")
-    variance: ErrorVariance
+    variance: ErrorVariance | None = None
     gold: float | None = Field(None, description="with gold labels; null without a gold variant")
 
 
@@ -380,13 +380,16 @@ class Criterion(Record):
     status: Status
 
     def at(self, limit: float) -> "Criterion":
-        """Return the criterion at another limit."""
+        """Return the criterion at another limit. Results of earlier versions have an interval alone."""
         sign = -1 if self.name == "min_class_f1" else 1
+        bound, refuted = self.bound, self.refuted
+        if bound is None and refuted is None and self.interval is not None:
+            bound, refuted = self.interval[::-1] if sign > 0 else self.interval
         status: Status = "inconclusive"
-        if self.refuted is not None and sign * (self.refuted - limit) > 0:
+        if refuted is not None and sign * (refuted - limit) > 0:
             status = "fails"
         is_no_limit = sign < 0 and limit == 0  # F1 of 0 or more
-        if is_no_limit or (self.bound is not None and sign * (limit - self.bound) > 0):
+        if self.value is not None and (is_no_limit or (bound is not None and sign * (limit - bound) > 0)):
             status = "holds"
         return self.model_copy(update={"limit": limit, "status": status})
 
@@ -411,9 +414,17 @@ class VerdictResult(Record):
     advice: Advice | None = Field(None, description="null where nothing is open, or where no study decides it")
 
     def at(self, limits: dict[str, float]) -> "VerdictResult":
-        """Return the verdict at other limits, by the names of the criteria. The advice is that of the study's own."""
-        criteria = [criterion.at(limits.get(criterion.name, criterion.limit)) for criterion in self.criteria]
-        return self.model_copy(update={"criteria": criteria, "decision": decision_of(criteria, self.reason)})
+        """Return the verdict at other limits, by the names of the criteria; without advice, which is for these."""
+        criteria = [
+            criterion.at(limits[criterion.name])
+            if limits.get(criterion.name, criterion.limit) != criterion.limit
+            else criterion
+            for criterion in self.criteria
+        ]
+        if criteria == self.criteria:
+            return self
+        decision = decision_of(criteria, self.reason)
+        return self.model_copy(update={"criteria": criteria, "decision": decision, "advice": None})
 
 
 def decision_of(criteria: list[Criterion], reason: str | None) -> Decision:
@@ -434,6 +445,7 @@ class Figures(Record):
     dataset: str = ""
     encoder: str = ""
     date: str = Field("", description="of the measurement, as 2026-11-29")
+    trainings: Count = Field(0, description="all runs, crossed ones included; 0 in results of earlier versions")
     label_names: list[str]
     seeds: list[int]
     vary: list[str]

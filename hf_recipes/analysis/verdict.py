@@ -43,7 +43,7 @@ def decide(figures: Figures, accept: Accept) -> VerdictResult:
         limit, comparison = getattr(accept, name), figures.find("llm", "gold", figure)  # type: ignore[arg-type]
         tests.append(_Test(name, limit, [_Bound.of(comparison, sign)] if comparison else []))
     classes = [
-        _Bound(-entry.value, error_variance(entry.variance) if figures.R > 2 else None, entry.name)
+        _Bound(-entry.value, error_variance(entry.variance) if entry.variance and figures.R > 2 else None, entry.name)
         for entry in figures.class_f1
     ]
     is_complete = {entry.name for entry in figures.class_f1} >= set(_required_classes(figures))

@@ -185,7 +185,7 @@ def _summarise(results: Results) -> Table:
         f"At {results.top:,} training texts",
         _choose_rows(results),
         {
-            "config": "variant",
+            "variant": "variant",
             "training labels": lambda result: results.lines[result.variant],
             "gold labels": "gold_labels",
             **SCORES,

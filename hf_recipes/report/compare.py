@@ -81,7 +81,7 @@ def make_tables(studies: list[Results]) -> list[Table]:
             "study": "study",
             "annotator": lambda results: results.annotator.model,
             "its accuracy": lambda results: estimate(results.annotator, "accuracy"),
-            "commonest class": lambda results: number(results.annotator.majority_accuracy),
+            "most frequent class": lambda results: number(results.annotator.majority_accuracy),
             "texts": "top",
             "R": "R",
             "n": "n",
@@ -128,7 +128,7 @@ def make_tables(studies: list[Results]) -> list[Table]:
             "disagree": "pairwise_disagreement",
             "alpha": "krippendorff_alpha",
             "p_uc": lambda result: number(result.unanimity),
-            "runs no more accurate than the commonest class": "failed_runs",
+            "runs no more accurate than the most frequent class": "failed_runs",
         },
         "Agreement is over R runs: p_uc, the share of texts on which all agree, falls as R grows.",
     )

@@ -11,7 +11,7 @@ from ..analysis.schema import (
     VariantResult,
 )
 from ..analysis.verdict import MAX_SEEDS, MAX_TEXTS, POWER
-from .first_screen.content import describe_lowest
+from .first_screen.content import describe_lowest, describe_status, is_void
 from .first_screen.numbers import estimate, interval, judge, listed, number, signed, signed_difference
 from .more_findings import Differences, describe_more, index_differences
 from .records import Finding, Findings
@@ -130,7 +130,7 @@ def _describe_labels(annotator: AnnotatorResult) -> str:
     text = (
         f"{annotator.model} gives {annotator.n:,} training texts the gold label in "
         f"{estimate(annotator, 'accuracy')} of the cases, macro-F1 "
-        f"{number(annotator.macro_f1)}; always giving the commonest class would be right in "
+        f"{number(annotator.macro_f1)}; always giving the most frequent class would be right in "
         f"{number(annotator.majority_accuracy)}."
     )
     favourite, share = max(annotator.llm_share.items(), key=lambda pair: pair[1])
@@ -138,10 +138,11 @@ def _describe_labels(annotator: AnnotatorResult) -> str:
     if share > ONE_SIDED:
         text += f" {share:.0%} of its labels are '{favourite}': it hardly tells these texts apart."
     elif ranks is not None:
-        text += f" Its entropy ranks a wrong label above a right one with probability {number(ranks)} (.5 is chance)."
+        text += f" Its entropy ranks a wrong label above a right one with probability {number(ranks)} (0.5 is chance)."
     if annotator.one_annotator is not None:
         text += (
-            f" One of the texts' raters gives the commonest label of the others in {number(annotator.one_annotator)}."
+            " One of the texts' annotators gives the most frequent label of the others in "
+            f"{number(annotator.one_annotator)}."
         )
     return text
 
@@ -155,7 +156,7 @@ def _describe_audited(results: Results, audit: Audits) -> Findings:
             f"{annotator.model} labelled {annotator.n:,} training texts; of {annotator.n_gold:,} of them, drawn at "
             f"random, people gave the same label in {number(annotator.accuracy)} of the cases "
             f"{interval(annotator.accuracy_interval)}, macro-F1 {estimate(annotator, 'macro_f1')}; always giving the "
-            f"commonest class would be right in {number(annotator.majority_accuracy)}."
+            f"most frequent class would be right in {number(annotator.majority_accuracy)}."
         )
     scores = f"Not known: fewer than two of the {results.n:,} test texts have people's labels. {AUDIT}"
     if llm.n_gold:
@@ -223,7 +224,8 @@ def _describe_verdict(results: Results) -> str:
     }[verdict.decision]
     if loss.status == "inconclusive" and loss.bound is not None and verdict.decision == "inconclusive":
         text = f"Inconclusive: at most {number(loss.bound)} of macro-F1 lost."
-    text += "".join(f" {_describe_criterion(criterion, results)}." for criterion in verdict.criteria)
+    judged = verdict.criteria[2:] if is_void(results) else verdict.criteria
+    text += "".join(f" {_describe_criterion(criterion, results)}." for criterion in judged)
     if verdict.reason:
         text += f" No limit against gold labels is decided: {verdict.reason}."
     if len(results.looks) > 1:
@@ -258,9 +260,7 @@ def _describe_criterion(criterion: Criterion, results: Results) -> str:
     text = template.format(value=value, worst=results.verdict.worst_class)
     if criterion.name == "min_class_f1":
         text += describe_lowest(results)
-    fails = "not reached" if criterion.name == "min_class_f1" else "exceeded"
-    status = fails if criterion.status == "fails" else criterion.status
-    text = f"{text[0].upper()}{text[1:]}. Limit {number(criterion.limit)}: {status}"
+    text = f"{text[0].upper()}{text[1:]}. Limit {criterion.limit:g}: {describe_status(criterion)}"
     if criterion.bound is None or criterion.status == "fails":
         return text
     return f"{text}; certified: {certified.format(bound=number(criterion.bound))}"
@@ -282,8 +282,8 @@ def _describe_chance(results: Results) -> str:
         )
     if runs:
         text += (
-            f" Single runs that agree with gold no more than by chance (kappa not above 0 at .05): {', '.join(runs)}. "
-            "They count: a run that learns nothing is part of what a seed may bring."
+            f" Single runs that agree with gold no more than by chance (kappa not above 0 at p = 0.05): "
+            f"{', '.join(runs)}. They count: a run that learns nothing is part of what a seed may bring."
         )
     return text.strip()
 

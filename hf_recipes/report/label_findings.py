@@ -33,12 +33,15 @@ def describe(labels: LabelQuality) -> list[str]:
             f"{annotator.n:,}{scope}"
         )
     has_probabilities = labels.scoring != "guided"
-    error = f", expected calibration error {number(annotator.ece)}" if has_probabilities else ""
     sentences.append(
-        f"Against {annotator.n_gold:,} gold labels: accuracy {estimate(annotator, 'accuracy')} (always the commonest "
-        f"class: {number(annotator.majority_accuracy)}), macro-F1 {estimate(annotator, 'macro_f1')}{error}."
+        f"Against {annotator.n_gold:,} gold labels: accuracy {estimate(annotator, 'accuracy')} (always the most "
+        f"frequent class: {number(annotator.majority_accuracy)}), macro-F1 {estimate(annotator, 'macro_f1')}."
     )
     if has_probabilities:
+        sentences.append(
+            "The probability of its label and the share of right labels differ by "
+            f"{number(annotator.ece)} on average (expected calibration error)."
+        )
         sentences += _describe_entropy(annotator)
     if annotator.flip_recall_interval is not None:
         sentences.append(
@@ -68,7 +71,7 @@ def _describe_shares(labels: LabelQuality, annotator: Uncertainty) -> list[str]:
         )
     if labels.scoring == "distribution":
         mass = annotator.label_mass_mean
-        warning = " Most of it lies elsewhere: the prompt does not ask for these labels." if mass < 0.5 else ""
+        warning = " Most of it is on other tokens: the prompt does not ask for these labels." if mass < 0.5 else ""
         sentences.append(f"Before renormalising, the labels hold {number(mass)} of the LLM's probability.{warning}")
     if annotator.P is not None:
         sentences.append(
@@ -88,10 +91,11 @@ def _describe_entropy(annotator: Uncertainty) -> list[str]:
     elif high < 0.5:
         meaning = "entropy points away from errors"
     capture = annotator.error_capture[annotator.alphas.index(UNCERTAIN)]
+    most = min(1.0, UNCERTAIN / (1 - annotator.accuracy)) if annotator.accuracy is not None else 1.0
     sentences = [
         f"A wrong label has more entropy than a right one with probability {estimate(annotator, 'entropy_auroc')}: "
         f"{meaning}. The {UNCERTAIN:.0%} most uncertain texts hold {number(capture)} of all errors "
-        f"({number(UNCERTAIN)} is chance)."
+        f"({number(UNCERTAIN)} is chance, {number(most)} the most that they can hold)."
     ]
     low, high = annotator.within_class_auroc_interval or (None, None)
     if low is not None and high is not None:

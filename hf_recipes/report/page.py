@@ -96,7 +96,8 @@ def print_summary(study: Study, results: Results) -> None:
     headline = describe_headline(results)
     console.print(f"{headline.decision}. {headline.sentence}\n")
     columns: Columns = {"variant": "variant", "texts": "size", "gold": "gold_labels", **SCORES}
-    title = f"{study.recipe.name}: {results.R} seeds, {results.n:,} test texts, 95% intervals"
+    level = f"{results.confidence_level:.0%}"
+    title = f"{study.recipe.name}: {results.R} seeds, {results.n:,} test texts, {level} intervals"
     print_table(console, tabulate(title, results.variants, columns))
     for finding in describe(results).findings:
         console.print(f"{finding.title} {finding.text}")

@@ -6,7 +6,14 @@ from typing import Any
 
 from ..analysis.schema import ClassF1, Components, ErrorCells, Results
 from ..variants import CONTROLS
-from .first_screen.content import MAX_CLASSES, describe_labels, list_confusions, list_limits, list_remedies
+from .first_screen.content import (
+    MAX_CLASSES,
+    describe_labels,
+    describe_texts,
+    list_confusions,
+    list_limits,
+    list_remedies,
+)
 from .first_screen.numbers import counted, estimate, mean, number
 from .records import Table
 
@@ -50,7 +57,8 @@ def make_summary(results: Results) -> list[Table]:
         "Limits",
         ["limit", "value", "required", "state"],
         [[row.title, estimate(row.criterion, "value", "interval"), row.limit, row.status] for row in rows],
-        note=f"{results.verdict.level:.0%} intervals, {results.R} seeds, {results.top:,} training texts.",
+        note=f"{results.verdict.level:.0%} intervals, {results.R} seeds, {results.top:,} training texts, "
+        f"{describe_texts(results)}.",
     )
     names = results.label_names
     confusion = results.annotator.confusion
@@ -204,9 +212,10 @@ def _list_classes(results: Results) -> Table:
     def disagreement(name: str) -> Callable[[ClassF1], str]:
         return lambda entry: number(variants[name].per_class_disagreement.get(entry.name))
 
-    columns |= {f"seeds disagree, {name}": disagreement(name) for name in ("llm", "gold") if name in variants}
+    if len(results.label_names) > MAX_CLASSES:  # for fewer, another table has all variants and sizes
+        columns |= {f"seeds disagree, {name}": disagreement(name) for name in ("llm", "gold") if name in variants}
     ordered = sorted(results.class_f1, key=lambda entry: entry.value)
-    caption = "Macro-F1 is the mean over classes, so its loss is the sum of their parts."
+    caption = "Macro-F1 is the mean over classes, so its loss is the sum of their parts." if "gold" in variants else ""
     return tabulate(f"Classes at {results.top:,} training texts", ordered, columns, caption)
 
 
@@ -252,7 +261,7 @@ def _describe_annotator(results: Results) -> Table:
     )
     if annotator.kl is not None:
         note += (
-            f" KL divergence of its probabilities from the raters' shares: {estimate(annotator, 'kl')} nats "
+            f" KL divergence of its probabilities from the annotators' shares: {estimate(annotator, 'kl')} nats "
             f"({annotator.kl_n:,} texts)."
         )
     columns = (annotator.gold_share, annotator.llm_share, annotator.recall)

@@ -13,7 +13,7 @@ DOT = (130, 22)
 PLOT = (420, 260)
 PLOT_MARGINS = (44, 92, 22, 34)  # left, right, top, bottom
 NUM_TICKS = 5
-LABEL_HEIGHT = 15
+LABEL_HEIGHT, LABEL_WIDTH = 15, 120
 
 
 @dataclass(frozen=True)
@@ -47,8 +47,8 @@ def draw_limit(
     pad = 0.15 * (max(ends) - min(ends)) or 0.1
     low, high = (0.0, 1.0) if is_minimum else (min(0.0, *ends) - pad, max(ends) + pad)
 
-    def place(number_: float) -> float:
-        return 6 + (min(max(number_, low), high) - low) / (high - low) * (width - 12)
+    def place(amount: float) -> float:
+        return 6 + (min(max(amount, low), high) - low) / (high - low) * (width - 12)
 
     middle, at = height / 2, place(limit)
     start, end = (at, width - 6) if is_minimum else (6, at)
@@ -59,7 +59,7 @@ def draw_limit(
     if bounds is not None:
         left, right = place(bounds[0]), place(bounds[1])
         parts.append(
-            f'<rect class="range {status}" x="{left:.1f}" y="{middle - 3}" width="{right - left:.1f}" height="6"/>'
+            f'<rect class="range {status}" x="{left:.1f}" y="{middle - 2}" width="{right - left:.1f}" height="4"/>'
         )
     parts.append(f'<line class="limit" x1="{at:.1f}" x2="{at:.1f}" y1="4" y2="{height - 4}"/>')
     parts.append(_draw_mark(place(value), middle, {"holds": "circle", "fails": "diamond"}.get(status, "ring"), status))
@@ -72,15 +72,15 @@ def draw_interval(value: float, bounds: Sequence[float] | None, scale: Sequence[
     width, height = DOT
     low, high = scale
 
-    def place(number_: float) -> float:
-        return 7 + (number_ - low) / (high - low or 1) * (width - 14)
+    def place(amount: float) -> float:
+        return 7 + (amount - low) / (high - low or 1) * (width - 14)
 
     middle = height / 2
     parts = [f'<line class="track" x1="7" x2="{width - 7}" y1="{middle}" y2="{middle}"/>']
     if bounds is not None:
         left, right = place(bounds[0]), place(bounds[1])
         parts.append(
-            f'<rect class="range {kind}" x="{left:.1f}" y="{middle - 3}" width="{right - left:.1f}" height="6"/>'
+            f'<rect class="range {kind}" x="{left:.1f}" y="{middle - 2}" width="{right - left:.1f}" height="4"/>'
         )
     parts.append(_draw_mark(place(value), middle, SHAPES[kind], kind))
     return _wrap(DOT, parts, f"{name}: {number(value, bounds)}, interval {interval(bounds)}")
@@ -173,10 +173,12 @@ class _Frame:
         end, base = PLOT[0] - right, PLOT[1] - bottom
         parts = [f'<text x="2" y="12">{y_label}</text>']
         parts.append(f'<text x="{(left + end) / 2}" y="{PLOT[1] - 3}" text-anchor="middle">{x_label}</text>')
-        for value in _choose_ticks(*self.y_range):
+        ticks = _choose_ticks(*self.y_range)
+        digits = max(0, -math.floor(math.log10(ticks[1] - ticks[0]) + 1e-9)) if len(ticks) > 1 else 2
+        for value in ticks:
             at = self.y(value)
             parts.append(f'<line class="grid" x1="{left}" x2="{end}" y1="{at:.1f}" y2="{at:.1f}"/>')
-            parts.append(f'<text x="{left - 6}" y="{at + 4:.1f}" text-anchor="end">{value:.2f}</text>')
+            parts.append(f'<text x="{left - 6}" y="{at + 4:.1f}" text-anchor="end">{value:.{digits}f}</text>')
         parts += [
             f'<text x="{self.x(value):.1f}" y="{base + 15}" text-anchor="middle">{text}</text>'
             for value, text in x_ticks
@@ -193,11 +195,21 @@ def _choose_ticks(low: float, high: float) -> list[float]:
 
 
 def _draw_labels(ends: Sequence[tuple[float, float, str, str]]) -> list[str]:
-    """Write labels next to their points, the lower ones further down where two would overlap."""
-    parts, last = [], -math.inf
+    """Write labels next to their points, each at the nearest height at which it covers no other label."""
+    parts: list[str] = []
+    taken: list[tuple[float, float]] = []
+    steps = sorted(range(-len(ends), len(ends) + 1), key=abs)
     for x, y, label, kind in sorted(ends, key=lambda end: end[1]):
-        last = max(y, last + LABEL_HEIGHT)
-        parts.append(f'<text class="label {kind}" x="{x + 9:.1f}" y="{last + 4:.1f}">{Markup.escape(label)}</text>')
+        heights = [y + step * LABEL_HEIGHT for step in steps]
+        inside = [height for height in heights if LABEL_HEIGHT <= height <= PLOT[1] - LABEL_HEIGHT]
+        free = (
+            height
+            for height in inside
+            if all(abs(x - i) > LABEL_WIDTH or abs(height - j) >= LABEL_HEIGHT for i, j in taken)
+        )
+        at = next(free, y)
+        taken.append((x, at))
+        parts.append(f'<text class="label {kind}" x="{x + 9:.1f}" y="{at + 4:.1f}">{Markup.escape(label)}</text>')
     return parts
 
 

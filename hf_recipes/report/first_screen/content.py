@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .numbers import interval, listed, number, points, signed_difference
+from .numbers import listed, number, points, points_at_most, signed_difference
 
 if TYPE_CHECKING:
     from ...analysis.schema import Comparison, Criterion, Results, VariantResult
@@ -81,23 +81,30 @@ def describe_headline(results: "Results") -> Headline:
     }[verdict.decision]
     loss, churn, class_f1 = verdict.criteria
     if status == "inconclusive" and verdict.reason is None and loss.bound is not None:
-        decision = f"Inconclusive: at most {points(max(loss.bound, 0.0), loss.interval)} points of macro-F1 lost"
+        lost = points_at_most(max(loss.bound, 0.0), loss.interval)
+        decision = f"Inconclusive: at most {lost} points of macro-F1 lost"
     gold, llm = results.at_top.get("gold"), results.at_top["llm"]
-    if gold is not None and gold.above_chance is False:
-        return Headline(status, decision, GOLD_NOT_LEARNT)
     sentences = [_describe_loss(cost, gold, llm)]
-    if cost is not None and cost.verdict == "lower":
+    if is_void(results):
+        sentences = [GOLD_NOT_LEARNT]
+    elif cost is not None and cost.verdict == "lower":
         sentences.append(_describe_cause(results))
     if llm.above_chance is False:
         sentences.append("Classifiers trained on the LLM's labels are not better than chance.")
-    if loss.status != "fails" and churn.status == "fails" and churn.value is not None:
+    if loss.status != "fails" and churn.status == "fails" and churn.value is not None and not is_void(results):
         sentences.append(
             f"Runs with different seeds disagree on {points(churn.value, churn.interval)} points more of the test "
             "texts than with gold labels."
         )
-    if loss.status != "fails" and class_f1.status == "fails":
+    if (loss.status != "fails" or is_void(results)) and class_f1.status == "fails":
         sentences.append(f"They find the class {verdict.worst_class} with F1 {number(class_f1.value)} only.")
     return Headline(status, decision, " ".join(filter(None, sentences)))
+
+
+def is_void(results: "Results") -> bool:
+    """Return whether classifiers on gold labels learnt nothing, so that no comparison with them means anything."""
+    gold = results.at_top.get("gold")
+    return gold is not None and gold.above_chance is False
 
 
 def _describe_loss(cost: "Comparison | None", gold: "VariantResult | None", llm: "VariantResult") -> str:
@@ -107,15 +114,14 @@ def _describe_loss(cost: "Comparison | None", gold: "VariantResult | None", llm:
     before, after = (
         variant.macro_f1_mean if mean is None else mean for mean, variant in ((cost.second, gold), (cost.first, llm))
     )
-    scores = f"({number(before, (0, 1))} → {number(after, (0, 1))})"
-    size = points(cost.difference, cost.interval)
+    scores = f"({number(before, cost.interval)} → {number(after, cost.interval)})"
     if cost.interval is None:
         return f"Macro-F1 changes by {signed_difference(cost)} {scores}. Two runs give no interval."
     if cost.verdict == "inconclusive":
-        low, high = (f"{'-' if bound < 0 else '+'}{points(bound, cost.interval)}" for bound in cost.interval)
-        change = f"{'-' if cost.difference < 0 else '+'}{size}"
+        change, low, high = (points(value, cost.interval) for value in (cost.difference, *cost.interval))
         return f"Training on them changes macro-F1 by {change} points {scores}, with an interval from {low} to {high}."
     verb = "lose" if cost.verdict == "lower" else "gain"
+    size = points(abs(cost.difference), cost.interval)
     return f"Classifiers trained on them {verb} {size} points of macro-F1 {scores}."
 
 
@@ -131,7 +137,9 @@ def _describe_cause(results: "Results") -> str:
     name, loss = max(losses.items(), key=lambda pair: pair[1])
     share = loss / total
     start = f"{share:.0%} of that loss is one class, {name}"
-    if share >= 0.95:  # other classes may gain
+    if share > 1.05:
+        start = f"One class, {name}, loses more than that, as others gain"
+    elif share >= 0.95:
         start = f"Almost all of that loss is one class, {name}"
     elif share < 1 / 3:
         start = f"The largest part of that loss, {share:.0%}, is the class {name}"
@@ -139,10 +147,19 @@ def _describe_cause(results: "Results") -> str:
     people, llm, recall = annotator.gold_share.get(name), annotator.llm_share.get(name, 0.0), annotator.recall.get(name)
     if people is None or recall is None:
         return f"{start}."
+    precision = 1.0
+    if annotator.confusion is not None:
+        place = results.label_names.index(name)
+        num_called = sum(row[place] for row in annotator.confusion)
+        precision = annotator.confusion[place][place] / num_called if num_called else 0.0
     if not people / 2 < llm < 2 * people:
         start += f": the LLM calls {llm:.0%} of the texts {name}, people {people:.0%}."
-    else:
+    elif precision < recall:
+        start += f": people agree on {precision:.0%} of the texts that the LLM calls {name}."
+    elif recall < 0.9:
         start += f": the LLM finds {recall:.0%} of the texts that people call {name}."
+    else:
+        start += "."
     shares = {(share.variant, share.class_name): share.share for share in results.class_shares if share.group is None}
     predicted = shares.get(("llm", name), 1.0)
     if predicted < 0.005 < people:
@@ -163,15 +180,26 @@ def list_limits(results: "Results") -> list[LimitRow]:
     }
     rows = []
     for criterion in results.verdict.criteria:
-        if criterion.value is None:
-            continue
         at_least = criterion.name == "min_class_f1"
-        status = {"holds": "holds", "fails": "not reached" if at_least else "exceeded"}.get(
-            criterion.status, "inconclusive"
-        )
-        limit = f"{'at least' if at_least else 'at most'} {criterion.limit:.2f}"
-        rows.append(LimitRow(*titles[criterion.name], criterion, status, limit))
+        if criterion.value is not None and (at_least or not is_void(results)):
+            limit = f"{'at least' if at_least else 'at most'} {criterion.limit:g}"
+            rows.append(LimitRow(*titles[criterion.name], criterion, describe_status(criterion), limit))
     return rows
+
+
+def describe_status(criterion: "Criterion") -> str:
+    """Return the state of a limit in words."""
+    if criterion.status != "fails":
+        return criterion.status
+    return "not reached" if criterion.name == "min_class_f1" else "exceeded"
+
+
+def describe_texts(results: "Results") -> str:
+    """Return the texts that differences between LLM and gold labels are measured on."""
+    texts = f"{results.at_top['llm'].n_gold or results.n:,} test texts"
+    if results.out_of_bag and results.out_of_bag.is_used:
+        texts += f" and {results.out_of_bag.texts_per_run:,.0f} out-of-bag texts a run"
+    return texts
 
 
 def describe_lowest(results: "Results") -> str:
@@ -179,7 +207,7 @@ def describe_lowest(results: "Results") -> str:
     lowest = results.lowest_classes
     names = [entry.name for entry in lowest]
     if results.verdict.worst_class in names:
-        return f"; {len(names) - 1:,} more have the same" if len(names) > 1 else ""
+        return f"; as low in {len(names) - 1:,} more" if len(names) > 1 else ""
     if not names:
         return ""
     more = f" and {len(names) - 1:,} more" if len(names) > 1 else ""
@@ -188,7 +216,7 @@ def describe_lowest(results: "Results") -> str:
 
 def describe_header(results: "Results") -> list[str]:
     """Return the parts of the line above the verdict."""
-    runs = sum(variant.R for variant in results.variants)
+    runs = results.trainings or sum(variant.R for variant in results.variants)
     encoder = PurePosixPath(results.encoder).name or "classifiers"
     return [
         results.dataset or results.study,
@@ -215,10 +243,11 @@ def describe_labels(results: "Results") -> str:
     annotator = results.annotator
     if annotator.accuracy is None:
         return "How often the LLM is right is unknown: no text has a gold label."
-    return (
-        f"The LLM is right on {annotator.accuracy:.0%} of {annotator.n_gold:,} texts "
-        f"{interval(annotator.accuracy_interval)}."
-    )
+    text = f"The LLM is right on {annotator.accuracy:.0%} of {annotator.n_gold:,} texts"
+    if annotator.accuracy_interval is None:
+        return f"{text}."
+    low, high = annotator.accuracy_interval
+    return f"{text} (interval: {low:.0%} to {high:.0%})."
 
 
 def list_remedies(results: "Results", controls: dict[str, str]) -> list[RemedyRow]:
@@ -259,7 +288,8 @@ def describe_best(results: "Results", controls: dict[str, str]) -> str:
         return ""
     line = results.lines.get(best.variant, best.variant)
     if best.verdict != "higher":
-        return f"No remedy clearly helps. The best changes macro-F1 by {signed_difference(best)}: inconclusive."
+        meaning = "worse" if best.verdict == "lower" else "inconclusive"
+        return f"No remedy clearly helps. The best changes macro-F1 by {signed_difference(best)}: {meaning}."
     text = f"Best remedy: {line}. Macro-F1 rises by {signed_difference(best)}"
     against = results.find(best.variant, controls.get(best.variant, ""), "macro_f1")
     if against is None:
@@ -275,6 +305,8 @@ def list_unknown(results: "Results") -> list[str]:
     chance = [name for name, result in results.at_top.items() if result.above_chance is False]
     if chance:
         lines.append(f"Anything about {listed(chance)}: these classifiers are not better than chance.")
+    if verdict.criteria[0].value is None:
+        lines.append("The score that LLM labels lose and the instability that they add: no run has gold labels.")
     is_open = [
         titles[criterion.name]
         for criterion in verdict.criteria
@@ -302,7 +334,8 @@ def find_wrong_texts(texts: Sequence[str], gold: np.ndarray, probs: np.ndarray, 
         names (`list[str]`): the classes.
     """
     llm, sure = probs.argmax(axis=1), probs.max(axis=1)
-    wrong = np.flatnonzero((gold >= 0) & (llm != gold))
+    has_text = np.array([bool(text) for text in texts], dtype=bool)
+    wrong = np.flatnonzero((gold >= 0) & (llm != gold) & has_text)
     by_probability = wrong[np.argsort(-sure[wrong], kind="stable")]
     _, first = np.unique(gold[by_probability] * len(names) + llm[by_probability], return_index=True)
     chosen = by_probability[sorted(first)][:NUM_TEXTS]

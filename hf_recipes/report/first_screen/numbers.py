@@ -1,5 +1,6 @@
 """Format numbers for sentences and tables."""
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -39,8 +40,15 @@ def signed_difference(comparison: "Difference | EqualAccuracy") -> str:
 
 
 def points(share: float, bounds: Sequence[float] | None = None) -> str:
-    """Return a share in points, hundredths, without its sign; to a tenth where the interval is narrow."""
-    return f"{abs(100 * share):.{0 if bounds is not None and bounds[1] - bounds[0] > WIDE else 1}f}"
+    """Return a share in points, hundredths; to a tenth where the interval is narrow."""
+    digits = 0 if bounds is not None and bounds[1] - bounds[0] > WIDE else 1
+    return f"{round(100 * share, digits) + 0.0:.{digits}f}"
+
+
+def points_at_most(share: float, bounds: Sequence[float] | None = None) -> str:
+    """Return an upper bound in points, rounded up."""
+    scale = 1 if bounds is not None and bounds[1] - bounds[0] > WIDE else 10
+    return f"{math.ceil(100 * scale * share - 1e-9) / scale:g}"
 
 
 def judge(comparison: "Difference | EqualAccuracy") -> str:

@@ -39,12 +39,14 @@ def render_first_screen(
             header=content.describe_header(results),
             headline=content.describe_headline(results),
             rows=content.list_limits(results),
+            judged=content.describe_texts(results),
             results=results,
         ),
         why.render(
             results=results,
             labels=content.describe_labels(results),
-            confusions=content.list_confusions(results) if is_large else [],
+            is_large=is_large,
+            confusions=content.list_confusions(results),
             curves=draw_curves(results),
             remedies=remedies,
             scales=scales,
@@ -99,6 +101,10 @@ def _scale(rows: Sequence[content.RemedyRow], field: str) -> tuple[float, float]
 def _template(name: str) -> Template:
     style = Environment(loader=FileSystemLoader(HERE), autoescape=True, trim_blocks=True, lstrip_blocks=True)
     style.globals.update(
-        number=number, interval=interval, draw_limit=charts.draw_limit, draw_interval=charts.draw_interval
+        marks=content.MARKS,
+        number=number,
+        interval=interval,
+        draw_limit=charts.draw_limit,
+        draw_interval=charts.draw_interval,
     )
     return style.get_template(name)
