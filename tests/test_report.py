@@ -409,7 +409,7 @@ def test_the_class_that_decides_is_the_lowest_that_fails_and_a_lower_one_is_name
     results["class_f1"] = [class_f1(name, 0.0, 0.05) for name in "abcd"] + [class_f1("e", 0.04, 0.001)]
     results["verdict"] = decide(make_figures(results), Accept(min_class_f1=0.5)).model_dump()
     assert results["verdict"]["worst_class"] == "a"  # not e, whose upper bound is the smallest
-    assert "; 3 more have the same. Limit" in describe(typed(results)).findings[0].text
+    assert "; as low in 3 more. Limit" in describe(typed(results)).findings[0].text
 
 
 @pytest.mark.parametrize("variant", ["gold", "llm"])
