@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 import yaml
 from matplotlib.figure import Figure
+from theme import THEME
 
 MAX_RUNS, MAX_PROBABILITY_RUNS, MAX_LABELS, MAX_SIZES, MAX_BARS = 200, 50, 1000, 100, 30
 
