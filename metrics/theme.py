@@ -23,4 +23,6 @@ THEME = gr.themes.Base(
     input_radius="8px",
     input_background_fill="*background_fill_primary",
     button_large_radius="8px",
+    button_large_text_size="*text_md",
+    button_large_text_weight="500",
 )

@@ -1,29 +1,20 @@
-"""Read a visitor's predictions within limits, and measure them with the metric modules of this project.
-
-Nothing is stored: a call reads one file, computes, and drops it.
-"""
+"""Read a visitor's predictions within limits. Nothing is stored."""
 
 import csv
-import importlib
 import io
 import itertools
 import json
 import re
-import sys
-import threading
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
-import limited
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-HERE = Path(__file__).parent
-METRICS = HERE / "metrics" if (HERE / "metrics").is_dir() else HERE.parent / "metrics"  # in a Space, or in a clone
 MAX_BYTES = 20_000_000  # of a file
 MAX_JSON = 8_000_000  # of JSON, which takes many times its size in memory
 MAX_PASTED = 1_000_000
@@ -44,7 +35,6 @@ GOLD_OF_RUN = (*GOLD, "y_true", "true", "target")
 GOLD_OF_TEXT = (*GOLD_OF_RUN, "label", "labels", "class")
 NOT_RUNS = ("", "id", "idx", "index", "row", "text", "texts", "sentence", "unnamed: 0", "__index_level_0__")
 COLUMN_NAMES = ("run", "id", "text", "probs", *GOLD, *LABEL)
-_LOCK = threading.Lock()
 
 
 class UploadError(ValueError):
@@ -61,6 +51,7 @@ class Runs:
         gold (`np.ndarray` of shape `(n,)`, *optional*)
         classes (`list[str]`)
         ignored (`list[str]`): columns that are not runs.
+        texts (`np.ndarray` of shape `(n,)`, *optional*): the texts, or else their ids.
     """
 
     labels: np.ndarray
@@ -68,35 +59,7 @@ class Runs:
     gold: np.ndarray | None
     classes: list[str]
     ignored: tuple[str, ...] = ()
-
-
-def metric(name: str) -> Any:
-    """Return the function of a metric module, which is imported as plain Python at the first call."""
-    return getattr(_module(name), name)
-
-
-def _module(name: str) -> ModuleType:
-    with _LOCK:
-        if (module := f"{name}.{name}") in sys.modules:
-            return sys.modules[module]
-        # `evaluate` imports transformers, and with it torch, if they are installed. Nothing here needs them.
-        hidden = "transformers" not in sys.modules
-        if hidden:
-            sys.modules["transformers"] = None  # type: ignore[assignment]
-        sys.path.insert(0, str(METRICS))
-        try:
-            return importlib.import_module(module)
-        finally:
-            sys.path.remove(str(METRICS))
-            if hidden:
-                del sys.modules["transformers"]
-
-
-def warm_up() -> None:
-    """Start the process that reads, and import the modules. That takes seconds, and no visitor waits for it."""
-    limited.start()
-    for name in ("seed_instability", "seed_scores", "seed_divergence", "instability_comparison"):
-        _module(name)
+    texts: np.ndarray | None = None
 
 
 def read(path: str | None, pasted: str) -> Runs:
@@ -170,13 +133,11 @@ def _from_parquet(path: Path) -> Runs:
             raise UploadError(f"The file has {file.metadata.num_rows:,} rows: too much.")
         columns, decoded = {}, 0
         for name in names:
-            if name == "text":
-                continue
             pieces, nulls = [], 0
             # The file's own account of its size may be false, so the size is counted while the file is read.
             for batch in file.iter_batches(BATCH, columns=[name], use_threads=False):
                 column = batch.column(0)
-                nulls += column.null_count
+                nulls += 0 if name == "text" else column.null_count
                 pieces.append(_decode(column, name) if not nulls else np.empty(0))
                 decoded += pieces[-1].nbytes
                 if decoded > MAX_DECODED:
@@ -203,8 +164,8 @@ def _decode(column: pa.Array, name: str) -> np.ndarray:
             raise UploadError(UNEVEN.format(name[:50]))
         return column.flatten().to_numpy(zero_copy_only=False).reshape(len(column), -1)
     if pa.types.is_dictionary(column.type):
-        words = np.array([str(word)[:200] for word in column.dictionary.to_pylist()], dtype=object)
-        return words[column.indices.to_numpy()]
+        words = np.array([*(str(word)[:200] for word in column.dictionary.to_pylist()), ""], dtype=object)
+        return words[column.indices.fill_null(-1).to_numpy()]
     return column.to_numpy(zero_copy_only=False)
 
 
@@ -231,7 +192,8 @@ def _from_table(columns: dict[str, np.ndarray]) -> Runs:
         raise UploadError(f"The table has no column of a run's labels. {ROUND}")
     if lists := [name for name, column in runs.items() if column.ndim > 1]:
         ignored = (*gold_names[1:], *(name for name in columns if name not in lists))
-        return replace(_check_probs([runs[name] for name in lists], gold, None), ignored=ignored)
+        checked = _check_probs([runs[name] for name in lists], gold, None)
+        return replace(checked, ignored=ignored, texts=_longest(columns, ignored))
     values = {name: set(map(str, pd.unique(column))) for name, column in runs.items()}
     for name, distinct in values.items():
         other_labels = set().union(*(labels for key, labels in values.items() if key != name))
@@ -242,7 +204,13 @@ def _from_table(columns: dict[str, np.ndarray]) -> Runs:
     if not runs:
         runs = {name: columns[name] for name in values}  # all columns are such: an error below names what is wrong
     ignored = (*gold_names[1:], *(name for name in columns if name not in runs))
-    return replace(_check_labels(list(runs.values()), gold), ignored=ignored)
+    return replace(_check_labels(list(runs.values()), gold), ignored=ignored, texts=_longest(columns, ignored))
+
+
+def _longest(columns: dict[str, np.ndarray], names: Sequence[str]) -> np.ndarray | None:
+    """Return the column with the longest values, which has the texts if there are any; None without columns."""
+    values = [columns[name] for name in names if name in columns and columns[name].ndim == 1]
+    return max(values, key=lambda column: sum(len(str(value)) for value in column[:100]), default=None)
 
 
 def _from_long(columns: dict[str, np.ndarray], lower: dict[str, str], gold: np.ndarray | None) -> Runs:
@@ -267,13 +235,14 @@ def _from_long(columns: dict[str, np.ndarray], lower: dict[str, str], gold: np.n
         if (gold_labels != gold_labels[0]).any():
             raise UploadError("Runs differ in the gold label of a text.")
         gold_labels = gold_labels[0]
+    texts = columns.pop(lower["text"])[order].reshape(shape)[0] if "text" in lower else items
     if label := next((lower[name] for name in LABEL if name in lower), None):
-        return _check_labels(list(columns[label][order].reshape(shape)), gold_labels)
+        return replace(_check_labels(list(columns[label][order].reshape(shape)), gold_labels), texts=texts)
     if "probs" in lower:
         probs = columns[lower["probs"]]
         if probs.ndim != 2:
             raise UploadError("'probs' should be lists of numbers, one for each class.")
-        return _check_probs(list(probs[order].reshape(*shape, -1)), gold_labels, None)
+        return replace(_check_probs(list(probs[order].reshape(*shape, -1)), gold_labels, None), texts=texts)
     classes = [name for name in columns if name.lower() not in COLUMN_NAMES]
     if len(classes) < 2:
         raise UploadError(
@@ -285,7 +254,7 @@ def _from_long(columns: dict[str, np.ndarray], lower: dict[str, str], gold: np.n
         raise UploadError(
             f"The columns {', '.join(classes)[:100]} should be probabilities; some are no numbers."
         ) from None
-    return _check_probs(list(probs[order].reshape(*shape, -1)), gold_labels, classes)
+    return replace(_check_probs(list(probs[order].reshape(*shape, -1)), gold_labels, classes), texts=texts)
 
 
 def _codes(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -431,73 +400,3 @@ def _check_probs(runs: list[np.ndarray], gold: np.ndarray | None, classes: list[
             raise UploadError(f"The gold label '{bad[0][:50]}' is none of the classes {', '.join(names)[:100]}.")
         gold_labels = np.array([place[word] for word in words])
     return Runs(probs.argmax(axis=2), probs, gold_labels, names)
-
-
-FIGURES = {
-    "seed_scores": ("accuracy_mean", "macro_f1_mean", "accuracy_sd", "macro_f1_sd"),
-    "seed_instability": ("pairwise_disagreement", "krippendorff_alpha", "gwet_ac1", "unanimity", "vote_entropy"),
-    "seed_divergence": ("js_divergence", "total_variation", "accuracy_gain", "nll_gain"),
-}
-
-
-def measure(runs: Runs) -> dict[str, Any]:
-    """Measure the runs with the metric modules.
-
-    Returns:
-        `dict` with `R`, `n`, `classes`, `ignored` (columns that are not runs), `figures` (a list of `metric`, `figure`,
-        `value`, `interval`) and `full`, all that each module returned.
-
-    Raises:
-        UploadError: a module refuses it.
-    """
-    count = len(runs.classes)
-    try:
-        full = {
-            "seed_instability": metric("seed_instability")(
-                runs.labels, runs.gold, num_classes=count, return_items=True
-            ),
-        }
-        if runs.gold is not None:
-            full["seed_scores"] = metric("seed_scores")(runs.labels, runs.gold, num_classes=count)
-        if runs.probs is not None:
-            full["seed_divergence"] = metric("seed_divergence")(runs.probs, runs.gold)
-    except ValueError as error:
-        raise UploadError(f"{error}."[:400]) from None
-    full = without_nan(full)
-    figures = []
-    for module, names in FIGURES.items():
-        result = full.get(module, {})
-        figures += [
-            {
-                "metric": module,
-                "figure": name,
-                "value": result[name],
-                "interval": whole_interval(result.get(f"{name}_interval")),
-            }
-            for name in names
-            if name in result
-        ]
-    return {
-        "R": len(runs.labels),
-        "n": runs.labels.shape[1],
-        "classes": runs.classes,
-        "ignored": list(runs.ignored),
-        "figures": figures,
-        "full": full,
-    }
-
-
-def whole_interval(bounds: list[float | None] | None) -> list[float] | None:
-    """Return an interval; None if an end is undefined."""
-    return None if bounds is None or None in bounds else bounds  # type: ignore[return-value]
-
-
-def without_nan(value: Any) -> Any:
-    """Replace nan and infinity by None, because JSON has neither."""
-    if isinstance(value, dict):
-        return {str(key): without_nan(entry) for key, entry in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [without_nan(entry) for entry in value]
-    if isinstance(value, np.generic):
-        value = value.item()
-    return None if isinstance(value, float) and not np.isfinite(value) else value

@@ -825,8 +825,9 @@ print(json.dumps(str(create_repo("me/{name}", repo_type="dataset", private={priv
                 client.predict(study=f"me/{name}", api_name="/verdict")
     code = f"{lines['load_dataset']}\n{lines['evaluate']}\nimport json\nprint(json.dumps(len(data['train'])))"
     assert hub.python(code) == len(pq.read_table(study.dataset / "data" / "gold" / "train-00000-of-00001.parquet"))
-    pulled = lines["hf_recipes"].splitlines()[0].removeprefix("hf-recipes ").split()
-    hub.cli(*pulled, "--output_dir", tmp_path / "pulled")
+    path = f"{os.path.dirname(sys.executable)}:{os.environ['PATH']}"
+    subprocess.run(["/bin/sh", "-ec", lines["hf_recipes"]], check=True, cwd=tmp_path, env={**hub.env, "PATH": path})
+    assert (tmp_path / "studies" / "tweets" / "report" / "report.html").is_file()
 
 
 @pytest.mark.slow
