@@ -29,6 +29,8 @@ LINK: dict[str, Any] = {
     "compare_at": 0,
     "other": "",
     "load": "llm",
+    "draw": 1,
+    "guesses": "",
 }
 #: Replaces the address and adds no entry to the history, so that Back leaves the app.
 REMEMBER = f"""(...values) => {{

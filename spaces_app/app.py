@@ -4,7 +4,7 @@
 
 A folder is a copy of a repo that `hf-recipes push dataset` made. Only the command line can name a folder. Without
 --study the app shows the first of `datasets:` in README.md, or else the sample beside this file. Every page's data is
-an endpoint: `studies`, `verdict`, `labels`, `seeds`, `compare`, `measure` and `use`.
+an endpoint: `studies`, `verdict`, `labels`, `seeds`, `compare`, `guess`, `measure`, `check` and `use`.
 """
 
 import argparse
@@ -18,7 +18,9 @@ os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 
+import check_labels
 import gradio as gr
+import guess
 import measuring
 import page_html
 import pages
@@ -43,7 +45,9 @@ PAGES = {
     "labels": ("Labels", pages.labels),
     "seeds": ("Seeds", pages.seeds),
     "compare": ("Compare", pages.compare),
+    "guess": ("Guess the label", guess.page),
     "yours": ("Your predictions", pages.yours),
+    "check": ("Check your labels", check_labels.page),
     "use": ("Use it", pages.use),
 }
 #: The page is hidden until its content is there, so that nothing moves while it loads.
@@ -114,7 +118,7 @@ def build(shelf: Shelf, notice: str = "") -> gr.Blocks:
             chosen = tab.select(None, None, view, js=f"() => document.body.dataset.view = '{name}'")
             chosen.then(views[name].show, views[name].inputs, views[name].outputs, **pages.PRIVATE)
         gr.on([component.change for component in state], None, state, None, js=REMEMBER)
-        for function in (data.studies, data.verdict, data.labels, data.seeds, data.compare, data.use):
+        for function in (data.studies, data.verdict, data.labels, data.seeds, data.compare, data.guess, data.use):
             gr.api(function, api_name=function.__name__)
     page.queue(max_size=200, default_concurrency_limit=8, api_open=False)  # All calls go through the queue.
     return page

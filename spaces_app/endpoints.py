@@ -7,8 +7,10 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
+import check_labels
 import comparison
 import gradio as gr
+import guess
 import limited
 import measuring
 import tables
@@ -30,7 +32,7 @@ def explain_errors(function: Callable[..., Any]) -> Callable[..., Any]:
             for name, value in signature.bind(*arguments, **keywords).arguments.items():
                 check(name, value, signature.parameters[name].annotation)
             return function(*arguments, **keywords)
-        except (UnreadableError, UploadError, limited.LimitError, ArgumentError) as error:
+        except (UnreadableError, UploadError, limited.LimitError, ArgumentError, guess.GuessError) as error:
             raise gr.Error(html.escape(str(error)), print_exception=False) from None
 
     return call
@@ -178,6 +180,33 @@ class Data:
         # Gradio's own kind of string would make the reading process import Gradio.
         path = None if file is None else str(file)
         return measuring.measure(limited.call("uploads.read", path, pasted))
+
+    @explain_errors
+    def guess(self, study: str = "", draw: int = 1, guesses: str = "") -> dict:
+        """Return ten training texts to label. With guesses, also gold, the LLM's labels and both scores.
+
+        Args:
+            study: as in /studies.
+            draw: another number draws other texts.
+            guesses: the class index of each text, joined by dots, as 0.2.1; none yet if empty.
+
+        Returns:
+            `texts`, `classes`, `llm_wrong`, `llm_overall`, `score`, `guesses`, `link`.
+        """
+        return guess.play(self.get(study), int(draw), guesses)
+
+    @explain_errors
+    def check(self, file: str | None, pasted: str) -> dict:
+        """Measure an LLM's labels against gold in a CSV table.
+
+        Args:
+            file: .csv with columns of gold and LLM labels; see the page for their names.
+            pasted: a CSV table, if there is no file.
+
+        Returns:
+            `right`, `n`, figures with intervals, `confusion`, `per_class`, `confusions` and `errors`.
+        """
+        return check_labels.measure(check_labels.read(None if file is None else str(file), pasted))
 
     @explain_errors
     def use(self, study: str = "", variant: str = "llm") -> dict:

@@ -68,31 +68,79 @@ def read(path: str | None, pasted: str) -> Runs:
     Raises:
         UploadError: it is too large, or not what it should be.
     """
+    if path is not None and _check_file(path, (".csv", ".json", ".parquet")) == ".parquet":
+        return _from_parquet(Path(path))
+    content = _content(path, pasted)
+    is_json = content.lstrip()[0] in "{[" if path is None else path.lower().endswith(".json")
+    return _from_json(content) if is_json else _from_csv(content)
+
+
+def read_columns(
+    path: str | None, pasted: str, names: dict[str, tuple[str, ...]], required: tuple[str, ...]
+) -> dict[str, pd.Series]:
+    """Read the columns of a CSV table that have one of the expected names.
+
+    Args:
+        names (`dict`): the names that each column may have, in lower case. The first that the table has is read, and
+            no column of the table is read twice.
+        required (`tuple[str, ...]`): the keys of `names` without which the table is refused.
+
+    Raises:
+        UploadError: the table is too large, no CSV text, or without a required column.
+    """
+    if path is not None:
+        _check_file(path, (".csv",))
+    table = _parse_csv(_content(path, pasted))
+    if len(table) > MAX_TEXTS:
+        raise UploadError(f"The table must have at most {MAX_TEXTS:,} rows. Got more. Try a sample of the rows.")
+    headers = {str(header).strip().lower(): header for header in table}
+    columns = {}
+    for key, possible in names.items():
+        if name := next((name for name in possible if name in headers), None):
+            header = headers.pop(name)
+            columns[key] = table[header].fillna("").rename(str(header).strip())
+        elif key in required:
+            got = ", ".join(f"`{str(header)[:50]}`" for header in list(table)[:8])
+            raise UploadError(f"The table must have a column `{key}`. Got {got}. Try one of {', '.join(possible)}.")
+    return columns
+
+
+def _check_file(path: str, kinds: tuple[str, ...]) -> str:
+    """Return the ending of a file's name if it is one of `kinds` and the file is not too large."""
+    kind = Path(path).suffix.lower()
+    if kind not in kinds:
+        wanted = " or ".join(filter(None, [", ".join(kinds[:-1]), kinds[-1]]))
+        raise UploadError(f"The file's name ends with '{kind[:20]}'; it should be {wanted}.")
+    limit = MAX_JSON if kind == ".json" else MAX_BYTES
+    if (size := Path(path).stat().st_size) > limit:
+        raise UploadError(f"The file has {size / 1e6:.1f} MB; at most {limit / 1e6:.0f} MB are taken.")
+    return kind
+
+
+def _content(path: str | None, pasted: str) -> str:
+    """Return the text of a file, or else what was pasted."""
     if path is None:
         if not pasted.strip():
             raise UploadError("Upload a file, or paste a table.")
         if len(pasted) > MAX_PASTED:
             raise UploadError(f"What was pasted is larger than {MAX_PASTED / 1e6:.0f} MB; upload it as a file.")
-        return _from_json(pasted) if pasted.lstrip()[0] in "{[" else _from_csv(pasted)
-    file = Path(path)
-    kind = file.suffix.lower()
-    if kind not in (".csv", ".json", ".parquet"):
-        raise UploadError(f"The file's name ends with '{kind[:20]}'; it should be .csv, .json or .parquet.")
-    limit = MAX_JSON if kind == ".json" else MAX_BYTES
-    if (size := file.stat().st_size) > limit:
-        raise UploadError(f"The file has {size / 1e6:.1f} MB; at most {limit / 1e6:.0f} MB are taken.")
-    if kind == ".parquet":
-        return _from_parquet(file)
+        return pasted
     try:
-        content = file.read_bytes().decode("utf-8-sig")
+        content = Path(path).read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise UploadError(f"The file is not UTF-8 text (byte {error.start:,}); save it as UTF-8.") from None
     if not content.strip():
         raise UploadError("The file is empty.")
-    return _from_json(content) if kind == ".json" else _from_csv(content)
+    return content
 
 
 def _from_csv(content: str) -> Runs:
+    table = _parse_csv(content)
+    return _from_table({str(name): table[name].to_numpy(dtype=object) for name in table})
+
+
+def _parse_csv(content: str) -> pd.DataFrame:
+    """Return the cells of a table as strings, with one row more than the limit where there are more."""
     if "\0" in content:
         raise UploadError("The table holds a null byte; it is no CSV text.")
     try:
@@ -107,7 +155,7 @@ def _from_csv(content: str) -> Runs:
         raise UploadError(f"This is no CSV table: {str(error).strip()[:200] or 'it is empty'}.") from None
     if not isinstance(table.index, pd.RangeIndex):
         raise UploadError("A row has more cells than the header.")
-    return _from_table({str(name): table[name].to_numpy(dtype=object) for name in table})
+    return table
 
 
 ROUND = "A column is a run, and a row a text."
@@ -351,7 +399,7 @@ def _check_labels(runs: list[np.ndarray], gold: np.ndarray | None, classes: list
         if len(gold) != len(runs[0]):
             raise UploadError(f"There are {len(gold):,} gold labels for {len(runs[0]):,} texts.")
         columns.append(_names(gold, "gold"))
-    names = sorted(set().union(*(set(column) for column in columns)), key=_natural)
+    names = sorted(set().union(*(set(column) for column in columns)), key=natural_order)
     if len(names) > MAX_CLASSES:
         raise UploadError(
             f"{len(names):,} different labels; at most {MAX_CLASSES} are taken. Is there a column of texts?"
@@ -364,7 +412,7 @@ def _check_labels(runs: list[np.ndarray], gold: np.ndarray | None, classes: list
     return Runs(np.stack(codes[: len(runs)]), None, codes[-1] if gold is not None else None, class_names)
 
 
-def _natural(name: str) -> tuple[int, str]:
+def natural_order(name: str) -> tuple[int, str]:
     return (int(name), name) if name.isascii() and name.isdigit() and len(name) < 10 else (10**10, name)
 
 

@@ -42,7 +42,17 @@ def client(address):
 
 def test_every_pages_data_is_an_endpoint_with_names_and_types(client):
     endpoints = client.view_api(return_format="dict")["named_endpoints"]
-    assert set(endpoints) == {"/studies", "/verdict", "/labels", "/seeds", "/compare", "/measure", "/use"}
+    assert set(endpoints) == {
+        "/studies",
+        "/verdict",
+        "/labels",
+        "/seeds",
+        "/compare",
+        "/guess",
+        "/measure",
+        "/check",
+        "/use",
+    }
     parameters = {parameter["parameter_name"]: parameter for parameter in endpoints["/labels"]["parameters"]}
     assert list(parameters) == ["study", "gold", "llm", "kind", "search", "order", "variant", "page"]
     assert parameters["page"]["python_type"]["type"] == "int"
@@ -289,11 +299,13 @@ def test_a_wrong_argument_gets_a_sentence_and_never_a_traceback(address, log):
             usual = [parameter.get("parameter_default") for parameter in endpoint["parameters"]]
             if name == "/measure":
                 usual = [None, wide(RUNS, GOLD)]
+            if name == "/check":
+                usual = [None, "gold,llm\na,a\nb,a\n"]
             for i, value in itertools.product(range(len(usual)), WRONG):
                 answer = ask(name, [value if i == k else default for k, default in enumerate(usual)])
                 event, _, message = answer.partition("\ndata: ")
-                is_text = endpoint["parameters"][i]["parameter_name"] not in ("file", "page", "size")
-                is_right = (value == "\0") == is_text or (name == "/measure" and value is None)
+                is_text = endpoint["parameters"][i]["parameter_name"] not in ("file", "page", "size", "draw")
+                is_right = (value == "\0") == is_text or (name in ("/measure", "/check") and value is None)
                 assert event in ("event: error", "event: complete")
                 if event == "event: error":
                     assert json.loads(message)["error"]
