@@ -277,8 +277,8 @@ def _errors(data: dict[str, Any]) -> str:
     }[data["errors_by"]]
     rows = [
         [
-            f"{error['row']:,}",
             f'<div class="text" dir="auto">{safe(error["text"])}</div>',
+            f"{error['row']:,}",
             chip(error["gold"], names),
             chip(error["llm"], names),
             "–" if error["probability"] is None else f"{error['probability']:.3f}",
@@ -287,7 +287,7 @@ def _errors(data: dict[str, Any]) -> str:
     ]
     return (
         f"<h3>{order}</h3><p class='caption'>{len(rows):,} of {num_errors:,} errors. Row 1 is the row below the "
-        "header.</p>" + table(["row", "text", "gold", "LLM", "probability"], rows, order, "texts")
+        "header.</p>" + table(["text", "row", "gold", "LLM", "probability"], rows, order, "texts")
     )
 
 
