@@ -29,6 +29,9 @@ LIMITS = (
     f"{MAX_RUNS} runs, {MAX_TEXTS:,} texts, {MAX_CLASSES} classes, {MAX_LABELS / 1e6:.0f} million labels or "
     f"{MAX_PROBS / 1e6:.0f} million probabilities in all."
 )
+ROUND = "A column is a run, and a row a text."
+BATCH = 100_000  # rows that are decoded at a time
+UNEVEN = "The lists in '{}' differ in length; each has a probability for each class."
 GOLD = ("gold", "reference", "references")
 LABEL = ("label", "prediction")  # of a row for each run and text; in a table with a column for each run they are gold
 GOLD_OF_RUN = (*GOLD, "y_true", "true", "target")
@@ -158,9 +161,6 @@ def _parse_csv(content: str) -> pd.DataFrame:
     return table
 
 
-ROUND = "A column is a run, and a row a text."
-
-
 def _twice(names: list[str]) -> str:
     return next(name for i, name in enumerate(names) if name in names[:i])
 
@@ -200,10 +200,6 @@ def _from_parquet(path: Path) -> Runs:
     except (pa.ArrowException, ValueError, OSError, TypeError, IndexError) as error:
         raise UploadError(f"This is no parquet file that can be read: {str(error)[:150]}") from None
     return _from_table(columns)
-
-
-BATCH = 100_000  # rows that are decoded at a time
-UNEVEN = "The lists in '{}' differ in length; each has a probability for each class."
 
 
 def _decode(column: pa.Array, name: str) -> np.ndarray:

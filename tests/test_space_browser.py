@@ -17,6 +17,8 @@ SELECTORS = {  # an element that each page has when its content is there
     "seeds": ".sheet.texts .pick",
     "compare": "text=gold labels consumed",
     "yours": "text=Do your runs agree?",
+    "guess": "#guess fieldset",
+    "check": "#checked .sheet",
     "use": "text=load_dataset",
 }
 WIDE, PHONE = {"width": 1200, "height": 900}, {"width": 390, "height": 844}

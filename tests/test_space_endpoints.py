@@ -42,17 +42,8 @@ def client(address):
 
 def test_every_pages_data_is_an_endpoint_with_names_and_types(client):
     endpoints = client.view_api(return_format="dict")["named_endpoints"]
-    assert set(endpoints) == {
-        "/studies",
-        "/verdict",
-        "/labels",
-        "/seeds",
-        "/compare",
-        "/guess",
-        "/measure",
-        "/check",
-        "/use",
-    }
+    names = {"/studies", "/verdict", "/labels", "/seeds", "/compare", "/guess", "/measure", "/check", "/use"}
+    assert set(endpoints) == names
     parameters = {parameter["parameter_name"]: parameter for parameter in endpoints["/labels"]["parameters"]}
     assert list(parameters) == ["study", "gold", "llm", "kind", "search", "order", "variant", "page"]
     assert parameters["page"]["python_type"]["type"] == "int"
