@@ -3,7 +3,7 @@
     python app.py [--study owner/name | FOLDER]
 
 A folder is a copy of a repo that `hf-recipes push dataset` made. Only the command line can name a folder. Without
---study the app shows the first of `datasets:` in README.md, or else the sample beside this file. Every page's data is
+--study the app shows the first of `datasets:` in README.md, or else the sample next to this file. Every page's data is
 an endpoint: `studies`, `verdict`, `labels`, `seeds`, `compare`, `guess`, `measure`, `check` and `use`.
 """
 

@@ -66,7 +66,7 @@ def _side(study: Study, results: Results, variant: str, size: int) -> dict[str, 
             "n": result.n,
         },
         **{"gold_labels": result.gold_labels, "chance_level_runs": result.chance_level_runs, "figures": values},
-        "says": study.findings.get("variants", {}).get(variant, ""),
+        "description": study.findings.get("variants", {}).get(variant, ""),
     }
 
 

@@ -58,13 +58,19 @@ def read_hub(spec: str, token: str | bool | None = False) -> Study:
     except limited.LimitError as error:
         raise UnreadableError(f"{repo}: {error}") from None
     except RepositoryNotFoundError:
-        raise UnreadableError(f"There is no public dataset repo {repo} on the Hub.") from None
+        raise UnreadableError(
+            f"The study must be in a public dataset repo. Got `{repo}`, which does not exist or is private."
+        ) from None
     except HfHubHTTPError as error:
-        raise UnreadableError(f"The Hub did not give {repo}: it answered {error.response.status_code}.") from None
+        raise UnreadableError(
+            f"The Hub answers {error.response.status_code} for {repo}. Try again in a minute."
+        ) from None
     except UnreadableError:
         raise
     except Exception as error:  # of the network, whose errors have no common class
-        raise UnreadableError(f"The Hub could not be reached for {repo} ({type(error).__name__}); try again.") from None
+        raise UnreadableError(
+            f"The Hub cannot be reached for {repo} ({type(error).__name__}). Try again in a minute."
+        ) from None
 
 
 def list_hub() -> Iterator[Summary]:
@@ -97,8 +103,8 @@ def _download(api: Any, repo: str, sha: str, paths: list[str], folder: Path) -> 
     sizes = {info.path: info.size for info in api.get_paths_info(repo, paths, repo_type="dataset", revision=sha)}
     if (total := sum(sizes.values())) > MAX_BYTES:
         raise UnreadableError(
-            f"{repo}: the study's files have {total / 1e6:,.0f} MB, and at most {MAX_BYTES / 1e6:,.0f} MB are shown "
-            "here; clone the project and run the app beside a local copy."
+            f"The files of a study must have at most {MAX_BYTES / 1e6:,.0f} MB. Got {total / 1e6:,.0f} MB in {repo}. "
+            "Try python app.py --study with a copy of the repo."
         )
     for path in sizes:
         api.hf_hub_download(repo, path, repo_type="dataset", revision=sha, local_dir=folder)

@@ -59,7 +59,7 @@ def header(about: dict[str, Any], spec: str) -> str:
 
 
 def no_verdict(data: dict[str, Any]) -> str:
-    """Write what is known of a study without results."""
+    """Write the page of a study without results."""
     items = "".join(f"<li>{safe(sentence)}</li>" for sentence in data["labels"])
     return f"<h2>No verdict</h2>{notes(data['about']['missing'])}{f'<ul>{items}</ul>' if items else ''}"
 
@@ -68,7 +68,7 @@ def variants_table(data: dict[str, Any]) -> str:
     """Write the scores and the disagreement of every variant and size."""
     rows = [
         [
-            f'<span title="{safe(variant["says"])}">{safe(variant["variant"])}</span>',
+            f'<span title="{safe(variant["description"])}">{safe(variant["variant"])}</span>',
             f"{variant['size']:,}",
             "–" if variant["gold_labels"] is None else f"{variant['gold_labels']:,}",
             *(
@@ -91,7 +91,7 @@ def variants_table(data: dict[str, Any]) -> str:
 def verdict_details(data: dict[str, Any]) -> str:
     """Write the parts that are not on the first screen, folded."""
     findings = [(head, text) for head, text in data["findings"] if head != "Verdict."]
-    variants = {variant["variant"]: variant["says"] for variant in data["variants"] if variant["says"]}
+    variants = {variant["variant"]: variant["description"] for variant in data["variants"] if variant["description"]}
     limits = "".join(f"<li>{safe(sentence)}</li>" for sentence in data["limits"])
     methods = f"<p>{safe(data['methods'])}</p>" if data["methods"] else ""
     return (
@@ -139,7 +139,7 @@ def labels_count(data: dict[str, Any]) -> str:
     text = notes(data["missing"])
     if variant := data["variant"]:
         counts = ", ".join(f"{count:,} {kind}" for kind, count in variant["sources"].items())
-        text += f'<p class="note"><b>{safe(variant["variant"])}</b>: {safe(variant["says"])}. '
+        text += f'<p class="note"><b>{safe(variant["variant"])}</b>: {safe(variant["description"])}. '
         text += f"Rows by source of their label: {safe(counts)}.</p>"
     return (
         f'<p class="count" role="status"><b>{data["found"]:,}</b> of {data["total"]:,} texts are listed.{wrong}</p>'
@@ -282,7 +282,7 @@ def compare_table(data: dict[str, Any], figures: dict[str, str]) -> str:
     rows.append(["<b>gold labels consumed</b>", *num_labels, "", "", ""])
     sides = [_side_name(side, data["same_study"]) for side in (first, second)]
     head = ["", *sides, "difference", "p", "the first variant is"]
-    variants = [(side["variant"], side["says"]) for side in (first, second) if side["says"]]
+    variants = [(side["variant"], side["description"]) for side in (first, second) if side["description"]]
     return (
         table(head, rows, "Two variants side by side", "numbers")
         + notes(data["notes"])

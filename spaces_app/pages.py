@@ -127,7 +127,7 @@ def labels(data: Any, study: Any) -> Page:
         order = gr.Dropdown(_options(tables.ORDERS), value="sure", label="Order", min_width=215)
         gold = gr.Dropdown([("any", "")], value="", label="Gold", min_width=120)
         llm = gr.Dropdown([("any", "")], value="", label="LLM", min_width=120)
-        second_variant = gr.Dropdown([("none", "")], value="", label="Variant beside", min_width=150)
+        second_variant = gr.Dropdown([("none", "")], value="", label="Add a variant", min_width=150)
         search = gr.Textbox(
             label="Search in the texts", placeholder="words, then Enter", max_lines=1, max_length=200, min_width=150
         )

@@ -92,7 +92,7 @@ def read_summary(folder: Path, name: str, where: str) -> Summary:
         raise
     except DAMAGE as error:
         raise UnreadableError(
-            f"{where}: the study is damaged, or of another version ({type(error).__name__})."
+            f"{where}: the study is damaged or of another version ({type(error).__name__})."
         ) from None
 
 
@@ -124,17 +124,17 @@ def read_configs(path: Path) -> tuple[list[str], str]:
     except UnreadableError:
         raise
     except DAMAGE as error:
-        raise UnreadableError(f"study.json is damaged, or of another version ({type(error).__name__}).") from None
+        raise UnreadableError(f"study.json is damaged or of another version ({type(error).__name__}).") from None
 
 
 def choose_study(where: str, names: list[str], name: str | None) -> str:
     if not names:
         raise UnreadableError(
-            f"{where} holds no study of hf-recipes: it has no {HOME}/*/study.json. What can be shown is made by "
-            "hf-recipes push dataset."
+            f"The repo must have a study of hf-recipes. Got {where} without {HOME}/*/study.json. "
+            "Try hf-recipes push dataset."
         )
     if name is not None and name not in names:
-        raise UnreadableError(f"{where} holds no study '{name}'; it has {', '.join(names[:20])}.")
+        raise UnreadableError(f"The study must be in {where}. Got `{name}`. Try {', '.join(names[:20])}.")
     return names[0] if name is None else name
 
 
@@ -176,15 +176,14 @@ def read_folder(
         )
         if (size := _size(study, set())) > MAX_MEMORY:
             raise UnreadableError(
-                f"{where}: the study takes {size / 1e6:,.0f} MB of memory, and at most {MAX_MEMORY / 1e6:,.0f} MB are "
-                "shown here; clone the project and run the app beside a local copy."
+                f"A study must take at most {MAX_MEMORY / 1e6:,.0f} MB of memory. Got {size / 1e6:,.0f} MB in {where}."
             )
         return study
     except (UnreadableError, MemoryError):
         raise
     except DAMAGE as error:
         raise UnreadableError(
-            f"{where}: the study is damaged, or of another version ({type(error).__name__})."
+            f"{where}: the study is damaged or of another version ({type(error).__name__})."
         ) from None
 
 

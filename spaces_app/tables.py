@@ -96,7 +96,7 @@ def verdict(study: Study) -> dict[str, Any]:
                 **result.model_dump(mode="json", include=RESULT_FIELDS),
                 "variant": result.variant,
                 "gold_labels": result.gold_labels,
-                "says": findings.get("variants", {}).get(result.variant, ""),
+                "description": findings.get("variants", {}).get(result.variant, ""),
                 "control": findings.get("controls", {}).get(result.variant),
             }
             for result in (results.variants if results else [])
@@ -123,7 +123,7 @@ def labels(
         kind (`str`): one of `KINDS`.
         search (`str`): words that the text contains, in any case.
         order (`str`): one of `ORDERS`.
-        variant (`str`): whose labels are set beside the LLM's; empty for none.
+        variant (`str`): whose labels are added; empty for none.
     """
     pool, names = study.pool, study.classes
     has_gold = pool.gold >= 0
@@ -201,7 +201,7 @@ def _variant(study: Study, variant: str) -> dict[str, Any] | None:
         return None
     kinds, counts = np.unique(config.sources.astype(str), return_counts=True)
     return {
-        **{"variant": variant, "says": study.findings.get("variants", {}).get(variant, "")},
+        **{"variant": variant, "description": study.findings.get("variants", {}).get(variant, "")},
         "sources": {str(kind) or "left out": int(count) for kind, count in zip(kinds, counts, strict=True)},
     }
 
@@ -236,7 +236,7 @@ def _risk(entropy: np.ndarray, wrong: np.ndarray) -> tuple[list[float], list[flo
     order = np.argsort(entropy, kind="stable")
     total = np.cumsum(wrong[order])
     ends = np.flatnonzero(np.append(np.diff(entropy[order]) > 0, True))
-    ends = ends[ends >= min(20, len(order)) - 1]  # of the first few texts a share says nothing
+    ends = ends[ends >= min(20, len(order)) - 1]  # a share of few texts is noise
     ends = ends[np.unique(np.linspace(0, len(ends) - 1, 60).astype(int))]
     return [float((i + 1) / len(order)) for i in ends], [float(total[i] / (i + 1)) for i in ends]
 

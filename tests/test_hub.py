@@ -815,7 +815,10 @@ print(json.dumps(snapshot_download("me/space", repo_type="space", local_dir="%s"
         assert client.predict(file=None, pasted="a,b\nx,y\nx,x\n", api_name="/measure")["R"] == 2
         lines = client.predict(variant="gold", api_name="/use")
         assert client.predict(study="me/labels/tweets", api_name="/studies")["about"]["study"] == "tweets"
-        for name, private, said in (("foreign", False, "holds no study"), ("secret", True, "no public dataset repo")):
+        for name, private, said in (
+            ("foreign", False, "must have a study"),
+            ("secret", True, "must be in a public dataset repo"),
+        ):
             hub.python(f"""
 import json
 from huggingface_hub import create_repo

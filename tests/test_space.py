@@ -213,7 +213,7 @@ def test_texts_and_names_are_shown_as_text(tmp_path):
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        ("empty", "holds no study of hf-recipes"),
+        ("empty", "must have a study of hf-recipes"),
         ("prefix", "damaged"),
         ("configs", "damaged"),
         ("classes", "damaged"),

@@ -84,7 +84,7 @@ def test_a_file_is_measured_and_a_path_of_the_server_is_refused(client, tmp_path
 
 @pytest.mark.parametrize("name", ["../../etc", "/etc/passwd", "a/b/c/d", "x", "..", "file:///etc"])
 def test_a_visitor_names_no_folder(client, name):
-    with pytest.raises(Exception, match="owner/name|no public|could not be reached"):
+    with pytest.raises(Exception, match="owner/name|public dataset repo|cannot be reached"):
         client.predict(study=name, api_name="/verdict")
 
 
