@@ -253,8 +253,8 @@ BAD = {
     "long name": (f"gold,llm\na,a\n{'x' * 101},a\n", "`gold` must have names of at most 100 characters. Got `xxx"),
     "many rows": ("gold,llm\n" + "a,b\n" * 100_001, "must have at most 100,000 rows"),
     "null": ("gold,llm\n\0,a\n", "null byte"),
-    "ragged": ("gold,llm\na,b,c\n", "more cells than the header"),
-    "open quote": ('gold,llm\n"a,b\n', "no CSV table"),
+    "ragged": ("gold,llm\na,b,c\n", "as long as the header"),
+    "open quote": ('gold,llm\n"a,b\n', "must be CSV"),
 }
 
 
