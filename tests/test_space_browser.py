@@ -146,7 +146,7 @@ def test_a_card_opens_a_study_and_back_leaves_the_app(visit):
     expect(page.locator(".verdict h1")).to_be_visible(timeout=WAIT)
     expect(page).to_have_url(re.compile("view=verdict"))
     for tab, selector in (("Labels", "labels"), ("Seeds", "seeds"), ("Use it", "use")):
-        page.get_by_role("tab", name=tab).click()
+        page.get_by_role("tab", name=tab, exact=True).click()
         expect(page.locator(SELECTORS[selector]).first).to_be_visible(timeout=WAIT)
     expect(page).to_have_url(re.compile("view=use"))
     page.go_back()
@@ -213,8 +213,8 @@ def test_everything_is_reached_by_keyboard(visit):
     expect(page.locator(".verdict h1")).to_be_visible(timeout=WAIT)
     page.get_by_role("tab", name="Verdict").focus()
     page.keyboard.press("ArrowRight")
-    if page.get_by_role("tab", name="Labels").get_attribute("aria-selected") != "true":
-        page.get_by_role("tab", name="Labels").focus()
+    if page.get_by_role("tab", name="Labels", exact=True).get_attribute("aria-selected") != "true":
+        page.get_by_role("tab", name="Labels", exact=True).focus()
         page.keyboard.press("Enter")
     expect(page.locator(SELECTORS["labels"]).first).to_be_visible(timeout=WAIT)
     reached = set()
