@@ -162,12 +162,12 @@ def peak(process: int) -> float:
     return int(line.split()[1]) / 1024
 
 
-def first_picture(address: str, since: float, browser: Any) -> float:
-    """Return the seconds from a moment to a figure in a browser."""
+def first_content(address: str, since: float, browser: Any) -> float:
+    """Return the seconds from a moment to the first content in a browser."""
     wait_for(address)
     page = browser.new_page(viewport={"width": 1200, "height": 900})
     page.goto(address, wait_until="domcontentloaded")
-    page.locator(".vega-embed svg").first.wait_for(timeout=120_000)
+    page.locator(".card .loss").first.wait_for(timeout=120_000)
     page.close()
     return time.perf_counter() - since
 
@@ -211,9 +211,9 @@ def main(texts: int = 2000, seeds: int = 10, repeats: int = 15, clients: int = 2
             for _ in range(3):
                 since = time.perf_counter()
                 with running(*app, folder=ROOT / "spaces_app", env=env) as (address, _):
-                    starts.append(first_picture(address, since, browser))
+                    starts.append(first_content(address, since, browser))
             browser.close()
-        print(f"start to first picture: {np.median(starts):.1f} s ({min(starts):.1f} to {max(starts):.1f})")
+        print(f"start to first content: {np.median(starts):.1f} s ({min(starts):.1f} to {max(starts):.1f})")
         with (
             running(*app, folder=ROOT / "spaces_app", env=env) as (address, process),
             running("-c", TRIVIAL, folder=ROOT, env=env) as (plain, _),

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 import yaml
 from matplotlib.figure import Figure
+from theme import THEME
 
 MAX_RUNS, MAX_PROBABILITY_RUNS, MAX_LABELS, MAX_SIZES, MAX_BARS = 200, 50, 1000, 100, 30
 
@@ -206,9 +207,6 @@ def measure(pasted, file, delta=0.01):
 
 
 FIGURES, PLOT = measure(EXAMPLE, None)
-FONT = ["ui-sans-serif", "system-ui", "sans-serif"]  # of the system, so that the page requests nothing from other hosts
-# The app in spaces_app/ has the same theme.
-THEME = gr.themes.Base(primary_hue="blue", neutral_hue="slate", font=FONT, font_mono=["ui-monospace", "monospace"])
 
 with gr.Blocks(title=CARD["title"], analytics_enabled=False) as page:
     gr.Markdown(ABOUT)

@@ -4,17 +4,16 @@ from typing import Any
 
 import numpy as np
 from published import Study
-from schema import Results
 
 ROWS = 25  # on a page of a table
 KINDS = {
+    "wrong": "wrong labels",
+    "right": "right labels",
     "all": "all texts",
-    "wrong": "LLM differs from gold",
-    "right": "LLM agrees with gold",
     "flips": "passes differ",
-    "changed": "variant does not take the LLM's label",
+    "changed": "variant differs",
 }
-ORDERS = {"study": "as published", "unsure": "most uncertain first", "sure": "most certain first"}
+ORDERS = {"sure": "most confident first", "unsure": "least confident first", "study": "as published"}
 SEEDS = {
     "flips": "seeds disagree",
     "worse": "seeds disagree more than with gold labels",
@@ -71,20 +70,18 @@ def missing(study: Study) -> list[str]:
     """Return sentences on the parts that are missing."""
     sentences = []
     if not study.texts:
-        sentences.append("The texts are not published with this study: rows are known by their ids.")
+        sentences.append("The texts are not published with this study. Rows are listed by their ids.")
     if not (study.pool.gold >= 0).any():
-        sentences.append(
-            "There are no gold labels for the training texts: which of the LLM's labels are wrong is not known."
-        )
+        sentences.append("The training texts have no gold labels, so wrong labels of the LLM are unknown.")
     if study.test is None or not study.test.runs:
-        sentences.append("No classifiers were trained in this study: there is nothing to say of scores and seeds.")
+        sentences.append("This study trained no classifiers, so it has neither scores nor a verdict.")
     elif not study.results:
-        sentences.append("The study's results are not published: not all of its runs were trained.")
+        sentences.append("The results of this study are not published: some of its runs are missing.")
     return sentences
 
 
 def verdict(study: Study) -> dict[str, Any]:
-    """Return the answer in words, its numbers with their intervals, and the figures of every variant and size."""
+    """Return the verdict, its criteria, the findings, and the figures of every variant and size."""
     results, findings = study.results, study.findings
     return {
         "about": about(study),
@@ -92,7 +89,6 @@ def verdict(study: Study) -> dict[str, Any]:
         **{name: findings.get(name, []) for name in ("findings", "more", "limits", "labels")},
         "methods": findings.get("methods", ""),
         "criteria": results.verdict.model_dump(mode="json")["criteria"] if results else [],
-        "tiles": _tiles(results) if results else [],
         **{name: getattr(results, name, None) for name in ("R", "n", "confidence_level")},
         "annotator": results.annotator.model_dump(mode="json", include=ANNOTATOR_FIELDS) if results else None,
         "variants": [
@@ -100,7 +96,7 @@ def verdict(study: Study) -> dict[str, Any]:
                 **result.model_dump(mode="json", include=RESULT_FIELDS),
                 "variant": result.variant,
                 "gold_labels": result.gold_labels,
-                "says": findings.get("variants", {}).get(result.variant, ""),
+                "description": findings.get("variants", {}).get(result.variant, ""),
                 "control": findings.get("controls", {}).get(result.variant),
             }
             for result in (results.variants if results else [])
@@ -108,61 +104,44 @@ def verdict(study: Study) -> dict[str, Any]:
     }
 
 
-def _tiles(results: Results) -> list[dict[str, Any]]:
-    """Return the main figures: LLM labels and gold labels at the largest size, and their difference."""
-    top, variants = results.top, results.at_top
-    tiles: list[dict[str, Any]] = []
-    for figure, field, title in (
-        ("macro_f1", "macro_f1_mean", "macro-F1"),
-        ("pairwise_disagreement", "pairwise_disagreement", "two seeds disagree on"),
-    ):
-        for variant in ("llm", "gold"):
-            if variant in variants and getattr(variants[variant], field) is not None:
-                values = {
-                    "value": getattr(variants[variant], field),
-                    "interval": getattr(variants[variant], f"{field}_interval"),
-                }
-                name = "LLM labels" if variant == "llm" else "gold labels"
-                tiles.append({"title": f"{title}, {name}", "of": f"{top:,} training texts", **values})
-        if comparison := results.find("llm", "gold", figure):
-            values = {"value": comparison.difference, "interval": comparison.interval, "verdict": comparison.verdict}
-            texts = "test and out-of-bag texts" if comparison.test_only else "test texts"
-            tiles.append({"title": f"{title}, LLM less gold", "of": f"paired by text, {texts}", **values})
-    return tiles
-
-
 def labels(
     study: Study,
-    label: str = "",
-    kind: str = "all",
+    gold: str = "",
+    llm: str = "",
+    kind: str = "wrong",
     search: str = "",
-    order: str = "study",
+    order: str = "sure",
     variant: str = "",
     page: int = 1,
 ) -> dict[str, Any]:
-    """Return a page of the training texts that pass the filters, with confusion and risk of all that pass.
+    """Return a page of the training texts that pass the filters.
+
+    Counts, confusion and risk are of all texts that contain the words, so that no filter changes its own chart.
 
     Args:
-        label (`str`): a class that the LLM or gold gives; empty for all.
+        gold (`str`), llm (`str`): a class; empty for all.
         kind (`str`): one of `KINDS`.
         search (`str`): words that the text contains, in any case.
         order (`str`): one of `ORDERS`.
-        variant (`str`): whose labels are set beside the LLM's; empty for none.
+        variant (`str`): whose labels are added; empty for none.
     """
-    pool = study.pool
-    gold, llm = pool.gold, pool.llm
-    has_gold = gold >= 0
-    flips = _flips(pool.votes)
-    keep = np.ones(len(pool.ids), dtype=bool)
-    if label in study.classes:
-        keep &= (llm == study.classes.index(label)) | (gold == study.classes.index(label))
-    changed = np.zeros(len(llm), dtype=bool)
-    if config := pool.variants.get(variant):
-        changed = (config.labels != llm) | (config.sources != "llm")
-    masks = {"wrong": has_gold & (gold != llm), "right": has_gold & (gold == llm), "flips": flips, "changed": changed}
-    keep &= masks.get(kind, True)
+    pool, names = study.pool, study.classes
+    has_gold = pool.gold >= 0
+    if not has_gold.any() and kind in ("wrong", "right"):
+        kind = "all"
+    is_wrong = has_gold & (pool.gold != pool.llm)
+    is_match = np.ones(len(pool.ids), dtype=bool)
     if word := search.strip().lower()[:200]:
-        keep &= np.array([word in text.lower() for text in pool.texts], dtype=bool)
+        is_match = np.array([word in text.lower() for text in pool.texts], dtype=bool)
+    flips = _flips(pool.votes)
+    changed = np.zeros(len(pool.ids), dtype=bool)
+    if config := pool.variants.get(variant):
+        changed = (config.labels != pool.llm) | (config.sources != "llm")
+    masks = {"wrong": is_wrong, "right": has_gold & ~is_wrong, "flips": flips, "changed": changed}
+    keep = is_match & masks.get(kind, True)
+    for name, column in ((gold, pool.gold), (llm, pool.llm)):
+        if name in names:
+            keep &= column == names.index(name)
     rows = np.flatnonzero(keep)
     if order != "study":
         sign = -1 if order == "unsure" else 1
@@ -171,12 +150,13 @@ def labels(
     page = min(max(page, 1), pages)
     rank = _ranks(pool.entropy)
     page_rows = [_row(study, i, rank, flips, variant) for i in rows[(page - 1) * ROWS : page * ROWS]]
-    gold_rows = rows[has_gold[rows]]
-    coverage, wrong = _risk(pool.entropy[gold_rows], gold[gold_rows] != llm[gold_rows])
+    judged = is_match & has_gold
+    coverage, wrong = _risk(pool.entropy[judged], is_wrong[judged])
     return {
         **{"total": len(pool.ids), "found": len(rows), "page": page, "pages": pages, "rows": page_rows},
-        **{"classes": study.classes, "judged": len(gold_rows), "wrong": int((gold[gold_rows] != llm[gold_rows]).sum())},
-        "confusion": _confusion(gold[gold_rows], llm[gold_rows], len(study.classes)),
+        **{"classes": names, "judged": int(judged.sum()), "wrong": int(is_wrong[judged].sum())},
+        **{"gold": gold if gold in names else "", "llm": llm if llm in names else ""},
+        "confusion": _confusion(pool.gold[judged], pool.llm[judged], len(names)),
         "risk_coverage": {"kept": coverage, "wrong": wrong},
         "variant": _variant(study, variant),
         "missing": [sentence for sentence in missing(study) if "texts" in sentence or "gold" in sentence],
@@ -221,7 +201,7 @@ def _variant(study: Study, variant: str) -> dict[str, Any] | None:
         return None
     kinds, counts = np.unique(config.sources.astype(str), return_counts=True)
     return {
-        **{"variant": variant, "says": study.findings.get("variants", {}).get(variant, "")},
+        **{"variant": variant, "description": study.findings.get("variants", {}).get(variant, "")},
         "sources": {str(kind) or "left out": int(count) for kind, count in zip(kinds, counts, strict=True)},
     }
 
@@ -256,7 +236,7 @@ def _risk(entropy: np.ndarray, wrong: np.ndarray) -> tuple[list[float], list[flo
     order = np.argsort(entropy, kind="stable")
     total = np.cumsum(wrong[order])
     ends = np.flatnonzero(np.append(np.diff(entropy[order]) > 0, True))
-    ends = ends[ends >= min(20, len(order)) - 1]  # of the first few texts a share says nothing
+    ends = ends[ends >= min(20, len(order)) - 1]  # a share of few texts is noise
     ends = ends[np.unique(np.linspace(0, len(ends) - 1, 60).astype(int))]
     return [float((i + 1) / len(order)) for i in ends], [float(total[i] / (i + 1)) for i in ends]
 
@@ -357,148 +337,3 @@ def _one_text(study: Study, text: str) -> dict[str, Any] | None:
         cells.append({"variant": variant, "size": size, "runs": predictions})
     gold = names[test.gold[i]] if test.gold[i] >= 0 else None
     return {"id": text, "text": test.texts[i], "gold": gold, "cells": cells}
-
-
-FIGURES = {"macro_f1": "macro-F1", "accuracy": "accuracy", "pairwise_disagreement": "two seeds disagree on"}
-FIELDS = {"macro_f1": "macro_f1_mean", "accuracy": "accuracy_mean", "pairwise_disagreement": "pairwise_disagreement"}
-
-
-def compare(
-    study: Study, second: Study | None = None, variant: str = "", against: str = "", size: int = 0, test: Any = None
-) -> dict[str, Any]:
-    """Return two variants of a study, or of two studies, side by side, with the test of their difference.
-
-    Args:
-        second (`Study`, *optional*): where `against` is from; the same study by default.
-        test (function, *optional*): tests two variants' labels against gold, for pairs that the study did not test.
-
-    Returns:
-        `dict` with `sides` (two), `tests` (for each figure `difference`, `interval`, `p_value`, `p_holm`, `verdict`,
-        `by`: the `study` or this `app`) and `said`, sentences.
-    """
-    is_same = second is None
-    second = second or study
-    if not study.results or not second.results:
-        return {"sides": [], "tests": [], "said": [*missing(study), *([] if is_same else missing(second))]}
-    variant = _pick_variant(study.results, variant, "llm")
-    default = "gold" if is_same and variant != "gold" else "llm"
-    against = _pick_variant(second.results, against, default)
-    first_side, second_side = _side(study, study.results, variant, size), _side(second, second.results, against, size)
-    notes, tests = [], []
-    if is_same and variant == against:
-        notes = ["These are the same labels: choose two."]
-    elif is_same and first_side["size"] == second_side["size"]:
-        tests = _find_comparisons(study.results, variant, against, first_side["size"])
-    if not tests and not notes:
-        tests, notes = _test_here(study, second, first_side, second_side, test)
-    return {"sides": [first_side, second_side], "tests": tests, "said": notes, "same_study": is_same}
-
-
-def _pick_variant(results: Results, variant: str, default: str) -> str:
-    names = [result.variant for result in results.variants]
-    return next((name for name in (variant, default) if name in names), names[0])
-
-
-def _side(study: Study, results: Results, variant: str, size: int) -> dict[str, Any]:
-    by_size = {result.size: result for result in results.variants if result.variant == variant}
-    result = by_size.get(size) or by_size[max(by_size)]
-    values = {
-        figure: {"value": getattr(result, field), "interval": getattr(result, f"{field}_interval")}
-        for figure, field in FIELDS.items()
-    }
-    return {
-        **{
-            "study": study.name,
-            "repo": study.where,
-            "variant": variant,
-            "size": result.size,
-            "R": result.R,
-            "n": result.n,
-        },
-        **{"gold_labels": result.gold_labels, "chance_level_runs": result.chance_level_runs, "figures": values},
-        "says": study.findings.get("variants", {}).get(variant, ""),
-    }
-
-
-def _find_comparisons(results: Results, variant: str, against: str, size: int) -> list[dict[str, Any]]:
-    """Return the study's own comparisons of two variants, turned around where the study has the other order."""
-    comparisons = []
-    for comparison in results.comparisons:
-        if comparison.size != size or {comparison.variant, comparison.against} != {variant, against}:
-            continue
-        is_turned = comparison.variant != variant
-        interval, verdict = comparison.interval, comparison.verdict
-        if is_turned:
-            interval = interval and (-interval[1], -interval[0])
-            verdict = {"higher": "lower", "lower": "higher"}.get(verdict, verdict)
-        comparisons.append(
-            {
-                **comparison.model_dump(include={"figure", "p_value", "p_holm", "detectable", "R", "n"}),
-                "difference": -comparison.difference if is_turned else comparison.difference,
-                "interval": interval,
-                "verdict": verdict,
-                "by": "study",
-            }
-        )
-    return comparisons
-
-
-MAX_TESTED = 60_000  # labels of a variant: seconds
-
-
-def _test_here(
-    study: Study, second: Study, first_side: dict[str, Any], second_side: dict[str, Any], test: Any
-) -> tuple[list[dict[str, Any]], list[str]]:
-    """Test a pair that the study did not test, if runs with the same seeds have the same test texts."""
-    a, b = study.test, second.test
-    if a is None or b is None or not a.runs or not b.runs:
-        return [], ["This pair was not tested in the study, and without its predictions it cannot be here."]
-    if a.ids != b.ids or study.classes != second.classes or (a.gold != b.gold).any():
-        return [], ["The two have different test texts: nothing compares them but the eye."]
-    if (a.gold < 0).any():
-        return [], ["This pair was not tested in the study, and not all test texts have gold labels to test it here."]
-    runs1, runs2 = a.of(first_side["variant"], first_side["size"]), b.of(second_side["variant"], second_side["size"])
-    by_seed = {b.runs[r][2]: r for r in runs2}
-    pairs = [(r, by_seed[a.runs[r][2]]) for r in runs1 if a.runs[r][2] in by_seed]
-    if len(pairs) < 3 or test is None:
-        return [], [f"The two have {len(pairs)} seeds in common; a test wants three."]
-    if len(pairs) * len(a.ids) > MAX_TESTED:
-        return [], ["This pair was not tested in the study, and is too large to be tested here."]
-    first, last = (np.array(rows) for rows in zip(*pairs, strict=True))
-    tests = test(a.labels[first].astype(int), b.labels[last].astype(int), a.gold, len(study.classes))
-    note = (
-        f"This pair was not tested in the study: it was tested here, on {len(pairs)} seeds and {len(a.ids):,} texts, "
-        "and its p-values are not corrected."
-    )
-    return tests, [note]
-
-
-def use(study: Study, variant: str = "llm") -> dict[str, str]:
-    """Return complete lines of code that load a variant of the study and measure its runs."""
-    variant = variant if variant in study.pool.variants else next(iter(study.pool.variants))
-    at = f', revision="{study.sha}"' if study.sha else ""
-    config = f"{study.prefix}{variant}"
-    load = (
-        "from datasets import load_dataset\n\n"
-        f'data = load_dataset("{study.where}", "{config}"{at})\n'
-        'print(data["train"][0])'
-    )
-    predictions = ""
-    if study.test is not None and study.test.runs:
-        cell = pick_cell(study, variant, 0)
-        predictions = (
-            "import evaluate\nimport numpy as np\nfrom datasets import load_dataset\n\n"
-            f'runs = load_dataset("{study.where}", "{study.prefix}predictions", split="train"{at})\n'
-            f'mine = runs.filter(lambda row: row["run"].startswith("{cell[0]}/n{cell[1]}/"))\n'
-            f'labels = np.array(mine["probs"]).argmax(axis=1).reshape(-1, {len(study.test.ids)})\n'
-            'seed_instability = evaluate.load("METRICS/seed_instability")\n'
-            'print(seed_instability.compute(predictions=labels)["pairwise_disagreement"])'
-        )
-    command = ""
-    if study.manifest and study.sha:
-        more = f" --study {study.name}" if len(study.studies) > 1 else ""
-        command = (
-            f"hf-recipes pull {study.where}{more} --revision {study.sha}\n"
-            f"hf-recipes report studies/{study.name}/recipe.yaml"
-        )
-    return {"load_dataset": load, "evaluate": predictions, "hf_recipes": command}

@@ -116,7 +116,7 @@ async def handle(request: Request) -> Response | None:
     return None if fault == "drop" else answer
 
 
-async def serve(request, parts, body, fault):  # noqa: PLR0911
+async def serve(request, parts, body, fault):  # noqa: PLR0911, PLR0912
     if parts[0] == "objects":  # signed addresses: they need no token
         if request.method == "PUT":
             OBJECTS["/".join(parts[1:])] = body
@@ -130,6 +130,8 @@ async def serve(request, parts, body, fault):  # noqa: PLR0911
         return JSONResponse({"name": user, "type": "user", "orgs": [], "auth": {}})
     if parts == ["api", "validate-yaml"]:
         return JSONResponse({"errors": [], "warnings": []})
+    if parts == ["api", "datasets"]:
+        return list_datasets(request.query_params["filter"])
     if parts[:2] == ["api", "repos"]:
         return create(json.loads(body), user, role)
     if parts[0] == "api":
@@ -148,6 +150,15 @@ async def serve(request, parts, body, fault):  # noqa: PLR0911
     if "batch" in rest:
         return lfs(name, json.loads(body))
     return resolve(request, repo, rest[1], "/".join(rest[2:]))
+
+
+def list_datasets(tag):
+    names = []
+    for name, repo in REPOS.items():
+        card = repo.commits[repo.refs["main"]]["files"].get("README.md", b"")
+        if name.startswith("datasets/") and not repo.private and f"- {tag}".encode() in card:
+            names.append({"id": name.removeprefix("datasets/"), "tags": [tag]})
+    return JSONResponse(names)
 
 
 def create(asked, user, role):

@@ -1,5 +1,7 @@
 """Share between the tests of the Space: its sample, and the app as a process."""
 
+import csv
+import io
 import os
 import shutil
 import socket
@@ -13,6 +15,9 @@ from conftest import ROOT
 
 APP = ROOT / "spaces_app"
 SAMPLE = APP / "sample"
+#: Labels of three runs on four texts, and gold.
+RUNS = [["a", "b", "a", "c"], ["a", "b", "b", "c"], ["a", "a", "a", "c"]]
+GOLD = ["a", "b", "a", "a"]
 #: Starts an app that finds these installed, as they are here, and cannot import them.
 HEAVY = """
 import importlib.util, sys
@@ -63,3 +68,43 @@ def serve(folder, *arguments, log, env=None, python=sys.executable):
 def copy_study(target):
     """Copy the sample, for changes."""
     return shutil.copytree(SAMPLE, target)
+
+
+def wide(runs, gold=None):
+    """Return CSV with a column for each run."""
+    table = {f"run {i}": run for i, run in enumerate(runs)} | ({} if gold is None else {"gold": gold})
+    text = io.StringIO()
+    writer = csv.writer(text)
+    writer.writerow(table)
+    writer.writerows(zip(*table.values(), strict=True))
+    return text.getvalue()
+
+
+PUSH = """
+import sys, time, huggingface_hub as hub
+for _ in range(100):
+    try:
+        hub.create_repo('me/study', repo_type='dataset')
+        break
+    except Exception:
+        time.sleep(0.1)
+hub.upload_folder(repo_id='me/study', repo_type='dataset', folder_path=sys.argv[1])
+"""
+
+
+@contextmanager
+def serve_hub(folder, home):
+    """Start a Hub in miniature with a folder as the dataset repo `me/study`, and yield the environment to reach it."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    env = {"HF_ENDPOINT": f"http://127.0.0.1:{port}", "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1"}
+    env |= {"HF_HOME": str(home), "HF_DATASETS_OFFLINE": "0"}
+    server = subprocess.Popen([sys.executable, ROOT / "tests" / "hub_server.py", str(port)])
+    try:
+        token = {**os.environ, **env, "HF_TOKEN": "hf_secret"}
+        subprocess.run([sys.executable, "-c", PUSH, folder], check=True, env=token)
+        yield env
+    finally:
+        server.kill()
+        server.wait()

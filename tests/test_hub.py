@@ -815,7 +815,10 @@ print(json.dumps(snapshot_download("me/space", repo_type="space", local_dir="%s"
         assert client.predict(file=None, pasted="a,b\nx,y\nx,x\n", api_name="/measure")["R"] == 2
         lines = client.predict(variant="gold", api_name="/use")
         assert client.predict(study="me/labels/tweets", api_name="/studies")["about"]["study"] == "tweets"
-        for name, private, said in (("foreign", False, "holds no study"), ("secret", True, "no public dataset repo")):
+        for name, private, said in (
+            ("foreign", False, "must have a study"),
+            ("secret", True, "must be in a public dataset repo"),
+        ):
             hub.python(f"""
 import json
 from huggingface_hub import create_repo
@@ -825,8 +828,9 @@ print(json.dumps(str(create_repo("me/{name}", repo_type="dataset", private={priv
                 client.predict(study=f"me/{name}", api_name="/verdict")
     code = f"{lines['load_dataset']}\n{lines['evaluate']}\nimport json\nprint(json.dumps(len(data['train'])))"
     assert hub.python(code) == len(pq.read_table(study.dataset / "data" / "gold" / "train-00000-of-00001.parquet"))
-    pulled = lines["hf_recipes"].splitlines()[0].removeprefix("hf-recipes ").split()
-    hub.cli(*pulled, "--output_dir", tmp_path / "pulled")
+    path = f"{os.path.dirname(sys.executable)}:{os.environ['PATH']}"
+    subprocess.run(["/bin/sh", "-ec", lines["hf_recipes"]], check=True, cwd=tmp_path, env={**hub.env, "PATH": path})
+    assert (tmp_path / "studies" / "tweets" / "report" / "report.html").is_file()
 
 
 @pytest.mark.slow

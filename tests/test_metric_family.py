@@ -601,7 +601,7 @@ def test_the_example_of_a_card_runs_and_its_front_matter_makes_a_space(name):
     from huggingface_hub import RepoCard
 
     files = metric_files(ROOT / "metrics" / name)
-    assert sorted(files) == sorted(["README.md", "app.py", "requirements.txt", "shared.py", f"{name}.py"])
+    assert sorted(files) == sorted(["README.md", "app.py", "requirements.txt", "shared.py", "theme.py", f"{name}.py"])
     card = RepoCard.load(files["README.md"], ignore_metadata_errors=False)
     assert card.data.sdk == "gradio"
     assert card.data.app_file in files

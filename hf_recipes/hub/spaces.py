@@ -59,7 +59,7 @@ def metric_files(folder: Path) -> dict[str, Path]:
     files = [path for path in sorted(folder.rglob("*")) if path.suffix in (".py", ".md", ".txt")]
     named = {path.relative_to(folder).as_posix(): path for path in files}
     if folder.resolve().parent == metrics_folder().resolve():
-        named |= {name: folder.resolve().parent / name for name in ("app.py", "requirements.txt")}
+        named |= {name: folder.resolve().parent / name for name in ("app.py", "theme.py", "requirements.txt")}
     return named
 
 
