@@ -281,3 +281,11 @@ def test_the_parts_of_the_classes_add_up_to_the_loss_and_the_lowest_f1_comes_fir
     assert [row[0] for row in table.rows] == ["b", "a", "c"]
     parts = [float(row[table.columns.index("part of the macro-F1 loss")]) for row in table.rows]
     assert sum(parts) == pytest.approx((0.7 + 0.6 + 0.8 - 0.6 - 0.2 - 0.9) / 3, abs=0.002)
+
+
+def test_an_interval_beyond_a_limit_that_is_inconclusive_is_explained():
+    results = make_results()
+    results["verdict"]["criteria"][0] |= {"interval": [0.06, 0.3], "status": "inconclusive"}
+    assert list_limits(typed(results))[0].limit == "at most 0.05, corrected for 3 limits"
+    results["verdict"]["criteria"][0] |= {"interval": [0.04, 0.3]}
+    assert list_limits(typed(results))[0].limit == "at most 0.05"

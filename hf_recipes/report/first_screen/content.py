@@ -97,7 +97,7 @@ def describe_headline(results: "Results") -> Headline:
             "texts than with gold labels."
         )
     if (loss.status != "fails" or is_void(results)) and class_f1.status == "fails":
-        sentences.append(f"They find the class {verdict.worst_class} with F1 {number(class_f1.value)} only.")
+        sentences.append(f"Their F1 of the class {verdict.worst_class} is {number(class_f1.value)}.")
     return Headline(status, decision, " ".join(filter(None, sentences)))
 
 
@@ -183,8 +183,18 @@ def list_limits(results: "Results") -> list[LimitRow]:
         at_least = criterion.name == "min_class_f1"
         if criterion.value is not None and (at_least or not is_void(results)):
             limit = f"{'at least' if at_least else 'at most'} {criterion.limit:g}"
+            if criterion.status == "inconclusive" and _is_beyond(criterion):
+                limit += ", corrected for 3 limits"
             rows.append(LimitRow(*titles[criterion.name], criterion, describe_status(criterion), limit))
     return rows
+
+
+def _is_beyond(criterion: "Criterion") -> bool:
+    """Return whether the interval misses the limit, which decides nothing before the correction for three limits."""
+    if criterion.interval is None:
+        return False
+    low, high = criterion.interval
+    return high < criterion.limit if criterion.name == "min_class_f1" else low > criterion.limit
 
 
 def describe_status(criterion: "Criterion") -> str:
