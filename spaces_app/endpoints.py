@@ -191,7 +191,7 @@ class Data:
             guesses: the class index of each text, joined by dots, as 0.2.1; none yet if empty.
 
         Returns:
-            `texts`, `classes`, `llm_wrong`, `llm_overall`, `score`, `guesses`, `link`.
+            `texts`, `classes`, `llm_wrong`, `overall`, `score`, `guesses`, `link`.
         """
         return guess.play(self.get(study), int(draw), guesses)
 

@@ -1,6 +1,7 @@
-"""Let a visitor label ten texts of a study, and compare the visitor's score with the LLM's.
+"""Let a visitor label ten texts of a study, and compare the visitor's score with the LLM's and a classifier's.
 
-The ten are training texts with a gold label, because a study does not publish the LLM's labels of its test texts.
+The ten are training texts with a gold label, because a study does not publish the LLM's labels of its test texts. The
+classifier was trained on the LLM's labels of other texts. Studies of earlier versions have no classifier here.
 """
 
 import hashlib
@@ -16,7 +17,7 @@ from words import notes, safe, table
 
 NUM_TEXTS = 10
 MAX_BUTTONS = 8  # classes; more are a menu
-WHO = {"you": "guess", "llm": "llm"}  # in a score, and in a text
+WHO = {"you": "guess", "llm": "llm", "classifier": "classifier"}  # in a score, and in a text
 GUESSES = re.compile(r"([0-9]{1,3}(?:\.[0-9]{1,3}){0,9})(?:-([0-9a-f]{6}))?")
 SUBMIT = """
 element.addEventListener("submit", (event) => {
@@ -81,6 +82,9 @@ def play(study: Study, draw: int, guesses: str) -> dict[str, Any]:
     """
     pool, names = study.pool, study.classes
     usable = [i for i, text in enumerate(pool.texts) if text.strip() and pool.gold[i] >= 0 and pool.llm[i] >= 0]
+    has_classifier = bool((pool.classifier >= 0).any())
+    if has_classifier:
+        usable = [i for i in usable if pool.classifier[i] >= 0]
     rows = _draw(pool, usable, draw)
     ids = "\n".join(pool.ids[i] for i in rows)
     check = hashlib.blake2b(ids.encode(), digest_size=3).hexdigest()
@@ -90,14 +94,20 @@ def play(study: Study, draw: int, guesses: str) -> dict[str, Any]:
     if chosen is not None:
         for text, row, guess in zip(texts, rows, chosen, strict=True):
             text |= {"gold": names[pool.gold[row]], "llm": names[pool.llm[row]], "guess": names[guess]}
+            text["classifier"] = names[pool.classifier[row]] if has_classifier else None
         score = {name: sum(text[key] == text["gold"] for text in texts) for name, key in WHO.items()}
+        if not has_classifier:
+            score["classifier"] = None
         guesses = f"{'.'.join(map(str, chosen))}-{check}"
     link = {"study": f"{study.where}/{study.name}", "view": "guess", "draw": draw}
-    num_right = sum(bool(pool.gold[i] == pool.llm[i]) for i in usable)
+    overall = {}
+    for name, labels in {"llm": pool.llm, **({"classifier": pool.classifier} if has_classifier else {})}.items():
+        num_right = sum(bool(pool.gold[i] == labels[i]) for i in usable)
+        overall[name] = {"right": num_right, "n": len(usable), "interval": _wilson(num_right, len(usable))}
     return {
         **{"draw": draw, "classes": names, "texts": texts, "score": score, "guesses": guesses},
         "llm_wrong": sum(bool(pool.gold[i] != pool.llm[i]) for i in rows),
-        "llm_overall": {"right": num_right, "n": len(usable), "interval": _wilson(num_right, len(usable))},
+        "overall": overall,
         "link": urlencode(link | ({"guesses": guesses} if guesses else {})),
         "missing": [] if usable else [_missing(study)],
     }
@@ -184,7 +194,7 @@ def _top(game: dict[str, Any], shared: dict[str, Any] | None, notice: str) -> st
     """Write what is compared, and the score in the link."""
     if game["missing"]:
         return notes(game["missing"])
-    n, overall = len(game["texts"]), game["llm_overall"]
+    n, overall = len(game["texts"]), game["overall"]["llm"]
     lines = [notice] if notice else []
     if shared:
         scores = shared["score"]
@@ -193,10 +203,15 @@ def _top(game: dict[str, Any], shared: dict[str, Any] | None, notice: str) -> st
             "Label the same texts and compare."
         )
     return (
-        f"<h3>Guess the label</h3><p>Label {n} training texts. Your labels and the LLM's are compared with gold.</p>"
+        f"<h3>Guess the label</h3><p>Label {n} texts. Your labels, the LLM's{_and_classifier(game)} are compared with "
+        "gold.</p>"
         f"<p class='caption'>The texts are drawn so that the LLM is wrong on {game['llm_wrong']} of {n}. On all "
-        f"{overall['n']:,} training texts with gold it is right on {overall['right']:,}.</p>{notes(lines)}"
+        f"{overall['n']:,} texts with gold it is right on {overall['right']:,}.</p>{notes(lines)}"
     )
+
+
+def _and_classifier(game: dict[str, Any]) -> str:
+    return ", and those of a classifier that was trained on other texts" if "classifier" in game["overall"] else ""
 
 
 def _form(game: dict[str, Any]) -> str:
@@ -210,6 +225,8 @@ def _form(game: dict[str, Any]) -> str:
         if is_scored:
             verdict = "Right" if text["guess"] == text["gold"] else "Wrong"
             outcome = f"<b>{verdict}.</b> Gold: {safe(text['gold'])}. LLM: {safe(text['llm'])}."
+            if text["classifier"] is not None:
+                outcome += f" Classifier: {safe(text['classifier'])}."
         cards.append(
             f"<fieldset{disabled}><legend>Text {i + 1} of {len(game['texts'])}</legend>"
             f'<blockquote dir="auto">{safe(text["text"])}</blockquote>'
@@ -237,26 +254,29 @@ def _score(game: dict[str, Any], shared: dict[str, Any] | None) -> str:
     """Write the scores and the link to them. Before there is a score, its cells are empty and take the same space."""
     if game["missing"]:
         return ""
-    n, overall, empty = len(game["texts"]), game["llm_overall"], ["–", "–", "–"]
-    headline, you, llm = "Your score appears here", empty, empty
+    n, empty = len(game["texts"]), ["–", "–", "–"]
+    titles = {"llm": "LLM", "classifier": "Classifier"}
+    headline, you, players = "Your score appears here", empty, dict.fromkeys(game["overall"], empty)
     if score := game["score"]:
         order = "as many as" if score["you"] == score["llm"] else "more than"
         order = "fewer than" if score["you"] < score["llm"] else order
         headline = f"You are right on {score['you']} of {n} texts, {order} the LLM ({score['llm']})"
-        you, llm = _share(score["you"], n, _wilson(score["you"], n)), _share(score["llm"], n, None)
+        you = _share(score["you"], n, _wilson(score["you"], n))
+        players = {name: _share(score[name], n, None) for name in players}
     rows = [["You", *you]]
     if shared:
         rows.append(["The link", *_share(shared["score"]["you"], n, _wilson(shared["score"]["you"], n))])
+    rows += [[titles[name], *cells] for name, cells in players.items()]
     rows += [
-        ["LLM", *llm],
-        ["LLM, all texts", *_share(overall["right"], overall["n"], overall["interval"])],
+        [f"{titles[name]}, all texts", *_share(overall["right"], overall["n"], overall["interval"])]
+        for name, overall in game["overall"].items()
     ]
     link = safe(f"?{game['link']}")
     return (
         f'<section class="score" tabindex="-1"><h3>{headline}</h3>'
         + table(["labels of", "right", "share", "interval"], rows, "Scores against gold", "numbers")
-        + "<p class='caption'>95% Wilson intervals over texts. All texts are the training texts with gold. The draw "
-        "fixes the LLM's score in this game, so it has no interval.</p>"
+        + "<p class='caption'>95% Wilson intervals over texts. The draw fixes the other scores in this game, so they "
+        "have no interval.</p>"
         f'<p class="share"><a href="{link}" target="_blank" rel="noopener">Link to share</a> '
         f'<button type="button" data-copy="{link}">Copy the link</button></p></section>'
     )

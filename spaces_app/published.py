@@ -20,7 +20,7 @@ from study_tables import MAX_TEXT, SHARD, Pool, Test, UnreadableError, read_pool
 HOME = "hf-recipes"
 NAME = r"[A-Za-z0-9._-]{1,96}"
 TABLES = ("annotations", "runs", "predictions", "out_of_bag", "results")
-UNREAD = ("annotations", "runs", "out_of_bag", "results")
+UNREAD = ("annotations", "runs", "results")
 MAX_JSON = 30_000_000  # of one of its JSON files
 MAX_MEMORY = 200_000_000  # bytes of a study in memory
 DAMAGE = (LookupError, TypeError, AttributeError, ValueError, OSError, pa.ArrowException, RecursionError)
@@ -167,7 +167,8 @@ def read_folder(
             for variant in variants
             if variant not in (*TABLES, "test")
         }
-        pool, classes = read_pool({variant: file for variant, file in files.items() if file.is_file()})
+        labels = {variant: file for variant, file in files.items() if file.is_file()}
+        pool, classes = read_pool(labels, data / f"{prefix}out_of_bag")
         test = read_test(data / f"{prefix}test", data / f"{prefix}predictions", len(classes))
         study = Study(
             **{"where": where, "name": study_name, "sha": sha, "studies": names, "prefix": prefix, "classes": classes},

@@ -48,6 +48,8 @@ class Pool:
         probs (`np.ndarray` of shape `(n, K)`), entropy (`np.ndarray` of shape `(n,)`): of the LLM.
         votes (`np.ndarray` of shape `(n, P)`): the label of each pass, -1 for none; P is 0 where there is one pass.
         variants (`dict[str, VariantLabels]`)
+        classifier (`np.ndarray` of shape `(n,)`): the class that a classifier on the LLM's labels of the largest size
+            gave a text that it was not trained on; -1 for none.
     """
 
     ids: list[str]
@@ -58,6 +60,7 @@ class Pool:
     entropy: np.ndarray
     votes: np.ndarray
     variants: dict[str, VariantLabels]
+    classifier: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -154,7 +157,7 @@ def _class_names(schema: pa.Schema) -> list[str]:
     return [str(name)[:100] for name in names]
 
 
-def read_pool(files: dict[str, Path]) -> tuple[Pool, list[str]]:
+def read_pool(files: dict[str, Path], out_of_bag: Path) -> tuple[Pool, list[str]]:
     if not files:
         raise UnreadableError("The study has no labels: no config of a variant is in the repo.")
     base = "llm" if "llm" in files else next(iter(files))
@@ -187,9 +190,29 @@ def read_pool(files: dict[str, Path]) -> tuple[Pool, list[str]]:
             np.nan_to_num(table["entropy"].to_numpy().astype(np.float64)),
             votes,
             variants,
+            _read_classifier(out_of_bag / f"train-{SHARD}", ids, len(classes)),
         ),
         classes,
     )
+
+
+def _read_classifier(path: Path, ids: list[str], classes: int) -> np.ndarray:
+    """Return the class of each training text by the first run of `llm` at the largest size that has it out of bag."""
+    labels = np.full(len(ids), NO_LABEL)
+    if not path.is_file():
+        return labels
+    order, size_of = pa.array(ids), np.zeros(len(ids), dtype=int)
+    for batch in _open(path, MAX_CELLS // classes, MAX_CELLS).iter_batches(
+        BATCH, columns=["run", "id", "probs"], use_threads=False
+    ):
+        runs = [_run(name) for name in _strings(pa.chunked_array([batch["run"]]))]
+        at = pc.index_in(batch["id"].cast(order.type), value_set=order).fill_null(-1).to_numpy()
+        given = _matrix(pa.chunked_array([batch["probs"]]), classes, np.float64).argmax(axis=1)
+        for (variant, size, _), place, label in zip(runs, at, given, strict=True):
+            if variant == "llm" and place >= 0 and size > size_of[place]:
+                labels[place], size_of[place] = label, size
+    labels[size_of < size_of.max(initial=0)] = NO_LABEL
+    return labels
 
 
 def read_test(test: Path, predictions: Path, classes: int) -> Test | None:

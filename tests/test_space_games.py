@@ -12,6 +12,7 @@ import guess
 import httpx
 import numpy as np
 import published
+import pyarrow.parquet as pq
 import pytest
 import uploads
 from gradio_client import Client, handle_file
@@ -75,9 +76,23 @@ def test_the_llm_is_wrong_on_half_of_the_texts_and_every_draw_differs(study):
     assert len({text["id"] for game in draws for text in game["texts"]}) > 40
     # The order of the rows in the file does not matter.
     back = slice(None, None, -1)
-    arrays = {name: getattr(study.pool, name)[back] for name in ("gold", "llm", "probs", "entropy")}
+    arrays = {name: getattr(study.pool, name)[back] for name in ("gold", "llm", "probs", "entropy", "classifier")}
     turned = change_pool(study, ids=study.pool.ids[back], texts=study.pool.texts[back], **arrays)
     assert guess.play(turned, 3, "")["texts"] == draws[3]["texts"]
+
+
+def test_the_classifier_has_not_seen_the_texts_that_it_labels(study):
+    """By the study's own tables: its runs of the largest size, and the texts that each of them was trained on."""
+    table = pq.read_table(SAMPLE / "data" / "out_of_bag").to_pylist()
+    runs = [f"llm/n200/{seed}" for seed in range(6)]
+    for i in np.flatnonzero(study.pool.classifier >= 0)[:50]:
+        rows = {row["run"]: row["probs"] for row in table if row["id"] == study.pool.ids[i]}
+        first = next(run for run in runs if run in rows)
+        assert study.pool.classifier[i] == np.argmax(rows[first])
+    without = change_pool(study, classifier=np.full(len(study.pool.ids), -1))
+    game = guess.play(without, 1, ".".join(["0"] * 10))
+    assert game["score"]["classifier"] is None
+    assert list(game["overall"]) == ["llm"]
 
 
 def test_few_wrong_or_right_labels_are_filled_up(study):
@@ -87,7 +102,7 @@ def test_few_wrong_or_right_labels_are_filled_up(study):
     mostly_wrong = np.where(np.arange(n) < 2, gold, (gold + 1) % 3)
     assert guess.play(change_pool(study, llm=mostly_wrong), 1, "")["llm_wrong"] == 8
     few = guess.play(change_pool(study, gold=np.where(np.arange(n) < 4, gold, -1)), 1, "")
-    assert len(few["texts"]) == few["llm_overall"]["n"] == 4
+    assert len(few["texts"]) == few["overall"]["llm"]["n"] == 4
 
 
 def test_a_score_is_counted_against_gold_and_its_link_brings_back_the_same_texts(client, study):
@@ -96,9 +111,13 @@ def test_a_score_is_counted_against_gold_and_its_link_brings_back_the_same_texts
     gold = [int(study.pool.gold[place[text["id"]]]) for text in game["texts"]]
     guesses = [*gold[:7], *((label + 1) % 3 for label in gold[7:])]
     result = client.predict(draw=7, guesses=".".join(map(str, guesses)), api_name="/guess")
-    assert result["score"] == {"you": 7, "llm": 5}
+    labels = [int(study.pool.classifier[place[text["id"]]]) for text in game["texts"]]
+    num_right = sum(label == true for label, true in zip(labels, gold, strict=True))
+    assert result["score"] == {"you": 7, "llm": 5, "classifier": num_right}
     assert [study.classes.index(text["guess"]) for text in result["texts"]] == guesses
-    assert result["llm_overall"]["right"] == (study.pool.gold == study.pool.llm).sum()
+    has_all = study.pool.classifier >= 0
+    for name, given in {"llm": study.pool.llm, "classifier": study.pool.classifier}.items():
+        assert result["overall"][name]["right"] == (study.pool.gold == given)[has_all].sum()
     link = {name: values[0] for name, values in parse_qs(result["link"]).items()}
     assert link.pop("view") == "guess"
     link["draw"] = int(link["draw"])
