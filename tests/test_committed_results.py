@@ -1,7 +1,7 @@
 """Every results.json in the repository renders with this version."""
 
 import json
-from html import escape
+from html import unescape
 
 import pytest
 from conftest import ROOT
@@ -27,9 +27,9 @@ def test_committed_results_render_with_their_verdict(file):
     report = make_report(results, "Methods.")
     page = render("report.md", report=report, texts=[])
     assert f"**{cell(headline.decision)}.** {cell(headline.sentence)}" in page
-    html = render_html(report, results, [], "key")
-    assert escape(headline.decision) in html
-    assert escape(headline.sentence) in html
+    html = unescape(render_html(report, results, [], "key"))
+    assert headline.decision in html
+    assert headline.sentence in html
     limits = {criterion.name: criterion.limit for criterion in results.verdict.criteria}
     assert results.verdict.at(limits) == results.verdict
     assert results.verdict.at(limits | {"macro_f1_loss": 1.0}).criteria[0].status == "holds"
@@ -39,7 +39,8 @@ def test_the_headline_of_the_tweets_names_the_class_that_the_llm_never_gives():
     headline = describe_headline(read_results((ROOT / "docs/study/tweets/report/results.json").read_bytes()))
     assert headline.decision == "Do not train on these labels"
     assert headline.sentence.startswith(
-        "Classifiers trained on them lose 19 points of macro-F1 (0.63 → 0.44). 58% of that loss is one class, neutral: "
+        "Classifiers trained on them lose 19 points of macro-F1 (0.63 → 0.44). 58% of that loss is one class, "
+        "'neutral': the LLM calls 1% of the texts 'neutral', people 21%."
     )
 
 

@@ -46,18 +46,18 @@ def test_the_headline_names_the_loss_in_points_and_the_class_that_causes_most_of
     headline = describe_headline(typed(results))
     assert headline.decision == "Do not train on these labels"
     assert headline.sentence == (
-        "Classifiers trained on them lose 20.0 points of macro-F1 (0.600 → 0.400). 75% of that loss is one class, a: "
-        "the LLM calls 1% of the texts a, people 21%. Its classifiers never predict it."
+        "Classifiers trained on them lose 20.0 points of macro-F1 (0.600 → 0.400). 75% of that loss is one class, 'a': "
+        "the LLM calls 1% of the texts 'a', people 21%. Its classifiers never predict it."
     )
     results["annotator"]["llm_share"] = {"a": 0.2, "b": 0.8}
-    assert "the LLM finds 50% of the texts that people call a." in describe_headline(typed(results)).sentence
+    assert "the LLM finds 50% of the texts that people call 'a'." in describe_headline(typed(results)).sentence
     results["annotator"]["confusion"] = [[21, 0], [79, 0]]  # all of a, and wrong
     results["annotator"]["recall"] = {"a": 1.0, "b": 0.0}
-    assert "people agree on 21% of the texts that the LLM calls a." in describe_headline(typed(results)).sentence
+    assert "people agree on 21% of the texts that the LLM calls 'a'." in describe_headline(typed(results)).sentence
     results["class_f1"][1]["gold"] = 0.5  # as with LLM labels
-    assert "Almost all of that loss is one class, a" in describe_headline(typed(results)).sentence
+    assert "Almost all of that loss is one class, 'a'" in describe_headline(typed(results)).sentence
     results["class_f1"][1]["gold"] = 0.4
-    assert "One class, a, loses more than that, as others gain" in describe_headline(typed(results)).sentence
+    assert "One class, 'a', loses more than that, as others gain" in describe_headline(typed(results)).sentence
 
 
 def test_a_loss_that_is_inconclusive_has_no_cause():
@@ -66,7 +66,7 @@ def test_a_loss_that_is_inconclusive_has_no_cause():
     headline = describe_headline(typed(results))
     assert headline.decision == "Inconclusive: at most 12 points of macro-F1 lost"
     assert headline.sentence == (
-        "Training on them changes macro-F1 by -5 points (0.60 → 0.55), with an interval from -12 to 2."
+        "Their loss of macro-F1 is 5 points (0.60 → 0.55), with an interval from -2 to 12: inconclusive."
     )
 
 
@@ -286,6 +286,6 @@ def test_the_parts_of_the_classes_add_up_to_the_loss_and_the_lowest_f1_comes_fir
 def test_an_interval_beyond_a_limit_that_is_inconclusive_is_explained():
     results = make_results()
     results["verdict"]["criteria"][0] |= {"interval": [0.06, 0.3], "status": "inconclusive"}
-    assert list_limits(typed(results))[0].limit == "at most 0.05, corrected for 3 limits"
+    assert list_limits(typed(results))[0].limit == "at most 0.05; open once corrected for 3 limits"
     results["verdict"]["criteria"][0] |= {"interval": [0.04, 0.3]}
     assert list_limits(typed(results))[0].limit == "at most 0.05"

@@ -84,10 +84,14 @@ def describe_headline(results: "Results") -> Headline:
         lost = points_at_most(max(loss.bound, 0.0), loss.interval)
         decision = f"Inconclusive: at most {lost} points of macro-F1 lost"
     gold, llm = results.at_top.get("gold"), results.at_top["llm"]
-    sentences = [_describe_loss(cost, gold, llm)]
-    if is_void(results):
-        sentences = [GOLD_NOT_LEARNT]
-    elif cost is not None and cost.verdict == "lower":
+    sentences = []
+    if (loss.status != "fails" or is_void(results)) and class_f1.status == "fails":
+        limit = f"{class_f1.limit:g}"
+        sentences.append(
+            f"Their F1 of the class '{verdict.worst_class}' is {number(class_f1.value)}; the limit is {limit}."
+        )
+    sentences.append(GOLD_NOT_LEARNT if is_void(results) else _describe_loss(cost, gold, llm))
+    if cost is not None and cost.verdict == "lower" and not is_void(results):
         sentences.append(_describe_cause(results))
     if llm.above_chance is False:
         sentences.append("Classifiers trained on the LLM's labels are not better than chance.")
@@ -96,8 +100,6 @@ def describe_headline(results: "Results") -> Headline:
             f"Runs with different seeds disagree on {points(churn.value, churn.interval)} points more of the test "
             "texts than with gold labels."
         )
-    if (loss.status != "fails" or is_void(results)) and class_f1.status == "fails":
-        sentences.append(f"Their F1 of the class {verdict.worst_class} is {number(class_f1.value)}.")
     return Headline(status, decision, " ".join(filter(None, sentences)))
 
 
@@ -118,8 +120,8 @@ def _describe_loss(cost: "Comparison | None", gold: "VariantResult | None", llm:
     if cost.interval is None:
         return f"Macro-F1 changes by {signed_difference(cost)} {scores}. Two runs give no interval."
     if cost.verdict == "inconclusive":
-        change, low, high = (points(value, cost.interval) for value in (cost.difference, *cost.interval))
-        return f"Training on them changes macro-F1 by {change} points {scores}, with an interval from {low} to {high}."
+        size, low, high = (points(-value, cost.interval) for value in (cost.difference, *cost.interval[::-1]))
+        return f"Their loss of macro-F1 is {size} points {scores}, with an interval from {low} to {high}: inconclusive."
     verb = "lose" if cost.verdict == "lower" else "gain"
     size = points(abs(cost.difference), cost.interval)
     return f"Classifiers trained on them {verb} {size} points of macro-F1 {scores}."
@@ -136,13 +138,13 @@ def _describe_cause(results: "Results") -> str:
         return ""
     name, loss = max(losses.items(), key=lambda pair: pair[1])
     share = loss / total
-    start = f"{share:.0%} of that loss is one class, {name}"
+    start = f"{share:.0%} of that loss is one class, '{name}'"
     if share > 1.05:
-        start = f"One class, {name}, loses more than that, as others gain"
+        start = f"One class, '{name}', loses more than that, as others gain"
     elif share >= 0.95:
-        start = f"Almost all of that loss is one class, {name}"
+        start = f"Almost all of that loss is one class, '{name}'"
     elif share < 1 / 3:
-        start = f"The largest part of that loss, {share:.0%}, is the class {name}"
+        start = f"The largest part of that loss, {share:.0%}, is the class '{name}'"
     annotator = results.annotator
     people, llm, recall = annotator.gold_share.get(name), annotator.llm_share.get(name, 0.0), annotator.recall.get(name)
     if people is None or recall is None:
@@ -153,11 +155,11 @@ def _describe_cause(results: "Results") -> str:
         num_called = sum(row[place] for row in annotator.confusion)
         precision = annotator.confusion[place][place] / num_called if num_called else 0.0
     if not people / 2 < llm < 2 * people:
-        start += f": the LLM calls {llm:.0%} of the texts {name}, people {people:.0%}."
+        start += f": the LLM calls {llm:.0%} of the texts '{name}', people {people:.0%}."
     elif precision < recall:
-        start += f": people agree on {precision:.0%} of the texts that the LLM calls {name}."
+        start += f": people agree on {precision:.0%} of the texts that the LLM calls '{name}'."
     elif recall < 0.9:
-        start += f": the LLM finds {recall:.0%} of the texts that people call {name}."
+        start += f": the LLM finds {recall:.0%} of the texts that people call '{name}'."
     else:
         start += "."
     shares = {(share.variant, share.class_name): share.share for share in results.class_shares if share.group is None}
@@ -184,7 +186,7 @@ def list_limits(results: "Results") -> list[LimitRow]:
         if criterion.value is not None and (at_least or not is_void(results)):
             limit = f"{'at least' if at_least else 'at most'} {criterion.limit:g}"
             if criterion.status == "inconclusive" and _is_beyond(criterion):
-                limit += ", corrected for 3 limits"
+                limit += "; open once corrected for 3 limits"
             rows.append(LimitRow(*titles[criterion.name], criterion, describe_status(criterion), limit))
     return rows
 
@@ -253,7 +255,7 @@ def describe_labels(results: "Results") -> str:
     annotator = results.annotator
     if annotator.accuracy is None:
         return "How often the LLM is right is unknown: no text has a gold label."
-    text = f"The LLM is right on {annotator.accuracy:.0%} of {annotator.n_gold:,} texts"
+    text = f"The LLM is right on {annotator.accuracy:.0%} of {annotator.n_gold:,} training texts"
     if annotator.accuracy_interval is None:
         return f"{text}."
     low, high = annotator.accuracy_interval
