@@ -39,7 +39,7 @@ def main(models: str) -> None:
     assert "920 texts" in plan, plan
     import evaluate
 
-    from hf_recipes.analysis.metric_modules import metrics_folder
+    from hf_recipes.metric_loading import metrics_folder
 
     assert metrics_folder() == INSIDE / "metrics"
     for name in METRICS:

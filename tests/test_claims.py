@@ -9,9 +9,10 @@ from hf_recipes.analysis.annotator import estimate_gold_error
 from hf_recipes.analysis.comparisons import compare_variants, plateaus
 from hf_recipes.analysis.copied_errors import error_cells
 from hf_recipes.analysis.measure import find_claims
-from hf_recipes.analysis.metric_modules import correct, load_metric
+from hf_recipes.analysis.metric_modules import correct
 from hf_recipes.analysis.texts import Texts, same_distribution
 from hf_recipes.data import Rows
+from hf_recipes.metric_loading import load_metric
 from hf_recipes.report.findings import describe
 
 NAMES, SIZE, RUNS = ["a", "b", "c"], 150, 6

@@ -23,7 +23,6 @@ from steps import load_rows, measure
 from test_report import made
 
 from hf_recipes import logs
-from hf_recipes.analysis.metric_modules import metrics_folder
 from hf_recipes.data import NO_GOLD
 from hf_recipes.errors import UserError
 from hf_recipes.hub.bundle import collect, path_in_repo
@@ -31,6 +30,7 @@ from hf_recipes.hub.pull import pull_study
 from hf_recipes.labels.audit import draw_audit
 from hf_recipes.labels.audit_import import import_audit
 from hf_recipes.labels.pool import read_labels
+from hf_recipes.metric_loading import metrics_folder
 from hf_recipes.recipe import Recipe, load_recipe
 from hf_recipes.report.compare import compare
 from hf_recipes.study import Study, read_json

@@ -15,10 +15,10 @@ from conftest import ENCODER, LLM
 from steps import measure
 
 from hf_recipes.analysis.comparisons import regained_shares
-from hf_recipes.analysis.metric_modules import load_metric
 from hf_recipes.analysis.texts import Texts
 from hf_recipes.annotation.annotate import annotate
 from hf_recipes.data import Rows
+from hf_recipes.metric_loading import load_metric
 from hf_recipes.report.findings import describe
 from hf_recipes.training.train import train
 

@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from made import make_figures
 
-from hf_recipes.analysis.metric_modules import load_metric
 from hf_recipes.analysis.verdict import GOLD_NOT_LEARNT, LATER_LEVEL, NO_INTERVALS, decide
+from hf_recipes.metric_loading import load_metric
 from hf_recipes.recipe import Accept
 
 RULE = Accept(macro_f1_loss=0.02, churn=0.03, min_class_f1=0.6)

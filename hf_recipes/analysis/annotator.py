@@ -7,8 +7,9 @@ import numpy as np
 from ..annotation.annotations import count_examples
 from ..data import NO_GOLD
 from ..labels.pool import Pool, StudyLabels
+from ..metric_loading import load_metric
 from ..study import Study
-from .metric_modules import LEVEL, load_metric
+from .metric_modules import LEVEL
 from .near_duplicates import cluster_codes
 
 #: The fields that `metrics/annotation_uncertainty` computes under the same name; null without gold.

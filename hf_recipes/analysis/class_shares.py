@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from .metric_modules import LEVEL, load_metric
+from ..metric_loading import load_metric
+from .metric_modules import LEVEL
 from .texts import Texts
 
 

@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 
 from ..hashing import hash_order
+from ..metric_loading import load_metric
 from ..variants import CONTROLS, VARIANTS
-from .metric_modules import LEVEL, correct, difference, load_metric
+from .metric_modules import LEVEL, correct, difference
 from .texts import Texts
 
 DELTA = 0.01  # of macro-F1: the gain that would still be worth doubling the training texts for

@@ -6,8 +6,9 @@ from typing import Any
 import numpy as np
 
 from ..labels.votes import NO_VOTE
+from ..metric_loading import load_metric
 from ..variants import VARIANTS
-from .metric_modules import difference, load_metric
+from .metric_modules import difference
 from .texts import Texts, compare
 
 #: Variants all of whose labels are the first pass's: their classifiers may copy the LLM's errors. Classifiers on gold,

@@ -14,6 +14,7 @@ from ..errors import UserError
 from ..hashing import hash_files, make_key
 from ..labels.pool import StudyLabels
 from ..labels.rules import Labels
+from ..metric_loading import load_metric, metrics_folder
 from ..study import PACKAGE, Run, Study, read_json
 from ..training.grid import crossed_runs, crossed_sources, paired_runs
 from ..training.runs import Runs
@@ -23,7 +24,7 @@ from .class_shares import class_shares
 from .comparisons import best_mitigation, compare_variants, equal_accuracy, match_gold, plateaus, regained_shares
 from .components import disagreement, variances
 from .copied_errors import error_cells
-from .metric_modules import LEVEL, correct, load_metric, metrics_folder
+from .metric_modules import LEVEL, correct
 from .schema import Figures, Results, read_results
 from .texts import Texts, read_probs, read_texts
 from .verdict import decide

@@ -1,29 +1,13 @@
-"""The metric modules of `metrics/`, by which figures are computed."""
+"""Differences between variants by the module `instability_comparison`, and the level of all intervals."""
 
-from functools import cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ..study import PACKAGE
+from ..metric_loading import load_metric
 from .schema import ErrorVariance
 
 LEVEL = 0.95  # of all intervals
-
-
-def metrics_folder() -> Path:
-    """Return the folder of the metric modules: inside the installed package, or next to it in a clone."""
-    inside = PACKAGE / "metrics"
-    return inside if inside.is_dir() else PACKAGE.parent / "metrics"
-
-
-@cache
-def load_metric(name: str) -> Any:
-    """Return a metric module."""
-    import evaluate
-
-    return evaluate.load(str(metrics_folder() / name), keep_in_memory=True)
 
 
 def difference(comparison: dict[str, Any], figure: str) -> dict[str, Any]:

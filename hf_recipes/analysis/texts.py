@@ -9,11 +9,11 @@ from .. import parquet
 from ..data import NO_GOLD, Rows
 from ..errors import UserError
 from ..labels.pool import StudyLabels
+from ..metric_loading import load_metric
 from ..study import Run, Study, read_json
 from ..training.grid import paired_runs
 from ..training.runs import PREDICTIONS, Runs
 from ..variants import VARIANTS
-from .metric_modules import load_metric
 from .near_duplicates import cluster_codes
 
 MIN_P_VALUE = 0.01  # of one distribution of pool and test texts: below it, out-of-bag texts do not count

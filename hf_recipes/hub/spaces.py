@@ -6,8 +6,8 @@ from typing import Any
 
 import yaml
 
-from ..analysis.metric_modules import metrics_folder
 from ..errors import UserError
+from ..metric_loading import metrics_folder
 from ..study import PACKAGE, read_json
 from .bundle import HOME
 from .card import split_card

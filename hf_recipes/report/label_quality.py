@@ -9,7 +9,6 @@ from pydantic import ValidationError
 from ..analysis.annotator import clusters_of_pool
 from ..analysis.label_schema import LabelQuality, Uncertainty
 from ..analysis.measure import without_nan
-from ..analysis.metric_modules import metrics_folder
 from ..annotation.annotations import count_examples
 from ..annotation.calibration import ON_GOLD
 from ..annotation.passes import read_progress
@@ -17,6 +16,7 @@ from ..data import NO_GOLD
 from ..hashing import hash_files, make_key
 from ..labels import votes as voting
 from ..labels.pool import Pool, StudyLabels
+from ..metric_loading import metrics_folder
 from ..study import Study, read_json, write_text
 from .figures import make_axes, save_figure
 from .first_screen.numbers import counted
