@@ -67,6 +67,7 @@ class Soak:
     def start(self, step: str = "run", *settings: str, **options: Any) -> subprocess.Popen[str]:
         command = [sys.executable, "-m", "hf_recipes.cli", step, DEMO, f"--output_dir={self.study}", *SETTINGS]
         command += [f"--train.encoder={self.folder / 'encoder'}", *settings]
+        command += ["--go-on"] if step in ("run", "train") else []
         environment = {**os.environ, "HF_HOME": str(self.folder / "home"), "HF_HUB_OFFLINE": "1"}
         environment |= {"PYTHONPATH": str(ROOT), **options.pop("environment", {})}
         return subprocess.Popen(

@@ -38,6 +38,7 @@ def main():
     parser.add_argument("--study", help="which, where the repo holds several")
     parser.add_argument("--revision", help="the branch to push to, made of main if it is not there; main by default")
     parser.add_argument("--every", type=float, default=20, help="minutes from push to push")
+    parser.add_argument("--go-on", action="store_true", help="train all runs, even if the first ones learn nothing")
     args, settings = parser.parse_known_args()
     try:
         HfApi().auth_check(args.repo, repo_type="dataset", write=True)
@@ -52,7 +53,7 @@ def main():
         hf_recipes("pull", args.repo, "--output_dir", folder, *options)
     target = ["--repo", args.repo, *(["--revision", args.revision] if args.revision else [])]
     push = [*HF_RECIPES, "push", "dataset", str(recipe), *target, *settings]
-    training = subprocess.Popen([*HF_RECIPES, "train", str(recipe), *settings])
+    training = subprocess.Popen([*HF_RECIPES, "train", str(recipe), *settings, *(["--go-on"] if args.go_on else [])])
     while True:
         try:
             code = training.wait(60 * args.every)

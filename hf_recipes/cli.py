@@ -46,6 +46,9 @@ Accept = Annotated[
 ]
 Verbose = Annotated[bool, typer.Option("--verbose", help="Show the logs of vLLM, transformers and other libraries.")]
 Retry = Annotated[bool, typer.Option("--retry-failed", help="Retry failed runs.")]
+GoOn = Annotated[
+    bool, typer.Option("--go-on", help="Train all runs, even if the first on gold labels are not better than chance.")
+]
 Private = Annotated[bool, typer.Option("--private", help="Create the repo as private.")]
 SETTINGS = {"allow_extra_args": True, "ignore_unknown_options": True}
 
@@ -99,13 +102,18 @@ def init(
 
 @app.command(context_settings=SETTINGS)
 def run(
-    context: typer.Context, recipe: RecipeFile, accept: Accept = False, verbose: Verbose = False, retry: Retry = False
+    context: typer.Context,
+    recipe: RecipeFile,
+    accept: Accept = False,
+    verbose: Verbose = False,
+    retry: Retry = False,
+    go_on: GoOn = False,
 ) -> None:
     """Run all steps. Completed work is skipped.
 
     Example: hf-recipes run recipe.yaml
     """
-    _run_all(_open(context, recipe, accept, verbose), recipe, context.args, retry)
+    _run_all(_open(context, recipe, accept, verbose), recipe, context.args, go_on, retry)
 
 
 @contextmanager
@@ -119,7 +127,7 @@ def _step(place: str, title: str, is_done: bool) -> Iterator[None]:
         typer.echo(f"{line} done in {logs.format_duration(time.monotonic() - start)}", err=True)
 
 
-def _run_all(study: Study, recipe: Path, overrides: list[str], retry: bool = False) -> "Results | None":
+def _run_all(study: Study, recipe: Path, overrides: list[str], go_on: bool, retry: bool = False) -> "Results | None":
     """Run all steps; return the results, or None where the recipe only labels texts."""
     from .annotation.passes import count_rows_left
     from .data import count_usable, open_rows
@@ -129,12 +137,14 @@ def _run_all(study: Study, recipe: Path, overrides: list[str], retry: bool = Fal
 
     files = open_rows(study)
     if study.recipe.grid:
-        from .training.grid import check_sizes
+        from .training.grid import check_sizes, describe_few_steps
         from .training.runs import check_training
 
         check_training(study)  # before hours of annotation
         for note in check_sizes(study.recipe.grid, count_usable(study.recipe, files)):
             typer.echo(note, err=True)
+        if warning := describe_few_steps(study.grid, study.training):
+            typer.echo(warning, err=True)
     num_steps, num_texts = 4 if study.recipe.grid else 2, len(files) + files.manifest["rows"]["test"]
     num_left = count_rows_left(study, files)
     title = f"Labelling {num_texts:,} texts with {study.recipe.annotate.model}"
@@ -159,7 +169,7 @@ def _run_all(study: Study, recipe: Path, overrides: list[str], retry: bool = Fal
     left = runs.left()
     with _step("3/4", f"Training {len(left or runs.all):,} classifiers", is_done=not left):
         if left:
-            launch.train(study, runs, recipe, overrides)
+            launch.train(study, runs, recipe, overrides, go_on)
     is_reported = (study.report / "report.html").exists() and is_measured(study, labels, runs)
     with _step("4/4", "Measuring and writing the report", is_done=is_reported):
         results = _report(study, labels, runs)
@@ -207,7 +217,7 @@ def advise(context: typer.Context, recipe: RecipeFile, verbose: Verbose = False)
 
     settings = [*context.args, *pilot_settings(study)]
     pilot = Study(load_recipe(recipe, settings), accept_changes=True)  # a pilot of an earlier recipe is replaced
-    results = _run_all(pilot, recipe, settings)
+    results = _run_all(pilot, recipe, settings, go_on=True)
     if results is not None:
         print_advice(study, pilot, results)
 
@@ -259,6 +269,7 @@ def train(
     accept: Accept = False,
     verbose: Verbose = False,
     retry: Retry = False,
+    go_on: GoOn = False,
 ) -> None:
     """Train all runs with `accelerate launch`. Start it on several machines with a common disk to share the grid.
 
@@ -274,7 +285,7 @@ def train(
     if retry:
         runs.forget_failures()
     if runs.left():  # errors of the input are raised before anything is launched
-        launch.train(study, runs, recipe, context.args)
+        launch.train(study, runs, recipe, context.args, go_on)
     typer.echo(f"runs: {study.root / 'runs'}")
 
 

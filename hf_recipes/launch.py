@@ -49,13 +49,17 @@ def annotate(study: Study, files: "RowFiles", num_left: int, recipe: Path, overr
         typer.echo(f"The engine died (code {code}). Labels are kept. Starting it again.", err=True)
 
 
-def train(study: Study, runs: "Runs", recipe: Path, overrides: list[str]) -> None:
-    """Train the runs that are left in processes, which are started again after a crash."""
+def train(study: Study, runs: "Runs", recipe: Path, overrides: list[str], go_on: bool) -> None:
+    """Train the runs that are left in processes, which are started again after a crash.
+
+    They stop if the first gold runs learn nothing, unless `go_on`.
+    """
+    arguments = [str(recipe), *overrides, *(["--go-on"] if go_on else [])]
     launcher = _make_launcher(runs.accelerate)
     num_left = len(runs.left())
     num_crashes = 0
     while True:
-        code = run_child([*launcher, *CHILD[1:], "hf_recipes.training.train", str(recipe), *overrides])
+        code = run_child([*launcher, *CHILD[1:], "hf_recipes.training.train", *arguments])
         failures = runs.failures()
         num_before, num_left = num_left, len(runs.left()) - len(failures)
         if not num_left or code == BAD_INPUT:

@@ -26,7 +26,7 @@ from .models import load_tokenizer
 from .report.records import Table
 from .report.render import make_console, print_table
 from .study import Run, Study, read_json
-from .training.grid import all_runs, check_sizes
+from .training.grid import all_runs, check_sizes, describe_few_steps
 from .training.runs import Runs, check_encoder, check_training, other_runs, read_accelerate_config
 from .variants import CONFIDENT
 
@@ -121,6 +121,8 @@ def make_plan(study: Study, rates_of: Study | None = None, device: str | None = 
     num_classified = sum(num_test + out_of_bag[run.size] for run in runs_to_train)
     train.bytes = num_classified * row_bytes(PREDICTION_BYTES, classes)
     if runs_to_train:
+        if warning := describe_few_steps(study.grid, study.training):
+            notes.append(warning)
         _predict_training(train, study, runs_to_train, num_test, out_of_bag, sample, hardware, rates)
     report = Step("measure, report", int(is_reported), 1, "reports", is_measured=False)
     report.seconds = 0 if is_reported else START_SECONDS["report"]

@@ -146,7 +146,7 @@ def test_two_launches_at_once_neither_wait_for_each_other_for_ever_nor_differ(ma
     before, kept = [predictions(study, run) for run in runs], records(study)
     for run in runs:
         shutil.rmtree(study.run(run))
-    command = [sys.executable, "-m", "hf_recipes.cli", "train", str(study.recipe_file)]
+    command = [sys.executable, "-m", "hf_recipes.cli", "train", str(study.recipe_file), "--go-on"]
     both = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) for _ in range(2)]
     outputs = [one.communicate(timeout=300)[0] for one in both]
     assert [one.returncode for one in both] == [0, 0], outputs

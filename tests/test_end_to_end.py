@@ -37,7 +37,8 @@ CLI = [sys.executable, "-m", "hf_recipes.cli"]
 
 
 def call(step, study_folder, home, *overrides):
-    return [*CLI, step, str(DEMO), f"--output_dir={study_folder}", *SMALL, *overrides], {
+    go_on = ["--go-on"] if step in ("run", "train") else []  # so few texts may teach nothing
+    return [*CLI, step, str(DEMO), f"--output_dir={study_folder}", *go_on, *SMALL, *overrides], {
         "cwd": ROOT,
         "env": {**os.environ, "HF_HOME": str(home)},
         "stdout": subprocess.PIPE,

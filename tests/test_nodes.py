@@ -115,7 +115,7 @@ def submit(script, environment, study, *arguments):
 def test_the_tasks_of_a_slurm_array_share_the_grid(annotated, slurm, one_thread):  # noqa: F811
     arguments = ["--grid.sizes=[20]", "--grid.variants=[gold, llm]"]
     study = annotated(*arguments)
-    tasks = [submit("grid.sh", {**slurm, "SLURM_ARRAY_TASK_ID": str(i)}, study, *arguments) for i in (1, 2)]
+    tasks = [submit("grid.sh", {**slurm, "SLURM_ARRAY_TASK_ID": str(i)}, study, *arguments, "--go-on") for i in (1, 2)]
     outputs = [task.communicate(timeout=600)[0] for task in tasks]
     assert [task.returncode for task in tasks] == [0, 0], outputs
     assert open_runs(study).left() == []
@@ -137,7 +137,7 @@ def test_jobs_on_the_hub_train_a_part_each_and_the_parts_are_one_study(
         job = tmp_path / part  # a disk that is gone afterwards
         job.mkdir()
         done = subprocess.run(
-            [sys.executable, script, "me/labels", "--revision", part, f"--grid.seeds={seeds}"],
+            [sys.executable, script, "me/labels", "--revision", part, f"--grid.seeds={seeds}", "--go-on"],
             check=False,
             **{"cwd": job, "env": environment, "capture_output": True, "text": True},
         )

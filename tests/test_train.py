@@ -21,7 +21,7 @@ import pytest
 import yaml
 from conftest import DEMO, ENCODER, ROOT
 from scipy.stats import entropy
-from steps import measure, open_runs, write_dataset
+from steps import load_rows, measure, open_runs, write_dataset
 
 from hf_recipes.analysis.annotator import divergence
 from hf_recipes.analysis.measure import without_nan
@@ -31,11 +31,12 @@ from hf_recipes.errors import UserError
 from hf_recipes.hub.bundle import collect
 from hf_recipes.labels.pool import read_labels
 from hf_recipes.models import Model, load_tokenizer
+from hf_recipes.plan import make_plan
 from hf_recipes.report.findings import describe
 from hf_recipes.report.page import write_report
 from hf_recipes.study import Study, cpu_capability, read_json
-from hf_recipes.training.fine_tuning import fine_tune, pad
-from hf_recipes.training.grid import all_runs, make_run
+from hf_recipes.training.fine_tuning import fine_tune, pad, predict
+from hf_recipes.training.grid import all_runs, describe_few_steps, find_probes, make_run
 from hf_recipes.training.runs import Runs, check_training, other_runs
 from hf_recipes.training.train import train
 from hf_recipes.variants import CONTROLS, VARIANTS
@@ -603,9 +604,9 @@ def test_when_memory_runs_out_smaller_parts_give_the_same_path(annotated, monkey
     assert np.array(predictions(halved, run)) == pytest.approx(np.array(predictions(whole, run)), abs=1e-4)
 
 
-def launch(study, *arguments, before=()):
+def launch(study, *arguments, before=(), go_on=True):
     settings = [f"--output_dir={study.root}", "--accept-changes", *SETTINGS]
-    settings += [f"--train.encoder={study.training.encoder}", *arguments]
+    settings += [f"--train.encoder={study.training.encoder}", *arguments, *(["--go-on"] if go_on else [])]
     return subprocess.Popen(
         [*before, sys.executable, "-m", "hf_recipes.cli", "train", str(DEMO), *settings],
         stdout=subprocess.PIPE,
@@ -794,3 +795,58 @@ def test_memory_does_not_grow_with_the_number_of_runs(many, annotated):
         gc.collect()
         used.append(psutil.Process().memory_info().rss)
     assert used[1] - used[0] < 60e6  # eight classifiers with their optimisers are 96 MB
+
+
+def test_training_stops_if_the_first_gold_runs_learn_nothing(annotated, one_thread):
+    study = annotated(*FEW, "--grid.sizes=[10, 20]")
+    probes = find_probes(study.grid)
+    assert list(map(str, probes)) == ["gold/n20/0", "gold/n20/1"]
+    assert all_runs(study.grid)[:2] == probes
+    with pytest.raises(UserError, match="first 2 runs on 20 gold labels agree with gold no more than by chance"):
+        train(study, go_on=False)
+    assert len(open_runs(study).left()) == len(all_runs(study.grid)) - 2
+    for run in probes:
+        shutil.rmtree(study.run(run))
+    two = "--train.accelerate_config=cpu-two"
+    child = launch(study, *FEW, "--grid.sizes=[10, 20]", two, go_on=False)
+    output, _ = child.communicate(timeout=300)
+    assert (child.returncode, "Raise `train.learning_rate` (now 0.0002" in output) == (2, True), output
+    study = annotated(*FEW, "--grid.sizes=[10, 20]", two)
+    assert not {*probes} & {*open_runs(study).left()}
+    assert len(open_runs(study).left()) >= len(all_runs(study.grid)) - 3  # one may have started before the stop
+
+
+def test_training_goes_on_if_the_first_gold_runs_learnt(annotated, monkeypatch):
+    study = annotated(*FEW)
+
+    def know(accelerator, model, tokenizer, tokens, rows, batch_size):
+        gold = load_rows(study)[1].gold
+        return (
+            np.eye(3)[gold]
+            if len(rows) == len(gold)
+            else predict(accelerator, model, tokenizer, tokens, rows, batch_size)
+        )
+
+    monkeypatch.setattr("hf_recipes.training.train.predict", know)
+    assert train(study, go_on=False) == {}
+    assert open_runs(study).left() == []
+
+
+@pytest.mark.parametrize(
+    ("settings", "warning"),
+    [
+        # The rate of large encoders, with MiniLM: a user's whole grid learnt nothing.
+        (["--grid.sizes=[60, 200]", "--train.learning_rate=2e-5"], "75 optimiser steps at a rate of 2e-05"),
+        (["--grid.sizes=[60, 200]", "--train.learning_rate=2e-4"], None),  # docs/study
+        (["--grid.sizes=[50]", "--train.learning_rate=2e-4"], "Try `train.learning_rate` 2.4e-04"),
+        (["--grid.sizes=[2000]", "--train.learning_rate=2e-5", "--train.batch_size=16"], None),  # roberta-base
+    ],
+)
+def test_few_optimiser_steps_for_the_rate_are_a_warning(settings, warning, make_study):
+    study = make_study(*settings, "--train.epochs=3")
+    found = describe_few_steps(study.grid, study.training)
+    assert found is None if warning is None else warning in found
+
+
+def test_plan_warns_of_few_optimiser_steps(annotated):
+    assert any("classifiers may learn nothing" in note for note in make_plan(annotated(*FEW))[1])

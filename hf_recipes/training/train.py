@@ -1,7 +1,7 @@
 """Train the runs of the grid, under accelerate.
 
     accelerate launch --config_file hf_recipes/recipes/accelerate/cpu.yaml \\
-      -m hf_recipes.training.train RECIPE [--key=value ...]
+      -m hf_recipes.training.train RECIPE [--go-on] [--key=value ...]
 
 `hf-recipes train RECIPE` runs this command. Several processes, launches and machines share the grid: each process takes
 the next run that no other process has taken.
@@ -28,6 +28,7 @@ from ..errors import UserError, first_line
 from ..labels.pool import read_labels
 from ..labels.rules import Labels, Subset
 from ..logs import Progress
+from ..metric_loading import load_metric
 from ..models import load_tokenizer
 from ..recipe import load_recipe
 from ..redact import redact
@@ -35,24 +36,27 @@ from ..study import Run, Study, write_json
 from ..variants import CONFIDENT
 from .confident import find_label_errors
 from .fine_tuning import DIVERGED, Curves, LabelledTexts, Tokens, embed, fine_tune, predict
+from .grid import NUM_PROBES, find_probes
 from .runs import PREDICTIONS, Runs, check_training, read_accelerate_config, threads
 
 logger = logging.getLogger(__name__)
 
 
-def train(study: Study) -> dict[Run, str]:
+def train(study: Study, go_on: bool = True) -> dict[Run, str]:
     """Train the runs that are not done, in a process that `accelerate launch` started.
 
     Args:
         study (`Study`):
             An annotated study. Each run adds a folder `runs/<variant>/n<size>/<seed>/`.
+        go_on (`bool`, *optional*, defaults to `True`):
+            Train all runs, even if the first gold runs learn nothing.
 
     Returns:
         `dict[Run, str]`: the failed runs with their errors, including earlier failures. All other runs are done.
 
     Raises:
-        UserError: the study has no annotations or too few rows, the encoder does not load, or the number of processes
-            differs from the configuration.
+        UserError: the study has no annotations or too few rows, the encoder does not load, the number of processes
+            differs from the configuration, or the first gold runs learnt nothing and `go_on` is false.
     """
     config = read_accelerate_config(study.training)
     first = _check_processes(config)
@@ -75,7 +79,7 @@ def train(study: Study) -> dict[Run, str]:
         for note in runs.notes:
             logger.warning(note)
     with tempfile.TemporaryDirectory(prefix="hf-recipes-") as folder:
-        _Trainer(study, runs, accelerator, Path(folder), first).train_all()
+        _Trainer(study, runs, accelerator, Path(folder), first, go_on).train_all()
     return runs.failures()
 
 
@@ -118,6 +122,7 @@ class _Trainer:
     accelerator: Any
     folder: Path
     first: bool
+    go_on: bool
 
     def train_all(self) -> None:
         """Train run after run until each is done or has failed, in this process or in another."""
@@ -133,19 +138,50 @@ class _Trainer:
             # The second pass waits for the runs of other processes, and takes over those of processes that died.
             for wait in (False, True):
                 for run in todo:
+                    self._check_probes()
                     self._take(run, wait)
 
     def _is_settled(self, run: Run) -> bool:
         return self.runs.is_done(run) or self.runs.failure(run) is not None
 
+    def _check_probes(self) -> None:
+        """Check once, as soon as the first gold runs are done, whether they learnt anything.
+
+        Each process that shares the grid does so before its next run.
+
+        Raises:
+            UserError: they agree with gold no more than by chance, by the test of `seed_scores`.
+        """
+        probes, test, settings = find_probes(self.study.grid), self.runs.test, self.study.training
+        # With few gold labels, a good classifier may be no better than chance by chance.
+        if self.study.recipe.few_gold or len(probes) < NUM_PROBES:
+            self.go_on = True
+        if self.go_on or not all(self.runs.is_done(run) for run in probes):
+            return
+        tables = [parquet.read(self.study.run(run) / "predictions.parquet", PREDICTIONS) for run in probes]
+        scores = load_metric("seed_scores").compute(
+            predictions=[np.argmax(table["probs"].to_pylist(), axis=1) for table in tables],
+            references=test.gold,
+            num_classes=len(test.label_names),
+        )
+        if not scores["above_chance"]:
+            raise UserError(
+                f"The first {len(probes)} runs on {probes[0].size:,} gold labels agree with gold no more than by "
+                f"chance on {len(test):,} test texts: the others would show nothing. Raise `train.learning_rate` (now "
+                f"{settings.learning_rate:g}; small encoders learn with 2e-4), `train.epochs` (now {settings.epochs}) "
+                "or `grid.sizes`. --go-on trains all runs."
+            )
+        self.go_on = True
+
     def _take(self, run: Run, wait: bool) -> None:
         """Train a run unless it is settled, or another process trains it and `wait` is false."""
-        if wait:
-            self._bar.set_postfix_str(f"{run}, if no other process trains it")
         try:
-            lock = self.study.run_lock(run).acquire(blocking=wait)
+            lock = self.study.run_lock(run).acquire(blocking=False)
         except Timeout:
-            return
+            if not wait:
+                return
+            self._bar.set_postfix_str(f"waiting for {run}")
+            lock = self.study.run_lock(run).acquire()
         with lock:
             if not self._is_settled(run):
                 self._bar.set_postfix_str(str(run))
@@ -339,9 +375,11 @@ def main() -> None:
     with logs.in_a_line():
         if len(sys.argv) < 2:
             raise UserError(
-                "RECIPE is missing. Try accelerate launch ... -m hf_recipes.training.train RECIPE [--key=value ...]"
+                "RECIPE is missing. Try accelerate launch ... -m hf_recipes.training.train RECIPE [--go-on] "
+                "[--key=value ...]"
             )
-        failures = train(Study(load_recipe(sys.argv[1], sys.argv[2:])))
+        settings = [argument for argument in sys.argv[2:] if argument != "--go-on"]
+        failures = train(Study(load_recipe(sys.argv[1], settings)), go_on="--go-on" in sys.argv)
     sys.exit(1 if failures else 0)
 
 
