@@ -237,7 +237,9 @@ def _source(study: Study) -> tuple[dict[str, Any], str]:
         request = {"path": data.path, "asked": data.revision}
         is_kept = kept.items() >= request.items() or "sha256" in kept  # the latter: of a local source that is gone
         identity = kept if is_kept else {**request, "sha": find_hub_sha(data)}
-    settings = {**data.model_dump(mode="json"), "label_names": data.label_names and list(data.label_names)}
+    # Rows of recipes without `label_map`, as of earlier versions, keep their key.
+    settings = data.model_dump(mode="json", exclude={"label_map"} if data.label_map is None else None)
+    settings["label_names"] = data.label_names and list(data.label_names)
     reader = {"version": READER, "columns": SCHEMA.names}
     return identity, make_key(source=identity, data=settings, test=study.recipe.grid is not None, reader=reader)
 

@@ -7,13 +7,12 @@ import tempfile
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import yaml
 from jinja2 import Environment
 
 from .data import find_hub_sha
 from .errors import UserError
+from .parsing import to_yaml
 from .recipe import Data
 from .row_reader import spell
 from .source import Split, find_split, is_url, list_splits
@@ -176,7 +175,7 @@ def write_recipe(
     prompt_tokens = (mean_length * (shots * len(classes) + 4) + len(instruction)) / 3
     is_numbered = classes == [str(index) for index in range(len(classes))]
     environment = Environment(trim_blocks=True, lstrip_blocks=True, autoescape=False)  # noqa: S701  (YAML)
-    environment.filters["yaml"] = _to_yaml
+    environment.filters["yaml"] = to_yaml
     template = environment.from_string((PACKAGE / "templates" / "recipe.yaml").read_text(encoding="utf-8"))
     content = template.render(
         name=name,
@@ -290,8 +289,3 @@ def _count(split: Split, data: Data) -> Counts:
 def _round(number: int) -> int:
     """Return a number rounded down to half of its first digit's unit: 437 is 400, 87 is 85."""
     return number - number % max(1, 10 ** (len(str(number)) - 1) // 2)
-
-
-def _to_yaml(value: Any) -> str:
-    """Return a value in one line of YAML."""
-    return yaml.safe_dump([value], default_flow_style=True, allow_unicode=True, width=math.inf).strip()[1:-1]

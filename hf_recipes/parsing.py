@@ -1,6 +1,7 @@
-"""Parse YAML, explain what pydantic rejects in it, and fold blanks."""
+"""Parse and write YAML, explain what pydantic rejects in it, and fold blanks."""
 
 import difflib
+import math
 import re
 from typing import Any, get_args
 
@@ -33,6 +34,11 @@ def parse_yaml(text: str) -> Any:
         if "mapping values are not allowed here" in message:
             message += ". Quote texts that contain a colon and a blank."
         raise ValueError(message) from None
+
+
+def to_yaml(value: Any) -> str:
+    """Return a value in one line of YAML."""
+    return yaml.safe_dump([value], default_flow_style=True, allow_unicode=True, width=math.inf).strip()[1:-1]
 
 
 def _refuse_repeated_keys(node: yaml.Node | None, visited: set[int]) -> None:

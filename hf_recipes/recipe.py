@@ -71,6 +71,12 @@ class Data(Section):
     label_names: Annotated[list[str], Field(min_length=2)] | Annotated[dict[str, str], Field(min_length=2)] | None = (
         Field(None, description="the classes, or a mapping of each to a description for the prompt")
     )
+    label_map: dict[str, str] | None = Field(
+        None,
+        min_length=1,
+        description="the class of each value of the label column: `{0: ham, 1: spam}`. Several values may have one "
+        "class; other values are class names",
+    )
     pool_size: int | None = Field(None, gt=0, description="rows of the training split; all by default")
     test_size: int | None = Field(
         None, gt=0, description="rows of the test split, all by default; required if there is one split only"
@@ -93,7 +99,10 @@ class Data(Section):
     @classmethod
     def check_names(cls, value: Any) -> Any:
         if isinstance(value, dict) and any(isinstance(name, int) for name in value):
-            raise ValueError("must name classes. List the names in the order of their indices: [negative, positive].")
+            raise ValueError(
+                "must name classes. List the names in the order of their indices: [negative, positive]. For other "
+                "values set `data.label_map`."
+            )
         return value
 
     @field_validator("label_names")
@@ -107,12 +116,27 @@ class Data(Section):
             raise ValueError("must have different names that are not empty.")
         return dict(zip(names, value.values(), strict=True)) if isinstance(value, dict) else names
 
+    @field_validator("label_map", mode="before")
+    @classmethod
+    def fold_values(cls, value: Any) -> Any:
+        """Make texts of the values, which YAML may have read as numbers, and fold white space."""
+        if not isinstance(value, dict):
+            return value
+        if any(isinstance(key, bool) for key in value):
+            raise ValueError("must have values that are texts or numbers. Quote yes, no, on, off, true and false.")
+        return {
+            fold_blanks(str(key)): fold_blanks(name) if isinstance(name, str) else name for key, name in value.items()
+        }
+
     @model_validator(mode="after")
     def check_labels(self) -> "Data":
         if self.text_template is not None and self.text_column != "text":
             raise ValueError("must have `text_column` or `text_template`, not both. Remove one.")
         if self.label_column is None and self.label_names is None:
             raise ValueError("`data.label_names` must list the classes if `data.label_column` is null.")
+        unknown = set((self.label_map or {}).values()) - set(self.label_names or (self.label_map or {}).values())
+        if unknown:
+            raise ValueError(f"`data.label_map` must have classes of `data.label_names`. Got {min(unknown)}.")
         if isinstance(self.raters, dict) and self.label_names and set(self.raters) != set(self.label_names):
             raise ValueError("`data.raters` must name a column for each class of `data.label_names`.")
         return self

@@ -13,11 +13,12 @@ from jinja2.sandbox import SandboxedEnvironment
 
 from .errors import UserError, first_line
 from .hashing import ID_BYTES
-from .parsing import fold_blanks
+from .parsing import fold_blanks, to_yaml
 from .recipe import Data
 from .source import Batch, Split
 
 NO_GOLD = -1
+MAX_VALUES = 500  # of a label column, in an error that lists them
 MAX_GROUP_LENGTH = 100
 MAX_CLUSTER_LENGTH = 1000  # the URL of a thread fits
 SCHEMA = pa.schema(
@@ -75,8 +76,7 @@ class RowReader:
         if data.label_column:
             labels = self._name_labels(data.label_column, batch.columns[data.label_column], batch)
             if not self.label_names:
-                names = data.label_names or self._split.class_names.get(data.label_column)
-                self.label_names = list(names or _ask_for_names(data, labels))
+                self.label_names = self._find_names(data.label_column)
                 if len(set(self.label_names)) < len(self.label_names) or "" in self.label_names:
                     raise UserError(
                         f"`{data.label_column}` in {data.path} must have classes with different names. Got "
@@ -99,6 +99,18 @@ class RowReader:
             ),
         }
         return pa.record_batch(list(columns.values()), SCHEMA)
+
+    def _find_names(self, column: str) -> list[str]:
+        """Return the classes of the recipe, or those of a `ClassLabel` or of `data.label_map` by their new names."""
+        data, label_map = self._data, self._data.label_map or {}
+        if data.label_names:
+            return list(data.label_names)
+        names = self._split.class_names.get(column)
+        if names is None and not label_map:
+            _ask_for_names(data, self._split)
+        if not label_map:
+            return list(names or ())
+        return list(dict.fromkeys(label_map.get(name, name) for name in names or label_map))
 
     def _texts(self, batch: Batch) -> list[str | None]:
         texts: list[str | None] = []
@@ -144,7 +156,9 @@ class RowReader:
     def _index(self, label: Any, file: str, line: int) -> int:
         spelling = repr(label)
         if spelling not in self._indices:
-            self._indices[spelling] = class_index(label, self.label_names, file, line)
+            label_map = self._data.label_map or {}
+            name = next((label_map[text] for text in spell(label) if text in label_map), label)
+            self._indices[spelling] = class_index(name, self.label_names, file, line)
         return self._indices[spelling]
 
     def _read_names(self, batch: Batch, column: str | None, kind: str, max_length: int) -> list[str | None]:
@@ -213,9 +227,16 @@ def class_index(label: Any, names: list[str], file: str, line: int) -> int:
     if index is not None and 0 <= index < len(names) and not has_numbers:
         return index
     raise UserError(
-        f"{file}: the label in line {line} must be one of {', '.join(names)}. Got {label!r:.60}. Correct the row or "
-        "`data.label_names`."
+        f"{file}: the label in line {line} must be one of {', '.join(names)}. Got {label!r:.60}."
+        f"{suggest_case(label, names)} Correct the row, `data.label_names` or `data.label_map`."
     )
+
+
+def suggest_case(label: Any, names: list[str]) -> str:
+    """Return a sentence that suggests the class whose name differs from a label in case only; empty without one."""
+    folded = fold_blanks(str(label)).casefold()
+    near = next((name for name in names if name.casefold() == folded), None)
+    return f" Did you mean {near!r}?" if near else ""
 
 
 def spell(label: Any) -> list[str]:
@@ -263,11 +284,20 @@ def _template_columns(data: Data) -> list[str]:
     return sorted(columns)
 
 
-def _ask_for_names(data: Data, labels: list[Any]) -> NoReturn:
-    names = sorted({str(label) for label in labels if label is not None})[:20]
+def _ask_for_names(data: Data, split: Split) -> NoReturn:
+    """Raise an error with all values of the label column, as a list to copy."""
+    column, values = str(data.label_column), set[str]()
+    for batch in split.batches({column: "label_column"}):
+        for label in batch.columns[column]:
+            values.update(spell(label)[-1:])
+        if len(values) > MAX_VALUES:
+            raise UserError(
+                f"`data.label_column` must name a column of classes. Got {column} with more than {MAX_VALUES} values. "
+                "Try another column."
+            )
     raise UserError(
-        f"`data.label_names` must list the classes, as '{data.label_column}' in {data.path} is not a ClassLabel. Try "
-        f"{names}."
+        f"`data.label_names` must list the classes, as '{column}' in {data.path} is not a ClassLabel. Try "
+        f"{to_yaml(sorted(values))}."
     )
 
 

@@ -108,6 +108,7 @@ def test_what_is_missing_or_wrong_is_said(study, tmp_path, command):
         "id,label\nx,positive\n": "1 entries are of other texts, and no entry of the sample has a label",
         "text,label\na,positive\n": "1 entries are of other texts, and no entry",
         f"id,label\n{ids[0]},good\n": "label of entry 1 must be one of negative, neutral, positive. Got good",
+        f"id,label\n{ids[0]},Positive\n": "Got Positive. Did you mean 'positive'",
         f"id,label,label\n{ids[0]},positive,negative\n": "must have one column `label`. Got 2",
         f"id,label\n{ids[0]},positive,x\n": "entry 1 must have 2 cells like the header. Got 3",
         f"id,text\n{ids[0]},a\n": "must have a column `label`. Got id, text",

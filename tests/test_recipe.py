@@ -65,6 +65,7 @@ BAD_SETTINGS = {
     "--train.epochs=!!bool x": ["`train.epochs` must be a valid integer. Got '!!bool x'."],
     "--grid.sizes=[1": ["`grid.sizes` must be a YAML value. Got [1. Quote it."],
     "--data.label_names={0: negative, 1: positive}": ["List the names in the order of their indices"],
+    "--data.label_map={no: a, x: b}": ["`data.label_map` must have values that are texts or numbers", "Quote yes, no"],
     "--data.label_names=['a', 'a ']": ["must have different names that are not empty"],
     "--train.epochs=[": ["`train.epochs` must be a YAML value. Got [."],
 }
@@ -145,6 +146,7 @@ def test_passes_are_the_section_with_what_each_changes():
         (["--grid.curves=[gold]"], "`grid.curves` must have gold and llm"),
         (["--grid.variants=[gold, llm]", "--grid.curves=[gold, llm, llm-soft]"], "only variants of `grid.variants`"),
         (["--data.label_column=null"], "`data.label_names` must list the classes"),
+        (["--data.label_names=[a, b]", "--data.label_map={1: c}"], "must have classes of `data.label_names`. Got c"),
         (["--data.label_column=null", "--data.label_names=[a, b]"], "gold requires gold for every"),
         (
             [*NO_GOLD, "--grid.variants=[llm, llm-audit]"],

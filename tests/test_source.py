@@ -7,6 +7,8 @@ import logging
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import yaml
+from datasets import ClassLabel, Dataset, Features, Value
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from steps import load_rows
@@ -58,19 +60,71 @@ def test_csv_that_would_shift_columns_is_refused_with_its_line(content, message,
 STANCES = "text,label\ntweet 0,Favor\ntweet 1,Against\ntweet 2,None\nnull,Favor\n42,NA\n\nTRUE,\n"
 
 
-@pytest.mark.parametrize("kind", ["file", "folder", "gz", "CSV", "tsv", "[v1] folder"])
+@pytest.mark.parametrize("kind", ["file", "folder", "gz", "CSV", "tsv", "tsv folder", "[v1] folder"])
 def test_a_csv_file_and_a_folder_of_it_give_the_same_rows(kind, make_study, tmp_path):
     folder = tmp_path / (kind if "folder" in kind else "source")
     folder.mkdir()
-    names = {"gz": "rows.csv.gz", "CSV": "ROWS.CSV", "tsv": "rows.tsv"}
+    names = {"gz": "rows.csv.gz", "CSV": "ROWS.CSV", "tsv": "rows.tsv", "tsv folder": "train.tsv"}
     file = folder / names.get(kind, "train.csv")
-    content = STANCES.replace(",", "\t" if kind == "tsv" else ",").encode()
+    content = STANCES.replace(",", "\t" if "tsv" in kind else ",").encode()
     file.write_bytes(gzip.compress(content) if kind == "gz" else b"\xef\xbb\xbf" * (kind == "file") + content)
     path = folder if "folder" in kind else file
     rows = read(make_study, path, "['Favor', 'Against', 'None', 'NA']")
     expected = {"tweet 0": "Favor", "tweet 1": "Against", "tweet 2": "None", "null": "Favor", "42": "NA", "TRUE": None}
     assert named(rows) == expected
     assert rows.texts == list(expected)
+
+
+def test_all_classes_are_offered_to_copy(make_study, tmp_path):
+    """The last class comes after the first records that are read."""
+    names = [f"class {number:02}" for number in range(30)] + ["no"]
+    labels = [*(names[:30] * 40), "no"]
+    file = tmp_path / "rows.csv"
+    file.write_text("text,label\n" + "".join(f"text {i},{label}\n" for i, label in enumerate(labels)))
+    with pytest.raises(UserError, match="must list the classes") as raised:
+        read(make_study, file, "null")
+    offered = str(raised.value).split("Try ")[1].removesuffix(".")
+    assert yaml.safe_load(offered) == names
+    assert sorted(set(named(read(make_study, file, offered)).values())) == names
+    with pytest.raises(UserError, match="must name a column of classes. Got text with more than 500 values"):
+        read(make_study, file, "null", "--data.label_column=text")
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
+def test_values_are_mapped_to_classes(kind, make_study, tmp_path):
+    values = ["1.0", "2", "neg", "", "good"] if kind == "csv" else [1.0, 2.0, -1.0, None, 7.0]
+    rows = [{"text": text, "label": value} for text, value in zip("abcde", values, strict=True)]
+    file = tmp_path / f"rows.{kind}"
+    if kind == "csv":
+        file.write_text("text,label\n" + "".join(f"{row['text']},{row['label']}\n" for row in rows))
+    elif kind == "jsonl":
+        file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    else:
+        pq.write_table(pa.Table.from_pylist(rows), file)
+    other = "neg: bad" if kind == "csv" else "-1: bad, 7: good"
+    label_map = f"--data.label_map={{1: bad, 2: good, {other}}}"
+    expected = {"a": "bad", "b": "good", "c": "bad", "d": None, "e": "good"}
+    found = read(make_study, file, "null", label_map)
+    assert (named(found), found.label_names) == (expected, ["bad", "good"])
+    # With names their order and descriptions count.
+    found = read(make_study, file, "{good: a good film, bad: a bad film}", label_map, folder="named")
+    assert (named(found), found.label_names) == (expected, ["good", "bad"])
+
+
+def test_classes_of_a_class_label_are_renamed_and_merged(make_study, tmp_path):
+    features = Features({"text": Value("string"), "label": ClassLabel(names=["neg", "pos", "very pos"])})
+    Dataset.from_dict({"text": ["a", "b", "c"], "label": [0, 1, 2]}, features).to_parquet(tmp_path / "rows.parquet")
+    found = read(make_study, tmp_path / "rows.parquet", "null", "--data.label_map={pos: positive, very pos: positive}")
+    assert (named(found), found.label_names) == (
+        {"a": "neg", "b": "positive", "c": "positive"},
+        ["neg", "positive"],
+    )
+
+
+def test_a_label_that_differs_in_case_gets_a_suggestion(make_study, tmp_path):
+    (tmp_path / "rows.csv").write_text("text,label\na,positive\nb,Positive\n")
+    with pytest.raises(UserError, match=r"line 3 must be one of .* Got 'Positive'. Did you mean 'positive'\?"):
+        read(make_study, tmp_path / "rows.csv", "[negative, positive]")
 
 
 @pytest.mark.parametrize("values", [["1", "", "0"], ["1.0", "", "0.0"], [1.0, float("nan"), 0.0], [True, None, False]])

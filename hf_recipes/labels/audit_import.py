@@ -15,7 +15,7 @@ from typing import Any
 
 from ..data import RowFiles, open_rows
 from ..errors import UserError, first_line
-from ..row_reader import one_line, spell
+from ..row_reader import one_line, spell, suggest_case
 from ..study import Study, read_json
 
 NOT_SUBMITTED = ("discarded", "draft", "pending", "skipped")
@@ -96,7 +96,8 @@ def import_audit(study: Study, file: Path, replace: bool = False) -> ImportCount
         if rows and name is None:
             names = ", ".join(sample["label_names"])
             label = entry.spellings[0]
-            raise UserError(f"{file}: the label of entry {entry.place} must be one of {names}. Got {label}.")
+            hint = suggest_case(label, sample["label_names"])
+            raise UserError(f"{file}: the label of entry {entry.place} must be one of {names}. Got {label}.{hint}")
         for row_id in rows:
             votes.setdefault(row_id, Counter())[str(name)] += 1
     if not votes:
