@@ -7,7 +7,7 @@ import numpy as np
 from .analysis.metric_modules import LEVEL, error_variance
 from .analysis.schema import Comparison, Results
 from .analysis.verdict import NUM_LIMITS
-from .data import RowFiles, count_usable, open_rows
+from .data import NO_GOLD, RowFiles, count_usable, draw_order, open_rows, strings
 from .errors import UserError
 from .plan import Step, make_plan
 from .report.first_screen.numbers import number
@@ -15,26 +15,34 @@ from .study import Study
 
 MAX_SEEDS, MIN_SEEDS = 4, 3
 SIZE_RATIO = 4  # of the study's largest size to the pilot's
+MIN_TOP = 50  # training texts, from which small encoders begin to learn (docs/dev/LOG.md)
 
 
 def pilot_settings(study: Study) -> list[str]:
     """Return the settings, as on the command line, that make a pilot of a recipe.
 
-    A pilot has the variants gold and llm, few seeds, two small sizes and few texts. Its folder is another one, as its
+    A pilot has the variants gold and llm, few seeds, two small sizes and few texts: as many as its runs require, and as
+    the few-shot examples of the rarest class. Its folder is another one, as its
     runs must not be pooled with those that test what it suggested.
 
     Raises:
-        UserError: the recipe has too few seeds, or no gold labels.
+        UserError: the recipe has too few seeds or training texts, or no gold labels.
     """
     recipe, grid = study.recipe, study.grid
     if recipe.few_gold:
         raise UserError("`data.label_column` must not be null: a pilot compares LLM labels with gold labels.")
     if len(grid.seeds) < MIN_SEEDS:
         raise UserError(f"`grid.seeds` must have at least {MIN_SEEDS} seeds. Got {len(grid.seeds)}.")
-    top = max(4, grid.sizes[-1] // SIZE_RATIO)
+    top = grid.sizes[-1] // SIZE_RATIO
+    if top < MIN_TOP:
+        raise UserError(
+            f"`grid.sizes` must end with {SIZE_RATIO * MIN_TOP} or more: a pilot trains on a quarter of the largest "
+            f"size, and from fewer than {MIN_TOP} texts classifiers rarely learn. Got {grid.sizes[-1]}. The study is "
+            "too small for a pilot. Try hf-recipes run."
+        )
     files = open_rows(study)
     num_unusable = len(files) - count_usable(recipe, files)
-    pool_size = 2 * top + num_unusable + recipe.annotate.calibration_rows
+    pool_size = max(2 * top + num_unusable + recipe.annotate.calibration_rows, _count_rows_of_examples(study, files))
     seeds = grid.seeds[:MAX_SEEDS]
     passes = recipe.annotate.passes[: len(seeds) - 1] if "pass" in grid.vary else []
     return [
@@ -43,11 +51,22 @@ def pilot_settings(study: Study) -> list[str]:
         f"--data.pool_size={min(pool_size, len(files))}",
         f"--annotate.passes={json.dumps(passes)}",
         f"--grid.seeds={seeds}",
-        f"--grid.sizes={[max(2, top // 2), top]}",
+        f"--grid.sizes={[top // 2, top]}",
         "--grid.variants=[gold, llm]",
         "--grid.curves=null",
         "--grid.crossed=null",
     ]
+
+
+def _count_rows_of_examples(study: Study, files: RowFiles) -> int:
+    """Return the size of the smallest pool that has the few-shot examples of each class."""
+    num_shots = max(section.prompt.shots_per_class or 0 for section in study.recipe.annotate.all_passes())
+    has_gold = np.zeros(len(files), dtype=bool)
+    has_gold[files.find_gold_rows()] = True
+    order = draw_order(strings(files.column("id")), study.recipe.data.seed)
+    gold = np.where(has_gold, files.column("gold").to_numpy(), NO_GOLD)[order]
+    places = [np.flatnonzero(gold == k)[:num_shots] for k in range(len(files.label_names))]
+    return int(np.concatenate(places).max(initial=-1)) + 1
 
 
 def chances(comparison: Comparison, value: float, limit: float, runs: int, items: int) -> dict[str, float]:

@@ -6,7 +6,7 @@ A source of any size becomes two parquet files, the pool and the test rows. They
 import logging
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -386,4 +386,9 @@ def _can_test(rows: pa.Table, data: Data) -> np.ndarray:
 def _draw(rows: pa.Table, places: np.ndarray, size: int | None, seed: int) -> np.ndarray:
     if size is None or size >= len(places):
         return places
-    return np.sort(places[hash_order(strings(_column(rows, "id"), places), f"draw:{seed}")[:size]])
+    return np.sort(places[draw_order(strings(_column(rows, "id"), places), seed)[:size]])
+
+
+def draw_order(ids: Iterable[str], seed: int) -> np.ndarray:
+    """Return the order in which `data.pool_size` and `data.test_size` draw rows: a larger draw has the smaller one."""
+    return hash_order(ids, f"draw:{seed}")
