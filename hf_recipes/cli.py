@@ -360,7 +360,12 @@ def audit_sample(
 
     if form not in FORMS:
         raise UserError(f"`--format` must be one of {', '.join(FORMS)}. Got {form}.")
-    typer.echo(f"{draw_audit(study, n, output, form, test_share):,} texts to label: {output}")
+    drawn = draw_audit(study, n, output, form, test_share)
+    typer.echo(f"{drawn.num_written:,} texts to label: {output}")
+    for sentence in drawn.describe():
+        typer.echo(sentence)
+    if form == "label-studio":
+        typer.echo(f"Labelling interface for Label Studio: {output.with_suffix('.xml')}")
 
 
 @audit_app.command(name="import", context_settings=SETTINGS)

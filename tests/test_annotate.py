@@ -891,7 +891,7 @@ def test_the_findings_say_where_gold_went_and_what_to_do_about_one_label(make_st
     said = " ".join(describe(labels))
     assert f"{spent.demonstrations} that the prompts show as demonstrations and 50 with gold that the cali" in said
     assert (
-        f"Only {left} gold labels are left to judge by: too few for a conclusion. Lower annotate.calibration_rows"
+        f"Only {left} texts with gold are left. No figures are given for fewer than 30. Lower annotate.calibration_rows"
         in said
     )
     assert "Nearly all get one label" not in said

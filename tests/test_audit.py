@@ -2,6 +2,7 @@
 
 import csv
 import json
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -9,9 +10,10 @@ from steps import load_rows, write_labels
 
 from hf_recipes.annotation.annotate import annotate
 from hf_recipes.errors import UserError
-from hf_recipes.labels.audit import draw_audit
+from hf_recipes.labels.audit import Drawn, draw_audit, half_width
 from hf_recipes.labels.audit_import import ImportCounts, import_audit
 from hf_recipes.report.label_findings import describe
+from hf_recipes.report.label_quality import render_labels
 from hf_recipes.study import read_json
 
 SETTINGS = ("--data.pool_size=150", "--annotate.prompt.shots_per_class=1", "--grid=null", "--train=null")
@@ -40,10 +42,10 @@ def fill(file, labels):
 
 def test_the_sample_is_random_nested_and_says_what_all_texts_would(study, tmp_path):
     everything = write_labels(study).annotator  # the source has gold: the truth
-    assert draw_audit(study, 20, tmp_path / "a.csv") == 20
+    assert draw_audit(study, 20, tmp_path / "a.csv").num_written == 20
     ids = fill(tmp_path / "a.csv", gold_of(study))
     assert import_audit(study, tmp_path / "a.csv") == ImportCounts(20, 0, 0, 0, 0)
-    assert draw_audit(study, 60, tmp_path / "b.csv") == 40  # those that have no label yet
+    assert draw_audit(study, 60, tmp_path / "b.csv").num_written == 40  # those that have no label yet
     more = fill(tmp_path / "b.csv", gold_of(study))
     assert not set(ids) & set(more)
     import_audit(study, tmp_path / "b.csv")
@@ -58,6 +60,40 @@ def test_the_sample_is_random_nested_and_says_what_all_texts_would(study, tmp_pa
     import_audit(study, tmp_path / "c.csv")
     whole = write_labels(study).annotator
     assert whole == everything  # all texts audited are all texts
+
+
+def test_a_sample_says_how_exact_it_will_be_and_lists_the_classes(study, tmp_path, command):
+    file = tmp_path / "a.csv"
+    code, output, errors = command("audit", "sample", study.recipe_file, "--n", 100, "--output", file)
+    assert code == 0, errors
+    assert "100 texts to label: " in output
+    assert "Pool: 100 texts, which evaluate the LLM's labels. The 95% interval of an accuracy is at most 0.10" in output
+    assert {row["classes"] for row in csv.DictReader(file.open(newline=""))} == {"negative | neutral | positive"}
+    fill(file, gold_of(study))
+    assert import_audit(study, file).labelled == 100  # the column is ignored
+    widest = write_labels(study).annotator.accuracy_interval
+    assert widest[1] - widest[0] <= 2 * half_width(100)
+    drawn = Drawn({"pool": 29, "test": 400}, 429)
+    assert list(drawn.describe()) == [
+        "Pool: 29 texts, which evaluate the LLM's labels. No figures are given for fewer than 30: raise --n.",
+        "Test: 400 texts, which evaluate the classifiers. The 95% interval of an accuracy is at most 0.05 to either "
+        "side.",
+    ]
+
+
+def test_label_studio_gets_its_interface(study, tmp_path, command):
+    file = tmp_path / "tasks.json"
+    arguments = ["--n", 5, "--output", file, "--format", "label-studio"]
+    code, output, errors = command("audit", "sample", study.recipe_file, *arguments)
+    assert (code, f"Labelling interface for Label Studio: {tmp_path / 'tasks.xml'}" in output) == (0, True), errors
+    view = ElementTree.parse(tmp_path / "tasks.xml").getroot()  # noqa: S314  it was written here
+    choices = view.find("Choices")
+    assert view.find("Text").attrib == {"name": "text", "value": "$text"}
+    assert (choices.get("name"), choices.get("toName"), choices.get("choice")) == ("label", "text", "single")
+    assert [choice.get("value") for choice in choices] == ["negative", "neutral", "positive"]
+    file.unlink()
+    code, _, errors = command("audit", "sample", study.recipe_file, *arguments)
+    assert (code, "tasks.xml` exists" in errors) == (2, True)
 
 
 def test_a_draw_is_fair(study, tmp_path):
@@ -103,7 +139,14 @@ def test_what_is_missing_or_wrong_is_said(study, tmp_path, command):
     ids = fill(tmp_path / "a.csv", some)
     fill(tmp_path / "a.csv", {i: some[i] for i in ids[:25]})
     assert import_audit(study, tmp_path / "a.csv") == ImportCounts(25, 15, 0, 0, 0)
-    assert "Of the other 15 nothing is known" in " ".join(describe(write_labels(study)))
+    few = write_labels(study)
+    assert "Only 25 texts with gold are left. No figures are given for fewer than 30." in describe(few)[-1]
+    assert "ccuracy" not in render_labels(study, few)
+    assert "Against gold" not in render_labels(study, few)
+    fill(tmp_path / "a.csv", {i: some[i] for i in ids[:35]})
+    assert import_audit(study, tmp_path / "a.csv") == ImportCounts(35, 5, 0, 0, 0)
+    assert "Of the other 5 nothing is known" in " ".join(describe(write_labels(study)))
+    assert "Against gold" in render_labels(study, write_labels(study))
     cases = {
         "id,label\nx,positive\n": "1 entries are of other texts, and no entry of the sample has a label",
         "text,label\na,positive\n": "1 entries are of other texts, and no entry",
@@ -124,7 +167,7 @@ def test_what_is_missing_or_wrong_is_said(study, tmp_path, command):
     with pytest.raises(UserError, match=f"1 labels differ from .*{ids[0]}: {some[ids[0]]} before, {other} now"):
         import_audit(study, tmp_path / "other.csv")
     assert (study.audit / "labels.json").read_bytes() == before
-    assert import_audit(study, tmp_path / "other.csv", replace=True) == ImportCounts(25, 15, 1, 0, 0)
+    assert import_audit(study, tmp_path / "other.csv", replace=True) == ImportCounts(35, 5, 1, 0, 0)
     (tmp_path / "bad.json").write_text('[{"id": 1, "annotations": {"label": 3}}]')
     with pytest.raises(UserError, match="must have entries with id, text and label, or be an export"):
         import_audit(study, tmp_path / "bad.json")

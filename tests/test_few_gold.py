@@ -64,7 +64,7 @@ def label(file, gold, share=1.0):
     some = len(rows) * share
     said = [row | {"label": NAMES[gold[row["text"]]] if place < some else ""} for place, row in enumerate(rows)]
     with file.open("w", newline="") as sheet:
-        writer = csv.DictWriter(sheet, ["id", "text", "label"])
+        writer = csv.DictWriter(sheet, rows[0])
         writer.writeheader()
         writer.writerows(said)
     return [row["id"] for row in rows]
@@ -122,10 +122,10 @@ def test_an_audit_judges_classifiers_and_trains_them_but_no_text_does_both(make,
     with pytest.raises(UserError, match="require gold labels, and the study has none"):
         open_runs(study).left()
     _, gold = source
-    assert draw_audit(study, 40, tmp_path / "a.csv") == 40
+    assert draw_audit(study, 40, tmp_path / "a.csv").num_written == 40
     first = label(tmp_path / "a.csv", gold)
     import_audit(study, tmp_path / "a.csv")
-    assert draw_audit(study, 80, tmp_path / "b.csv") == 40
+    assert draw_audit(study, 80, tmp_path / "b.csv").num_written == 40
     second = label(tmp_path / "b.csv", gold)
     import_audit(study, tmp_path / "b.csv")
     parts = read_json(study.audit / "sample.json")["parts"]
@@ -271,7 +271,7 @@ def test_a_sample_that_does_not_do_is_said_in_one_line(make, source, tmp_path):
     with pytest.raises(UserError, match="has labels of other classes"):
         write_labels(study)
     (study.audit / "sample.json").write_text(json.dumps(sample))
-    assert draw_audit(study, 60, tmp_path / "c.csv") == 20  # labels are kept: 40 were there
+    assert draw_audit(study, 60, tmp_path / "c.csv").num_written == 20  # labels are kept: 40 were there
     assert write_labels(study).audit_drawn == 30
 
 

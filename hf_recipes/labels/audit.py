@@ -2,10 +2,13 @@
 
 import csv
 import json
+import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
 from typing import Literal, get_args
+from xml.etree import ElementTree
 
 from ..data import open_rows
 from ..errors import UserError
@@ -16,9 +19,39 @@ from .pool import read_labels
 Form = Literal["csv", "jsonl", "label-studio"]
 FORMS: tuple[Form, ...] = get_args(Form)
 Part = Literal["pool", "test"]
+#: Labels of a part, below which no figures are given: with 30 an accuracy is known to within 0.17.
+MIN_LABELS = 30
+USES: dict[Part, str] = {"pool": "the LLM's labels", "test": "the classifiers"}
 
 
-def draw_audit(study: Study, n: int, file: Path, form: Form = "csv", test_share: float = 0.5) -> int:
+@dataclass(frozen=True)
+class Drawn:
+    """A sample.
+
+    Attributes:
+        sizes (`dict[str, int]`): the texts of each part, `pool` and perhaps `test`.
+        num_written (`int`): those without a label so far, which the file has.
+    """
+
+    sizes: dict[Part, int]
+    num_written: int
+
+    def describe(self) -> Iterator[str]:
+        """Yield a sentence on each part: its size, and how exact an accuracy will be."""
+        for part, size in self.sizes.items():
+            sentence = f"{part.capitalize()}: {size:,} texts, which evaluate {USES[part]}"
+            if 0 < size < MIN_LABELS:
+                yield f"{sentence}. No figures are given for fewer than {MIN_LABELS}: raise --n."
+            elif size:
+                yield f"{sentence}. The 95% interval of an accuracy is at most {half_width(size):.2f} to either side."
+
+
+def half_width(num_labels: int) -> float:
+    """Return half the width of the 95% Wilson interval of an accuracy of 0.5, where it is widest."""
+    return 1.96 / (2 * math.sqrt(num_labels + 1.96**2))
+
+
+def draw_audit(study: Study, n: int, file: Path, form: Form = "csv", test_share: float = 0.5) -> Drawn:
     """Write texts for people to label: a simple random sample of the pool.
 
     If the recipe trains without gold, `test_share` of the texts are a sample of the test texts: labels of the pool are
@@ -33,13 +66,10 @@ def draw_audit(study: Study, n: int, file: Path, form: Form = "csv", test_share:
         file (`Path`):
             The file to write, without texts that have a label already.
         form (`str`, *optional*, defaults to `"csv"`):
-            `csv` and `jsonl` have the columns `id`, `text` and an empty `label`; `label-studio` is a JSON file for its
-            import.
+            `csv` and `jsonl` have the columns `id`, `text`, an empty `label` and `classes`, the allowed labels;
+            `label-studio` is a JSON file for its import, with its labelling configuration in an XML file of that name.
         test_share (`float`, *optional*, defaults to .5):
             In [0, 1]; rounded down to whole texts.
-
-    Returns:
-        `int`: the texts written.
 
     Raises:
         UserError: there are fewer texts, the file exists, a part would lose texts, or the study is without texts.
@@ -64,8 +94,10 @@ def draw_audit(study: Study, n: int, file: Path, form: Form = "csv", test_share:
                 f"`--n` must keep the {len(earlier[part]['ids'])} texts of the {part} that were drawn before. Got "
                 f"{size}."
             )
-    if file.exists():
-        raise UserError(f"`{file}` exists, and may have labels. Name another --output.")
+    outputs = [file, file.with_suffix(".xml")] if form == "label-studio" else [file]
+    for output in outputs:
+        if output.exists():
+            raise UserError(f"`{output}` exists, and may have labels. Name another --output.")
     drawn = {part: hash_order(candidates[part][0], "audit")[:size] for part, size in sizes.items()}
     parts = {
         part: {
@@ -83,18 +115,33 @@ def draw_audit(study: Study, n: int, file: Path, form: Form = "csv", test_share:
     texts = {i: text for i, text in texts.items() if i not in labelled}
     file.parent.mkdir(parents=True, exist_ok=True)
     write_text(file, "".join(_render(texts, pool.label_names, form)))
-    return len(texts)
+    if form == "label-studio":
+        write_text(file.with_suffix(".xml"), _make_interface(pool.label_names))
+    return Drawn(sizes, len(texts))
 
 
 def _render(texts: dict[str, str], names: list[str], form: Form) -> Iterator[str]:
     if form == "csv":
         sheet = StringIO()
         writer = csv.writer(sheet)
-        writer.writerows([("id", "text", "label"), *((i, text, "") for i, text in texts.items())])
+        classes = " | ".join(names)
+        writer.writerow(("id", "text", "label", "classes"))
+        writer.writerows((i, text, "", classes) for i, text in texts.items())
         yield sheet.getvalue()
     elif form == "jsonl":
         for i, text in texts.items():
-            yield json.dumps({"id": i, "text": text, "label": None}, ensure_ascii=False) + "\n"
+            yield json.dumps({"id": i, "text": text, "label": None, "classes": names}, ensure_ascii=False) + "\n"
     else:
         tasks = [{"data": {"id": i, "text": text, "labels": names}} for i, text in texts.items()]
         yield json.dumps(tasks, indent=1, ensure_ascii=False) + "\n"
+
+
+def _make_interface(names: list[str]) -> str:
+    """Return Label Studio's labelling configuration: one choice of a class for each text."""
+    view = ElementTree.Element("View")
+    ElementTree.SubElement(view, "Text", name="text", value="$text")
+    choices = ElementTree.SubElement(view, "Choices", name="label", toName="text", choice="single", required="true")
+    for name in names:
+        ElementTree.SubElement(choices, "Choice", value=name)
+    ElementTree.indent(view)
+    return ElementTree.tostring(view, encoding="unicode") + "\n"

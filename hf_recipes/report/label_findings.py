@@ -1,11 +1,11 @@
 """Write the findings and build the tables on the LLM's labels, all from labels.json."""
 
 from ..analysis.label_schema import CalibrationResult, LabelQuality, Uncertainty
+from ..labels.audit import MIN_LABELS
 from .first_screen.numbers import estimate, interval, number
 from .records import Table
 
 ONE_LABEL = 0.95  # a share of the labels that one class hardly ever has
-FEW_GOLD = 30  # texts: fewer say next to nothing of an annotator
 UNCERTAIN = 0.25  # the share of texts whose errors the findings count
 
 
@@ -18,9 +18,13 @@ def describe(labels: LabelQuality) -> list[str]:
     if not annotator.n_gold:
         sentences.append("There is no gold: how many labels are wrong is not known, nor could a calibration be chosen.")
         return sentences
-    if annotator.n_gold < FEW_GOLD:
-        advice = " Lower annotate.calibration_rows, or label more by hand." if labels.gold_spent.calibration else ""
-        sentences.append(f"Only {annotator.n_gold} gold labels are left to judge by: too few for a conclusion.{advice}")
+    if annotator.n_gold < MIN_LABELS:
+        advice = "Lower annotate.calibration_rows, or label" if labels.gold_spent.calibration else "Label"
+        sentences.append(
+            f"Only {annotator.n_gold} texts with gold are left. No figures are given for fewer than {MIN_LABELS}. "
+            f"{advice} more by hand."
+        )
+        return sentences
     if drawn := labels.audit_drawn:
         scope = ": what follows holds for all of them, within its intervals."
         if annotator.n_gold < drawn:
@@ -131,7 +135,7 @@ def make_label_tables(labels: LabelQuality) -> list[Table]:
         ),
     ]
     annotator = labels.annotator
-    if annotator and annotator.n_gold:
+    if annotator and annotator.n_gold >= MIN_LABELS:
         tables.append(_list_confusion(labels.label_names, annotator))
         if labels.scoring != "guided":
             tables.append(_list_captures(annotator))
@@ -179,6 +183,8 @@ def list_passes(labels: LabelQuality) -> Table:
     """Return the labels and the scores of each pass and of their aggregates."""
     rows = []
     for result in labels.passes:
-        scores = [estimate(result, "accuracy"), estimate(result, "macro_f1")] if result.n_gold else ["-", "-"]
+        scores = ["-", "-"]
+        if result.n_gold >= MIN_LABELS:
+            scores = [estimate(result, "accuracy"), estimate(result, "macro_f1")]
         rows.append([result.name, *map(number, result.label_share), *scores])
     return Table("Passes", ["labels", *labels.label_names, "accuracy", "macro-F1"], rows)

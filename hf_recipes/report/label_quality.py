@@ -15,6 +15,7 @@ from ..annotation.passes import read_progress
 from ..data import NO_GOLD
 from ..hashing import hash_files, make_key
 from ..labels import votes as voting
+from ..labels.audit import MIN_LABELS
 from ..labels.pool import Pool, StudyLabels
 from ..metric_loading import metrics_folder
 from ..study import Study, read_json, write_text
@@ -88,7 +89,7 @@ def render_labels(study: Study, labels: LabelQuality) -> str:
     figure = ""
     if labels.annotator and labels.scoring != "guided":
         figure = "Share of texts by label, and the distribution of the LLM's entropy"
-        if labels.annotator.n_gold:
+        if labels.annotator.n_gold >= MIN_LABELS:
             figure = "Reliability, and the error rate among the texts kept"
     return render(
         "labels.md",
@@ -152,7 +153,7 @@ def _score(labels: np.ndarray, gold: np.ndarray, classes: int, clusters: np.ndar
 def _draw(annotator: Uncertainty, names: list[str], study: Study) -> None:
     """Draw how sure the LLM is; with gold, how often it is then right, and the errors among the texts kept."""
     figure, (left, right) = make_axes(2, 9, 4)
-    if annotator.n_gold:
+    if annotator.n_gold >= MIN_LABELS:
         bins = [entry for entry in annotator.reliability if entry.n]
         left.plot([0, 1], [0, 1], color="#999999", lw=1)
         for entry in bins:
