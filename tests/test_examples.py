@@ -77,6 +77,22 @@ def test_soft_labels_learn_the_distribution(study, tiny_encoder):
     assert losses[-1] < losses[0]
 
 
+def test_multiple_seeds_needs_runs_and_the_root_of_the_repository(tmp_path, monkeypatch):
+    script = EXAMPLES / "by_feature" / "multiple_seeds.py"
+
+    def fail(*arguments):
+        done = subprocess.run([sys.executable, script, *arguments], check=False, capture_output=True, text=True)
+        assert (done.returncode, "Traceback" in done.stderr) == (2, False)
+        return done.stderr
+
+    assert "must have two or more runs. Got 0" in fail(tmp_path, "llm", "20")
+    for seed in "01":
+        (tmp_path / "runs" / "llm" / "n20" / seed).mkdir(parents=True)
+        (tmp_path / "runs" / "llm" / "n20" / seed / "predictions.parquet").touch()
+    monkeypatch.chdir(tmp_path)
+    assert "Got metrics/seed_instability. Try it in the root of the repository" in fail(tmp_path, "llm", "20")
+
+
 def test_the_examples_on_finished_runs_agree_with_the_study(study, tmp_path):
     train(study)
     results = measure(study)

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import runpy
 import signal
 import socket
 import subprocess
@@ -753,6 +754,36 @@ def test_a_metric_becomes_a_space_that_evaluate_loads(hub):
     )
     assert value == pytest.approx(np.mean([0, 1]))
     assert "must be a metric module" in hub.cli("push", "metric", "metrics", "--owner", "me", code=2)
+
+
+@pytest.mark.parametrize(
+    ("mass", "flags", "is_pushed"), [(0.01, [], False), (0.01, ["--allow-low-label-mass"], True), (0.9, [], True)]
+)
+def test_the_script_publishes_no_labels_without_label_mass(mass, flags, is_pushed, study, tmp_path, monkeypatch):
+    main = runpy.run_path(str(ROOT / "dataset_scripts" / "annotate_and_push.py"))["main"]
+    commands = []
+
+    def run(command, check):
+        commands.append(command[3])
+        return subprocess.CompletedProcess(command, 0)
+
+    labels = read_json(study.labels_file)
+    labels["annotator"]["label_mass_mean"] = mass
+    target = tmp_path / "studies" / "tweets" / "report" / "labels.json"
+    target.parent.mkdir(parents=True)
+    target.write_text(json.dumps(labels))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("subprocess.run", run)
+    monkeypatch.setattr("huggingface_hub.HfApi.create_repo", lambda self, *arguments, **options: None)
+    monkeypatch.setattr("huggingface_hub.HfApi.auth_check", lambda self, *arguments, **options: None)
+    arguments = ["annotate_and_push.py", str(SAMPLE), "--model", str(LLM), "--instruction", "Glad or sad?"]
+    monkeypatch.setattr("sys.argv", [*arguments, "--repo", "me/tweets", *flags])
+    if is_pushed:
+        main()
+    else:
+        with pytest.raises(SystemExit, match="mean label mass must be at least 0.05 to publish. Got 0.010"):
+            main()
+    assert commands == ["annotate", *(["push"] if is_pushed else [])]
 
 
 @pytest.mark.slow

@@ -20,7 +20,16 @@ def main() -> None:
     args = parser.parse_args()
 
     # One predictions.parquet a run: id, gold, and the probability of each class
-    files = sorted(Path(args.study, "runs", args.variant, f"n{args.size}").glob("[0-9]*/predictions.parquet"))
+    folder = Path(args.study, "runs", args.variant, f"n{args.size}")
+    files = sorted(folder.glob("[0-9]*/predictions.parquet"))
+    if len(files) < 2:
+        parser.error(
+            f"`{folder}` must have two or more runs. Got {len(files)}. Try the folder, variant and size of a study."
+        )
+    if args.metric == parser.get_default("metric") and not Path(args.metric).exists():
+        parser.error(
+            f"`--metric` must be a folder or a Hub id. Got {args.metric}. Try it in the root of the repository."
+        )
     tables = [pq.read_table(file) for file in files]
     labels = [np.array(table["probs"].to_pylist()).argmax(axis=1) for table in tables]
     gold = tables[0]["gold"].to_numpy()
