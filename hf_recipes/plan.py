@@ -1,5 +1,6 @@
 """Show what would run, what is done, and what the remaining work costs. A plan writes nothing and asks no server."""
 
+import logging
 import os
 from dataclasses import dataclass
 
@@ -29,6 +30,8 @@ from .study import Run, Study, read_json
 from .training.grid import all_runs, check_sizes, describe_few_steps
 from .training.runs import Runs, check_encoder, check_training, other_runs, read_accelerate_config
 from .variants import CONFIDENT
+
+logger = logging.getLogger(__name__)
 
 MAX_SAMPLE = 500  # texts whose tokens are counted
 START_SECONDS = {"annotate": 30, "train": 20, "report": 20}
@@ -86,12 +89,14 @@ def make_plan(study: Study, rates_of: Study | None = None, device: str | None = 
             else "No server was asked: the plan assumes that the servers still run the models of the last annotate."
         )
 
+    num_test, num_passes = files.manifest["rows"]["test"], len(recipe.annotate.all_passes())
+    logger.info("%s texts and %s test texts. Counting what is left to label ...", f"{len(files):,}", f"{num_test:,}")
+
     # A sample from the whole pool, for the tokens and bytes of all texts. A study may be without texts.
     places = np.unique(np.linspace(0, len(files) - 1, min(MAX_SAMPLE, len(files))).astype(int))
     sample = [] if files.withheld else [text for text in files.texts(places) if text]
     classes, text_bytes = len(files.label_names), float(np.mean([len(text.encode()) for text in sample] or [0]))
 
-    num_test, num_passes = files.manifest["rows"]["test"], len(recipe.annotate.all_passes())
     left, total = count_rows_left(study, files, contact=False), len(files) * num_passes + num_test
     annotate = Step("annotate", total - left, total, "texts", bytes=left * row_bytes(ANNOTATION_BYTES, classes))
     if left:
@@ -104,6 +109,7 @@ def make_plan(study: Study, rates_of: Study | None = None, device: str | None = 
     variants.bytes = (num_configs - variants.done) * len(files) * row_bytes(CONFIG_BYTES, classes, text_bytes)
     if not recipe.grid:
         return [annotate, variants], notes
+    logger.info("%s labels are left. Counting what is left to train ...", f"{left:,}")
 
     runs = runs_to_train = all_runs(study.grid)
     is_reported = False
@@ -124,6 +130,8 @@ def make_plan(study: Study, rates_of: Study | None = None, device: str | None = 
         if warning := describe_few_steps(study.grid, study.training):
             notes.append(warning)
         _predict_training(train, study, runs_to_train, num_test, out_of_bag, sample, hardware, rates)
+        if rates and (warning := _describe_load_of_rates(rates)):
+            notes.append(warning)
     report = Step("measure, report", int(is_reported), 1, "reports", is_measured=False)
     report.seconds = 0 if is_reported else START_SECONDS["report"]
     return [annotate, variants, train, report], notes
@@ -235,6 +243,18 @@ def _describe_load() -> str | None:
     return (
         f"The load average is {load:.1f} on {num_cores} cores: other work slows this machine. Estimates from rates "
         "that are measured here now are too high. Stop the other work first."
+    )
+
+
+def _describe_load_of_rates(study: Study) -> str | None:
+    """Return a warning if other work loaded the machine while the runs whose times are used were trained."""
+    loads = [record["load_average"] for record in map(read_json, study.run_records()) if "load_average" in record]
+    num_cores = os.cpu_count() or 1
+    if not loads or float(np.mean(loads)) <= num_cores + 1:  # a run takes all cores
+        return None
+    return (
+        f"Other work loaded the machine while {len(loads):,} runs were trained (load average {np.mean(loads):.1f} on "
+        f"{num_cores} cores). Estimates from their times are too high for an idle machine."
     )
 
 

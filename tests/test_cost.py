@@ -143,11 +143,30 @@ def test_the_plan_counts_the_tokens_that_are_then_asked_for_and_takes_the_studys
     assert elsewhere["train"].tokens == grown["train"].tokens
 
 
-def test_the_plan_is_a_table_with_hours_and_bytes_and_knows_its_devices(command, make_study, tiny_encoder):
+def test_times_that_were_measured_on_a_loaded_machine_have_a_warning(make_study, engine, tiny_encoder, monkeypatch):
+    study = make_study(*SMALL, f"--train.encoder={tiny_encoder}", "--grid.variants=[gold, llm]")
+    annotate(study)
+    monkeypatch.setattr("os.getloadavg", lambda: (7.25, 0.0, 0.0))
+    assert train(study) == {}
+    more = make_study(
+        *SMALL, f"--train.encoder={tiny_encoder}", "--grid.variants=[gold, llm]", "--grid.seeds=[0, 1, 2, 3]"
+    )
+    for num_cores, is_loaded in ((2, True), (8, False)):
+        monkeypatch.setattr("os.cpu_count", lambda num_cores=num_cores: num_cores)
+        notes = " ".join(make_plan(more)[1])
+        assert ("(load average 7.2 on 2 cores). Estimates from their times are too high" in notes) is is_loaded
+    assert "load average" not in " ".join(make_plan(more, device="h100")[1])
+
+
+def test_the_plan_is_a_table_with_hours_and_bytes_and_knows_its_devices(command, make_study, tiny_encoder, caplog):
     study = make_study(*SMALL, f"--train.encoder={tiny_encoder}")
     given = ["plan", DEMO, f"--output_dir={study.root}", *SMALL, f"--train.encoder={tiny_encoder}"]
     code, output, _ = command(*given, "--device", "h100")
     assert code == 0
+    assert caplog.messages == [  # a plan of many texts takes a while
+        "60 texts and 20 test texts. Counting what is left to label ...",
+        "80 labels are left. Counting what is left to train ...",
+    ]
     assert "they follow from h100's data sheet" in " ".join(output.split())
     for column in ("tokens", "device", "disk", "MB"):
         assert column in output

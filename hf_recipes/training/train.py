@@ -358,6 +358,7 @@ class _Trainer:
                 "environment": runs.environment(run),
                 "micro_batch_size": micro_batch_size,
                 "seconds": round(time.monotonic() - self._start, 2),
+                "load_average": round(os.getloadavg()[0], 1),
             },
         )
 
