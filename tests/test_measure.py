@@ -5,7 +5,7 @@ import pytest
 from test_planted import NAMES
 
 from hf_recipes.analysis.class_shares import class_shares
-from hf_recipes.analysis.comparisons import best_mitigation
+from hf_recipes.analysis.comparisons import best_mitigation, plateaus
 from hf_recipes.analysis.texts import Texts
 from hf_recipes.data import Rows
 
@@ -35,6 +35,43 @@ def test_shares_of_a_group_are_those_of_its_texts_alone_with_wider_intervals(lab
                 widths = [np.diff(which[name])[0] for which in (one, other)]
                 assert widths[0] > widths[1] or 0 in one[name]  # corrected for twice as many
     assert all((one["gold_interval"] is None) == (labelled == 90) for one in found)
+
+
+def test_the_interval_of_a_bias_of_shares_is_within_its_range():
+    gold = np.array([0, 0, 0, 0, 0, 1])
+    test = Rows([str(i) for i in range(6)], [""] * 6, gold, NAMES)
+    labels = np.ones((3, 6), dtype=int)
+    labels[0, 0] = 0
+    texts = Texts(test, {("llm", 50): labels}, np.arange(6))
+    intervals = [share["bias_interval"] for share in class_shares(texts, texts)]
+    assert intervals[0][0] == -1
+    assert intervals[1][1] == 1
+    assert all(-1 <= low <= high <= 1 for low, high in intervals)
+
+
+def test_an_interpolated_doubling_has_an_interval_over_texts_too():
+    """Between 20 and 60 texts in logarithms, the gain from 30 is a fixed share of that from 20."""
+    rng, items = np.random.default_rng(0), 300
+    test = Rows([str(i) for i in range(items)], [""] * items, rng.integers(3, size=items), NAMES)
+    small, large = (
+        np.where(rng.random((5, items)) < accuracy, test.gold, rng.integers(3, size=(5, items)))
+        for accuracy in (0.4, 0.7)
+    )
+
+    def measure(size):
+        texts = Texts(test, {("llm", size): small, ("llm", 60): large}, np.arange(items))
+        variants = [{"variant": name, "size": at, "above_chance": True} for name, at in texts.labels]
+        for variant in variants:
+            variant["macro_f1_runs"] = texts.score((variant["variant"], variant["size"]))["macro_f1_runs"]
+        (plateau,) = plateaus(variants, texts)
+        return plateau
+
+    interpolated, exact = measure(20), measure(30)
+    share = np.log(2) / np.log(3)
+    assert (interpolated["is_interpolated"], exact["is_interpolated"]) == (True, False)
+    assert exact["item_se"] > 0.01
+    for figure in ("gain", "item_se", "gain_interval"):
+        assert interpolated[figure] == pytest.approx(share * np.array(exact[figure]))
 
 
 def test_a_choice_is_made_on_one_half_and_judged_on_the_other():

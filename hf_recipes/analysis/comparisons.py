@@ -163,8 +163,8 @@ def equal_accuracy(variants: list[dict[str, Any]], texts: Texts) -> dict[str, An
 def plateaus(variants: list[dict[str, Any]], texts: Texts) -> Iterator[dict[str, Any]]:
     """Yield what the last doubling of the training texts gains each variant in macro-F1, and whether gold gains more.
 
-    Where half the largest size was trained, intervals are over runs and test texts, otherwise over runs. Nothing is
-    yielded of runs that are not better than chance at the largest size: what did not start cannot have ended.
+    Intervals are over runs and test texts. Nothing is yielded of runs that are not better than chance at the largest
+    size: what did not start cannot have ended.
     """
     sizes = sorted({size for _, size in texts.labels})
     if not sizes or sizes[-1] < 2 * sizes[0]:
@@ -174,23 +174,23 @@ def plateaus(variants: list[dict[str, Any]], texts: Texts) -> Iterator[dict[str,
     names = [name for name, size in texts.labels if size == sizes[-1] and (name, size) in above_chance]
     names = [name for name in names if all((name, small) in scores for small in sizes)]
     curves = {name: [scores[name, size] for size in sizes] for name in names}
-    # How much each text moves the gain of the last doubling.
-    is_interpolated = sizes[-1] / 2 not in sizes
-    module, errors, moves = load_metric("seed_scores"), dict.fromkeys(names, 0.0), {}
-    if not is_interpolated:
-        moves = {
-            name: _influence(texts, (name, sizes[-1])) - _influence(texts, (name, sizes[-1] // 2)) for name in names
-        }
-        errors = {name: module.item_se(influence, texts.clusters) for name, influence in moves.items()}
+    # How much each text moves the gain of the last doubling, in which the score at half the largest size is that of the
+    # sizes around it, weighted by their distance in logarithms.
+    half = sizes[-1] / 2
+    weights = [np.interp(np.log(half), np.log(sizes), unit) for unit in np.eye(len(sizes))]
+    module, moves = load_metric("seed_scores"), {}
+    for name in names:
+        at_half = [w * _influence(texts, (name, size)) for w, size in zip(weights, sizes, strict=True) if w > 0]
+        moves[name] = _influence(texts, (name, sizes[-1])) - np.sum(at_half, axis=0)
+    errors = {name: module.item_se(influence, texts.clusters) for name, influence in moves.items()}
     for name in names:
         settings: dict[str, Any] = {"item_se": errors[name]}
         if name != "gold" and "gold" in names:
             settings |= {"against": curves["gold"], "against_item_se": errors["gold"]}
-            if not is_interpolated:
-                settings["difference_item_se"] = module.item_se(moves["gold"] - moves[name], texts.clusters)
+            settings["difference_item_se"] = module.item_se(moves["gold"] - moves[name], texts.clusters)
         plateau = load_metric("learning_plateau").compute(sizes=sizes, scores=curves[name], delta=DELTA, **settings)
         record = {"variant": name, "figure": "macro_f1", "n": len(texts.rows), "item_se": errors[name]}
-        yield {**record, "is_interpolated": is_interpolated, **plateau}
+        yield {**record, "is_interpolated": half not in sizes, **plateau}
 
 
 def _influence(texts: Texts, variant: tuple[str, int]) -> np.ndarray:
