@@ -217,7 +217,9 @@ with gr.Blocks(title=CARD["title"], analytics_enabled=False) as page:
     button = gr.Button("Measure", variant="primary")
     table = gr.Dataframe(FIGURES, label="Figures, with 95% intervals", interactive=False)
     plot = gr.Plot(PLOT, label="Intervals")
-    button.click(measure, [pasted, file, delta], [table, plot], api_name="measure")
+    # The old result goes first, so that none is left next to an error.
+    cleared = button.click(lambda: (None, None), None, [table, plot], api_visibility="private")
+    cleared.then(measure, [pasted, file, delta], [table, plot], api_name="measure")
 
 if __name__ == "__main__":
     page.launch(theme=THEME, max_file_size="20mb")

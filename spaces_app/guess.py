@@ -53,7 +53,7 @@ input { appearance: auto; width: 1.1rem; height: 1.1rem; accent-color: #0072B2; 
 label:has(:checked) { background: var(--soft); border-color: currentColor; }
 select { min-height: 44px; max-width: 100%; background: transparent; border: 1px solid var(--line);
   border-radius: 8px; }
-.outcome { min-height: 1.6rem; margin: .4rem 0 0; line-height: 1.6rem; overflow-wrap: anywhere; }
+.outcome { min-height: 3.2rem; margin: .4rem 0 0; line-height: 1.6rem; overflow-wrap: anywhere; }
 button { min-height: 44px; padding: 0 1.2rem; border-radius: 8px; font-weight: 600; color: #fff; background: #0072B2; }
 button:disabled { opacity: .5; }
 """

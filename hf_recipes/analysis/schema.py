@@ -10,7 +10,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 
 def _interval(bounds: Any) -> Any:
-    return None if bounds is None or None in bounds else bounds
+    return None if isinstance(bounds, list | tuple) and None in bounds else bounds
 
 
 Interval = Annotated[tuple[float, float] | None, BeforeValidator(_interval)]
