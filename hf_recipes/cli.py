@@ -75,7 +75,8 @@ def _open(context: typer.Context, recipe: Path, accept: bool, verbose: bool) -> 
 @app.command()
 def init(
     dataset: Annotated[
-        str, typer.Argument(metavar="DATASET", help="Read this Hub dataset, folder, or .csv, .tsv, .jsonl or .parquet.")
+        str,
+        typer.Argument(metavar="DATASET", help="Read this Hub dataset, folder, .csv, .tsv, .json, .jsonl or .parquet."),
     ],
     text: Annotated[
         str | None, typer.Option("--text", help="Name the column of texts. It is guessed by default.")

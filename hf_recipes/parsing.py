@@ -63,7 +63,9 @@ def explain_errors(errors: ValidationError, root: type[BaseModel]) -> list[str]:
 
     A value that may have several types has an error for each: the first one counts.
     """
-    ordered = sorted(errors.errors(), key=lambda error: error["type"] != "extra_forbidden")
+    # A default that depends on other keys cannot be made where one of these is wrong.
+    own = [error for error in errors.errors() if error["type"] != "default_factory_not_called"]
+    ordered = sorted(own, key=lambda error: error["type"] != "extra_forbidden")
     sentences: dict[str, str] = {}
     for sentence in (_explain_error(error, root) for error in ordered):
         sentences.setdefault(sentence.split("`")[1], sentence)

@@ -183,6 +183,9 @@ def test_all_errors_are_reported_at_once_unknown_keys_first(command, tmp_path):
     ]
     assert lines[0].startswith(f"error: {path}: `annotate.dtyp` is not a key. Did you mean `annotate.dtype`?")
     assert lines[-1] == "error: --train.epochs=0: `train.epochs` must be greater than 0. Got 0."
+    # The default of `annotate.calibration` depends on the section, which is wrong here.
+    code, _, errors = command("plan", DEMO, "--annotate.dtype=flaot32", "--annotate.scoring=guess")
+    assert [line.split("`")[1] for line in errors.splitlines()] == ["annotate.dtype", "annotate.scoring"]
 
 
 @pytest.mark.parametrize(
