@@ -247,7 +247,7 @@ def _choose_text(dataset: str, columns: dict[str, Column], text: str | None, lab
 
 
 def _choose_label(dataset: str, columns: dict[str, Column], text: str, label: str | None, split: Split) -> str | None:
-    """Return a `ClassLabel` column, else one with few values; the one that the user names; None if there is none."""
+    """Return a `ClassLabel` column, else one with few values; the one that the user names; None without one."""
     if label is not None:
         return _require(dataset, columns, "--label", label)
     # A value must repeat: a column with as many values as rows has no classes.

@@ -227,9 +227,9 @@ def _read_results(path: Path) -> Results | None:
 def _configs(manifest: dict[str, Any]) -> tuple[list[str], str]:
     configs, prefix = manifest["configs"], manifest["prefix"]
     if not re.fullmatch(r"[A-Za-z0-9._-]{0,96}", prefix) or len(configs) > 100:
-        raise ValueError("a prefix that is none")
+        raise ValueError("an invalid prefix")
     if not all(re.fullmatch(NAME, config) and config.startswith(prefix) and set(config) != {"."} for config in configs):
-        raise ValueError("a config that is none")
+        raise ValueError("an invalid config")
     return configs, prefix
 
 

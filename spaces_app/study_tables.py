@@ -153,7 +153,7 @@ def _matrix(column: pa.ChunkedArray, width: int, kind: Any) -> np.ndarray:
 def _class_names(schema: pa.Schema) -> list[str]:
     names = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]["label"]["names"]
     if not 2 <= len(names) <= MAX_CLASSES:
-        raise ValueError("a number of classes that is none")
+        raise ValueError("an invalid number of classes")
     return [str(name)[:100] for name in names]
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from first_screen.numbers import interval, number
 
-#: Colours of classes, which the colour-blind can distinguish. The colour of warnings is none of them.
+#: Colours of classes, which the colour-blind can distinguish. The colour of warnings is not among them.
 COLOURS = ["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#999999", "#B8860B", "#6A51A3"]
 TAG = re.compile("<[^>]*>")
 TURNING = set("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\0")

@@ -61,7 +61,7 @@ class Report(Findings):
         headline (`Headline`): the verdict in words.
         summary (`list[Table]`): the tables of the first screen: limits, the LLM's labels, and kinds of labels.
         best (`str`): what the best remedy gains; empty without one.
-        unknown (`list[str]`): what the study cannot tell, in a few lines.
+        unknown (`list[str]`): what the study leaves open, in a few lines.
         figures (`dict[str, Figure]`): by the name of their files.
         tables (`list[Table]`): all other tables.
         methods (`str`): a paragraph to paste.

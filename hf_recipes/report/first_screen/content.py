@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 MAX_CLASSES = 8  # of a confusion matrix: with more classes, the largest confusions are listed
 NUM_CONFUSIONS = 10
 NUM_TEXTS = 4
-MAX_LIMITS = 4  # lines on what the study cannot tell
+MAX_LIMITS = 4  # lines on what the study leaves open
 MAX_CHARACTERS = 160  # of a text
 GOLD_NOT_LEARNT = "Classifiers trained on gold labels are not better than chance, so the loss is unknown."
 MARKS = {"holds": "✓", "fails": "✕", "inconclusive": "?"}
@@ -311,7 +311,7 @@ def describe_best(results: "Results", controls: dict[str, str]) -> str:
 
 
 def list_unknown(results: "Results") -> list[str]:
-    """Return what the study cannot tell, in at most four lines."""
+    """Return what the study leaves open, in at most four lines."""
     titles = {"macro_f1_loss": "the score lost", "churn": "the instability added", "min_class_f1": "the worst class"}
     verdict, lines = results.verdict, []
     chance = [name for name, result in results.at_top.items() if result.above_chance is False]
@@ -328,7 +328,7 @@ def list_unknown(results: "Results") -> list[str]:
         line = f"Whether {listed(is_open)} {'is within its limit' if len(is_open) == 1 else 'are within their limits'}"
         if verdict.advice:
             seeds, texts = verdict.advice.seeds, verdict.advice.test_texts
-            line += f": {seeds:,} seeds and {texts:,} test texts would tell, in {verdict.advice.hours:,.1f} hours"
+            line += f": {seeds:,} seeds and {texts:,} test texts would decide, in {verdict.advice.hours:,.1f} hours"
         lines.append(f"{line}.")
     if "pass" not in results.vary:
         lines.append("Whether another prompt or other few-shot examples give the same labels.")
@@ -350,11 +350,8 @@ def find_wrong_texts(texts: Sequence[str], gold: np.ndarray, probs: np.ndarray, 
     wrong = np.flatnonzero((gold >= 0) & (llm != gold) & has_text)
     by_probability = wrong[np.argsort(-sure[wrong], kind="stable")]
     _, first = np.unique(gold[by_probability] * len(names) + llm[by_probability], return_index=True)
-    chosen = by_probability[sorted(first)][:NUM_TEXTS]
-    others = [i for i in by_probability if i not in chosen]
-    return [
-        WrongText(_cut(texts[i]), names[gold[i]], names[llm[i]], float(sure[i])) for i in [*chosen, *others][:NUM_TEXTS]
-    ]
+    ordered = dict.fromkeys([*by_probability[sorted(first)], *by_probability[:NUM_TEXTS]])
+    return [WrongText(_cut(texts[i]), names[gold[i]], names[llm[i]], float(sure[i])) for i in list(ordered)[:NUM_TEXTS]]
 
 
 def _cut(text: str) -> str:
