@@ -17,7 +17,7 @@ from ..hashing import hash_files, make_key
 from ..labels import votes as voting
 from ..labels.audit import MIN_LABELS
 from ..labels.pool import Pool, StudyLabels
-from ..metric_loading import metrics_folder
+from ..metric_loading import load_metric, metrics_folder
 from ..study import Study, read_json, write_text
 from .figures import make_axes, save_figure
 from .first_screen.numbers import counted
@@ -101,11 +101,8 @@ def render_labels(study: Study, labels: LabelQuality) -> str:
 
 
 def _measure(pool: Pool) -> dict[str, Any]:
-    import evaluate
-
-    uncertainty = evaluate.load(str(metrics_folder() / "annotation_uncertainty"), keep_in_memory=True)
     votes = {"votes": pool.votes} if pool.votes.shape[1] > 1 else {}
-    figures = uncertainty.compute(
+    figures = load_metric("annotation_uncertainty").compute(
         predictions=pool.probs,
         references=pool.gold,
         label_mass=pool.label_mass,
@@ -133,15 +130,12 @@ def _measure_passes(study: Study, pool: Pool) -> list[dict[str, Any]]:
 
 def _score(labels: np.ndarray, gold: np.ndarray, classes: int, clusters: np.ndarray | None) -> dict[str, Any]:
     """Return the shares of the labels, and their scores over the texts with gold."""
-    import evaluate
-
     has_label = labels != voting.NO_VOTE
     judged = has_label & (gold != NO_GOLD)
     share = np.bincount(labels[has_label], minlength=classes) / max(1, has_label.sum())
     if not judged.any():
         return {"label_share": share.tolist(), "n_gold": 0}
-    uncertainty = evaluate.load(str(metrics_folder() / "annotation_uncertainty"), keep_in_memory=True)
-    figures = uncertainty.compute(
+    figures = load_metric("annotation_uncertainty").compute(
         predictions=np.eye(classes)[labels[judged]],
         references=gold[judged],
         clusters=None if clusters is None else clusters[judged],
