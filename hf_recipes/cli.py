@@ -141,9 +141,9 @@ def _run_all(study: Study, recipe: Path, overrides: list[str], go_on: bool, retr
         from .training.grid import check_sizes, describe_few_steps
         from .training.runs import check_training
 
-        check_training(study)  # before hours of annotation
-        for note in check_sizes(study.recipe.grid, count_usable(study.recipe, files)):
-            typer.echo(note, err=True)
+        # Before hours of annotation. Training logs the notes on the sizes.
+        check_training(study)
+        check_sizes(study.recipe.grid, count_usable(study.recipe, files))
         if warning := describe_few_steps(study.grid, study.training):
             typer.echo(warning, err=True)
     num_steps, num_texts = 4 if study.recipe.grid else 2, len(files) + files.manifest["rows"]["test"]
