@@ -26,8 +26,12 @@ COVERED = (
     ("runs/*/*/*/predictions.parquet", 4, "train"),
     ("runs/*/*/*/out_of_bag.parquet", 4, "train"),
     ("runs/*/*/*/run.json", 4, "train"),
+    ("heads/*/*/*/*", 4, "train"),
+    ("tfidf/*/*/*/*", 4, "train"),
+    ("features/*/part-*.parquet", 3, "train"),
     ("report/labels.json", 2, "annotate"),
     ("report/results.json", 2, "report"),
+    ("report/heads/results.json", 3, "report"),
     ("dataset/*", 1, "variants"),
 )
 
@@ -56,10 +60,15 @@ class Checksums:
 
         The old checksums go first, so that a kill at any moment leaves no checksum of another content.
         """
+        self.publish_all({path: temporary})
+
+    def publish_all(self, temporaries: dict[Path, Path]) -> None:
+        """Publish several files or folders, each by its final path, and write the list once."""
         with self._lock:
-            self._forget([path])
-            replace_path(temporary, path)
-            files = [path] if path.is_file() else path.rglob("*")
+            self._forget(list(temporaries))
+            for path, temporary in temporaries.items():
+                replace_path(temporary, path)
+            files = itertools.chain.from_iterable([p] if p.is_file() else p.rglob("*") for p in temporaries)
             self._write(self._read() | self._hash(files))
 
     def delete(self, paths: list[Path]) -> None:

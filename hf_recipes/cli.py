@@ -50,6 +50,7 @@ GoOn = Annotated[
     bool, typer.Option("--go-on", help="Train all runs, even if the first on gold labels are not better than chance.")
 ]
 Private = Annotated[bool, typer.Option("--private", help="Create the repo as private.")]
+NUM_STEPS = {"frozen": 4, "finetune": 5, "both": 6}  # of `run`, by `train.encoder_mode`
 SETTINGS = {"allow_extra_args": True, "ignore_unknown_options": True}
 
 
@@ -146,7 +147,8 @@ def _run_all(study: Study, recipe: Path, overrides: list[str], go_on: bool, retr
         check_sizes(study.recipe.grid, count_usable(study.recipe, files))
         if warning := describe_few_steps(study.grid, study.training):
             typer.echo(warning, err=True)
-    num_steps, num_texts = 4 if study.recipe.grid else 2, len(files) + files.manifest["rows"]["test"]
+    num_steps = NUM_STEPS[study.training.encoder_mode] if study.recipe.train else 2
+    num_texts = len(files) + files.manifest["rows"]["test"]
     num_left = count_rows_left(study, files)
     title = f"Labelling {num_texts:,} texts with {study.recipe.annotate.model}"
     with _step(f"1/{num_steps}", title, is_done=not num_left):
@@ -160,21 +162,38 @@ def _run_all(study: Study, recipe: Path, overrides: list[str], go_on: bool, retr
         print_labels(study, quality)
         typer.echo(f"Dataset with the LLM's labels: {study.dataset}")
         return None
+    return _train_all(study, labels, recipe, overrides, go_on, retry)
+
+
+def _train_all(
+    study: Study, labels: "StudyLabels", recipe: Path, overrides: list[str], go_on: bool, retry: bool
+) -> "Results | None":
+    """Train and report by each method; return the results of the method that decides the verdict."""
     from .analysis.measure import is_measured
     from .report.page import print_summary
     from .training.runs import Runs
 
-    runs = Runs(study, labels)
+    runs, num_steps = Runs(study, labels), NUM_STEPS[study.training.encoder_mode]
     if retry:
         runs.forget_failures()
-    left = runs.left()
-    with _step("3/4", f"Training {len(left or runs.all):,} classifiers", is_done=not left):
-        if left:
-            launch.train(study, runs, recipe, overrides, go_on)
-    is_reported = (study.report / "report.html").exists() and is_measured(study, labels, runs)
-    with _step("4/4", "Measuring and writing the report", is_done=is_reported):
-        results = _report(study, labels, runs)
-    print_summary(study, results)
+    in_seconds = runs.left_in_seconds()
+    title = "Training linear heads on frozen features, and TF-IDF models"
+    with _step(f"3/{num_steps}", title, is_done=not in_seconds):
+        if in_seconds:
+            launch.train_baselines(recipe, overrides)
+    step, results = 3, None
+    for of_method in runs.methods:
+        if of_method.method == "finetune":
+            left, step = runs.left(), step + 1
+            with _step(f"{step}/{num_steps}", f"Fine-tuning {len(left or runs.all):,} classifiers", is_done=not left):
+                if left:
+                    launch.train(study, runs, recipe, overrides, go_on)
+        step += 1
+        has_report = (study.report_of(of_method.method) / "report.html").exists()
+        is_reported = has_report and is_measured(study, labels, of_method)
+        with _step(f"{step}/{num_steps}", "Measuring and writing the report", is_done=is_reported):
+            results = _report(study, labels, of_method)
+        print_summary(study, results)
     return results
 
 
@@ -285,6 +304,8 @@ def train(
     runs = Runs(study, read_labels(study))
     if retry:
         runs.forget_failures()
+    if runs.left_in_seconds():
+        launch.train_baselines(recipe, context.args)
     if runs.left():  # errors of the input are raised before anything is launched
         launch.train(study, runs, recipe, context.args, go_on)
     typer.echo(f"runs: {study.root / 'runs'}")
@@ -302,7 +323,8 @@ def measure(context: typer.Context, recipe: RecipeFile, accept: Accept = False, 
     from .training.runs import Runs
 
     labels = read_labels(study)
-    write_results(study, labels, Runs(study, labels))
+    for runs in Runs(study, labels).methods:
+        write_results(study, labels, runs)
     typer.echo(f"results: {study.results_file}")
 
 
@@ -318,7 +340,8 @@ def report(context: typer.Context, recipe: RecipeFile, accept: Accept = False, v
     from .training.runs import Runs
 
     labels = read_labels(study)
-    print_summary(study, _report(study, labels, Runs(study, labels)))
+    for runs in Runs(study, labels).methods:
+        print_summary(study, _report(study, labels, runs))
 
 
 @app.command()

@@ -49,6 +49,11 @@ def annotate(study: Study, files: "RowFiles", num_left: int, recipe: Path, overr
         typer.echo(f"The engine died (code {code}). Labels are kept. Starting it again.", err=True)
 
 
+def train_baselines(recipe: Path, overrides: list[str]) -> None:
+    """Train the heads and TF-IDF models that are left, in a process."""
+    _check(run_child([*CHILD, "hf_recipes.training.baselines", str(recipe), *overrides]))
+
+
 def train(study: Study, runs: "Runs", recipe: Path, overrides: list[str], go_on: bool) -> None:
     """Train the runs that are left in processes, which are started again after a crash.
 

@@ -252,6 +252,11 @@ class Train(Section):
 
     encoder: str = Field(description="a Hub model or a local folder")
     revision: str | None = Field(None, description="branch, tag or sha on the Hub; recorded as a sha")
+    encoder_mode: Literal["finetune", "frozen", "both"] = Field(
+        "finetune",
+        description="frozen: train linear heads on the encoder's features, in seconds; both: first heads, then "
+        "fine-tuning, which decides the verdict",
+    )
     epochs: int = Field(3, gt=0, description="passes over the training texts, at every size")
     batch_size: int = Field(16, gt=0, description="texts of an optimiser step")
     gradient_accumulation_steps: int = Field(1, gt=0, description="parts of a batch; doubled when memory runs out")
@@ -280,6 +285,11 @@ class Train(Section):
         [], description="trackers of accelerate; runs are grouped by variant"
     )
     accelerate_config: str = Field("cpu", description="a name in `hf_recipes/recipes/accelerate/`, or a file")
+
+    @property
+    def method(self) -> Literal["finetune", "frozen"]:
+        """The method that decides the verdict."""
+        return "frozen" if self.encoder_mode == "frozen" else "finetune"
 
     @model_validator(mode="after")
     def check_checkpoint(self) -> "Train":

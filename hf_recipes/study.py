@@ -8,9 +8,12 @@
     dataset/  dataset.json            what the Hub gets, and the key it was made under
     runs/<variant>/n<size>/<seed>/        predictions.parquet, out_of_bag.parquet, run.json (or failed.json)
     runs/<variant>/n<size>/.<seed>.lock   held while the run is trained
+    heads/  tfidf/                    the same for linear heads on frozen features, and for TF-IDF
+    features/<key>/                   part-*.parquet: what the frozen encoder makes of each text
     audit/                            sample.json, labels.json: a random sample, and people's labels
     tracking/                         what accelerate's trackers keep in files
     report/                           report.md, report.html, figures, results.json
+    report/heads/                     the same by heads, with `train.encoder_mode: both`
     checksums.json                    the sha256 of the above, which every command compares
 
 Incomplete files have a name that starts with `.tmp-`. No step reads such names, and the step that left one overwrites
@@ -28,7 +31,7 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 from filelock import FileLock, Timeout
@@ -50,8 +53,13 @@ FORMAT = 3  # the version of the study folder's contract
 GROWING = (
     *("grid.variants", "grid.sizes", "grid.seeds", "grid.curves", "grid.crossed", "accept", "annotate.passes"),
     *("annotate.ray", "annotate.min_label_mass", "train.trackers", "train.save_models", "train.accelerate_config"),
-    "train.out_of_bag",
+    *("train.out_of_bag", "train.encoder_mode"),
 )
+
+
+#: How a classifier is trained: the whole encoder, a linear head on frozen features, or a linear model of TF-IDF.
+Method = Literal["finetune", "frozen", "tfidf"]
+RUN_FOLDERS: dict[Method, str] = {"finetune": "runs", "frozen": "heads", "tfidf": "tfidf"}
 
 
 @dataclass(frozen=True)
@@ -66,6 +74,7 @@ class Run:
         init_seed (`int`): the classification head's first weights.
         order_seed (`int`): the order of batches, and dropout.
         annotation_pass (`int`): the pass that labels the rows.
+        method (`Method`): how it is trained.
     """
 
     variant: str
@@ -75,9 +84,11 @@ class Run:
     init_seed: int
     order_seed: int
     annotation_pass: int = 0
+    method: Method = "finetune"
 
     def __str__(self) -> str:
-        return f"{self.variant}/n{self.size}/{self.name}"
+        place = f"{self.variant}/n{self.size}/{self.name}"
+        return place if self.method == "finetune" else f"{RUN_FOLDERS[self.method]}/{place}"
 
 
 class Study:
@@ -104,7 +115,7 @@ class Study:
         self.audit = self.root / "audit"
         self.dataset_manifest = self.root / "dataset.json"
         self.report = self.root / "report"
-        self.looks_file = self.report / "looks.json"
+        self.features = self.root / "features"
         self.results_file = self.report / "results.json"
         self.labels_file = self.report / "labels.json"
         self.checksums = Checksums(self.root)
@@ -133,10 +144,14 @@ class Study:
         return self.annotations_root / key
 
     def run(self, run: Run) -> Path:
-        return self.root / "runs" / run.variant / f"n{run.size}" / run.name
+        return self.root / RUN_FOLDERS[run.method] / run.variant / f"n{run.size}" / run.name
+
+    def report_of(self, method: Method) -> Path:
+        """Return the folder of a method's report: `report` for the method that decides the verdict."""
+        return self.report if method == self.training.method else self.report / RUN_FOLDERS[method]
 
     def run_records(self) -> list[Path]:
-        """Return the `run.json` of every finished run in the folder, whether it is in the recipe or not."""
+        """Return the `run.json` of every finished fine-tuning run, whether it is in the recipe or not."""
         return sorted(self.root.glob("runs/*/*/[!.]*/run.json"))  # `.tmp-<seed>` is incomplete
 
     def run_lock(self, run: Run) -> FileLock:
@@ -144,6 +159,10 @@ class Study:
         folder = self.run(run)
         folder.parent.mkdir(parents=True, exist_ok=True)
         return _file_lock(folder.with_name(f".{folder.name}.lock"))
+
+    def baselines_lock(self) -> FileLock:
+        """Return the lock of the process that trains heads and TF-IDF, which takes all of them at once."""
+        return _file_lock(self.root / ".baselines.lock")
 
     def check(self) -> bool:
         """Return whether the folder has this recipe already. Variants, sizes, seeds and passes may change.

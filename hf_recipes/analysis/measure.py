@@ -15,11 +15,12 @@ from ..hashing import hash_files, make_key
 from ..labels.pool import StudyLabels
 from ..labels.rules import Labels
 from ..metric_loading import load_metric, metrics_folder
-from ..study import PACKAGE, Run, Study, read_json
-from ..training.grid import crossed_runs, crossed_sources, paired_runs
+from ..study import PACKAGE, Method, Run, Study, read_json
+from ..training.grid import crossed_sources
 from ..training.runs import Runs
 from ..variants import VARIANTS
 from .annotator import measure_annotator
+from .baselines import find_trained, measure_baselines
 from .class_shares import class_shares
 from .comparisons import best_mitigation, compare_variants, equal_accuracy, match_gold, plateaus, regained_shares
 from .components import disagreement, variances
@@ -45,18 +46,19 @@ SCORES = (
 
 
 def measure(study: Study, labels: StudyLabels, runs: Runs) -> Results:
-    """Compute `report/results.json`, unless it is current.
+    """Compute the results of a method, `report/results.json` of the one that decides the verdict, unless it is current.
 
     Args:
         study (`Study`), labels (`StudyLabels`), runs (`Runs`):
-            A study whose runs are all trained, its labels and its runs.
+            A study, its labels and its runs by one method, which are all trained.
 
     Raises:
         UserError: runs are missing.
     """
     _require_runs(study, runs)
     with study.lock():
-        results = read_study_results(study)
+        folder = study.report_of(runs.method)
+        results = read_study_results(study, runs.method)
         if results and results.key == _results_key(study, labels, runs):
             return results
         grid = study.grid
@@ -89,7 +91,7 @@ def measure(study: Study, labels: StudyLabels, runs: Runs) -> Results:
                 part: {"drawn": sample.num_drawn if sample else 0, "labelled": sample.num_labelled if sample else 0}
                 for part, sample in (("test", labels.test_audit), ("pool", labels.pool_audit))
             }
-        looks = _read_looks(study)
+        looks = _read_looks(study, runs.method)
         look = {"seeds": len(grid.seeds), "test_texts": len(with_gold.rows), "key": _look_key(study, labels, runs)}
         if len(grid.seeds) > 2 and with_gold.labels and not any(_is_same_look(look, earlier) for earlier in looks):
             looks.append(look)
@@ -101,6 +103,7 @@ def measure(study: Study, labels: StudyLabels, runs: Runs) -> Results:
             "study": study.recipe.name,
             "dataset": Path(study.recipe.data.path).name,
             "encoder": Path(study.training.encoder).name,
+            "method": runs.method,
             "date": date.today().isoformat(),
             "trainings": len(runs.all),
             "label_names": labels.test.label_names,
@@ -116,13 +119,14 @@ def measure(study: Study, labels: StudyLabels, runs: Runs) -> Results:
             "comparisons": comparisons,
             "best_mitigation": best,
             "regained": regained,
-            "ensembles": list(_ensembles(study, labels, all_test, with_gold)),
+            "ensembles": list(_ensembles(study, labels, runs, all_test, with_gold)),
             "class_shares": list(class_shares(all_test, with_gold)),
             "error_cells": cells,
+            "baselines": measure_baselines(study, labels, runs, with_gold),
             "gold_match": gold_match,
             "iso_accuracy": iso_accuracy,
             "plateaus": plateaus_of,
-            "components": list(_components(study, labels, with_gold)),
+            "components": list(_components(study, labels, runs, with_gold)),
             "class_f1": list(_class_f1(combined)),
             "out_of_bag": out_of_bag,
             "near_duplicates": _count_near_duplicates(all_test),
@@ -133,21 +137,21 @@ def measure(study: Study, labels: StudyLabels, runs: Runs) -> Results:
         }
         figures = Figures.model_validate(without_nan(content))
         results = Results(**dict(figures), verdict=decide(figures, study.recipe.accept))
-        study.report.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
         # The look comes first: a verdict that was seen has to count.
-        study.write_json(study.looks_file, {"looks": looks})
-        study.write_json(study.results_file, results.model_dump(mode="json"))
+        study.write_json(folder / "looks.json", {"looks": looks})
+        study.write_json(folder / "results.json", results.model_dump(mode="json"))
     return results
 
 
-def _read_looks(study: Study) -> list[dict[str, Any]]:
+def _read_looks(study: Study, method: Method) -> list[dict[str, Any]]:
     """Return the seeds, test texts and key of each verdict of this study so far, in order.
 
     A pulled study has those of its results, without keys.
     """
-    if record := read_json(study.looks_file):
+    if record := read_json(study.report_of(method) / "looks.json"):
         return list(record["looks"])
-    results = read_study_results(study)
+    results = read_study_results(study, method)
     return [{"seeds": seeds, "test_texts": texts, "key": None} for seeds, texts in (results.looks if results else [])]
 
 
@@ -158,6 +162,16 @@ def _look_key(study: Study, labels: StudyLabels, runs: Runs) -> str:
 
 def _run_keys(study: Study, runs: Runs) -> dict[str, str]:
     return {str(run): read_json(study.run(run) / "run.json")["key"] for run in runs.all}
+
+
+def _baseline_keys(study: Study, runs: Runs) -> list[str]:
+    """Return the keys of the baselines that are trained."""
+    trained = [
+        baseline_runs
+        for variant in {"gold", "llm"} & set(study.grid.variants)
+        for baseline_runs in find_trained(runs, variant, study.grid.sizes[-1]).values()
+    ]
+    return sorted(read_json(study.run(run) / "run.json")["key"] for paired in trained for run in paired)
 
 
 def _is_same_look(look: dict[str, Any], earlier: dict[str, Any]) -> bool:
@@ -241,17 +255,21 @@ def _require_runs(study: Study, runs: Runs) -> None:
     )
 
 
-def read_study_results(study: Study) -> Results | None:
-    """Return the content of `report/results.json`; None if it is missing or has the schema of another version."""
+def read_study_results(study: Study, method: Method | None = None) -> Results | None:
+    """Return the results of a method, by default of the one that decides the verdict.
+
+    None if they are missing or have the schema of another version.
+    """
+    folder = study.report if method is None else study.report_of(method)
     try:
-        return read_results(study.results_file.read_bytes())
+        return read_results((folder / "results.json").read_bytes())
     except (FileNotFoundError, ValueError):
         return None
 
 
 def is_measured(study: Study, labels: StudyLabels, runs: Runs) -> bool:
     """Return whether the results of a trained study exist and are current."""
-    results = read_study_results(study)
+    results = read_study_results(study, runs.method)
     return results is not None and results.key == _results_key(study, labels, runs)
 
 
@@ -263,6 +281,7 @@ def _results_key(study: Study, labels: StudyLabels, runs: Runs) -> str:
         labels=labels.key,
         notes=_notes(labels, runs),
         lines=_lines(study),
+        baselines=_baseline_keys(study, runs),
         accept=study.recipe.accept.model_dump(),
         code=[hash_files(path, ("*.py",)) for path in code],
     )
@@ -292,7 +311,7 @@ def _measure_variants(
     """Yield scores and instability of each variant at each size. Figures that require no gold cover all test texts."""
     names, seed_instability = labels.test.label_names, load_metric("seed_instability")
     for (variant, size), classes in all_test.labels.items():
-        variant_runs = paired_runs(study.grid, variant, size)
+        variant_runs = runs.paired(variant, size)
         records = [read_json(study.run(run) / "run.json") for run in variant_runs]
         trained = [_training_labels(runs, run, record) for run, record in zip(variant_runs, records, strict=True)]
         pools = [runs.pool.of_pass(run.annotation_pass) for run in variant_runs]
@@ -343,7 +362,9 @@ def _training_labels(runs: Runs, run: Run, record: dict[str, Any]) -> Labels:
     return labels.without(np.array([runs.pool.ids[i] in dropped for i in labels.rows]))
 
 
-def _ensembles(study: Study, labels: StudyLabels, all_test: Texts, with_gold: Texts) -> Iterator[dict[str, Any]]:
+def _ensembles(
+    study: Study, labels: StudyLabels, runs: Runs, all_test: Texts, with_gold: Texts
+) -> Iterator[dict[str, Any]]:
     """Yield scores and disagreement of ensembles of k runs at the largest size, by their mean probabilities.
 
     Only ensembles that share no run are compared: R // k of them. Scores are of the texts with gold.
@@ -351,7 +372,7 @@ def _ensembles(study: Study, labels: StudyLabels, all_test: Texts, with_gold: Te
     grid, test = study.grid, labels.test
     top, places = grid.sizes[-1], np.flatnonzero(labels.test_gold != NO_GOLD)
     for variant in grid.variants:
-        probs = np.stack([read_probs(study, run, test) for run in paired_runs(grid, variant, top)])
+        probs = np.stack([read_probs(study, run, test) for run in runs.paired(variant, top)])
         for k in ENSEMBLE_SIZES:
             count = len(probs) // k
             if count < 2:
@@ -369,22 +390,22 @@ def _ensembles(study: Study, labels: StudyLabels, all_test: Texts, with_gold: Te
             yield record
 
 
-def _components(study: Study, labels: StudyLabels, with_gold: Texts) -> Iterator[dict[str, Any]]:
+def _components(study: Study, labels: StudyLabels, runs: Runs, with_gold: Texts) -> Iterator[dict[str, Any]]:
     """Yield what each source of chance contributes, by variant; to scores where two texts have gold."""
     grid, test = study.grid, labels.test
     places = np.flatnonzero(labels.test_gold != NO_GOLD)
     for variant in grid.crossed.variants if grid.crossed else []:
-        sources, runs = crossed_sources(grid, variant), crossed_runs(grid, variant)
-        levels = max(place[0] for place in runs) + 1
+        sources, crossed = crossed_sources(grid, variant), runs.crossed(variant)
+        levels = max(place[0] for place in crossed) + 1
         shape = (levels,) * len(sources)
-        classes = np.stack([read_probs(study, run, test).argmax(axis=1) for run in runs.values()])
+        classes = np.stack([read_probs(study, run, test).argmax(axis=1) for run in crossed.values()])
         record = {"variant": variant, "size": grid.sizes[-1], "sources": sources, "levels": levels}
-        record |= {"R": len(runs), "n": len(test)}
+        record |= {"R": len(crossed), "n": len(test)}
         record["disagreement"] = disagreement(classes.reshape(*shape, -1), sources, len(test.label_names))
         scores = None
         if with_gold.labels:
-            crossed = (variant, grid.sizes[-1])
-            scores = replace(with_gold, labels={crossed: classes[:, places]}).score(crossed)
+            at_top = (variant, grid.sizes[-1])
+            scores = replace(with_gold, labels={at_top: classes[:, places]}).score(at_top)
         for figure in ("accuracy", "macro_f1"):
             if scores:
                 record[figure] = variances(np.reshape(scores[f"{figure}_runs"], shape), sources)

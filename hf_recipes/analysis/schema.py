@@ -185,6 +185,23 @@ class Comparison(Difference):
     test_only: Difference | None = Field(None, description="on the test texts alone, where out-of-bag texts count")
 
 
+class Baseline(Record):
+    """A baseline on the test texts with gold, and macro-F1 of the classifiers less the baseline's.
+
+    Baselines are trained on the same texts with the same labels. `llm` is the LLM itself, without training.
+    """
+
+    name: Literal["most-frequent", "tfidf", "frozen", "llm"]
+    variant: Name = Field(description="the training labels of the baseline and of the classifiers")
+    R: Count
+    n: Count
+    accuracy_mean: float
+    accuracy_mean_interval: Interval
+    macro_f1_mean: float
+    macro_f1_mean_interval: Interval
+    difference: Difference
+
+
 class ClassF1(Record):
     """F1 of a class at the largest size, over all texts with gold that count."""
 
@@ -444,6 +461,9 @@ class Figures(Record):
     study: str
     dataset: str = ""
     encoder: str = ""
+    method: Literal["finetune", "frozen"] = Field(
+        "finetune", description="how classifiers were trained: the whole encoder, or a linear head on frozen features"
+    )
     date: str = Field("", description="of the measurement, as 2026-11-29")
     trainings: Count = Field(0, description="all runs, crossed ones included; 0 in results of earlier versions")
     label_names: list[str]
@@ -462,6 +482,7 @@ class Figures(Record):
     ensembles: list[Ensemble]
     class_shares: list[ClassShare]
     error_cells: list[ErrorCells]
+    baselines: list[Baseline] = []
     gold_match: list[GoldMatch]
     iso_accuracy: EqualAccuracy | None = Field(description="null where no gold sizes surround the LLM's accuracy")
     plateaus: list[Plateau]
@@ -473,6 +494,11 @@ class Figures(Record):
     looks: list[tuple[Count, Count]] = Field([], description="seeds and test texts at each verdict, in order")
     hours_per_seed: float = Field(0.0, description="of training all variants and sizes")
     notes: list[str]
+
+    @property
+    def classifiers(self) -> str:
+        """The classifiers in sentences, by the method that trained them."""
+        return "linear heads on frozen features" if self.method == "frozen" else "classifiers"
 
     @property
     def top(self) -> int:

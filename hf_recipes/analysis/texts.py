@@ -11,7 +11,6 @@ from ..errors import UserError
 from ..labels.pool import StudyLabels
 from ..metric_loading import load_metric
 from ..study import Run, Study, read_json
-from ..training.grid import paired_runs
 from ..training.runs import PREDICTIONS, Runs
 from ..variants import VARIANTS
 from .near_duplicates import cluster_codes
@@ -96,7 +95,7 @@ def read_texts(study: Study, labels: StudyLabels, runs: Runs) -> tuple[Texts, Te
     on_pool: Predictions = {}
     for size in grid.sizes:
         for variant in grid.variants_at(size):
-            variant_runs = paired_runs(grid, variant, size)
+            variant_runs = runs.paired(variant, size)
             probs = [read_probs(study, run, test) for run in variant_runs]
             on_test[variant, size] = np.stack([run_probs.argmax(axis=1) for run_probs in probs])
             if len(sample):

@@ -125,7 +125,7 @@ def render_card(content: Content, folder: Path, place: Place, results: Results |
         recipe=recipe,
         manifest=manifest,
         classes=pool.label_names,
-        made=how_trained(study) if "runs" in place.tables else None,
+        made=how_trained(study, study.training.method) if "runs" in place.tables else None,
         rows={
             variant: pq.read_metadata(next((folder / "data" / variant).iterdir())).num_rows
             for variant in content.variants

@@ -15,7 +15,7 @@ from .first_screen.content import describe_lowest, describe_status, is_void
 from .first_screen.numbers import estimate, interval, judge, listed, number, signed, signed_difference
 from .more_findings import Differences, describe_more, index_differences
 from .records import Finding, Findings
-from .tables import SOURCES
+from .tables import BASELINES, SOURCES
 
 AUDIT = "hf-recipes audit sample draws texts for people to label."
 ONE_SIDED = 0.9  # share of one class above which an annotator hardly tells texts apart
@@ -45,20 +45,20 @@ def _describe_with_gold(results: Results) -> Findings:
     cost, churn = differences["llm", "gold", "macro_f1"], differences["llm", "gold", "pairwise_disagreement"]
     if results.out_of_bag and results.out_of_bag.is_used:
         texts = (
-            f"With {top:,} training texts, classifiers reach macro-F1 {number(cost.first)} on LLM labels and "
+            f"With {top:,} training texts, {results.classifiers} reach macro-F1 {number(cost.first)} on LLM labels and "
             f"{number(cost.second)} on gold labels, on {results.n:,} test texts and about "
             f"{results.out_of_bag.texts_per_run:,.0f} texts of the pool that a run did not train on"
         )
         on_test = f" On the test texts alone: {signed_difference(cost.test_only)}." if cost.test_only else ""
     else:
         texts = (
-            f"With {top:,} training texts, classifiers reach macro-F1 {estimate(llm, 'macro_f1_mean')} on LLM labels "
-            f"and {estimate(gold, 'macro_f1_mean')} on gold labels"
+            f"With {top:,} training texts, {results.classifiers} reach macro-F1 "
+            f"{estimate(llm, 'macro_f1_mean')} on LLM labels and {estimate(gold, 'macro_f1_mean')} on gold labels"
         )
         on_test = ""
     loss = f"{texts}: a difference of {signed_difference(cost)}, {judge(cost)}.{on_test}"
     if gold.above_chance is False:
-        loss += " But classifiers on gold labels are not better than chance: the cost cannot be judged."
+        loss += f" But {results.classifiers} on gold labels are not better than chance: the cost cannot be judged."
     shares = estimate(llm, "pairwise_disagreement"), estimate(gold, "pairwise_disagreement")
     if churn.test_only:
         shares = number(churn.first), number(churn.second)
@@ -71,6 +71,8 @@ def _describe_with_gold(results: Results) -> Findings:
         Finding("What they cost.", loss),
         Finding("Stability.", stability),
     ]
+    if baselines := _describe_baselines(results):
+        findings.append(Finding("Baselines.", baselines))
     if chance := _describe_chance(results):
         findings.append(Finding("Not learnt.", chance))
     # Sentences on variants that learnt nothing would compare chance with chance.
@@ -161,10 +163,10 @@ def _describe_audited(results: Results, audit: Audits) -> Findings:
     scores = f"Not known: fewer than two of the {results.n:,} test texts have people's labels. {AUDIT}"
     if llm.n_gold:
         scores = (
-            f"With {top:,} training texts and LLM labels, classifiers reach macro-F1 {estimate(llm, 'macro_f1_mean')} "
-            f"and accuracy {estimate(llm, 'accuracy_mean')} on the {llm.n_gold:,} test texts, drawn at random of "
-            f"{results.n:,}, that people labelled; over {runs} runs and these texts. Always giving the most frequent "
-            f"class would be right in {number(llm.majority_accuracy)}."
+            f"With {top:,} training texts and LLM labels, {results.classifiers} reach macro-F1 "
+            f"{estimate(llm, 'macro_f1_mean')} and accuracy {estimate(llm, 'accuracy_mean')} on the {llm.n_gold:,} "
+            f"test texts, drawn at random of {results.n:,}, that people labelled; over {runs} runs and these texts. "
+            f"Always giving the most frequent class would be right in {number(llm.majority_accuracy)}."
         )
     if difference := results.find("gold-only", "llm", "macro_f1"):
         alone = results.at_top["gold-only"]
@@ -333,6 +335,22 @@ def _exceeds_gold_errors(results: Results, difference: Comparison, differences: 
     share = 2 * annotator.gold_error / (1 - annotator.accuracy)
     explained = share * max(map(abs, of_noise.interval))
     return min(map(abs, difference.interval)) > explained
+
+
+def _describe_baselines(results: Results) -> str:
+    """Return which baselines the classifiers do not clearly beat; empty where they beat all."""
+    sentences = []
+    for variant, labels in (("gold", "gold"), ("llm", "LLM")):
+        not_beaten = [
+            f"{BASELINES[entry.name]} ({estimate(entry, 'macro_f1_mean')}; difference "
+            f"{signed_difference(entry.difference)}, {judge(entry.difference)})"
+            for entry in results.baselines
+            if entry.variant == variant and entry.difference.verdict != "higher"
+        ]
+        if not_beaten:
+            start = f"On {labels} labels {results.classifiers} do not clearly beat"
+            sentences.append(f"{start} {listed(not_beaten)} in macro-F1.")
+    return " ".join(sentences)
 
 
 def _describe_gold_match(matches: list[GoldMatch], top: int) -> str:

@@ -2,15 +2,23 @@
 
 from ..analysis.schema import Results
 from ..models import short_name
-from ..study import Study
+from ..study import Method, Study
+from ..training.heads import BATCH_SIZE, EPOCHS, LEARNING_RATE
 from .first_screen.numbers import listed
 from .tables import SOURCES
 
 
-def how_trained(study: Study) -> str:
-    """Return the encoder and its settings, in words."""
+def how_trained(study: Study, method: Method) -> str:
+    """Return the encoder, how it was used, and its settings, in words."""
     train = study.training
     encoder = short_name(study, train.encoder)
+    seeds = f"A seed draws {listed([SOURCES[source] for source in study.grid.vary])}; variants share it."
+    if method == "frozen":
+        return (
+            f"linear softmax heads were trained on features of the frozen {encoder} (the mean of the last hidden "
+            f"states over at most {train.max_length} tokens, scaled to one length) for {EPOCHS} epochs of AdamW "
+            f"(batches of {BATCH_SIZE}, learning rate {LEARNING_RATE}). {seeds}"
+        )
     checkpoint = "last checkpoint"
     if train.checkpoint == "best":
         origin = {"gold": "gold", "llm": "LLM"}[train.validation_labels]
@@ -18,7 +26,7 @@ def how_trained(study: Study) -> str:
     return (
         f"{encoder} was fine-tuned for {train.epochs:,} epoch{'s' if train.epochs > 1 else ''} (batches of "
         f"{train.batch_size}, learning rate {train.learning_rate}, at most {train.max_length} tokens, {checkpoint}). "
-        f"A seed draws {listed([SOURCES[source] for source in study.grid.vary])}; variants share it."
+        f"{seeds}"
     )
 
 
@@ -32,8 +40,8 @@ def how_made(study: Study, results: Results) -> str:
         judges, primary = f", of which people labelled {results.audit.test.labelled:,}, drawn at random", ""
     return (
         f"Texts of {data} were labelled by {model} with {annotator.demonstrations} demonstrations and "
-        f"{annotator.calibration} calibration{fitted}; {how_trained(study)} {results.R} seeds were run for each "
-        f"source of labels at {sizes} training texts"
+        f"{annotator.calibration} calibration{fitted}; {how_trained(study, results.method)} {results.R} seeds were "
+        f"run for each source of labels at {sizes} training texts"
         f"{' (some at the largest number alone)' if study.grid.curves else ''}, and judged on {results.n:,} test texts"
         f"{judges}{_extra_texts(results)}. "
         "Disagreement is the share of test texts to which two runs that "

@@ -71,7 +71,8 @@ def write_report(study: Study, pool: Pool, results: Results) -> None:
         recipe=study.recipe.model_dump(mode="json"),
         code=[*hash_code(), hash_files(PACKAGE / "variants.py")],
     )
-    page = study.report / "report.html"  # written last
+    folder = study.report_of(results.method)
+    page = folder / "report.html"  # written last
     if page.exists() and f'content="{key}"' in page.read_text(encoding="utf-8"):
         return
     texts = find_wrong_texts(pool.texts, pool.gold, pool.probs, pool.label_names)
@@ -79,8 +80,8 @@ def write_report(study: Study, pool: Pool, results: Results) -> None:
         methods = f"{how_made(study, results)} recipe.yaml in the study folder has every setting."
         report = make_report(results, methods)
         for name, figure in report.figures.items():
-            write_text(study.report / f"{name}.svg", make_file(figure.svg, STYLE))
-        write_text(study.report / "report.md", render("report.md", report=report, texts=texts))
+            write_text(folder / f"{name}.svg", make_file(figure.svg, STYLE))
+        write_text(folder / "report.md", render("report.md", report=report, texts=texts))
         write_text(page, render_html(report, results, texts, key))
 
 
@@ -97,11 +98,13 @@ def print_summary(study: Study, results: Results) -> None:
     console.print(f"{headline.decision}. {headline.sentence}\n")
     columns: Columns = {"variant": "variant", "texts": "size", "gold": "gold_labels", **SCORES}
     level = f"{results.confidence_level:.0%}"
-    title = f"{study.recipe.name}: {results.R} seeds, {results.n:,} test texts, {level} intervals"
+    title = (
+        f"{study.recipe.name}, {results.classifiers}: {results.R} seeds, {results.n:,} test texts, {level} intervals"
+    )
     print_table(console, tabulate(title, results.variants, columns))
     for finding in describe(results).findings:
         console.print(f"{finding.title} {finding.text}")
     if note := other_runs(study):
         console.print(note)
-    console.print(f"\nReport: {study.report / 'report.html'}", soft_wrap=True)
+    console.print(f"\nReport: {study.report_of(results.method) / 'report.html'}", soft_wrap=True)
     console.print(f"Dataset with a config per variant: {study.dataset}", soft_wrap=True)

@@ -23,6 +23,12 @@ SOURCES = {
     "order": "the order of batches and dropout",
     "pass": "the annotation passes",
 }
+BASELINES = {
+    "most-frequent": "the most frequent class",
+    "tfidf": "TF-IDF with logistic regression",
+    "frozen": "a linear head on frozen features",
+    "llm": "the LLM itself",
+}
 #: A column by its name: a field of the record, with its interval if it has one, or a function of the record.
 Columns = dict[str, str | Callable[[Any], str]]
 SCORES: Columns = {"macro-F1": "macro_f1_mean", "seeds disagree": "pairwise_disagreement"}
@@ -129,6 +135,23 @@ def make_tables(results: Results) -> list[Table]:
         "alone. A standard deviation is the square root of a variance component. Its interval is for these test texts, "
         "that of disagreement for texts like them.",
     )
+    baselines = tabulate(
+        "Baselines",
+        results.baselines,
+        {
+            "baseline": lambda entry: BASELINES[entry.name],
+            "training labels": lambda entry: "-" if entry.name == "llm" else entry.variant,
+            "accuracy": "accuracy_mean",
+            "macro-F1": "macro_f1_mean",
+            f"{results.classifiers} less the baseline, macro-F1": lambda entry: estimate(
+                entry.difference, "difference", "interval"
+            ),
+            "": lambda entry: entry.difference.verdict,
+            "p": lambda entry: number(entry.difference.p_holm),
+        },
+        f"At {results.top:,} training texts: the same texts, labels and seeds. The LLM itself is not trained; it "
+        "labels the test texts. p-values are corrected for each other (Holm 1979).",
+    )
     ensembles = tabulate(
         "Ensembles of runs at the largest size",
         results.ensembles,
@@ -192,7 +215,7 @@ def make_tables(results: Results) -> list[Table]:
         if len(results.label_names) <= MAX_CLASSES
         else [],
     )
-    tables = [variants, differences, _list_classes(results)]
+    tables = [variants, differences, baselines, _list_classes(results)]
     tables += [sources, ensembles, gold_labels, class_shares, errors, disagreement]
     return [table for table in [*tables, _describe_annotator(results)] if table.rows]
 

@@ -3,10 +3,32 @@
 import numpy as np
 
 from ..hashing import hash_order
+from ..labels.pool import Pool
+from ..labels.rules import Labels, Subset
+from ..study import Run
+from ..variants import CONFIDENT
 
 FOLDS = 4
 #: Part of the key of runs that leave labels out. To be changed when `find_label_errors` or `fine_tuning.embed` changes.
 RULE = f"logistic regression on mean-pooled features of the frozen encoder, {FOLDS} folds by text"
+
+
+def leave_out(run: Run, labels: Labels, pool: Pool, share: float, features: np.ndarray) -> Labels:
+    """Return a run's labels without those that confident learning calls wrong; for the control, without as many others.
+
+    Args:
+        run (`Run`):
+            A run of a variant in `CONFIDENT`.
+        labels (`Labels`), pool (`Pool`), share (`float`):
+            Its labels before, of which texts, and `grid.replace_share`.
+        features (`np.ndarray` of shape `(n, width)`):
+            What the frozen encoder makes of the texts of `labels`.
+    """
+    wrong = find_label_errors([pool.texts[i] for i in labels.rows], labels.labels, features, len(pool.label_names))
+    if run.variant == CONFIDENT[1]:
+        subset = Subset(pool, labels.rows, share, run.subset_seed)
+        wrong = subset.draw(int(wrong.sum()), "confident-random-drop")
+    return labels.without(wrong)
 
 
 def find_label_errors(texts: list[str], labels: np.ndarray, features: np.ndarray, num_classes: int) -> np.ndarray:

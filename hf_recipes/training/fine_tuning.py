@@ -34,6 +34,8 @@ class Tokens:
     """
 
     def __init__(self, texts: list[str], tokenizer: Any, max_length: int, file: Path):
+        if tokenizer.pad_token is None:  # the attention mask hides padding, whatever its token
+            tokenizer.pad_token = tokenizer.unk_token or tokenizer.eos_token
         lengths = [np.zeros(0, np.int64)]
         with file.open("wb") as stream:
             for start in range(0, len(texts), BLOCK):

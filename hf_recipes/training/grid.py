@@ -1,6 +1,7 @@
 """The grid of runs, variants x sizes x seeds, and the rows that each run trains on."""
 
 import math
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
@@ -8,7 +9,7 @@ import numpy as np
 from ..errors import UserError
 from ..hashing import hash_order
 from ..recipe import Grid, Train
-from ..study import Run
+from ..study import Method, Run
 from ..variants import VARIANTS
 
 MIN_POOL = 5  # times the largest size, so that the runs of different seeds hardly share training texts
@@ -56,6 +57,17 @@ def all_runs(grid: Grid) -> list[Run]:
     return list(dict.fromkeys(runs))
 
 
+def list_runs(grid: Grid, train: Train, method: Method) -> list[Run]:
+    """Return the runs of a method: the whole grid or, as baselines, those of gold and llm at the largest size."""
+    if method == train.method or (method == "frozen" and train.encoder_mode == "both"):
+        runs = all_runs(grid)
+    else:
+        top = grid.sizes[-1]
+        runs = [run for name in ("gold", "llm") if name in grid.variants for run in paired_runs(grid, name, top)]
+        runs = list(dict.fromkeys(runs))
+    return [replace(run, method=method) for run in runs]
+
+
 def find_probes(grid: Grid) -> list[Run]:
     """Return the first gold runs at the largest size. If they learn nothing, no run of the grid will."""
     runs = paired_runs(grid, "gold", grid.sizes[-1]) if "gold" in grid.variants else []
@@ -100,7 +112,7 @@ def describe_few_steps(grid: Grid, train: Train) -> str | None:
     """Return a warning if the runs of the largest size take few optimiser steps for their learning rate."""
     top, rate = grid.sizes[-1], train.learning_rate
     num_steps = train.epochs * math.ceil(top / train.batch_size)
-    if num_steps * rate >= MIN_LEARNING:
+    if num_steps * rate >= MIN_LEARNING or train.method == "frozen":
         return None
     share = MIN_LEARNING / (num_steps * rate)
     return (

@@ -1,6 +1,8 @@
 """The runs of a study: what each trains on, its key, and whether it is done, failed or left."""
 
+import copy
 import hashlib
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,11 +18,11 @@ from ..labels.rules import Labels, training_labels
 from ..models import Model, resolve_model
 from ..parsing import parse_yaml
 from ..recipe import Train
-from ..study import PACKAGE, Run, Study, cpu_capability, cpu_threads, read_json, versions
+from ..study import PACKAGE, Method, Run, Study, cpu_capability, cpu_threads, read_json, versions
 from ..variants import CONFIDENT
 from .confident import RULE
 from .fine_tuning import RULES as TRAINING_RULES
-from .grid import all_runs, check_sizes, permutation
+from .grid import all_runs, check_sizes, crossed_runs, list_runs, paired_runs, permutation
 
 PREDICTIONS = pa.schema(
     {
@@ -32,19 +34,24 @@ PREDICTIONS = pa.schema(
 )
 LIBRARIES = ("torch", "transformers", "accelerate", "tokenizers", "numpy")
 #: Settings that change how a run is trained but not its result; encoder and mixed precision are in its environment.
-NOT_IN_KEY = {"encoder", "revision", "accelerate_config", "save_models", "trackers", "out_of_bag"}
+NOT_IN_KEY = {"encoder", "revision", "encoder_mode", "accelerate_config", "save_models", "trackers", "out_of_bag"}
+#: The settings that change a head, and the versions of what else does: to be increased when heads.py or baselines.py
+#: computes something else.
+HEAD_SETTINGS, HEAD_RULES, TFIDF_RULES = {"max_length", "warmup_ratio", "weight_decay"}, 1, 1
+FAST: tuple[Method, ...] = ("frozen", "tfidf")  # the methods that take seconds, in one process for all runs
 #: Model types whose first token has the position after that of padding: `pad_token_id` + 1.
 SHIFTED = ("roberta", "xlm-roberta", "camembert", "mpnet", "longformer", "data2vec-text", "xlm-roberta-xl")
 
 
 class Runs:
-    """All runs of a study's grid.
+    """All runs of a study by one method: the one that decides the verdict, or by `of` another.
 
     Args:
         study (`Study`), labels (`StudyLabels`):
             An annotated study, and what `read_labels` returned for it.
 
     Attributes:
+        method (`Method`): how they are trained.
         all (`list[Run]`): the runs, in the order in which they are trained.
         pool (`Pool`): the texts that they train on.
         pool_sample (`np.ndarray` of shape `(n,)`): sorted indices of at most `train.out_of_bag` rows of the pool. Each
@@ -57,7 +64,8 @@ class Runs:
 
     def __init__(self, study: Study, labels: StudyLabels):
         grid, settings = study.grid, study.training
-        self.all = all_runs(grid)
+        self.method: Method = settings.method
+        self.all = list_runs(grid, settings, self.method)
         self.pool, self.test, self.validation = labels.training_pool, labels.test, labels.validation
         self.notes = check_sizes(grid, len(labels.trainable))
         self._study, self._files = study, labels.files
@@ -67,12 +75,41 @@ class Runs:
         num_sampled = 0 if study.recipe.few_gold else settings.out_of_bag
         self.pool_sample = np.sort(labels.trainable[hash_order(ids, "out-of-bag")[:num_sampled]])
         self._common = {
-            "train": settings.model_dump(mode="json", exclude=NOT_IN_KEY),
             "test": hash_ids(f"{i} {g}" for i, g in zip(self.test.ids, self.test.gold, strict=True)),
             "label_names": self.test.label_names,
         }
         for run in {run.variant: run for run in self.all}.values():
             self.labels(run)  # what a variant lacks is an error before anything is trained
+
+    def of(self, method: Method) -> "Runs":
+        """Return the runs of the same study by another method."""
+        runs = copy.copy(self)
+        runs.method, runs.all, runs._keys = method, list_runs(self._study.grid, self._study.training, method), {}
+        return runs
+
+    @property
+    def methods(self) -> list["Runs"]:
+        """The runs by each method that has a report, the one that decides the verdict last."""
+        settings = self._study.training
+        return [*([self.of("frozen")] if settings.encoder_mode == "both" else []), self.of(settings.method)]
+
+    @property
+    def baselines(self) -> list["Runs"]:
+        """The runs of heads and of TF-IDF with which these are compared."""
+        return [self.of(method) for method in FAST if method != self.method]
+
+    def left_in_seconds(self) -> list[Run]:
+        """Return the runs of heads and TF-IDF that are not done; none where the study has no texts."""
+        return [] if self._files.withheld else [run for method in FAST for run in self.of(method).left()]
+
+    def paired(self, variant: str, size: int) -> list[Run]:
+        """Return a variant's runs at a size, one for each seed in order; see `grid.paired_runs`."""
+        return [replace(run, method=self.method) for run in paired_runs(self._study.grid, variant, size)]
+
+    def crossed(self, variant: str) -> dict[tuple[int, ...], Run]:
+        """Return the crossed runs of a variant by their levels; see `grid.crossed_runs`."""
+        crossed = crossed_runs(self._study.grid, variant)
+        return {levels: replace(run, method=self.method) for levels, run in crossed.items()}
 
     @cached_property
     def encoder(self) -> Model:
@@ -86,15 +123,25 @@ class Runs:
 
     def environment(self, run: Run) -> dict[str, Any]:
         """Return the hardware and software that change the result of a run."""
-        config = self.accelerate
+        if run.method == "tfidf":
+            return {"rules": TFIDF_RULES, "versions": versions("scikit-learn", "scipy", "numpy")}
+        config, is_head = self.accelerate, run.method == "frozen"
+        num_threads = cpu_threads() if is_head else threads(config)
         return {
             "encoder": self.encoder.identity,
-            "rules": TRAINING_RULES,
+            "rules": HEAD_RULES if is_head else TRAINING_RULES,
             "versions": versions(*LIBRARIES, *(["cleanlab", "scikit-learn"] if run.variant in CONFIDENT else [])),
-            "threads": threads(config) if config["use_cpu"] else None,
+            "threads": num_threads if config["use_cpu"] else None,
             **({"cpu": cpu_capability()} if config["use_cpu"] else {}),
-            "mixed_precision": config["mixed_precision"],
+            "mixed_precision": "no" if is_head else config["mixed_precision"],
         }
+
+    def settings(self, run: Run) -> dict[str, Any]:
+        """Return the settings of `train` that change the result of a run."""
+        settings = self._study.training
+        if run.method == "finetune":
+            return settings.model_dump(mode="json", exclude=NOT_IN_KEY)
+        return settings.model_dump(mode="json", include=HEAD_SETTINGS) if run.method == "frozen" else {}
 
     def subset(self, run: Run) -> np.ndarray:
         """Return the run's rows, of shape `(size,)`, as indices into the pool, in the order that all variants share."""
@@ -145,6 +192,12 @@ class Runs:
             return self.pool.gold[self.validation]
         return self.pool.of_pass(run.annotation_pass).llm[self.validation]
 
+    @property
+    def gold_validation_labels(self) -> int:
+        """The gold labels that the choice of the checkpoint consumes; heads keep the last one."""
+        uses_gold = self.method == "finetune" and self._study.training.validation_labels == "gold"
+        return len(self.validation) if uses_gold else 0
+
     def key(self, run: Run) -> str:
         """Return the hash of the run's rows and labels, and of everything else that changes its result."""
         if run not in self._keys:
@@ -158,16 +211,17 @@ class Runs:
             hashlib.sha256(labels.targets.tobytes()).hexdigest(),
             *([run.variant, RULE, run.subset_seed] if run.variant in CONFIDENT else []),
         ]
-        rows = zip(self.validation, self.validation_labels(run), strict=True)
+        rows = zip(self.validation, self.validation_labels(run), strict=True) if run.method == "finetune" else ()
         validation = hash_ids(f"{self.pool.ids[i]} {label}" for i, label in rows)
         seeds = {"init": run.init_seed, "order": run.order_seed}
-        return make_key(content=content, validation=validation, seeds=seeds, **self._common, **environment)
+        settings = {"train": self.settings(run), **self._common}
+        return make_key(content=content, validation=validation, seeds=seeds, **settings, **environment)
 
     def is_done(self, run: Run) -> bool:
         """Return whether the run need not be trained here."""
         folder = self._study.run(run)
         record = read_json(folder / "run.json")
-        has_model = (folder / "model").exists() or not self._study.training.save_models
+        has_model = (folder / "model").exists() or run.method != "finetune" or not self._study.training.save_models
         return record is not None and record["key"] == self.key(run) and has_model
 
     def is_valid(self, run: Run) -> bool:

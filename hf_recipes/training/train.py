@@ -19,14 +19,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 from filelock import Timeout
 
 from .. import parquet
 from ..child import follow_parent
 from ..errors import UserError, first_line
 from ..labels.pool import read_labels
-from ..labels.rules import Labels, Subset
+from ..labels.rules import Labels
 from ..logs import Progress
 from ..metric_loading import load_metric
 from ..models import load_tokenizer
@@ -34,9 +33,10 @@ from ..recipe import load_recipe
 from ..redact import redact
 from ..study import Run, Study, write_json
 from ..variants import CONFIDENT
-from .confident import find_label_errors
+from .confident import leave_out
 from .fine_tuning import DIVERGED, Curves, LabelledTexts, Tokens, embed, fine_tune, predict
 from .grid import NUM_PROBES, find_probes
+from .run_folder import write_run
 from .runs import PREDICTIONS, Runs, check_training, read_accelerate_config, threads
 
 logger = logging.getLogger(__name__)
@@ -193,8 +193,6 @@ class _Trainer:
     def _tokenize(self, todo: list[Run]) -> None:
         study, runs = self.study, self.runs
         self._tokenizer = load_tokenizer("train.encoder", runs.encoder)
-        if self._tokenizer.pad_token is None:  # the attention mask hides padding, whatever its token
-            self._tokenizer.pad_token = self._tokenizer.unk_token or self._tokenizer.eos_token
         trained_on = [runs.labels(run).rows for run in todo]
         needed = np.unique(np.concatenate([runs.validation, runs.pool_sample, *trained_on]))
         self._places = np.full(len(runs.pool.ids), -1)
@@ -208,7 +206,7 @@ class _Trainer:
     def _train_one(self, run: Run) -> None:
         """Train a run and write its folder. If it fails, write `failed.json`, so that the other runs continue."""
         study = self.study
-        self._start = time.monotonic()
+        start = time.monotonic()
         try:
             labels = self.runs.labels(run)
             if run.variant in CONFIDENT:
@@ -221,8 +219,17 @@ class _Trainer:
             out_of_bag_probs = predict(self.accelerator, model, self._tokenizer, self._tokens, out_of_bag, batch_size)
             if not (np.isfinite(probs).all() and np.isfinite(out_of_bag_probs).all()):
                 raise FloatingPointError(DIVERGED)
+            settings = study.training
             with study.whole_folder(study.run(run)) as folder:
-                self._write(folder, run, labels, model, curves, probs, out_of_bag_probs, micro_batch_size)
+                if settings.save_models:
+                    model.save_pretrained(folder / "model")
+                    self._tokenizer.save_pretrained(folder / "model")
+                write_run(
+                    *(folder, self.runs, run, labels, probs, out_of_bag_probs, time.monotonic() - start),
+                    curves={name: values for name, values in vars(curves).items() if values},
+                    train=settings.model_dump(mode="json"),
+                    micro_batch_size=micro_batch_size,
+                )
         except (UserError, OSError, MemoryError):  # a full disk or memory is not the run's fault
             raise
         except Exception as error:
@@ -235,21 +242,17 @@ class _Trainer:
         self.accelerator.free_memory()
 
     def _leave_out(self, run: Run, labels: Labels) -> Labels:
-        """Leave out the labels that confident learning calls wrong; for the control variant, as many at random."""
+        """Return the labels without those that confident learning calls wrong, or without as many at random."""
         import torch
         from transformers import AutoModel
 
-        pool, rows = self.runs.pool, labels.rows
         encoder = AutoModel.from_pretrained(
             self.runs.encoder.folder, use_safetensors=True, trust_remote_code=False, dtype=torch.float32
         )
         batch_size = self.study.training.eval_batch_size
-        features = embed(self.accelerator, encoder, self._tokenizer, self._tokens, self._places[rows], batch_size)
-        wrong = find_label_errors([pool.texts[i] for i in rows], labels.labels, features, len(pool.label_names))
-        if run.variant == CONFIDENT[1]:
-            subset = Subset(pool, rows, self.study.grid.replace_share, run.subset_seed)
-            wrong = subset.draw(int(wrong.sum()), "confident-random-drop")
-        return labels.without(wrong)
+        places = self._places[labels.rows]
+        features = embed(self.accelerator, encoder, self._tokenizer, self._tokens, places, batch_size)
+        return leave_out(run, labels, self.runs.pool, self.study.grid.replace_share, features)
 
     def _fine_tune(self, run: Run, labels: Labels) -> tuple[Any, Curves, int]:
         """Return a classifier, its curves and its micro-batch size, which is halved whenever memory runs out."""
@@ -316,56 +319,6 @@ class _Trainer:
             with suppress(Exception):  # a tracker's server that fails costs no run
                 tracker.finish()
         self.accelerator.trackers.clear()
-
-    def _write(
-        self,
-        folder: Path,
-        run: Run,
-        labels: Labels,
-        model: Any,
-        curves: Curves,
-        probs: np.ndarray,
-        out_of_bag_probs: np.ndarray,
-        micro_batch_size: int,
-    ) -> None:
-        runs, settings = self.runs, self.study.training
-        dropped = [runs.pool.ids[i] for i in np.setdiff1d(runs.subset(run), labels.rows)]
-        parquet.write(folder / "predictions.parquet", _predictions(run, runs.test.ids, runs.test.gold, probs))
-        out_of_bag = runs.out_of_bag(run)
-        if len(out_of_bag):
-            ids = [runs.pool.ids[i] for i in out_of_bag]
-            table = _predictions(run, ids, runs.pool.gold[out_of_bag], out_of_bag_probs)
-            parquet.write(folder / "out_of_bag.parquet", table)
-        if settings.save_models:
-            model.save_pretrained(folder / "model")
-            self._tokenizer.save_pretrained(folder / "model")
-        write_json(
-            folder / "run.json",
-            {
-                "key": runs.key(run),
-                "variant": run.variant,
-                "size": run.size,
-                "seed": run.name,
-                "seeds": {"subset": run.subset_seed, "init": run.init_seed, "order": run.order_seed},
-                "annotation_pass": run.annotation_pass,
-                "gold_train_labels": labels.gold_labels,
-                "gold_validation_labels": len(runs.validation) if settings.validation_labels == "gold" else 0,
-                **({"dropped": dropped} if run.variant in CONFIDENT else {}),
-                "train_label_accuracy": labels.accuracy(runs.pool.of_pass(run.annotation_pass)),
-                "out_of_bag_texts": len(out_of_bag),
-                "curves": {name: values for name, values in vars(curves).items() if values},
-                "train": settings.model_dump(mode="json"),
-                "environment": runs.environment(run),
-                "micro_batch_size": micro_batch_size,
-                "seconds": round(time.monotonic() - self._start, 2),
-                "load_average": round(os.getloadavg()[0], 1),
-            },
-        )
-
-
-def _predictions(run: Run, ids: list[str], gold: np.ndarray, probs: np.ndarray) -> pa.Table:
-    named = pa.array([str(run)] * len(ids), pa.string()).dictionary_encode()
-    return pa.table([named, ids, gold, list(probs)], schema=PREDICTIONS)
 
 
 def main() -> None:

@@ -17,7 +17,6 @@ NUM_CONFUSIONS = 10
 NUM_TEXTS = 4
 MAX_LIMITS = 4  # lines on what the study leaves open
 MAX_CHARACTERS = 160  # of a text
-GOLD_NOT_LEARNT = "Classifiers trained on gold labels are not better than chance, so the loss is unknown."
 MARKS = {"holds": "✓", "fails": "✕", "inconclusive": "?"}
 
 
@@ -83,18 +82,19 @@ def describe_headline(results: "Results") -> Headline:
     if status == "inconclusive" and verdict.reason is None and loss.bound is not None:
         lost = points_at_most(max(loss.bound, 0.0), loss.interval)
         decision = f"Inconclusive: at most {lost} points of macro-F1 lost"
-    gold, llm = results.at_top.get("gold"), results.at_top["llm"]
-    sentences = []
+    llm, sentences = results.at_top["llm"], []
     if (loss.status != "fails" or is_void(results)) and class_f1.status == "fails":
         limit = f"{class_f1.limit:g}"
         sentences.append(
             f"Their F1 of the class '{verdict.worst_class}' is {number(class_f1.value)}; the limit is {limit}."
         )
-    sentences.append(GOLD_NOT_LEARNT if is_void(results) else _describe_loss(cost, gold, llm))
+    classifiers = results.classifiers.capitalize()
+    not_learnt = f"{classifiers} trained on gold labels are not better than chance, so the loss is unknown."
+    sentences.append(not_learnt if is_void(results) else _describe_loss(results, cost))
     if cost is not None and cost.verdict == "lower" and not is_void(results):
         sentences.append(_describe_cause(results))
     if llm.above_chance is False:
-        sentences.append("Classifiers trained on the LLM's labels are not better than chance.")
+        sentences.append(f"{classifiers} trained on the LLM's labels are not better than chance.")
     if loss.status != "fails" and churn.status == "fails" and churn.value is not None and not is_void(results):
         sentences.append(
             f"Runs with different seeds disagree on {points(churn.value, churn.interval)} points more of the test "
@@ -109,7 +109,8 @@ def is_void(results: "Results") -> bool:
     return gold is not None and gold.above_chance is False
 
 
-def _describe_loss(cost: "Comparison | None", gold: "VariantResult | None", llm: "VariantResult") -> str:
+def _describe_loss(results: "Results", cost: "Comparison | None") -> str:
+    gold, llm = results.at_top.get("gold"), results.at_top["llm"]
     if cost is None or gold is None:
         return "No classifier was trained on gold labels, so the loss is unknown."
     # Studies of earlier versions have no means in their comparisons.
@@ -124,7 +125,7 @@ def _describe_loss(cost: "Comparison | None", gold: "VariantResult | None", llm:
         return f"Their loss of macro-F1 is {size} points {scores}, with an interval from {low} to {high}: inconclusive."
     verb = "lose" if cost.verdict == "lower" else "gain"
     size = points(abs(cost.difference), cost.interval)
-    return f"Classifiers trained on them {verb} {size} points of macro-F1 {scores}."
+    return f"{results.classifiers.capitalize()} trained on them {verb} {size} points of macro-F1 {scores}."
 
 
 def _describe_cause(results: "Results") -> str:
@@ -230,6 +231,7 @@ def describe_header(results: "Results") -> list[str]:
     """Return the parts of the line above the verdict."""
     runs = results.trainings or sum(variant.R for variant in results.variants)
     encoder = PurePosixPath(results.encoder).name or "classifiers"
+    encoder = f"{results.classifiers} of {encoder}" if results.method == "frozen" else encoder
     return [
         results.dataset or results.study,
         f"labelled by {PurePosixPath(results.annotator.model).name}",
