@@ -113,7 +113,7 @@ def _advice(study: Study, files: RowFiles, results: Results, steps: list[Step]) 
     top = results.top
     sentences = [
         f"The remaining work takes about {sum(minutes.values()):,.0f} minutes at the pilot's rates: annotation "
-        f"{minutes['annotate']:,.0f}, training {minutes['train']:,.0f}."
+        f"{minutes['annotate']:,.0f}, training {minutes.get('train', 0) + minutes['heads, TF-IDF']:,.0f}."
     ]
     at_chance = [name for name, result in results.at_top.items() if not result.above_chance]
     if at_chance:

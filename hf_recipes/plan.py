@@ -12,6 +12,7 @@ from .cost import (
     ANNOTATION_BYTES,
     CONFIG_BYTES,
     PREDICTION_BYTES,
+    TRAINING_SHARE,
     Device,
     RunWork,
     count_pass,
@@ -22,19 +23,20 @@ from .cost import (
 )
 from .data import RowFiles, count_usable, open_rows
 from .hub.dataset_folder import DatasetFolder
-from .labels.pool import read_labels
+from .labels.pool import StudyLabels, read_labels
 from .models import load_tokenizer
 from .report.records import Table
 from .report.render import make_console, print_table
 from .study import Run, Study, read_json
-from .training.grid import all_runs, check_sizes, describe_few_steps
-from .training.runs import Runs, check_encoder, check_training, other_runs, read_accelerate_config
+from .training.grid import check_sizes, describe_few_steps, list_runs
+from .training.runs import FAST, Runs, check_encoder, check_training, other_runs, read_accelerate_config
 from .variants import CONFIDENT
 
 logger = logging.getLogger(__name__)
 
 MAX_SAMPLE = 500  # texts whose tokens are counted
 START_SECONDS = {"annotate": 30, "train": 20, "report": 20}
+FAST_SECONDS = 0.1  # of a head or a TF-IDF model, its files included
 
 
 @dataclass
@@ -111,21 +113,46 @@ def make_plan(study: Study, rates_of: Study | None = None, device: str | None = 
         return [annotate, variants], notes
     logger.info("%s labels are left. Counting what is left to train ...", f"{left:,}")
 
-    runs = runs_to_train = all_runs(study.grid)
+    training = _plan_training(study, labels, notes, (num_usable, num_test, classes), sample, hardware, rates)
+    return [annotate, variants, *training], notes
+
+
+def _plan_training(
+    study: Study,
+    labels: StudyLabels | None,
+    notes: list[str],
+    counts: tuple[int, int, int],
+    sample: list[str],
+    hardware: Device,
+    rates: Study | None,
+) -> list[Step]:
+    """Return the steps after labelling, and add notes. `counts` are the usable rows, the test texts and the classes."""
+    num_usable, num_test, num_classes = counts
+    settings = study.training
+    fast = fast_left = [run for method in FAST for run in list_runs(study.grid, settings, method)]
+    is_fine_tuned = settings.method == "finetune"
+    runs = runs_to_train = list_runs(study.grid, settings, "finetune") if is_fine_tuned else []
     is_reported = False
     if labels is not None:
         study_runs = Runs(study, labels)
-        runs_to_train = study_runs.left()
+        fast_left, runs_to_train = study_runs.left_in_seconds(), study_runs.left() if is_fine_tuned else []
         for run, error in study_runs.failures().items():
             notes.append(f"Failed: {run}: {error}. Retry with hf-recipes train --retry-failed.")
-        has_report = not runs_to_train and (study.report / "report.html").exists()
+        has_report = not fast_left and not runs_to_train and (study.report / "report.html").exists()
         is_reported = has_report and is_measured(study, labels, study_runs)
     # A run classifies the test texts and, on average over seeds, this share of the sample of the pool.
-    num_sampled = 0 if recipe.few_gold else min(study.training.out_of_bag, num_usable)
+    num_sampled = 0 if study.recipe.few_gold else min(study.training.out_of_bag, num_usable)
     out_of_bag = {size: num_sampled * (1 - size / num_usable) for size in study.grid.sizes}
+    encode = Step("heads, TF-IDF", len(fast) - len(fast_left), len(fast), "runs", is_measured=False)
+    encode.bytes = sum(num_test + out_of_bag[run.size] for run in fast_left) * row_bytes(PREDICTION_BYTES, num_classes)
+    if fast_left:
+        work = _count_training(study, sample)
+        encode.tokens = work.own * (num_usable + num_test)
+        encode.device_seconds = work.shape.flops(encode.tokens, work.own) / (TRAINING_SHARE * hardware.flops)
+        encode.seconds = encode.device_seconds + FAST_SECONDS * len(fast_left) + START_SECONDS["train"]
     train = Step("train", len(runs) - len(runs_to_train), len(runs), "runs")
     num_classified = sum(num_test + out_of_bag[run.size] for run in runs_to_train)
-    train.bytes = num_classified * row_bytes(PREDICTION_BYTES, classes)
+    train.bytes = num_classified * row_bytes(PREDICTION_BYTES, num_classes)
     if runs_to_train:
         if warning := describe_few_steps(study.grid, study.training):
             notes.append(warning)
@@ -134,7 +161,7 @@ def make_plan(study: Study, rates_of: Study | None = None, device: str | None = 
             notes.append(warning)
     report = Step("measure, report", int(is_reported), 1, "reports", is_measured=False)
     report.seconds = 0 if is_reported else START_SECONDS["report"]
-    return [annotate, variants, train, report], notes
+    return [encode, *([train] if is_fine_tuned else []), report]
 
 
 def _predict_annotation(
@@ -160,6 +187,14 @@ def _predict_annotation(
     step.is_measured = seconds > 0
 
 
+def _count_training(study: Study, sample: list[str]) -> RunWork:
+    """Count the encoder's tokens by a sample of the texts."""
+    encoder = check_encoder(study, weights=False)
+    tokenizer = load_tokenizer("train.encoder", encoder)
+    ids = tokenizer(sample, truncation=True, max_length=study.training.max_length)["input_ids"] if sample else [[]]
+    return RunWork(read_shape(encoder), float(np.mean([len(tokens) for tokens in ids])), study.training)
+
+
 def _predict_training(
     step: Step,
     study: Study,
@@ -170,10 +205,7 @@ def _predict_training(
     device: Device,
     rates: Study | None,
 ) -> None:
-    encoder = check_encoder(study, weights=False)
-    tokenizer = load_tokenizer("train.encoder", encoder)
-    ids = tokenizer(sample, truncation=True, max_length=study.training.max_length)["input_ids"] if sample else [[]]
-    work = RunWork(read_shape(encoder), float(np.mean([len(tokens) for tokens in ids])), study.training)
+    work, encoder = _count_training(study, sample), check_encoder(study, weights=False)
 
     def num_forward(name: str, size: int, num_out_of_bag: float) -> float:
         """Return the texts that pass the encoder forward only. Confident learning adds the training set."""

@@ -87,8 +87,7 @@ class Run:
     method: Method = "finetune"
 
     def __str__(self) -> str:
-        place = f"{self.variant}/n{self.size}/{self.name}"
-        return place if self.method == "finetune" else f"{RUN_FOLDERS[self.method]}/{place}"
+        return f"{self.variant}/n{self.size}/{self.name}"
 
 
 class Study:
@@ -144,7 +143,7 @@ class Study:
         return self.annotations_root / key
 
     def run(self, run: Run) -> Path:
-        return self.root / RUN_FOLDERS[run.method] / run.variant / f"n{run.size}" / run.name
+        return self.root / RUN_FOLDERS[run.method] / str(run)
 
     def report_of(self, method: Method) -> Path:
         """Return the folder of a method's report: `report` for the method that decides the verdict."""

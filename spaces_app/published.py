@@ -19,7 +19,10 @@ from study_tables import MAX_TEXT, SHARD, Pool, Test, UnreadableError, read_pool
 
 HOME = "hf-recipes"
 NAME = r"[A-Za-z0-9._-]{1,96}"
-TABLES = ("annotations", "runs", "predictions", "out_of_bag", "results")
+TABLES = (
+    *("annotations", "runs", "predictions", "out_of_bag", "results"),
+    *("baseline_runs", "baseline_predictions"),
+)
 UNREAD = ("annotations", "runs", "results")
 MAX_JSON = 30_000_000  # of one of its JSON files
 MAX_MEMORY = 200_000_000  # bytes of a study in memory

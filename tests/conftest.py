@@ -174,6 +174,7 @@ def study(kept_studies, make_study, engine, tiny_encoder, tmp_path):
     from steps import measure, write_dataset, write_labels
 
     from hf_recipes.annotation.annotate import annotate
+    from hf_recipes.training.baselines import train_baselines
     from hf_recipes.training.train import train
 
     overrides = [
@@ -186,6 +187,7 @@ def study(kept_studies, make_study, engine, tiny_encoder, tmp_path):
         annotate(made)
         write_dataset(made)
         write_labels(made)
+        train_baselines(made)
         train(made)
         measure(made)
         shutil.copytree(made.root, kept_studies / "tweets")

@@ -30,14 +30,15 @@ def measure_baselines(study: Study, labels: StudyLabels, runs: Runs, with_gold: 
     return rows
 
 
-def find_trained(runs: Runs, variant: str, size: int) -> dict[str, list[Run]]:
-    """Return the runs of each baseline of a variant, by its method; without baselines that are not trained."""
-    paired = {baseline.method: baseline.paired(variant, size) for baseline in runs.baselines}
-    return {
-        baseline.method: paired[baseline.method]
-        for baseline in runs.baselines
-        if all(map(baseline.is_valid, paired[baseline.method]))
-    }
+def find_trained(study: Study, runs: Runs) -> dict[tuple[str, str], list[Run]]:
+    """Return the runs of each baseline that is trained, by variant and method."""
+    trained: dict[tuple[str, str], list[Run]] = {}
+    for variant in ("gold", "llm"):
+        for baseline in runs.baselines if variant in study.grid.variants else []:
+            paired = baseline.paired(variant, study.grid.sizes[-1])
+            if all(map(baseline.is_valid, paired)):
+                trained[variant, baseline.method] = paired
+    return trained
 
 
 def _predict(
@@ -50,9 +51,10 @@ def _predict(
     yield "most-frequent", np.repeat(np.array(frequent)[:, None], num_texts, axis=1)
 
     has_gold = np.flatnonzero(labels.test_gold != NO_GOLD)
-    for name, paired in find_trained(runs, variant, with_gold.top).items():
-        probs = np.stack([read_probs(study, run, labels.test) for run in paired])
-        yield name, probs[:, has_gold].argmax(axis=2)
+    for (trained_on, name), paired in find_trained(study, runs).items():
+        if trained_on == variant:
+            probs = np.stack([read_probs(study, run, labels.test) for run in paired])
+            yield name, probs[:, has_gold].argmax(axis=2)
 
     if variant == "llm" and labels.teacher is not None:
         yield "llm", np.repeat(labels.teacher[has_gold][None], num_runs, axis=0)

@@ -164,16 +164,6 @@ def _run_keys(study: Study, runs: Runs) -> dict[str, str]:
     return {str(run): read_json(study.run(run) / "run.json")["key"] for run in runs.all}
 
 
-def _baseline_keys(study: Study, runs: Runs) -> list[str]:
-    """Return the keys of the baselines that are trained."""
-    trained = [
-        baseline_runs
-        for variant in {"gold", "llm"} & set(study.grid.variants)
-        for baseline_runs in find_trained(runs, variant, study.grid.sizes[-1]).values()
-    ]
-    return sorted(read_json(study.run(run) / "run.json")["key"] for paired in trained for run in paired)
-
-
 def _is_same_look(look: dict[str, Any], earlier: dict[str, Any]) -> bool:
     counts = [(entry["seeds"], entry["test_texts"]) for entry in (look, earlier)]
     return look["key"] == earlier["key"] or (earlier["key"] is None and counts[0] == counts[1])
@@ -274,14 +264,14 @@ def is_measured(study: Study, labels: StudyLabels, runs: Runs) -> bool:
 
 
 def _results_key(study: Study, labels: StudyLabels, runs: Runs) -> str:
-    code = (metrics_folder(), PACKAGE / "analysis", PACKAGE / "variants.py")
+    code, trained = (metrics_folder(), PACKAGE / "analysis", PACKAGE / "variants.py"), find_trained(study, runs)
     return make_key(
         study=study.recipe.name,
         runs=_run_keys(study, runs),
         labels=labels.key,
         notes=_notes(labels, runs),
         lines=_lines(study),
-        baselines=_baseline_keys(study, runs),
+        baselines=[read_json(study.run(run) / "run.json")["key"] for runs_of in trained.values() for run in runs_of],
         accept=study.recipe.accept.model_dump(),
         code=[hash_files(path, ("*.py",)) for path in code],
     )

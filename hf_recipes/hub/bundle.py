@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import yaml
 
 from .. import parquet
+from ..analysis.baselines import find_trained
 from ..analysis.measure import measure
 from ..analysis.schema import Results
 from ..annotation.store import CONTENT_FREE_FILE, SCHEMA, PartFiles
@@ -65,19 +66,7 @@ def collect(study: Study, labels: StudyLabels, folder: Path, texts: bool) -> Bun
         if test.exists():
             configs[variant]["test"] = test
     current = read_json(study.annotations_root / "current.json")
-    passes = []
-    with parquet.writer(folder / "annotations.parquet", ANNOTATIONS) as writer:
-        for number, key in enumerate(dict.fromkeys(current["keys"])):  # passes may differ in their calibration alone
-            for rows in _final_rows(study, labels.files.column("id", ("train", "test")), key):
-                without_errors = rows.set_column(
-                    rows.column_names.index("error"), "error", pa.nulls(len(rows), pa.string())
-                )
-                table = rows if texts else without_errors  # an engine's error may contain the text
-                extra = [pa.array([number] * len(table), pa.int32()), pa.array([key] * len(table), pa.string())]
-                writer.write_table(pa.table([*extra, *table.columns], schema=ANNOTATIONS))
-            free = parquet.read(study.annotations(key) / CONTENT_FREE_FILE, SCHEMA).to_pylist()
-            made = read_json(study.annotations(key) / "manifest.json")
-            passes.append({"key": key, "manifest": made if texts else _without_prompt(made), "free": free})
+    passes = _collect_passes(study, labels, current["keys"], folder, texts)
     configs["annotations"] = {"train": folder / "annotations.parquet"}
     runs = Runs(study, labels) if study.recipe.grid else None
     wanted = runs.all if runs else []
@@ -87,13 +76,15 @@ def collect(study: Study, labels: StudyLabels, folder: Path, texts: bool) -> Bun
             "%d of %d runs are not trained. Results are not published.", len(wanted) - len(trained), len(wanted)
         )
     if runs and trained:
-        records = [{"run": str(run), "record": (study.run(run) / "run.json").read_text("utf-8")} for run in trained]
+        records = [{"run": str(run), "record": _read_record(study, run)} for run in trained]
         parquet.write(folder / "runs.parquet", pa.Table.from_pylist(records))
         configs["runs"] = {"train": folder / "runs.parquet"}
         with_out_of_bag = [run for run in trained if (study.run(run) / "out_of_bag.parquet").exists()]
         for name, runs_with_file in (("predictions", trained), ("out_of_bag", with_out_of_bag)):
             if runs_with_file:
                 configs[name] = {"train": _join_predictions(study, runs_with_file, folder / f"{name}.parquet")}
+        if baselines := [run for of_method in find_trained(study, runs).values() for run in of_method]:
+            configs |= _collect_baselines(study, baselines, folder)
     others = {}
     for name in ("train", "test"):
         file = study.rows / f"{name}.parquet"
@@ -127,6 +118,27 @@ def collect(study: Study, labels: StudyLabels, folder: Path, texts: bool) -> Bun
     return Bundle(configs, others, manifest)
 
 
+def _collect_passes(
+    study: Study, labels: StudyLabels, keys: list[str], folder: Path, texts: bool
+) -> list[dict[str, Any]]:
+    """Write the annotations of all passes as one table. Return what the manifest contains of each."""
+    passes = []
+    with parquet.writer(folder / "annotations.parquet", ANNOTATIONS) as writer:
+        for number, key in enumerate(dict.fromkeys(keys)):  # passes may differ in their calibration alone
+            for rows in _final_rows(study, labels.files.column("id", ("train", "test")), key):
+                without_errors = rows.set_column(
+                    rows.column_names.index("error"), "error", pa.nulls(len(rows), pa.string())
+                )
+                table = rows if texts else without_errors  # an engine's error may contain the text
+                extra = [pa.array([number] * len(table), pa.int32()), pa.array([key] * len(table), pa.string())]
+                writer.write_table(pa.table([*extra, *table.columns], schema=ANNOTATIONS))
+            free = parquet.read(study.annotations(key) / CONTENT_FREE_FILE, SCHEMA).to_pylist()
+            made = read_json(study.annotations(key) / "manifest.json")
+            passes.append({"key": key, "manifest": made if texts else _without_prompt(made), "free": free})
+    return passes
+
+
+BASELINE_PREDICTIONS = pa.schema([("method", pa.dictionary(pa.int32(), pa.string())), *PREDICTIONS])
 FIGURE_COLUMNS = pa.schema(
     [
         *(("variant", pa.string()), ("against", pa.string()), ("size", pa.int32()), ("figure", pa.string())),
@@ -151,11 +163,28 @@ def _figures(results: Results) -> Iterator[dict[str, Any]]:
         yield {**comparison.model_dump(), "value": comparison.difference, "low": low, "high": high}
 
 
+def _read_record(study: Study, run: Run) -> str:
+    return (study.run(run) / "run.json").read_text(encoding="utf-8")
+
+
 def _join_predictions(study: Study, runs: list[Run], target: Path) -> Path:
     """Write the tables that are named like `target` in the folders of runs as one table."""
     read = [parquet.read(study.run(run) / target.name, PREDICTIONS, delete=study.run(run)) for run in runs]
     parquet.write(target, pa.concat_tables(read).unify_dictionaries())
     return target
+
+
+def _collect_baselines(study: Study, runs: list[Run], folder: Path) -> dict[str, dict[str, Path]]:
+    """Write the tables of the runs of baselines. Return their configs."""
+    records, tables = [], []
+    for run in runs:
+        records.append({"method": run.method, "run": str(run), "record": _read_record(study, run)})
+        table = parquet.read(study.run(run) / "predictions.parquet", PREDICTIONS, delete=study.run(run))
+        methods = pa.array([run.method] * len(table)).dictionary_encode()
+        tables.append(pa.table([methods, *table.columns], schema=BASELINE_PREDICTIONS))
+    parquet.write(folder / "baseline_runs.parquet", pa.Table.from_pylist(records))
+    parquet.write(folder / "baseline_predictions.parquet", pa.concat_tables(tables).unify_dictionaries())
+    return {name: {"train": folder / f"{name}.parquet"} for name in ("baseline_runs", "baseline_predictions")}
 
 
 def _hash_rows(study: Study) -> str:

@@ -18,9 +18,9 @@ from ..data import SCHEMA as ROWS
 from ..errors import UserError, first_line
 from ..recipe import Recipe, drop_addresses
 from ..study import FORMAT, Study, whole_folder, write_json, write_text
-from ..training.grid import all_runs
-from ..training.runs import PREDICTIONS
-from .bundle import ANNOTATIONS, HOME, PREFIX, path_in_repo
+from ..training.grid import list_runs
+from ..training.runs import FAST, PREDICTIONS
+from .bundle import ANNOTATIONS, BASELINE_PREDICTIONS, HOME, PREFIX, path_in_repo
 from .hub_errors import explain_error
 
 MAX_JSON_BYTES = 16 * 2**20  # of each JSON file
@@ -86,6 +86,8 @@ def pull_study(repo: str, folder: Path | None = None, name: str | None = None, r
         with _damage_named(repo, name):
             manifest = _read_manifest(manifest_file, repo, name)
             predictions = _prediction_tables(manifest)
+            if f"{manifest['prefix']}baseline_runs" in manifest["configs"]:
+                predictions += ["baseline_runs", "baseline_predictions"]
         wanted = [f"{home}/rows-train.parquet", f"{home}/rows-test.parquet"]
         wanted += [
             path_in_repo(manifest["prefix"], table, "train")
@@ -257,6 +259,7 @@ def _decoded_size(column: pa.Array) -> int:
 
 
 RUNS = pa.schema({"run": pa.string(), "record": pa.string()})
+BASELINE_RUNS = pa.schema({"method": pa.string(), **dict(zip(RUNS.names, RUNS.types, strict=True))})
 
 
 def _unpack(where: Path, home: Path, manifest: dict[str, Any], recipe: Recipe, made: Path) -> None:
@@ -287,15 +290,18 @@ def _unpack(where: Path, home: Path, manifest: dict[str, Any], recipe: Recipe, m
     write_json(study.annotations_root / "current.json", manifest["current"])
     predictions = {name: table(name, PREDICTIONS) for name in _prediction_tables(manifest)}
     if predictions:
-        runs = {str(run): run for run in all_runs(study.grid)}
+        runs = {str(run): run for run in list_runs(study.grid, study.training, study.training.method)}
         for row in table("runs", RUNS).to_pylist():
-            folder = study.run(runs[row["run"]])
-            folder.mkdir(parents=True)
-            for name, rows_of_runs in predictions.items():
-                part = rows_of_runs.filter(pa.compute.equal(rows_of_runs["run"].cast(pa.string()), row["run"]))
-                if len(part):
-                    parquet.write(folder / f"{name}.parquet", part.unify_dictionaries())
-            write_json(folder / "run.json", json.loads(row["record"]))
+            _write_run(study.run(runs[row["run"]]), row, predictions)
+    if f"{manifest['prefix']}baseline_runs" in manifest["configs"]:
+        all_predictions = table("baseline_predictions", BASELINE_PREDICTIONS)
+        baselines = {
+            (method, str(run)): run for method in FAST for run in list_runs(study.grid, study.training, method)
+        }
+        for row in table("baseline_runs", BASELINE_RUNS).to_pylist():
+            is_of_method = pa.compute.equal(all_predictions["method"].cast(pa.string()), row["method"])
+            of_method = all_predictions.filter(is_of_method).drop_columns(["method"])
+            _write_run(study.run(baselines[row["method"], row["run"]]), row, {"predictions": of_method})
     for name in ("sample", "labels"):
         if (home / f"audit-{name}.json").exists():
             study.audit.mkdir(exist_ok=True)
@@ -305,6 +311,16 @@ def _unpack(where: Path, home: Path, manifest: dict[str, Any], recipe: Recipe, m
         if (home / file.name).exists():
             _copy_json(home / file.name, file)
     study.checksums.adopt()
+
+
+def _write_run(folder: Path, row: dict[str, Any], predictions: dict[str, pa.Table]) -> None:
+    """Write the folder of a run by its row in the table of records, and the tables of what all runs predicted."""
+    folder.mkdir(parents=True)
+    for name, table in predictions.items():
+        part = table.filter(pa.compute.equal(table["run"].cast(pa.string()), row["run"]))
+        if len(part):
+            parquet.write(folder / f"{name}.parquet", part.unify_dictionaries())
+    write_json(folder / "run.json", json.loads(row["record"]))
 
 
 def list_studies(paths: Iterable[str]) -> list[str]:
