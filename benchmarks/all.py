@@ -24,6 +24,7 @@ COMMANDS = [
     "train.py grid --size=200 --seeds=2 --repeats=2",
     "train.py loop --size=200 --repeats=3",
     "train.py levers --size=200 --seeds=3",
+    "heads.py --seeds=50",
     "push.py --rows=5000 --repeats=3",
     "space.py --texts=500 --seeds=5 --repeats=7 --clients=10",
     "cost.py check",
