@@ -257,10 +257,12 @@ def print_plan(study: Study, device: str | None = None) -> None:
         is_predicted |= line.seconds > 0 and not line.is_measured
     console.print()
     if recipe.grid and recipe.train:
-        grid = recipe.grid
+        grid, below = recipe.grid, ""
+        if grid.curves is not None and len(grid.sizes) > 1:
+            below = f", below {grid.sizes[-1]:,} texts {', '.join(grid.curves)} alone"
         console.print(
-            f"{len(grid.variants)} variants ({', '.join(grid.variants)}) x sizes {grid.sizes} x seeds {grid.seeds}; "
-            f"{recipe.annotate.model} labels, {recipe.train.encoder} is trained."
+            f"{len(grid.variants)} variants ({', '.join(grid.variants)}) x sizes {grid.sizes} x seeds {grid.seeds}"
+            f"{below}; {recipe.annotate.model} labels, {recipe.train.encoder} is trained."
         )
     for note in notes:
         console.print(note)

@@ -197,6 +197,11 @@ def test_the_plan_is_a_table_with_hours_and_bytes_and_knows_its_devices(command,
     # A plan of many texts takes a while.
     assert caplog.messages == ["60 texts and 20 test texts. Counting what is left to label ..."]
     assert "they follow from h100's data sheet" in " ".join(output.split())
+    assert "x sizes [10, 20] x seeds [0, 1];" in " ".join(output.split())
+    curves = ("--grid.variants=[gold, llm, gold-only]", "--grid.curves=[gold, llm]", "--accept-changes")
+    shown = " ".join(command(*given, *curves)[1].split())
+    assert "train 0 10 runs" in shown
+    assert "x sizes [10, 20] x seeds [0, 1], below 20 texts gold, llm alone;" in shown
     for column in ("tokens", "device", "disk", "MB"):
         assert column in output
     code, _, errors = command(*given, "--device", "abacus")
