@@ -16,7 +16,7 @@ from hf_recipes.analysis.verdict import decide
 from hf_recipes.recipe import Accept
 from hf_recipes.report.findings import describe
 from hf_recipes.report.first_screen import WrongText, describe_headline, find_wrong_texts, render_first_screen
-from hf_recipes.report.first_screen.content import describe_labels, list_limits
+from hf_recipes.report.first_screen.content import describe_labels, list_limits, list_unknown
 from hf_recipes.report.first_screen.numbers import points, points_at_most
 from hf_recipes.report.page import make_report, render_html
 from hf_recipes.report.tables import make_tables
@@ -194,6 +194,22 @@ def test_comparisons_with_gold_runs_that_learnt_nothing_are_not_shown():
     assert "Macro-F1 loss" not in describe(typed(results)).findings[0].text
 
 
+def test_agreement_of_llm_runs_that_learnt_nothing_does_not_hold_a_limit():
+    results = make_results(churn=-0.7, churn_interval=(-1.3, -0.1))
+    results["verdict"] = decide_again(results)
+    row = list_limits(typed(results))[1]
+    assert (row.criterion.name, row.status, row.criterion.interval) == (
+        "churn",
+        "holds",
+        (-1.0, pytest.approx(-0.1, abs=0.001)),
+    )
+    for result in results["variants"]:
+        result["above_chance"] = result["variant"] != "llm"
+    assert "churn" not in [row.criterion.name for row in list_limits(typed(results))]
+    assert "disagreement" not in describe(typed(results)).findings[0].text
+    assert all("instability" not in line for line in list_unknown(typed(results)))
+
+
 @pytest.mark.parametrize(("limit", "shown"), [(0.025, "at most 0.025"), (0.05, "at most 0.05"), (0.5, "at most 0.5")])
 def test_limits_are_shown_as_they_are_set(limit, shown):
     results = make_results()
@@ -296,6 +312,21 @@ def test_it_fits_and_is_legible_on_every_screen(browser, report_file, width, the
     assert len(contrast["text"]) > 100
     assert [entry for entry in contrast["text"] if entry[0] < 4.5] == []
     assert [entry for entry in contrast["marks"] if entry[0] < 3] == []
+    page.close()
+
+
+@pytest.mark.parametrize("width", [1200, 390])
+def test_numbers_of_remedies_with_long_names_are_not_covered(browser, tmp_path, width):
+    results = full_results()
+    lines = dict.fromkeys(results.lines, "the LLM's labels, with gold for the audited texts " * 2)
+    results = results.model_copy(update={"lines": lines})
+    file = tmp_path / "report.html"
+    file.write_text(render_html(make_report(results, "Methods."), results, TEXTS, "key"))
+    page = browser.new_page(viewport={"width": width, "height": 900})
+    page.goto(file.as_uri())
+    cells = page.evaluate("[...document.querySelectorAll('.remedies td')].map((e) => [e.scrollWidth, e.clientWidth])")
+    assert len(cells) >= 9
+    assert [cell for cell in cells if cell[0] > cell[1]] == []
     page.close()
 
 

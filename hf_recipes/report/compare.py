@@ -80,7 +80,7 @@ def describe_chance(studies: list[Results]) -> Iterator[str]:
         if names := _find_chance(results):
             yield (
                 f"{results.study}: classifiers with {listed(names)} are not better than chance. Their agreement is no "
-                "stability, and differences from them are left out."
+                "stability. Differences against them are left out."
             )
 
 

@@ -11,7 +11,7 @@ from ..analysis.schema import (
 )
 from ..analysis.verdict import MAX_SEEDS, MAX_TEXTS, POWER
 from ..labels.audit import MIN_LABELS
-from .first_screen.content import describe_labels, describe_lowest, describe_status, is_void
+from .first_screen.content import describe_labels, describe_lowest, describe_status, list_judged
 from .first_screen.numbers import estimate, interval, judge, listed, number, signed, signed_difference
 from .more_findings import Differences, describe_more, index_differences
 from .records import Finding, Findings
@@ -237,8 +237,7 @@ def _describe_verdict(results: Results) -> str:
     }[verdict.decision]
     if loss.status == "inconclusive" and loss.bound is not None and verdict.decision == "inconclusive":
         text = f"Inconclusive: at most {number(loss.bound)} of macro-F1 lost."
-    judged = verdict.criteria[2:] if is_void(results) else verdict.criteria
-    text += "".join(f" {_describe_criterion(criterion, results)}." for criterion in judged)
+    text += "".join(f" {_describe_criterion(criterion, results)}." for criterion in list_judged(results))
     if verdict.reason:
         text += f" No limit against gold labels is decided: {verdict.reason}."
     if len(results.looks) > 1:

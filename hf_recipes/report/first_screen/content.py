@@ -96,7 +96,8 @@ def describe_headline(results: "Results") -> Headline:
         sentences.append(_describe_cause(results))
     if llm.above_chance is False:
         sentences.append(f"{classifiers} trained on the LLM's labels are not better than chance.")
-    if loss.status != "fails" and churn.status == "fails" and churn.value is not None and not is_void(results):
+    is_unstable = churn in list_judged(results) and churn.status == "fails"
+    if is_unstable and loss.status != "fails" and churn.value is not None:
         sentences.append(
             f"Runs with different seeds disagree on {points(churn.value, churn.interval)} points more of the test "
             "texts than with gold labels."
@@ -108,6 +109,14 @@ def is_void(results: "Results") -> bool:
     """Return whether classifiers on gold labels learnt nothing, so that no comparison with them means anything."""
     gold = results.at_top.get("gold")
     return gold is not None and gold.above_chance is False
+
+
+def list_judged(results: "Results") -> list["Criterion"]:
+    """Return the limits that the study can judge: runs that learnt nothing are no reference, and agree by chance."""
+    loss, churn, class_f1 = results.verdict.criteria
+    if is_void(results):
+        return [class_f1]
+    return [loss, class_f1] if results.at_top["llm"].above_chance is False else [loss, churn, class_f1]
 
 
 def _describe_loss(results: "Results", cost: "Comparison | None") -> str:
@@ -188,9 +197,9 @@ def list_limits(results: "Results") -> list[LimitRow]:
         ),
     }
     rows = []
-    for criterion in results.verdict.criteria:
+    for criterion in list_judged(results):
         at_least = criterion.name == "min_class_f1"
-        if criterion.value is not None and (at_least or not is_void(results)):
+        if criterion.value is not None:
             limit = f"{'at least' if at_least else 'at most'} {criterion.limit:g}"
             if criterion.status == "inconclusive" and _is_beyond(criterion):
                 limit += "; open once corrected for 3 limits"
@@ -332,7 +341,7 @@ def list_unknown(results: "Results") -> list[str]:
         lines.append("The score that LLM labels lose and the instability that they add: no run has gold labels.")
     is_open = [
         titles[criterion.name]
-        for criterion in verdict.criteria
+        for criterion in list_judged(results)
         if criterion.value is not None and criterion.status == "inconclusive"
     ]
     if is_open:
