@@ -114,6 +114,17 @@ def test_runs_that_learnt_nothing_are_named_in_the_headline_without_a_cause(vari
     assert "of that loss" not in sentence
 
 
+def test_gold_runs_that_learnt_nothing_come_before_a_low_f1():
+    results = with_classes(("a", 0.1, 0.1), ("b", 0.5, 0.5))
+    for result in results["variants"]:
+        result["above_chance"] = result["variant"] != "gold"
+    results["verdict"] = decide_again(results)
+    assert describe_headline(typed(results)).sentence == (
+        "Classifiers trained on gold labels are not better than chance, so the loss is unknown. Their F1 of the class "
+        "'a' with LLM labels is 0.100; the limit is 0.5."
+    )
+
+
 @given(st.floats(-0.5, 0.5), st.floats(0.001, 0.2), st.floats(-0.5, 0.5), st.floats(0, 1))
 def test_a_verdict_at_other_limits_is_that_of_a_study_with_these_limits(loss, half, churn, class_f1):
     """`VerdictResult.at` is what the Space's sliders call, `decide` what a study calls."""

@@ -82,15 +82,15 @@ def describe_headline(results: "Results") -> Headline:
     if status == "inconclusive" and verdict.reason is None and loss.bound is not None:
         lost = points_at_most(max(loss.bound, 0.0), loss.interval)
         decision = f"Inconclusive: at most {lost} points of macro-F1 lost"
-    llm, sentences = results.at_top["llm"], []
+    llm, classifiers, sentences = results.at_top["llm"], results.classifiers.capitalize(), []
+    if is_void(results):
+        # What was not learnt comes first: a low F1 is then no fault of the labels alone.
+        sentences.append(f"{classifiers} trained on gold labels are not better than chance, so the loss is unknown.")
     if (loss.status != "fails" or is_void(results)) and class_f1.status == "fails":
-        limit = f"{class_f1.limit:g}"
-        sentences.append(
-            f"Their F1 of the class '{verdict.worst_class}' is {number(class_f1.value)}; the limit is {limit}."
-        )
-    classifiers = results.classifiers.capitalize()
-    not_learnt = f"{classifiers} trained on gold labels are not better than chance, so the loss is unknown."
-    sentences.append(not_learnt if is_void(results) else _describe_loss(results, cost))
+        name = f"'{verdict.worst_class}'" + (" with LLM labels" if is_void(results) else "")
+        sentences.append(f"Their F1 of the class {name} is {number(class_f1.value)}; the limit is {class_f1.limit:g}.")
+    if not is_void(results):
+        sentences.append(_describe_loss(results, cost))
     is_lower = cost is not None and (cost.verdict == "lower" or loss.status == "fails")
     if is_lower and not is_void(results) and llm.above_chance is not False:
         sentences.append(_describe_cause(results))
