@@ -7,6 +7,7 @@ own children only, so each process of the chain watches its own parent.
 """
 
 import ctypes
+import logging
 import os
 import signal
 import subprocess
@@ -50,6 +51,8 @@ def main() -> None:
     handle_interrupts(end)
     os.environ[PARENT] = str(os.getpid())
     del sys.argv[0]
+    if sys.argv[0] == "torch.distributed.run" and os.environ.get("HF_RECIPES_VERBOSITY") != "debug":
+        logging.disable(logging.ERROR)  # Its processes print their own errors.
     try:
         import_module(sys.argv[0]).main()
     except subprocess.CalledProcessError as ended:  # accelerate's launcher, of its one process

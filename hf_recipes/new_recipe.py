@@ -174,6 +174,11 @@ def write_recipe(
     instruction = f"Classify each text as {', '.join(classes[:-1])} or {classes[-1]}."
     prompt_tokens = (mean_length * (shots * len(classes) + 4) + len(instruction)) / 3
     is_numbered = classes == [str(index) for index in range(len(classes))]
+    about_names = "the classes"
+    if is_numbered:
+        about_names = "numbers mean little to an LLM: list names in this order"
+    elif all(re.fullmatch(r"-?\d+(\.\d+)?", name) for name in classes):
+        about_names = "numbers mean little to an LLM: list names, and add label_map: {'NUMBER': NAME}"
     environment = Environment(trim_blocks=True, lstrip_blocks=True, autoescape=False)  # noqa: S701  (YAML)
     environment.filters["yaml"] = to_yaml
     template = environment.from_string((PACKAGE / "templates" / "recipe.yaml").read_text(encoding="utf-8"))
@@ -182,7 +187,7 @@ def write_recipe(
         path=path,
         data=data,
         names=classes,
-        about_names="numbers mean little to an LLM: list names in this order" if is_numbered else "the classes",
+        about_names=about_names,
         pool_size=num_rows if num_rows < pool.rows - num_drawn else None,
         test_size=MAX_TEST if test.rows > MAX_TEST else num_drawn,
         machine=machine,

@@ -2,6 +2,7 @@
 
 import logging
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,8 +26,7 @@ from .data import RowFiles, count_usable, open_rows
 from .hub.dataset_folder import DatasetFolder
 from .labels.pool import StudyLabels, read_labels
 from .models import load_tokenizer
-from .report.records import Table
-from .report.render import make_console, print_table
+from .report.render import make_console
 from .study import Run, Study, read_json
 from .training.grid import check_sizes, describe_few_steps, list_runs
 from .training.runs import FAST, Runs, check_encoder, check_training, other_runs, read_accelerate_config
@@ -37,6 +37,8 @@ logger = logging.getLogger(__name__)
 MAX_SAMPLE = 500  # texts whose tokens are counted
 START_SECONDS = {"annotate": 30, "train": 20, "report": 20}
 FAST_SECONDS = 0.1  # of a head or a TF-IDF model, its files included
+#: The columns of the plan, and their widths: a line is printed before the next one is known.
+COLUMNS = {"step": 15, "done": 9, "left": 17, "tokens": 12, "about": 14, "device hours": 12, "on disk": 11}
 
 
 @dataclass
@@ -64,7 +66,13 @@ class Step:
 
 
 def make_plan(study: Study, rates_of: Study | None = None, device: str | None = None) -> tuple[list[Step], list[str]]:
-    """Return the steps, and notes on the recipe in words.
+    """Return the steps, and notes on the recipe in words; see `predict_steps`."""
+    lines = list(predict_steps(study, rates_of, device))
+    return [line for line in lines if isinstance(line, Step)], [line for line in lines if isinstance(line, str)]
+
+
+def predict_steps(study: Study, rates_of: Study | None = None, device: str | None = None) -> Iterator[Step | str]:
+    """Yield the steps, each as soon as it is known, and notes on the recipe in words.
 
     Args:
         study (`Study`):
@@ -79,13 +87,13 @@ def make_plan(study: Study, rates_of: Study | None = None, device: str | None = 
     """
     recipe, files = study.recipe, open_rows(study)
     hardware, rates = find_device(device), None if device else rates_of or study
-    notes, num_usable = [], count_usable(recipe, files)
+    num_usable = count_usable(recipe, files)
     if recipe.grid:
         check_training(study, weights=False)
-        notes += check_sizes(recipe.grid, num_usable)
+        yield from check_sizes(recipe.grid, num_usable)
     if models := {section.model for section in recipe.annotate.all_passes() if section.engine == "server"}:
         unknown = ", ".join(sorted(models - read_servers(study).keys()))
-        notes.append(
+        yield (
             f"No server was asked: all texts count as left for {unknown}, as no server has labelled texts here."
             if unknown
             else "No server was asked: the plan assumes that the servers still run the models of the last annotate."
@@ -102,31 +110,29 @@ def make_plan(study: Study, rates_of: Study | None = None, device: str | None = 
     left, total = count_rows_left(study, files, contact=False), len(files) * num_passes + num_test
     annotate = Step("annotate", total - left, total, "texts", bytes=left * row_bytes(ANNOTATION_BYTES, classes))
     if left:
-        _predict_annotation(annotate, study, files, sample, hardware, rates)
+        yield from _predict_annotation(annotate, study, files, sample, hardware, rates)
+    yield annotate
     is_labelled = not left or not count_rows_left(study, files, with_test=False, contact=False)
     labels = read_labels(study, files) if is_labelled else None
     num_configs = len(set(recipe.grid.variants) - set(CONFIDENT)) if recipe.grid else 1
     is_written = labels is not None and DatasetFolder(study, labels).is_written()
     variants = Step("variants", num_configs * is_written, num_configs, "configs")
     variants.bytes = (num_configs - variants.done) * len(files) * row_bytes(CONFIG_BYTES, classes, text_bytes)
+    yield variants
     if not recipe.grid:
-        return [annotate, variants], notes
-    logger.info("%s labels are left. Counting what is left to train ...", f"{left:,}")
-
-    training = _plan_training(study, labels, notes, (num_usable, num_test, classes), sample, hardware, rates)
-    return [annotate, variants, *training], notes
+        return
+    yield from _plan_training(study, labels, (num_usable, num_test, classes), sample, hardware, rates)
 
 
 def _plan_training(
     study: Study,
     labels: StudyLabels | None,
-    notes: list[str],
     counts: tuple[int, int, int],
     sample: list[str],
     hardware: Device,
     rates: Study | None,
-) -> list[Step]:
-    """Return the steps after labelling, and add notes. `counts` are the usable rows, the test texts and the classes."""
+) -> Iterator[Step | str]:
+    """Yield the steps after labelling, and notes. `counts` are the usable rows, the test texts and the classes."""
     num_usable, num_test, num_classes = counts
     settings = study.training
     fast = fast_left = [run for method in FAST for run in list_runs(study.grid, settings, method)]
@@ -137,7 +143,7 @@ def _plan_training(
         study_runs = Runs(study, labels)
         fast_left, runs_to_train = study_runs.left_in_seconds(), study_runs.left() if is_fine_tuned else []
         for run, error in study_runs.failures().items():
-            notes.append(f"Failed: {run}: {error}. Retry with hf-recipes train --retry-failed.")
+            yield f"Failed: {run}: {error}. Retry with hf-recipes train --retry-failed."
         has_report = not fast_left and not runs_to_train and (study.report / "report.html").exists()
         is_reported = has_report and is_measured(study, labels, study_runs)
     # A run classifies the test texts and, on average over seeds, this share of the sample of the pool.
@@ -150,34 +156,37 @@ def _plan_training(
         encode.tokens = work.own * (num_usable + num_test)
         encode.device_seconds = work.shape.flops(encode.tokens, work.own) / (TRAINING_SHARE * hardware.flops)
         encode.seconds = encode.device_seconds + FAST_SECONDS * len(fast_left) + START_SECONDS["train"]
+    yield encode
     train = Step("train", len(runs) - len(runs_to_train), len(runs), "runs")
     num_classified = sum(num_test + out_of_bag[run.size] for run in runs_to_train)
     train.bytes = num_classified * row_bytes(PREDICTION_BYTES, num_classes)
     if runs_to_train:
         if warning := describe_few_steps(study.grid, study.training):
-            notes.append(warning)
-        _predict_training(train, study, runs_to_train, num_test, out_of_bag, sample, hardware, rates)
-        if rates and (warning := _describe_load_of_rates(rates)):
-            notes.append(warning)
+            yield warning
+        yield from _predict_training(train, study, runs_to_train, num_test, out_of_bag, sample, hardware, rates)
+    if is_fine_tuned:
+        yield train
     report = Step("measure, report", int(is_reported), 1, "reports", is_measured=False)
     report.seconds = 0 if is_reported else START_SECONDS["report"]
-    return [encode, *([train] if is_fine_tuned else []), report]
+    yield report
 
 
 def _predict_annotation(
     step: Step, study: Study, files: RowFiles, sample: list[str], device: Device, rates: Study | None
-) -> None:
+) -> list[str]:
+    """Predict what the remaining texts cost. Return warnings on the rates."""
     passes = plan_passes(study, files, contact=False)
     work = [count_pass(plan.model, plan.section, [ids for ids, _ in plan.prompts.encode(sample)]) for plan in passes]
 
     # The rate in FLOP/s of all earlier sessions with these models.
-    flops = seconds = 0.0
+    flops = seconds = load = 0.0
     work_of_model = {plan.section.model: pass_work for plan, pass_work in zip(passes[::-1], work[::-1], strict=True)}
     for manifest in map(read_json, rates.annotations_root.glob("*/manifest.json") if rates else ()):
         sessions = manifest.get("all_sessions", manifest["last_session"])
         if manifest["model"] in work_of_model and sessions["texts"]:
             flops += work_of_model[manifest["model"]].flops(sessions["texts"])
             seconds += sessions["seconds"] - sessions.get("start_seconds", 0)
+            load = max(load, manifest.get("load_average", 0.0))
 
     for plan, pass_work in zip(passes, work, strict=True):
         left = count_rows_left_of(study, files, plan)
@@ -185,6 +194,7 @@ def _predict_annotation(
         step.device_seconds += pass_work.flops(left) * seconds / flops if seconds else pass_work.seconds(left, device)
     step.seconds = step.device_seconds + START_SECONDS["annotate"]
     step.is_measured = seconds > 0
+    return _check_load("texts were labelled", load)
 
 
 def _count_training(study: Study, sample: list[str]) -> RunWork:
@@ -204,7 +214,8 @@ def _predict_training(
     sample: list[str],
     device: Device,
     rates: Study | None,
-) -> None:
+) -> list[str]:
+    """Predict what the remaining runs cost. Return warnings on the rates."""
     work, encoder = _count_training(study, sample), check_encoder(study, weights=False)
 
     def num_forward(name: str, size: int, num_out_of_bag: float) -> float:
@@ -212,12 +223,13 @@ def _predict_training(
         return num_test + num_out_of_bag + (size if name in CONFIDENT else 0)
 
     records = [read_json(file) for file in rates.run_records()] if rates else []
-    points = []
+    points, loads = [], []
     for record in records:
         if record["environment"]["encoder"] == encoder.identity:
             # Runs of earlier versions classified no out-of-bag texts.
             forward = num_forward(record["variant"], record["size"], record.get("out_of_bag_texts", 0))
             points.append((work.flops(record["size"], forward), record["seconds"]))
+            loads.append(record.get("load_average", 0.0))
     least, slope = fit_line(points) if points else (0.0, 0.0)
     for run in runs:
         shape = run.size, num_forward(run.variant, run.size, out_of_bag[run.size])
@@ -226,45 +238,64 @@ def _predict_training(
     num_processes = read_accelerate_config(study.training)["num_processes"]  # they share the grid
     step.seconds = step.device_seconds / num_processes + START_SECONDS["train"]
     step.is_measured = bool(points)
+    return _check_load("runs were trained", float(np.mean(loads or [0.0])))
 
 
 def print_plan(study: Study, device: str | None = None) -> None:
-    """Print the plan as a table; see `make_plan`."""
-    steps, notes = make_plan(study, device=device)
-    recipe = study.recipe
-    rows = []
-    for step in steps:
-        num_left = step.total - step.done
-        rows.append(
-            [
-                step.name,
-                f"{step.done:,}",
-                f"{num_left:,} {step.unit.removesuffix('s') if num_left == 1 else step.unit}",
-                f"{step.tokens / 1e6:,.2f} M" if step.tokens else "-",
-                _format_time(step.seconds) + ("" if step.is_measured or not step.seconds else " ?"),
-                f"{step.device_seconds / 3600:,.2f}" if step.device_seconds else "-",
-                _format_size(step.bytes),
-            ]
-        )
-    columns = ["step", "done", "left", "tokens", "about", "device hours", "on disk"]
-    console = make_console()
-    print_table(console, Table(f"{recipe.name} in {study.root}", columns, rows))
+    """Print the plan, each step as soon as it is known; see `predict_steps`."""
+    recipe, console = study.recipe, make_console()
+    is_predicted = False
+    notes: list[str] = []
+    for line in predict_steps(study, device=device):
+        if isinstance(line, str):
+            notes.append(line)
+            continue
+        if line.name == "annotate":  # An error in the recipe comes before the head of the table.
+            console.print(f"{recipe.name} in {study.root}", soft_wrap=True)
+            console.print(_align(list(COLUMNS)), soft_wrap=True)
+        console.print(_align(_show_step(line)), soft_wrap=True)
+        is_predicted |= line.seconds > 0 and not line.is_measured
+    console.print()
     if recipe.grid and recipe.train:
-        grid = recipe.grid
+        grid, below = recipe.grid, ""
+        if grid.curves is not None and len(grid.sizes) > 1:
+            below = f", below {grid.sizes[-1]:,} texts {', '.join(grid.curves)} alone"
         console.print(
-            f"{len(grid.variants)} variants ({', '.join(grid.variants)}) x sizes {grid.sizes} x seeds {grid.seeds}; "
-            f"{recipe.annotate.model} labels, {recipe.train.encoder} is trained."
+            f"{len(grid.variants)} variants ({', '.join(grid.variants)}) x sizes {grid.sizes} x seeds {grid.seeds}"
+            f"{below}; {recipe.annotate.model} labels, {recipe.train.encoder} is trained."
         )
     for note in notes:
         console.print(note)
     warning = other_runs(study) if recipe.grid else None
     if warning:
         console.print(warning)
-    if any(step.seconds and not step.is_measured for step in steps):
+    if is_predicted:
         where = f"{device}'s data sheet" if device else "the models' sizes and a table of devices"
         console.print(f"Times with ? are not measured: they follow from {where}.")
     if not device and (load := _describe_load()):
         console.print(load)
+
+
+def _show_step(step: Step) -> list[str]:
+    num_left = step.total - step.done
+    return [
+        step.name,
+        f"{step.done:,}",
+        f"{num_left:,} {step.unit.removesuffix('s') if num_left == 1 else step.unit}",
+        f"{step.tokens / 1e6:,.2f} M" if step.tokens else "-",
+        _format_time(step.seconds) + ("" if step.is_measured or not step.seconds else " ?"),
+        f"{step.device_seconds / 3600:,.2f}" if step.device_seconds else "-",
+        _format_size(step.bytes),
+    ]
+
+
+def _align(cells: list[str]) -> str:
+    """Return a line of the plan: the step on the left, numbers on the right."""
+    first, *others = [
+        cell.rjust(width) if place else cell.ljust(width)
+        for place, (cell, width) in enumerate(zip(cells, COLUMNS.values(), strict=True))
+    ]
+    return "  ".join([first, *others]).rstrip()
 
 
 def _describe_load() -> str | None:
@@ -278,16 +309,15 @@ def _describe_load() -> str | None:
     )
 
 
-def _describe_load_of_rates(study: Study) -> str | None:
-    """Return a warning if other work loaded the machine while the runs whose times are used were trained."""
-    loads = [record["load_average"] for record in map(read_json, study.run_records()) if "load_average" in record]
+def _check_load(work: str, load: float) -> list[str]:
+    """Return a warning if other work loaded the machine while the rates of a step were measured."""
     num_cores = os.cpu_count() or 1
-    if not loads or float(np.mean(loads)) <= num_cores + 1:  # a run takes all cores
-        return None
-    return (
-        f"Other work loaded the machine while {len(loads):,} runs were trained (load average {np.mean(loads):.1f} on "
-        f"{num_cores} cores). Estimates from their times are too high for an idle machine."
-    )
+    if load <= num_cores + 1:  # a step takes all cores
+        return []
+    return [
+        f"Other work loaded the machine while {work} (load average {load:.1f} on {num_cores} cores). Estimates from "
+        "their times are too high for an idle machine."
+    ]
 
 
 def _format_time(seconds: float) -> str:

@@ -38,6 +38,21 @@ def test_every_study_has_its_row_and_every_pair_its_difference(folders, tmp_path
     assert [results.top for results in compare(folders, tmp_path / "again")] == [20, 20]
 
 
+def test_studies_that_learnt_nothing_are_named_first_without_differences_from_them(folders, tmp_path):
+    file = folders[1] / "report" / "results.json"
+    content = json.loads(file.read_text())
+    for result in content["variants"]:
+        result["above_chance"] = result["variant"] not in ("gold", "llm-random-replace")
+    file.write_text(json.dumps(content))
+    compare(folders, tmp_path / "out")
+    text = (tmp_path / "out" / "comparison.md").read_text()
+    note = "classifiers with gold and llm-random-replace are not better than chance."
+    assert text.index(note) < text.index("comparison.png")
+    assert text.count("**Not learnt.**") == 1
+    for pair in ("| llm | gold |", "| llm-entropy-replace | llm-random-replace |"):
+        assert sum(line.startswith(pair) for line in text.splitlines()) == 1  # of the other study
+
+
 def test_a_study_that_does_not_compare_llm_with_gold_is_refused(folders, tmp_path):
     file = folders[0] / "report" / "results.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"comparisons": []}))

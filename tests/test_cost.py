@@ -158,16 +158,50 @@ def test_times_that_were_measured_on_a_loaded_machine_have_a_warning(make_study,
     assert "load average" not in " ".join(make_plan(more, device="h100")[1])
 
 
+def test_rates_of_labelling_that_were_measured_on_a_loaded_machine_have_a_warning(
+    make_study, engine, tiny_encoder, monkeypatch
+):
+    settings = [*SMALL, f"--train.encoder={tiny_encoder}"]
+    study = make_study(*settings)
+    monkeypatch.setattr("os.getloadavg", lambda: (7.25, 0.0, 0.0))
+    annotate(study)
+    (manifest,) = study.annotations_root.glob("*/manifest.json")
+    assert read_json(manifest)["load_average"] == 7.2
+    more = make_study(*settings, "--annotate.passes=[{prompt: {seed: 5}}]")
+    for num_cores, is_loaded in ((2, True), (8, False)):
+        monkeypatch.setattr("os.cpu_count", lambda num_cores=num_cores: num_cores)
+        notes = " ".join(make_plan(more)[1])
+        assert ("while texts were labelled (load average 7.2 on 2 cores). Estimates" in notes) is is_loaded
+    assert "load average" not in " ".join(make_plan(more, device="h100")[1])
+
+
+def test_the_plan_prints_a_step_before_the_next_one_is_known(command, make_study, tiny_encoder, monkeypatch):
+    def fail(*_):
+        raise UserError("the runs cannot be counted")
+
+    study = make_study(*SMALL, f"--train.encoder={tiny_encoder}")
+    monkeypatch.setattr("hf_recipes.plan.list_runs", fail)
+    code, output, errors = command(
+        "plan", DEMO, f"--output_dir={study.root}", *SMALL, f"--train.encoder={tiny_encoder}"
+    )
+    assert (code, "the runs cannot be counted" in errors) == (2, True)
+    steps = [line.split()[0] for line in output.splitlines() if line]
+    assert steps == [study.recipe.name, "step", "annotate", "variants"]
+
+
 def test_the_plan_is_a_table_with_hours_and_bytes_and_knows_its_devices(command, make_study, tiny_encoder, caplog):
     study = make_study(*SMALL, f"--train.encoder={tiny_encoder}")
     given = ["plan", DEMO, f"--output_dir={study.root}", *SMALL, f"--train.encoder={tiny_encoder}"]
     code, output, _ = command(*given, "--device", "h100")
     assert code == 0
-    assert caplog.messages == [  # a plan of many texts takes a while
-        "60 texts and 20 test texts. Counting what is left to label ...",
-        "80 labels are left. Counting what is left to train ...",
-    ]
+    # A plan of many texts takes a while.
+    assert caplog.messages == ["60 texts and 20 test texts. Counting what is left to label ..."]
     assert "they follow from h100's data sheet" in " ".join(output.split())
+    assert "x sizes [10, 20] x seeds [0, 1];" in " ".join(output.split())
+    curves = ("--grid.variants=[gold, llm, gold-only]", "--grid.curves=[gold, llm]", "--accept-changes")
+    shown = " ".join(command(*given, *curves)[1].split())
+    assert "train 0 10 runs" in shown
+    assert "x sizes [10, 20] x seeds [0, 1], below 20 texts gold, llm alone;" in shown
     for column in ("tokens", "device", "disk", "MB"):
         assert column in output
     code, _, errors = command(*given, "--device", "abacus")

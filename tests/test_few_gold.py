@@ -192,6 +192,28 @@ def test_an_audit_judges_classifiers_and_trains_them_but_no_text_does_both(make,
     assert sum(row["label"] != -1 for row in dataset["test"]) == 40
 
 
+def test_fewer_labels_than_the_least_give_no_figures_on_any_page(make, source, tmp_path):
+    study = make(AUDITED)
+    annotate(study)
+    draw_audit(study, 58, tmp_path / "a.csv")
+    label(tmp_path / "a.csv", source[1])
+    import_audit(study, tmp_path / "a.csv")
+    assert train(study) == {}
+    results, page, html = report(study)
+    assert (results.annotator.n_gold, results.annotator.accuracy, results.annotator.confusion) == (29, None, None)
+    assert {(result.n_gold, result.macro_f1_mean) for result in results.variants} == {(0, None)}
+    assert [criterion.value for criterion in results.verdict.criteria] == [None] * 3
+    words = findings(results)
+    assert "people labelled 29 of them. No figures are given for fewer than 30" in words
+    assert "Not known: 29 of the 120 test texts have people's labels. No figures are given for fewer than 30" in words
+    assert "How often the LLM is right is unknown: only 29 texts have a gold label." in html
+    assert "accuracy 0." not in page
+    card = (study.dataset / "README.md").read_text()
+    assert "29 of them have a gold label. No figures are given for fewer than 30." in card
+    assert "labels agree with" not in card
+    assert "No figures are given for fewer than 30" in " ".join(describe_labels(write_labels(study)))
+
+
 def test_an_audit_goes_to_the_hub_and_back(make, source, hub, tmp_path):  # noqa: F811
     study = make("llm, llm-random-replace, gold-only", "--grid.seeds=[0, 1]")
     annotate(study)

@@ -16,7 +16,7 @@ from hf_recipes.analysis.verdict import decide
 from hf_recipes.recipe import Accept
 from hf_recipes.report.findings import describe
 from hf_recipes.report.first_screen import WrongText, describe_headline, find_wrong_texts, render_first_screen
-from hf_recipes.report.first_screen.content import list_limits
+from hf_recipes.report.first_screen.content import describe_labels, list_limits, list_unknown
 from hf_recipes.report.first_screen.numbers import points, points_at_most
 from hf_recipes.report.page import make_report, render_html
 from hf_recipes.report.tables import make_tables
@@ -70,18 +70,59 @@ def test_a_loss_that_is_inconclusive_has_no_cause():
     )
 
 
+def test_a_loss_beyond_its_limit_is_not_called_inconclusive():
+    """The limit is decided by its own correction, the comparison by that of all primary ones."""
+    results = with_classes(("a", 0.1, 0.6), ("b", 0.5, 0.7), cost=-0.35, cost_interval=(-0.48, -0.22))
+    for comparison in results["comparisons"]:
+        comparison["verdict"] = "inconclusive"
+    results["verdict"] = decide_again(results)
+    assert results["verdict"]["criteria"][0]["status"] == "fails"
+    sentence = describe_headline(typed(results)).sentence
+    assert sentence.startswith("Classifiers trained on them lose 35 points of macro-F1 (0.60 → 0.25). 71% of that loss")
+    results = with_classes(("a", 0.8, 0.9), ("b", 0.8, 0.7), cost=-0.07, cost_interval=(-0.13, -0.01))
+    for comparison in results["comparisons"]:
+        comparison["verdict"] = "inconclusive"
+    results["verdict"] = decide_again(results)
+    sentence = describe_headline(typed(results)).sentence
+    assert sentence.endswith("an interval from 1 to 13: inconclusive once corrected for several comparisons.")
+
+
+def test_the_accuracy_of_the_labels_is_next_to_that_of_the_most_frequent_class():
+    results = make_results()
+    assert describe_labels(typed(results)) == (
+        "The LLM is right on 60% of 40 training texts (interval: 50% to 70%); always giving the most frequent class: "
+        "50%."
+    )
+    results["annotator"] |= {"n_gold": 12, "accuracy": None}
+    assert describe_labels(typed(results)) == (
+        "How often the LLM is right is unknown: only 12 texts have a gold label."
+    )
+
+
 def decide_again(results):
     return decide(make_figures(results), Accept()).model_dump()
 
 
 @pytest.mark.parametrize("variant", ["gold", "llm"])
-def test_runs_that_learnt_nothing_are_named_in_the_headline(variant):
-    results = make_results()
+def test_runs_that_learnt_nothing_are_named_in_the_headline_without_a_cause(variant):
+    results = with_classes(("a", 0.4, 0.7), ("b", 0.5, 0.6))
     for result in results["variants"]:
         result["above_chance"] = result["variant"] != variant
     sentence = describe_headline(typed(results)).sentence
     assert "not better than chance" in sentence
     assert ("points" in sentence) == (variant == "llm")
+    assert "of that loss" not in sentence
+
+
+def test_gold_runs_that_learnt_nothing_come_before_a_low_f1():
+    results = with_classes(("a", 0.1, 0.1), ("b", 0.5, 0.5))
+    for result in results["variants"]:
+        result["above_chance"] = result["variant"] != "gold"
+    results["verdict"] = decide_again(results)
+    assert describe_headline(typed(results)).sentence == (
+        "Classifiers trained on gold labels are not better than chance, so the loss is unknown. Their F1 of the class "
+        "'a' with LLM labels is 0.100; the limit is 0.5."
+    )
 
 
 @given(st.floats(-0.5, 0.5), st.floats(0.001, 0.2), st.floats(-0.5, 0.5), st.floats(0, 1))
@@ -162,6 +203,22 @@ def test_comparisons_with_gold_runs_that_learnt_nothing_are_not_shown():
     rows = list_limits(typed(results))
     assert [row.criterion.name for row in rows] == ["min_class_f1"]
     assert "Macro-F1 loss" not in describe(typed(results)).findings[0].text
+
+
+def test_agreement_of_llm_runs_that_learnt_nothing_does_not_hold_a_limit():
+    results = make_results(churn=-0.7, churn_interval=(-1.3, -0.1))
+    results["verdict"] = decide_again(results)
+    row = list_limits(typed(results))[1]
+    assert (row.criterion.name, row.status, row.criterion.interval) == (
+        "churn",
+        "holds",
+        (-1.0, pytest.approx(-0.1, abs=0.001)),
+    )
+    for result in results["variants"]:
+        result["above_chance"] = result["variant"] != "llm"
+    assert "churn" not in [row.criterion.name for row in list_limits(typed(results))]
+    assert "disagreement" not in describe(typed(results)).findings[0].text
+    assert all("instability" not in line for line in list_unknown(typed(results)))
 
 
 @pytest.mark.parametrize(("limit", "shown"), [(0.025, "at most 0.025"), (0.05, "at most 0.05"), (0.5, "at most 0.5")])
@@ -259,10 +316,28 @@ def test_it_fits_and_is_legible_on_every_screen(browser, report_file, width, the
     assert page.locator(".limits").bounding_box()["y"] < 900  # the answer is on the first screen
     page.evaluate("document.querySelectorAll('details').forEach((details) => { details.open = true; })")
     assert page.evaluate("document.documentElement.scrollWidth") <= width
+    if width > 1000:  # No column is cut off.
+        wide = "[...document.querySelectorAll('.scroll')].filter((e) => e.scrollWidth > e.clientWidth)"
+        assert page.evaluate(f"{wide}.map((e) => e.ariaLabel)") == []
     contrast = page.evaluate(CONTRAST)
     assert len(contrast["text"]) > 100
     assert [entry for entry in contrast["text"] if entry[0] < 4.5] == []
     assert [entry for entry in contrast["marks"] if entry[0] < 3] == []
+    page.close()
+
+
+@pytest.mark.parametrize("width", [1200, 390])
+def test_numbers_of_remedies_with_long_names_are_not_covered(browser, tmp_path, width):
+    results = full_results()
+    lines = dict.fromkeys(results.lines, "the LLM's labels, with gold for the audited texts " * 2)
+    results = results.model_copy(update={"lines": lines})
+    file = tmp_path / "report.html"
+    file.write_text(render_html(make_report(results, "Methods."), results, TEXTS, "key"))
+    page = browser.new_page(viewport={"width": width, "height": 900})
+    page.goto(file.as_uri())
+    cells = page.evaluate("[...document.querySelectorAll('.remedies td')].map((e) => [e.scrollWidth, e.clientWidth])")
+    assert len(cells) >= 9
+    assert [cell for cell in cells if cell[0] > cell[1]] == []
     page.close()
 
 

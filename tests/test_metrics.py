@@ -207,6 +207,9 @@ def test_the_sd_interval_is_the_chi_square_one(scores):
     result = scores.compute(predictions=rng.integers(2, size=(5, 50)), references=rng.integers(2, size=50))
     low, high = (bound / result["accuracy_sd"] for bound in result["accuracy_sd_interval"])
     assert (low, high) == pytest.approx((0.599, 2.874), abs=0.001)
+    equal = scores.compute(predictions=[[0, 1, 1, 1]] * 3, references=[0, 1, 0, 1])
+    assert equal["macro_f1_sd"] == 0
+    assert np.isnan(equal["macro_f1_sd_interval"]).all()  # three equal scores prove no SD of zero
 
 
 @pytest.mark.parametrize("runs", [3, 5, 10])

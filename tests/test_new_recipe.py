@@ -157,6 +157,13 @@ def test_a_rare_class_has_no_more_examples_than_rows(init, tmp_path):
     assert "# numbers mean little to an LLM" in (tmp_path / "made.yaml").read_text()
 
 
+def test_scores_from_minus_one_to_one_are_numbers_too(init, tmp_path):
+    (tmp_path / "a.csv").write_text("text,label\n" + "".join(f"t{i},{i % 3 - 1}\n" for i in range(90)))
+    recipe, _ = init(tmp_path / "a.csv")
+    assert recipe.data.label_names == ["-1", "0", "1"]
+    assert "# numbers mean little to an LLM: list names, and add label_map" in (tmp_path / "made.yaml").read_text()
+
+
 def test_no_file_is_replaced(command, tmp_path, monkeypatch):
     write_rows(tmp_path / "rows.csv", make_rows(50))
     monkeypatch.chdir(tmp_path)

@@ -686,6 +686,17 @@ def test_a_killed_command_leaves_no_process_that_trains_on(processes, config, an
     assert not list(study.run_records())
 
 
+def test_a_launcher_adds_no_line_to_the_errors_of_its_processes(tmp_path):
+    (tmp_path / "fail.py").write_text("import sys\nsys.exit('error: `train.epochs` must be higher.')")
+    launcher = [sys.executable, "-m", "hf_recipes.child", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    environment = {**os.environ, "HF_RECIPES_PARENT": str(os.getpid()), "OMP_NUM_THREADS": "1"}
+    ended = subprocess.run(
+        [*launcher, str(tmp_path / "fail.py")], check=False, capture_output=True, text=True, env=environment
+    )
+    assert ended.returncode == 1
+    assert set(ended.stderr.splitlines()) == {"error: `train.epochs` must be higher."}
+
+
 @pytest.mark.parametrize("late", [0, 5])  # while it imports its libraries; while it trains
 def test_an_interrupt_of_the_process_that_trains_alone_ends_the_command(late, annotated, one_thread):
     long = [*FEW, "--train.epochs=400"]

@@ -6,13 +6,15 @@ import numpy as np
 
 from ..annotation.annotations import count_examples
 from ..data import NO_GOLD
+from ..labels.audit import MIN_LABELS
 from ..labels.pool import Pool, StudyLabels
 from ..metric_loading import load_metric
 from ..study import Study
 from .metric_modules import LEVEL
 from .near_duplicates import cluster_codes
 
-#: The fields that `metrics/annotation_uncertainty` computes under the same name; null without gold.
+#: The fields that `metrics/annotation_uncertainty` computes under the same name; null with fewer gold labels than
+#: `MIN_LABELS`, but for the counts.
 FIELDS = (
     *("n", "n_gold", "accuracy", "accuracy_interval", "majority_accuracy"),
     *("macro_f1", "macro_f1_interval", "entropy_auroc"),
@@ -27,7 +29,9 @@ def measure_annotator(study: Study, labels: StudyLabels) -> dict[str, Any]:
     )
     recall, gold_share, nll, confusion = dict.fromkeys(names), dict.fromkeys(names), None, None
     has_gold = np.flatnonzero(pool.gold != NO_GOLD)
-    if len(has_gold):
+    if len(has_gold) < MIN_LABELS:
+        scores = {name: scores[name] for name in ("n", "n_gold", "label_share", "label_mass_mean")}
+    else:
         recall = dict(zip(names, map(float, scores["per_class_recall"]), strict=True))
         gold_share = dict(zip(names, (np.array(scores["per_class_n"]) / len(has_gold)).tolist(), strict=True))
         pairs = np.stack([pool.gold[has_gold], pool.llm[has_gold]])

@@ -54,7 +54,7 @@ def class_shares(all_test: Texts, with_gold: Texts) -> Iterator[dict[str, Any]]:
 
     Args:
         all_test (`Texts`), with_gold (`Texts`):
-            All test texts, and those with gold; the latter without runs where fewer than two have gold.
+            All test texts, and those with gold; the latter without runs where too few have gold, see `read_texts`.
     """
     if not with_gold.labels:
         return

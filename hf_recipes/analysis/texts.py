@@ -8,6 +8,7 @@ import numpy as np
 from .. import parquet
 from ..data import NO_GOLD, Rows
 from ..errors import UserError
+from ..labels.audit import MIN_LABELS
 from ..labels.pool import StudyLabels
 from ..metric_loading import load_metric
 from ..study import Run, Study, read_json
@@ -116,7 +117,7 @@ def read_texts(study: Study, labels: StudyLabels, runs: Runs) -> tuple[Texts, Te
     all_test = Texts(replace(test, gold=np.maximum(test.gold, 0)), on_test, clusters[:num_test])
     places = np.flatnonzero(labels.test_gold != NO_GOLD)
     with_gold = Texts(replace(test, gold=labels.test_gold), on_test, clusters[:num_test]).take(places)
-    if len(places) < 2:
+    if len(places) < (MIN_LABELS if study.recipe.few_gold else 2):
         with_gold = replace(with_gold, labels={})
     if not len(sample) or not with_gold.labels:
         return all_test, with_gold, with_gold, None

@@ -126,9 +126,13 @@ class _Test:
         highest = max(bound.interval(level)[1] for bound in self.bounds)
         decisive = self.decisive(level)
         interval = None if decisive.variance is None else decisive.interval(level)
-        if interval and sign < 0:
-            interval = max(-interval[1], 0.0), min(-interval[0], 1.0)
-        bound, refuted = (max(-highest, 0.0), min(-lowest, 1.0)) if sign < 0 else (highest, lowest)
+        # F1 is in [0, 1], and so a difference of two shares in [-1, 1].
+        if sign < 0:
+            interval = interval and (max(-interval[1], 0.0), min(-interval[0], 1.0))
+            bound, refuted = max(-highest, 0.0), min(-lowest, 1.0)
+        else:
+            interval = interval and (max(interval[0], -1.0), min(interval[1], 1.0))
+            bound, refuted = min(highest, 1.0), max(lowest, -1.0)
         criterion = Criterion(
             name=self.name,
             value=sign * decisive.value,

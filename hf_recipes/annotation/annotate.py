@@ -9,6 +9,7 @@ variant, calibration, few-shot example or figure of the pool depends on them.
 """
 
 import gc
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -182,6 +183,7 @@ class _PassWork:
                 "status": count_statuses(PartFiles(self._folder).statuses(self._files.column("id"))),
                 "last_session": session,
                 "all_sessions": {name: round(earlier.get(name, 0) + value, 1) for name, value in session.items()},
+                "load_average": max(round(os.getloadavg()[0], 1), manifest.get("load_average", 0.0)),
             },
         )
         return self._engine

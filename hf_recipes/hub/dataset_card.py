@@ -11,6 +11,7 @@ from ..analysis.measure import read_study_results
 from ..analysis.schema import Results, VariantResult
 from ..annotation.annotations import Annotations
 from ..data import NO_GOLD, Rows, is_url
+from ..labels.audit import MIN_LABELS
 from ..labels.pool import Pool
 from ..models import is_on_hub
 from ..report.figures import COLOURS, make_axes, save_figure
@@ -134,8 +135,10 @@ def render_card(content: Content, folder: Path, place: Place, results: Results |
         pool_size=len(pool.ids),
         test_size=len(test),
         test_gold=int((test.gold != NO_GOLD).sum()),
-        audited=None if pool.audited is None else int(has_gold.sum()),
-        accuracy=float((pool.llm == pool.gold)[has_gold].mean()) if has_gold.any() else None,
+        is_audited=pool.audited is not None,
+        num_gold=int(has_gold.sum()),
+        min_gold=MIN_LABELS,
+        accuracy=float((pool.llm == pool.gold)[has_gold].mean()) if has_gold.sum() >= MIN_LABELS else None,
         calibration=pool.calibrations[0],
         passes=pool.votes.shape[1],
         label_mass=float(pool.label_mass.mean()),

@@ -1,6 +1,6 @@
 """Compare several studies in tables and figures, by their results.json alone."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,8 @@ from ..errors import UserError
 from ..study import write_text
 from ..variants import CONTROLS
 from .figures import COLOURS, make_axes, save_figure
-from .first_screen.numbers import estimate, number
+from .first_screen.content import is_void
+from .first_screen.numbers import estimate, listed, number
 from .records import Table
 from .render import render
 from .tables import ERROR_CELLS, Columns, tabulate
@@ -48,7 +49,8 @@ def compare(folders: list[Path], output: Path) -> list[Results]:
         raise UserError(f"Two studies are named {duplicates.pop()}. Give one of them another `--name`.")
     output.mkdir(parents=True, exist_ok=True)
     title = f"{len(studies)} {'study' if len(studies) == 1 else 'studies'}"
-    write_text(output / "comparison.md", render("comparison.md", title=title, tables=make_tables(studies)))
+    notes = list(describe_chance(studies))
+    write_text(output / "comparison.md", render("comparison.md", title=title, notes=notes, tables=make_tables(studies)))
     _draw(studies, output)
     _draw_curves(studies, output)
     return studies
@@ -70,6 +72,20 @@ def _read(folder: Path) -> Results:
     if results.find("llm", "gold", "macro_f1") is None or not {"gold", "llm"} <= results.at_top.keys():
         raise UserError(f"{folder}: the study must compare llm with gold. Leave it out.")
     return results
+
+
+def describe_chance(studies: list[Results]) -> Iterator[str]:
+    """Yield a sentence on each study with variants that learnt nothing."""
+    for results in studies:
+        if names := _find_chance(results):
+            yield (
+                f"{results.study}: classifiers with {listed(names)} are not better than chance. Their agreement is no "
+                "stability. Differences against them are left out."
+            )
+
+
+def _find_chance(results: Results) -> list[str]:
+    return [name for name, result in results.at_top.items() if result.above_chance is False]
 
 
 def make_tables(studies: list[Results]) -> list[Table]:
@@ -154,7 +170,7 @@ def _list_differences(studies: list[Results]) -> Table:
     rows = []
     for (variant, against), results in product(PAIRS, studies):
         score, churn = (results.find(variant, against, figure) for figure in FIGURES)
-        if score and churn:
+        if score and churn and against not in _find_chance(results):
             rows.append([variant, against, results.study, *_show_difference(score), *_show_difference(churn)])
     return Table(
         "Differences at the largest size",
@@ -178,7 +194,7 @@ def _draw(studies: list[Results], folder: Path) -> None:
         panel.set_xlabel(f"LLM less gold: {title}")
         for height, results in enumerate(reversed(studies)):
             comparison = results.find("llm", "gold", name)
-            if comparison is None:
+            if comparison is None or is_void(results):
                 continue
             if comparison.interval is not None:
                 panel.plot(comparison.interval, [height, height], color="#D55E00", lw=2)

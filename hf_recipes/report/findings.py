@@ -1,7 +1,6 @@
 """Write the findings of the first page in words, the verdict first, and what cannot be concluded."""
 
 from ..analysis.schema import (
-    AnnotatorResult,
     Audits,
     Comparison,
     Criterion,
@@ -11,7 +10,8 @@ from ..analysis.schema import (
     VariantResult,
 )
 from ..analysis.verdict import MAX_SEEDS, MAX_TEXTS, POWER
-from .first_screen.content import describe_lowest, describe_status, is_void
+from ..labels.audit import MIN_LABELS
+from .first_screen.content import describe_labels, describe_lowest, describe_status, list_judged
 from .first_screen.numbers import estimate, interval, judge, listed, number, signed, signed_difference
 from .more_findings import Differences, describe_more, index_differences
 from .records import Finding, Findings
@@ -84,7 +84,7 @@ def _describe_with_gold(results: Results) -> Findings:
         findings.append(Finding("More texts.", _describe_gains(gains["llm"], gains["gold"])))
     if not at_chance & {"llm", "gold"}:
         findings.append(Finding("Gold instead.", _describe_gold_match(results.gold_match, top)))
-    more = [Finding("The labels.", _describe_labels(results.annotator)), *describe_more(results)]
+    more = [Finding("The labels.", _describe_labels(results)), *describe_more(results)]
     return Findings(findings, more, _list_limits(results, llm))
 
 
@@ -128,7 +128,10 @@ def _list_limits(results: Results, llm: VariantResult) -> list[str]:
     return [*limits, SCOPE, *results.notes]
 
 
-def _describe_labels(annotator: AnnotatorResult) -> str:
+def _describe_labels(results: Results) -> str:
+    annotator = results.annotator
+    if annotator.accuracy is None:
+        return describe_labels(results)
     text = (
         f"{annotator.model} gives {annotator.n:,} training texts the gold label in "
         f"{estimate(annotator, 'accuracy')} of the cases, macro-F1 "
@@ -155,12 +158,20 @@ def _describe_audited(results: Results, audit: Audits) -> Findings:
     labels = f"{annotator.model} labelled {annotator.n:,} training texts; these labels are not checked. {AUDIT}"
     if annotator.n_gold:
         labels = (
+            f"{annotator.model} labelled {annotator.n:,} training texts; people labelled {annotator.n_gold:,} of them. "
+            f"No figures are given for fewer than {MIN_LABELS}. {AUDIT}"
+        )
+    if annotator.accuracy is not None:
+        labels = (
             f"{annotator.model} labelled {annotator.n:,} training texts; of {annotator.n_gold:,} of them, drawn at "
             f"random, people gave the same label in {number(annotator.accuracy)} of the cases "
             f"{interval(annotator.accuracy_interval)}, macro-F1 {estimate(annotator, 'macro_f1')}; always giving the "
             f"most frequent class would be right in {number(annotator.majority_accuracy)}."
         )
-    scores = f"Not known: fewer than two of the {results.n:,} test texts have people's labels. {AUDIT}"
+    scores = (
+        f"Not known: {audit.test.labelled:,} of the {results.n:,} test texts have people's labels. No figures are "
+        f"given for fewer than {MIN_LABELS}. {AUDIT}"
+    )
     if llm.n_gold:
         scores = (
             f"With {top:,} training texts and LLM labels, {results.classifiers} reach macro-F1 "
@@ -226,8 +237,7 @@ def _describe_verdict(results: Results) -> str:
     }[verdict.decision]
     if loss.status == "inconclusive" and loss.bound is not None and verdict.decision == "inconclusive":
         text = f"Inconclusive: at most {number(loss.bound)} of macro-F1 lost."
-    judged = verdict.criteria[2:] if is_void(results) else verdict.criteria
-    text += "".join(f" {_describe_criterion(criterion, results)}." for criterion in judged)
+    text += "".join(f" {_describe_criterion(criterion, results)}." for criterion in list_judged(results))
     if verdict.reason:
         text += f" No limit against gold labels is decided: {verdict.reason}."
     if len(results.looks) > 1:

@@ -57,7 +57,8 @@ Args:
 Returns:
     `dict`: for each `score` of `accuracy` and `macro_f1`, all in [0, 1]
     - **{score}_mean** (`float`), **{score}_mean_interval** (`list` of 2 `float`): over runs and items together.
-    - **{score}_sd** (`float`): over runs, ddof = 1; **{score}_sd_interval** (`list` of 2 `float`): chi-square.
+    - **{score}_sd** (`float`): over runs, ddof = 1; **{score}_sd_interval** (`list` of 2 `float`): chi-square,
+      nan where all scores are equal.
     - **{score}_min**, **{score}_max** (`float`): the range grows with R: compare it at equal R only.
     - **{score}_runs** (`list` of R `float`)
 
@@ -189,11 +190,14 @@ def _summary(name, figure, level):
     scores = figure.by_run
     runs, sd = len(scores), scores.std(ddof=1)
     high, low = stats.chi2.ppf([0.5 + level / 2, 0.5 - level / 2], runs - 1)
+    sd_interval = [float("nan")] * 2  # Equal scores do not prove that the spread is zero.
+    if sd > 0:
+        sd_interval = [float(sd * np.sqrt((runs - 1) / high)), float(sd * np.sqrt((runs - 1) / low))]
     return {
         f"{name}_mean": float(scores.mean()),
         f"{name}_mean_interval": crossed_variance(figure).interval(figure.mean, level, (0, 1)),
         f"{name}_sd": float(sd),
-        f"{name}_sd_interval": [float(sd * np.sqrt((runs - 1) / high)), float(sd * np.sqrt((runs - 1) / low))],
+        f"{name}_sd_interval": sd_interval,
         f"{name}_min": float(scores.min()),
         f"{name}_max": float(scores.max()),
         f"{name}_runs": scores.tolist(),

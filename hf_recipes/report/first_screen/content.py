@@ -82,20 +82,22 @@ def describe_headline(results: "Results") -> Headline:
     if status == "inconclusive" and verdict.reason is None and loss.bound is not None:
         lost = points_at_most(max(loss.bound, 0.0), loss.interval)
         decision = f"Inconclusive: at most {lost} points of macro-F1 lost"
-    llm, sentences = results.at_top["llm"], []
+    llm, classifiers, sentences = results.at_top["llm"], results.classifiers.capitalize(), []
+    if is_void(results):
+        # What was not learnt comes first: a low F1 is then no fault of the labels alone.
+        sentences.append(f"{classifiers} trained on gold labels are not better than chance, so the loss is unknown.")
     if (loss.status != "fails" or is_void(results)) and class_f1.status == "fails":
-        limit = f"{class_f1.limit:g}"
-        sentences.append(
-            f"Their F1 of the class '{verdict.worst_class}' is {number(class_f1.value)}; the limit is {limit}."
-        )
-    classifiers = results.classifiers.capitalize()
-    not_learnt = f"{classifiers} trained on gold labels are not better than chance, so the loss is unknown."
-    sentences.append(not_learnt if is_void(results) else _describe_loss(results, cost))
-    if cost is not None and cost.verdict == "lower" and not is_void(results):
+        name = f"'{verdict.worst_class}'" + (" with LLM labels" if is_void(results) else "")
+        sentences.append(f"Their F1 of the class {name} is {number(class_f1.value)}; the limit is {class_f1.limit:g}.")
+    if not is_void(results):
+        sentences.append(_describe_loss(results, cost))
+    is_lower = cost is not None and (cost.verdict == "lower" or loss.status == "fails")
+    if is_lower and not is_void(results) and llm.above_chance is not False:
         sentences.append(_describe_cause(results))
     if llm.above_chance is False:
         sentences.append(f"{classifiers} trained on the LLM's labels are not better than chance.")
-    if loss.status != "fails" and churn.status == "fails" and churn.value is not None and not is_void(results):
+    is_unstable = churn in list_judged(results) and churn.status == "fails"
+    if is_unstable and loss.status != "fails" and churn.value is not None:
         sentences.append(
             f"Runs with different seeds disagree on {points(churn.value, churn.interval)} points more of the test "
             "texts than with gold labels."
@@ -109,8 +111,17 @@ def is_void(results: "Results") -> bool:
     return gold is not None and gold.above_chance is False
 
 
+def list_judged(results: "Results") -> list["Criterion"]:
+    """Return the limits that the study can judge: runs that learnt nothing are no reference, and agree by chance."""
+    loss, churn, class_f1 = results.verdict.criteria
+    if is_void(results):
+        return [class_f1]
+    return [loss, class_f1] if results.at_top["llm"].above_chance is False else [loss, churn, class_f1]
+
+
 def _describe_loss(results: "Results", cost: "Comparison | None") -> str:
-    gold, llm = results.at_top.get("gold"), results.at_top["llm"]
+    """Return the size of the loss. It is no open question where its limit fails, whatever else was compared."""
+    gold, llm, status = results.at_top.get("gold"), results.at_top["llm"], results.verdict.criteria[0].status
     if cost is None or gold is None:
         return "No classifier was trained on gold labels, so the loss is unknown."
     # Studies of earlier versions have no means in their comparisons.
@@ -120,10 +131,14 @@ def _describe_loss(results: "Results", cost: "Comparison | None") -> str:
     scores = f"({number(before, cost.interval)} → {number(after, cost.interval)})"
     if cost.interval is None:
         return f"Macro-F1 changes by {signed_difference(cost)} {scores}. Two runs give no interval."
-    if cost.verdict == "inconclusive":
+    if cost.verdict == "inconclusive" and status != "fails":
         size, low, high = (points(-value, cost.interval) for value in (cost.difference, *cost.interval[::-1]))
-        return f"Their loss of macro-F1 is {size} points {scores}, with an interval from {low} to {high}: inconclusive."
-    verb = "lose" if cost.verdict == "lower" else "gain"
+        corrected = "" if cost.interval[0] <= 0 <= cost.interval[1] else " once corrected for several comparisons"
+        return (
+            f"Their loss of macro-F1 is {size} points {scores}, with an interval from {low} to {high}: "
+            f"inconclusive{corrected}."
+        )
+    verb = "lose" if cost.difference < 0 else "gain"
     size = points(abs(cost.difference), cost.interval)
     return f"{results.classifiers.capitalize()} trained on them {verb} {size} points of macro-F1 {scores}."
 
@@ -182,9 +197,9 @@ def list_limits(results: "Results") -> list[LimitRow]:
         ),
     }
     rows = []
-    for criterion in results.verdict.criteria:
+    for criterion in list_judged(results):
         at_least = criterion.name == "min_class_f1"
-        if criterion.value is not None and (at_least or not is_void(results)):
+        if criterion.value is not None:
             limit = f"{'at least' if at_least else 'at most'} {criterion.limit:g}"
             if criterion.status == "inconclusive" and _is_beyond(criterion):
                 limit += "; open once corrected for 3 limits"
@@ -253,15 +268,18 @@ def list_confusions(results: "Results") -> list[tuple[str, str, int, float]]:
 
 
 def describe_labels(results: "Results") -> str:
-    """Return how often the LLM is right."""
+    """Return how often the LLM is right, next to how often the most frequent class would be."""
     annotator = results.annotator
     if annotator.accuracy is None:
-        return "How often the LLM is right is unknown: no text has a gold label."
+        num = f"only {annotator.n_gold:,} texts have" if annotator.n_gold else "no text has"
+        return f"How often the LLM is right is unknown: {num} a gold label."
     text = f"The LLM is right on {annotator.accuracy:.0%} of {annotator.n_gold:,} training texts"
-    if annotator.accuracy_interval is None:
-        return f"{text}."
-    low, high = annotator.accuracy_interval
-    return f"{text} (interval: {low:.0%} to {high:.0%})."
+    if annotator.accuracy_interval is not None:
+        low, high = annotator.accuracy_interval
+        text += f" (interval: {low:.0%} to {high:.0%})"
+    if annotator.majority_accuracy is not None:
+        text += f"; always giving the most frequent class: {annotator.majority_accuracy:.0%}"
+    return f"{text}."
 
 
 def list_remedies(results: "Results", controls: dict[str, str]) -> list[RemedyRow]:
@@ -323,7 +341,7 @@ def list_unknown(results: "Results") -> list[str]:
         lines.append("The score that LLM labels lose and the instability that they add: no run has gold labels.")
     is_open = [
         titles[criterion.name]
-        for criterion in verdict.criteria
+        for criterion in list_judged(results)
         if criterion.value is not None and criterion.status == "inconclusive"
     ]
     if is_open:
