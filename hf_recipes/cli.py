@@ -51,6 +51,7 @@ GoOn = Annotated[
 ]
 Private = Annotated[bool, typer.Option("--private", help="Create the repo as private.")]
 NUM_STEPS = {"frozen": 4, "finetune": 5, "both": 6}  # of `run`, by `train.encoder_mode`
+Variant = Annotated[str, typer.Option("--variant", help="Choose the training labels, by their variant.")]
 SETTINGS = {"allow_extra_args": True, "ignore_unknown_options": True}
 
 
@@ -360,6 +361,39 @@ def compare(
 
     write_comparison(studies, output_dir)
     typer.echo(f"table and figures: {output_dir / 'comparison.md'}")
+
+
+@app.command(context_settings=SETTINGS)
+def predict(
+    context: typer.Context,
+    recipe: RecipeFile,
+    texts: Annotated[str, typer.Argument(metavar="TEXTS", help="Label this Hub dataset, folder or file.")],
+    variant: Variant = "llm",
+    seed: Annotated[str, typer.Option("--seed", help="Use the classifier of this seed, or ensemble.")] = "ensemble",
+    accuracy: Annotated[
+        float | None,
+        typer.Option("--accuracy", help="Abstain on texts so that this share of the other labels is right: 0.9."),
+    ] = None,
+    text: Annotated[
+        str | None, typer.Option("--text", help="Name the column of texts. The recipe's by default.")
+    ] = None,
+    config: Annotated[str | None, typer.Option("--config", help="Choose a config of the dataset.")] = None,
+    split: Annotated[str | None, typer.Option("--split", help="Choose a split. train by default.")] = None,
+    output: Annotated[Path, typer.Option("--output", help="Write this .parquet or .csv.")] = Path(
+        "predictions.parquet"
+    ),
+    verbose: Verbose = False,
+) -> None:
+    """Label new texts with the classifiers that the study kept (`train.save_models`).
+
+    Example: hf-recipes predict recipe.yaml new.csv --accuracy 0.9
+    """
+    study = _open(context, recipe, False, verbose)
+    from .predict import Source
+    from .predict import predict as label_texts
+
+    summary = label_texts(study, variant, seed, Source(texts, text, config, split), accuracy, output)
+    typer.echo(f"labels: {output} ({summary})")
 
 
 @audit_app.command(name="sample", context_settings=SETTINGS)

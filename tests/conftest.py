@@ -193,3 +193,26 @@ def study(kept_studies, make_study, engine, tiny_encoder, tmp_path):
         shutil.copytree(made.root, kept_studies / "tweets")
     shutil.copytree(kept_studies / "tweets", tmp_path / "study")
     return make_study(*overrides)
+
+
+@pytest.fixture
+def kept_classifiers(kept_studies, make_study, engine, tiny_encoder, tmp_path):
+    """A study with its classifiers and validation rows, trained and measured, in a folder of the test's own."""
+    from steps import measure
+
+    from hf_recipes.annotation.annotate import annotate
+    from hf_recipes.training.train import train
+
+    overrides = [
+        *("--data.pool_size=150", "--data.test_size=30", "--annotate.prompt.shots_per_class=1", "--name=tweets"),
+        *("--grid.sizes=[20]", "--grid.seeds=[0, 1, 2]", "--grid.variants=[gold, llm]", "--train.epochs=1"),
+        *(f"--train.encoder={tiny_encoder}", "--train.save_models=true", "--train.validation_size=40"),
+    ]
+    if not (kept_studies / "classifiers").exists():
+        made = make_study(*overrides, folder="first")
+        annotate(made)
+        train(made)
+        measure(made)
+        shutil.copytree(made.root, kept_studies / "classifiers")
+    shutil.copytree(kept_studies / "classifiers", tmp_path / "study")
+    return make_study(*overrides)

@@ -253,6 +253,17 @@ def _describe_verdict(results: Results) -> str:
     )
 
 
+def describe_warning(results: Results | None) -> str | None:
+    """Return a warning on classifiers of the LLM's labels; None unless the verdict is "do not ship" or unknown."""
+    if results is None:
+        return "This study has no current verdict: these labels may be worse than its limits. Try hf-recipes run."
+    if results.verdict.decision != "do not ship":
+        return None
+    judged = results.verdict.criteria[2:] if is_void(results) else results.verdict.criteria
+    failed = [_describe_criterion(criterion, results) for criterion in judged if criterion.status == "fails"]
+    return f"The verdict on the LLM's labels is: do not ship. {'. '.join(failed)}."
+
+
 def _describe_criterion(criterion: Criterion, results: Results) -> str:
     if criterion.value is None:
         text = f"{UNKNOWN[criterion.name]} ({criterion.status})"
