@@ -8,6 +8,7 @@ from ..analysis.schema import (
     GoldMatch,
     Plateau,
     Results,
+    Status,
     VariantResult,
 )
 from ..analysis.verdict import MAX_SEEDS, MAX_TEXTS, POWER
@@ -226,8 +227,7 @@ def _describe_verdict(results: Results) -> str:
     }[verdict.decision]
     if loss.status == "inconclusive" and loss.bound is not None and verdict.decision == "inconclusive":
         text = f"Inconclusive: at most {number(loss.bound)} of macro-F1 lost."
-    judged = verdict.criteria[2:] if is_void(results) else verdict.criteria
-    text += "".join(f" {_describe_criterion(criterion, results)}." for criterion in judged)
+    text += "".join(f" {sentence}" for sentence in describe_limits(results))
     if verdict.reason:
         text += f" No limit against gold labels is decided: {verdict.reason}."
     if len(results.looks) > 1:
@@ -253,15 +253,19 @@ def _describe_verdict(results: Results) -> str:
     )
 
 
+def describe_limits(results: Results, status: Status | None = None) -> list[str]:
+    """Return a sentence for each limit that the study judges, or for those with a status."""
+    judged = results.verdict.criteria[2:] if is_void(results) else results.verdict.criteria
+    return [f"{_describe_criterion(criterion, results)}." for criterion in judged if status in (None, criterion.status)]
+
+
 def describe_warning(results: Results | None) -> str | None:
     """Return a warning on classifiers of the LLM's labels; None unless the verdict is "do not ship" or unknown."""
     if results is None:
         return "This study has no current verdict: these labels may be worse than its limits. Try hf-recipes run."
     if results.verdict.decision != "do not ship":
         return None
-    judged = results.verdict.criteria[2:] if is_void(results) else results.verdict.criteria
-    failed = [_describe_criterion(criterion, results) for criterion in judged if criterion.status == "fails"]
-    return f"The verdict on the LLM's labels is: do not ship. {'. '.join(failed)}."
+    return " ".join(["The verdict on the LLM's labels is: do not ship.", *describe_limits(results, "fails")])
 
 
 def _describe_criterion(criterion: Criterion, results: Results) -> str:
