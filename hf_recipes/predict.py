@@ -14,7 +14,6 @@ import pyarrow.parquet as pq
 
 from .analysis.abstention import RISK, HeldOutTexts, Threshold, read_held_out, require_threshold
 from .analysis.measure import is_measured, read_study_results
-from .analysis.texts import FROM_LLM
 from .data import find_hub_sha
 from .errors import UserError
 from .labels.pool import read_labels
@@ -26,7 +25,6 @@ from .source import Split, find_split, identify_url, is_url, list_splits
 from .study import Study
 from .training.classifiers import Classifiers, classifier_folder, find_classifiers
 from .training.runs import Runs
-from .variants import VARIANTS
 
 logger = logging.getLogger(__name__)
 
@@ -98,8 +96,7 @@ def predict(study: Study, variant: str, seed: str, source: Source, accuracy: flo
     with tempfile.TemporaryDirectory(prefix="hf-recipes-") as folder:
         reader = _open_texts(study.recipe.data, source, labels.files.label_names, Path(folder))
         results = read_study_results(study) if is_measured(study, labels, runs) else None
-        warning = describe_warning(results) if VARIANTS[variant].labels in FROM_LLM else None
-        if warning:
+        if warning := describe_warning(results, variant):
             logger.warning(warning)
         classifiers = Classifiers([classifier_folder(study, run) for run in chosen], study.training)
         threshold = None

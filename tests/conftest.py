@@ -46,7 +46,16 @@ DEMO = ROOT / "hf_recipes" / "recipes" / "tweets-demo.yaml"
 
 
 #: The files that take longest. They start first, so that no worker is left with one of them at the end.
-LONG = ("test_end_to_end", "test_hub", "test_train", "test_annotate", "test_nodes", "test_ray", "test_space")
+LONG = (
+    "test_end_to_end",
+    "test_hub",
+    "test_push_model",
+    "test_train",
+    "test_annotate",
+    "test_nodes",
+    "test_ray",
+    "test_space",
+)
 
 
 def pytest_collection_modifyitems(items):

@@ -16,6 +16,8 @@ from steps import open_runs
 from hf_recipes.analysis.abstention import RISK, choose_threshold, find_best_accuracy, read_held_out
 from hf_recipes.analysis.schema import read_results
 from hf_recipes.labels.pool import read_labels
+from hf_recipes.predict import Source, _open_texts
+from hf_recipes.recipe import Data
 from hf_recipes.report.findings import describe_warning
 from hf_recipes.study import read_json
 from hf_recipes.training.classifiers import Classifiers, classifier_folder, find_classifiers, find_nearest
@@ -79,6 +81,25 @@ def test_an_ensemble_reads_a_large_file_in_blocks(kept_classifiers, command, tmp
     table = pq.read_table(output)
     assert table["text"].to_pylist() == texts
     assert table["row"].to_pylist() == list(range(1, 4501))
+
+    new.write_text(f"{new.read_text()}a,b\n")  # two cells in the last row, when two blocks are written
+    code, _, errors = command("predict", kept_classifiers.recipe_file, new, "--output", tmp_path / "other.parquet")
+    assert code == 2
+    assert "line 4502 must have 1 cells like the header. Got 2." in errors
+    new.write_text("text\n")
+    code, _, errors = command("predict", kept_classifiers.recipe_file, new, "--output", tmp_path / "other.parquet")
+    assert code == 2
+    assert "The source must have texts. Got none." in errors
+    assert sorted(path.name for path in tmp_path.glob("*.*")) == ["new.csv", "out.parquet"]
+
+
+def test_texts_are_made_by_the_recipes_template_unless_a_column_is_named(tmp_path):
+    path = tmp_path / "new.csv"
+    path.write_text("title,body,label\nA,b,no class\n")
+    data = Data(path="x", text_template="{{ title }}: {{ body }}", label_names=["c", "d"])
+    for column, expected in ((None, "A: b"), ("body", "b")):
+        reader = _open_texts(data, Source(str(path), column), ["c", "d"], tmp_path)
+        assert [batch["text"].to_pylist() for batch in reader] == [[expected]]
 
 
 def test_it_abstains_below_the_threshold_of_the_validation_rows(kept_classifiers, command, tmp_path, caplog):
@@ -208,7 +229,7 @@ def test_it_warns_of_a_verdict_do_not_ship_and_of_a_missing_one(
     results = read_results((ROOT / "docs" / "study" / "tweets" / "report" / "results.json").read_bytes())
     monkeypatch.setattr("hf_recipes.predict.read_study_results", lambda study: results)
     (warning,) = warnings("refused")
-    assert warning == describe_warning(results)
+    assert warning == describe_warning(results, "llm")
     assert warning.startswith("The verdict on the LLM's labels is: do not ship. Macro-F1 loss against gold labels: 0.")
     assert ". Limit 0.02: exceeded. F1 of the worst class, neutral: " in warning
     assert warnings("gold", "--variant", "gold") == []

@@ -40,7 +40,26 @@ folder = Path(snapshot_download("me/model"))
 files = {path.name: path.read_text() for path in folder.iterdir() if path.suffix in (".md", ".json")}
 print(json.dumps([sorted(path.name for path in folder.iterdir()), files["README.md"], files["hf-recipes.json"]]))
 """
+PUSH = """
+import json
+from hf_recipes.errors import UserError
+from hf_recipes.hub.push_model import push_model
+from hf_recipes.recipe import load_recipe
+from hf_recipes.study import Study
+messages = []
+for options in {options}:
+    try:
+        messages.append(push_model(Study(load_recipe({recipe!r})), **{{"variant": "llm", **options}}))
+    except UserError as error:
+        messages.append(str(error))
+print(json.dumps(messages))
+"""
 TEXTS = ["What a day!", "I hate rain."]
+
+
+def push(hub, study, *options):
+    """Push once for each of the options, in one process. Return the addresses and errors."""
+    return hub.python(PUSH.format(options=options, recipe=str(study.recipe_file)))
 
 
 def commits(hub):
@@ -99,7 +118,7 @@ def test_the_nearest_seed_is_published_with_a_card_and_gives_the_studys_predicti
         assert scores == {name: pytest.approx(row[f"prob_{name}"], abs=1e-5) for name in results.label_names}
 
     # Nothing is sent twice; another variant replaces the files, and the owner's lines remain.
-    assert "is up to date" in hub.cli("push", "model", study.recipe_file, "--repo", "me/model")
+    push(hub, study, {"repo": "me/model"})
     assert len(commits(hub)) == 1
     theirs = f"---\nlicense: mit\n{front}\n---\n# Mine\n{text}\nMore of mine.\n"
     hub.python(COMMIT.format(repo="me/model", files={"README.md": theirs, "LICENSE": "x"}))
@@ -115,42 +134,55 @@ def test_the_nearest_seed_is_published_with_a_card_and_gives_the_studys_predicti
     assert json.loads(manifest)["variant"] == "gold"
 
 
-def test_a_repo_with_another_model_is_refused_and_a_wrong_copy_is_found(hub, kept_classifiers, tmp_path):
+def test_the_card_links_the_published_study_whose_texts_predict_reads_from_the_hub(hub, kept_classifiers, tmp_path):
     study = kept_classifiers
-    push = ("push", "model", study.recipe_file, "--repo", "me/model")
-    hub.python(COMMIT.format(repo="me/model", files={"config.json": "{}"}))
-    assert "has another model, for example `config.json`" in hub.cli(*push, code=2)
-    for manifest, message in [
-        ({"study": "other", "variant": "llm", "seed": "0", "size": 9, "files": ["config.json"]}, "of the study other"),
-        ({"study": "tweets"}, "`hf-recipes.json` is damaged"),
-    ]:
-        hub.python(COMMIT.format(repo="me/model", files={"hf-recipes.json": json.dumps(manifest)}))
-        assert message in hub.cli(*push, code=2)
-    assert "--dataset me/model: " in hub.cli(*push, "--dataset", "me/model", code=2)
+    hub.cli("push", "dataset", study.recipe_file, "--repo", "me/labels")
+    push(hub, study, {"repo": "me/model", "dataset": "me/labels"})
+    assert yaml.safe_load(split_card(hub.python(READ)[1])[0])["datasets"] == ["me/labels"]
+    run, _ = nearest_run(study)
+    options = ("--seed", run.name, "--config", "llm", "--output", tmp_path / "out.parquet")
+    said = hub.cli("predict", study.recipe_file, "me/labels", *options, "--split", "test")
+    assert "(30 texts, abstains on 0)" in said
+    stored = pq.read_table(study.run(run) / "predictions.parquet")["probs"].to_pylist()
+    table = pq.read_table(tmp_path / "out.parquet")
+    probs = np.column_stack([table[f"prob_{name}"] for name in open_runs(study).test.label_names])
+    assert probs == pytest.approx(np.array(stored), abs=1e-6)
+
+
+def test_a_repo_with_another_model_is_refused_and_a_wrong_copy_is_found(hub, kept_classifiers):
+    study = kept_classifiers
+    manifest = {"study": "other", "variant": "llm", "seed": "0", "size": 9, "files": ["config.json"]}
+    contents = {
+        "me/foreign": {"config.json": "{}"},
+        "me/other": {"config.json": "{}", "hf-recipes.json": json.dumps(manifest)},
+        "me/damaged": {"config.json": "{}", "hf-recipes.json": '{"study": "tweets"}'},
+    }
+    hub.python("".join(COMMIT.format(repo=repo, files=files) for repo, files in contents.items()))
+    messages = push(hub, study, *({"repo": repo} for repo in contents), {"repo": "me/x", "dataset": "me/none"})
+    assert "has another model, for example `config.json`" in messages[0]
+    assert "has a classifier of the study other" in messages[1]
+    assert "`hf-recipes.json` is damaged" in messages[2]
+    assert messages[3].startswith("--dataset me/none: The repo does not exist")
     assert len(commits(hub)) == 3  # all of them theirs
 
     # As if the stored predictions were another model's.
     run, _ = nearest_run(study)
     other = next(r for r in open_runs(study).all if r.variant == "gold")
     shutil.copy(*(classifier_folder(study, place) / "model.safetensors" for place in (other, run)))
-    said = hub.cli("push", "model", study.recipe_file, "--repo", "me/wrong", code=2)
-    assert "published at" in said
-    assert "The model gives other predictions than the study: probabilities differ by up to " in said
-    shutil.rmtree(classifier_folder(study, run))
-    said = hub.cli("push", "model", study.recipe_file, "--repo", "me/none", code=2)
-    assert "`train.save_models` must be true to keep classifiers" in said
+    (message,) = push(hub, study, {"repo": "me/wrong"})
+    assert "published at" in message
+    assert "The model gives other predictions than the study: probabilities differ by up to " in message
 
 
 def test_a_push_survives_a_race_and_opens_one_pull_request(hub, kept_classifiers):
-    study = kept_classifiers
     hub.ask("faults", {"commit": ["race", "503", "drop"]})
-    hub.cli("push", "model", study.recipe_file, "--repo", "me/model", "--private")
-    names, _, _ = hub.python(READ)
+    request = {"repo": "me/model", "variant": "gold", "create_pr": True}
+    first, *requests = push(hub, kept_classifiers, {"repo": "me/model", "private": True}, request, request)
+    assert first.startswith(f"{hub.address}/me/model/commit/")
+    assert requests == [f"{hub.address}/me/model/discussions/1"] * 2
+    names, _, manifest = hub.python(READ)
     assert {"SOMEBODY", "model.safetensors"} <= set(names)
-    for _ in range(2):
-        said = hub.cli("push", "model", study.recipe_file, "--repo", "me/model", "--variant", "gold", "--create-pr")
-        assert f"{hub.address}/me/model/discussions/1" in said
-    assert json.loads(hub.python(READ)[2])["variant"] == "llm"
+    assert json.loads(manifest)["variant"] == "llm"
 
 
 HOSTILE = "a|b](http://x.y) <script>`{{ 7 * 7 }}"

@@ -5,6 +5,7 @@ from typing import Any
 
 from .. import __version__
 from ..analysis.schema import Results, VariantResult
+from ..analysis.texts import FROM_LLM
 from ..annotation.annotations import Annotations
 from ..models import is_on_hub
 from ..report.findings import describe_limits
@@ -74,7 +75,7 @@ def make_model_card(study: Study, results: Results, published: Published, passes
         title=title,
         published=published,
         run=run,
-        result=result,
+        is_from_llm=VARIANTS[run.variant].labels in FROM_LLM,
         line=results.lines.get(run.variant) or VARIANTS[run.variant].describe(study.grid.replace_share),
         encoder=encoder_link,
         data=data_link,
@@ -109,6 +110,7 @@ def _front_matter(study: Study, published: Published, result: VariantResult, tit
     from huggingface_hub import EvalResult, ModelCardData
 
     recipe, encoder = study.recipe, study.training.encoder
+    is_from_llm = VARIANTS[published.run.variant].labels in FROM_LLM
     is_data_on_hub = "sha" in read_json(study.rows / "manifest.json")["source"]
     datasets = [*([data] if is_data_on_hub else []), *([published.dataset] if published.dataset else [])]
     language = read_source_card(recipe.data.path).get("language")
@@ -133,6 +135,6 @@ def _front_matter(study: Study, published: Published, result: VariantResult, tit
         language=language,
         library_name="transformers",
         pipeline_tag="text-classification",
-        tags=["hf-recipes", "llm-labels"],
+        tags=["hf-recipes", *(["llm-labels"] if is_from_llm else [])],
         eval_results=evaluated,
     )

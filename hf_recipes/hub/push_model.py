@@ -95,7 +95,7 @@ def push_model(
             raise UserError(
                 f"--repo {repo}: published at {address}, but the check failed. {first_line(error)}"
             ) from None
-    if warning := describe_warning(results):
+    if warning := describe_warning(results, variant):
         logger.warning(warning)
     log_change(target, sha, change)
     amount = f"differ by at most {difference:.1g} from" if difference else "are equal to"

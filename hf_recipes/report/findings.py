@@ -11,7 +11,9 @@ from ..analysis.schema import (
     Status,
     VariantResult,
 )
+from ..analysis.texts import FROM_LLM
 from ..analysis.verdict import MAX_SEEDS, MAX_TEXTS, POWER
+from ..variants import VARIANTS
 from .first_screen.content import describe_lowest, describe_status, is_void
 from .first_screen.numbers import estimate, interval, judge, listed, number, signed, signed_difference
 from .more_findings import Differences, describe_more, index_differences
@@ -259,8 +261,13 @@ def describe_limits(results: Results, status: Status | None = None) -> list[str]
     return [f"{_describe_criterion(criterion, results)}." for criterion in judged if status in (None, criterion.status)]
 
 
-def describe_warning(results: Results | None) -> str | None:
-    """Return a warning on classifiers of the LLM's labels; None unless the verdict is "do not ship" or unknown."""
+def describe_warning(results: Results | None, variant: str) -> str | None:
+    """Return a warning on classifiers of a variant, if they learn from the LLM's labels.
+
+    None unless the verdict is "do not ship", or unknown as there are no current results.
+    """
+    if VARIANTS[variant].labels not in FROM_LLM:
+        return None
     if results is None:
         return "This study has no current verdict: these labels may be worse than its limits. Try hf-recipes run."
     if results.verdict.decision != "do not ship":
