@@ -159,6 +159,10 @@ def test_without_validation_rows_out_of_bag_texts_choose_it_and_else_the_test_te
     ("arguments", "message"),
     [
         (["--variant", "llm-soft"], "`--variant` must be one of gold, llm. Got llm-soft."),
+        (
+            ["--train.encoder_mode=frozen"],
+            "`train.encoder_mode` must be finetune or both, as linear heads are not kept.",
+        ),
         (["--seed", "7"], "`--seed` must be ensemble or one of 0, 1, 2. Got 7."),
         (["--text", "body"], "`--text` must name a column of {new}. Got body. Try one of text."),
         (["--accuracy", "1"], "`--accuracy` must be between 0 and 1. Got 1."),

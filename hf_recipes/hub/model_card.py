@@ -97,7 +97,7 @@ def make_model_card(study: Study, results: Results, published: Published, passes
         ],
         disagreement=f"{number(result.pairwise_disagreement)} {interval(result.pairwise_disagreement_interval)}",
         unknown=list_unknown(results),
-        made=how_trained(study),
+        made=how_trained(study, run.method),
         recipe=recipe,
         max_length=study.training.max_length,
         text_template=recipe.data.text_template,

@@ -21,7 +21,6 @@ from ..models import SETTINGS, WEIGHTS
 from ..report.findings import describe_warning
 from ..study import Run, Study, read_json
 from ..training.classifiers import Classifiers, classifier_folder, find_classifiers, find_nearest
-from ..training.grid import paired_runs
 from ..training.runs import Runs, read_accelerate_config
 from .bundle import HOME
 from .card import merge_model_card
@@ -79,7 +78,7 @@ def push_model(
         nearest = find_nearest(probs)
         run, stored = chosen[nearest], probs[nearest]
         agreement = float((stored.argmax(axis=1) == probs.mean(axis=0).argmax(axis=1)).mean())
-        place = paired_runs(study.grid, variant, run.size).index(run)
+        place = runs.paired(variant, run.size).index(run)
         target = Target(repo, "model", f"{study.recipe.name}: {run}", revision or "main", create_pr)
         if dataset is not None:
             _check_dataset(target.api, dataset, study.recipe.name)

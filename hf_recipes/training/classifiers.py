@@ -11,7 +11,6 @@ from ..models import Model, load_tokenizer
 from ..recipe import Train
 from ..study import Run, Study
 from .fine_tuning import Tokens, predict
-from .grid import paired_runs
 from .runs import Runs, read_accelerate_config, threads
 
 ENSEMBLE = "ensemble"
@@ -31,9 +30,14 @@ def find_classifiers(study: Study, runs: Runs, variant: str, seed: str = ENSEMBL
     Raises:
         UserError: the recipe has no such variant or seed, or a run is not trained or kept no classifier.
     """
+    if runs.method == "frozen":
+        raise UserError(
+            "`train.encoder_mode` must be finetune or both, as linear heads are not kept. Got frozen. Set it and "
+            "`train.save_models`, and run hf-recipes train."
+        )
     if variant not in study.grid.variants:
         raise UserError(f"`--variant` must be one of {', '.join(study.grid.variants)}. Got {variant}.")
-    chosen = list(dict.fromkeys(paired_runs(study.grid, variant, study.grid.sizes[-1])))
+    chosen = list(dict.fromkeys(runs.paired(variant, study.grid.sizes[-1])))
     if seed != ENSEMBLE:
         names = [run.name for run in chosen]
         if seed not in names:
