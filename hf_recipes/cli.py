@@ -33,7 +33,7 @@ audit_app = typer.Typer(
     no_args_is_help=True,
 )
 push_app = typer.Typer(
-    help="Publish a study, a metric module or the Space on the Hub.\n\n"
+    help="Publish a study, a classifier, a metric module or the Space on the Hub.\n\n"
     "Example: hf-recipes push dataset recipe.yaml --repo owner/name",
     no_args_is_help=True,
 )
@@ -51,6 +51,9 @@ GoOn = Annotated[
 ]
 Private = Annotated[bool, typer.Option("--private", help="Create the repo as private.")]
 NUM_STEPS = {"frozen": 4, "finetune": 5, "both": 6}  # of `run`, by `train.encoder_mode`
+Revision = Annotated[str | None, typer.Option("--revision", help="Commit to this branch. main by default.")]
+CreatePR = Annotated[bool, typer.Option("--create-pr", help="Open a pull request.")]
+Variant = Annotated[str, typer.Option("--variant", help="Choose the training labels, by their variant.")]
 SETTINGS = {"allow_extra_args": True, "ignore_unknown_options": True}
 
 
@@ -362,6 +365,39 @@ def compare(
     typer.echo(f"table and figures: {output_dir / 'comparison.md'}")
 
 
+@app.command(context_settings=SETTINGS)
+def predict(
+    context: typer.Context,
+    recipe: RecipeFile,
+    texts: Annotated[str, typer.Argument(metavar="TEXTS", help="Label this Hub dataset, folder or file.")],
+    variant: Variant = "llm",
+    seed: Annotated[str, typer.Option("--seed", help="Use the classifier of this seed, or ensemble.")] = "ensemble",
+    accuracy: Annotated[
+        float | None,
+        typer.Option("--accuracy", help="Abstain on texts so that this share of the other labels is right: 0.9."),
+    ] = None,
+    text: Annotated[
+        str | None, typer.Option("--text", help="Name the column of texts. The recipe's by default.")
+    ] = None,
+    config: Annotated[str | None, typer.Option("--config", help="Choose a config of the dataset.")] = None,
+    split: Annotated[str | None, typer.Option("--split", help="Choose a split. train by default.")] = None,
+    output: Annotated[Path, typer.Option("--output", help="Write this .parquet or .csv.")] = Path(
+        "predictions.parquet"
+    ),
+    verbose: Verbose = False,
+) -> None:
+    """Label new texts with the classifiers that the study kept (`train.save_models`).
+
+    Example: hf-recipes predict recipe.yaml new.csv --accuracy 0.9
+    """
+    study = _open(context, recipe, False, verbose)
+    from .predict import Source
+    from .predict import predict as label_texts
+
+    summary = label_texts(study, variant, seed, Source(texts, text, config, split), accuracy, output)
+    typer.echo(f"labels: {output} ({summary})")
+
+
 @audit_app.command(name="sample", context_settings=SETTINGS)
 def audit_sample(
     context: typer.Context,
@@ -420,8 +456,8 @@ def push_dataset(
     recipe: RecipeFile,
     repo: Annotated[str, typer.Option("--repo", help="Publish in this dataset repo, owner/name; created if missing.")],
     private: Private = False,
-    revision: Annotated[str | None, typer.Option("--revision", help="Commit to this branch. main by default.")] = None,
-    create_pr: Annotated[bool, typer.Option("--create-pr", help="Open a pull request.")] = False,
+    revision: Revision = None,
+    create_pr: CreatePR = False,
     prefix: Annotated[str | None, typer.Option("--prefix", help="Start the configs' names with this.")] = None,
     texts: Annotated[
         bool | None,
@@ -438,6 +474,30 @@ def push_dataset(
     from .hub.push import push_dataset as push
 
     typer.echo(push(study, repo, private, revision, create_pr, prefix, texts))
+
+
+@push_app.command(name="model", context_settings=SETTINGS)
+def push_model(
+    context: typer.Context,
+    recipe: RecipeFile,
+    repo: Annotated[str, typer.Option("--repo", help="Publish in this model repo, owner/name; created if missing.")],
+    variant: Variant = "llm",
+    private: Private = False,
+    revision: Revision = None,
+    create_pr: CreatePR = False,
+    dataset: Annotated[
+        str | None, typer.Option("--dataset", help="Link this dataset repo, where the study is published.")
+    ] = None,
+    verbose: Verbose = False,
+) -> None:
+    """Publish the classifier that is nearest to the ensemble of all seeds, and check its predictions.
+
+    Example: hf-recipes push model recipe.yaml --repo owner/name
+    """
+    study = _open(context, recipe, False, verbose)
+    from .hub.push_model import push_model as push
+
+    typer.echo(push(study, variant, repo, private, revision, create_pr, dataset))
 
 
 @push_app.command(name="metric")

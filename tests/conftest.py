@@ -1,10 +1,17 @@
 """Each test has its own HF_HOME and working copies; nothing is written outside pytest's temporary folders."""
 
+import json
 import os
 import random
 import shutil
+import socket
+import subprocess
+import sys
 import tempfile
+import time
+import urllib.request
 from pathlib import Path
+from types import SimpleNamespace
 from typing import ClassVar
 
 ROOT = Path(__file__).parent.parent
@@ -39,7 +46,16 @@ DEMO = ROOT / "hf_recipes" / "recipes" / "tweets-demo.yaml"
 
 
 #: The files that take longest. They start first, so that no worker is left with one of them at the end.
-LONG = ("test_end_to_end", "test_hub", "test_train", "test_annotate", "test_nodes", "test_ray", "test_space")
+LONG = (
+    "test_end_to_end",
+    "test_hub",
+    "test_push_model",
+    "test_train",
+    "test_annotate",
+    "test_nodes",
+    "test_ray",
+    "test_space",
+)
 
 
 def pytest_collection_modifyitems(items):
@@ -57,8 +73,6 @@ def own_home(tmp_path_factory, monkeypatch):
 @pytest.fixture(autouse=True)
 def own_caches(own_home, monkeypatch):
     """Libraries that were imported by an earlier test have read HF_HOME already: point them to this test's home."""
-    import sys
-
     home = Path(os.environ["HF_HOME"])
     if "datasets" in sys.modules:
         monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", home / "datasets")
@@ -192,4 +206,71 @@ def study(kept_studies, make_study, engine, tiny_encoder, tmp_path):
         measure(made)
         shutil.copytree(made.root, kept_studies / "tweets")
     shutil.copytree(kept_studies / "tweets", tmp_path / "study")
+    return make_study(*overrides)
+
+
+@pytest.fixture
+def hub(tmp_path):
+    """A server of the test's own, and commands that talk to it."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    server = subprocess.Popen([sys.executable, ROOT / "tests" / "hub_server.py", str(port)])
+    address = f"http://127.0.0.1:{port}"
+    env = {
+        **{**os.environ, "HF_ENDPOINT": address, "HF_TOKEN": "hf_secret", "HF_HUB_DISABLE_XET": "1"},
+        **{"HF_HUB_OFFLINE": "0", "HF_HOME": str(tmp_path / "hub-home"), "HF_HUB_DISABLE_PROGRESS_BARS": "1"},
+    }
+
+    def ask(path, content=None):
+        data = None if content is None else json.dumps(content).encode()
+        with urllib.request.urlopen(f"{address}/{path}", data) as answer:
+            return json.load(answer)
+
+    def cli(*arguments, code=0):
+        command = [sys.executable, "-m", "hf_recipes.cli", *map(str, arguments)]
+        done = subprocess.run(command, check=False, cwd=ROOT, env=env, capture_output=True, text=True)
+        assert done.returncode == code, done.stdout + done.stderr
+        assert "Traceback" not in done.stderr
+        assert "hf_secret" not in done.stdout + done.stderr
+        return done.stdout + done.stderr
+
+    def python(code):
+        done = subprocess.run(
+            [sys.executable, "-c", code], check=False, cwd=ROOT, env=env, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+        return json.loads(done.stdout.strip().splitlines()[-1])
+
+    for _ in range(100):
+        try:
+            ask("log")
+            break
+        except OSError:
+            time.sleep(0.1)
+    yield SimpleNamespace(ask=ask, cli=cli, python=python, address=address, env=env)
+    server.kill()
+    server.wait()
+
+
+@pytest.fixture
+def kept_classifiers(kept_studies, make_study, engine, tiny_encoder, tmp_path):
+    """A study with its classifiers and validation rows, trained and measured, in a folder of the test's own."""
+    from steps import measure
+
+    from hf_recipes.annotation.annotate import annotate
+    from hf_recipes.training.train import train
+
+    overrides = [
+        *("--data.pool_size=150", "--data.test_size=30", "--annotate.prompt.shots_per_class=1", "--name=tweets"),
+        *("--grid.sizes=[20]", "--grid.seeds=[0, 1, 2]", "--grid.variants=[gold, llm]", "--train.epochs=1"),
+        *(f"--train.encoder={tiny_encoder}", "--train.save_models=true", "--train.validation_size=40"),
+    ]
+    if not (kept_studies / "classifiers").exists():
+        made = make_study(*overrides, folder="first")
+        annotate(made)
+        train(made)
+        measure(made)
+        shutil.copytree(made.root, kept_studies / "classifiers")
+    shutil.copytree(kept_studies / "classifiers", tmp_path / "study")
     return make_study(*overrides)

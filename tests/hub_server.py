@@ -59,7 +59,7 @@ def fail(status, code, message):
 
 
 def is_lfs(path):
-    return path.endswith(".parquet")
+    return path.endswith((".parquet", ".safetensors"))
 
 
 def git_sha(content):
@@ -161,12 +161,16 @@ def list_datasets(tag):
     return JSONResponse(names)
 
 
+def page(kind, name):
+    return f"{HOST}/{name}" if kind == "models" else f"{HOST}/{kind}/{name}"
+
+
 def create(asked, user, role):
     kind = f"{asked.get('type') or 'model'}s"
     name = asked["name"] if "/" in asked["name"] else f"{asked.get('organization') or user}/{asked['name']}"
     if role == "read" or not name.startswith(f"{user}/"):
         return fail(403, "", "Forbidden: no right to create a repository here")
-    address = f"{HOST}/{name}" if kind == "models" else f"{HOST}/{kind}/{name}"
+    address = page(kind, name)
     if f"{kind}/{name}" in REPOS:
         return JSONResponse({"error": "exists", "url": address}, 409)
     REPOS[f"{kind}/{name}"] = Repo(asked.get("private") or asked.get("visibility") == "private")
@@ -263,7 +267,7 @@ def commit(repo, kind, name, revision, body, create_pr, fault):
         ref = f"refs/pr/{number}"
         repo.refs[ref] = tip
     oid = repo.commit(ref, files, header["summary"])
-    address = f"{HOST}/{kind}/{name}"
+    address = page(kind, name)
     pull = {"pullRequestUrl": f"{address}/discussions/{number}"} if number else {}
     return JSONResponse({"success": True, "commitOid": oid, "commitUrl": f"{address}/commit/{oid}", **pull})
 

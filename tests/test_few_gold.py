@@ -8,7 +8,6 @@ import pytest
 from made import make_figures
 from scipy import stats
 from steps import load_rows, measure, open_runs, write_dataset, write_labels
-from test_hub import hub  # noqa: F401  (a fixture)
 from test_planted import NAMES, Planted, write_texts
 
 from hf_recipes.advise import pilot_settings
@@ -214,7 +213,7 @@ def test_fewer_labels_than_the_least_give_no_figures_on_any_page(make, source, t
     assert "No figures are given for fewer than 30" in " ".join(describe_labels(write_labels(study)))
 
 
-def test_an_audit_goes_to_the_hub_and_back(make, source, hub, tmp_path):  # noqa: F811
+def test_an_audit_goes_to_the_hub_and_back(make, source, hub, tmp_path):
     study = make("llm, llm-random-replace, gold-only", "--grid.seeds=[0, 1]")
     annotate(study)
     draw_audit(study, 80, tmp_path / "a.csv")

@@ -9,7 +9,6 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.request
 from types import SimpleNamespace
 
 import numpy as np
@@ -20,50 +19,6 @@ from conftest import DEMO, LLM, ROOT, SAMPLE
 
 from hf_recipes.annotation.annotate import annotate
 from hf_recipes.study import read_json
-
-
-@pytest.fixture
-def hub(tmp_path):
-    """A server of the test's own, and commands that talk to it."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    server = subprocess.Popen([sys.executable, ROOT / "tests" / "hub_server.py", str(port)])
-    address = f"http://127.0.0.1:{port}"
-    env = {
-        **{**os.environ, "HF_ENDPOINT": address, "HF_TOKEN": "hf_secret", "HF_HUB_DISABLE_XET": "1"},
-        **{"HF_HUB_OFFLINE": "0", "HF_HOME": str(tmp_path / "hub-home"), "HF_HUB_DISABLE_PROGRESS_BARS": "1"},
-    }
-
-    def ask(path, content=None):
-        data = None if content is None else json.dumps(content).encode()
-        with urllib.request.urlopen(f"{address}/{path}", data) as answer:
-            return json.load(answer)
-
-    def cli(*arguments, code=0):
-        command = [sys.executable, "-m", "hf_recipes.cli", *map(str, arguments)]
-        done = subprocess.run(command, check=False, cwd=ROOT, env=env, capture_output=True, text=True)
-        assert done.returncode == code, done.stdout + done.stderr
-        assert "Traceback" not in done.stderr
-        assert "hf_secret" not in done.stdout + done.stderr
-        return done.stdout + done.stderr
-
-    def python(code):
-        done = subprocess.run(
-            [sys.executable, "-c", code], check=False, cwd=ROOT, env=env, capture_output=True, text=True
-        )
-        assert done.returncode == 0, done.stderr[-3000:]
-        return json.loads(done.stdout.strip().splitlines()[-1])
-
-    for _ in range(100):
-        try:
-            ask("log")
-            break
-        except OSError:
-            time.sleep(0.1)
-    yield SimpleNamespace(ask=ask, cli=cli, python=python, address=address, env=env)
-    server.kill()
-    server.wait()
 
 
 @pytest.fixture

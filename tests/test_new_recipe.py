@@ -8,7 +8,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from conftest import SAMPLE
-from test_hub import hub  # noqa: F401  (a fixture)
 
 from hf_recipes.recipe import load_recipe
 from hf_recipes.training.grid import MIN_POOL
@@ -205,7 +204,7 @@ print("0")
 """
 
 
-def test_a_hub_dataset_with_configs(hub, tmp_path):  # noqa: F811
+def test_a_hub_dataset_with_configs(hub, tmp_path):
     folder = tmp_path / "rows"
     for config, num_rows in {"small": 100, "large": 300}.items():
         (folder / config).mkdir(parents=True)

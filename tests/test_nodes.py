@@ -13,7 +13,6 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import DEMO, ROOT, SAMPLE
 from steps import open_runs
-from test_hub import hub  # noqa: F401  (a fixture)
 from test_train import SETTINGS, annotated, launch, one_thread, predictions, table  # noqa: F401  (fixtures)
 
 from hf_recipes.errors import UserError
@@ -124,7 +123,7 @@ def test_the_tasks_of_a_slurm_array_share_the_grid(annotated, slurm, one_thread)
 @pytest.mark.slow
 def test_jobs_on_the_hub_train_a_part_each_and_the_parts_are_one_study(
     annotated,  # noqa: F811
-    hub,  # noqa: F811
+    hub,
     tmp_path,
     one_thread,  # noqa: F811
 ):

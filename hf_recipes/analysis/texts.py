@@ -205,18 +205,24 @@ def read_out_of_bag(study: Study, runs: Runs, variant_runs: list[Run]) -> np.nda
     """
     classes = np.full((len(variant_runs), len(runs.pool_sample)), NOT_CLASSIFIED, dtype=np.int64)
     for run, run_classes in zip(variant_runs, classes, strict=True):
-        folder = study.run(run)
-        num_texts = (read_json(folder / "run.json") or {}).get("out_of_bag_texts", 0)
-        if not num_texts:
-            continue
-        table = parquet.read(folder / "out_of_bag.parquet", PREDICTIONS, delete=folder)
-        if len(table) != num_texts or set(table["run"].to_pylist()) != {str(run)}:
-            raise UserError(
-                f"`{folder}/out_of_bag.parquet` must have the out-of-bag texts of this run. Delete `{folder}` and run "
-                "hf-recipes train."
-            )
-        given = dict(zip(table["id"].to_pylist(), np.argmax(table["probs"].to_pylist(), axis=1), strict=True))
+        probs = read_out_of_bag_probs(study, run)
+        given = {row_id: np.argmax(row_probs) for row_id, row_probs in probs.items()}
         allowed = np.isin(runs.pool_sample, runs.out_of_bag(run))
         for place in np.flatnonzero(allowed):
             run_classes[place] = given.get(runs.pool.ids[runs.pool_sample[place]], NOT_CLASSIFIED)
     return classes
+
+
+def read_out_of_bag_probs(study: Study, run: Run) -> dict[str, list[float]]:
+    """Return a run's probabilities of its out-of-bag texts, by their ids; see `read_out_of_bag` for the errors."""
+    folder = study.run(run)
+    num_texts = (read_json(folder / "run.json") or {}).get("out_of_bag_texts", 0)
+    if not num_texts:
+        return {}
+    table = parquet.read(folder / "out_of_bag.parquet", PREDICTIONS, delete=folder)
+    if len(table) != num_texts or set(table["run"].to_pylist()) != {str(run)}:
+        raise UserError(
+            f"`{folder}/out_of_bag.parquet` must have the out-of-bag texts of this run. Delete `{folder}` and run "
+            "hf-recipes train."
+        )
+    return dict(zip(table["id"].to_pylist(), table["probs"].to_pylist(), strict=True))

@@ -158,6 +158,31 @@ def merge_card(
     return (BOM if card.startswith(BOM) else "") + merged
 
 
+def merge_model_card(card: str, study: str, made: str) -> str:
+    """Return the card of a model repo with a study's metadata and section, in place of those that it had.
+
+    Other keys, other tags and the text outside the section are kept.
+
+    Args:
+        card (`str`):
+            As it is; empty for a new repo.
+        study (`str`):
+            The study's name, in the marks round its section.
+        made (`str`):
+            The study's own card.
+
+    Raises:
+        UserError: the card's YAML is not valid, or the section has one mark.
+    """
+    own_front, own_text = split_card(made)
+    before, own = read_front(card), yaml.safe_load(own_front)
+    tags = before.get("tags") or []
+    own["tags"] = list(dict.fromkeys([*([tags] if isinstance(tags, str) else tags), *own["tags"]]))
+    front = yaml.safe_dump({**before, **own}, sort_keys=False, allow_unicode=True)
+    newline = "\r\n" if "\r\n" in card else "\n"
+    return f"---\n{front}---\n{_with_section(split_card(card)[1], study, own_text, newline)}"
+
+
 def _not_in_lines() -> UserError:
     return UserError(
         "the YAML of the repo's README.md must have one key a line and, under `configs:`, one item with a dash after "

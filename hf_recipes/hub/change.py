@@ -10,26 +10,16 @@ from typing import Any
 from ..errors import UserError, first_line
 from .bundle import HOME, PREFIX, Bundle, path_in_repo
 from .card import merge_card, read_front
+from .commit import Change, Target
 from .dataset_card import make_card
 from .dataset_folder import DatasetFolder
 
 
 @dataclass(frozen=True)
-class Change:
-    """What a commit on top of `parent` changes.
+class ConfigChange(Change):
+    """Attributes: `names` (`dict[str, str]`), the published name of each config."""
 
-    Attributes:
-        files (`dict[str, Path | bytes]`): by their path in the repo.
-        stale (`list[str]`): files of the study to delete.
-        names (`dict[str, str]`): the published name of each config.
-        notes (`list[str]`): what the commit takes away, in words.
-    """
-
-    parent: str
-    files: dict[str, Path | bytes]
-    stale: list[str]
     names: dict[str, str]
-    notes: list[str]
 
 
 @dataclass(frozen=True)
@@ -58,16 +48,14 @@ class Planner:
     """Plans the commit for a repo as it is at the moment of the call.
 
     Attributes:
-        api (`HfApi`), repo (`str`), branch (`str`): where to publish.
+        target (`Target`): where to publish.
         content (`DatasetFolder`), bundle (`Bundle`): what to publish.
         prefix (`str`, *optional*): of the configs' names; chosen if None.
         may_add_texts (`bool`): the user asked for texts, even if the repo has the study without them.
         cache (`str`): a folder for `datasets`. It is fresh, as `datasets` falls back to its earlier copy of a repo.
     """
 
-    api: Any
-    repo: str
-    branch: str
+    target: Target
     content: DatasetFolder
     bundle: Bundle
     prefix: str | None
@@ -75,18 +63,21 @@ class Planner:
     cache: str
     _cards: dict[str, str] = field(default_factory=dict)  # by prefix
 
-    def plan(self) -> Change:
+    @property
+    def repo(self) -> str:
+        return self.target.repo
+
+    def plan(self) -> ConfigChange:
         bundle, name = self.bundle, self.content.study.recipe.name
         home = f"{HOME}/{name}"
-        info = self.api.repo_info(self.repo, repo_type="dataset", revision=self.branch)
-        head, paths = info.sha, {file.rfilename for file in info.siblings}
+        head, paths = self.target.list_files()
         script = self.repo.rpartition("/")[2].removesuffix(".py") + ".py"
         if script in paths or self.repo.endswith(".py"):
             raise UserError(
                 f"--repo {self.repo}: must not have a loading script. `datasets` refuses every config of a repo with "
                 f"`{script}`. Delete the script, or name another --repo."
             )
-        card = self._read("README.md", head)
+        card = self.target.read("README.md", head)
         published = self._read_published(f"{home}/study.json", head)
         foreign = _foreign_configs(card, published)
         prefix = self._choose_prefix(card, published, foreign, paths)
@@ -134,18 +125,7 @@ class Planner:
             notes.append(f"{self.repo}: people's labels (audit) are removed, as they are not in this study.")
         if notes:
             notes.append(f"The former state is at {head}.")
-        return Change(head, files, stale, names, notes)
-
-    def _read(self, path: str, revision: str) -> str:
-        """Return a text file of the repo; empty if it does not exist."""
-        from huggingface_hub import hf_hub_download
-        from huggingface_hub.errors import RemoteEntryNotFoundError
-
-        try:
-            file = hf_hub_download(self.repo, path, repo_type="dataset", revision=revision)
-        except RemoteEntryNotFoundError:  # no other error: an unread card must not count as an empty one
-            return ""
-        return Path(file).read_bytes().decode("utf-8")
+        return ConfigChange(head, files, stale, notes, names)
 
     def _read_published(self, path: str, head: str) -> Published:
         """Return the study of this name in the repo.
@@ -154,7 +134,7 @@ class Planner:
             UserError: its study.json is damaged, it is another study, or the texts would come or go.
         """
         try:
-            content: dict[str, Any] = json.loads(self._read(path, head) or "{}")
+            content: dict[str, Any] = json.loads(self.target.read(path, head) or "{}")
             if not content:
                 return Published()
             required = ("prefix", "configs", "files", "texts", "row_ids")

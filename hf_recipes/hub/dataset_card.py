@@ -104,10 +104,10 @@ def render_card(content: Content, folder: Path, place: Place, results: Results |
     recipe = study.recipe
     manifest = read_json(study.annotations(content.annotations[0].key) / "manifest.json")
     source = read_json(study.rows / "manifest.json")["source"]
-    source_card = _read_source_card(recipe.data.path)
+    source_card = read_source_card(recipe.data.path)
     has_gold = pool.gold != NO_GOLD
-    model, model_link = _link(recipe.annotate.model, is_on_hub(study, recipe.annotate.model))
-    data, data_link = _link(recipe.data.path, "sha" in source, "datasets/")
+    model, model_link = make_link(recipe.annotate.model, is_on_hub(study, recipe.annotate.model))
+    data, data_link = make_link(recipe.data.path, "sha" in source, "datasets/")
     labels = read_label_quality(study) if place.tables else None  # only a published study has tables
     report = describe(results) if results else None
     front = _front_matter(content, place, source_card, f"{recipe.name}: labels by {model}")
@@ -197,7 +197,7 @@ def _summarise(results: Results) -> Table:
     )
 
 
-def _link(path: str, is_on_hub: bool, kind: str = "") -> tuple[str, str]:
+def make_link(path: str, is_on_hub: bool, kind: str = "") -> tuple[str, str]:
     """Return the name of a model or dataset, and its link: the Hub id, or the base name of a local folder or file."""
     name = path if is_on_hub else Path(path).name
     return name, f"[{name}]({HUB}/{kind}{name})" if is_on_hub else f"`{name}`"
@@ -235,7 +235,7 @@ def _front_matter(content: Content, place: Place, source_card: dict[str, Any], t
     )
 
 
-def _read_source_card(path: str) -> dict[str, Any]:
+def read_source_card(path: str) -> dict[str, Any]:
     """Return the metadata of the source's card; empty if it is not available."""
     from huggingface_hub import DatasetCard, constants
 

@@ -7,10 +7,13 @@ from ..analysis.schema import (
     GoldMatch,
     Plateau,
     Results,
+    Status,
     VariantResult,
 )
+from ..analysis.texts import FROM_LLM
 from ..analysis.verdict import MAX_SEEDS, MAX_TEXTS, POWER
 from ..labels.audit import MIN_LABELS
+from ..variants import VARIANTS
 from .first_screen.content import describe_labels, describe_lowest, describe_status, list_judged
 from .first_screen.numbers import estimate, interval, judge, listed, number, signed, signed_difference
 from .more_findings import Differences, describe_more, index_differences
@@ -237,7 +240,7 @@ def _describe_verdict(results: Results) -> str:
     }[verdict.decision]
     if loss.status == "inconclusive" and loss.bound is not None and verdict.decision == "inconclusive":
         text = f"Inconclusive: at most {number(loss.bound)} of macro-F1 lost."
-    text += "".join(f" {_describe_criterion(criterion, results)}." for criterion in list_judged(results))
+    text += "".join(f" {sentence}" for sentence in describe_limits(results))
     if verdict.reason:
         text += f" No limit against gold labels is decided: {verdict.reason}."
     if len(results.looks) > 1:
@@ -261,6 +264,26 @@ def _describe_verdict(results: Results) -> str:
         f"{text} If the truth is where the estimates are, no study of up to {MAX_SEEDS:,} seeds and {MAX_TEXTS:,} test "
         f"texts decides {open_question} with probability {POWER}."
     )
+
+
+def describe_limits(results: Results, status: Status | None = None) -> list[str]:
+    """Return a sentence for each limit that the study judges, or for those with a status."""
+    judged = [criterion for criterion in list_judged(results) if status in (None, criterion.status)]
+    return [f"{_describe_criterion(criterion, results)}." for criterion in judged]
+
+
+def describe_warning(results: Results | None, variant: str) -> str | None:
+    """Return a warning on classifiers of a variant, if they learn from the LLM's labels.
+
+    None unless the verdict is "do not ship", or unknown as there are no current results.
+    """
+    if VARIANTS[variant].labels not in FROM_LLM:
+        return None
+    if results is None:
+        return "This study has no current verdict: these labels may be worse than its limits. Try hf-recipes run."
+    if results.verdict.decision != "do not ship":
+        return None
+    return " ".join(["The verdict on the LLM's labels is: do not ship.", *describe_limits(results, "fails")])
 
 
 def _describe_criterion(criterion: Criterion, results: Results) -> str:
