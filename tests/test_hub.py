@@ -507,7 +507,7 @@ def test_into_a_repo_with_content_of_others(hub, study, tmp_path):
     assert after["mine-llm"]["train"] == found["tweets-llm"]["train"]
 
 
-def test_without_texts_into_a_branch_and_as_a_pull_request(hub, study, tmp_path):
+def test_without_texts_into_a_branch_and_as_a_pull_request(hub, study, command, tmp_path):
     hub.cli("push", "dataset", study.recipe_file, "--repo", "me/labels", "--no-texts", "--revision", "quiet")
     code = LOAD.format(configs=["llm", "annotations"]).replace(
         '"me/labels", config', '"me/labels", config, revision="quiet"'
@@ -529,15 +529,16 @@ def test_without_texts_into_a_branch_and_as_a_pull_request(hub, study, tmp_path)
     made = len(commits(hub))
     hub.cli(*again, "--no-texts")
     assert len(commits(hub)) == made  # it is the same
-    hub.cli("report", tmp_path / "pulled" / "recipe.yaml")
-    assert "201" in hub.cli("plan", tmp_path / "pulled" / "recipe.yaml")
-    hub.cli("run", tmp_path / "pulled" / "recipe.yaml")  # there is nothing left to do
+    assert command("report", tmp_path / "pulled" / "recipe.yaml")[0] == 0
+    assert "201" in command("plan", tmp_path / "pulled" / "recipe.yaml")[1]
+    assert command("run", tmp_path / "pulled" / "recipe.yaml")[0] == 0  # there is nothing left to do
     for step in (
         ["plan", "--annotate.prompt.seed=9"],
         ["train", "--grid.seeds=[0, 1, 2]"],
         ["train", "--train.epochs=2"],
     ):
-        said = hub.cli(step[0], tmp_path / "pulled" / "recipe.yaml", *step[1:], "--accept-changes", code=2)
+        status, _, said = command(step[0], tmp_path / "pulled" / "recipe.yaml", *step[1:], "--accept-changes")
+        assert status == 2
         assert "has no texts" in said
     again[2] = study.recipe_file
     assert "Repeat --no-texts, or add them with --texts" in hub.cli(*again, code=2)
