@@ -397,14 +397,14 @@ def test_public_studies_are_listed_and_lines_run_as_shown(tmp_path):
     result = own.results.at_top["llm"]
     with serve_hub(SAMPLE, tmp_path / "home") as env, serve(APP, log=tmp_path / "app.log", env=env) as address:
         client = Client(address, verbose=False)
+        for study in ("me/study", ""):
+            lines = client.predict(study=study, variant="llm", api_name="/show_code")
+            assert own.pool.ids[0] in run_lines(lines["load_dataset"], tmp_path, env)
+            printed = run_lines(lines["evaluate"], tmp_path, env)
+            assert float(printed.split()[-1]) == pytest.approx(result.pairwise_disagreement)
         for _ in range(240):  # The app reads the list 10 seconds after its start.
             specs = [summary["spec"] for summary in client.predict(api_name="/list_studies")["published"]]
             if len(specs) > 1:
                 break
             time.sleep(0.5)
         assert set(specs) == {"sample/tweets", "me/study/tweets"}
-        for study in ("me/study", ""):
-            lines = client.predict(study=study, variant="llm", api_name="/show_code")
-            assert own.pool.ids[0] in run_lines(lines["load_dataset"], tmp_path, env)
-            printed = run_lines(lines["evaluate"], tmp_path, env)
-            assert float(printed.split()[-1]) == pytest.approx(result.pairwise_disagreement)
