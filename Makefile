@@ -35,7 +35,7 @@ lint: .venv/installed-dev
 # After a change of requirements/*.in: every pin with the hashes of all its files.
 pins: .venv/installed
 	$(PIP) --require-hashes -r requirements/uv.txt
-	for set in cpu dev uv audit; do $(BIN)/uv pip compile -q --no-deps --generate-hashes --no-annotate --python-version 3.11 \
+	for set in cpu dev mcp uv audit; do $(BIN)/uv pip compile -q --no-deps --generate-hashes --no-annotate --python-version 3.11 \
 	  --custom-compile-command "make pins" requirements/$$set.in -o requirements/$$set.txt || exit; done
 
 # Known vulnerabilities of the pins; fails if there are no records of one. What is to be said of findings: docs/dev/dependencies.md.
@@ -63,8 +63,9 @@ dist: .venv/installed-dev models/fetched
 	$(PIP) --no-deps --no-build-isolation -e .
 	@touch $@
 
-.venv/installed-dev: .venv/installed requirements/dev.txt
+.venv/installed-dev: .venv/installed requirements/dev.txt requirements/mcp.txt
 	$(PIP) --no-deps --require-hashes -r requirements/dev.txt
+	$(PIP) --no-deps --require-hashes --upgrade --target .venv/mcp -r requirements/mcp.txt
 	@touch $@
 
 # The metrics' pages are tested in a real browser, with fonts for its screenshots.

@@ -54,7 +54,7 @@ setup(
         "server": ["openai>=3.54,<4"],  # vllm and cpu bring it, too
         "ray": ["ray>=2.60,<3"],
         "cleanlab": ["cleanlab>=2.9,<3"],  # Apache-2.0 from 2.9 on, AGPL before
-        "space": ["gradio>=6.31,<7"],
+        "space": ["gradio>=6.31,<7"],  # without its tools for agents, whose mcp 1 excludes vLLM's mcp 2
         "dev": [
             "hypothesis",
             "krippendorff",

@@ -174,19 +174,19 @@ def first_content(address: str, since: float, browser: Any) -> float:
 
 def questions(client: Any, table: str) -> dict[str, Callable[[], Any]]:
     """Return requests to the app by name."""
-    text = client.predict(api_name="/seeds")["rows"][0]["id"]
+    text = client.predict(api_name="/read_predictions")["rows"][0]["id"]
     return {
-        "studies": lambda: client.predict(api_name="/studies"),
-        "verdict": lambda: client.predict(api_name="/verdict"),
+        "studies": lambda: client.predict(api_name="/list_studies"),
+        "verdict": lambda: client.predict(api_name="/read_verdict"),
         "labels": lambda: client.predict(
-            kind="wrong", order="unsure", variant="llm-entropy-replace", api_name="/labels"
+            kind="wrong", order="unsure", variant="llm-entropy-replace", api_name="/read_labels"
         ),
-        "labels, search": lambda: client.predict(search="the", api_name="/labels"),
-        "seeds": lambda: client.predict(variant="llm", api_name="/seeds"),
-        "seeds, one text": lambda: client.predict(text=text, api_name="/seeds"),
-        "compare": lambda: client.predict(variant="llm", against="gold", api_name="/compare"),
-        "use": lambda: client.predict(api_name="/use"),
-        "measure, 10 x 2,000": lambda: client.predict(file=None, pasted=table, api_name="/measure"),
+        "labels, search": lambda: client.predict(search="the", api_name="/read_labels"),
+        "seeds": lambda: client.predict(variant="llm", api_name="/read_predictions"),
+        "seeds, one text": lambda: client.predict(text=text, api_name="/read_predictions"),
+        "compare": lambda: client.predict(variant="llm", against="gold", api_name="/compare_variants"),
+        "use": lambda: client.predict(api_name="/show_code"),
+        "measure, 10 x 2,000": lambda: client.predict(None, table, api_name="/measure"),
     }
 
 

@@ -3,14 +3,16 @@
     python app.py [--study owner/name | FOLDER]
 
 A folder is a copy of a repo that `hf-recipes push dataset` made. Only the command line can name a folder. Without
---study the app shows the first of `datasets:` in README.md, or else the sample next to this file. Every page's data is
-an endpoint: `studies`, `verdict`, `labels`, `seeds`, `compare`, `guess`, `measure`, `check` and `use`.
+--study the app shows the first of `datasets:` in README.md, or else the sample next to this file. The data of every
+page is an endpoint, and a tool for agents (MCP): see `endpoints.py`.
 """
 
 import argparse
 import os
 import tempfile
 import threading
+from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -118,8 +120,12 @@ def build(shelf: Shelf, notice: str = "") -> gr.Blocks:
             chosen = tab.select(None, None, view, js=f"() => document.body.dataset.view = '{name}'")
             chosen.then(views[name].show, views[name].inputs, views[name].outputs, **pages.PRIVATE)
         gr.on([component.change for component in state], None, state, None, js=REMEMBER)
-        for function in (data.studies, data.verdict, data.labels, data.seeds, data.compare, data.guess, data.use):
-            gr.api(function, api_name=function.__name__)
+        for function in (data.list_studies, data.read_verdict, data.read_labels, data.read_predictions):
+            gr.api(function)
+        for function in (data.compare_variants, data.guess_labels, data.show_code):
+            gr.api(function)
+        for function in (data.measure_predictions, data.check_labels):
+            gr.api(function, **pages.ONE_AT_A_TIME)
     page.queue(max_size=200, default_concurrency_limit=8, api_open=False)  # All calls go through the queue.
     return page
 
@@ -150,6 +156,11 @@ def main() -> None:
     os.environ["GRADIO_TEMP_DIR"] = own.name
     app = build(shelf, notice)
     preview.write_tags()
+    # Gradio's tools for agents require version 1 of this package, and vLLM requires version 2.
+    mcp_version = version("mcp") if find_spec("mcp") else "none"
+    has_tools = mcp_version.startswith("1.")
+    if not has_tools:
+        print(f"No tools for agents: they require the package mcp 1. Got {mcp_version}. Try requirements.txt.")
     app.launch(
         theme=THEME,
         css_paths=HERE / "style.css",
@@ -158,6 +169,7 @@ def main() -> None:
         ssr_mode=False,
         app_kwargs={"middleware": Guard.middleware(app.GRADIO_CACHE), "routes": [preview.thumbnail_route(shelf)]},
         footer_links=["api"],
+        mcp_server=has_tools,
         prevent_thread_lock=True,
     )
 

@@ -10,7 +10,7 @@ import measuring
 import numpy as np
 import pandas as pd
 import uploads
-from pages import ONE_AT_A_TIME, PRIVATE, Page
+from pages import FILES, ONE_AT_A_TIME, PRIVATE, Page
 from scipy import stats
 from uploads import UploadError
 from words import chip, notes, safe, table
@@ -202,7 +202,7 @@ def page(data: Any, study: Any) -> Page:
 
     run.click(show_result, [file, pasted], [example, result], **PRIVATE, **ONE_AT_A_TIME)
     endpoint = gr.Button(visible=False)
-    endpoint.click(data.check, [file, pasted], gr.JSON(visible=False), api_name="check", **ONE_AT_A_TIME)
+    endpoint.click(data.check, [file, pasted], gr.JSON(visible=False), api_name="check", **FILES)
     return Page(_example, [], [example])
 
 

@@ -173,10 +173,10 @@ def page(data: Any, study: Any) -> Page:
         return _top(game, shared, notice), _form(game), _score(game, shared), gr.update(visible=bool(game["texts"]))
 
     def show(spec: str, number: int, in_link: str) -> tuple[Any, ...]:
-        return write(data.guess(spec, number), spec, in_link)
+        return write(data.guess_labels(spec, number), spec, in_link)
 
     def submit(spec: str, number: int, in_link: str, event: gr.EventData) -> tuple[Any, ...]:
-        game = data.guess(spec, number, str(event.guesses)[:100])
+        game = data.guess_labels(spec, number, str(event.guesses)[:100])
         return game["guesses"], *write(game, spec, in_link)
 
     def draw_again(spec: str, number: int) -> tuple[Any, ...]:

@@ -26,6 +26,8 @@ neutral,positive,neutral,neutral,neutral
 """
 PRIVATE: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
 ONE_AT_A_TIME: dict[str, Any] = {"concurrency_limit": 1, "concurrency_id": "measure"}
+#: Of an endpoint that takes a file: a program can call it, but it is not a tool, so that no agent gives files.
+FILES: dict[str, Any] = {"api_visibility": "undocumented", **ONE_AT_A_TIME}
 PICK = """
 element.addEventListener("click", (event) => {
   const button = event.target.closest("[data-id]");
@@ -97,7 +99,7 @@ def verdict(data: Any, study: Any) -> Page:
         return _first_screen(data, spec, results.model_copy(update={"verdict": verdict}))[0]
 
     def show(spec: str) -> tuple[Any, ...]:
-        content, results = data.verdict(spec), data.get(spec).results
+        content, results = data.read_verdict(spec), data.get(spec).results
         if results is None:
             hidden = [gr.update(visible=False)] * (len(sliders) + 1)
             return page_html.no_verdict(content), *hidden, ""
@@ -137,7 +139,7 @@ def labels(data: Any, study: Any) -> Page:
     risk = gr.HTML()
 
     def show(*state: Any) -> tuple[Any, ...]:
-        content = data.labels(*_filled(state))
+        content = data.read_labels(*_filled(state))
         return (
             page_html.labels_count(content),
             page_html.labels_table(content),
@@ -175,7 +177,7 @@ def seeds(data: Any, study: Any) -> Page:
     text = gr.Textbox("", visible="hidden", label="text")
 
     def show(*state: Any) -> tuple[Any, ...]:
-        content = data.seeds(*_filled(state))
+        content = data.read_predictions(*_filled(state))
         return (
             page_html.seeds_top(content),
             page_html.one_text(content),
@@ -185,7 +187,7 @@ def seeds(data: Any, study: Any) -> Page:
 
     def show_one(spec: str, event: gr.EventData) -> tuple[str, str]:
         text_id = str(event.id)[:100]
-        return text_id, page_html.one_text({"one": None, **data.seeds(spec, text=text_id)})
+        return text_id, page_html.one_text({"one": None, **data.read_predictions(spec, text=text_id)})
 
     filters, outputs = [variant, size, only, text], [summary, details, flips, at]
     _turn(show, [study, *filters], at, back, ahead, outputs, [variant.input, size.input, only.input])
@@ -206,7 +208,7 @@ def compare(data: Any, study: Any) -> Page:
     table = gr.HTML()
 
     def show(*state: Any) -> tuple[str]:
-        return (page_html.compare_table(data.compare(*_filled(state)), comparison.FIGURES),)
+        return (page_html.compare_table(data.compare_variants(*_filled(state)), comparison.FIGURES),)
 
     inputs = [study, first, second, size, repo]
     gr.on([first.input, second.input, size.input, repo.submit, repo.blur], show, inputs, [table], **PRIVATE)
@@ -245,7 +247,7 @@ def yours(data: Any, study: Any) -> Page:
     outputs = [problem, differing, figures, report]
     run.click(show, [file, pasted], outputs, api_visibility="private", **ONE_AT_A_TIME)
     endpoint = gr.Button(visible=False)
-    endpoint.click(data.measure, [file, pasted], gr.JSON(visible=False), api_name="measure", **ONE_AT_A_TIME)
+    endpoint.click(data.measure, [file, pasted], gr.JSON(visible=False), api_name="measure", **FILES)
     return Page()
 
 
@@ -257,7 +259,7 @@ def use(data: Any, study: Any) -> Page:
     pull_code = gr.Code(language="shell", label="Copy the whole study", interactive=False)
 
     def show(spec: str, name: str) -> tuple[Any, ...]:
-        return tuple(gr.update(value=lines, visible=bool(lines)) for lines in data.use(spec, name or "").values())
+        return tuple(gr.update(value=lines, visible=bool(lines)) for lines in data.show_code(spec, name or "").values())
 
     page = Page(show, [study, variant], [load_code, evaluate_code, pull_code], {"load": variant})
     variant.input(show, page.inputs, page.outputs, **PRIVATE)

@@ -80,15 +80,20 @@ def missing(study: Study) -> list[str]:
     return sentences
 
 
-def verdict(study: Study) -> dict[str, Any]:
-    """Return the verdict, its criteria, the findings, and the figures of every variant and size."""
+def verdict(study: Study, limits: dict[str, float] | None = None) -> dict[str, Any]:
+    """Return the verdict, its criteria, the findings, and the figures of every variant and size.
+
+    Args:
+        limits (`dict`, *optional*): by the names of the criteria; where one is missing, the study's own counts.
+    """
     results, findings = study.results, study.findings
+    verdict = results.verdict.at(limits or {}) if results else None
     return {
         "about": about(study),
-        "decision": results.verdict.decision if results else None,
+        "decision": verdict.decision if verdict else None,
         **{name: findings.get(name, []) for name in ("findings", "more", "limits", "labels")},
         "methods": findings.get("methods", ""),
-        "criteria": results.verdict.model_dump(mode="json")["criteria"] if results else [],
+        "criteria": verdict.model_dump(mode="json")["criteria"] if verdict else [],
         **{name: getattr(results, name, None) for name in ("R", "n", "confidence_level")},
         "annotator": results.annotator.model_dump(mode="json", include=ANNOTATOR_FIELDS) if results else None,
         "variants": [

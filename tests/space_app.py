@@ -1,5 +1,6 @@
-"""Share between the tests of the Space: its sample, and the app as a process."""
+"""Share between the tests of the Space: its sample, the app as a process, and an agent that calls its tools."""
 
+import asyncio
 import csv
 import io
 import os
@@ -10,11 +11,16 @@ import sys
 import time
 import urllib.request
 from contextlib import contextmanager
+from pathlib import Path
 
 from conftest import ROOT
+from mcp import ClientSession
+from mcp.client.streamable_http import streamable_http_client
 
 APP = ROOT / "spaces_app"
 SAMPLE = APP / "sample"
+#: Where the version of the package mcp is that a Space has. vLLM requires another.
+MCP = Path(sys.prefix) / "mcp"
 #: Labels of three runs on four texts, and gold.
 RUNS = [["a", "b", "a", "c"], ["a", "b", "b", "c"], ["a", "a", "a", "c"]]
 GOLD = ["a", "b", "a", "a"]
@@ -42,7 +48,8 @@ def serve(folder, *arguments, log, env=None, python=sys.executable):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    settings = {"GRADIO_SERVER_PORT": str(port), "GRADIO_TEMP_DIR": str(log.parent / "gradio"), **(env or {})}
+    settings = {"GRADIO_SERVER_PORT": str(port), "GRADIO_TEMP_DIR": str(log.parent / "gradio"), "PYTHONPATH": str(MCP)}
+    settings |= env or {}
     with log.open("w") as output:
         command = [str(python), "-c", HEAVY, "app.py", *map(str, arguments)]
         app = subprocess.Popen(
@@ -63,6 +70,21 @@ def serve(folder, *arguments, log, env=None, python=sys.executable):
     finally:
         app.terminate()
         app.wait()
+
+
+def call_tools(address, calls):
+    """Return the tools that an agent finds, and the answers to its calls."""
+
+    async def call():
+        async with (
+            streamable_http_client(f"{address}/gradio_api/mcp/") as (read, write),
+            ClientSession(read, write) as session,
+        ):
+            await session.initialize()
+            tools = (await session.list_tools()).tools
+            return tools, [await session.call_tool(name, arguments) for name, arguments in calls]
+
+    return asyncio.run(call())
 
 
 def copy_study(target):

@@ -94,7 +94,7 @@ def test_what_is_installed_is_pinned_by_hash_and_bounded_above():
     makefile = (ROOT / "Makefile").read_text()
     for install in re.findall(r"^\t.*(?:pip install|PIP\)).*$", makefile, re.MULTILINE):
         assert "--require-hashes" in install or "PINS" in install or "--no-deps" in install, install
-    for name in ("cpu", "dev", "uv", "audit", "torch"):
+    for name in ("cpu", "dev", "mcp", "uv", "audit", "torch"):
         lines = (ROOT / "requirements" / f"{name}.txt").read_text().splitlines()
         pins = [line for line in lines if "==" in line]
         assert pins

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -22,7 +23,7 @@ from hf_recipes.annotation.engines import server_engine
 from hf_recipes.errors import UserError
 from hf_recipes.recipe import load_recipe
 from hf_recipes.study import Study, read_json
-from hf_recipes.training.grid import paired_runs
+from hf_recipes.training.grid import all_runs, paired_runs
 
 POOL, TEST = 160, 40  # more than one chunk of annotations
 SMALL = [
@@ -238,8 +239,11 @@ def test_killed_in_every_step_it_finishes_with_the_same_tables_and_redoes_nothin
         for column in ("id", "text", "label", "label_source", "gold", "llm_label"):
             assert tables[0][column].equals(tables[1][column])
 
-    assert kill("train", "runs/*/*/[!.]*/run.json", 5)
-    assert 5 <= finish("train", "runs/*/*/[!.]*/*") / 3 < 16
+    # Complete runs are kept, so most of the grid is copied.
+    for complete in list(all_runs(undisturbed.grid))[5:]:
+        shutil.copytree(undisturbed.run(complete), study.run(complete))
+    assert kill("train", "runs/*/*/[!.]*/run.json", 12)
+    assert 12 <= finish("train", "runs/*/*/[!.]*/*") / 3 < 16
     for path in undisturbed.root.glob("runs/*/*/[!.]*/*.parquet"):
         assert pq.read_table(study.root / path.relative_to(undisturbed.root)).equals(pq.read_table(path))
 
@@ -381,7 +385,8 @@ def test_texts_that_are_null_empty_or_too_long_are_rows_too(tmp_path, tiny_encod
     tests = {"text": [good[0], *tests], "label": ["positive", *labels[0:2], *labels[4:6], *labels[8:10]]}
     pq.write_table(pa.table(tests), tmp_path / "source" / "test.parquet")
     settings = [f"--data.path={tmp_path / 'source'}", "--data.label_names=[negative, neutral, positive]"]
-    settings += ["--annotate.prompt.shots_per_class=1", "--grid.sizes=[4, 8]", f"--train.encoder={tiny_encoder}"]
+    settings += ["--annotate.prompt.shots_per_class=1", "--grid.sizes=[8]", "--grid.variants=[gold, llm]"]
+    settings += [f"--train.encoder={tiny_encoder}"]
     done = run("run", tmp_path / "study", tmp_path / "home", *settings)
     assert done.returncode == 0, done.stdout
     study = open_study(tmp_path / "study", *settings)

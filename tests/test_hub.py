@@ -1,5 +1,6 @@
 """To the Hub and back: the stock clients over HTTP against a Hub in miniature, which can be told to misbehave."""
 
+import ast
 import json
 import os
 import re
@@ -461,7 +462,7 @@ def test_into_a_repo_with_content_of_others(hub, study, tmp_path):
     assert after["mine-llm"]["train"] == found["tweets-llm"]["train"]
 
 
-def test_without_texts_into_a_branch_and_as_a_pull_request(hub, study, tmp_path):
+def test_without_texts_into_a_branch_and_as_a_pull_request(hub, study, command, tmp_path):
     hub.cli("push", "dataset", study.recipe_file, "--repo", "me/labels", "--no-texts", "--revision", "quiet")
     code = LOAD.format(configs=["llm", "annotations"]).replace(
         '"me/labels", config', '"me/labels", config, revision="quiet"'
@@ -483,15 +484,16 @@ def test_without_texts_into_a_branch_and_as_a_pull_request(hub, study, tmp_path)
     made = len(commits(hub))
     hub.cli(*again, "--no-texts")
     assert len(commits(hub)) == made  # it is the same
-    hub.cli("report", tmp_path / "pulled" / "recipe.yaml")
-    assert "201" in hub.cli("plan", tmp_path / "pulled" / "recipe.yaml")
-    hub.cli("run", tmp_path / "pulled" / "recipe.yaml")  # there is nothing left to do
+    assert command("report", tmp_path / "pulled" / "recipe.yaml")[0] == 0
+    assert "201" in command("plan", tmp_path / "pulled" / "recipe.yaml")[1]
+    assert command("run", tmp_path / "pulled" / "recipe.yaml")[0] == 0  # there is nothing left to do
     for step in (
         ["plan", "--annotate.prompt.seed=9"],
         ["train", "--grid.seeds=[0, 1, 2]"],
         ["train", "--train.epochs=2"],
     ):
-        said = hub.cli(step[0], tmp_path / "pulled" / "recipe.yaml", *step[1:], "--accept-changes", code=2)
+        status, _, said = command(step[0], tmp_path / "pulled" / "recipe.yaml", *step[1:], "--accept-changes")
+        assert status == 2
         assert "has no texts" in said
     again[2] = study.recipe_file
     assert "Repeat --no-texts, or add them with --texts" in hub.cli(*again, code=2)
@@ -795,12 +797,12 @@ print(json.dumps(snapshot_download("me/space", repo_type="space", local_dir="%s"
         from gradio_client import Client
 
         client = Client(address, verbose=False)
-        about = client.predict(api_name="/studies")["about"]
+        about = client.predict(api_name="/list_studies")["about"]
         assert (about["repo"], about["study"], len(about["sha"])) == ("me/labels", "tweets", 40)
-        assert client.predict(api_name="/verdict")["decision"]
-        assert client.predict(file=None, pasted="a,b\nx,y\nx,x\n", api_name="/measure")["R"] == 2
-        lines = client.predict(variant="gold", api_name="/use")
-        assert client.predict(study="me/labels/tweets", api_name="/studies")["about"]["study"] == "tweets"
+        assert client.predict(api_name="/read_verdict")["decision"]
+        assert client.predict(None, "a,b\nx,y\nx,x\n", api_name="/measure")["R"] == 2
+        lines = client.predict(variant="gold", api_name="/show_code")
+        assert client.predict(study="me/labels/tweets", api_name="/list_studies")["about"]["study"] == "tweets"
         for name, private, said in (
             ("foreign", False, "must have a study"),
             ("secret", True, "must be in a public dataset repo"),
@@ -811,7 +813,7 @@ from huggingface_hub import create_repo
 print(json.dumps(str(create_repo("me/{name}", repo_type="dataset", private={private}))))
 """)
             with pytest.raises(Exception, match=said):
-                client.predict(study=f"me/{name}", api_name="/verdict")
+                client.predict(study=f"me/{name}", api_name="/read_verdict")
     code = f"{lines['load_dataset']}\n{lines['evaluate']}\nimport json\nprint(json.dumps(len(data['train'])))"
     assert hub.python(code) == len(pq.read_table(study.dataset / "data" / "gold" / "train-00000-of-00001.parquet"))
     path = f"{os.path.dirname(sys.executable)}:{os.environ['PATH']}"
@@ -822,7 +824,7 @@ print(json.dumps(str(create_repo("me/{name}", repo_type="dataset", private={priv
 @pytest.mark.slow
 def test_the_space_runs_in_an_environment_of_its_own(hub, study, tmp_path):
     from gradio_client import Client
-    from space_app import serve
+    from space_app import call_tools, serve
 
     hub.cli("push", "dataset", study.recipe_file, "--repo", "me/labels")
     hub.cli("push", "space", "--repo", "me/space", "--study", "me/labels")
@@ -837,8 +839,10 @@ print(json.dumps(snapshot_download("me/space", repo_type="space", local_dir="{tm
     env = {name: value for name, value in hub.env.items() if name != "PYTHONPATH"}
     with serve(tmp_path / "downloaded", env=env, log=tmp_path / "app.log", python=python) as address:
         client = Client(address, verbose=False)
-        assert client.predict(api_name="/studies")["about"]["repo"] == "me/labels"
-        assert client.predict(file=None, pasted="a,b\nx,y\nx,x\n", api_name="/measure")["R"] == 2
+        assert client.predict(api_name="/list_studies")["about"]["repo"] == "me/labels"
+        assert client.predict(None, "a,b\nx,y\nx,x\n", api_name="/measure")["R"] == 2
+        _, (answer,) = call_tools(address, [("list_studies", {})])
+        assert ast.literal_eval(answer.content[0].text)["about"]["repo"] == "me/labels"
 
 
 READS = """

@@ -21,7 +21,7 @@ from hf_recipes.training.grid import all_runs
 from hf_recipes.training.runs import read_accelerate_config
 from hf_recipes.training.train import train
 
-GRID = ["--grid.sizes=[20, 40]", "--grid.variants=[gold, llm]", "--train.epochs=25"]
+GRID = ["--grid.sizes=[40]", "--grid.variants=[gold, llm]", "--train.epochs=25"]
 SLURM = ROOT / "hf_recipes" / "examples" / "slurm"
 #: A host with name, processes and network of its own, as far as one machine can be two; it ends with its first process.
 HOST = ["unshare", "--user", "--map-root-user", "--uts", "--net", "--pid", "--fork", "--kill-child", "sh", "-c"]

@@ -127,16 +127,22 @@ def assert_equal_tables(*folders, tolerance=1e-4):
     assert manifests[0] == manifests[1]
 
 
-def test_an_actor_gives_the_rows_of_the_in_process_engine_although_it_is_killed(start, tmp_path):
-    """With the real model, on a cluster of the command's own."""
+#: Seconds that the stand-in takes for a text; None is the real model, whose actor takes half a minute to start again.
+@pytest.mark.parametrize(("kills", "seconds"), [(0, None), (1, 0.1), pytest.param(1, None, marks=pytest.mark.slow)])
+def test_an_actor_gives_the_rows_of_the_in_process_engine_although_it_is_killed(kills, seconds, start, tmp_path):
+    """On a cluster of the command's own."""
     size = "--data.pool_size=40"
     one_core = {"LOKY_MAX_CPU_COUNT": "1"}
-    finish(start("alone", size, **one_core), tmp_path, "alone")
-    child = start("ray", size, *RAY)
-    wait_for(lambda: parts(tmp_path / "ray"), child)
-    (actor,) = actors()
-    actor.kill()
+    finish(start("alone", size, seconds=seconds, **one_core), tmp_path, "alone")
+    child = start("ray", size, *RAY, seconds=seconds)
+    for _ in range(kills):
+        wait_for(lambda: parts(tmp_path / "ray"), child)
+        (actor,) = actors()
+        actor.kill()
     finish(child, tmp_path, "ray")
+    if kills and seconds:
+        asked = (tmp_path / "asked-ray").read_text().splitlines()
+        assert len({line.split()[0] for line in asked}) == 2  # another actor went on
     assert_equal_tables(tmp_path / "alone", tmp_path / "ray")
     wait_for(lambda: not actors(), seconds=30)
 

@@ -3,6 +3,7 @@
 import json
 import shutil
 from dataclasses import replace
+from importlib.metadata import requires
 
 import address
 import comparison
@@ -19,6 +20,7 @@ import words
 import yaml
 from code_lines import code_lines
 from conftest import ROOT
+from packaging.requirements import Requirement
 from space_app import APP, SAMPLE, copy_study
 
 HOSTILE = '<img src=x onerror="alert(1)"> <script>alert(2)</script> [x](javascript:alert(3)) $x$ `y` {{ z }}'
@@ -281,14 +283,23 @@ def test_cards_are_sorted_by_loss(study):
     assert "do not ship" in card
 
 
+def read_pins(path):
+    """Return the versions of packages by their names."""
+    lines = [line.partition("#")[0].strip() for line in path.read_text().splitlines()]
+    return dict(line.split("==") for line in lines if line)
+
+
 def test_the_card_and_the_requirements_agree_with_the_project():
     front = yaml.safe_load((APP / "README.md").read_text().split("---")[1])
-    pins = dict(line.split("==") for line in (APP / "requirements.txt").read_text().splitlines() if "==" in line)
-    listed = (ROOT / "requirements" / "cpu.in").read_text().splitlines()
-    ours = dict(line.split("==") for line in listed if "==" in line)
+    pins = read_pins(APP / "requirements.txt")
+    ours = read_pins(ROOT / "requirements" / "cpu.in") | read_pins(ROOT / "requirements" / "mcp.in")
     assert front["sdk"] == "gradio"
     assert front["sdk_version"] == pins["gradio"] == ours["gradio"]
-    assert all(ours[name] == version for name, version in pins.items())
+    # The tools of Gradio require an older pydantic than all the rest.
+    assert all(ours[name] == version for name, version in pins.items() if name != "pydantic")
+    for required in map(Requirement, requires("gradio")):
+        if required.name in pins and (not required.marker or required.marker.evaluate({"extra": "mcp"})):
+            assert pins[required.name] in required.specifier
     assert not {"torch", "vllm", "transformers"} & set(pins)
     size = sum(path.stat().st_size for path in SAMPLE.rglob("*") if path.is_file())
     assert size < 4_000_000

@@ -106,11 +106,11 @@ def test_few_wrong_or_right_labels_are_filled_up(study):
 
 
 def test_a_score_is_counted_against_gold_and_its_link_brings_back_the_same_texts(client, study):
-    game = client.predict(draw=7, api_name="/guess")
+    game = client.predict(draw=7, api_name="/guess_labels")
     place = {row: i for i, row in enumerate(study.pool.ids)}
     gold = [int(study.pool.gold[place[text["id"]]]) for text in game["texts"]]
     guesses = [*gold[:7], *((label + 1) % 3 for label in gold[7:])]
-    result = client.predict(draw=7, guesses=".".join(map(str, guesses)), api_name="/guess")
+    result = client.predict(draw=7, guesses=".".join(map(str, guesses)), api_name="/guess_labels")
     labels = [int(study.pool.classifier[place[text["id"]]]) for text in game["texts"]]
     num_right = sum(label == true for label, true in zip(labels, gold, strict=True))
     assert result["score"] == {"you": 7, "llm": 5, "classifier": num_right}
@@ -121,14 +121,14 @@ def test_a_score_is_counted_against_gold_and_its_link_brings_back_the_same_texts
     link = {name: values[0] for name, values in parse_qs(result["link"]).items()}
     assert link.pop("view") == "guess"
     link["draw"] = int(link["draw"])
-    assert client.predict(**link, api_name="/guess") == result
+    assert client.predict(**link, api_name="/guess_labels") == result
     # A study that has changed since gets other texts, so the score is refused.
     changed = change_pool(study, texts=["" if i % 2 else text for i, text in enumerate(study.pool.texts)])
     with pytest.raises(guess.GuessError, match="for other texts"):
         guess.play(changed, 7, link["guesses"])
     for wrong in ("1", "9" * 10, "0.1.2.0.1.2.0.1.2.9", HOSTILE, "0." * 5_000):
         with pytest.raises(Exception, match="must be 10 class indices below 3") as error:
-            client.predict(guesses=wrong, api_name="/guess")
+            client.predict(guesses=wrong, api_name="/guess_labels")
         assert "<" not in str(error.value)
 
 
@@ -215,7 +215,7 @@ def test_figures_are_those_of_scikit_learn(num_classes, client, tmp_path):
     probs = generator.random(300).round(4)
     columns = {"sentence": [f"text {i}" for i in range(300)], "y_true": gold, "y_pred": llm, "confidence": probs}
     (tmp_path / "mine.csv").write_text(write(columns))
-    result = client.predict(file=handle_file(tmp_path / "mine.csv"), pasted="", api_name="/check")
+    result = client.predict(handle_file(tmp_path / "mine.csv"), "", api_name="/check")
     assert result["right"] == (gold == llm).sum()
     assert result["accuracy"] == pytest.approx(accuracy_score(gold, llm))
     assert result["macro_f1"] == pytest.approx(f1_score(gold, llm, average="macro"))
@@ -289,24 +289,24 @@ def test_a_hostile_upload_is_shown_as_text_and_a_path_of_the_server_is_refused(a
     names = [HOSTILE, f"{HOSTILE}2"]
     table = write({"text": [HOSTILE * 1_000] * 40, "gold": names * 20, "llm_label": [names[0]] * 40})
     (tmp_path / "mine.csv").write_text(table)
-    result = client.predict(file=handle_file(tmp_path / "mine.csv"), pasted="", api_name="/check")
+    result = client.predict(handle_file(tmp_path / "mine.csv"), "", api_name="/check")
     assert len(json.dumps(result)) < 60_000
     page = check_labels._result(result)
     assert page.count("&lt;script&gt;") > 40
     assert "<script" not in page
     assert "<img" not in page
     with pytest.raises(Exception, match="at most 100 characters") as error:
-        client.predict(file=None, pasted=write({HOSTILE: [1], "gold": [HOSTILE * 3], "llm": [1]}), api_name="/check")
+        client.predict(None, write({HOSTILE: [1], "gold": [HOSTILE * 3], "llm": [1]}), api_name="/check")
     assert "<img" not in str(error.value)
     with pytest.raises(Exception, match="must have a column `gold`") as error:
-        client.predict(file=None, pasted=write({HOSTILE: [1], "llm": [1]}), api_name="/check")
+        client.predict(None, write({HOSTILE: [1], "llm": [1]}), api_name="/check")
     assert "<img" not in str(error.value)
     path = {"path": str(APP / "example_labels.csv"), "meta": {"_type": "gradio.FileData"}}
     event = httpx.post(f"{address}/gradio_api/call/check", json={"data": [path, ""]}).json()["event_id"]
     assert "not uploaded here" in httpx.get(f"{address}/gradio_api/call/check/{event}", timeout=60).text
     (tmp_path / "mine.json").write_text("[]")
     with pytest.raises(Exception, match="one of these formats"):
-        client.predict(file=handle_file(tmp_path / "mine.json"), pasted="", api_name="/check")
+        client.predict(handle_file(tmp_path / "mine.json"), "", api_name="/check")
 
 
 def test_the_example_is_checked_when_the_page_opens_and_a_pasted_table_replaces_it(visit):

@@ -618,7 +618,7 @@ def launch(study, *arguments, before=(), go_on=True):
     )
 
 
-GRID = ["--grid.sizes=[40]", "--grid.variants=[gold, llm]", "--train.epochs=40"]
+GRID = ["--grid.sizes=[40]", "--grid.variants=[gold, llm]", "--train.epochs=20"]
 LONG = [*GRID, "--grid.sizes=[40, 50]", "--train.epochs=200"]
 
 
@@ -670,8 +670,15 @@ def wait_for_processes(study, count, child):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel's signal at a parent's death is Linux's")
-@pytest.mark.parametrize("config", ["cpu", "cpu-two"])
-@pytest.mark.parametrize("processes", [2, 3])  # the command and its launcher; these and a process that trains
+@pytest.mark.parametrize(
+    ("processes", "config"),  # the command and its launcher; these and a process that trains
+    [
+        (2, "cpu"),
+        (3, "cpu-two"),
+        pytest.param(2, "cpu-two", marks=pytest.mark.slow),
+        pytest.param(3, "cpu", marks=pytest.mark.slow),
+    ],
+)
 def test_a_killed_command_leaves_no_process_that_trains_on(processes, config, annotated, one_thread):
     long = [*FEW, "--train.epochs=400", f"--train.accelerate_config={config}"]
     study = annotated(*long)
