@@ -89,9 +89,13 @@ class Runs:
 
     @property
     def methods(self) -> list["Runs"]:
-        """The runs by each method that has a report, the one that decides the verdict last."""
-        settings = self._study.training
-        return [*([self.of("frozen")] if settings.encoder_mode == "both" else []), self.of(settings.method)]
+        """The runs by each method that has a report, the one that decides the verdict last.
+
+        Heads have one besides that of fine-tuning if all are trained; a pulled study has some of them alone.
+        """
+        settings, heads = self._study.training, self.of("frozen")
+        has_heads = settings.encoder_mode == "both" and all(map(heads.is_valid, heads.all))
+        return [*([heads] if has_heads else []), self.of(settings.method)]
 
     @property
     def baselines(self) -> list["Runs"]:
