@@ -10,13 +10,14 @@ from typing import Annotated, Literal, Union, get_args, get_origin
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from hf_recipes.annotate_section import Annotate, Prompt, RayCluster
+from hf_recipes.annotate_section import Annotate, Columns, Prompt, RayCluster
 from hf_recipes.recipe import Accept, Crossed, Data, Grid, Recipe, Train
 
 SECTIONS = {
     "The recipe": Recipe,
     "data": Data,
     "annotate": Annotate,
+    "annotate.columns": Columns,
     "annotate.prompt": Prompt,
     "annotate.ray": RayCluster,
     "grid": Grid,

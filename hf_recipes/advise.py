@@ -60,7 +60,8 @@ def pilot_settings(study: Study) -> list[str]:
 
 def _count_rows_of_examples(study: Study, files: RowFiles) -> int:
     """Return the size of the smallest pool that has the few-shot examples of each class."""
-    num_shots = max(section.prompt.shots_per_class or 0 for section in study.recipe.annotate.all_passes())
+    prompts = [section.prompt for section in study.recipe.annotate.all_passes()]
+    num_shots = max(prompt.shots_per_class or 0 if prompt else 0 for prompt in prompts)
     has_gold = np.zeros(len(files), dtype=bool)
     has_gold[files.find_gold_rows()] = True
     order = draw_order(strings(files.column("id")), study.recipe.data.seed)

@@ -99,12 +99,39 @@ class RayCluster(Section):
         return value
 
 
-class Annotate(Section):
-    """The LLM. `vllm` runs it in this process, `ray` on a cluster; `server` uses running vLLM servers at `base_url`."""
+class Columns(Section):
+    """The columns of the dataset that have labels made elsewhere."""
 
-    model: str = Field(description="a Hub model or a local folder")
+    label: str = Field(description="the column with the LLM's labels")
+    probs: str | dict[str, str] | None = Field(
+        None,
+        description="a column with the probabilities of the classes, or for each class its column",
+    )
+
+    @field_validator("probs")
+    @classmethod
+    def fold_classes(cls, value: Any) -> Any:
+        return {fold_blanks(name): column for name, column in value.items()} if isinstance(value, dict) else value
+
+    @property
+    def names(self) -> list[str]:
+        """All columns."""
+        return [self.label, *([self.probs] if isinstance(self.probs, str) else (self.probs or {}).values())]
+
+
+class Annotate(Section):
+    """The LLM. `vllm` runs it in this process, `ray` on a cluster; `server` uses running vLLM servers at `base_url`.
+
+    `columns` reads labels made elsewhere.
+    """
+
+    engine: Literal["vllm", "server", "ray", "columns"] = Field("vllm", description="where the model runs")
+    columns: Columns | None = Field(None, description="of columns: where the labels are")
+    model: str = Field(
+        default_factory=lambda section: section["columns"].label if section.get("columns") else "",
+        description="a Hub model or a local folder (required); of columns a name for reports, by default the column's",
+    )
     revision: str | None = Field(None, description="branch, tag or sha on the Hub; recorded as a sha")
-    engine: Literal["vllm", "server", "ray"] = Field("vllm", description="where the model runs")
     base_url: str | list[str] = Field(
         "http://127.0.0.1:8000", description="of server: the address of a vLLM server, or several with the same model"
     )
@@ -127,10 +154,12 @@ class Annotate(Section):
     max_tokens: int = Field(16, gt=0, description="of votes: the longest answer")
     seed: int = Field(0, description="of votes: a text's seed follows from this one and its prompt")
     thinking: bool = Field(False, description="let the model think before it answers; requires votes")
-    prompt: Prompt = Field(description="what the LLM is asked")
+    prompt: Prompt | None = Field(None, description="what the LLM is asked; not of columns")
     calibration: Literal["none", "contextual", "batch", "temperature", "auto"] = Field(
-        default_factory=lambda section: "contextual" if section.get("scoring") == "distribution" else "none",
-        description="`contextual` by default; `none` where scoring gives no probabilities",
+        default_factory=lambda section: (
+            "contextual" if section.get("scoring") == "distribution" and section.get("engine") != "columns" else "none"
+        ),
+        description="`contextual` by default; `none` of columns and where scoring gives no probabilities",
     )
     calibration_rows: int = Field(
         50, gt=1, description="of temperature and auto: gold rows to fit on; they leave the pool"
@@ -156,10 +185,33 @@ class Annotate(Section):
         return value
 
     @model_validator(mode="after")
+    def check_engine(self) -> "Annotate":
+        if self.columns is not None and self.engine != "columns":
+            raise ValueError(f"`annotate.columns` requires `engine: columns`. Got {self.engine}. Remove one.")
+        if not self.model and self.engine != "columns":
+            raise ValueError("`annotate.model` is missing. Add it.")
+        if self.engine == "columns" and self.columns is None:
+            raise ValueError("`annotate.columns` is missing. Add it, with `label`.")
+        if self.engine == "columns" and self.prompt is not None:
+            raise ValueError("`annotate.prompt` must be absent with `engine: columns`, which asks no LLM. Remove it.")
+        if self.engine != "columns" and self.prompt is None:
+            raise ValueError("`annotate.prompt` is missing. Add it.")
+        return self
+
+    @model_validator(mode="after")
     def check_scoring(self) -> "Annotate":
-        if self.thinking and not (self.prompt.chat and self.scoring == "votes"):
+        has_chat = self.prompt is not None and self.prompt.chat
+        if self.thinking and not (has_chat and self.scoring == "votes"):
             raise ValueError("`annotate.thinking` requires `prompt.chat: true` and `scoring: votes`. Set both.")
-        if self.scoring != "distribution" and self.calibration != "none":
+        if self.columns is not None:
+            methods = ("none", "batch", "temperature", "auto") if self.columns.probs else ("none",)
+            if self.calibration not in methods:
+                reason = "" if self.columns.probs else ", as `annotate.columns` names no `probs`"
+                raise ValueError(
+                    f"`annotate.calibration` must be {' or '.join(methods)} with `engine: columns`{reason}. Got "
+                    f"{self.calibration}."
+                )
+        elif self.scoring != "distribution" and self.calibration != "none":
             raise ValueError(
                 f"`annotate.calibration` must be none with `scoring: {self.scoring}`, which gives no probabilities. "
                 f"Got {self.calibration}."
@@ -172,11 +224,33 @@ class Annotate(Section):
             self.all_passes()
         return self
 
+    @property
+    def asked(self) -> Prompt:
+        """The prompt of an engine that asks an LLM."""
+        assert self.prompt is not None  # noqa: S101  (`check_engine`)
+        return self.prompt
+
+    @property
+    def has_label_mass(self) -> bool:
+        """Whether the probability of all labels among all answers is known."""
+        return self.engine != "columns" and self.scoring == "distribution"
+
+    @property
+    def has_probabilities(self) -> bool:
+        """Whether it gives each class a probability, not only the label."""
+        return self.scoring != "guided" if self.columns is None else self.columns.probs is not None
+
     def all_passes(self) -> list["Annotate"]:
-        """Return this section, then each of `passes` merged into it; none of them has further passes."""
+        """Return this section, then each of `passes` merged into it; none of them has further passes.
+
+        A pass that changes `columns` names all of them: probabilities of one label are not those of another.
+        """
         first = self.model_dump(exclude={"passes"}, exclude_unset=True)
         try:
-            return [Annotate.model_validate(merge(first, change)) for change in ({}, *self.passes)]
+            sections = [
+                merge({**first, "columns": None} if "columns" in change else first, change) for change in self.passes
+            ]
+            return [Annotate.model_validate(section) for section in (first, *sections)]
         except ValidationError as errors:
             raise ValueError(f"`annotate.passes`: {' '.join(explain_errors(errors, Annotate))}") from None
 

@@ -89,6 +89,10 @@ def init(
         str | None,
         typer.Option("--label", help="Name the column of gold labels. It is guessed by default."),
     ] = None,
+    llm_label: Annotated[
+        str | None,
+        typer.Option("--llm-label", help="Name the column of labels that an LLM gave elsewhere. No LLM then runs."),
+    ] = None,
     config: Annotated[str | None, typer.Option("--config", help="Choose a config of the dataset, `data.name`.")] = None,
     output: Annotated[Path | None, typer.Option("--output", help="Write this file. <dataset>.yaml by default.")] = None,
 ) -> None:
@@ -99,7 +103,7 @@ def init(
     logs.set_up()
     from .new_recipe import write_recipe
 
-    path, notes = write_recipe(dataset, text, label, config, output)
+    path, notes = write_recipe(dataset, text, label, config, output, llm_label)
     for note in notes:
         typer.echo(note)
     typer.echo(f"Recipe: {path}. Next:\n  hf-recipes plan {path}\n  hf-recipes run {path}")
@@ -153,7 +157,10 @@ def _run_all(study: Study, recipe: Path, overrides: list[str], go_on: bool, retr
     num_steps = NUM_STEPS[study.training.encoder_mode] if study.recipe.train else 2
     num_texts = len(files) + files.manifest["rows"]["test"]
     num_left = count_rows_left(study, files)
-    title = f"Labelling {num_texts:,} texts with {study.recipe.annotate.model}"
+    section = study.recipe.annotate
+    title = f"Labelling {num_texts:,} texts with {section.model}"
+    if section.columns:
+        title = f"Reading the labels of {num_texts:,} texts from `{section.columns.label}`"
     with _step(f"1/{num_steps}", title, is_done=not num_left):
         launch.annotate(study, files, num_left, recipe, overrides)
     labels = read_labels(study)
@@ -253,7 +260,7 @@ def annotate(
     verbose: Verbose = False,
     status: Annotated[bool, typer.Option("--status", help="Show progress and exit.")] = False,
 ) -> None:
-    """Label every text with the LLM, and evaluate the labels.
+    """Label every text with the LLM, or read labels made elsewhere, and evaluate the labels.
 
     Example: hf-recipes annotate recipe.yaml
     """

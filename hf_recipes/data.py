@@ -23,11 +23,13 @@ from .logs import Progress
 from .recipe import Data, Recipe
 from .row_reader import NO_GOLD, SCHEMA, RowReader
 from .source import KINDS, find_split, identify_url, is_url
+from .source_columns import Keep, SourceColumns, choose_columns, write_source_columns
 from .study import Study, read_json, write_json
 
 logger = logging.getLogger(__name__)
 
 BATCH = 10_000  # rows in memory at a time
+SOURCE_BATCH = 1_000  # of the source's own columns, which may have images
 MAX_GROUPS = 50
 MIN_CLUSTERS = 2  # in the test rows: an interval requires differences between clusters
 READER = 2  # rows that an older reader has made may differ
@@ -133,6 +135,26 @@ class RowFiles:
         for split in splits:
             yield from parquet.batches(self.folder / f"{split}.parquet", SCHEMA, list(columns), BATCH, self.folder)
 
+    @property
+    def source_columns(self) -> list[str]:
+        """The names of the source's own columns that were kept; rows of earlier versions have none."""
+        return list(self.manifest.get("source_columns", ()))
+
+    @property
+    def source_bytes(self) -> int:
+        """The size of the pool's own columns on the disk."""
+        return (self.folder / "train-source.parquet").stat().st_size if self.source_columns else 0
+
+    def source_schema(self) -> pa.Schema:
+        """Return the schema of the source's own columns, with the features of `datasets`."""
+        return parquet.read_schema(self.folder / "train-source.parquet", self.folder)
+
+    def source_batches(self, columns: list[str], split: str) -> Iterator[pa.RecordBatch]:
+        """Yield some of the source's own columns, `SOURCE_BATCH` rows of `train` or `test` at a time."""
+        yield from parquet.batches(
+            self.folder / f"{split}-source.parquet", self.source_schema(), columns, SOURCE_BATCH, self.folder
+        )
+
     def texts(self, indices: np.ndarray) -> list[str]:
         """Return the texts of some rows of the pool, in the order of `indices`."""
         texts: dict[int, str] = {}
@@ -162,6 +184,8 @@ def count_usable(recipe: Recipe, files: RowFiles) -> int:
     if recipe.data.label_column is None:  # no examples are drawn
         return int(np.sum(files.column("text_id").is_valid().to_numpy(False))) - num_validation
     num_usable = len(files.find_gold_rows()) - num_validation
+    if prompt is None:
+        return num_usable
     if prompt.examples is not None or prompt.random_shots is not None:
         return num_usable - (prompt.random_shots or 0)
     return num_usable - (1 if prompt.shots_per_class is None else prompt.shots_per_class) * len(files.label_names)
@@ -194,22 +218,23 @@ def open_rows(study: Study) -> RowFiles:
     """
     study.check()
     identity, key = _source(study)
+    keep = choose_columns(study.recipe)
     manifest = read_json(study.rows / "manifest.json")
-    if manifest is not None and manifest["key"] == key:
+    if manifest is not None and manifest["key"] == key and keep.is_met(manifest):
         return RowFiles(study.rows, manifest)
     temporary = tempfile.TemporaryDirectory(prefix="hf-recipes-")
     folder, data = Path(temporary.name), study.recipe.data
-    names, counts = _read_source(data, identity, folder, with_test=study.recipe.grid is not None)
-    return RowFiles(folder, {"key": key, "source": identity, "label_names": names, "rows": counts}, temporary)
+    read = _read_source(data, identity, folder, keep, with_test=study.recipe.grid is not None)
+    return RowFiles(folder, {"key": key, "source": identity, **read, "kept": keep.request}, temporary)
 
 
 def keep_rows(study: Study, files: RowFiles) -> RowFiles:
     """Copy the rows into the study folder, unless it has them. Return the rows there."""
     with study.lock():
-        if (read_json(study.rows / "manifest.json") or {}).get("key") != files.manifest["key"]:
+        if read_json(study.rows / "manifest.json") != files.manifest:
             with study.whole_folder(study.rows) as folder:
-                for name in ("train", "test"):
-                    shutil.copyfile(files.folder / f"{name}.parquet", folder / f"{name}.parquet")
+                for file in files.folder.glob("*.parquet"):
+                    shutil.copyfile(file, folder / file.name)
                 write_json(folder / "manifest.json", files.manifest)
     return RowFiles(study.rows, files.manifest)
 
@@ -238,7 +263,8 @@ def _source(study: Study) -> tuple[dict[str, Any], str]:
         is_kept = kept.items() >= request.items() or "sha256" in kept  # the latter: of a local source that is gone
         identity = kept if is_kept else {**request, "sha": find_hub_sha(data)}
     # Rows of recipes without `label_map`, as of earlier versions, keep their key.
-    settings = data.model_dump(mode="json", exclude={"label_map"} if data.label_map is None else None)
+    unset = {"label_map"} if data.label_map is None else set()
+    settings = data.model_dump(mode="json", exclude={"keep_columns", *unset})
     settings["label_names"] = data.label_names and list(data.label_names)
     reader = {"version": READER, "columns": SCHEMA.names}
     return identity, make_key(source=identity, data=settings, test=study.recipe.grid is not None, reader=reader)
@@ -271,13 +297,11 @@ def find_hub_sha(data: Data) -> str:
         ) from None
 
 
-def _read_source(
-    data: Data, identity: dict[str, Any], folder: Path, with_test: bool
-) -> tuple[list[str], dict[str, int]]:
-    """Write the pool and the test rows into `folder`. Return the classes, and the number of rows in each file."""
+def _read_source(data: Data, identity: dict[str, Any], folder: Path, keep: Keep, with_test: bool) -> dict[str, Any]:
+    """Write the pool and the test rows into `folder`. Return what their manifest lists of them."""
     revision = identity.get("sha")
-    pool, names = _read_split(data, revision, data.train_split, folder)
-    in_pool = np.arange(len(pool))
+    pool, names, pool_columns = _read_split(data, revision, data.train_split, folder, keep)
+    in_pool, test_columns = np.arange(len(pool)), pool_columns
     if not with_test:
         test, in_test = pool, in_pool[:0]
     elif Path(data.path).is_file() or is_url(data.path) or data.train_split == data.test_split:
@@ -296,7 +320,7 @@ def _read_source(
         order = hash_order(strings(_column(pool, "id"), usable), f"test:{data.seed}")
         in_test = np.sort(usable[order[: data.test_size]])
     else:
-        test, test_names = _read_split(data, revision, data.test_split, folder)
+        test, test_names, test_columns = _read_split(data, revision, data.test_split, folder, keep)
         in_test = _draw(test, np.arange(len(test)), data.test_size, data.seed)
         unusable = in_test[~_can_test(test, data)[in_test]]
         if len(unusable):
@@ -324,6 +348,7 @@ def _read_source(
         raise UserError(f"{data.path}: all texts of '{data.train_split}' are test texts. Try another data.test_split.")
     _write(folder / "train.parquet", pool, in_pool)
     _write(folder / "test.parquet", test, in_test)
+    listed = write_source_columns(folder, {"train": (pool_columns, in_pool), "test": (test_columns, in_test)})
     for file in folder.glob("*.arrow"):
         file.unlink()
     num_groups = len(pq.read_table(folder / "test.parquet", columns=["group"])["group"].unique())
@@ -339,29 +364,37 @@ def _read_source(
             f"`data.cluster_column` must have at least {MIN_CLUSTERS} values in the test rows. Got {num_clusters} in "
             f"'{data.cluster_column}'. Try another column."
         )
-    return names, {"train": len(in_pool), "test": len(in_test), "excluded": num_excluded}
+    counts = {"train": len(in_pool), "test": len(in_test), "excluded": num_excluded}
+    return {"label_names": names, "rows": counts, **listed}
 
 
-def _read_split(data: Data, revision: str | None, split: str, folder: Path) -> tuple[pa.Table, list[str]]:
-    """Return the rows of a split, of which only the ids are in memory, and the classes."""
-    reader = RowReader(data, find_split(data, revision, split, folder))
+def _read_split(
+    data: Data, revision: str | None, split: str, folder: Path, keep: Keep
+) -> tuple[pa.Table, list[str], SourceColumns]:
+    """Return the rows of a split, of which only the ids are in memory, the classes, and the columns to keep."""
+    files = find_split(data, revision, split, folder)
+    reader = RowReader(data, files, keep)
     digests = bytearray()
-    path = folder / f"{'train' if split == data.train_split else 'test'}.arrow"
+    name = "train" if split == data.train_split else "test"
+    columns = SourceColumns(folder, name, files.kind == "json", files.class_names)
+    path = folder / f"{name}.arrow"
     with (
         pa.ipc.new_stream(path, SCHEMA) as writer,
         Progress(desc=f"read {split}", unit=" texts", delay=10) as progress,
     ):
         for batch in reader:
-            writer.write_batch(batch)
-            digests += b"".join(first_ids(split, batch["text"].to_pylist()))
-            progress.update(len(batch))
+            writer.write_batch(batch.rows)
+            columns.add(batch.kept)
+            digests += b"".join(first_ids(split, batch.rows["text"].to_pylist()))
+            progress.update(len(batch.rows))
+    columns.close()
     if not digests:
         raise UserError(f"{data.path}: the split '{split}' must have rows. Got none.")
     with pa.memory_map(str(path)) as stream:
         rows = pa.ipc.open_stream(stream).read_all()
     # ids are complete when all rows have been read: a text that repeats gets the number of its occurrence
     ids = pa.array(number_ids(digests)).cast(pa.string())
-    return rows.set_column(0, "id", ids), reader.label_names
+    return rows.set_column(0, "id", ids), reader.label_names, columns
 
 
 def _write(path: Path, rows: pa.Table, places: np.ndarray) -> None:

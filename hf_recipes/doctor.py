@@ -85,7 +85,7 @@ def diagnose(recipe: Recipe | None = None) -> Iterator[Check]:
     yield _check_disk("disk: study", recipe.folder if recipe else Path.cwd())
     yield _check_hub()
     if recipe:
-        models = [section.model for section in recipe.annotate.all_passes() if section.engine != "server"]
+        models = [section.model for section in recipe.annotate.all_passes() if section.engine in ("vllm", "ray")]
         for name in dict.fromkeys(models + ([recipe.train.encoder] if recipe.train else [])):
             is_here = Path(name).is_dir() or Path(constants.HF_HUB_CACHE, f"models--{name.replace('/', '--')}").is_dir()
             status, detail = ("ok", "on this machine") if is_here else ("warn", "not on this machine")

@@ -28,11 +28,15 @@ MAX_CRASHES = 3  # in a row, without progress between them
 def annotate(study: Study, files: "RowFiles", num_left: int, recipe: Path, overrides: list[str]) -> None:
     """Annotate the texts that are left in a process, which is started again after a crash."""
     from .annotation.annotate import ENGINE_DIED
+    from .annotation.annotate import annotate as copy_labels
     from .annotation.passes import count_rows_done
     from .data import keep_rows
 
     keep_rows(study, files)  # the later steps require them, even if no text is left
     if not num_left:
+        return
+    if all(section.engine == "columns" for section in study.recipe.annotate.all_passes()):
+        copy_labels(study)  # no engine, hence no process
         return
     num_crashes = 0
     while True:

@@ -100,16 +100,23 @@ class Contents:
         data (`Data`): path, config, splits and columns. The splits are the same if there is no usable test split.
         columns (`dict[str, Column]`): of a sample of the training split.
         pool (`Counts`), test (`Counts`): of the two splits; `test` is empty if they are the same.
+        llm_classes (`list[str]`): the labels that an LLM gave elsewhere, in the sample or of a `ClassLabel`.
     """
 
     data: Data
     columns: dict[str, Column]
     pool: Counts
     test: Counts
+    llm_classes: list[str]
 
 
 def write_recipe(
-    dataset: str, text: str | None, label: str | None, config: str | None, output: Path | None
+    dataset: str,
+    text: str | None,
+    label: str | None,
+    config: str | None,
+    output: Path | None,
+    llm_label: str | None = None,
 ) -> tuple[Path, list[str]]:
     """Write a recipe with a comment on each setting.
 
@@ -122,6 +129,8 @@ def write_recipe(
             The config of the dataset.
         output (`Path`, *optional*):
             The file to write; by default `<name of the dataset>.yaml`.
+        llm_label (`str`, *optional*):
+            The column with labels that an LLM gave elsewhere. By default the recipe asks an LLM.
 
     Returns:
         `tuple[Path, list[str]]`: the file, and what was guessed, in sentences.
@@ -134,7 +143,7 @@ def write_recipe(
     path = output or Path(f"{name}.yaml")
     if path.exists():
         raise UserError(f"`{path}` must not exist. Try --output another.yaml.")
-    contents = _inspect(dataset, text, label, config)
+    contents = _inspect(dataset, text, label, config, llm_label)
     data, pool, test, machine = contents.data, contents.pool, contents.test, _describe_machine()
 
     notes = [f"Texts: `{data.text_column}`, {pool.rows:,} rows in '{data.train_split}'."]
@@ -148,6 +157,12 @@ def write_recipe(
         notes.append(
             f"Gold labels: `{data.label_column}`, {pool.gold:,} rows, {len(classes)} classes: {', '.join(classes)}."
         )
+    elif llm_label:
+        classes = contents.llm_classes
+        notes.append(
+            f"No gold labels were found among {', '.join(contents.columns)}. Name the column with --label, or have "
+            "people label a sample: hf-recipes audit sample."
+        )
     else:
         classes = ["positive", "negative"]
         notes.append(
@@ -155,10 +170,13 @@ def write_recipe(
             "`data.label_names` and `annotate.prompt.instruction` in it, or name the column with --label."
         )
 
+    if llm_label:
+        notes.append(f"Labels made elsewhere: `{llm_label}`, {', '.join(contents.llm_classes)}.")
+
     # Sizes and few-shot examples that fit the rows with gold. Without a test split, its rows are drawn from the pool.
     has_test = test.rows > 0
     num_drawn = 0 if has_test else min(MAX_TEST, pool.gold // 4)
-    num_rows, shots = pool.rows - num_drawn, min(MAX_SHOTS, MAX_EXAMPLES // len(classes))
+    num_rows, shots = pool.rows - num_drawn, 0 if llm_label else min(MAX_SHOTS, MAX_EXAMPLES // len(classes))
     num_trainable = pool.gold - num_drawn - shots * len(classes)
     is_trained = num_trainable >= MIN_TRAINABLE
     if data.label_column and not is_trained:
@@ -193,6 +211,7 @@ def write_recipe(
         machine=machine,
         instruction=instruction,
         shots=shots,
+        llm_label=llm_label,
         max_model_len=min(MAX_LLM_LENGTH, max(1024, 2 ** math.ceil(math.log2(prompt_tokens)))),
         max_length=128 if mean_length < 400 else 256,
         grid=is_trained,
@@ -202,7 +221,7 @@ def write_recipe(
     return path, notes
 
 
-def _inspect(dataset: str, text: str | None, label: str | None, config: str | None) -> Contents:
+def _inspect(dataset: str, text: str | None, label: str | None, config: str | None, llm_label: str | None) -> Contents:
     """Read a dataset: guess its columns from a sample, then count the rows with gold of the pool and the test split."""
     with tempfile.TemporaryDirectory(prefix="hf-recipes-") as temporary:
         folder = Path(temporary)
@@ -213,8 +232,19 @@ def _inspect(dataset: str, text: str | None, label: str | None, config: str | No
         data = data.model_copy(update={"train_split": train_split, "test_split": train_split})
         train = find_split(data, revision, train_split, folder)
         columns = _sample(train)
-        text = _choose_text(dataset, columns, text, label)
-        label = _choose_label(dataset, columns, text, label, train)
+        llm_classes: list[str] = []
+        others = columns
+        if llm_label is not None:
+            _require(dataset, columns, "--llm-label", llm_label)
+            llm_classes = train.class_names.get(llm_label, sorted(columns[llm_label].values))
+            if not 2 <= len(llm_classes) <= MAX_CLASSES:
+                raise UserError(
+                    f"`--llm-label` must name a column with 2 to {MAX_CLASSES} classes. Got {llm_label} with "
+                    f"{len(llm_classes)}. Try one of {', '.join(columns)}."
+                )
+            others = {name: column for name, column in columns.items() if name != llm_label}
+        text = _choose_text(dataset, others, text, label)
+        label = _choose_label(dataset, others, text, label, train)
         data = data.model_copy(update={"text_column": text, "label_column": label})
         pool = _count(train, data)
         for split in [name for name in TEST_SPLITS if name in splits and name != train_split and label]:
@@ -223,14 +253,14 @@ def _inspect(dataset: str, text: str | None, label: str | None, config: str | No
             if {text, label} <= set(candidate.column_names()):
                 test = _count(candidate, data)
                 if 0 < test.rows == test.gold:  # the test texts of some benchmarks have no labels
-                    return Contents(with_test, columns, pool, test)
-    return Contents(data, columns, pool, Counts(0, {}))
+                    return Contents(with_test, columns, pool, test, llm_classes)
+    return Contents(data, columns, pool, Counts(0, {}), llm_classes)
 
 
 def _sample(split: Split) -> dict[str, Column]:
     names = split.column_names()
     columns = {name: Column([], set(), 0) for name in names}
-    for batch in itertools.islice(split.batches(dict.fromkeys(names, "label_column")), SAMPLE_BATCHES):
+    for batch in itertools.islice(split.batches(dict.fromkeys(names, "data.label_column")), SAMPLE_BATCHES):
         for name, column in columns.items():
             for value in batch.columns[name]:
                 if isinstance(value, str):
@@ -277,7 +307,7 @@ def _require(dataset: str, columns: dict[str, Column], option: str, name: str) -
 def _count(split: Split, data: Data) -> Counts:
     """Read a whole split. Its classes are those of a `ClassLabel`, in their order, else the sorted labels."""
     text, label = data.text_column, data.label_column
-    columns = {text: "text_column"} | ({label: "label_column"} if label else {})
+    columns = {text: "data.text_column"} | ({label: "data.label_column"} if label else {})
     names = split.class_names.get(label or "", [])
     num_rows, counts = 0, Counter[str]()
     for batch in split.batches(columns):

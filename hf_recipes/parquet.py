@@ -45,6 +45,12 @@ def num_rows(path: Path) -> int:
         return int(pq.read_metadata(path).num_rows)
 
 
+def read_schema(path: Path, delete: Path | None = None) -> pa.Schema:
+    """Return the schema of a file, with its metadata."""
+    with _damage_named(path, delete):
+        return pq.read_schema(path)
+
+
 def batches(
     path: Path, schema: pa.Schema, columns: list[str], size: int, delete: Path | None = None
 ) -> Iterator[pa.RecordBatch]:

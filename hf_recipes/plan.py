@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from .analysis.measure import is_measured
-from .annotation.passes import count_rows_left, count_rows_left_of, plan_passes, read_servers
+from .annotation.passes import PromptPass, count_rows_left, count_rows_left_of, plan_passes, read_servers
 from .cost import (
     ANNOTATION_BYTES,
     CONFIG_BYTES,
@@ -117,7 +117,8 @@ def predict_steps(study: Study, rates_of: Study | None = None, device: str | Non
     num_configs = len(set(recipe.grid.variants) - set(CONFIDENT)) if recipe.grid else 1
     is_written = labels is not None and DatasetFolder(study, labels).is_written()
     variants = Step("variants", num_configs * is_written, num_configs, "configs")
-    variants.bytes = (num_configs - variants.done) * len(files) * row_bytes(CONFIG_BYTES, classes, text_bytes)
+    config_bytes = len(files) * row_bytes(CONFIG_BYTES, classes, text_bytes) + files.source_bytes
+    variants.bytes = (num_configs - variants.done) * config_bytes
     yield variants
     if not recipe.grid:
         return
@@ -175,7 +176,9 @@ def _predict_annotation(
     step: Step, study: Study, files: RowFiles, sample: list[str], device: Device, rates: Study | None
 ) -> list[str]:
     """Predict what the remaining texts cost. Return warnings on the rates."""
-    passes = plan_passes(study, files, contact=False)
+    passes = [plan for plan in plan_passes(study, files, contact=False) if isinstance(plan, PromptPass)]
+    if not passes:
+        return []  # labels made elsewhere cost nothing
     work = [count_pass(plan.model, plan.section, [ids for ids, _ in plan.prompts.encode(sample)]) for plan in passes]
 
     # The rate in FLOP/s of all earlier sessions with these models.

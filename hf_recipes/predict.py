@@ -190,8 +190,8 @@ def _blocks(reader: RowReader) -> Iterator[tuple[list[str | None], np.ndarray]]:
     texts: list[str | None] = []
     is_full: list[bool] = []
     for batch in reader:
-        texts += batch["text"].to_pylist()
-        is_full += batch["text_id"].is_valid().to_pylist()
+        texts += batch.rows["text"].to_pylist()
+        is_full += batch.rows["text_id"].is_valid().to_pylist()
         if len(texts) >= BLOCK:
             yield texts, np.array(is_full)
             texts, is_full = [], []

@@ -77,6 +77,10 @@ class Data(Section):
         description="the class of each value of the label column: `{0: ham, 1: spam}`. Several values may have one "
         "class; other values are class names",
     )
+    keep_columns: Literal["all", "none"] | list[str] = Field(
+        "all",
+        description="the source's own columns that the dataset also gets, besides texts and gold",
+    )
     pool_size: int | None = Field(None, gt=0, description="rows of the training split; all by default")
     test_size: int | None = Field(
         None, gt=0, description="rows of the test split, all by default; required if there is one split only"
@@ -326,8 +330,21 @@ class Recipe(Section):
                 f"Got {len(self.annotate.passes) + 1}. Add to `annotate.passes`."
             )
         passes = self.annotate.all_passes()
+        for section in passes:
+            if section.columns and self.data.label_column in section.columns.names:
+                raise ValueError(
+                    f"`annotate.columns` must not have the gold labels. Got {self.data.label_column}, which is "
+                    "`data.label_column`."
+                )
         num_models = len({section.model for section in passes})
+        trained = passes if self.grid and "pass" in self.grid.vary else passes[:1]
+        has_probs = all(section.columns is None or section.has_probabilities for section in trained)
         for variant in [VARIANTS[name] for name in self.grid.variants] if self.grid else []:
+            if variant.uses_probabilities and not has_probs:
+                raise ValueError(
+                    f"`grid.variants`: {variant.name} requires the probabilities of the labels. Set "
+                    "`annotate.columns.probs`, or remove the variant."
+                )
             if variant.labels == "annotator" and self.data.raters is None:
                 raise ValueError(f"`grid.variants`: {variant.name} requires `data.raters`. Add it.")
             if len(passes) < variant.num_passes or num_models < variant.num_models:

@@ -4,7 +4,7 @@ import hashlib
 import math
 import re
 from collections.abc import Iterator
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 import pyarrow as pa
@@ -16,6 +16,7 @@ from .hashing import ID_BYTES
 from .parsing import fold_blanks, to_yaml
 from .recipe import Data
 from .source import Batch, Split
+from .source_columns import KEEP_NONE, Keep
 
 NO_GOLD = -1
 MAX_VALUES = 500  # of a label column, in an error that lists them
@@ -34,42 +35,51 @@ SCHEMA = pa.schema(
 )
 
 
+class RowBatch(NamedTuple):
+    """Consecutive rows without their ids, and the columns of the source that are kept as they are."""
+
+    rows: pa.RecordBatch
+    kept: pa.RecordBatch
+
+
 class RowReader:
-    """Turns the records of a split into batches of rows, without their ids.
+    """Turns the records of a split into batches of rows.
 
     Args:
         data (`Data`):
             The section of the recipe: which columns are text, label, group, cluster and raters.
         split (`Split`):
             The files.
+        keep (`Keep`, *optional*):
+            The columns to keep as they are, none by default.
 
     Attributes:
         label_names (`list[str]`): the classes; known when the first batch has been read.
     """
 
-    def __init__(self, data: Data, split: Split):
-        self._data, self._split = data, split
+    def __init__(self, data: Data, split: Split, keep: Keep = KEEP_NONE):
+        self._data, self._split, self._keep = data, split, keep
         self._template = _compile_template(data)
         self._indices: dict[str, int] = {}
         self.label_names: list[str] = []
 
-    def __iter__(self) -> Iterator[pa.RecordBatch]:
+    def __iter__(self) -> Iterator[RowBatch]:
         data = self._data
         columns: dict[str, str] = {}
         if data.text_template is None:
-            columns[data.text_column] = "text_column"
+            columns[data.text_column] = "data.text_column"
         else:
-            columns |= dict.fromkeys(_template_columns(data), "text_template")
+            columns |= dict.fromkeys(_template_columns(data), "data.text_template")
         if data.label_column:
-            columns[data.label_column] = "label_column"
+            columns[data.label_column] = "data.label_column"
         if data.group_column:
-            columns[data.group_column] = "group_column"
+            columns[data.group_column] = "data.group_column"
         if data.cluster_column:
-            columns[data.cluster_column] = "cluster_column"
+            columns[data.cluster_column] = "data.cluster_column"
         raters = [data.raters] if isinstance(data.raters, str) else (data.raters or {}).values()
-        columns |= dict.fromkeys(raters, "raters")
-        for batch in self._split.batches(columns):
-            yield self._convert(batch)
+        columns |= dict.fromkeys(raters, "data.raters")
+        for batch in self._split.batches(columns, self._keep):
+            yield RowBatch(self._convert(batch), batch.kept)
 
     def _convert(self, batch: Batch) -> pa.RecordBatch:
         data, num_rows = self._data, len(batch.lines)
@@ -156,8 +166,7 @@ class RowReader:
     def _index(self, label: Any, file: str, line: int) -> int:
         spelling = repr(label)
         if spelling not in self._indices:
-            label_map = self._data.label_map or {}
-            name = next((label_map[text] for text in spell(label) if text in label_map), label)
+            name = map_label(label, self._data.label_map)
             self._indices[spelling] = class_index(name, self.label_names, file, line)
         return self._indices[spelling]
 
@@ -216,6 +225,17 @@ def class_index(label: Any, names: list[str], file: str, line: int) -> int:
     Raises:
         UserError: no class has this name or index.
     """
+    index = find_class(label, names)
+    if index is None:
+        raise UserError(
+            f"{file}: the label in line {line} must be one of {', '.join(names)}. Got {label!r:.60}."
+            f"{suggest_case(label, names)} Correct the row, `data.label_names` or `data.label_map`."
+        )
+    return index
+
+
+def find_class(label: Any, names: list[str]) -> int | None:
+    """Return the same as `class_index`, but None where no class has this name or index."""
     spellings = spell(label)
     if not spellings:
         return NO_GOLD
@@ -224,12 +244,12 @@ def class_index(label: Any, names: list[str], file: str, line: int) -> int:
             return names.index(spelling)
     index = _integer(label)
     has_numbers = any(re.fullmatch(r"[+-]?[0-9]+(\.[0-9]+)?", name) for name in names)  # then a number is a name
-    if index is not None and 0 <= index < len(names) and not has_numbers:
-        return index
-    raise UserError(
-        f"{file}: the label in line {line} must be one of {', '.join(names)}. Got {label!r:.60}."
-        f"{suggest_case(label, names)} Correct the row, `data.label_names` or `data.label_map`."
-    )
+    return index if index is not None and 0 <= index < len(names) and not has_numbers else None
+
+
+def map_label(label: Any, label_map: dict[str, str] | None) -> Any:
+    """Return the class that `data.label_map` gives a value; other values as they are."""
+    return next((label_map[text] for text in spell(label) if text in label_map), label) if label_map else label
 
 
 def suggest_case(label: Any, names: list[str]) -> str:
@@ -287,7 +307,7 @@ def _template_columns(data: Data) -> list[str]:
 def _ask_for_names(data: Data, split: Split) -> NoReturn:
     """Raise an error with all values of the label column, as a list to copy."""
     column, values = str(data.label_column), set[str]()
-    for batch in split.batches({column: "label_column"}):
+    for batch in split.batches({column: "data.label_column"}):
         for label in batch.columns[column]:
             values.update(spell(label)[-1:])
         if len(values) > MAX_VALUES:

@@ -13,12 +13,16 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
+
+import pyarrow as pa
 
 from .errors import UserError, first_line
 from .hashing import make_key
+from .json_records import open_text, read_json_records
 from .parsing import fold_blanks
 from .recipe import Data
+from .source_columns import KEEP_NONE, Keep
 
 BATCH = 1_000  # records in memory at a time: their texts may be books
 KINDS = {".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
@@ -32,11 +36,14 @@ class Batch:
         file (`str`): the file's path or URL.
         lines (`list[int]`): for each record its line in a text file, else its row in the file, counted from 1.
         columns (`dict[str, list]`): the values of the columns that were asked for; a missing JSON key is None.
+        kept (`pa.RecordBatch`): the columns to keep with the types of the source. Those of JSON are one column with
+            each record as JSON text.
     """
 
     file: str
     lines: list[int]
     columns: dict[str, list[Any]]
+    kept: pa.RecordBatch
 
 
 @dataclass(frozen=True)
@@ -63,17 +70,19 @@ class Split:
     field: str | None = None
     stream: Any = None
 
-    def batches(self, columns: dict[str, str]) -> Iterator[Batch]:
+    def batches(self, columns: dict[str, str], keep: Keep = KEEP_NONE) -> Iterator[Batch]:
         """Yield all records.
 
         Args:
             columns (`dict[str, str]`):
                 The columns to read, each with the key of the recipe that names it.
+            keep (`Keep`, *optional*):
+                The columns to keep as they are, none by default.
 
         Raises:
             UserError: a file lacks a column, is damaged, or is not UTF-8.
         """
-        readers: dict[str, Callable[[str, dict[str, str]], Iterator[Batch]]] = {
+        readers: dict[str, Callable[[str, dict[str, str], Keep], Iterator[Batch]]] = {
             "csv": self._read_csv,
             "json": self._read_json,
             "parquet": self._read_parquet,
@@ -81,7 +90,7 @@ class Split:
         }
         for file in self.files:
             try:
-                yield from readers[self.kind](file, columns)
+                yield from readers[self.kind](file, columns, keep)
             except UnicodeDecodeError as error:
                 raise UserError(
                     f"{file}: must be {self.encoding.upper().removesuffix('-SIG')} ({error}). Try saving it as UTF-8."
@@ -106,11 +115,11 @@ class Split:
 
     def _column_names(self, file: str) -> list[str]:
         if self.kind == "csv":
-            with _open_text(file, self.encoding) as stream:
+            with open_text(file, self.encoding) as stream:
                 header = next(csv.reader(stream, delimiter=self.separator, quotechar=self.quote, strict=True), [])
             return [name.strip() for name in header]
         if self.kind == "json":
-            records = (record for _, record in itertools.islice(_json_records(file, self.field), BATCH))
+            records = (record for _, record in itertools.islice(read_json_records(file, self.field), BATCH))
             return list(dict.fromkeys(itertools.chain.from_iterable(r for r in records if isinstance(r, dict))))
         if self.kind == "parquet":
             import fsspec
@@ -120,16 +129,17 @@ class Split:
                 return list(pq.read_schema(stream).names)
         return list(self.stream.features)
 
-    def _read_csv(self, file: str, columns: dict[str, str]) -> Iterator[Batch]:
+    def _read_csv(self, file: str, columns: dict[str, str], keep: Keep) -> Iterator[Batch]:
         csv.field_size_limit(2**31 - 1)
-        with _open_text(file, self.encoding) as stream:
+        with open_text(file, self.encoding) as stream:
             rows = csv.reader(stream, delimiter=self.separator, quotechar=self.quote, strict=True)
             try:
                 header = [name.strip() for name in next(rows, [])]
                 if not header:
                     raise UserError(f"{file}: must start with a line of column names. Got no content.")
                 self._refuse_separator(file, header)
-                self._require_columns(file, header, columns)
+                self._require_columns(file, header, keep.named | columns)
+                kept = keep.choose(header)
                 for chunk in _chunked((rows.line_num, row) for row in rows if row):
                     for line, row in chunk:
                         if len(row) != len(header):
@@ -139,7 +149,8 @@ class Split:
                             )
                     lines, cells = zip(*chunk, strict=True)
                     values = dict(zip(header, map(list, zip(*cells, strict=True)), strict=True))
-                    yield Batch(file, list(lines), {column: values[column] for column in columns})
+                    table = pa.record_batch({name: pa.array(column, pa.string()) for name, column in values.items()})
+                    yield Batch(file, list(lines), {name: values[name] for name in columns}, table.select(kept))
             except csv.Error as error:
                 raise UserError(
                     f"{file}: line {rows.line_num} is not valid CSV ({error}). Try writing quotes in a cell twice."
@@ -150,27 +161,29 @@ class Split:
             if len(header) == 1 and other in header[0]:
                 raise UserError(f"{file}: must be separated by {self.separator!r}. Got {other!r}. Try converting it.")
 
-    def _read_json(self, file: str, columns: dict[str, str]) -> Iterator[Batch]:
+    def _read_json(self, file: str, columns: dict[str, str], keep: Keep) -> Iterator[Batch]:
         is_first = True
-        for chunk in _chunked(_json_records(file, self.field)):
+        for chunk in _chunked(read_json_records(file, self.field)):
             for line, record in chunk:
                 if not isinstance(record, dict):
                     raise UserError(f"{file}: line {line} must be a JSON object. Got {record!s:.40}.")
-            if is_first and any(column not in record for _, record in chunk for column in columns):
+            required = keep.named | columns
+            if is_first and any(column not in record for _, record in chunk for column in required):
                 # a record may leave out a null, but each column occurs in some record of the file
-                records = (record for _, record in _json_records(file, self.field) if isinstance(record, dict))
-                self._require_columns(file, dict.fromkeys(itertools.chain.from_iterable(records)), columns)
+                records = (record for _, record in read_json_records(file, self.field) if isinstance(record, dict))
+                self._require_columns(file, dict.fromkeys(itertools.chain.from_iterable(records)), required)
             is_first = False
             values = {column: [record.get(column) for _, record in chunk] for column in columns}
-            yield Batch(file, [line for line, _ in chunk], values)
+            kept = [json.dumps({name: record[name] for name in keep.choose(record)}) for _, record in chunk]
+            yield Batch(file, [line for line, _ in chunk], values, pa.record_batch({"record": kept}))
 
-    def _read_parquet(self, file: str, columns: dict[str, str]) -> Iterator[Batch]:
+    def _read_parquet(self, file: str, columns: dict[str, str], keep: Keep) -> Iterator[Batch]:
         import fsspec
         import pyarrow.parquet as pq
 
         with fsspec.open(file, "rb") as stream:
             parquet = pq.ParquetFile(stream)
-            self._require_columns(file, parquet.schema_arrow.names, columns)
+            self._require_columns(file, parquet.schema_arrow.names, keep.named | columns)
             self._require_text(file, parquet.schema_arrow, columns)
             for column, names in _names_of_schema(parquet.schema_arrow).items():
                 if column in columns and names != self.class_names.get(column, names):
@@ -178,26 +191,31 @@ class Split:
                         f"{file}: `{column}` must have the classes of the other files, "
                         f"{', '.join(self.class_names[column])}. Got {', '.join(names)}."
                     )
+            kept = keep.choose(parquet.schema_arrow.names)
             start = 1
-            for batch in parquet.iter_batches(BATCH, columns=list(columns)):
-                yield Batch(file, list(range(start, start + len(batch))), batch.to_pydict())
+            for batch in parquet.iter_batches(BATCH, columns=list(dict.fromkeys([*columns, *kept]))):
+                lines = list(range(start, start + len(batch)))
+                yield Batch(file, lines, batch.select(list(columns)).to_pydict(), batch.select(kept))
                 start += len(batch)
 
-    def _read_stream(self, file: str, columns: dict[str, str]) -> Iterator[Batch]:
-        self._require_columns(file, self.stream.features, columns)
+    def _read_stream(self, file: str, columns: dict[str, str], keep: Keep) -> Iterator[Batch]:
+        self._require_columns(file, self.stream.features, keep.named | columns)
         self._require_text(file, self.stream.features.arrow_schema, columns)
+        kept = keep.choose(self.stream.features)
         start = 1
-        for batch in self.stream.select_columns(list(columns)).with_format("arrow").iter(BATCH):
-            yield Batch(file, list(range(start, start + len(batch))), batch.to_pydict())
-            start += len(batch)
+        for table in (
+            self.stream.select_columns(list(dict.fromkeys([*columns, *kept]))).with_format("arrow").iter(BATCH)
+        ):
+            lines = list(range(start, start + len(table)))
+            batch = table.select(kept).combine_chunks().to_batches()
+            yield Batch(file, lines, table.select(list(columns)).to_pydict(), batch[0])
+            start += len(table)
 
     def _require_columns(self, file: str, names: Iterable[str], columns: dict[str, str]) -> None:
         names = list(names)
         for column, key in columns.items():
             if names.count(column) != 1:
-                raise UserError(
-                    f"`data.{key}` must name one column of {file}. Got {column}. Try one of {', '.join(names)}."
-                )
+                raise UserError(f"`{key}` must name one column of {file}. Got {column}. Try one of {', '.join(names)}.")
 
     def _require_text(self, file: str, schema: Any, columns: dict[str, str]) -> None:
         import pyarrow.types as kinds
@@ -206,7 +224,7 @@ class Split:
             kind = schema.field(column).type
             content = kind.value_type if kinds.is_dictionary(kind) else kind
             is_text = kinds.is_string(content) or kinds.is_large_string(content) or kinds.is_null(content)
-            if key == "text_column" and not is_text:
+            if key == "data.text_column" and not is_text:
                 raise UserError(
                     f"`data.text_column` must name a column of texts. Got {column}, which has {kind} in {file}."
                 )
@@ -366,7 +384,6 @@ def _find_builder(data: Data, revision: str | None, folder: Path) -> Any:
 def _class_names(files: list[str], kind: str) -> dict[str, list[str]]:
     """Return the classes that the schema of the first parquet file names."""
     import fsspec
-    import pyarrow as pa
     import pyarrow.parquet as pq
 
     if kind != "parquet" or not files:
@@ -391,64 +408,6 @@ def _names_of_features(features: Any) -> dict[str, list[str]]:
         if getattr(feature, "names", None):
             names[column] = [fold_blanks(name) for name in feature.names]  # an LLM's answer is read like this
     return names
-
-
-def _open_text(file: str, encoding: str = "utf-8-sig") -> TextIO:
-    import fsspec
-
-    return fsspec.open(file, "rt", encoding=encoding, newline="", compression="infer").open()
-
-
-def _json_records(file: str, field: str | None) -> Iterator[tuple[int, Any]]:
-    """Yield line and value of JSON Lines, or number and value of the items of a JSON document."""
-    with _open_text(file) as stream:
-        lines = ((number, line) for number, line in enumerate(stream, 1) if line.strip())
-        first, second = next(lines, None), next(lines, None)
-        if first is None:
-            return
-        try:
-            value = json.loads(first[1])
-            is_document = field is not None or isinstance(value, list) or (second is None and _is_of_columns(value))
-        except ValueError:
-            is_document = True
-        if not is_document:
-            for number, line in itertools.chain([first], [second] if second else [], lines):
-                try:
-                    yield number, _complete(json.loads(line))
-                except ValueError as error:
-                    raise UserError(f"{file}: line {number} is not valid JSON ({error}).") from None
-            return
-    with _open_text(file) as stream:
-        try:
-            document = json.load(stream)
-        except ValueError as error:
-            raise UserError(f"{file}: is not valid JSON ({error}). Try one JSON object a line.") from None
-    if field:
-        document = document[field]
-    if _is_of_columns(document):
-        columns = [list(values.values() if isinstance(values, dict) else values) for values in document.values()]
-        if len({len(values) for values in columns}) > 1:
-            raise UserError(f"{file}: the columns of a JSON document must have the same length.")
-        document = [dict(zip(document, values, strict=True)) for values in zip(*columns, strict=True)]
-    yield from enumerate(map(_complete, document if isinstance(document, list) else [document]), 1)
-
-
-def _is_of_columns(value: Any) -> bool:
-    """Return whether a JSON value maps names to columns: to lists, or as pandas writes them to mappings from rows."""
-    return isinstance(value, dict) and bool(value) and all(isinstance(column, list | dict) for column in value.values())
-
-
-def _complete(value: Any) -> Any:
-    """Return a JSON value in which halves of surrogate pairs, which no file can contain, are U+FFFD."""
-    if isinstance(value, str):
-        if value.isascii():
-            return value
-        return value.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
-    if isinstance(value, list):
-        return [_complete(item) for item in value]
-    if isinstance(value, dict):
-        return {_complete(key): _complete(item) for key, item in value.items()}
-    return value
 
 
 def _chunked(items: Iterable[Any]) -> Iterator[list[Any]]:

@@ -24,6 +24,7 @@ class Variant:
         num_models (`int`): how many different models these passes require.
         gold (`str`): the gold labels that it requires: for `all` texts, for a random `sample` of them, or `none`.
         is_partial (`bool`): it requires that `replace_share` is neither no text nor all.
+        uses_probabilities (`bool`): it depends on more of the LLM's probabilities than the label.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Variant:
     num_models: int = 1
     gold: Literal["all", "sample", "none"] = "none"
     is_partial: bool = False
+    uses_probabilities: bool = False
 
     @property
     def uses_passes(self) -> bool:
@@ -56,7 +58,7 @@ class Variant:
 _ALL = (
     Variant("gold", "gold", "the source's own labels", "#000000", compared_with=(), gold="all"),
     Variant("llm", "llm", "the LLM's labels", "#D55E00", compared_with=("gold", "noise-fixed")),
-    Variant("llm-soft", "llm", "the LLM's probabilities (`llm_probs`)", "#E69F00"),
+    Variant("llm-soft", "llm", "the LLM's probabilities (`llm_probs`)", "#E69F00", uses_probabilities=True),
     Variant("llm-majority", "passes", "the most frequent label of all passes", "#CC79A7", num_passes=2),
     Variant(
         "llm-dawid-skene",
@@ -81,6 +83,7 @@ _ALL = (
         control="llm-random-replace",
         compared_with=("llm", "gold-only"),
         gold="all",
+        uses_probabilities=True,
     ),
     Variant(
         "llm-random-replace",
@@ -124,6 +127,7 @@ _ALL = (
         "#882255",
         control="llm-random-drop",
         is_partial=True,
+        uses_probabilities=True,
     ),
     Variant("llm-random-drop", "llm", "the LLM's labels without {share} drawn at random", "#999933", is_partial=True),
     Variant(

@@ -108,6 +108,22 @@ def test_a_dataset_that_does_not_exist_is_named(command, monkeypatch, tmp_path):
     assert "must be a file, a folder or a Hub dataset. Got nothing.csv, which does not exist." in errors
 
 
+def test_labels_made_elsewhere_are_read(init, command, tmp_path):
+    rows = [{**row, "gpt": CLASSES[i % 3]} for i, row in enumerate(make_rows(600))]
+    path = write_rows(tmp_path / "rows.csv", rows)
+    recipe, output = init(path, "--llm-label", "gpt")
+    assert (recipe.data.text_column, recipe.data.label_column, recipe.annotate.columns.label) == ("body", "kind", "gpt")
+    assert recipe.grid.variants == ["gold", "llm", "llm-random-replace"]
+    assert "Labels made elsewhere: `gpt`, " in output
+    assert "prompt" not in (tmp_path / "made.yaml").read_text()
+    (tmp_path / "made.yaml").unlink()
+    without_gold = write_rows(tmp_path / "few.csv", [{"body": row["body"], "gpt": row["gpt"]} for row in rows])
+    recipe, output = init(without_gold, "--llm-label", "gpt")
+    assert (recipe.grid, recipe.data.label_column, recipe.data.label_names) == (None, None, sorted(CLASSES[:3]))
+    code, _, errors = command("init", path, "--output", tmp_path / "other.yaml", "--llm-label", "id")
+    assert (code, "`--llm-label` must name a column with 2 to 100 classes. Got id with 600." in errors) == (2, True)
+
+
 def test_without_labels_the_recipe_only_labels_texts(init, tmp_path):
     rows = [{"id": row["id"], "body": row["body"]} for row in make_rows(50)]
     recipe, output = init(write_rows(tmp_path / "rows.jsonl", rows))

@@ -277,7 +277,7 @@ def test_any_text_survives_csv_and_json_alike(tmp_path, rows):
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps({"text": t, "label": k}) + "\n" for t, k in rows))
     for name in ("rows.csv", "rows.jsonl"):
         source = find_split(Data(path=str(tmp_path / name)), None, "train", tmp_path)
-        batches = list(source.batches({"text": "text_column", "label": "label_column"}))
+        batches = list(source.batches({"text": "data.text_column", "label": "data.label_column"}))
         assert [text for batch in batches for text in batch.columns["text"]] == [text for text, _ in rows]
         assert [label for batch in batches for label in batch.columns["label"]] == [label for _, label in rows]
 

@@ -39,8 +39,12 @@ def measure_annotator(study: Study, labels: StudyLabels) -> dict[str, Any]:
         np.add.at(confusion, tuple(pairs), 1)
         gold_probs = pool.probs[has_gold, pool.gold[has_gold]]
         nll = float(-np.log(np.clip(gold_probs, 1e-300, None)).mean())
+    section = labels.annotations[0].section
+    if not section.has_probabilities:
+        scores["entropy_auroc"] = nll = None
     return {
-        "model": study.recipe.annotate.model,
+        "model": section.model,
+        "column": section.columns and section.columns.label,
         "calibration": pool.calibrations[0].method,
         "demonstrations": count_examples(study, labels.annotations[:1]),
         "calibration_gold": pool.calibration_gold,
@@ -53,7 +57,7 @@ def measure_annotator(study: Study, labels: StudyLabels) -> dict[str, Any]:
         **divergence(pool.raters, pool.probs),
         "gold_error": None if pool.raters is None else estimate_gold_error(pool.raters, pool.gold),
         "one_annotator": None if pool.raters is None else one_rater_agreement(pool.raters),
-        "label_mass": scores["label_mass_mean"],
+        "label_mass": None if section.columns else scores["label_mass_mean"],
         "status": {name: status.count(name) for name in sorted(set(status))},
         "truncated": int(labels.annotations[0].truncated.sum()),
     }

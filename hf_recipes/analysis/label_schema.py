@@ -111,3 +111,13 @@ class LabelQuality(Record):
     audit_drawn: Count | None
     annotator: Uncertainty | None
     passes: list[PassResult]
+
+    @property
+    def is_from_columns(self) -> bool:
+        """Whether the labels were made elsewhere."""
+        return self.scoring in ("labels", "probabilities")
+
+    @property
+    def has_probabilities(self) -> bool:
+        """Whether each class has a probability, not only the label."""
+        return self.scoring not in ("guided", "labels")

@@ -65,7 +65,8 @@ class AnnotatorResult(Record):
     kl_n: Count
     gold_error: float | None = Field(None, description="share of wrong gold labels, by a model of the raters' votes")
     one_annotator: float | None = Field(description="how often one annotator gives the others' most frequent label")
-    label_mass: float
+    label_mass: float | None
+    column: str | None = Field(None, description="the source's column that has the labels, made elsewhere")
     status: dict[str, Count]
     truncated: Count
 

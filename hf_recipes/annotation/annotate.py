@@ -9,7 +9,6 @@ variant, calibration, few-shot example or figure of the pool depends on them.
 """
 
 import gc
-import os
 import sys
 import time
 from collections.abc import Iterator
@@ -28,8 +27,9 @@ from ..recipe import load_recipe
 from ..redact import redact
 from ..row_reader import text_id
 from ..study import Study, read_json, write_json
+from .column_labels import copy_labels
 from .engines import EngineError, import_engine
-from .passes import SERVERS_FILE, Pass, count_rows_left_of, count_statuses, hash_passes, plan_passes
+from .passes import SERVERS_FILE, PromptPass, count_rows_left_of, hash_passes, plan_passes, write_manifest
 from .scoring import NO_LABEL, Refusal, ask, hash_prompt
 from .store import (
     CONTENT_FREE,
@@ -69,7 +69,7 @@ def annotate(study: Study) -> list[str]:
     with study.lock():
         files = keep_rows(study, files)
         study.annotations_root.mkdir(exist_ok=True)
-        if any(plan.prompts.is_dated for plan in passes):
+        if any(isinstance(plan, PromptPass) and plan.prompts.is_dated for plan in passes):
             # The date of the first annotation is kept, so that the prompts are the same a day later.
             revisions = {"date": date.today().isoformat()} | (read_json(study.revisions_file) or {})
             write_json(study.revisions_file, revisions)
@@ -82,6 +82,10 @@ def annotate(study: Study) -> list[str]:
         engine, engine_settings = None, None
         for number, plan in enumerate(passes):
             section = plan.section
+            if not isinstance(plan, PromptPass):
+                if count_rows_left_of(study, files, plan):
+                    copy_labels(study, files, plan)
+                continue
             settings = plan.model, section.engine, plan.ingredients["engine"], section.max_model_len, section.base_url
             if count_rows_left_of(study, files, plan):
                 if settings != engine_settings:
@@ -101,7 +105,7 @@ class _PassWork:
         engine: the engine of the previous pass, or None. A new one starts when the first text needs it.
     """
 
-    def __init__(self, study: Study, files: RowFiles, plan: Pass, engine: Any):
+    def __init__(self, study: Study, files: RowFiles, plan: PromptPass, engine: Any):
         self._study, self._files, self._plan, self._engine = study, files, plan, engine
         self._start_seconds = 0.0  # of the engine
         self._num_scored = 0
@@ -160,32 +164,12 @@ class _PassWork:
         self._check_mass(min_texts=1)
         self._check_silence(min_texts=1)
 
-        manifest_file = self._folder / "manifest.json"
-        manifest = read_json(manifest_file) or {"last_session": {"texts": 0, "seconds": 0.0}}
-        earlier = manifest.get("all_sessions", manifest["last_session"])  # Earlier versions have no "all_sessions".
         session = {
             "texts": self._num_scored,
             "seconds": round(time.monotonic() - start, 1),
             "start_seconds": round(self._start_seconds, 1),
         }
-        plan = self._plan
-        self._study.write_json(
-            manifest_file,
-            {
-                "key": plan.key,
-                "rows": self._files.manifest["key"],
-                "ingredients": plan.ingredients,
-                "label_names": self._files.label_names,
-                "model": plan.section.model,
-                "prompt": str(plan.prompts.frame),
-                "answers": plan.prompts.answers,
-                "demonstrations": plan.examples.ids,
-                "status": count_statuses(PartFiles(self._folder).statuses(self._files.column("id"))),
-                "last_session": session,
-                "all_sessions": {name: round(earlier.get(name, 0) + value, 1) for name, value in session.items()},
-                "load_average": max(round(os.getloadavg()[0], 1), manifest.get("load_average", 0.0)),
-            },
-        )
+        write_manifest(self._study, self._files, self._plan, session)
         return self._engine
 
     def _rows_left(self) -> Iterator[list[tuple[int, str, str | None]]]:
@@ -294,7 +278,7 @@ class _PassWork:
             return
         mean = float(np.mean(self._masses))
         if mean < section.min_label_mass:
-            plain = "`annotate.prompt.chat: false`, " if section.prompt.chat else ""
+            plain = "`annotate.prompt.chat: false`, " if section.asked.chat else ""
             raise UserError(
                 "`annotate.prompt` must make the model answer with a label. Got a mean label mass of "
                 f"{mean:.3f} over the first {len(self._masses)} texts, below {section.min_label_mass:g}. Try {plain}"

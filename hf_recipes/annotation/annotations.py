@@ -64,7 +64,7 @@ def load_test_annotations(study: Study, test: Rows) -> Annotations | None:
 def count_examples(study: Study, passes: list[Annotations]) -> int:
     """Return the number of few-shot examples over all passes. Each uses up a gold label."""
     manifests = [read_json(study.annotations(annotations.key) / "manifest.json") for annotations in passes]
-    return len(set().union(*(manifest["ingredients"]["shown"] for manifest in manifests)))
+    return len(set().union(*(manifest["ingredients"].get("shown", ()) for manifest in manifests)))
 
 
 def _load_pass(study: Study, key: str, section: Annotate, rows: Rows) -> Annotations:
@@ -81,7 +81,7 @@ def _load_pass(study: Study, key: str, section: Annotate, rows: Rows) -> Annotat
         truncated[places] = table["truncated"].fill_null(False).to_numpy()
     # A pulled study brings this file from elsewhere.
     content_free = parquet.read(folder / CONTENT_FREE_FILE, SCHEMA, ["id", "logprobs"])
-    if content_free["id"].to_pylist() != (CONTENT_FREE if section.scoring == "distribution" else []):
+    if content_free["id"].to_pylist() != (CONTENT_FREE if section.has_label_mass else []):
         raise UserError(f"`{folder / CONTENT_FREE_FILE}` must contain inputs without content. Delete it and run again.")
     return Annotations(
         key=key,

@@ -20,6 +20,7 @@ from scipy.special import log_softmax, softmax
 from ..errors import UserError
 from ..recipe import Annotate
 
+MIN_LOGPROB = -700.0  # in a mean: a probability of zero would make it infinite
 GOLD_FREE = ("none", "contextual", "batch")
 ON_GOLD = {"temperature": ("none",), "auto": GOLD_FREE}
 
@@ -69,7 +70,9 @@ def shift(
         return logprobs - content_free.mean(axis=0)
     if method == "batch":
         texts = logprobs if fitted_on is None else fitted_on
-        return log_softmax(logprobs, axis=1) - np.log(np.nanmean(softmax(texts, axis=1), axis=0))
+        with np.errstate(divide="ignore", invalid="ignore"):  # a class without any probability keeps none
+            shifted = log_softmax(logprobs, axis=1) - np.log(np.nanmean(softmax(texts, axis=1), axis=0))
+        return np.where(np.isneginf(logprobs), -np.inf, shifted)
     return logprobs
 
 
@@ -97,12 +100,14 @@ def calibrate(
         return softmax(shift(logprobs, content_free, method), axis=1), Calibration(method, 1.0, {}, np.zeros(0, int))
     losses, temperatures = {}, {}
     for name in ON_GOLD[method]:
+        if name == "contextual" and not len(content_free):
+            continue  # labels made elsewhere have no inputs without content
         scores = shift(logprobs, content_free, name)[gold_rows]
         labels = gold[gold_rows]
 
         def loss(log_temperature: float, scores: np.ndarray = scores, labels: np.ndarray = labels) -> float:
             tempered = log_softmax(scores / np.exp(log_temperature), axis=1)
-            return -float(tempered[np.arange(len(labels)), labels].mean())
+            return -float(np.maximum(tempered[np.arange(len(labels)), labels], MIN_LOGPROB).mean())
 
         best = minimize_scalar(loss, bounds=(np.log(0.05), np.log(20.0)), method="bounded")
         losses[name], temperatures[name] = float(best.fun), float(np.exp(best.x))

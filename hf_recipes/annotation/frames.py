@@ -77,7 +77,7 @@ class FrameRenderer:
         self._section, self._names, self._descriptions, self._examples = section, names, descriptions, examples
         self.is_dated = False
         self._before, self._after = "", ""
-        if not section.prompt.chat:
+        if not section.asked.chat:
             return
         if not tokenizer.chat_template:
             raise UserError(f"`annotate.prompt.chat` must be false: {section.model} has no chat template.")
@@ -107,7 +107,7 @@ class FrameRenderer:
         Raises:
             UserError: the template does not render, or does not contain `{{ text }}` once.
         """
-        prompt = self._section.prompt
+        prompt = self._section.asked
         labels = [
             Label(name, self._descriptions.get(name, ""), answer)
             for name, answer in zip(self._names, answers, strict=True)

@@ -1,5 +1,6 @@
 """Plan the passes of a study: their prompts, models and keys, and the rows that they have not annotated yet."""
 
+import os
 import unicodedata
 from dataclasses import dataclass, replace
 from datetime import date
@@ -33,10 +34,16 @@ class Pass:
     section: Annotate
     key: str
     ingredients: dict[str, Any]
+    splits: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class PromptPass(Pass):
+    """A pass that asks an LLM."""
+
     model: Model
     prompts: Prompts
     examples: FewShotExamples
-    splits: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -72,12 +79,24 @@ def plan_passes(study: Study, files: RowFiles, contact: bool = True) -> list[Pas
     num_gold = len(files.find_gold_rows())
     passes: list[Pass] = []
     for section in study.recipe.annotate.all_passes():
+        splits = ("train",) if passes else ("train", "test")
+        if section.columns is not None:
+            ingredients = {
+                "engine": {"engine": "columns"},
+                "columns": section.columns.model_dump(mode="json"),
+                "reader": 1,  # the version of `column_labels`
+                "rows": files.manifest["key"],  # which depends on the source and on `data`
+                "labels": files.label_names,
+            }
+            _require_gold(section, num_gold)
+            passes.append(Pass(section, make_key(**ingredients), ingredients, splits))
+            continue
         if section.engine == "server" and not contact:
             engine = read_servers(study).get(section.model, {"engine": "server"})
         else:
             engine = import_engine(section.engine).identity(section)
         model = resolve_model(study, "annotate.model", section.model, section.revision, weights=False)
-        examples = draw_examples(files, section.prompt)
+        examples = draw_examples(files, section.asked)
         tokenizer = load_tokenizer("annotate.model", model)
         prompts = Prompts(section, study.recipe.data, files.label_names, examples, tokenizer, day)
         frame = prompts.frame
@@ -101,11 +120,8 @@ def plan_passes(study: Study, files: RowFiles, contact: bool = True) -> list[Pas
             ingredients["votes"] = section.model_dump(include=sampling)
         if section.scoring != "distribution":
             ingredients["reader"] = 3  # The version of `read_answer`, whose results are in the parts.
-        num_judged = num_gold - len(examples.rows)
-        if section.calibration in ON_GOLD and num_judged <= section.calibration_rows:
-            raise not_enough_gold(section, num_judged)
-        splits = ("train",) if passes else ("train", "test")
-        passes.append(Pass(section, make_key(**ingredients), ingredients, model, prompts, examples, splits))
+        _require_gold(section, num_gold - len(examples.rows))
+        passes.append(PromptPass(section, make_key(**ingredients), ingredients, splits, model, prompts, examples))
 
     numbers: dict[tuple[str, str], int] = {}
     for number, plan in enumerate(passes):
@@ -113,9 +129,14 @@ def plan_passes(study: Study, files: RowFiles, contact: bool = True) -> list[Pas
         if first != number:
             raise UserError(
                 f"`annotate.passes` must differ, or they vote twice. Got the same passes {first} and {number}. Try "
-                "another prompt, prompt seed or model; seed, samples and temperature matter to votes only."
+                "another prompt, prompt seed, model or column; seed, samples and temperature matter to votes only."
             )
     return passes
+
+
+def _require_gold(section: Annotate, num_gold: int) -> None:
+    if section.calibration in ON_GOLD and num_gold <= section.calibration_rows:
+        raise not_enough_gold(section, num_gold)
 
 
 def _read_day(study: Study) -> date:
@@ -142,7 +163,11 @@ def hash_passes(study: Study) -> str:
     """Return a hash of the rows and of the recipe's passes, without what changes no annotation."""
     excluded = {"calibration", "calibration_rows", "base_url", "ray", "passes", "min_label_mass"}
     sections = study.recipe.annotate.all_passes()
-    passes = [section.model_dump(mode="json", exclude=excluded) for section in sections]
+    # Passes without columns keep the hash that earlier versions gave them.
+    passes = [
+        section.model_dump(mode="json", exclude=excluded | (set() if section.columns else {"columns"}))
+        for section in sections
+    ]
     return make_key(rows=rows_key(study), descriptions=study.recipe.data.descriptions, passes=passes)
 
 
@@ -173,6 +198,40 @@ def count_rows_left_of(study: Study, files: RowFiles, plan: Pass) -> int:
     else:
         is_complete = False
     return num_left or int(not is_complete)
+
+
+def write_manifest(study: Study, files: RowFiles, plan: Pass, session: dict[str, float]) -> None:
+    """Write the manifest of a pass, of which every row has an annotation.
+
+    Args:
+        session (`dict[str, float]`):
+            `texts` that this session scored, its `seconds`, and of these `start_seconds`.
+    """
+    folder = study.annotations(plan.key)
+    manifest = read_json(folder / "manifest.json") or {"last_session": {"texts": 0, "seconds": 0.0}}
+    earlier = manifest.get("all_sessions", manifest["last_session"])  # Earlier versions have no "all_sessions".
+    asked: dict[str, Any] = {"prompt": None, "answers": files.label_names, "demonstrations": []}
+    if isinstance(plan, PromptPass):
+        asked = {
+            "prompt": str(plan.prompts.frame),
+            "answers": plan.prompts.answers,
+            "demonstrations": plan.examples.ids,
+        }
+    study.write_json(
+        folder / "manifest.json",
+        {
+            "key": plan.key,
+            "rows": files.manifest["key"],
+            "ingredients": plan.ingredients,
+            "label_names": files.label_names,
+            "model": plan.section.model,
+            **asked,
+            "status": count_statuses(PartFiles(folder).statuses(files.column("id"))),
+            "last_session": session,
+            "all_sessions": {name: round(earlier.get(name, 0) + value, 1) for name, value in session.items()},
+            "load_average": max(round(os.getloadavg()[0], 1), manifest.get("load_average", 0.0)),
+        },
+    )
 
 
 def count_rows_done(study: Study) -> int:

@@ -57,7 +57,7 @@ class Prompts:
                 f"{section.model}. Try another model."
             )
         self.names = names
-        self._tokenizer = PromptTokenizer(tokenizer, section.prompt.chat)
+        self._tokenizer = PromptTokenizer(tokenizer, section.asked.chat)
         self.has_open_tokens = self._tokenizer.has_open_tokens
 
         # If the few-shot examples together exceed 3/4 of the limit, each is cut to its share.
@@ -71,7 +71,7 @@ class Prompts:
         renderer = FrameRenderer(section, names, data.descriptions, shown, tokenizer, day)
         self.is_dated = renderer.is_dated
         self.answers, self.frame, self.answer_ids = choose_answers(
-            section.prompt.answers, names, renderer, self._tokenizer
+            section.asked.answers, names, renderer, self._tokenizer
         )
         self.choices = [self.frame.separator + answer for answer in self.answers]
         self.max_choice_tokens = 1 + max(len(choice.encode()) for choice in self.choices)  # It may write byte by byte.

@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from ..data import SCHEMA as ROWS
 from ..hashing import hash_ids, make_key
 from ..labels.pool import StudyLabels
 from ..recipe import drop_addresses
+from ..source_columns import publish_columns
 from ..study import FORMAT, Run, Study, read_json, write_json
 from ..training.runs import PREDICTIONS, Runs
 from .dataset_card import FIGURE, draw_figure
@@ -57,12 +58,15 @@ class Bundle:
 def collect(study: Study, labels: StudyLabels, folder: Path, texts: bool) -> Bundle:
     """Return the files to publish. Those that the study folder does not have are written into `folder`."""
     configs: dict[str, dict[str, Path]] = {}
+    dropped = ["text", *publish_columns(labels.files.source_columns, study.recipe.data.keep_columns)]
     test = study.dataset / "data" / "test" / f"test-{SHARD}"
     if test.exists() and not texts:
-        test = _without_texts(test, folder / "test.parquet")
+        test = _without_columns(test, folder / "test.parquet", dropped)
     for variant in sorted(path.name for path in (study.dataset / "data").iterdir() if path.name != "test"):
         train = study.dataset / "data" / variant / f"train-{SHARD}"
-        configs[variant] = {"train": train if texts else _without_texts(train, folder / f"{variant}.parquet")}
+        configs[variant] = {
+            "train": train if texts else _without_columns(train, folder / f"{variant}.parquet", dropped)
+        }
         if test.exists():
             configs[variant]["test"] = test
     current = read_json(study.annotations_root / "current.json")
@@ -85,10 +89,7 @@ def collect(study: Study, labels: StudyLabels, folder: Path, texts: bool) -> Bun
                 configs[name] = {"train": _join_predictions(study, runs_with_file, folder / f"{name}.parquet")}
         if baselines := [run for of_method in find_trained(study, runs).values() for run in of_method]:
             configs |= _collect_baselines(study, baselines, folder)
-    others = {}
-    for name in ("train", "test"):
-        file = study.rows / f"{name}.parquet"
-        others[f"rows-{name}.parquet"] = file if texts else _without_texts(file, folder / f"rows-{name}.parquet", True)
+    others = _list_rows(study, folder, texts)
     measured = runs is not None and trained == wanted
     if runs and measured:
         results = measure(study, labels, runs)
@@ -109,7 +110,7 @@ def collect(study: Study, labels: StudyLabels, folder: Path, texts: bool) -> Bun
         "texts": texts,
         "recipe": recipe,
         "revisions": read_json(study.revisions_file),
-        "rows": read_json(study.rows / "manifest.json"),
+        "rows": labels.files.manifest if texts else {**labels.files.manifest, "source_columns": [], "json_columns": []},
         "current": current,
         "passes": passes,
         "runs": len(trained),
@@ -218,35 +219,50 @@ def _final_rows(study: Study, ids: pa.Array, key: str) -> Iterator[pa.Table]:
         seen += len(rows)
 
 
-def _without_texts(source: Path, target: Path, keep_column: bool = False) -> Path:
-    """Write a copy without the column of texts, or with null texts."""
+def _without_texts(source: Path, target: Path) -> Path:
+    """Write a copy of rows with null texts."""
+    place = ROWS.get_field_index("text")
+    return _copy(source, target, lambda table: table.set_column(place, "text", pa.nulls(len(table), pa.string())))
+
+
+def _list_rows(study: Study, folder: Path, texts: bool) -> dict[str, Path]:
+    """Return the files of the rows; without texts copies that have none, and not the source's own columns."""
+    files = {f"rows-{file.name}": file for file in study.rows.glob("*.parquet")}
+    if texts:
+        return files
+    rows = {name: file for name, file in files.items() if not name.endswith("-source.parquet")}
+    return {name: _without_texts(file, folder / name) for name, file in rows.items()}
+
+
+def _without_columns(source: Path, target: Path, names: list[str]) -> Path:
+    """Write a copy of a config without some columns."""
+    return _copy(source, target, lambda table: _without_features(table, names))
+
+
+def _copy(source: Path, target: Path, change: Callable[[pa.Table], pa.Table]) -> Path:
+    """Write a copy of a file in which each batch is changed."""
     file = pq.ParquetFile(source)
-    place = file.schema_arrow.names.index("text")
-
-    def strip(table: pa.Table) -> pa.Table:
-        nothing = table.set_column(place, "text", pa.nulls(len(table), pa.string()))
-        return nothing if keep_column else _without_feature(table, "text")
-
-    with pq.ParquetWriter(target, strip(file.schema_arrow.empty_table()).schema) as writer:
+    with pq.ParquetWriter(target, change(file.schema_arrow.empty_table()).schema) as writer:
         for batch in file.iter_batches():
-            writer.write_table(strip(pa.Table.from_batches([batch])))
+            writer.write_table(change(pa.Table.from_batches([batch])))
     return target
 
 
 def _without_prompt(manifest: dict[str, Any]) -> dict[str, Any]:
     """Return the manifest of a pass with hashes instead of few-shot examples, which are texts."""
-    if manifest["prompt"] == NOT_PUBLISHED:
+    if manifest["prompt"] in (None, NOT_PUBLISHED):
         return manifest
     ingredients = {name: value for name, value in manifest["ingredients"].items() if name != "frame"}
     shown = [make_key(text=text) for text in ingredients["shown"]]
     return {**manifest, "prompt": NOT_PUBLISHED, "ingredients": {**ingredients, "shown": shown}}
 
 
-def _without_feature(table: pa.Table, name: str) -> pa.Table:
-    """Return the table without a column, also in the features that it lists for `datasets`."""
+def _without_features(table: pa.Table, names: list[str]) -> pa.Table:
+    """Return the table without some columns, also in the features that it lists for `datasets`."""
     metadata = dict(table.schema.metadata or {})
     if b"huggingface" in metadata:
         description = json.loads(metadata[b"huggingface"])
-        description["info"]["features"].pop(name)
+        for name in names:
+            description["info"]["features"].pop(name)
         metadata[b"huggingface"] = json.dumps(description).encode()
-    return table.drop_columns([name]).replace_schema_metadata(metadata)
+    return table.drop_columns(names).replace_schema_metadata(metadata)

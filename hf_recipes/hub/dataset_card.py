@@ -10,7 +10,7 @@ from .. import __version__
 from ..analysis.measure import read_study_results
 from ..analysis.schema import Results, VariantResult
 from ..annotation.annotations import Annotations
-from ..data import NO_GOLD, Rows, is_url
+from ..data import NO_GOLD, RowFiles, Rows, is_url
 from ..labels.audit import MIN_LABELS
 from ..labels.pool import Pool
 from ..models import is_on_hub
@@ -22,7 +22,7 @@ from ..report.label_findings import describe as describe_labels
 from ..report.label_quality import read_label_quality
 from ..report.methods import how_trained
 from ..report.records import Table
-from ..report.render import render
+from ..report.render import code, render
 from ..report.tables import SCORES, tabulate
 from ..study import Study, read_json
 from ..variants import CONTROLS, VARIANTS
@@ -42,6 +42,8 @@ class Content(Protocol):
     variants: list[str]
     share: float
     key: str
+    files: RowFiles
+    source_columns: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -107,6 +109,11 @@ def render_card(content: Content, folder: Path, place: Place, results: Results |
     source_card = read_source_card(recipe.data.path)
     has_gold = pool.gold != NO_GOLD
     model, model_link = make_link(recipe.annotate.model, is_on_hub(study, recipe.annotate.model))
+    columns, prompt = recipe.annotate.columns, manifest["prompt"]
+    if columns:
+        model, model_link = recipe.annotate.model, code(recipe.annotate.model)
+    elif not place.texts:
+        prompt = recipe.annotate.asked.instruction
     data, data_link = make_link(recipe.data.path, "sha" in source, "datasets/")
     labels = read_label_quality(study) if place.tables else None  # only a published study has tables
     report = describe(results) if results else None
@@ -142,8 +149,10 @@ def render_card(content: Content, folder: Path, place: Place, results: Results |
         calibration=pool.calibrations[0],
         passes=pool.votes.shape[1],
         label_mass=float(pool.label_mass.mean()),
-        prompt=(manifest["prompt"] if place.texts else recipe.annotate.prompt.instruction).replace("```", "` ` `"),
-        demonstrations=len(manifest["ingredients"]["shown"]),
+        columns=columns,
+        source_columns=_describe_source_columns(content) if place.texts else [],
+        prompt=(prompt or "").replace("```", "` ` `"),
+        demonstrations=len(manifest["ingredients"].get("shown", ())),
         unknown=list_unknown(results) if results else [],
         label_findings=describe_labels(labels) if labels else [],
         findings=[*report.findings, *report.more] if report else [],
@@ -152,6 +161,20 @@ def render_card(content: Content, folder: Path, place: Place, results: Results |
         key=content.key,
     )
     return f"---\n{front.to_yaml()}\n---\n{body}"
+
+
+def _describe_source_columns(content: Content) -> list[tuple[str, str, str]]:
+    """Return published name, type and name in the source of each column of the source."""
+    from datasets import ClassLabel, Features
+
+    rows = []
+    features = Features.from_arrow_schema(content.files.source_schema()) if content.source_columns else {}
+    for name, column in content.source_columns.items():
+        kind = getattr(features[column], "dtype", type(features[column]).__name__)
+        if column in content.files.manifest["json_columns"]:
+            kind = "JSON text"
+        rows.append((name, "class" if isinstance(features[column], ClassLabel) else kind, column))
+    return rows
 
 
 def draw_figure(results: Results, folder: Path) -> Path:

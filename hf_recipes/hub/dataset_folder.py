@@ -6,15 +6,18 @@ load_dataset("studies/tweets-demo/dataset", "llm-entropy-replace")
 import logging
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from ..analysis.measure import read_study_results
 from ..data import NO_GOLD, Rows
 from ..hashing import hash_files, make_key
 from ..labels import rules
-from ..labels.pool import Pool, StudyLabels
+from ..labels.pool import StudyLabels
 from ..labels.rules import training_labels
 from ..labels.votes import flipped
 from ..report.findings import describe
@@ -22,6 +25,7 @@ from ..report.label_findings import describe as describe_labels
 from ..report.label_quality import read_label_quality
 from ..report.methods import how_made
 from ..report.records import Findings
+from ..source_columns import publish_columns
 from ..study import PACKAGE, Study, read_json, versions, write_text
 from ..variants import CONFIDENT, CONTROLS, VARIANTS
 from . import dataset_card
@@ -46,19 +50,22 @@ class DatasetFolder:
 
     Attributes:
         variants (`list[str]`): the variants that have a config. Confident learning has none: each run has its own rows.
+        source_columns (`dict[str, str]`): the source's own columns that the configs have, by their published names.
         test (`Rows`): the test split, with gold from an audit where the recipe trains without gold.
     """
 
     def __init__(self, study: Study, labels: StudyLabels):
         recipe, self.study = study.recipe, study
-        self.pool, self.annotations = labels.training_pool, labels.annotations
+        self.pool, self.annotations, self.files = labels.training_pool, labels.annotations, labels.files
         self.test = replace(labels.test, gold=labels.test_gold)
         names = recipe.grid.variants if recipe.grid else ["llm"]
         self.variants = [name for name in names if name not in CONFIDENT]
         self.share = recipe.grid.replace_share if recipe.grid else 0.0
+        self.source_columns = publish_columns(labels.files.source_columns, recipe.data.keep_columns)
         self.key = make_key(
             recipe={"name": recipe.name, "data": recipe.data.model_dump(mode="json"), "variants": self.variants},
             share=self.share,
+            rows=[labels.files.manifest["key"], labels.files.manifest.get("kept")],
             labels=labels.pool_key,
             test=labels.test_key,
             code=[hash_files(path) for path in CODE],
@@ -86,22 +93,50 @@ class DatasetFolder:
                 logger.warning("%s differs from what hf-recipes wrote. It is written again.", study.dataset)
             with study.whole_folder(study.dataset) as folder:
                 for name in self.variants:
-                    _write_split(folder / "data" / name, "train", _train_columns(name, self))
+                    _write_split(folder / "data" / name, "train", *_train_columns(name, self), self)
                 if len(self.test):
-                    _write_split(folder / "data" / "test", "test", _test_columns(self.test, self.pool))
+                    _write_split(folder / "data" / "test", "test", *_test_columns(self.test, self), self)
                 card = render_card(self, folder, Place(str(study.dataset)), None)
                 write_text(folder / "README.md", card)
             study.write_json(study.dataset_manifest, {"key": self.key})
 
 
-def _write_split(folder: Path, split: str, columns: tuple[dict[str, Any], Any]) -> None:
-    from datasets import Dataset, disable_progress_bars
+def _write_split(folder: Path, split: str, values: dict[str, Any], features: Any, content: DatasetFolder) -> None:
+    """Write a file with some rows of a split, in their order, and the source's own columns of these rows."""
+    from datasets import Dataset, Features, disable_progress_bars
 
     disable_progress_bars()
     folder.mkdir(parents=True)
-    values, features = columns
-    with (folder / f"{split}-00000-of-00001.parquet").open("wb") as stream:  # a path may be taken for a URL
-        Dataset.from_dict(values, features=features).to_parquet(stream)
+    columns = content.source_columns
+    if columns:
+        kept = Features.from_arrow_schema(content.files.source_schema())
+        features = Features({**features, **{name: kept[column] for name, column in columns.items()}})
+    dataset = Dataset.from_dict(values, features=Features({name: features[name] for name in values}))
+    with TemporaryDirectory(dir=folder) as temporary:
+        if columns:
+            joined = Path(temporary) / "joined.arrow"
+            _join_source(dataset.data.table, split, joined, features.arrow_schema, content)
+            dataset = Dataset.from_file(str(joined))
+        with (folder / f"{split}-00000-of-00001.parquet").open("wb") as stream:  # a path may be taken for a URL
+            dataset.to_parquet(stream)
+        del dataset  # it has the file open
+
+
+def _join_source(table: pa.Table, split: str, path: Path, schema: pa.Schema, content: DatasetFolder) -> None:
+    """Write the rows of a table with the source's own columns, some rows at a time, as an Arrow file."""
+    columns = content.source_columns
+    places = pc.index_in(table["id"], value_set=content.files.column("id", [split])).to_numpy()  # in ascending order
+    start = 0
+    with pa.ipc.new_stream(path, schema) as writer:
+        for batch in content.files.source_batches(list(dict.fromkeys(columns.values())), split):
+            first, last = np.searchsorted(places, [start, start + len(batch)])
+            source = batch.take(pa.array(places[first:last] - start))
+            rows = table.slice(first, last - first)
+            arrays = [*rows.columns, *(source[column] for column in columns.values())]
+            writer.write_table(
+                pa.table([array.cast(field.type) for array, field in zip(arrays, schema, strict=True)], schema=schema)
+            )
+            start += len(batch)
 
 
 def _train_columns(name: str, content: DatasetFolder) -> tuple[dict[str, Any], Any]:
@@ -122,22 +157,24 @@ def _train_columns(name: str, content: DatasetFolder) -> tuple[dict[str, Any], A
     }
     if pool.votes.shape[1] > 1:
         values |= {"votes": list(pool.votes[rows]), "flipped": flipped(pool.votes[rows])}
-    return values, _features(pool)
+    features = _features(content)
+    return {column: values[column] for column in features}, features
 
 
-def _test_columns(test: Rows, pool: Pool) -> tuple[dict[str, Any], Any]:
+def _test_columns(test: Rows, content: DatasetFolder) -> tuple[dict[str, Any], Any]:
     """Return the columns of the training split. Those of the LLM are null: it labels the test texts for no config."""
-    features = _features(pool)
+    features = _features(content)
     values: dict[str, Any] = {name: [None] * len(test) for name in features}
     values |= {"id": test.ids, "text": test.texts, "label": test.gold, "gold": test.gold}
     values["label_source"] = [None if gold == NO_GOLD else "gold" for gold in test.gold]
     return values, features
 
 
-def _features(pool: Pool) -> Any:
+def _features(content: DatasetFolder) -> Any:
     """Return the columns of both splits. The viewer and other libraries require that they are the same."""
     from datasets import ClassLabel, Features, List, Value
 
+    pool = content.pool
     classes = ClassLabel(names=pool.label_names)
     features = {
         "id": Value("string"),
@@ -148,8 +185,9 @@ def _features(pool: Pool) -> Any:
         "llm_label": classes,
         "llm_probs": List(Value("float64"), length=len(pool.label_names)),
         "entropy": Value("float64"),
-        "label_mass": Value("float64"),
     }
+    if content.annotations[0].section.columns is None:
+        features["label_mass"] = Value("float64")
     if pool.votes.shape[1] > 1:
         features |= {"votes": List(classes, length=pool.votes.shape[1]), "flipped": Value("bool")}
     return Features(features)

@@ -93,6 +93,8 @@ def pull_study(repo: str, folder: Path | None = None, name: str | None = None, r
             path_in_repo(manifest["prefix"], table, "train")
             for table in ("annotations", *(("runs", *predictions) if predictions else ()))
         ]
+        if manifest["rows"].get("source_columns"):
+            wanted += [f"{home}/rows-train-source.parquet", f"{home}/rows-test-source.parquet"]
         optional = ("results.json", "labels.json", "audit-sample.json", "audit-labels.json")
         where = fetch(*wanted, *(f"{home}/{file}" for file in optional if f"{home}/{file}" in sizes))
     except UserError:
@@ -145,7 +147,8 @@ def _read_manifest(file: Path, repo: str, name: str) -> dict[str, Any]:
     if not re.fullmatch(PREFIX, manifest["prefix"]):
         raise ValueError("`prefix` is not valid.")
     for section in passes:
-        _check_template("annotate.prompt.template", section.prompt.template, ("labels", "demonstrations"))
+        if section.prompt:
+            _check_template("annotate.prompt.template", section.prompt.template, ("labels", "demonstrations"))
     if recipe.data.text_template is not None:
         _check_template("data.text_template", recipe.data.text_template, ())
     drop_addresses(manifest["recipe"]["annotate"])
@@ -232,7 +235,9 @@ def _batches(path: Path, schema: pa.Schema, *compressions: str) -> Iterator[pa.T
     if not pq.read_schema(path).equals(schema):
         raise ValueError(f"`{path.name}` has other columns.")
     # A dictionary holds a text once, however many rows have it: it is counted before it is multiplied.
-    file = pq.ParquetFile(path, read_dictionary=[field.name for field in schema if pa.types.is_string(field.type)])
+    leaves = pq.read_metadata(path).schema
+    texts = [leaf.path for leaf in map(leaves.column, range(len(leaves))) if leaf.physical_type == "BYTE_ARRAY"]
+    file = pq.ParquetFile(path, read_dictionary=texts)
     limit = min(MAX_DECODED_BYTES, max(MIN_DECODED_BYTES, MAX_EXPANSION * path.stat().st_size))
     total = 0
     for group in range(file.num_row_groups):
@@ -252,6 +257,10 @@ def _batches(path: Path, schema: pa.Schema, *compressions: str) -> Iterator[pa.T
 
 
 def _decoded_size(column: pa.Array) -> int:
+    if pa.types.is_struct(column.type):
+        return sum(map(_decoded_size, column.flatten()), len(column))
+    if pa.types.is_list(column.type) or pa.types.is_large_list(column.type):
+        return _decoded_size(column.flatten()) + 8 * len(column)
     if not pa.types.is_dictionary(column.type):
         return int(column.nbytes)
     lengths = pa.compute.binary_length(column.dictionary)
@@ -273,12 +282,7 @@ def _unpack(where: Path, home: Path, manifest: dict[str, Any], recipe: Recipe, m
     write_text(study.recipe_file, yaml.safe_dump(recipe_content, sort_keys=False, allow_unicode=True))
     if manifest["revisions"]:
         write_json(study.revisions_file, manifest["revisions"])
-    study.rows.mkdir()
-    for split in ("train", "test"):
-        for _ in _batches(home / f"rows-{split}.parquet", ROWS, "ZSTD"):
-            pass  # it decodes within the limits, and later steps read it whole
-        shutil.copyfile(home / f"rows-{split}.parquet", study.rows / f"{split}.parquet")
-    write_json(study.rows / "manifest.json", manifest["rows"])
+    _unpack_rows(home, manifest["rows"], study.rows)
     rows = table("annotations", ANNOTATIONS)
     for entry in manifest["passes"]:
         folder = study.annotations(entry["key"])
@@ -321,6 +325,24 @@ def _write_run(folder: Path, row: dict[str, Any], predictions: dict[str, pa.Tabl
         if len(part):
             parquet.write(folder / f"{name}.parquet", part.unify_dictionaries())
     write_json(folder / "run.json", json.loads(row["record"]))
+
+
+def _unpack_rows(home: Path, manifest: dict[str, Any], folder: Path) -> None:
+    folder.mkdir()
+    columns = manifest.get("source_columns", [])
+    for split in ("train", "test"):
+        schemas = {f"{split}.parquet": ROWS}
+        if columns:
+            # The source's own columns may have any type.
+            schema = pq.read_schema(home / f"rows-{split}-source.parquet")
+            if schema.names != columns:
+                raise ValueError(f"`rows-{split}-source.parquet` has other columns.")
+            schemas[f"{split}-source.parquet"] = schema
+        for name, schema in schemas.items():
+            for _ in _batches(home / f"rows-{name}", schema, "ZSTD"):
+                pass  # it decodes within the limits, and later steps read it whole
+            shutil.copyfile(home / f"rows-{name}", folder / name)
+    write_json(folder / "manifest.json", manifest)
 
 
 def list_studies(paths: Iterable[str]) -> list[str]:

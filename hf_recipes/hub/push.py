@@ -64,7 +64,9 @@ def push_dataset(
     """
     message = f"{study.recipe.name}: labels by {study.recipe.annotate.model}"
     target = Target(repo, "dataset", message, revision or "main", create_pr)
-    if texts is False and any(section.prompt.examples for section in study.recipe.annotate.all_passes()):
+    if texts is False and any(
+        section.prompt and section.prompt.examples for section in study.recipe.annotate.all_passes()
+    ):
         raise UserError("--no-texts: `annotate.prompt.examples` must be empty, as its texts are part of the recipe.")
     make_repo(target, private)
     with TemporaryDirectory(prefix="hf-recipes-") as folder, study.lock():

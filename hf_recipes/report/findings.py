@@ -122,7 +122,10 @@ def _list_limits(results: Results, llm: VariantResult) -> list[str]:
     if missing := [name for name in results.label_names if not llm.per_class_n.get(name)]:
         limits.append(f"No test text is of {listed(missing)}: macro-F1 and the limit on F1 are over the other classes.")
     if "pass" not in results.vary:
-        limits.append("All of this is for one prompt with one draw of demonstrations; another draw gives other labels.")
+        draw = "one prompt with one draw of demonstrations; another draw gives other labels"
+        if results.annotator.column:
+            draw = "one label of each text; an LLM that is asked again may give others"
+        limits.append(f"All of this is for {draw}.")
     limits.append(
         f"Intervals are {results.confidence_level:.0%} each, over runs and texts together, by t. What sentences call "
         "clearly above or below zero is corrected for the number of comparisons (Holm 1979): the primary ones "

@@ -36,12 +36,11 @@ def describe(labels: LabelQuality) -> list[str]:
             f"People labelled {annotator.n_gold:,} of {drawn:,} texts that were drawn at random from all "
             f"{annotator.n:,}{scope}"
         )
-    has_probabilities = labels.scoring != "guided"
     sentences.append(
         f"Against {annotator.n_gold:,} gold labels: accuracy {estimate(annotator, 'accuracy')} (always the most "
         f"frequent class: {number(annotator.majority_accuracy)}), macro-F1 {estimate(annotator, 'macro_f1')}."
     )
-    if has_probabilities:
+    if labels.has_probabilities:
         sentences.append(
             "The probability of its label and the share of right labels differ by "
             f"{number(annotator.ece)} on average (expected calibration error)."
@@ -69,10 +68,12 @@ def _describe_shares(labels: LabelQuality, annotator: Uncertainty) -> list[str]:
     if left_out := [f"{count:,} {use}" for use, count in spent.items() if count]:
         sentences.append(f"Not among them: {' and '.join(left_out)}.")
     if max(annotator.label_share) > ONE_LABEL:
-        sentences.append(
-            "Nearly all get one label. If the texts are not like that, try calibration: batch (it costs no "
-            "annotation), another instruction or demonstrations, or a larger model."
-        )
+        advice = "another instruction or demonstrations, or a larger model."
+        if labels.is_from_columns:
+            advice = "labels of another LLM."
+        if labels.has_probabilities:
+            advice = f"calibration: batch (it costs no annotation), {'or ' if labels.is_from_columns else ''}{advice}"
+        sentences.append(f"Nearly all get one label. If the texts are not like that, try {advice}")
     if labels.scoring == "distribution":
         mass = annotator.label_mass_mean
         warning = " Most of it is on other tokens: the prompt does not ask for these labels." if mass < 0.5 else ""
@@ -120,14 +121,14 @@ def make_label_tables(labels: LabelQuality) -> list[Table]:
     rows = []
     for place, counts in enumerate(labels.status):
         rows.append([str(place), *(f"{counts.get(name, 0):,}" for name in statuses)])
+    note = (
+        f"Texts cut to fit: {labels.truncated:,}. Gold labels spent: {spent.demonstrations} on demonstrations, "
+        f"{spent.calibration} on calibration."
+    )
+    if labels.is_from_columns:
+        note = f"Gold labels spent: {spent.calibration} on calibration."
     tables = [
-        Table(
-            "Rows",
-            ["pass", *statuses],
-            rows,
-            note=f"Texts cut to fit: {labels.truncated:,}. Gold labels spent: {spent.demonstrations} on "
-            f"demonstrations, {spent.calibration} on calibration.",
-        ),
+        Table("Rows", ["pass", *statuses], rows, note=note),
         Table(
             "Calibration",
             ["pass", "method", "temperature", "gold labels looked at", "log-loss on them"],
@@ -137,7 +138,7 @@ def make_label_tables(labels: LabelQuality) -> list[Table]:
     annotator = labels.annotator
     if annotator and annotator.n_gold >= MIN_LABELS:
         tables.append(_list_confusion(labels.label_names, annotator))
-        if labels.scoring != "guided":
+        if labels.has_probabilities:
             tables.append(_list_captures(annotator))
     if labels.passes:
         tables.append(list_passes(labels))

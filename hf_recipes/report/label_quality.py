@@ -9,6 +9,7 @@ from pydantic import ValidationError
 from ..analysis.annotator import clusters_of_pool
 from ..analysis.label_schema import LabelQuality, Uncertainty
 from ..analysis.measure import without_nan
+from ..annotate_section import Annotate
 from ..annotation.annotations import count_examples
 from ..annotation.calibration import ON_GOLD
 from ..annotation.passes import read_progress
@@ -50,7 +51,7 @@ def write_labels(study: Study, study_labels: StudyLabels) -> LabelQuality:
         "label_names": pool.label_names,
         "status": [{name: p.status.count(name) for name in sorted(set(p.status))} for p in passes],
         "truncated": int(passes[0].truncated.sum()),
-        "scoring": passes[0].section.scoring,
+        "scoring": _name_scoring(passes[0].section),
         "calibrations": [
             {"method": c.method, "temperature": c.temperature, "log_loss": c.log_loss, "gold": len(c.gold_rows)}
             for c in pool.calibrations
@@ -68,11 +69,17 @@ def write_labels(study: Study, study_labels: StudyLabels) -> LabelQuality:
     labels = LabelQuality.model_validate(content)
     with study.lock():
         study.report.mkdir(parents=True, exist_ok=True)
-        if labels.annotator and labels.scoring != "guided":
+        if labels.annotator and labels.has_probabilities:
             _draw(labels.annotator, labels.label_names, study)
         write_text(study.report / "labels.md", render_labels(study, labels))
         study.write_json(study.labels_file, content)
     return labels
+
+
+def _name_scoring(section: Annotate) -> str:
+    if section.columns is None:
+        return section.scoring
+    return "probabilities" if section.has_probabilities else "labels"
 
 
 def read_label_quality(study: Study) -> LabelQuality | None:
@@ -87,7 +94,7 @@ def read_label_quality(study: Study) -> LabelQuality | None:
 def render_labels(study: Study, labels: LabelQuality) -> str:
     """Return the page on the labels, in Markdown."""
     figure = ""
-    if labels.annotator and labels.scoring != "guided":
+    if labels.annotator and labels.has_probabilities:
         figure = "Share of texts by label, and the distribution of the LLM's entropy"
         if labels.annotator.n_gold >= MIN_LABELS:
             figure = "Reliability, and the error rate among the texts kept"

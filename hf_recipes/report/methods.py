@@ -38,10 +38,12 @@ def how_made(study: Study, results: Results) -> str:
     judges, primary = " with gold labels", "LLM labels against gold labels, "
     if results.audit:
         judges, primary = f", of which people labelled {results.audit.test.labelled:,}, drawn at random", ""
+    labelled = f"Texts of {data} were labelled by {model} with {annotator.demonstrations} demonstrations and"
+    if annotator.column:
+        labelled = f"Labels of {model} were read from the column {annotator.column} of {data}, with"
     return (
-        f"Texts of {data} were labelled by {model} with {annotator.demonstrations} demonstrations and "
-        f"{annotator.calibration} calibration{fitted}; {how_trained(study, results.method)} {results.R} seeds were "
-        f"run for each source of labels at {sizes} training texts"
+        f"{labelled} {annotator.calibration} calibration{fitted}; {how_trained(study, results.method)} "
+        f"{results.R} seeds were run for each source of labels at {sizes} training texts"
         f"{' (some at the largest number alone)' if study.grid.curves else ''}, and judged on {results.n:,} test texts"
         f"{judges}{_extra_texts(results)}. "
         "Disagreement is the share of test texts to which two runs that "

@@ -20,6 +20,11 @@ INTERVAL = r"(?<=\S )\[(?:-?[\d.]+, -?[\d.]+|not defined)\](?![(\[:])"
 MARKUP = re.compile(rf"({INTERVAL})|([\\`*_\[\]!|~#])")
 
 
+def code(text: str) -> str:
+    """Return a name as a code span that stays whole in Markdown, tables included."""
+    return "`{}`".format(" ".join(str(text).split()).replace("`", "'").replace("|", "\\|"))
+
+
 def cell(text: str) -> str:
     """Return text that is safe in Markdown, tables included: without markup, links and images."""
     line = html.escape(" ".join(str(text).split()), quote=False)
@@ -37,7 +42,7 @@ def render(template: str, **content: Any) -> str:
     style = Environment(
         loader=FileSystemLoader(TEMPLATES), autoescape=select_autoescape(), trim_blocks=True, lstrip_blocks=True
     )
-    style.filters["cell"] = cell
+    style.filters |= {"cell": cell, "code": code}
     return style.get_template(template).render(content)
 
 

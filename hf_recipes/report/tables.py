@@ -171,7 +171,7 @@ def make_tables(results: Results) -> list[Table]:
         {
             "variant": "variant",
             "training": lambda result: f"{round(sum(result.gold_train_labels) / len(result.gold_train_labels)):,}",
-            "prompt and calibration": "gold_prompt_labels",
+            "calibration" if results.annotator.column else "prompt and calibration": "gold_prompt_labels",
             "choice of checkpoint": "gold_validation_labels",
             "all": "gold_labels",
         },
@@ -278,10 +278,13 @@ def _list_sources(components: Components) -> Iterator[list[str]]:
 
 def _describe_annotator(results: Results) -> Table:
     annotator = results.annotator
-    note = (
-        f"Rows by status: {counted(annotator.status)}; texts cut to fit: {annotator.truncated:,}. Probability on the "
-        f"labels before renormalising: {number(annotator.label_mass)} on average. Calibration: {annotator.calibration}."
-    )
+    note = f"Rows by status: {counted(annotator.status)}"
+    if annotator.column is None:
+        note += (
+            f"; texts cut to fit: {annotator.truncated:,}. Probability on the labels before renormalising: "
+            f"{number(annotator.label_mass)} on average"
+        )
+    note += f". Calibration: {annotator.calibration}."
     if annotator.kl is not None:
         note += (
             f" KL divergence of its probabilities from the annotators' shares: {estimate(annotator, 'kl')} nats "

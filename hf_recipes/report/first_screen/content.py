@@ -351,7 +351,10 @@ def list_unknown(results: "Results") -> list[str]:
             line += f": {seeds:,} seeds and {texts:,} test texts would decide, in {verdict.advice.hours:,.1f} hours"
         lines.append(f"{line}.")
     if "pass" not in results.vary:
-        lines.append("Whether another prompt or other few-shot examples give the same labels.")
+        again = "the LLM gives the same labels if it is asked again"
+        if results.annotator.column is None:
+            again = "another prompt or other few-shot examples give the same labels"
+        lines.append(f"Whether {again}.")
     lines.append(f"Other LLMs, encoders or data, or more than {results.top:,} training texts.")
     return lines[:MAX_LIMITS]
 
