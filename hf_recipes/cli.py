@@ -10,7 +10,21 @@ import typer
 
 from . import __version__, launch, logs
 from .child import handle_interrupts
-from .errors import UserError
+from .cli_audit import audit_app
+from .cli_options import (
+    SETTINGS,
+    Accept,
+    ConfigName,
+    Dataset,
+    GoOn,
+    RecipeFile,
+    Retry,
+    TextColumn,
+    Variant,
+    Verbose,
+    open_study,
+)
+from .cli_push import push_app
 from .recipe import load_recipe
 from .study import Study
 
@@ -27,34 +41,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-audit_app = typer.Typer(
-    help="Draw texts for people to label, and import their labels.\n\n"
-    "Example: hf-recipes audit sample recipe.yaml --n 200 --output to_label.csv",
-    no_args_is_help=True,
-)
-push_app = typer.Typer(
-    help="Publish a study, a classifier, a metric module or the Space on the Hub.\n\n"
-    "Example: hf-recipes push dataset recipe.yaml --repo owner/name",
-    no_args_is_help=True,
-)
 app.add_typer(audit_app, name="audit")
 app.add_typer(push_app, name="push")
 
-RecipeFile = Annotated[Path, typer.Argument(metavar="RECIPE", help="Read this YAML file. hf-recipes init writes one.")]
-Accept = Annotated[
-    bool, typer.Option("--accept-changes", help="Accept a changed recipe, and redo what the change affects.")
-]
-Verbose = Annotated[bool, typer.Option("--verbose", help="Show the logs of vLLM, transformers and other libraries.")]
-Retry = Annotated[bool, typer.Option("--retry-failed", help="Retry failed runs.")]
-GoOn = Annotated[
-    bool, typer.Option("--go-on", help="Train all runs, even if the first on gold labels are not better than chance.")
-]
-Private = Annotated[bool, typer.Option("--private", help="Create the repo as private.")]
 NUM_STEPS = {"frozen": 4, "finetune": 5, "both": 6}  # of `run`, by `train.encoder_mode`
-Revision = Annotated[str | None, typer.Option("--revision", help="Commit to this branch. main by default.")]
-CreatePR = Annotated[bool, typer.Option("--create-pr", help="Open a pull request.")]
-Variant = Annotated[str, typer.Option("--variant", help="Choose the training labels, by their variant.")]
-SETTINGS = {"allow_extra_args": True, "ignore_unknown_options": True}
 
 
 def _print_version(is_set: bool) -> None:
@@ -71,20 +61,10 @@ def options(
 ) -> None: ...
 
 
-def _open(context: typer.Context, recipe: Path, accept: bool, verbose: bool) -> Study:
-    logs.set_up(verbose)
-    return Study(load_recipe(recipe, context.args), accept)
-
-
 @app.command()
 def init(
-    dataset: Annotated[
-        str,
-        typer.Argument(metavar="DATASET", help="Read this Hub dataset, folder, .csv, .tsv, .json, .jsonl or .parquet."),
-    ],
-    text: Annotated[
-        str | None, typer.Option("--text", help="Name the column of texts. It is guessed by default.")
-    ] = None,
+    dataset: Dataset,
+    text: TextColumn = None,
     label: Annotated[
         str | None,
         typer.Option("--label", help="Name the column of gold labels. It is guessed by default."),
@@ -93,7 +73,7 @@ def init(
         str | None,
         typer.Option("--llm-label", help="Name the column of labels that an LLM gave elsewhere. No LLM then runs."),
     ] = None,
-    config: Annotated[str | None, typer.Option("--config", help="Choose a config of the dataset, `data.name`.")] = None,
+    config: ConfigName = None,
     output: Annotated[Path | None, typer.Option("--output", help="Write this file. <dataset>.yaml by default.")] = None,
 ) -> None:
     """Write a recipe with comments for a dataset.
@@ -122,7 +102,53 @@ def run(
 
     Example: hf-recipes run recipe.yaml
     """
-    _run_all(_open(context, recipe, accept, verbose), recipe, context.args, go_on, retry)
+    _run_all(open_study(context, recipe, accept, verbose), recipe, context.args, go_on, retry)
+
+
+@app.command(context_settings=SETTINGS)
+def certify(
+    context: typer.Context,
+    dataset: Dataset,
+    labels: Annotated[str, typer.Option("--labels", help="Name the column with the labels to judge.")],
+    text: TextColumn = None,
+    gold: Annotated[
+        str | None, typer.Option("--gold", help="Name the column of gold labels. It is guessed by default.")
+    ] = None,
+    config: ConfigName = None,
+    audited: Annotated[
+        Path | None, typer.Option("--audited", help="Read people's labels of the texts that this command drew.")
+    ] = None,
+    push: Annotated[bool, typer.Option("--push", help="Open a pull request with the verdict on the dataset.")] = False,
+    verbose: Verbose = False,
+) -> None:
+    """Judge labels made elsewhere, without a recipe: whether they can be trusted for training.
+
+    Example: hf-recipes certify owner/name --text text --labels llm_label --gold label
+    """
+    logs.set_up(verbose)
+    from .annotation.passes import count_rows_left
+    from .certify import find_recipe, needs_audit
+    from .data import open_rows
+    from .report.trust import write_trust
+
+    recipe, notes = find_recipe(dataset, text, labels, gold, config)
+    for note in notes:
+        typer.echo(note)
+    study = Study(load_recipe(recipe, context.args))
+    files = open_rows(study)
+    launch.annotate(study, files, count_rows_left(study, files), recipe, context.args)
+    if advice := needs_audit(study, audited):
+        typer.echo(advice)
+        return
+    results = _run_all(study, recipe, context.args, go_on=True)
+    assert results is not None  # noqa: S101  (the recipe has a grid)
+    file = write_trust(study, results)
+    typer.echo(f"Verdict for other programs: {file}")
+    if push:
+        from .hub.push_trust import push_trust
+
+        command = f"hf-recipes certify {dataset} --text {study.recipe.data.text_column} --labels {labels}"
+        typer.echo(push_trust(study, results, file, command))
 
 
 @contextmanager
@@ -230,7 +256,7 @@ def plan(
 
     Example: hf-recipes plan recipe.yaml
     """
-    study = _open(context, recipe, accept, verbose)
+    study = open_study(context, recipe, accept, verbose)
     from .plan import print_plan
 
     print_plan(study, device)
@@ -242,7 +268,7 @@ def advise(context: typer.Context, recipe: RecipeFile, verbose: Verbose = False)
 
     Example: hf-recipes advise recipe.yaml
     """
-    study = _open(context, recipe, False, verbose)
+    study = open_study(context, recipe, False, verbose)
     from .advise import pilot_settings, print_advice
 
     settings = [*context.args, *pilot_settings(study)]
@@ -264,7 +290,7 @@ def annotate(
 
     Example: hf-recipes annotate recipe.yaml
     """
-    study = _open(context, recipe, accept, verbose)
+    study = open_study(context, recipe, accept, verbose)
     from .annotation.passes import count_rows_left
     from .data import open_rows
     from .labels.pool import read_labels
@@ -284,7 +310,7 @@ def variants(context: typer.Context, recipe: RecipeFile, accept: Accept = False,
 
     Example: hf-recipes variants recipe.yaml
     """
-    study = _open(context, recipe, accept, verbose)
+    study = open_study(context, recipe, accept, verbose)
     from .hub.dataset_folder import DatasetFolder
     from .labels.pool import read_labels
 
@@ -305,7 +331,7 @@ def train(
 
     Example: hf-recipes train recipe.yaml
     """
-    study = _open(context, recipe, accept, verbose)
+    study = open_study(context, recipe, accept, verbose)
     from .labels.pool import read_labels
     from .training.runs import Runs, check_training
 
@@ -327,7 +353,7 @@ def measure(context: typer.Context, recipe: RecipeFile, accept: Accept = False, 
 
     Example: hf-recipes measure recipe.yaml
     """
-    study = _open(context, recipe, accept, verbose)
+    study = open_study(context, recipe, accept, verbose)
     from .analysis.measure import measure as write_results
     from .labels.pool import read_labels
     from .training.runs import Runs
@@ -344,7 +370,7 @@ def report(context: typer.Context, recipe: RecipeFile, accept: Accept = False, v
 
     Example: hf-recipes report recipe.yaml
     """
-    study = _open(context, recipe, accept, verbose)
+    study = open_study(context, recipe, accept, verbose)
     from .labels.pool import read_labels
     from .report.page import print_summary
     from .training.runs import Runs
@@ -397,148 +423,12 @@ def predict(
 
     Example: hf-recipes predict recipe.yaml new.csv --accuracy 0.9
     """
-    study = _open(context, recipe, False, verbose)
+    study = open_study(context, recipe, False, verbose)
     from .predict import Source
     from .predict import predict as label_texts
 
     summary = label_texts(study, variant, seed, Source(texts, text, config, split), accuracy, output)
     typer.echo(f"labels: {output} ({summary})")
-
-
-@audit_app.command(name="sample", context_settings=SETTINGS)
-def audit_sample(
-    context: typer.Context,
-    recipe: RecipeFile,
-    n: Annotated[int, typer.Option("--n", help="Draw this many texts. More keep the texts of fewer.")],
-    output: Annotated[Path, typer.Option("--output", help="Write this file.")],
-    form: Annotated[str, typer.Option("--format", help="Write csv, jsonl or label-studio.")] = "csv",
-    test_share: Annotated[
-        float,
-        typer.Option("--test-share", help="Draw this share from the test texts, if the recipe trains without gold."),
-    ] = 0.5,
-    verbose: Verbose = False,
-) -> None:
-    """Draw texts at random for people to label. The LLM's labels are not shown.
-
-    Example: hf-recipes audit sample recipe.yaml --n 200 --output to_label.csv
-    """
-    study = _open(context, recipe, False, verbose)
-    from .labels.audit import FORMS, draw_audit
-
-    if form not in FORMS:
-        raise UserError(f"`--format` must be one of {', '.join(FORMS)}. Got {form}.")
-    drawn = draw_audit(study, n, output, form, test_share)
-    typer.echo(f"{drawn.num_written:,} texts to label: {output}")
-    for sentence in drawn.describe():
-        typer.echo(sentence)
-    if form == "label-studio":
-        typer.echo(f"Labelling interface for Label Studio: {output.with_suffix('.xml')}")
-
-
-@audit_app.command(name="import", context_settings=SETTINGS)
-def audit_import(
-    context: typer.Context,
-    recipe: RecipeFile,
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="Read this labelled file, or an export.")],
-    replace: Annotated[bool, typer.Option("--replace", help="Replace labels that were imported before.")] = False,
-    verbose: Verbose = False,
-) -> None:
-    """Import human labels and re-evaluate the LLM's labels.
-
-    Example: hf-recipes audit import recipe.yaml to_label.csv
-    """
-    study = _open(context, recipe, False, verbose)
-    from .labels.audit_import import import_audit
-    from .labels.pool import read_labels
-    from .report.label_quality import print_labels, write_labels
-
-    counts = import_audit(study, file, replace)
-    typer.echo(counts)
-    print_labels(study, write_labels(study, read_labels(study)))
-
-
-@push_app.command(name="dataset", context_settings=SETTINGS)
-def push_dataset(
-    context: typer.Context,
-    recipe: RecipeFile,
-    repo: Annotated[str, typer.Option("--repo", help="Publish in this dataset repo, owner/name; created if missing.")],
-    private: Private = False,
-    revision: Revision = None,
-    create_pr: CreatePR = False,
-    prefix: Annotated[str | None, typer.Option("--prefix", help="Start the configs' names with this.")] = None,
-    texts: Annotated[
-        bool | None,
-        typer.Option("--texts/--no-texts", help="Publish the texts, or ids, labels and probabilities alone."),
-    ] = None,
-    accept: Accept = False,
-    verbose: Verbose = False,
-) -> None:
-    """Publish the study as configs of a dataset repo, in one commit that keeps everything else.
-
-    Example: hf-recipes push dataset recipe.yaml --repo owner/name
-    """
-    study = _open(context, recipe, accept, verbose)
-    from .hub.push import push_dataset as push
-
-    typer.echo(push(study, repo, private, revision, create_pr, prefix, texts))
-
-
-@push_app.command(name="model", context_settings=SETTINGS)
-def push_model(
-    context: typer.Context,
-    recipe: RecipeFile,
-    repo: Annotated[str, typer.Option("--repo", help="Publish in this model repo, owner/name; created if missing.")],
-    variant: Variant = "llm",
-    private: Private = False,
-    revision: Revision = None,
-    create_pr: CreatePR = False,
-    dataset: Annotated[
-        str | None, typer.Option("--dataset", help="Link this dataset repo, where the study is published.")
-    ] = None,
-    verbose: Verbose = False,
-) -> None:
-    """Publish the classifier that is nearest to the ensemble of all seeds, and check its predictions.
-
-    Example: hf-recipes push model recipe.yaml --repo owner/name
-    """
-    study = _open(context, recipe, False, verbose)
-    from .hub.push_model import push_model as push
-
-    typer.echo(push(study, variant, repo, private, revision, create_pr, dataset))
-
-
-@push_app.command(name="metric")
-def push_metric(
-    folder: Annotated[
-        Path, typer.Argument(metavar="FOLDER", help="Publish this folder, for example metrics/seed_instability.")
-    ],
-    owner: Annotated[str, typer.Option("--owner", help="Publish for this user or organisation.")],
-    private: Private = False,
-) -> None:
-    """Publish a metric module as a Space, for evaluate.load("owner/name").
-
-    Example: hf-recipes push metric metrics/seed_instability --owner me
-    """
-    logs.set_up()
-    from .hub.spaces import push_metric as push
-
-    typer.echo(push(folder, owner, private))
-
-
-@push_app.command(name="space")
-def push_space(
-    repo: Annotated[str, typer.Option("--repo", help="Publish in this Space, owner/name; created if missing.")],
-    study: Annotated[str, typer.Option("--study", help="Show this published study, owner/name or owner/name/study.")],
-    private: Private = False,
-) -> None:
-    """Publish the app that shows a published study, as a Space.
-
-    Example: hf-recipes push space --repo owner/space --study owner/name
-    """
-    logs.set_up()
-    from .hub.spaces import push_space as push
-
-    typer.echo(push(repo, study, private))
 
 
 @app.command()

@@ -117,6 +117,7 @@ def write_recipe(
     config: str | None,
     output: Path | None,
     llm_label: str | None = None,
+    certify: bool = False,
 ) -> tuple[Path, list[str]]:
     """Write a recipe with a comment on each setting.
 
@@ -131,6 +132,8 @@ def write_recipe(
             The file to write; by default `<name of the dataset>.yaml`.
         llm_label (`str`, *optional*):
             The column with labels that an LLM gave elsewhere. By default the recipe asks an LLM.
+        certify (`bool`, *optional*, defaults to `False`):
+            Write the recipe of `hf-recipes certify`: linear heads on frozen features, with or without gold labels.
 
     Returns:
         `tuple[Path, list[str]]`: the file, and what was guessed, in sentences.
@@ -138,8 +141,7 @@ def write_recipe(
     Raises:
         UserError: the file exists, the dataset cannot be read, or a column is missing or does not fit.
     """
-    stem = Path(dataset).stem if Path(dataset).is_file() else Path(dataset).resolve().name
-    name = re.sub(r"[^A-Za-z0-9._-]+", "-", stem).strip("-._") or "study"
+    name = f"certify-{name_study(dataset)}" if certify else name_study(dataset)
     path = output or Path(f"{name}.yaml")
     if path.exists():
         raise UserError(f"`{path}` must not exist. Try --output another.yaml.")
@@ -147,6 +149,8 @@ def write_recipe(
     data, pool, test, machine = contents.data, contents.pool, contents.test, _describe_machine()
 
     notes = [f"Texts: `{data.text_column}`, {pool.rows:,} rows in '{data.train_split}'."]
+    if llm_label:
+        notes.append(f"Labels made elsewhere: `{llm_label}`, {', '.join(contents.llm_classes)}.")
     if data.label_column:
         classes = list(dict.fromkeys([*pool.by_class, *test.by_class]))
         if not 2 <= len(classes) <= MAX_CLASSES:
@@ -170,20 +174,20 @@ def write_recipe(
             "`data.label_names` and `annotate.prompt.instruction` in it, or name the column with --label."
         )
 
-    if llm_label:
-        notes.append(f"Labels made elsewhere: `{llm_label}`, {', '.join(contents.llm_classes)}.")
-
     # Sizes and few-shot examples that fit the rows with gold. Without a test split, its rows are drawn from the pool.
     has_test = test.rows > 0
-    num_drawn = 0 if has_test else min(MAX_TEST, pool.gold // 4)
+    num_usable = pool.rows if certify and not data.label_column else pool.gold
+    num_drawn = 0 if has_test else min(MAX_TEST, num_usable // 4)
     num_rows, shots = pool.rows - num_drawn, 0 if llm_label else min(MAX_SHOTS, MAX_EXAMPLES // len(classes))
-    num_trainable = pool.gold - num_drawn - shots * len(classes)
+    num_trainable = num_usable - num_drawn - shots * len(classes)
     is_trained = num_trainable >= MIN_TRAINABLE
     if data.label_column and not is_trained:
         notes.append(f"{pool.gold:,} gold labels are too few for training: the recipe only labels texts.")
+    if certify and not is_trained:
+        raise UserError(f"`{dataset}` must have at least {2 * MIN_TRAINABLE} texts to train on. Got {num_usable:,}.")
     top = _round(min(machine.max_size, max(num_trainable // MIN_POOL, min(num_trainable // 2, 100))))
     if is_trained:
-        needed = math.ceil((MIN_POOL * top + shots * len(classes)) * pool.rows / pool.gold)
+        needed = math.ceil((MIN_POOL * top + shots * len(classes)) * pool.rows / num_usable)
         num_rows = min(num_rows, needed)
     rarest = min(pool.by_class.get(name, 0) for name in classes) * num_rows / pool.rows
     shots = min(shots, int(rarest) // 4)
@@ -191,12 +195,6 @@ def write_recipe(
     mean_length = contents.columns[data.text_column].mean_length
     instruction = f"Classify each text as {', '.join(classes[:-1])} or {classes[-1]}."
     prompt_tokens = (mean_length * (shots * len(classes) + 4) + len(instruction)) / 3
-    is_numbered = classes == [str(index) for index in range(len(classes))]
-    about_names = "the classes"
-    if is_numbered:
-        about_names = "numbers mean little to an LLM: list names in this order"
-    elif all(re.fullmatch(r"-?\d+(\.\d+)?", name) for name in classes):
-        about_names = "numbers mean little to an LLM: list names, and add label_map: {'NUMBER': NAME}"
     environment = Environment(trim_blocks=True, lstrip_blocks=True, autoescape=False)  # noqa: S701  (YAML)
     environment.filters["yaml"] = to_yaml
     template = environment.from_string((PACKAGE / "templates" / "recipe.yaml").read_text(encoding="utf-8"))
@@ -205,13 +203,14 @@ def write_recipe(
         path=path,
         data=data,
         names=classes,
-        about_names=about_names,
+        about_names=_describe_names(classes),
         pool_size=num_rows if num_rows < pool.rows - num_drawn else None,
         test_size=MAX_TEST if test.rows > MAX_TEST else num_drawn,
         machine=machine,
         instruction=instruction,
         shots=shots,
         llm_label=llm_label,
+        certify=certify,
         max_model_len=min(MAX_LLM_LENGTH, max(1024, 2 ** math.ceil(math.log2(prompt_tokens)))),
         max_length=128 if mean_length < 400 else 256,
         grid=is_trained,
@@ -219,6 +218,21 @@ def write_recipe(
     )
     write_text(path, content)
     return path, notes
+
+
+def _describe_names(classes: list[str]) -> str:
+    """Return the recipe's comment on the names of the classes."""
+    if classes == [str(index) for index in range(len(classes))]:
+        return "numbers mean little to an LLM: list names in this order"
+    if all(re.fullmatch(r"-?\d+(\.\d+)?", name) for name in classes):
+        return "numbers mean little to an LLM: list names, and add label_map: {'NUMBER': NAME}"
+    return "the classes"
+
+
+def name_study(dataset: str) -> str:
+    """Return a name for the study of a dataset, which files and configs may have."""
+    stem = Path(dataset).stem if Path(dataset).is_file() else Path(dataset).resolve().name
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", stem).strip("-._") or "study"
 
 
 def _inspect(dataset: str, text: str | None, label: str | None, config: str | None, llm_label: str | None) -> Contents:

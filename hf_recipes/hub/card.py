@@ -183,6 +183,23 @@ def merge_model_card(card: str, study: str, made: str) -> str:
     return f"---\n{front}---\n{_with_section(split_card(card)[1], study, own_text, newline)}"
 
 
+def add_section(card: str, study: str, section: str) -> str:
+    """Return a card with a study's section at its end, or in place of the one that it had. All other bytes are kept.
+
+    Args:
+        card (`str`):
+            As it is; empty for a repo without one.
+        study (`str`):
+            The study's name, in the marks round its section.
+        section (`str`):
+            Markdown.
+
+    Raises:
+        UserError: the section has one mark.
+    """
+    return _with_section(card, study, section, "\r\n" if "\r\n" in card else "\n")
+
+
 def _not_in_lines() -> UserError:
     return UserError(
         "the YAML of the repo's README.md must have one key a line and, under `configs:`, one item with a dash after "

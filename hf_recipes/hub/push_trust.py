@@ -1,0 +1,69 @@
+"""Open a pull request on the dataset that was judged: a section of its card, and trust.json."""
+
+from pathlib import Path
+
+from .. import __version__
+from ..analysis.schema import Results
+from ..errors import UserError
+from ..report.first_screen import describe_headline
+from ..report.first_screen.content import describe_labels
+from ..report.render import render
+from ..report.tables import SCORES, make_summary, tabulate
+from ..report.trust import make_trust
+from ..study import Study, read_json
+from .bundle import HOME
+from .card import add_section
+from .commit import Change, Target, check_files, commit, log_change
+
+
+def push_trust(study: Study, results: Results, file: Path, command: str) -> str:
+    """Open a pull request on the repo of the study's dataset. An open one with the same content counts.
+
+    Args:
+        study (`Study`), results (`Results`):
+            A measured study of a dataset on the Hub, and its results.
+        file (`Path`):
+            Its trust.json.
+        command (`str`):
+            What made it, for the card.
+
+    Returns:
+        `str`: the address of the pull request.
+
+    Raises:
+        UserError: the dataset is not on the Hub, or the Hub refuses.
+    """
+    repo = study.recipe.data.path
+    if "sha" not in read_json(study.rows / "manifest.json")["source"]:
+        raise UserError(f"`--push` requires a dataset on the Hub. Got {repo}. Publish it first, then name its repo.")
+    name = study.recipe.name
+    target = Target(repo, "dataset", f"{name}: can the labels be trusted?", "main", create_pr=True)
+    path = f"{HOME}/{name}/{file.name}"
+    trust, level = make_trust(study, results), f"{results.confidence_level:.0%}"
+    section = render(
+        "trust_card.md",
+        trust=trust,
+        headline=describe_headline(results),
+        limits=make_summary(results)[0],
+        labels=describe_labels(results),
+        classifiers=results.classifiers,
+        scores=tabulate(
+            "Classifiers by their training labels",
+            results.at_top.values(),
+            {"training labels": "variant", "gold labels": lambda result: f"{result.gold_labels:,}", **SCORES},
+            note=f"{results.R} seeds, {results.n:,} test texts, {level} intervals.",
+        ),
+        path=path,
+        command=command.replace("`", "'"),
+        version=__version__,
+    )
+
+    def plan() -> Change:
+        head, _ = target.list_files()
+        card = add_section(target.read("README.md", head), name, section)
+        return Change(head, {"README.md": card.encode(), path: file}, [], [])
+
+    address, sha, change = commit(target, plan)
+    check_files(target, sha, change)
+    log_change(target, sha, change)
+    return address

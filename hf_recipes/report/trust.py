@@ -1,0 +1,134 @@
+"""The verdict for other programs: `report/trust.json`, which docs/certify.md describes."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+
+from ..analysis.schema import Baseline, Count, Criterion, Decision, Interval, Record, Results
+from ..study import Study, read_json, versions
+from .first_screen import describe_headline
+
+
+class Judged(Record):
+    """What was judged."""
+
+    dataset: str = Field(description="a Hub id, a file or a folder")
+    revision: str = Field(description="the commit on the Hub, or the SHA-256 of local files")
+    config: str | None
+    split: str
+    text: str = Field(description="the column of texts, or their template")
+    labels: str = Field(description="the column with the LLM's labels, or the LLM")
+    classes: list[str]
+
+
+class Accuracy(Record):
+    """How often the LLM is right, on training texts with a gold label."""
+
+    value: float | None
+    interval: Interval
+    most_frequent_class: float | None = Field(description="the accuracy of always giving the most frequent class")
+    n: Count
+
+
+class Score(Record):
+    """A figure of classifiers, the mean over seeds."""
+
+    value: float | None
+    interval: Interval
+
+
+class ByLabels(Record):
+    """Classifiers that were trained on one kind of labels, at the largest size."""
+
+    labels: str = Field(description="gold, llm, or another variant of docs/remedies.md")
+    macro_f1: Score
+    accuracy: Score
+    disagreement: Score = Field(description="the share of test texts on which two seeds disagree")
+
+
+class Trust(Record):
+    """Whether an LLM's labels can be trusted for training. Intervals have the level `confidence_level`."""
+
+    version: Literal[1] = Field(1, description="of this schema: a program should refuse another one")
+    judged: Judged
+    verdict: Decision
+    summary: str
+    reason: str | None = Field(description="why limits against gold labels cannot be decided; null if they can")
+    limits: list[Criterion]
+    label_accuracy: Accuracy
+    method: Literal["finetune", "frozen"] = Field(description="fine-tuning, or linear heads on frozen features")
+    encoder: str
+    training_texts: Count
+    test_texts: Count
+    seeds: Count
+    confidence_level: float
+    classifiers: list[ByLabels]
+    baselines: list[Baseline]
+    date: str
+    versions: dict[str, str]
+
+
+def make_trust(study: Study, results: Results) -> Trust:
+    """Return what `trust.json` contains.
+
+    Args:
+        study (`Study`):
+            A measured study.
+        results (`Results`):
+            Its results.
+    """
+    data, annotate, annotator = study.recipe.data, study.recipe.annotate, results.annotator
+    source = read_json(study.rows / "manifest.json")["source"]
+    headline = describe_headline(results)
+
+    def score(result: Any, figure: str) -> Score:
+        return Score(value=getattr(result, figure), interval=getattr(result, f"{figure}_interval"))
+
+    return Trust(
+        version=1,
+        judged=Judged(
+            dataset=data.path if "sha" in source else Path(data.path).name,
+            revision=source.get("sha") or source.get("sha256") or source["files"],
+            config=data.name,
+            split=data.train_split,
+            text=data.text_template or data.text_column,
+            labels=annotate.columns.label if annotate.columns else annotate.model,
+            classes=results.label_names,
+        ),
+        verdict=results.verdict.decision,
+        summary=f"{headline.decision}. {headline.sentence}",
+        reason=results.verdict.reason,
+        limits=results.verdict.criteria,
+        label_accuracy=Accuracy(
+            value=annotator.accuracy,
+            interval=annotator.accuracy_interval,
+            most_frequent_class=annotator.majority_accuracy,
+            n=annotator.n_gold,
+        ),
+        method=results.method,
+        encoder=results.encoder,
+        training_texts=results.top,
+        test_texts=results.n,
+        seeds=results.R,
+        confidence_level=results.confidence_level,
+        classifiers=[
+            ByLabels(
+                labels=name,
+                macro_f1=score(result, "macro_f1_mean"),
+                accuracy=score(result, "accuracy_mean"),
+                disagreement=score(result, "pairwise_disagreement"),
+            )
+            for name, result in results.at_top.items()
+        ],
+        baselines=results.baselines,
+        date=results.date,
+        versions=versions("hf-recipes", "torch", "transformers", "scikit-learn"),
+    )
+
+
+def write_trust(study: Study, results: Results) -> Path:
+    """Write `trust.json` next to the report. Return its path."""
+    path = study.report_of(results.method) / "trust.json"
+    study.write_json(path, make_trust(study, results).model_dump(mode="json"))
+    return path
