@@ -129,7 +129,6 @@ def certify(
     from .annotation.passes import count_rows_left
     from .certify import find_recipe, needs_audit
     from .data import open_rows
-    from .report.trust import write_trust
 
     recipe, notes = find_recipe(dataset, text, labels, gold, config)
     for note in notes:
@@ -142,7 +141,7 @@ def certify(
         return
     results = _run_all(study, recipe, context.args, go_on=True)
     assert results is not None  # noqa: S101  (the recipe has a grid)
-    file = write_trust(study, results)
+    file = study.report / "trust.json"
     typer.echo(f"Verdict for other programs: {file}")
     if push:
         from .hub.push_trust import push_trust
@@ -236,9 +235,11 @@ def _train_all(
 def _report(study: Study, labels: "StudyLabels", runs: "Runs") -> "Results":
     from .analysis.measure import measure
     from .report.page import write_report
+    from .report.trust import write_trust
 
     results = measure(study, labels, runs)
     write_report(study, labels.training_pool, results)
+    write_trust(study, results)
     return results
 
 

@@ -127,8 +127,7 @@ def make_trust(study: Study, results: Results) -> Trust:
     )
 
 
-def write_trust(study: Study, results: Results) -> Path:
-    """Write `trust.json` next to the report. Return its path."""
+def write_trust(study: Study, results: Results) -> None:
+    """Write `trust.json` next to the report."""
     path = study.report_of(results.method) / "trust.json"
     study.write_json(path, make_trust(study, results).model_dump(mode="json"))
-    return path
