@@ -26,7 +26,7 @@ from .cli_options import (
 )
 from .cli_push import push_app
 from .recipe import load_recipe
-from .study import Study
+from .study import RUN_FOLDERS, Study
 
 if TYPE_CHECKING:
     from .analysis.schema import Results
@@ -345,7 +345,7 @@ def train(
         launch.train_baselines(recipe, context.args)
     if runs.left():  # errors of the input are raised before anything is launched
         launch.train(study, runs, recipe, context.args, go_on)
-    typer.echo(f"runs: {study.root / 'runs'}")
+    typer.echo(f"runs: {study.root / RUN_FOLDERS[runs.method]}")
 
 
 @app.command(context_settings=SETTINGS)

@@ -36,7 +36,7 @@ def annotate(study: Study, files: "RowFiles", num_left: int, recipe: Path, overr
     if not num_left:
         return
     if all(section.engine == "columns" for section in study.recipe.annotate.all_passes()):
-        copy_labels(study)  # no engine, hence no process
+        copy_labels(study)  # no engine, so no process
         return
     num_crashes = 0
     while True:
@@ -55,7 +55,7 @@ def annotate(study: Study, files: "RowFiles", num_left: int, recipe: Path, overr
 
 def train_baselines(recipe: Path, overrides: list[str]) -> None:
     """Train the heads and TF-IDF models that are left, in a process."""
-    _check(run_child([*CHILD, "hf_recipes.training.baselines", str(recipe), *overrides]))
+    _check(run_child([*CHILD, "hf_recipes.training.linear", str(recipe), *overrides]))
 
 
 def train(study: Study, runs: "Runs", recipe: Path, overrides: list[str], go_on: bool) -> None:

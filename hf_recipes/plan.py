@@ -4,6 +4,7 @@ import logging
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 
@@ -136,7 +137,7 @@ def _plan_training(
     """Yield the steps after labelling, and notes. `counts` are the usable rows, the test texts and the classes."""
     num_usable, num_test, num_classes = counts
     settings = study.training
-    fast = fast_left = [run for method in FAST for run in list_runs(study.grid, settings, method)]
+    fast = fast_left = list(chain.from_iterable(list_runs(study.grid, settings, method) for method in FAST))
     is_fine_tuned = settings.method == "finetune"
     runs = runs_to_train = list_runs(study.grid, settings, "finetune") if is_fine_tuned else []
     is_reported = False

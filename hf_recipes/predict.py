@@ -88,6 +88,8 @@ def predict(study: Study, variant: str, seed: str, source: Source, accuracy: flo
         raise UserError(f"`--output` must end with {' or '.join(WRITERS)}. Got {output}.")
     if output.exists():
         raise UserError(f"`{output}` must not exist. Try another --output.")
+    if not output.absolute().parent.is_dir():
+        raise UserError(f"`--output` must be in a folder that exists. Got {output}. Create {output.parent} first.")
     if accuracy is not None and not 0 < accuracy < 1:
         raise UserError(f"`--accuracy` must be between 0 and 1. Got {accuracy:g}.")
     labels = read_labels(study)

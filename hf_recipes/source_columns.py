@@ -61,7 +61,10 @@ class Keep:
         kept = manifest.get("kept")
         if kept is None:
             return not self.named
-        return bool(kept == "all" or (not self.is_all and set(self.named) <= set(kept)))
+        if kept == "all":  # a study that was published without its texts has no columns
+            stored = set(manifest["source_columns"])
+            return not stored or set(self.named) <= stored
+        return not self.is_all and set(self.named) <= set(kept)
 
 
 KEEP_NONE = Keep()
@@ -197,12 +200,11 @@ def _write(path: Path, columns: SourceColumns, places: np.ndarray, features: dic
     start = 0
     with parquet.writer(path, schema, "zstd") as writer:
         for table in columns.tables():
-            inside = places[(start <= places) & (places < start + len(table))] - start
-            start += len(table)
             for first in range(0, len(table), BATCH):
-                rows = inside[(first <= inside) & (inside < first + BATCH)] - first
-                chosen = table.slice(first, BATCH).take(pa.array(rows, pa.int64()))
+                rows = slice(*np.searchsorted(places, [start + first, start + min(first + BATCH, len(table))]))
+                chosen = table.slice(first, BATCH).take(pa.array(places[rows] - start - first, pa.int64()))
                 writer.write_table(_convert(chosen, columns.is_json, features, schema))
+            start += len(table)
 
 
 def _convert(table: pa.Table, is_json: bool, features: dict[str, Any], schema: pa.Schema) -> pa.Table:

@@ -188,7 +188,7 @@ def study(kept_studies, make_study, engine, tiny_encoder, tmp_path):
     from steps import measure, write_dataset, write_labels
 
     from hf_recipes.annotation.annotate import annotate
-    from hf_recipes.training.baselines import train_baselines
+    from hf_recipes.training.linear import train_baselines
     from hf_recipes.training.train import train
 
     overrides = [

@@ -13,11 +13,14 @@ from steps import load_rows, measure, open_runs
 from transformers import AutoModel, AutoTokenizer, get_linear_schedule_with_warmup
 
 from hf_recipes.annotation.annotate import annotate
-from hf_recipes.labels.pool import read_labels
+from hf_recipes.errors import UserError
+from hf_recipes.labels.pool import StudyLabels, read_labels
+from hf_recipes.labels.votes import NO_VOTE
 from hf_recipes.report.page import write_report
-from hf_recipes.training import baselines, features
-from hf_recipes.training.baselines import predict_tfidf, train_baselines
+from hf_recipes.training import features, heads, linear
 from hf_recipes.training.heads import BATCH_SIZE, EPOCHS, LEARNING_RATE, predict_heads, scale_features, train_heads
+from hf_recipes.training.linear import predict_tfidf, train_baselines
+from hf_recipes.training.train import train
 
 SMALL = [
     *("--data.pool_size=120", "--data.test_size=30", "--annotate.prompt.shots_per_class=1"),
@@ -119,12 +122,17 @@ def test_features_are_the_mean_over_tokens_and_a_text_is_encoded_once(annotated,
         with torch.no_grad():
             assert np.allclose(row, model(**inputs).last_hidden_state.mean(1)[0], atol=1e-5)
 
-    # A part that was written before a kill is not computed again. One that is damaged is an error.
+    # A part that is lost is computed again, and no other part with it. One that is damaged is an error.
     folder = next(study.features.iterdir())
-    (folder / "part-00001.parquet").unlink()
+    (folder / "part-00000.parquet").unlink()
     again = features.read_features(study, runs, Accelerator(cpu=True), [*texts, "new"])
     assert np.allclose(again[:4], values, atol=1e-6)
-    assert encoded == [2, 1, 2]
+    assert encoded == [2, 1, 2, 1]
+    features.read_features(study, runs, Accelerator(cpu=True), [*texts, "new"])
+    assert encoded == [2, 1, 2, 1]
+    (folder / "part-00001.parquet").write_bytes(b"no parquet")
+    with pytest.raises(UserError, match="is damaged"):
+        features.read_features(study, runs, Accelerator(cpu=True), texts)
 
 
 def test_tfidf_knows_the_classes_that_it_saw():
@@ -189,6 +197,34 @@ def test_with_both_the_heads_have_a_report_of_their_own(annotated):
     assert not (study.report / "results.json").exists()
 
 
+def test_a_head_that_diverges_is_a_failed_run_and_stops_no_other(annotated, monkeypatch):
+    study = annotated("--train.encoder_mode=frozen")
+    monkeypatch.setattr(heads, "LEARNING_RATE", float("inf"))
+    train_baselines(study)
+    runs = open_runs(study)
+    assert runs.failures().keys() == set(runs.all)
+    assert "The head diverged" in runs.failure(runs.all[0])
+    assert not runs.left_in_seconds()
+    assert not runs.of("tfidf").left()
+    monkeypatch.undo()
+    runs.forget_failures()
+    train_baselines(study)
+    assert not open_runs(study).left()
+
+
+def test_a_frozen_study_is_not_fine_tuned(annotated):
+    with pytest.raises(UserError, match="must be finetune or both to fine-tune"):
+        train(annotated("--train.encoder_mode=frozen"))
+
+
+def test_an_llm_without_labels_of_test_texts_is_no_baseline(study, monkeypatch):
+    labels = read_labels(study)
+    unlabelled = np.full(len(labels.test), NO_VOTE)
+    monkeypatch.setattr(StudyLabels, "teacher", property(lambda self: unlabelled))
+    (study.report / "results.json").unlink()
+    assert {row.name for row in measure(study).baselines} == {"most-frequent", "tfidf", "frozen"}
+
+
 def test_baselines_are_what_other_libraries_compute(study):
     results, labels, runs = measure(study), read_labels(study), open_runs(study)
     rows = {(row.name, row.variant): row for row in results.baselines}
@@ -211,7 +247,7 @@ def test_baselines_are_what_other_libraries_compute(study):
 
 def test_a_kill_between_two_folders_leaves_no_half_of_a_run(annotated, monkeypatch):
     study = annotated("--train.encoder_mode=frozen")
-    write_run, written = baselines.write_run, []
+    write_run, written = linear.write_run, []
 
     def die(folder, *args, **details):
         written.append(folder)
@@ -219,11 +255,11 @@ def test_a_kill_between_two_folders_leaves_no_half_of_a_run(annotated, monkeypat
             raise KeyboardInterrupt
         write_run(folder, *args, **details)
 
-    monkeypatch.setattr(baselines, "write_run", die)
+    monkeypatch.setattr(linear, "write_run", die)
     with pytest.raises(KeyboardInterrupt):
         train_baselines(study)
     assert not any(open_runs(study).is_done(run) for run in open_runs(study).all)
-    monkeypatch.setattr(baselines, "write_run", write_run)
+    monkeypatch.setattr(linear, "write_run", write_run)
     train_baselines(study)
     assert all(open_runs(study).is_done(run) for run in open_runs(study).all)
     study.checksums.verify()

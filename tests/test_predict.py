@@ -133,7 +133,7 @@ def test_without_validation_rows_out_of_bag_texts_choose_it_and_else_the_test_te
     study = kept_classifiers
     labels, runs = read_labels(study), open_runs(study)
     chosen = find_classifiers(study, runs, "llm")
-    # as if the validation rows chose the epoch
+    # As if the validation rows chose the epoch: they do not count.
     settings = study.recipe.train.model_copy(update={"checkpoint": "best"})
     study.recipe = study.recipe.model_copy(update={"train": settings})
     held_out = read_held_out(study, labels, runs, chosen, None)

@@ -126,8 +126,8 @@ def read_held_out(
 ) -> HeldOutTexts:
     """Return texts with gold that none of the chosen runs trained on.
 
-    These are the validation rows, unless they chose the checkpoint; else the runs' common out-of-bag texts; else the
-    test texts.
+    These are the validation rows (unless they chose the checkpoint), the runs' common out-of-bag texts or the test
+    texts, whichever are most.
 
     Args:
         study (`Study`), labels (`StudyLabels`), runs (`Runs`):
@@ -138,15 +138,18 @@ def read_held_out(
             Returns their mean probabilities of some texts.
     """
     pool = labels.training_pool
-    rows = labels.validation[pool.gold[labels.validation] != NO_GOLD]
-    if len(rows) and study.training.checkpoint == "last":
-        return HeldOutTexts("validation rows", predict([pool.texts[row] for row in rows]), pool.gold[rows])
+    validation = labels.validation[pool.gold[labels.validation] != NO_GOLD]
+    if study.training.checkpoint == "best":
+        validation = validation[:0]
     rows = reduce(np.intersect1d, [runs.out_of_bag(run) for run in chosen])
     by_run = [read_out_of_bag_probs(study, run) for run in chosen]
-    rows = np.array([row for row in rows if all(pool.ids[row] in probs for probs in by_run)], dtype=int)
-    if len(rows):
-        probs = np.mean([[probs[pool.ids[row]] for row in rows] for probs in by_run], axis=0)
-        return HeldOutTexts("out-of-bag texts", probs, pool.gold[rows])
-    rows = np.flatnonzero(labels.test_gold != NO_GOLD)
+    out_of_bag = np.array([row for row in rows if all(pool.ids[row] in probs for probs in by_run)], dtype=int)
+    tested = np.flatnonzero(labels.test_gold != NO_GOLD)
+    most = max(len(validation), len(out_of_bag), len(tested))
+    if len(validation) == most:
+        return HeldOutTexts("validation rows", predict([pool.texts[row] for row in validation]), pool.gold[validation])
+    if len(out_of_bag) == most:
+        probs = np.mean([[probs[pool.ids[row]] for row in out_of_bag] for probs in by_run], axis=0)
+        return HeldOutTexts("out-of-bag texts", probs, pool.gold[out_of_bag])
     probs = np.mean([read_probs(study, run, labels.test) for run in chosen], axis=0)
-    return HeldOutTexts("test texts", probs[rows], labels.test_gold[rows])
+    return HeldOutTexts("test texts", probs[tested], labels.test_gold[tested])

@@ -57,7 +57,9 @@ def _predict(
             yield name, probs[:, has_gold].argmax(axis=2)
 
     if variant == "llm" and labels.teacher is not None:
-        yield "llm", np.repeat(labels.teacher[has_gold][None], num_runs, axis=0)
+        teacher = labels.teacher[has_gold]
+        if (teacher != NO_VOTE).sum() > 1:  # labels made elsewhere may have none for test texts
+            yield "llm", np.repeat(teacher[None], num_runs, axis=0)
 
 
 def _measure(name: str, variant: str, predictions: np.ndarray, with_gold: Texts) -> dict[str, Any]:
@@ -66,7 +68,8 @@ def _measure(name: str, variant: str, predictions: np.ndarray, with_gold: Texts)
     texts, predictions = with_gold.take(places), predictions[:, places]
     scores = replace(texts, labels={top: predictions}).score(top)
     fields = ("accuracy_mean", "accuracy_mean_interval", "macro_f1_mean", "macro_f1_mean_interval")
-    comparison = compare(texts.labels[top], predictions, texts.rows.gold, texts.clusters)
+    # Runs of one seed have the same texts and labels. The LLM itself has no seeds.
+    comparison = compare(texts.labels[top], predictions, texts.rows.gold, texts.clusters, paired=name != "llm")
     return {
         "name": name,
         "variant": variant,

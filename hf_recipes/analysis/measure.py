@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import date
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -271,7 +272,7 @@ def _results_key(study: Study, labels: StudyLabels, runs: Runs) -> str:
         labels=labels.key,
         notes=_notes(labels, runs),
         lines=_lines(study),
-        baselines=[read_json(study.run(run) / "run.json")["key"] for runs_of in trained.values() for run in runs_of],
+        baselines=[read_json(study.run(run) / "run.json")["key"] for run in chain.from_iterable(trained.values())],
         accept=study.recipe.accept.model_dump(),
         code=[hash_files(path, ("*.py",)) for path in code],
     )

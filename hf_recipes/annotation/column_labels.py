@@ -86,7 +86,9 @@ class ColumnReader:
         if self._is_json:
             return json.loads(cell)
         if self._class_label is not None:
-            return None if cell == NO_GOLD else self._class_label.int2str(cell)
+            if cell == NO_GOLD:
+                return None
+            return self._class_label.int2str(cell) if 0 <= cell < self._class_label.num_classes else cell
         return cell
 
     def _answer(self, label: Any, probs: Any) -> Answer:
@@ -140,7 +142,7 @@ class ColumnReader:
         if min(values) < 0:
             raise ValueError("a probability is below 0")
         total = sum(values)
-        if abs(total - 1) > max(2, len(values)) * ROUNDING + TIE:
+        if abs(total - 1) > max(2, sum(value > 0 for value in values)) * ROUNDING + TIE:
             raise ValueError(f"the probabilities sum to {total:.3g}")
         return values
 

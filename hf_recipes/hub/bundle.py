@@ -4,6 +4,7 @@ import json
 import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -87,8 +88,8 @@ def collect(study: Study, labels: StudyLabels, folder: Path, texts: bool) -> Bun
         for name, runs_with_file in (("predictions", trained), ("out_of_bag", with_out_of_bag)):
             if runs_with_file:
                 configs[name] = {"train": _join_predictions(study, runs_with_file, folder / f"{name}.parquet")}
-        if baselines := [run for of_method in find_trained(study, runs).values() for run in of_method]:
-            configs |= _collect_baselines(study, baselines, folder)
+        if baselines := find_trained(study, runs):
+            configs |= _collect_baselines(study, list(chain.from_iterable(baselines.values())), folder)
     others = _list_rows(study, folder, texts)
     measured = runs is not None and trained == wanted
     if runs and measured:

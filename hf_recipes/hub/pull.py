@@ -5,6 +5,7 @@ import re
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -299,9 +300,8 @@ def _unpack(where: Path, home: Path, manifest: dict[str, Any], recipe: Recipe, m
             _write_run(study.run(runs[row["run"]]), row, predictions)
     if f"{manifest['prefix']}baseline_runs" in manifest["configs"]:
         all_predictions = table("baseline_predictions", BASELINE_PREDICTIONS)
-        baselines = {
-            (method, str(run)): run for method in FAST for run in list_runs(study.grid, study.training, method)
-        }
+        runs_of = {method: list_runs(study.grid, study.training, method) for method in FAST}
+        baselines = {(run.method, str(run)): run for run in chain.from_iterable(runs_of.values())}
         for row in table("baseline_runs", BASELINE_RUNS).to_pylist():
             is_of_method = pa.compute.equal(all_predictions["method"].cast(pa.string()), row["method"])
             of_method = all_predictions.filter(is_of_method).drop_columns(["method"])

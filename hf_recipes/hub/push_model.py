@@ -6,6 +6,7 @@ The repo has the model, the tokenizer, a card, and `hf-recipes.json`, which name
 import json
 import logging
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -116,12 +117,15 @@ class _Planner:
         head, paths = self.target.list_files()
         before = self._read_manifest(head)
         folder = classifier_folder(study, run)
-        files: dict[str, Path | bytes] = {
-            path.name: path for pattern in (*WEIGHTS, *SETTINGS) for path in sorted(folder.glob(pattern))
-        }
+        paths_here = chain.from_iterable(sorted(folder.glob(pattern)) for pattern in (*WEIGHTS, *SETTINGS))
+        files: dict[str, Path | bytes] = {path.name: path for path in paths_here}
         manifest = {
-            **{"study": study.recipe.name, "variant": run.variant, "size": run.size, "seed": run.name},
-            **{"key": (read_json(study.run(run) / "run.json") or {})["key"], "version": __version__},
+            "study": study.recipe.name,
+            "variant": run.variant,
+            "size": run.size,
+            "seed": run.name,
+            "key": read_json(study.run(run) / "run.json")["key"],
+            "version": __version__,
             "files": sorted(files),
         }
         files[MANIFEST] = (json.dumps(manifest, indent=1, ensure_ascii=False) + "\n").encode()

@@ -21,7 +21,7 @@ MARKUP = re.compile(rf"({INTERVAL})|([\\`*_\[\]!|~#])")
 
 
 def code(text: str) -> str:
-    """Return a name as a code span that stays whole in Markdown, tables included."""
+    """Return a name as a code span that remains one in Markdown, tables included."""
     return "`{}`".format(" ".join(str(text).split()).replace("`", "'").replace("|", "\\|"))
 
 

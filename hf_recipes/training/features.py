@@ -18,6 +18,7 @@ from .fine_tuning import Tokens, embed
 from .runs import Runs
 
 PART_ROWS = 4096  # texts of a part: what a kill can cost
+BATCH_SIZE = 64  # the same for all, as it changes sums
 SCHEMA = pa.schema({"text": pa.binary(16), "features": pa.list_(pa.float32())})
 
 
@@ -35,7 +36,7 @@ def read_features(study: Study, runs: Runs, accelerator: Any, texts: list[str]) 
     Raises:
         UserError: the encoder does not load.
     """
-    environment = runs.environment(runs.all[0]) | {"rules": 1}
+    environment = runs.environment(runs.all[0]) | {"rules": 2}
     folder = study.features / make_key(max_length=study.training.max_length, **environment)
     folder.mkdir(parents=True, exist_ok=True)
     digests = [hashlib.blake2b(text.encode(), digest_size=16).digest() for text in texts]
@@ -56,16 +57,16 @@ def read_features(study: Study, runs: Runs, accelerator: Any, texts: list[str]) 
         encoder, tokenizer = _load_encoder(runs), load_tokenizer("train.encoder", runs.encoder)
         if features is None:
             features = np.zeros((len(place), encoder.config.hidden_size), np.float32)
-        batch_size, longest = study.training.eval_batch_size, study.training.max_length
+        longest, next_part = study.training.max_length, 1 + max((int(part.stem[5:]) for part in parts), default=-1)
         with (
             tempfile.TemporaryDirectory(prefix="hf-recipes-") as temporary,
             Progress(total=len(place), initial=len(place) - len(missing), desc="encode", unit=" texts") as progress,
         ):
-            for number, start in enumerate(range(0, len(missing), PART_ROWS), len(parts)):
+            for number, start in enumerate(range(0, len(missing), PART_ROWS), next_part):
                 rows = missing[start : start + PART_ROWS]
                 part_texts = [unique[distinct[row]] for row in rows]
                 tokens = Tokens(part_texts, tokenizer, longest, Path(temporary) / "part.tokens")
-                values = embed(accelerator, encoder, tokenizer, tokens, np.arange(len(rows)), batch_size)
+                values = embed(accelerator, encoder, tokenizer, tokens, np.arange(len(rows)), BATCH_SIZE)
                 features[rows] = values
                 file = folder / f"part-{number:05d}.parquet"
                 table = pa.table([[distinct[row] for row in rows], list(features[rows])], schema=SCHEMA)

@@ -62,8 +62,9 @@ def list_runs(grid: Grid, train: Train, method: Method) -> list[Run]:
     if method == train.method or (method == "frozen" and train.encoder_mode == "both"):
         runs = all_runs(grid)
     else:
-        top = grid.sizes[-1]
-        runs = [run for name in ("gold", "llm") if name in grid.variants for run in paired_runs(grid, name, top)]
+        runs = []
+        for name in ("gold", "llm"):
+            runs += paired_runs(grid, name, grid.sizes[-1]) if name in grid.variants else []
         runs = list(dict.fromkeys(runs))
     return [replace(run, method=method) for run in runs]
 

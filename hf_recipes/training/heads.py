@@ -16,7 +16,7 @@ EPOCHS, BATCH_SIZE = 10, 32
 LEARNING_RATE = 4e-3  # of four rates from 0.001 to 0.005 the best on 100 texts of two datasets (docs/dev/LOG.md)
 FIRST_WEIGHT_SD = 0.02  # of BERT's own heads
 BETAS, EPSILON = (0.9, 0.999), 1e-8  # of AdamW, the defaults of torch
-MAX_RUNS = 32  # in one program: their batches fit into the cache of a core
+MAX_HEADS = 32  # in one program: their batches fit into the cache of a core
 
 
 def scale_features(features: np.ndarray) -> "torch.Tensor":
@@ -55,10 +55,12 @@ def train_heads(
     """
     import torch
 
-    heads = []
-    for start in range(0, len(rows), MAX_RUNS):
-        block = slice(start, start + MAX_RUNS)
+    heads, num_threads = [], torch.get_num_threads()
+    torch.set_num_threads(1)  # the tensors are small: threads would wait for each other most of the time
+    for start in range(0, len(rows), MAX_HEADS):
+        block = slice(start, start + MAX_HEADS)
         heads.append(_train_block(features, rows[block], targets[block], seeds[block], warmup_ratio, weight_decay))
+    torch.set_num_threads(num_threads)
     return torch.cat(heads)
 
 

@@ -1,6 +1,7 @@
 """Write the folder of a trained run; docs/dev/contract.md describes its files."""
 
 import os
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +9,10 @@ import numpy as np
 import pyarrow as pa
 
 from .. import parquet
+from ..errors import first_line
 from ..labels.rules import Labels
-from ..study import Run, write_json
+from ..redact import redact
+from ..study import Run, Study, write_json
 from ..variants import CONFIDENT
 from .runs import PREDICTIONS, Runs
 
@@ -65,6 +68,14 @@ def write_run(
             **details,
         },
     )
+
+
+def write_failure(study: Study, runs: Runs, run: Run, error: Exception) -> None:
+    """Record why a run failed. The files of an earlier run remain."""
+    study.run(run).mkdir(parents=True, exist_ok=True)
+    reason = redact(f"{type(error).__name__}: {first_line(error)}")
+    trace = redact("".join(traceback.format_exception(error)))
+    write_json(study.run(run) / "failed.json", {"key": runs.key(run), "error": reason, "traceback": trace})
 
 
 def _predictions(run: Run, ids: list[str], gold: np.ndarray, probs: np.ndarray) -> pa.Table:

@@ -35,7 +35,7 @@ PREDICTIONS = pa.schema(
 LIBRARIES = ("torch", "transformers", "accelerate", "tokenizers", "numpy")
 #: Settings that change how a run is trained but not its result; encoder and mixed precision are in its environment.
 NOT_IN_KEY = {"encoder", "revision", "encoder_mode", "accelerate_config", "save_models", "trackers", "out_of_bag"}
-#: The settings that change a head, and the versions of what else does: to be increased when heads.py or baselines.py
+#: The settings that change a head, and the versions of what else does: to be increased when heads.py or linear.py
 #: computes something else.
 HEAD_SETTINGS, HEAD_RULES, TFIDF_RULES = {"max_length", "warmup_ratio", "weight_decay"}, 1, 1
 FAST: tuple[Method, ...] = ("frozen", "tfidf")  # the methods that take seconds, in one process for all runs
@@ -103,8 +103,13 @@ class Runs:
         return [self.of(method) for method in FAST if method != self.method]
 
     def left_in_seconds(self) -> list[Run]:
-        """Return the runs of heads and TF-IDF that are not done; none where the study has no texts."""
-        return [] if self._files.withheld else [run for method in FAST for run in self.of(method).left()]
+        """Return the runs of heads and TF-IDF that are not done and have not failed; none without texts."""
+        if self._files.withheld:
+            return []
+        left = []
+        for runs in (self.of(method) for method in FAST):
+            left += [run for run in runs.left() if runs.failure(run) is None]
+        return left
 
     def paired(self, variant: str, size: int) -> list[Run]:
         """Return a variant's runs at a size, one for each seed in order; see `grid.paired_runs`."""

@@ -12,7 +12,6 @@ import os
 import sys
 import tempfile
 import time
-import traceback
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,13 +29,12 @@ from ..logs import Progress
 from ..metric_loading import load_metric
 from ..models import load_tokenizer
 from ..recipe import load_recipe
-from ..redact import redact
-from ..study import Run, Study, write_json
+from ..study import Run, Study
 from ..variants import CONFIDENT
 from .confident import leave_out
 from .fine_tuning import DIVERGED, Curves, LabelledTexts, Tokens, embed, fine_tune, predict
 from .grid import NUM_PROBES, find_probes
-from .run_folder import write_run
+from .run_folder import write_failure, write_run
 from .runs import PREDICTIONS, Runs, check_training, read_accelerate_config, threads
 
 logger = logging.getLogger(__name__)
@@ -74,7 +72,9 @@ def train(study: Study, go_on: bool = True) -> dict[Run, str]:
             f"`train.accelerate_config` must be the configuration of `accelerate launch`. Got {config['path']}, but "
             f"accelerate runs on {accelerator.device} with mixed precision {accelerator.mixed_precision}."
         )
-    runs = Runs(study, read_labels(study))
+    if study.training.method == "frozen":
+        raise UserError("`train.encoder_mode` must be finetune or both to fine-tune. Got frozen. Try hf-recipes train.")
+    runs = Runs(study, read_labels(study)).of("finetune")
     if first:
         for note in runs.notes:
             logger.warning(note)
@@ -233,10 +233,7 @@ class _Trainer:
         except (UserError, OSError, MemoryError):  # a full disk or memory is not the run's fault
             raise
         except Exception as error:
-            study.run(run).mkdir(parents=True, exist_ok=True)  # an earlier run's files remain
-            reason = redact(f"{type(error).__name__}: {first_line(error)}")
-            record = {"key": self.runs.key(run), "error": reason, "traceback": redact(traceback.format_exc())}
-            write_json(study.run(run) / "failed.json", record)
+            write_failure(study, self.runs, run, error)
         finally:
             self._finish_trackers()
         self.accelerator.free_memory()

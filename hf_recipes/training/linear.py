@@ -1,6 +1,6 @@
 """Train linear heads on frozen features, and TF-IDF with logistic regression: the baselines of fine-tuning.
 
-    python -m hf_recipes.training.baselines RECIPE [--key=value ...]
+    python -m hf_recipes.training.linear RECIPE [--key=value ...]
 
 `hf-recipes train RECIPE` runs this in a child process. With `train.encoder_mode: frozen` or `both` heads are trained
 for the whole grid, else for gold and LLM labels at the largest size.
@@ -23,19 +23,17 @@ from ..recipe import load_recipe
 from ..study import Run, Study, cpu_threads
 from ..variants import CONFIDENT
 from .confident import leave_out
-from .fine_tuning import DIVERGED
-from .run_folder import write_run
+from .run_folder import write_failure, write_run
 from .runs import Runs, check_training
 
-MAX_RUNS = 64  # whose folders appear together: what a kill can cost
+BLOCK = 64  # runs whose folders appear together: what a kill can cost
 
 
 def train_baselines(study: Study) -> None:
-    """Train all heads and TF-IDF models that are not done.
+    """Train all heads and TF-IDF models that are not done and have not failed.
 
     Raises:
         UserError: the encoder does not load, or the study was published without its texts.
-        FloatingPointError: a head diverged.
     """
     with study.lock():
         check_training(study)
@@ -46,7 +44,7 @@ def train_baselines(study: Study) -> None:
 
 
 def _train_heads(study: Study, runs: Runs) -> None:
-    left = runs.left()
+    left = [run for run in runs.left() if runs.failure(run) is None]
     if not left:
         return
     import torch
@@ -84,33 +82,33 @@ def _train_heads(study: Study, runs: Runs) -> None:
                 settings.warmup_ratio,
                 settings.weight_decay,
             )
-            if not torch.isfinite(heads).all():
-                raise FloatingPointError(DIVERGED)
-            probs = [predict_heads(test, head) for head in heads]
-            out_of_bag = [
-                predict_heads(pool[torch.as_tensor(place[runs.out_of_bag(run)])], head)
-                for run, head in zip(block, heads, strict=True)
-            ]
-            _publish(study, runs, block, labels, probs, out_of_bag, time.monotonic() - start)
+            trained = []
+            for run, run_labels, head in zip(block, labels, heads, strict=True):
+                if not torch.isfinite(head).all():
+                    write_failure(study, runs, run, FloatingPointError("The head diverged: weights are not finite."))
+                    continue
+                out_of_bag = pool[torch.as_tensor(place[runs.out_of_bag(run)])]
+                trained.append((run, run_labels, predict_heads(test, head), predict_heads(out_of_bag, head)))
+            _publish(study, runs, trained, (time.monotonic() - start) / len(block))
             progress.update(len(block))
 
 
 def _train_tfidf(study: Study, runs: Runs) -> None:
-    left = runs.left()
+    left = [run for run in runs.left() if runs.failure(run) is None]
     if not left:
         return
     pool, test = runs.pool, [str(text) for text in runs.test.texts]
     with Progress(total=len(runs.all), initial=len(runs.all) - len(left), desc="TF-IDF", unit=" runs") as progress:
         for block in _blocks(left):
             start = time.monotonic()
-            labels, probs, out_of_bag = [runs.labels(run) for run in block], [], []
-            for run, run_labels in zip(block, labels, strict=True):
-                texts = [pool.texts[i] for i in run_labels.rows]
-                others = [pool.texts[i] for i in runs.out_of_bag(run)]
-                predicted = predict_tfidf(texts, run_labels.labels, [*test, *others], len(pool.label_names))
-                probs.append(predicted[: len(test)])
-                out_of_bag.append(predicted[len(test) :])
-            _publish(study, runs, block, labels, probs, out_of_bag, time.monotonic() - start)
+            trained = []
+            for run in block:
+                labels = runs.labels(run)
+                texts = [pool.texts[i] for i in labels.rows]
+                new_texts = [*test, *(pool.texts[i] for i in runs.out_of_bag(run))]
+                probs = predict_tfidf(texts, labels.labels, new_texts, len(pool.label_names))
+                trained.append((run, labels, probs[: len(test)], probs[len(test) :]))
+            _publish(study, runs, trained, (time.monotonic() - start) / len(block))
             progress.update(len(block))
 
 
@@ -147,31 +145,25 @@ def predict_tfidf(texts: list[str], labels: np.ndarray, new_texts: list[str], nu
 
 
 def _blocks(runs: list[Run]) -> Iterator[list[Run]]:
-    """Yield at most `MAX_RUNS` runs of one size at a time."""
+    """Yield at most `BLOCK` runs of one size at a time."""
     for _, of_size in groupby(sorted(runs, key=lambda run: run.size), key=lambda run: run.size):
         block = list(of_size)
-        for start in range(0, len(block), MAX_RUNS):
-            yield block[start : start + MAX_RUNS]
+        for start in range(0, len(block), BLOCK):
+            yield block[start : start + BLOCK]
 
 
 def _publish(
-    study: Study,
-    runs: Runs,
-    block: list[Run],
-    labels: list[Labels],
-    probs: list[np.ndarray],
-    out_of_bag: list[np.ndarray],
-    seconds: float,
+    study: Study, runs: Runs, trained: list[tuple[Run, Labels, np.ndarray, np.ndarray]], seconds: float
 ) -> None:
-    """Write the folders of some runs, which appear together."""
+    """Write the folders of some runs, which appear together. `seconds` are those of one run."""
     temporaries: dict[Path, Path] = {}
-    for i, run in enumerate(block):
+    for run, labels, probs, out_of_bag_probs in trained:
         folder = study.run(run)
         temporary = folder.with_name(f".tmp-{folder.name}")
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
-        content, settings = (labels[i], probs[i], out_of_bag[i]), runs.settings(run)
-        write_run(temporary, runs, run, *content, seconds / len(block), train=settings)
+        settings = runs.settings(run)
+        write_run(temporary, runs, run, labels, probs, out_of_bag_probs, seconds, train=settings)
         temporaries[folder] = temporary
     study.checksums.publish_all(temporaries)
 
