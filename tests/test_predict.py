@@ -21,6 +21,7 @@ from hf_recipes.recipe import Data
 from hf_recipes.report.findings import describe_warning
 from hf_recipes.study import read_json
 from hf_recipes.training.classifiers import Classifiers, classifier_folder, find_classifiers, find_nearest
+from hf_recipes.training.runs import Runs
 
 
 def write_texts(path, texts, column="text"):
@@ -99,11 +100,14 @@ def test_texts_are_made_by_the_recipes_template_unless_a_column_is_named(tmp_pat
     data = Data(path="x", text_template="{{ title }}: {{ body }}", label_names=["c", "d"])
     for column, expected in ((None, "A: b"), ("body", "b")):
         reader = _open_texts(data, Source(str(path), column), ["c", "d"], tmp_path)
-        assert [batch["text"].to_pylist() for batch in reader] == [[expected]]
+        assert [batch.rows["text"].to_pylist() for batch in reader] == [[expected]]
 
 
-def test_it_abstains_below_the_threshold_of_the_validation_rows(kept_classifiers, command, tmp_path, caplog):
+def test_it_abstains_below_the_threshold_of_the_held_out_texts(
+    kept_classifiers, command, tmp_path, caplog, monkeypatch
+):
     study = kept_classifiers
+    monkeypatch.setattr(Runs, "out_of_bag", lambda self, run: np.array([], dtype=int))  # validation rows are then most
     labels, runs = read_labels(study), open_runs(study)
     chosen = find_classifiers(study, runs, "llm")
     classifiers = Classifiers([classifier_folder(study, run) for run in chosen], study.training)
@@ -129,7 +133,7 @@ def test_it_abstains_below_the_threshold_of_the_validation_rows(kept_classifiers
     assert not list(tmp_path.glob("*x.csv"))
 
 
-def test_without_validation_rows_out_of_bag_texts_choose_it_and_else_the_test_texts(kept_classifiers):
+def test_out_of_bag_texts_choose_it_where_they_are_most_and_else_the_test_texts(kept_classifiers):
     study = kept_classifiers
     labels, runs = read_labels(study), open_runs(study)
     chosen = find_classifiers(study, runs, "llm")
