@@ -1,9 +1,10 @@
-"""Do linear heads on frozen features predict what fine-tuned encoders do? The tables of docs/heads.md.
+"""Do linear heads on frozen features predict what fine-tuned encoders do? Print docs/study/heads.md.
 
-    .venv/bin/python benchmarks/heads_vs_fine_tuning.py
+    .venv/bin/python benchmarks/heads_vs_fine_tuning.py > docs/study/heads.md
 
-Reads the results of both in docs/study: `<study>/report/results.json` and `<study>/heads/results.json`. Trains nothing.
-A range in brackets is that of the four values without one study each. It is not a confidence interval.
+Reads results in docs/study, and trains nothing: `<study>/report/results.json` of fine-tuned encoders, and of heads
+`<study>/heads/results.json` with the same labels, training texts and seeds, and `<study>/heads-100/results.json` with
+a hundred seeds.
 """
 
 from collections.abc import Callable
@@ -20,6 +21,25 @@ NAMES = ("tweets", "sms-spam", "manifestos", "tweets-passes")
 FIGURES: tuple[tuple[str, Figure], ...] = (("macro-F1", "macro_f1"), ("disagreement", "pairwise_disagreement"))
 MORE_SEEDS = "heads-100"  # the folder of results with 100 seeds
 MIN_PAIRS = 4  # for a correlation
+INTRODUCTION = """\
+# Linear heads and fine-tuned encoders: all comparisons
+
+All numbers of [Linear heads](../heads.md). Both methods have the same labels, training texts, test texts and seeds
+(R = 10; 5 in tweets-passes).
+
+```bash
+python benchmarks/heads_vs_fine_tuning.py
+```
+
+* A pair is one figure by both methods. *Learnt* leaves out pairs where fine-tuned encoders are at chance level: the
+  interval of their macro-F1 includes 1 / (number of classes).
+* Bias and RMSE are of heads minus fine-tuned.
+* The first bracket is the range without one study each. It is not a confidence interval. Brackets of *same sign* are
+  Clopper and Pearson's 95% intervals. They count pairs as independent. Pairs of one study are not: the intervals are
+  too narrow.
+* *Clear* differences are those that fine-tuned encoders decide: their verdict is not *inconclusive*.
+* There are four studies with one encoder, two of them of the same tweets. Nothing
+  here generalizes to other encoders, sizes or data."""
 
 
 class Pair(NamedTuple):
@@ -136,7 +156,7 @@ def hits(pairs: list[Pair]) -> str:
 
 
 def table(title: str, columns: list[str], rows: list[list[Any]]) -> None:
-    print(f"\n**{title}**\n\n| {' | '.join(columns)} |\n{'|---' * len(columns)}|")
+    print(f"\n## {title}\n\n| {' | '.join(columns)} |\n{'|---' * len(columns)}|")
     for row in rows:
         print(f"| {' | '.join(map(str, row))} |")
 
@@ -231,7 +251,7 @@ def show_predictions() -> None:
             small = heads.find("llm", "gold", figure, tuned.top // 4)
             if top and of_tuned:
                 differences = small.difference if small else np.nan, top.difference, of_tuned.difference
-                rows.append([study, name, *(f"{difference:.3f}" for difference in differences)])
+                rows.append([study, name, *(f"{value:.3f}" if np.isfinite(value) else "-" for value in differences)])
                 misses.append([difference - of_tuned.difference for difference in (*differences[:2], 0.0)])
         square = np.sqrt(np.nanmean(np.square(misses), axis=0))
         rows.append([f"RMSE (of 0: {square[2]:.3f})", name, *(f"{value:.3f}" for value in square[:2]), ""])
@@ -260,10 +280,15 @@ def show_cost() -> None:
         heads = read(study, "heads")
         seconds = heads.hours_per_seed * 3600 * heads.R / heads.trainings
         rows.append([study, heads.trainings, f"{seconds:.3f}"])
-    table("Seconds per head", ["study", "runs", "seconds"], rows)
+    table(
+        "Seconds for a head, without encoding the texts; other work was on the two cores",
+        ["study", "runs", "seconds"],
+        rows,
+    )
 
 
 def main() -> None:
+    print(INTRODUCTION)
     show_cost()
     show_levels()
     show_differences()

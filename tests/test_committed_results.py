@@ -1,11 +1,14 @@
 """Every results.json in the repository renders with this version."""
 
 import json
+import re
+import runpy
 from html import unescape
 
 import pytest
 from conftest import ROOT
 
+from hf_recipes.advise import HEADS_ERROR, HEADS_WIDTH
 from hf_recipes.analysis.schema import read_results
 from hf_recipes.errors import UserError
 from hf_recipes.report.compare import compare
@@ -17,7 +20,7 @@ FILES = sorted([*ROOT.glob("docs/study/*/*/results.json"), *ROOT.glob("spaces_ap
 
 
 def test_there_are_results_of_each_study():
-    assert len(FILES) == 9  # each study by fine-tuning and by heads, and the Space's sample
+    assert len(FILES) == 12  # four studies by fine-tuning and by heads, three with a hundred seeds, the Space's sample
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.parent.relative_to(ROOT)))
@@ -42,6 +45,18 @@ def test_the_headline_of_the_tweets_names_the_class_that_the_llm_never_gives():
         "Classifiers trained on them lose 19 points of macro-F1 (0.63 → 0.44). 58% of that loss is one class, "
         "'neutral': the LLM calls 1% of the texts 'neutral', people 21%."
     )
+
+
+def test_the_page_on_heads_follows_from_the_results(capsys):
+    """The table of what heads predict has the errors with which `advise` uses them."""
+    runpy.run_path(str(ROOT / "benchmarks" / "heads_vs_fine_tuning.py"))["main"]()
+    page = capsys.readouterr().out
+    command = "python benchmarks/heads_vs_fine_tuning.py > docs/study/heads.md"
+    assert (ROOT / "docs/study/heads.md").read_text() == page, f"run {command}"
+    errors = re.findall(r"^\| RMSE .*? \| .*? \| .*? \| (\S+) \|", page, re.MULTILINE)
+    assert [round(float(error), 2) for error in errors] == list(HEADS_ERROR.values())
+    width = re.search(r"^\| geometric mean \|.*\| (\S+) \|$", page, re.MULTILINE)
+    assert round(float(width.group(1)), 1) == HEADS_WIDTH
 
 
 def test_results_of_an_earlier_schema_are_refused_with_the_file_and_what_to_do(tmp_path):
