@@ -31,6 +31,16 @@ All numbers of [Linear heads](../heads.md). Both methods have the same labels, t
 python benchmarks/heads_vs_fine_tuning.py
 ```
 
+It reads results in `docs/study`. These commands make those of heads, in `heads/` and `heads-100/`:
+
+```bash
+hf-recipes run hf_recipes/recipes/offline/tweets.yaml --train.encoder_mode=frozen --train.out_of_bag=0
+hf-recipes run hf_recipes/recipes/offline/tweets.yaml --train.encoder_mode=frozen --train.out_of_bag=0 \\
+  --output_dir=studies/tweets-100 "--grid.sizes=[200]" --grid.curves=null "--grid.seeds=[$(seq -s, 0 99)]"
+```
+
+* The texts were labelled again. The LLM's accuracy, recall and class shares, and the share of right labels in each
+  training set, are equal to those of the fine-tuned encoders.
 * A pair is one figure by both methods. *Learnt* leaves out pairs where fine-tuned encoders are at chance level: the
   interval of their macro-F1 includes 1 / (number of classes).
 * Bias and RMSE are of heads minus fine-tuned.

@@ -116,12 +116,10 @@ def _advice(study: Study, files: RowFiles, results: Results, steps: list[Step]) 
     if results.out_of_bag and results.out_of_bag.is_used:  # the study has such texts too
         items += min(study.training.out_of_bag, count_usable(study.recipe, files))
     minutes, top = {step.name: step.seconds / 60 for step in steps}, results.top
-    is_measured = all(step.is_measured for step in steps if step.name == "train")
-    rate = "at the pilot's rate" if is_measured else "not measured, by the encoder's size"
     sentences = [
         f"The remaining work takes about {sum(minutes.values()):,.0f} minutes: annotation "
         f"{minutes['annotate']:,.0f} at the pilot's rate, training "
-        f"{minutes.get('train', 0) + minutes['heads, TF-IDF']:,.0f} ({rate})."
+        f"{minutes.get('train', 0) + minutes['heads, TF-IDF']:,.0f} by the models' sizes, not measured."
     ]
     at_chance = [name for name, result in results.at_top.items() if not result.above_chance]
     if at_chance:

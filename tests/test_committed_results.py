@@ -47,6 +47,22 @@ def test_the_headline_of_the_tweets_names_the_class_that_the_llm_never_gives():
     )
 
 
+@pytest.mark.parametrize("study", ["manifestos", "sms-spam", "tweets", "tweets-passes"])
+def test_heads_have_the_labels_and_training_texts_of_fine_tuned_encoders(study):
+    tuned, heads = (
+        read_results((ROOT / "docs/study" / study / folder / "results.json").read_bytes())
+        for folder in ("report", "heads")
+    )
+    for field in ("model", "n", "n_gold", "accuracy", "macro_f1", "llm_share", "recall", "status"):
+        assert getattr(tuned.annotator, field) == getattr(heads.annotator, field), field
+    assert (tuned.method, heads.method) == ("finetune", "frozen")
+    assert (tuned.seeds, tuned.n) == (heads.seeds, heads.n)
+    by_place = {(result.variant, result.size): result for result in heads.variants}
+    assert len(by_place) == len(tuned.variants)
+    for result in tuned.variants:  # the share of right training labels in each run
+        assert by_place[result.variant, result.size].train_label_accuracy == result.train_label_accuracy
+
+
 def test_the_page_on_heads_follows_from_the_results(capsys):
     """The table of what heads predict has the errors with which `advise` uses them."""
     runpy.run_path(str(ROOT / "benchmarks" / "heads_vs_fine_tuning.py"))["main"]()
