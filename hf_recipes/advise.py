@@ -152,6 +152,6 @@ def _advice(study: Study, files: RowFiles, results: Results, steps: list[Step]) 
     if is_prediction:
         sentences.append(
             "± is the standard error of heads as a prediction of fine-tuned encoders, from four studies with one "
-            "encoder (docs/heads.md). Heads do not show whether fine-tuning learns from so few texts."
+            "encoder (docs/heads.md). Heads do not show whether fine-tuning learns."
         )
     return sentences

@@ -12,6 +12,7 @@ from hf_recipes.advise import HEADS_ERROR, HEADS_WIDTH
 from hf_recipes.analysis.schema import read_results
 from hf_recipes.errors import UserError
 from hf_recipes.report.compare import compare
+from hf_recipes.report.findings import OF_HEADS
 from hf_recipes.report.first_screen import describe_headline
 from hf_recipes.report.page import make_report, render_html
 from hf_recipes.report.render import cell, render
@@ -33,6 +34,7 @@ def test_committed_results_render_with_their_verdict(file):
     html = unescape(render_html(report, results, [], "key"))
     assert headline.decision in html
     assert headline.sentence in html
+    assert (OF_HEADS in report.limits) == (results.method == "frozen")
     limits = {criterion.name: criterion.limit for criterion in results.verdict.criteria}
     assert results.verdict.at(limits) == results.verdict
     assert results.verdict.at(limits | {"macro_f1_loss": 1.0}).criteria[0].status == "holds"
