@@ -36,7 +36,8 @@ It reads results in `docs/study`. These commands make those of heads, in `heads/
 ```bash
 hf-recipes run hf_recipes/recipes/offline/tweets.yaml --train.encoder_mode=frozen --train.out_of_bag=0
 hf-recipes run hf_recipes/recipes/offline/tweets.yaml --train.encoder_mode=frozen --train.out_of_bag=0 \\
-  --output_dir=studies/tweets-100 "--grid.sizes=[200]" --grid.curves=null "--grid.seeds=[$(seq -s, 0 99)]"
+  --output_dir=studies/tweets-100 "--grid.variants=[gold, llm]" "--grid.sizes=[200]" --grid.curves=null \\
+  "--grid.seeds=[$(seq -s, 0 99)]"
 ```
 
 * The texts were labelled again. The LLM's accuracy, recall and class shares, and the share of right labels in each
