@@ -1,23 +1,27 @@
 """Every results.json in the repository renders with this version."""
 
 import json
+import re
+import runpy
 from html import unescape
 
 import pytest
 from conftest import ROOT
 
+from hf_recipes.advise import HEADS_ERROR, HEADS_WIDTH
 from hf_recipes.analysis.schema import read_results
 from hf_recipes.errors import UserError
 from hf_recipes.report.compare import compare
+from hf_recipes.report.findings import OF_HEADS
 from hf_recipes.report.first_screen import describe_headline
 from hf_recipes.report.page import make_report, render_html
 from hf_recipes.report.render import cell, render
 
-FILES = sorted([*ROOT.glob("docs/study/*/report/results.json"), *ROOT.glob("spaces_app/sample/*/*/results.json")])
+FILES = sorted([*ROOT.glob("docs/study/*/*/results.json"), *ROOT.glob("spaces_app/sample/*/*/results.json")])
 
 
 def test_there_are_results_of_each_study():
-    assert len(FILES) == 5
+    assert len(FILES) == 12  # four studies by fine-tuning and by heads, three with a hundred seeds, the Space's sample
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.parent.relative_to(ROOT)))
@@ -30,6 +34,7 @@ def test_committed_results_render_with_their_verdict(file):
     html = unescape(render_html(report, results, [], "key"))
     assert headline.decision in html
     assert headline.sentence in html
+    assert (OF_HEADS in report.limits) == (results.method == "frozen")
     limits = {criterion.name: criterion.limit for criterion in results.verdict.criteria}
     assert results.verdict.at(limits) == results.verdict
     assert results.verdict.at(limits | {"macro_f1_loss": 1.0}).criteria[0].status == "holds"
@@ -42,6 +47,34 @@ def test_the_headline_of_the_tweets_names_the_class_that_the_llm_never_gives():
         "Classifiers trained on them lose 19 points of macro-F1 (0.63 → 0.44). 58% of that loss is one class, "
         "'neutral': the LLM calls 1% of the texts 'neutral', people 21%."
     )
+
+
+@pytest.mark.parametrize("study", ["manifestos", "sms-spam", "tweets", "tweets-passes"])
+def test_heads_have_the_labels_and_training_texts_of_fine_tuned_encoders(study):
+    tuned, heads = (
+        read_results((ROOT / "docs/study" / study / folder / "results.json").read_bytes())
+        for folder in ("report", "heads")
+    )
+    for field in ("model", "n", "n_gold", "accuracy", "macro_f1", "llm_share", "recall", "status"):
+        assert getattr(tuned.annotator, field) == getattr(heads.annotator, field), field
+    assert (tuned.method, heads.method) == ("finetune", "frozen")
+    assert (tuned.seeds, tuned.n) == (heads.seeds, heads.n)
+    by_place = {(result.variant, result.size): result for result in heads.variants}
+    assert len(by_place) == len(tuned.variants)
+    for result in tuned.variants:  # the share of right training labels in each run
+        assert by_place[result.variant, result.size].train_label_accuracy == result.train_label_accuracy
+
+
+def test_the_page_on_heads_follows_from_the_results(capsys):
+    """The table of what heads predict has the errors with which `advise` uses them."""
+    runpy.run_path(str(ROOT / "benchmarks" / "heads_vs_fine_tuning.py"))["main"]()
+    page = capsys.readouterr().out
+    command = "python benchmarks/heads_vs_fine_tuning.py > docs/study/heads.md"
+    assert (ROOT / "docs/study/heads.md").read_text() == page, f"run {command}"
+    errors = re.findall(r"^\| RMSE .*? \| .*? \| .*? \| (\S+) \|", page, re.MULTILINE)
+    assert [round(float(error), 2) for error in errors] == list(HEADS_ERROR.values())
+    width = re.search(r"^\| geometric mean \|.*\| (\S+) \|$", page, re.MULTILINE)
+    assert round(float(width.group(1)), 1) == HEADS_WIDTH
 
 
 def test_results_of_an_earlier_schema_are_refused_with_the_file_and_what_to_do(tmp_path):

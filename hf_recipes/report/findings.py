@@ -34,6 +34,7 @@ UNKNOWN = {  # without gold labels, or without labels for test texts
     "churn": "what LLM labels add to the disagreement of two seeds is not identifiable",
     "min_class_f1": "F1 of the classes is not known",
 }
+OF_HEADS = "These are linear heads. Fine-tuned encoders have other scores and another instability: see docs/heads.md."
 SCOPE = "Nothing is claimed for other models, encoders, data or sizes than these."
 
 
@@ -131,7 +132,11 @@ def _list_limits(results: Results, llm: VariantResult) -> list[str]:
         "clearly above or below zero is corrected for the number of comparisons (Holm 1979): the primary ones "
         "together, and all others together."
     )
-    return [*limits, SCOPE, *results.notes]
+    return [*limits, *_list_scope(results)]
+
+
+def _list_scope(results: Results) -> list[str]:
+    return [*([OF_HEADS] if results.method == "frozen" else []), SCOPE, *results.notes]
 
 
 def _describe_labels(results: Results) -> str:
@@ -225,7 +230,7 @@ def _describe_audited(results: Results, audit: Audits) -> Findings:
     missing = [name for name in results.label_names if not llm.per_class_n.get(name)]
     if missing and llm.n_gold:
         limits.append(f"No audited test text is of {listed(missing)}: macro-F1 is over the other classes.")
-    return Findings(findings, describe_more(results), [*limits, SCOPE, *results.notes])
+    return Findings(findings, describe_more(results), [*limits, *_list_scope(results)])
 
 
 def _name_seeds(results: Results) -> str:

@@ -350,6 +350,8 @@ def list_unknown(results: "Results") -> list[str]:
             seeds, texts = verdict.advice.seeds, verdict.advice.test_texts
             line += f": {seeds:,} seeds and {texts:,} test texts would decide, in {verdict.advice.hours:,.1f} hours"
         lines.append(f"{line}.")
+    if results.method == "frozen":
+        lines.append("The scores and the instability of fine-tuned encoders.")
     if "pass" not in results.vary:
         again = "the LLM gives the same labels if it is asked again"
         if results.annotator.column is None:
