@@ -389,13 +389,13 @@ class Components(Record):
 
 
 class Criterion(Record):
-    name: Literal["macro_f1_loss", "churn", "min_class_f1"]
-    value: float | None
-    interval: Interval
-    limit: float
+    name: Literal["macro_f1_loss", "churn", "min_class_f1"] = Field(description="the setting in `accept`")
+    value: float | None = Field(description="the estimate; null where the study cannot give one")
+    interval: Interval = Field(description="of the estimate")
+    limit: float = Field(description="at most for loss and churn, at least for F1")
     bound: float | None = Field(None, description="the tightest limit that the study certifies")
     refuted: float | None = Field(None, description="the loosest limit that the study refutes")
-    status: Status
+    status: Status = Field(description="`holds`, `fails` or `inconclusive`")
 
     def at(self, limit: float) -> "Criterion":
         """Return the criterion at another limit. Results of earlier versions have an interval alone."""

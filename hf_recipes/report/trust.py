@@ -15,20 +15,20 @@ class Judged(Record):
 
     dataset: str = Field(description="a Hub id, a file or a folder")
     revision: str = Field(description="the commit on the Hub, or the SHA-256 of local files")
-    config: str | None
-    split: str
+    config: str | None = Field(description="of the dataset; null for its only one")
+    split: str = Field(description="of the training texts")
     text: str = Field(description="the column of texts, or their template")
     labels: str = Field(description="the column with the LLM's labels, or the LLM")
-    classes: list[str]
+    classes: list[str] = Field(description="the names of the classes")
 
 
 class Accuracy(Record):
     """How often the LLM is right, on training texts with a gold label."""
 
-    value: float | None
-    interval: Interval
+    value: float | None = Field(description="the share of texts on which the LLM gives the gold label")
+    interval: Interval = Field(description="its interval")
     most_frequent_class: float | None = Field(description="the accuracy of always giving the most frequent class")
-    n: Count
+    n: Count = Field(description="training texts with a gold label")
 
 
 class Score(Record):
@@ -42,31 +42,34 @@ class ByLabels(Record):
     """Classifiers that were trained on one kind of labels, at the largest size."""
 
     labels: str = Field(description="gold, llm, or another variant of docs/remedies.md")
-    macro_f1: Score
-    accuracy: Score
+    macro_f1: Score = Field(description="`value` and `interval` on the test texts, the mean over seeds")
+    accuracy: Score = Field(description="the same of accuracy")
     disagreement: Score = Field(description="the share of test texts on which two seeds disagree")
 
 
 class Trust(Record):
-    """Whether an LLM's labels can be trusted for training. Intervals have the level `confidence_level`."""
+    """Whether an LLM's labels can be trusted for training. `make_trust` fills it."""
 
     version: Literal[1] = Field(1, description="of this schema: a program should refuse another one")
-    judged: Judged
-    verdict: Decision
-    summary: str
-    reason: str | None = Field(description="why limits against gold labels cannot be decided; null if they can")
-    limits: list[Criterion]
-    label_accuracy: Accuracy
+    judged: Judged = Field(description="what was judged")
+    verdict: Decision = Field(description="`ship within limits`, `do not ship` or `inconclusive`")
+    summary: str = Field(description="the verdict and its main cause, in sentences")
+    reason: str | None = Field(
+        description="why limits against gold labels cannot be decided: two seeds, or classifiers on gold that are not "
+        "better than chance; else null"
+    )
+    limits: list[Criterion] = Field(description="the limits that decide the verdict")
+    label_accuracy: Accuracy = Field(description="how often the LLM is right")
     method: Literal["finetune", "frozen"] = Field(description="fine-tuning, or linear heads on frozen features")
-    encoder: str
-    training_texts: Count
-    test_texts: Count
-    seeds: Count
-    confidence_level: float
-    classifiers: list[ByLabels]
-    baselines: list[Baseline]
-    date: str
-    versions: dict[str, str]
+    encoder: str = Field(description="the model that was trained or gave the features")
+    training_texts: Count = Field(description="of each classifier, at the largest size")
+    test_texts: Count = Field(description="of all classifiers")
+    seeds: Count = Field(description="classifiers with each kind of labels")
+    confidence_level: float = Field(description="of the intervals; those of `limits` have 0.99 from the second look on")
+    classifiers: list[ByLabels] = Field(description="scores by training labels")
+    baselines: list[Baseline] = Field(description="simpler classifiers and the LLM itself, as in `results.json`")
+    date: str = Field(description="of the results")
+    versions: dict[str, str] = Field(description="of the libraries")
 
 
 def make_trust(study: Study, results: Results) -> Trust:
