@@ -166,5 +166,5 @@ def test_pages_that_code_names_exist():
 def test_pages_are_few_and_short():
     words = {page.stem: sum(any(c.isalnum() for c in word) for word in page.read_text().split()) for page in PAGES}
     assert len(PAGES) <= 14
-    assert sum(words.values()) <= 16_200, words
+    assert sum(words.values()) <= 15_000, words
     assert len(README.read_text().splitlines()) < 120
