@@ -9,6 +9,8 @@ from ..analysis.schema import Baseline, Count, Criterion, Decision, Interval, Re
 from ..study import Study, read_json, versions
 from .first_screen import describe_headline
 
+NOT_COMPARED = "no classifier was trained on gold labels, so nothing can be compared with them"
+
 
 class Judged(Record):
     """What was judged."""
@@ -42,6 +44,7 @@ class ByLabels(Record):
     """Classifiers that were trained on one kind of labels, at the largest size."""
 
     labels: str = Field(description="gold, llm, or another variant of docs/remedies.md")
+    n: Count = Field(description="the test texts with a gold label, which the scores cover")
     macro_f1: Score
     accuracy: Score
     disagreement: Score = Field(description="the share of test texts on which two seeds disagree")
@@ -98,7 +101,7 @@ def make_trust(study: Study, results: Results) -> Trust:
         ),
         verdict=results.verdict.decision,
         summary=f"{headline.decision}. {headline.sentence}",
-        reason=results.verdict.reason,
+        reason=results.verdict.reason or (None if "gold" in results.at_top else NOT_COMPARED),
         limits=results.verdict.criteria,
         label_accuracy=Accuracy(
             value=annotator.accuracy,
@@ -115,6 +118,7 @@ def make_trust(study: Study, results: Results) -> Trust:
         classifiers=[
             ByLabels(
                 labels=name,
+                n=result.n_gold,
                 macro_f1=score(result, "macro_f1_mean"),
                 accuracy=score(result, "accuracy_mean"),
                 disagreement=score(result, "pairwise_disagreement"),
