@@ -132,6 +132,7 @@ def make_trust(study: Study, results: Results) -> Trust:
 
 
 def write_trust(study: Study, results: Results) -> None:
-    """Write `trust.json` next to the report."""
-    path = study.report_of(results.method) / "trust.json"
-    study.write_json(path, make_trust(study, results).model_dump(mode="json"))
+    """Write `trust.json` next to the report, unless it is up to date."""
+    path, content = study.report_of(results.method) / "trust.json", make_trust(study, results).model_dump(mode="json")
+    if read_json(path) != content:
+        study.write_json(path, content)
