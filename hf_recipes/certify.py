@@ -52,7 +52,7 @@ def needs_audit(study: Study, audited: Path | None) -> str | None:
         `str`: what to do next, if people have to label first; None if the study can go on.
 
     Raises:
-        UserError: the file cannot be read, or was not drawn; see `import_audit`.
+        UserError: too few texts have a label; the file cannot be read, or was not drawn; see `import_audit`.
     """
     if not study.recipe.few_gold:
         if audited is not None:
@@ -68,7 +68,13 @@ def needs_audit(study: Study, audited: Path | None) -> str | None:
     if not labelled:
         if not file.exists():
             labels = read_labels(study)
-            smallest = min(len(labels.pool.ids), len(labels.test.ids))
+            sizes = len(labels.pool.ids), len(labels.test.ids)
+            smallest = min(sizes)
+            if smallest < MIN_LABELS:
+                raise UserError(
+                    f"`--labels` must have a label for at least {MIN_LABELS} texts to train on and {MIN_LABELS} to "
+                    f"test on, of which people label a sample. Got {sizes[0]} and {sizes[1]}."
+                )
             draw_audit(study, min(NUM_AUDITED, 2 * smallest), file)
         return (
             "Without gold labels, people have to label a random sample. (If a column has gold labels, name it with "

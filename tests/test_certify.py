@@ -203,6 +203,15 @@ def test_without_gold_people_label_a_sample(certify, tiny_encoder):
     assert list_times(STUDY) == before
 
 
+def test_too_few_labels_for_a_sample_are_an_error(certify):
+    rows = plant(130)
+    rows.loc[20:, "good"] = None
+    rows.to_csv("news.csv", index=False)
+    errors = certify("news.csv", "--labels", "good", code=2)
+    assert "`--labels` must have a label for at least 30 texts to train on and 30 to test on" in errors
+    assert not TO_LABEL.exists()
+
+
 @pytest.mark.parametrize(
     ("num_rows", "options", "message"),
     [
@@ -333,6 +342,8 @@ def test_from_a_foreign_dataset_on_the_hub_to_the_pull_request(hub, tmp_path, ti
     assert not [tag for tag in ("<script", "<img", "<!--") if tag in page]
     assert page.count("<a href=") == page.count(f'<a href="{trust_file}">') == 1
     assert page.count("<table>") == 2
+    assert section.count("\n## ") == 1  # one part of the foreign card
+    assert [line[:5] for line in section.splitlines() if line.startswith("* ")] == ["* `go", "* `ll", "* `ll", "* `no"]
     assert trust.summary.split(".")[0] in page
     assert "hf_secret" not in card + request[trust_file]
     assert str(tmp_path) not in card + request[trust_file]

@@ -51,6 +51,8 @@ def push_trust(study: Study, results: Results, file: Path, command: str) -> str:
     target = Target(study.recipe.data.path, "dataset", f"{name}: can the labels be trusted?", "main", create_pr=True)
     path = f"{HOME}/{name}/{file.name}"
     trust, level = make_trust(study, results), f"{results.confidence_level:.0%}"
+    num_gold = results.at_top["llm"].n_gold
+    covered = "" if num_gold == results.n else f", of which {num_gold:,} have a gold label for macro-F1"
     section = render(
         "trust_card.md",
         trust=trust,
@@ -62,8 +64,9 @@ def push_trust(study: Study, results: Results, file: Path, command: str) -> str:
             "Classifiers by their training labels",
             results.at_top.values(),
             {"training labels": "variant", "gold labels": lambda result: f"{result.gold_labels:,}", **SCORES},
-            note=f"{results.R} seeds, {results.n:,} test texts, {level} intervals.",
+            note=f"{level} intervals, {results.R} seeds, {results.n:,} test texts{covered}.",
         ),
+        lines={name: results.lines[name] for name in results.at_top},
         path=path,
         command=command,
         version=__version__,
