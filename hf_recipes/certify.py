@@ -2,12 +2,12 @@
 
 from pathlib import Path
 
-from .data import open_rows
 from .errors import UserError
-from .labels.audit import draw_audit
+from .labels.audit import MIN_LABELS, draw_audit
 from .labels.audit_import import import_audit
+from .labels.pool import read_labels
 from .new_recipe import name_study, write_recipe
-from .recipe import Recipe, load_recipe
+from .recipe import load_recipe
 from .study import Study, read_json
 
 NUM_AUDITED = 200  # texts for people to label where the dataset has no gold labels
@@ -16,31 +16,27 @@ NUM_AUDITED = 200  # texts for people to label where the dataset has no gold lab
 def find_recipe(
     dataset: str, text: str | None, labels: str, gold: str | None, config: str | None
 ) -> tuple[Path, list[str]]:
-    """Return the recipe of an earlier call for the same columns, else a new one, and what was guessed for it.
+    """Return the recipe of an earlier call for the same columns, else a new one, and what it was written for.
 
     Raises:
         UserError: the file has other columns, or the dataset cannot be read.
     """
+    if gold == labels:
+        raise UserError(f"`--gold` must name another column than `--labels`. Got {gold}.")
     path = Path(f"certify-{name_study(dataset)}.yaml")
     if not path.exists():
-        return write_recipe(dataset, text, gold, config, path, labels, certify=True)
+        path, notes = write_recipe(dataset, text, gold, config, path, labels, certify=True)
+        return path, [*notes, f"Recipe, with all settings: {path}."]
     recipe = load_recipe(path, [])
-    if _find_difference(recipe, dataset, text, labels, gold, config):
+    data, columns = recipe.data, recipe.annotate.columns
+    before = (data.path, columns and columns.label, data.label_column, data.name)
+    if before != (dataset, labels, gold, config) or text not in (None, data.text_column):
         raise UserError(
-            f"`{path}` is of an earlier call with other columns. Delete it, or call hf-recipes certify in another "
+            f"`{path}` of an earlier call is for `--labels {before[1]}` of {data.path}, or has another --text, --gold "
+            f"or --config. Repeat that call, delete {path} and {recipe.folder}, or call hf-recipes certify in another "
             "folder."
         )
     return path, []
-
-
-def _find_difference(
-    recipe: Recipe, dataset: str, text: str | None, labels: str, gold: str | None, config: str | None
-) -> bool:
-    """Return whether a recipe is for another dataset or other columns. Columns that were guessed do not count."""
-    data, columns = recipe.data, recipe.annotate.columns
-    named = [(dataset, data.path), (labels, columns.label if columns else None), (config, data.name)]
-    named += [(name, column) for name, column in ((text, data.text_column), (gold, data.label_column)) if name]
-    return any(name != column for name, column in named)
 
 
 def needs_audit(study: Study, audited: Path | None) -> str | None:
@@ -50,23 +46,47 @@ def needs_audit(study: Study, audited: Path | None) -> str | None:
         study (`Study`):
             A labelled study.
         audited (`Path`, *optional*):
-            The file that people labelled.
+            The file that people labelled. Labels that it changed since an earlier call are replaced.
 
     Returns:
         `str`: what to do next, if people have to label first; None if the study can go on.
 
     Raises:
-        UserError: the file cannot be read, or labels people did not draw; see `import_audit`.
+        UserError: too few texts have a label; the file cannot be read, or was not drawn; see `import_audit`.
     """
+    if not study.recipe.few_gold:
+        if audited is not None:
+            raise UserError(f"`--audited` must be omitted where `--gold` names gold labels. Got {audited}.")
+        return None
+    sample = read_json(study.audit / "sample.json")
     if audited is not None:
-        import_audit(study, audited)
-        return None
-    if not study.recipe.few_gold or read_json(study.audit / "labels.json"):
-        return None
-    file, rows = Path(f"{study.recipe.name}-to_label.csv"), open_rows(study).manifest["rows"]
-    if not file.exists():
-        draw_audit(study, min(NUM_AUDITED, 2 * min(rows["train"], rows["test"])), file)
-    return (
-        f"The dataset has no gold labels, so people have to label a sample. Fill in the column `label` of {file}.\n"
-        f"Then repeat the command with --audited {file}."
-    )
+        if sample is None:
+            raise UserError("`--audited` must name a file that this command drew. Call it without --audited first.")
+        import_audit(study, audited, replace=True)
+    file = Path(f"{study.recipe.name}-to_label.csv")
+    labelled = read_json(study.audit / "labels.json")
+    if not labelled:
+        if not file.exists():
+            labels = read_labels(study)
+            sizes = len(labels.pool.ids), len(labels.test.ids)
+            smallest = min(sizes)
+            if smallest < MIN_LABELS:
+                raise UserError(
+                    f"`--labels` must have a label for at least {MIN_LABELS} texts to train on and {MIN_LABELS} to "
+                    f"test on, of which people label a sample. Got {sizes[0]} and {sizes[1]}."
+                )
+            draw_audit(study, min(NUM_AUDITED, 2 * smallest), file)
+        return (
+            "Without gold labels, people have to label a random sample. (If a column has gold labels, name it with "
+            f"--gold.)\nNext: fill in the column `label` of {file}. Then repeat the command with --audited {file}."
+        )
+    assert sample is not None  # noqa: S101  (the labels are of its texts)
+    counts = [sum(row_id in labelled for row_id in part["ids"]) for part in sample["parts"].values()]
+    if min(counts) < MIN_LABELS:
+        total = sum(len(part["ids"]) for part in sample["parts"].values())
+        return (
+            f"{sum(counts)} of {total} texts have a label. At least {MIN_LABELS} texts to train on and {MIN_LABELS} to "
+            f"test on must have one; they are mixed in {file}.\nNext: label more texts. Then repeat the command with "
+            f"--audited {file}."
+        )
+    return None

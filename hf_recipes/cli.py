@@ -1,5 +1,6 @@
 """Run the command line: `hf-recipes STEP RECIPE [--section.key=value ...]`. Each command is one function."""
 
+import shlex
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -112,16 +113,20 @@ def certify(
     labels: Annotated[str, typer.Option("--labels", help="Name the column with the labels to judge.")],
     text: TextColumn = None,
     gold: Annotated[
-        str | None, typer.Option("--gold", help="Name the column of gold labels. It is guessed by default.")
+        str | None,
+        typer.Option("--gold", help="Name the column of gold labels. Without it, people label a sample of texts."),
     ] = None,
     config: ConfigName = None,
     audited: Annotated[
-        Path | None, typer.Option("--audited", help="Read people's labels of the texts that this command drew.")
+        Path | None, typer.Option("--audited", help="Read people's labels from the file that this command drew.")
     ] = None,
-    push: Annotated[bool, typer.Option("--push", help="Open a pull request with the verdict on the dataset.")] = False,
+    push: Annotated[
+        bool, typer.Option("--push", help="Open a pull request on the dataset's repo with the verdict.")
+    ] = False,
+    accept: Accept = False,
     verbose: Verbose = False,
 ) -> None:
-    """Judge labels made elsewhere, without a recipe: whether they can be trusted for training.
+    """Judge whether labels made elsewhere can be trusted for training. No recipe is required.
 
     Example: hf-recipes certify owner/name --text text --labels llm_label --gold label
     """
@@ -129,11 +134,14 @@ def certify(
     from .annotation.passes import count_rows_left
     from .certify import find_recipe, needs_audit
     from .data import open_rows
+    from .hub.push_trust import check_push, push_trust
 
+    if push:
+        check_push(dataset)
     recipe, notes = find_recipe(dataset, text, labels, gold, config)
     for note in notes:
         typer.echo(note)
-    study = Study(load_recipe(recipe, context.args))
+    study = Study(load_recipe(recipe, context.args), accept)
     files = open_rows(study)
     launch.annotate(study, files, count_rows_left(study, files), recipe, context.args)
     if advice := needs_audit(study, audited):
@@ -144,10 +152,10 @@ def certify(
     file = study.report / "trust.json"
     typer.echo(f"Verdict for other programs: {file}")
     if push:
-        from .hub.push_trust import push_trust
-
-        command = f"hf-recipes certify {dataset} --text {study.recipe.data.text_column} --labels {labels}"
-        typer.echo(push_trust(study, results, file, command))
+        options = {"--text": study.recipe.data.text_column, "--labels": labels, "--gold": gold, "--config": config}
+        named = [word for option, value in options.items() if value for word in (option, value)]
+        address = push_trust(study, results, file, shlex.join(["hf-recipes", "certify", dataset, *named]))
+        typer.echo(f"Section for the dataset's card, and trust.json: {address}")
 
 
 @contextmanager

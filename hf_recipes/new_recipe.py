@@ -12,6 +12,7 @@ from jinja2 import Environment
 
 from .data import find_hub_sha
 from .errors import UserError
+from .labels.audit import MIN_LABELS
 from .parsing import to_yaml
 from .recipe import Data
 from .row_reader import spell
@@ -125,7 +126,8 @@ def write_recipe(
         dataset (`str`):
             A Hub id, a folder or a file.
         text (`str`, *optional*), label (`str`, *optional*):
-            The columns. The longest texts and a `ClassLabel`, or a column with few values, by default.
+            The columns. The longest texts and a `ClassLabel`, or a column with few values, by default. With `certify`
+            no gold labels by default, as a guess could take another LLM's labels for gold.
         config (`str`, *optional*):
             The config of the dataset.
         output (`Path`, *optional*):
@@ -145,28 +147,30 @@ def write_recipe(
     path = output or Path(f"{name}.yaml")
     if path.exists():
         raise UserError(f"`{path}` must not exist. Try --output another.yaml.")
-    contents = _inspect(dataset, text, label, config, llm_label)
+    contents = _inspect(dataset, text, label, config, llm_label, certify)
     data, pool, test, machine = contents.data, contents.pool, contents.test, _describe_machine()
 
     notes = [f"Texts: `{data.text_column}`, {pool.rows:,} rows in '{data.train_split}'."]
     if llm_label:
-        notes.append(f"Labels made elsewhere: `{llm_label}`, {', '.join(contents.llm_classes)}.")
+        listed = ", ".join(contents.llm_classes)
+        notes.append(f"Labels made elsewhere: `{llm_label}`, {len(contents.llm_classes)} classes: {listed}.")
     if data.label_column:
         classes = list(dict.fromkeys([*pool.by_class, *test.by_class]))
         if not 2 <= len(classes) <= MAX_CLASSES:
             raise UserError(
-                f"`--label` must name a column with 2 to {MAX_CLASSES} classes. Got {data.label_column} with "
-                f"{len(classes)}. Try one of {', '.join(contents.columns)}."
+                f"`{'--gold' if certify else '--label'}` must name a column with 2 to {MAX_CLASSES} classes. Got "
+                f"{data.label_column} with {len(classes)}. Try one of {', '.join(contents.columns)}."
             )
         notes.append(
             f"Gold labels: `{data.label_column}`, {pool.gold:,} rows, {len(classes)} classes: {', '.join(classes)}."
         )
     elif llm_label:
         classes = contents.llm_classes
-        notes.append(
-            f"No gold labels were found among {', '.join(contents.columns)}. Name the column with --label, or have "
-            "people label a sample: hf-recipes audit sample."
-        )
+        if not certify:  # it draws the sample itself
+            notes.append(
+                f"No gold labels were found among {', '.join(contents.columns)}. Name the column with --label, or have "
+                "people label a sample: hf-recipes audit sample."
+            )
     else:
         classes = ["positive", "negative"]
         notes.append(
@@ -183,8 +187,11 @@ def write_recipe(
     is_trained = num_trainable >= MIN_TRAINABLE
     if data.label_column and not is_trained:
         notes.append(f"{pool.gold:,} gold labels are too few for training: the recipe only labels texts.")
-    if certify and not is_trained:
-        raise UserError(f"`{dataset}` must have at least {2 * MIN_TRAINABLE} texts to train on. Got {num_usable:,}.")
+    if certify:
+        # Without gold labels people label a quarter of the texts for the test.
+        needed, kind = (2 * MIN_TRAINABLE, "gold labels") if data.label_column else (4 * MIN_LABELS, "texts")
+        if num_usable < needed:
+            raise UserError(f"`{dataset}` must have at least {needed} {kind} to judge its labels. Got {num_usable:,}.")
     top = _round(min(machine.max_size, max(num_trainable // MIN_POOL, min(num_trainable // 2, 100))))
     if is_trained:
         needed = math.ceil((MIN_POOL * top + shots * len(classes)) * pool.rows / num_usable)
@@ -235,8 +242,11 @@ def name_study(dataset: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "-", stem).strip("-._") or "study"
 
 
-def _inspect(dataset: str, text: str | None, label: str | None, config: str | None, llm_label: str | None) -> Contents:
+def _inspect(
+    dataset: str, text: str | None, label: str | None, config: str | None, llm_label: str | None, certify: bool
+) -> Contents:
     """Read a dataset: guess its columns from a sample, then count the rows with gold of the pool and the test split."""
+    label_option, llm_option = ("--gold", "--labels") if certify else ("--label", "--llm-label")
     with tempfile.TemporaryDirectory(prefix="hf-recipes-") as temporary:
         folder = Path(temporary)
         data = Data.model_validate({"path": dataset, "name": config})
@@ -249,16 +259,19 @@ def _inspect(dataset: str, text: str | None, label: str | None, config: str | No
         llm_classes: list[str] = []
         others = columns
         if llm_label is not None:
-            _require(dataset, columns, "--llm-label", llm_label)
+            _require(dataset, columns, llm_option, llm_label)
             llm_classes = train.class_names.get(llm_label, sorted(columns[llm_label].values))
             if not 2 <= len(llm_classes) <= MAX_CLASSES:
                 raise UserError(
-                    f"`--llm-label` must name a column with 2 to {MAX_CLASSES} classes. Got {llm_label} with "
+                    f"`{llm_option}` must name a column with 2 to {MAX_CLASSES} classes. Got {llm_label} with "
                     f"{len(llm_classes)}. Try one of {', '.join(columns)}."
                 )
             others = {name: column for name, column in columns.items() if name != llm_label}
         text = _choose_text(dataset, others, text, label)
-        label = _choose_label(dataset, others, text, label, train)
+        if label is not None:
+            _require(dataset, others, label_option, label)
+        elif not certify:
+            label = _choose_label(others, text, train)
         data = data.model_copy(update={"text_column": text, "label_column": label})
         pool = _count(train, data)
         for split in [name for name in TEST_SPLITS if name in splits and name != train_split and label]:
@@ -295,10 +308,8 @@ def _choose_text(dataset: str, columns: dict[str, Column], text: str | None, lab
     return max(texts, key=lambda name: columns[name].mean_length)
 
 
-def _choose_label(dataset: str, columns: dict[str, Column], text: str, label: str | None, split: Split) -> str | None:
-    """Return a `ClassLabel` column, else one with few values; the one that the user names; None without one."""
-    if label is not None:
-        return _require(dataset, columns, "--label", label)
+def _choose_label(columns: dict[str, Column], text: str, split: Split) -> str | None:
+    """Return a `ClassLabel` column, else one with few values; None without one."""
     # A value must repeat: a column with as many values as rows has no classes.
     few = [
         name for name, column in columns.items() if 2 <= len(column.values) <= min(MAX_CLASSES, column.num_values // 2)

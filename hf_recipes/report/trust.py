@@ -9,6 +9,8 @@ from ..analysis.schema import Baseline, Count, Criterion, Decision, Interval, Re
 from ..study import Study, read_json, versions
 from .first_screen import describe_headline
 
+NOT_COMPARED = "no classifier was trained on gold labels, so nothing can be compared with them"
+
 
 class Judged(Record):
     """What was judged."""
@@ -42,6 +44,7 @@ class ByLabels(Record):
     """Classifiers that were trained on one kind of labels, at the largest size."""
 
     labels: str = Field(description="gold, llm, or another variant of docs/remedies.md")
+    n: Count = Field(description="the test texts with a gold label, which the scores cover")
     macro_f1: Score = Field(description="`value` and `interval` on the test texts, the mean over seeds")
     accuracy: Score = Field(description="the same of accuracy")
     disagreement: Score = Field(description="the share of test texts on which two seeds disagree")
@@ -100,7 +103,7 @@ def make_trust(study: Study, results: Results) -> Trust:
         ),
         verdict=results.verdict.decision,
         summary=f"{headline.decision}. {headline.sentence}",
-        reason=results.verdict.reason,
+        reason=results.verdict.reason or (None if "gold" in results.at_top else NOT_COMPARED),
         limits=results.verdict.criteria,
         label_accuracy=Accuracy(
             value=annotator.accuracy,
@@ -117,6 +120,7 @@ def make_trust(study: Study, results: Results) -> Trust:
         classifiers=[
             ByLabels(
                 labels=name,
+                n=result.n_gold,
                 macro_f1=score(result, "macro_f1_mean"),
                 accuracy=score(result, "accuracy_mean"),
                 disagreement=score(result, "pairwise_disagreement"),
@@ -130,6 +134,7 @@ def make_trust(study: Study, results: Results) -> Trust:
 
 
 def write_trust(study: Study, results: Results) -> None:
-    """Write `trust.json` next to the report."""
-    path = study.report_of(results.method) / "trust.json"
-    study.write_json(path, make_trust(study, results).model_dump(mode="json"))
+    """Write `trust.json` next to the report, unless it is up to date."""
+    path, content = study.report_of(results.method) / "trust.json", make_trust(study, results).model_dump(mode="json")
+    if read_json(path) != content:
+        study.write_json(path, content)
