@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from .data import find_hub_sha
 from .errors import UserError
 from .labels.audit import MIN_LABELS, draw_audit
 from .labels.audit_import import import_audit
@@ -19,7 +20,7 @@ def find_recipe(
     """Return the recipe of an earlier call for the same columns, else a new one, and what it was written for.
 
     Raises:
-        UserError: the file has other columns, or the dataset cannot be read.
+        UserError: the file has other columns, the dataset has changed since, or it cannot be read.
     """
     if gold == labels:
         raise UserError(f"`--gold` must name another column than `--labels`. Got {gold}.")
@@ -35,6 +36,11 @@ def find_recipe(
             f"`{path}` of an earlier call is for `--labels {before[1]}` of {data.path}, or has another --text, --gold "
             f"or --config. Repeat that call, delete {path} and {recipe.folder}, or call hf-recipes certify in another "
             "folder."
+        )
+    judged = (read_json(Study(recipe).rows / "manifest.json") or {}).get("source", {}).get("sha")
+    if judged is not None and judged != find_hub_sha(data):
+        raise UserError(
+            f"`{dataset}` has changed since an earlier call. Delete {path} and {recipe.folder} to judge the new labels."
         )
     return path, []
 

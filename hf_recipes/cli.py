@@ -154,7 +154,8 @@ def certify(
     if push:
         options = {"--text": study.recipe.data.text_column, "--labels": labels, "--gold": gold, "--config": config}
         named = [word for option, value in options.items() if value for word in (option, value)]
-        address = push_trust(study, results, file, shlex.join(["hf-recipes", "certify", dataset, *named]))
+        made_by = shlex.join(["hf-recipes", "certify", dataset, *named, *context.args])
+        address = push_trust(study, results, file, made_by)
         typer.echo(f"Section for the dataset's card, and trust.json: {address}")
 
 

@@ -21,6 +21,7 @@ class Judged(Record):
     split: str = Field(description="of the training texts")
     text: str = Field(description="the column of texts, or their template")
     labels: str = Field(description="the column with the LLM's labels, or the LLM")
+    gold: str | None = Field(description="the column with gold labels; null where people labelled a random sample")
     classes: list[str] = Field(description="the names of the classes")
 
 
@@ -99,6 +100,7 @@ def make_trust(study: Study, results: Results) -> Trust:
             split=data.train_split,
             text=data.text_template or data.text_column,
             labels=annotate.columns.label if annotate.columns else annotate.model,
+            gold=data.label_column,
             classes=results.label_names,
         ),
         verdict=results.verdict.decision,
