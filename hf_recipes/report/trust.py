@@ -59,7 +59,7 @@ class Trust(Record):
     verdict: Decision = Field(description="`ship within limits`, `do not ship` or `inconclusive`")
     summary: str = Field(description="the verdict and its main cause, in sentences")
     reason: str | None = Field(
-        description="why runs on gold labels cannot be compared with: two seeds, or chance level; else null"
+        description="why runs on gold labels cannot be compared with: none exist, two seeds, or chance level; else null"
     )
     limits: list[Criterion] = Field(description="the limits that decide the verdict")
     label_accuracy: Accuracy = Field(description="how often the LLM is right")
