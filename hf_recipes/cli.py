@@ -154,7 +154,7 @@ def certify(
     if push:
         options = {"--text": study.recipe.data.text_column, "--labels": labels, "--gold": gold, "--config": config}
         named = [word for option, value in options.items() if value for word in (option, value)]
-        made_by = shlex.join(["hf-recipes", "certify", dataset, *named, *context.args])
+        made_by = shlex.join(["hf-recipes", "certify", dataset, *named])
         address = push_trust(study, results, file, made_by)
         typer.echo(f"Section for the dataset's card, and trust.json: {address}")
 
