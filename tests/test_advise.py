@@ -6,7 +6,7 @@ from io import StringIO
 
 import numpy as np
 import pytest
-from hf_recipes.training.baselines import train_baselines
+from hf_recipes.training.linear import train_baselines
 from scipy import stats
 from steps import measure
 

@@ -300,6 +300,7 @@ def test_pull_fetches_the_files_of_the_study_alone(hub, small, tmp_path):
     hub.cli("pull", "me/labels", "--study", "tweets", "--output_dir", tmp_path / "pulled")
     fetched = {line.split("/")[-1].split()[0] for line in hub.ask("log")[start:] if line.startswith("GET /datasets/")}
     rows = {"rows-train.parquet", "rows-test.parquet", "train-00000-of-00001.parquet"}
+    rows |= {"rows-train-source.parquet", "rows-test-source.parquet"}
     assert fetched == {"study.json", "labels.json", *rows}
 
 
