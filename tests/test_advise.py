@@ -6,7 +6,6 @@ from io import StringIO
 
 import numpy as np
 import pytest
-from hf_recipes.training.linear import train_baselines
 from scipy import stats
 from steps import measure
 
@@ -17,6 +16,7 @@ from hf_recipes.annotation.few_shot import draw_examples
 from hf_recipes.data import open_rows
 from hf_recipes.errors import UserError
 from hf_recipes.plan import make_plan
+from hf_recipes.training.linear import train_baselines
 
 
 @pytest.mark.parametrize(("value", "limit"), [(0.0, 0.02), (0.03, 0.02), (0.02, 0.02)])

@@ -149,7 +149,7 @@ def test_the_card_links_the_published_study_whose_texts_predict_reads_from_the_h
     assert probs == pytest.approx(np.array(stored), abs=1e-6)
 
 
-def test_a_repo_with_another_model_is_refused_and_a_wrong_copy_is_found(hub, kept_classifiers):
+def test_a_repo_with_another_model_is_refused_and_a_wrong_model_is_not_published(hub, kept_classifiers):
     study = kept_classifiers
     manifest = {"study": "other", "variant": "llm", "seed": "0", "size": 9, "files": ["config.json"]}
     contents = {
@@ -170,8 +170,9 @@ def test_a_repo_with_another_model_is_refused_and_a_wrong_copy_is_found(hub, kep
     other = next(r for r in open_runs(study).all if r.variant == "gold")
     shutil.copy(*(classifier_folder(study, place) / "model.safetensors" for place in (other, run)))
     (message,) = push(hub, study, {"repo": "me/wrong"})
-    assert "published at" in message
+    assert message.startswith(f"`{classifier_folder(study, run)}` must be the study's model.")
     assert "The model gives other predictions than the study: probabilities differ by up to " in message
+    assert len(commits(hub)) == 3
 
 
 def test_a_push_survives_a_race_and_opens_one_pull_request(hub, kept_classifiers):

@@ -4,13 +4,14 @@ import logging
 import random
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from io import BytesIO
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from ..errors import UserError
+from ..errors import UserError, first_line
 from .hub_errors import explain_error, http_status
 
 logger = logging.getLogger(__name__)
@@ -138,6 +139,16 @@ def commit(target: Target, plan: Callable[[], AnyChange]) -> tuple[str, str, Any
             doubt = "" if status < 500 else ", as far as is known"
             raise UserError(f"--repo {target.repo}: nothing was published{doubt}. {explain_error(trouble)}") from None
         time.sleep(random.uniform(0.5, 1) * (0.5 if is_race else 2**num_tries / 2))  # noqa: S311
+
+
+@contextmanager
+def after_commit(target: Target, address: str) -> Iterator[None]:
+    """Raise a `UserError` that names the address of what is published if a check in the block fails."""
+    try:
+        yield
+    except Exception as error:  # the Hub's own errors, and all that a network can do
+        message = f"--repo {target.repo}: published at {address}, but the check failed. {first_line(error)}"
+        raise UserError(message) from None
 
 
 def check_files(target: Target, sha: str, change: Change) -> None:

@@ -12,17 +12,20 @@ What is published:
 docs/hub.md lists the guarantees.
 """
 
+import logging
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from ..errors import UserError, first_line
+from ..errors import UserError
 from ..labels.pool import read_labels
 from ..report.label_quality import write_labels
 from ..study import Study
 from .bundle import Bundle, collect, path_in_repo
 from .change import ConfigChange, Planner, on_hub
-from .commit import Target, check_files, commit, log_change, make_repo
+from .commit import Target, after_commit, check_files, commit, log_change, make_repo
 from .dataset_folder import DatasetFolder
+
+logger = logging.getLogger(__name__)
 
 
 def push_dataset(
@@ -76,17 +79,18 @@ def push_dataset(
         content.write()
         if texts is not False and labels.files.withheld:
             raise UserError(f"{study.root}: was published without its texts. Publish it with --no-texts.")
+        if (own := list(content.source_columns)) and texts is not False:
+            logger.warning(
+                "The dataset has the source's own columns too: %s. `data.keep_columns: none` leaves them out.",
+                ", ".join(own),
+            )
         bundle = collect(study, labels, Path(folder), texts is not False)
         cache = f"{folder}/cache"
         planner = Planner(target, content, bundle, prefix, texts is True, cache)
         address, sha, change = commit(target, planner.plan)
-        try:
+        with after_commit(target, address):
             check_files(target, sha, change)
             _check_configs(bundle, repo, sha, change, cache)
-        except Exception as error:  # the Hub's own errors, and all that a network can do
-            raise UserError(
-                f"--repo {repo}: published at {address}, but the check failed. {first_line(error)}"
-            ) from None
     log_change(target, sha, change)
     return address
 

@@ -16,7 +16,7 @@ import numpy as np
 from .. import __version__
 from ..analysis.measure import measure
 from ..analysis.texts import read_probs
-from ..errors import UserError, first_line
+from ..errors import UserError
 from ..labels.pool import read_labels
 from ..models import SETTINGS, WEIGHTS
 from ..report.findings import describe_warning
@@ -25,7 +25,7 @@ from ..training.classifiers import Classifiers, classifier_folder, find_classifi
 from ..training.runs import Runs, read_accelerate_config
 from .bundle import HOME
 from .card import merge_model_card
-from .commit import Change, Target, check_files, commit, log_change, make_repo
+from .commit import Change, Target, after_commit, check_files, commit, log_change, make_repo
 from .hub_errors import explain_error
 from .model_card import Published, make_model_card
 
@@ -70,6 +70,8 @@ def push_model(
         UserError: the study is not trained or kept no classifiers, the repo has another model or cannot be written, or
             the published model gives other predictions than the study.
     """
+    from huggingface_hub import snapshot_download
+
     with TemporaryDirectory(prefix="hf-recipes-") as folder, study.lock():
         labels = read_labels(study)
         runs = Runs(study, labels)
@@ -85,16 +87,21 @@ def push_model(
             _check_dataset(target.api, dataset, study.recipe.name)
         published = Published(repo, run, place, len(chosen), agreement, len(stored), dataset)
         card = make_model_card(study, results, published, labels.annotations)
+        texts = [str(text) for text in labels.test.texts]
+        try:
+            _compare(classifier_folder(study, run), study, texts, stored)  # a damaged model is not published
+        except ValueError as error:
+            raise UserError(
+                f"`{classifier_folder(study, run)}` must be the study's model. {error}. Train it again."
+            ) from None
         make_repo(target, private)
         planner = _Planner(target, study, run, card)
         address, sha, change = commit(target, planner.plan)
-        try:
+        with after_commit(target, address):
             check_files(target, sha, change)
-            difference = _reload(target, sha, change, study, [str(text) for text in labels.test.texts], stored, folder)
-        except Exception as error:  # the Hub's own errors, and all that a network can do
-            raise UserError(
-                f"--repo {repo}: published at {address}, but the check failed. {first_line(error)}"
-            ) from None
+            # A fresh folder: neither a cache nor a local folder with the repo's name can stand for the published files.
+            model = snapshot_download(repo, revision=sha, cache_dir=folder, allow_patterns=list(change.files))
+            difference = _compare(Path(model), study, texts, stored)
     if warning := describe_warning(results, variant):
         logger.warning(warning)
     log_change(target, sha, change)
@@ -180,22 +187,15 @@ def _check_dataset(api: Any, dataset: str, study: str) -> None:
         raise UserError(f"--dataset {dataset}: must have the study {study}. Try hf-recipes push dataset first.")
 
 
-def _reload(
-    target: Target, sha: str, change: Change, study: Study, texts: list[str], stored: np.ndarray, folder: str
-) -> float:
-    """Download the published model, and return the largest difference of its probabilities from the stored ones.
+def _compare(folder: Path, study: Study, texts: list[str], stored: np.ndarray) -> float:
+    """Return the largest difference of a model's probabilities from the stored ones.
 
     Raises:
         ValueError: the difference is larger than machines explain.
     """
-    from huggingface_hub import snapshot_download
-
-    # A fresh folder: neither a cache nor a local folder with the repo's name can stand for the published files.
-    model = snapshot_download(target.repo, revision=sha, cache_dir=folder, allow_patterns=list(change.files))
-    probs = Classifiers([Path(model)], study.training).predict(texts)
+    probs = Classifiers([folder], study.training).predict(texts)
     difference = float(np.abs(probs - stored).max())
-    limit = MAX_DIFFERENCE[read_accelerate_config(study.training)["mixed_precision"]]
-    if not difference <= limit:
+    if not difference <= MAX_DIFFERENCE[read_accelerate_config(study.training)["mixed_precision"]]:
         raise ValueError(
             f"The model gives other predictions than the study: probabilities differ by up to {difference:.2g}"
         )

@@ -14,7 +14,7 @@ from ..source import is_url
 from ..study import Study
 from .bundle import HOME
 from .card import add_section
-from .commit import Change, Target, check_files, commit, log_change
+from .commit import Change, Target, after_commit, check_files, commit, log_change
 
 
 def check_push(dataset: str) -> None:
@@ -78,6 +78,7 @@ def push_trust(study: Study, results: Results, file: Path, command: str) -> str:
         return Change(head, {"README.md": card.encode(), path: file}, [], [])
 
     address, sha, change = commit(target, plan)
-    check_files(target, sha, change)
+    with after_commit(target, address):
+        check_files(target, sha, change)
     log_change(target, sha, change)
     return address
