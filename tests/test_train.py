@@ -694,7 +694,9 @@ def test_a_killed_command_leaves_no_process_that_trains_on(processes, config, an
 
 
 def test_a_launcher_adds_no_line_to_the_errors_of_its_processes(tmp_path):
-    (tmp_path / "fail.py").write_text("import sys\nsys.exit('error: `train.epochs` must be higher.')")
+    # One write for each line, so that those of two processes do not mix.
+    fail = "import os\nos.write(2, b'error: `train.epochs` must be higher.\\n')\nos._exit(1)\n"
+    (tmp_path / "fail.py").write_text(fail)
     launcher = [sys.executable, "-m", "hf_recipes.child", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     environment = {**os.environ, "HF_RECIPES_PARENT": str(os.getpid()), "OMP_NUM_THREADS": "1"}
     ended = subprocess.run(
