@@ -1,7 +1,10 @@
 """Judge labels made elsewhere without a recipe: `hf-recipes certify DATASET --text text --labels llm_label`."""
 
+import logging
+from collections.abc import Iterator
 from pathlib import Path
 
+from .annotation.passes import read_progress
 from .data import find_hub_sha
 from .errors import UserError
 from .labels.audit import MIN_LABELS, draw_audit
@@ -10,6 +13,8 @@ from .labels.pool import read_labels
 from .new_recipe import name_study, write_recipe
 from .recipe import load_recipe
 from .study import Study, read_json
+
+logger = logging.getLogger(__name__)
 
 NUM_AUDITED = 200  # texts for people to label where the dataset has no gold labels
 
@@ -25,6 +30,8 @@ def find_recipe(
     if gold == labels:
         raise UserError(f"`--gold` must name another column than `--labels`. Got {gold}.")
     path = Path(f"certify-{name_study(dataset)}.yaml")
+    if path.exists() and not load_recipe(path, []).folder.exists():
+        path.unlink()  # an earlier call failed before it read the labels
     if not path.exists():
         path, notes = write_recipe(dataset, text, gold, config, path, labels, certify=True)
         return path, [*notes, f"Recipe, with all settings: {path}."]
@@ -43,6 +50,18 @@ def find_recipe(
             f"`{dataset}` has changed since an earlier call. Delete {path} and {recipe.folder} to judge the new labels."
         )
     return path, []
+
+
+def describe_invalid(study: Study) -> Iterator[str]:
+    """Yield a warning if texts have no valid label: their spelling may differ from that of the classes."""
+    for progress in read_progress(study):
+        if num_invalid := progress.statuses.get("no_label", 0):
+            error, count = next(iter(progress.errors.items()))
+            yield (
+                f"Warning: {num_invalid:,} of {progress.num_rows:,} texts have no valid label and do not count. The "
+                f"most frequent reason ({count:,} texts): {error}. `--data.label_map='{{VALUE: CLASS}}'` with "
+                "--accept-changes gives a value a class."
+            )
 
 
 def needs_audit(study: Study, audited: Path | None) -> str | None:
@@ -68,7 +87,7 @@ def needs_audit(study: Study, audited: Path | None) -> str | None:
     if audited is not None:
         if sample is None:
             raise UserError("`--audited` must name a file that this command drew. Call it without --audited first.")
-        import_audit(study, audited, replace=True)
+        logger.info("%s: %s", audited, import_audit(study, audited, replace=True))
     file = Path(f"{study.recipe.name}-to_label.csv")
     labelled = read_json(study.audit / "labels.json")
     if not labelled:

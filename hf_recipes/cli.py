@@ -132,7 +132,7 @@ def certify(
     """
     logs.set_up(verbose)
     from .annotation.passes import count_rows_left
-    from .certify import find_recipe, needs_audit
+    from .certify import describe_invalid, find_recipe, needs_audit
     from .data import open_rows
     from .hub.push_trust import check_push, push_trust
 
@@ -144,6 +144,8 @@ def certify(
     study = Study(load_recipe(recipe, context.args), accept)
     files = open_rows(study)
     launch.annotate(study, files, count_rows_left(study, files), recipe, context.args)
+    for warning in describe_invalid(study):
+        typer.echo(warning, err=True)
     if advice := needs_audit(study, audited):
         typer.echo(advice)
         return

@@ -157,7 +157,7 @@ def test_a_frozen_study_is_measured_and_names_its_method(annotated, monkeypatch)
     write_report(study, read_labels(study).training_pool, results)
     report = (study.report / "report.md").read_text(encoding="utf-8")
     assert "linear heads on frozen features" in report
-    assert "fine-tuned" not in report
+    assert "was fine-tuned" not in report
 
     # Nothing is trained again. A run without its folder is, to the same predictions.
     monkeypatch.setattr(features, "embed", None)

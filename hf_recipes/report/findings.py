@@ -382,15 +382,15 @@ def _describe_baselines(results: Results) -> str:
     """Return which baselines the classifiers do not clearly beat; empty where they beat all."""
     sentences = []
     for variant, labels in (("gold", "gold"), ("llm", "LLM")):
-        not_beaten = [
-            f"{BASELINES[entry.name]} ({estimate(entry, 'macro_f1_mean')}; difference "
-            f"{signed_difference(entry.difference)}, {judge(entry.difference)})"
-            for entry in results.baselines
-            if entry.variant == variant and entry.difference.verdict != "higher"
-        ]
-        if not_beaten:
-            start = f"On {labels} labels {results.classifiers} do not clearly beat"
-            sentences.append(f"{start} {listed(not_beaten)} in macro-F1.")
+        for verdict, verb in (("lower", "are clearly worse than"), ("inconclusive", "do not clearly beat")):
+            names = [
+                f"{BASELINES[entry.name]} ({estimate(entry, 'macro_f1_mean')}; difference "
+                f"{signed_difference(entry.difference)})"
+                for entry in results.baselines
+                if entry.variant == variant and entry.difference.verdict == verdict
+            ]
+            if names:
+                sentences.append(f"On {labels} labels {results.classifiers} {verb} {listed(names)} in macro-F1.")
     return " ".join(sentences)
 
 

@@ -33,6 +33,7 @@ def how_trained(study: Study, method: Method) -> str:
 def how_made(study: Study, results: Results) -> str:
     """Return what was run and how it was judged, in words."""
     data, model, annotator = study.recipe.data.path, study.recipe.annotate.model, results.annotator
+    calibration = "no" if annotator.calibration == "none" else annotator.calibration
     fitted = f" (chosen on {annotator.calibration_gold} gold labels)" if annotator.calibration_gold else ""
     sizes = listed([f"{size:,}" for size in sorted({result.size for result in results.variants})])
     judges, primary = " with gold labels", "LLM labels against gold labels, "
@@ -42,7 +43,7 @@ def how_made(study: Study, results: Results) -> str:
     if annotator.column:
         labelled = f"Labels of {model} were read from the column {annotator.column} of {data}, with"
     return (
-        f"{labelled} {annotator.calibration} calibration{fitted}; {how_trained(study, results.method)} "
+        f"{labelled} {calibration} calibration{fitted}; {how_trained(study, results.method)} "
         f"{results.R} seeds were run for each source of labels at {sizes} training texts"
         f"{' (some at the largest number alone)' if study.grid.curves else ''}, and judged on {results.n:,} test texts"
         f"{judges}{_extra_texts(results)}. "

@@ -31,7 +31,8 @@ class Accuracy(Record):
     value: float | None = Field(description="the share of texts on which the LLM gives the gold label")
     interval: Interval = Field(description="its interval")
     most_frequent_class: float | None = Field(description="the accuracy of always giving the most frequent class")
-    n: Count = Field(description="training texts with a gold label")
+    n: Count = Field(description="training texts with a gold label and a valid label of the LLM")
+    num_invalid: Count = Field(description="training texts without a valid label of the LLM: they do not count")
 
 
 class Score(Record):
@@ -112,6 +113,7 @@ def make_trust(study: Study, results: Results) -> Trust:
             interval=annotator.accuracy_interval,
             most_frequent_class=annotator.majority_accuracy,
             n=annotator.n_gold,
+            num_invalid=annotator.status.get("no_label", 0),
         ),
         method=results.method,
         encoder=results.encoder,

@@ -41,12 +41,12 @@ class Headline:
 
 @dataclass(frozen=True)
 class WrongText:
-    """A text that the LLM labelled wrong, and its probability of the wrong label."""
+    """A text that the LLM labelled wrong, and its probability of the wrong label; None without probabilities."""
 
     text: str
     gold: str
     llm: str
-    probability: float
+    probability: float | None
 
 
 @dataclass(frozen=True)
@@ -87,8 +87,7 @@ def describe_headline(results: "Results") -> Headline:
         # What was not learnt comes first: a low F1 is then no fault of the labels alone.
         sentences.append(f"{classifiers} trained on gold labels are not better than chance, so the loss is unknown.")
     if (loss.status != "fails" or is_void(results)) and class_f1.status == "fails":
-        name = f"'{verdict.worst_class}'" + (" with LLM labels" if is_void(results) else "")
-        sentences.append(f"Their F1 of the class {name} is {number(class_f1.value)}; the limit is {class_f1.limit:g}.")
+        sentences.append(_describe_low_class(results, class_f1))
     if not is_void(results):
         sentences.append(_describe_loss(results, cost))
     is_lower = cost is not None and (cost.verdict == "lower" or loss.status == "fails")
@@ -103,6 +102,19 @@ def describe_headline(results: "Results") -> Headline:
             "texts than with gold labels."
         )
     return Headline(status, decision, " ".join(filter(None, sentences)))
+
+
+def _describe_low_class(results: "Results", class_f1: "Criterion") -> str:
+    """Return the F1 of the worst class, and whether gold labels miss the limit too."""
+    name, limit = results.verdict.worst_class, f"{class_f1.limit:g}"
+    gold = next((entry.gold for entry in results.class_f1 if entry.name == name), None)
+    if is_void(results) or gold is None or gold >= class_f1.limit:
+        labels = " with LLM labels" if is_void(results) else ""
+        return f"Their F1 of the class '{name}'{labels} is {number(class_f1.value)}; the limit is {limit}."
+    return (
+        f"F1 of the class '{name}' is {number(class_f1.value)} with LLM labels and {number(gold)} with gold labels; "
+        f"the limit is {limit}. Gold labels miss it too: more texts or a stronger encoder are necessary."
+    )
 
 
 def is_void(results: "Results") -> bool:
@@ -376,7 +388,11 @@ def find_wrong_texts(texts: Sequence[str], gold: np.ndarray, probs: np.ndarray, 
     by_probability = wrong[np.argsort(-sure[wrong], kind="stable")]
     _, first = np.unique(gold[by_probability] * len(names) + llm[by_probability], return_index=True)
     ordered = dict.fromkeys([*by_probability[sorted(first)], *by_probability[:NUM_TEXTS]])
-    return [WrongText(_cut(texts[i]), names[gold[i]], names[llm[i]], float(sure[i])) for i in list(ordered)[:NUM_TEXTS]]
+    has_probs = bool(((probs > 0) & (probs < 1)).any())
+    return [
+        WrongText(_cut(texts[i]), names[gold[i]], names[llm[i]], float(sure[i]) if has_probs else None)
+        for i in list(ordered)[:NUM_TEXTS]
+    ]
 
 
 def _cut(text: str) -> str:
