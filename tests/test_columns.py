@@ -14,6 +14,7 @@ from steps import load_rows, measure, open_runs, write_dataset, write_labels
 from hf_recipes.annotation.annotate import annotate
 from hf_recipes.annotation.calibration import calibrate
 from hf_recipes.annotation.passes import read_progress
+from hf_recipes.certify import describe_invalid
 from hf_recipes.doctor import diagnose
 from hf_recipes.errors import UserError
 from hf_recipes.hub.dataset_card import make_card
@@ -63,6 +64,17 @@ def labels_of(study):
     annotate(study)
     pool = read_labels(study).pool
     return dict(zip(pool.texts, (NAMES[k] for k in pool.llm), strict=True)), read_progress(study)[0].errors
+
+
+def test_certify_warns_of_labels_that_do_not_count(make):
+    study = make([{"llm": label} for label in ["good", "Bad", "Bad", None, "odd", "odd", "bad"]])
+    annotate(study)
+    (warning,) = describe_invalid(study)
+    assert warning.startswith("Warning: 3 of 7 texts have no valid label and do not count.")
+    assert "(2 texts): `Bad` is not a class. Did you mean 'bad'?" in warning
+    clean = make([{"llm": label} for label in NAMES], folder="clean")
+    annotate(clean)
+    assert not list(describe_invalid(clean))
 
 
 @pytest.mark.parametrize("kind", ["jsonl", "csv", "parquet"])

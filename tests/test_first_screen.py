@@ -125,6 +125,26 @@ def test_gold_runs_that_learnt_nothing_come_before_a_low_f1():
     )
 
 
+@pytest.mark.parametrize(("gold", "is_named"), [(0.2, True), (0.9, False)])
+def test_a_low_f1_that_gold_labels_have_too_is_no_fault_of_the_labels(gold, is_named):
+    results = with_classes(("a", 0.1, gold), ("b", 0.9, 0.9))
+    results["verdict"] = decide_again(results)
+    sentence = describe_headline(typed(results)).sentence
+    if typed(results).verdict.criteria[0].status == "fails":
+        assert "F1 of the class" not in sentence
+        return
+    expected = "F1 of the class 'a' is 0.100 with LLM labels and 0.200 with gold labels; the limit is 0.5. Gold labels"
+    assert (expected in sentence) == is_named
+    assert ("Their F1 of the class 'a' is 0.100; the limit is 0.5." in sentence) != is_named
+
+
+def test_without_probabilities_wrong_texts_have_none():
+    gold, hard = np.array([0, 1, 0]), np.eye(2)[[1, 1, 0]]
+    assert [text.probability for text in find_wrong_texts(["x", "y", "z"], gold, hard, ["a", "b"])] == [None]
+    soft = np.array([[0.3, 0.7], [0.2, 0.8], [0.9, 0.1]])
+    assert [text.probability for text in find_wrong_texts(["x", "y", "z"], gold, soft, ["a", "b"])] == [0.7]
+
+
 @given(st.floats(-0.5, 0.5), st.floats(0.001, 0.2), st.floats(-0.5, 0.5), st.floats(0, 1))
 def test_a_verdict_at_other_limits_is_that_of_a_study_with_these_limits(loss, half, churn, class_f1):
     """`VerdictResult.at` is what the Space's sliders call, `decide` what a study calls."""
