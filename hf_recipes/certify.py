@@ -64,7 +64,7 @@ def describe_invalid(study: Study) -> Iterator[str]:
             )
 
 
-def needs_audit(study: Study, audited: Path | None) -> str | None:
+def prepare_audit(study: Study, audited: Path | None) -> str | None:
     """Import people's labels, or draw texts for people to label where the study has no gold labels.
 
     Args:

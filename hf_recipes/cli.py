@@ -132,7 +132,7 @@ def certify(
     """
     logs.set_up(verbose)
     from .annotation.passes import count_rows_left
-    from .certify import describe_invalid, find_recipe, needs_audit
+    from .certify import describe_invalid, find_recipe, prepare_audit
     from .data import open_rows
     from .hub.push_trust import check_push, push_trust
 
@@ -146,7 +146,7 @@ def certify(
     launch.annotate(study, files, count_rows_left(study, files), recipe, context.args)
     for warning in describe_invalid(study):
         typer.echo(warning, err=True)
-    if advice := needs_audit(study, audited):
+    if advice := prepare_audit(study, audited):
         typer.echo(advice)
         return
     results = _run_all(study, recipe, context.args, go_on=True)

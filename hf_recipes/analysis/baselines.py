@@ -21,10 +21,11 @@ def measure_baselines(study: Study, labels: StudyLabels, runs: Runs, with_gold: 
     The p-values of all differences are corrected for each other (Holm 1979). Baselines that are not trained are left
     out.
     """
-    rows = []
+    rows, trained = [], find_trained(study, runs)
     for variant in ("gold", "llm"):
         if (variant, with_gold.top) in with_gold.labels:
-            for name, predictions in _predict(study, labels, runs, with_gold, variant):
+            of_variant = {method: paired for (name, method), paired in trained.items() if name == variant}
+            for name, predictions in _predict(study, labels, runs, with_gold, variant, of_variant):
                 rows.append(_measure(name, variant, predictions, with_gold))
     correct([row["difference"] for row in rows])
     return rows
@@ -42,7 +43,7 @@ def find_trained(study: Study, runs: Runs) -> dict[tuple[str, str], list[Run]]:
 
 
 def _predict(
-    study: Study, labels: StudyLabels, runs: Runs, with_gold: Texts, variant: str
+    study: Study, labels: StudyLabels, runs: Runs, with_gold: Texts, variant: str, trained: dict[str, list[Run]]
 ) -> Iterator[tuple[str, np.ndarray]]:
     """Yield each baseline's name and its labels of the texts with gold, of shape `(R, n)`; `NO_VOTE` without one."""
     num_runs, num_texts = with_gold.labels[variant, with_gold.top].shape
@@ -51,10 +52,9 @@ def _predict(
     yield "most-frequent", np.repeat(np.array(frequent)[:, None], num_texts, axis=1)
 
     has_gold = np.flatnonzero(labels.test_gold != NO_GOLD)
-    for (trained_on, name), paired in find_trained(study, runs).items():
-        if trained_on == variant:
-            probs = np.stack([read_probs(study, run, labels.test) for run in paired])
-            yield name, probs[:, has_gold].argmax(axis=2)
+    for name, paired in trained.items():
+        probs = np.stack([read_probs(study, run, labels.test) for run in paired])
+        yield name, probs[:, has_gold].argmax(axis=2)
 
     if variant == "llm" and labels.teacher is not None:
         teacher = labels.teacher[has_gold]

@@ -68,7 +68,7 @@ class Classifiers:
         folders (`list[Path]`):
             The classifiers, each with its tokenizer. All have the same tokenizer and classes.
         settings (`Train`):
-            The recipe's section. Where it names a GPU and there is none, the CPU is used.
+            The recipe's section. Without the GPU that it names, the CPU is used.
     """
 
     def __init__(self, folders: list[Path], settings: Train):

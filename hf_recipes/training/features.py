@@ -18,6 +18,7 @@ from .fine_tuning import Tokens, embed
 from .runs import Runs
 
 PART_ROWS = 4096  # texts of a part: what a kill can cost
+RULES = 2  # to be increased when a change here changes features
 BATCH_SIZE = 64  # the same for all, as it changes sums
 SCHEMA = pa.schema({"text": pa.binary(16), "features": pa.list_(pa.float32())})
 
@@ -36,7 +37,7 @@ def read_features(study: Study, runs: Runs, accelerator: Any, texts: list[str]) 
     Raises:
         UserError: the encoder does not load.
     """
-    environment = runs.environment(runs.all[0]) | {"rules": 2}
+    environment = runs.environment(runs.all[0]) | {"rules": RULES}
     folder = study.features / make_key(max_length=study.training.max_length, **environment)
     folder.mkdir(parents=True, exist_ok=True)
     digests = [hashlib.blake2b(text.encode(), digest_size=16).digest() for text in texts]
@@ -54,7 +55,7 @@ def read_features(study: Study, runs: Runs, accelerator: Any, texts: list[str]) 
     missing = np.flatnonzero(~is_known)
     if len(missing) or features is None:
         distinct, unique = list(place), dict(zip(digests, texts, strict=True))
-        encoder, tokenizer = _load_encoder(runs), load_tokenizer("train.encoder", runs.encoder)
+        encoder, tokenizer = load_encoder(runs), load_tokenizer("train.encoder", runs.encoder)
         if features is None:
             features = np.zeros((len(place), encoder.config.hidden_size), np.float32)
         longest, next_part = study.training.max_length, 1 + max((int(part.stem[5:]) for part in parts), default=-1)
@@ -76,7 +77,12 @@ def read_features(study: Study, runs: Runs, accelerator: Any, texts: list[str]) 
     return features[[place[digest] for digest in digests]]
 
 
-def _load_encoder(runs: Runs) -> Any:
+def load_encoder(runs: Runs) -> Any:
+    """Return the encoder without a head.
+
+    Raises:
+        UserError: it does not load.
+    """
     import torch
     from transformers import AutoModel
 

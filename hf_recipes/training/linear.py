@@ -6,7 +6,6 @@
 for the whole grid, else for gold and LLM labels at the largest size.
 """
 
-import os
 import shutil
 import sys
 import time
@@ -44,7 +43,7 @@ def train_baselines(study: Study) -> None:
 
 
 def _train_heads(study: Study, runs: Runs) -> None:
-    left = [run for run in runs.left() if runs.failure(run) is None]
+    left = runs.untried()
     if not left:
         return
     import torch
@@ -94,7 +93,7 @@ def _train_heads(study: Study, runs: Runs) -> None:
 
 
 def _train_tfidf(study: Study, runs: Runs) -> None:
-    left = [run for run in runs.left() if runs.failure(run) is None]
+    left = runs.untried()
     if not left:
         return
     pool, test = runs.pool, [str(text) for text in runs.test.texts]
@@ -172,7 +171,6 @@ def main() -> None:
     """Train the baselines of the recipe of the command line."""
     from .. import logs
 
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     logs.set_up()
     with logs.in_a_line():
         train_baselines(Study(load_recipe(sys.argv[1], sys.argv[2:])))

@@ -4,6 +4,7 @@ import copy
 import hashlib
 from dataclasses import replace
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +36,8 @@ PREDICTIONS = pa.schema(
 LIBRARIES = ("torch", "transformers", "accelerate", "tokenizers", "numpy")
 #: Settings that change how a run is trained but not its result; encoder and mixed precision are in its environment.
 NOT_IN_KEY = {"encoder", "revision", "encoder_mode", "accelerate_config", "save_models", "trackers", "out_of_bag"}
-#: The settings that change a head, and the versions of what else does: to be increased when heads.py or linear.py
-#: computes something else.
+#: The settings that change a head, and the versions of what else does: to be increased when heads.py, features.py or
+#: linear.py computes something else.
 HEAD_SETTINGS, HEAD_RULES, TFIDF_RULES = {"max_length", "warmup_ratio", "weight_decay"}, 1, 1
 FAST: tuple[Method, ...] = ("frozen", "tfidf")  # the methods that take seconds, in one process for all runs
 #: Model types whose first token has the position after that of padding: `pad_token_id` + 1.
@@ -106,10 +107,11 @@ class Runs:
         """Return the runs of heads and TF-IDF that are not done and have not failed; none without texts."""
         if self._files.withheld:
             return []
-        left = []
-        for runs in (self.of(method) for method in FAST):
-            left += [run for run in runs.left() if runs.failure(run) is None]
-        return left
+        return list(chain.from_iterable(self.of(method).untried() for method in FAST))
+
+    def untried(self) -> list[Run]:
+        """Return the runs that are not done and have not failed; raises like `left`."""
+        return [run for run in self.left() if self.failure(run) is None]
 
     def paired(self, variant: str, size: int) -> list[Run]:
         """Return a variant's runs at a size, one for each seed in order; see `grid.paired_runs`."""

@@ -32,6 +32,7 @@ from ..recipe import load_recipe
 from ..study import Run, Study
 from ..variants import CONFIDENT
 from .confident import leave_out
+from .features import load_encoder
 from .fine_tuning import DIVERGED, Curves, LabelledTexts, Tokens, embed, fine_tune, predict
 from .grid import NUM_PROBES, find_probes
 from .run_folder import write_failure, write_run
@@ -240,12 +241,7 @@ class _Trainer:
 
     def _leave_out(self, run: Run, labels: Labels) -> Labels:
         """Return the labels without those that confident learning calls wrong, or without as many at random."""
-        import torch
-        from transformers import AutoModel
-
-        encoder = AutoModel.from_pretrained(
-            self.runs.encoder.folder, use_safetensors=True, trust_remote_code=False, dtype=torch.float32
-        )
+        encoder = load_encoder(self.runs)
         batch_size = self.study.training.eval_batch_size
         places = self._places[labels.rows]
         features = embed(self.accelerator, encoder, self._tokenizer, self._tokens, places, batch_size)
