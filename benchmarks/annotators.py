@@ -2,7 +2,8 @@
 
     .venv/bin/python dataset_scripts/fetch_demo_models.py models --gemma --qwen
     .venv/bin/python dataset_scripts/build_sms_spam.py data/sms_spam
-    .venv/bin/python benchmarks/annotators.py [--data manifestos=FILE] [--data toxic=FILE] [--output studies] [--model NAME]
+    .venv/bin/python benchmarks/annotators.py [--data manifestos=FILE] [--data toxic=FILE] [--output studies]
+        [--model NAME]
 
 Prints the table of docs/study/annotators.md. Texts are labelled once; calibrations are derived from what is kept. A set
 that is not at hand is left out.
