@@ -37,12 +37,15 @@ pins: .venv/installed
 	$(PIP) --require-hashes -r requirements/uv.txt
 	for set in cpu dev mcp uv audit; do $(BIN)/uv pip compile -q --no-deps --generate-hashes --no-annotate --python-version 3.11 \
 	  --custom-compile-command "make pins" requirements/$$set.in -o requirements/$$set.txt || exit; done
+	cp requirements/cpu.txt requirements/gpu.txt # uv prefers the versions that it finds there
+	$(BIN)/uv pip compile -q --generate-hashes --no-annotate --python-version 3.11 --python-platform x86_64-manylinux_2_28 \
+	  --custom-compile-command "make pins" setup.py requirements/gpu.in -o requirements/gpu.txt
 
 # Known vulnerabilities of the pins; fails if there are no records of one. What is to be said of findings: docs/dev/dependencies.md.
 audit: .venv/installed
 	$(PYTHON) -m venv .venv/audit
 	.venv/audit/bin/python -m pip install -qq --no-deps --require-hashes -r requirements/audit.txt
-	.venv/audit/bin/pip-audit --strict --disable-pip -r requirements/cpu.txt
+	.venv/audit/bin/pip-audit --strict --disable-pip -r requirements/cpu.txt -r requirements/gpu.txt
 
 # Wheel and sdist in dist/; the wheel is installed, with the pins, into an environment of its own, and used from there.
 dist: .venv/installed-dev models/fetched

