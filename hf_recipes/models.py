@@ -12,6 +12,8 @@ from .study import Study, read_json, write_json
 
 WEIGHTS = ("*.safetensors",)
 SETTINGS = ("*.json", "*.txt", "*.model", "*.jinja")
+# A second copy of the weights in Mistral's own format. vLLM would load it in place of the first one.
+SECOND_COPY = "consolidated*.safetensors"
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,8 @@ def resolve_model(study: Study, key: str, name: str, revision: str | None, weigh
         pinned = read_json(study.revisions_file) or {}
         patterns = [*SETTINGS, *(WEIGHTS if weights else ())]
         try:
-            folder = Path(snapshot_download(name, revision=pinned.get(asked, revision), allow_patterns=patterns))
+            sha = pinned.get(asked, revision)
+            folder = Path(snapshot_download(name, revision=sha, allow_patterns=patterns, ignore_patterns=SECOND_COPY))
         except Exception as error:  # a name that is no Hub id, the Hub's own errors, and all that a network can do
             raise UserError(
                 f"{key}: '{name}' is no local folder, and the Hub says: {first_line(error)}; correct the name, log in "
@@ -87,7 +90,11 @@ def find_again(key: str, model: Model) -> Path:
 
         patterns = [*SETTINGS, *WEIGHTS]
         try:
-            return Path(snapshot_download(model.name, revision=model.identity, allow_patterns=patterns))
+            return Path(
+                snapshot_download(
+                    model.name, revision=model.identity, allow_patterns=patterns, ignore_patterns=SECOND_COPY
+                )
+            )
         except Exception as error:  # the Hub's own errors, and all that a network can do
             raise UserError(f"{key}: '{model.name}' on the node {os.uname().nodename}: {first_line(error)}") from None
     if not model.folder.is_dir() or f"sha256:{hash_files(model.folder, WEIGHTS + SETTINGS)}" != model.identity:
@@ -105,9 +112,16 @@ def load_tokenizer(key: str, model: Model) -> Any:
     Raises:
         UserError: it has none that loads.
     """
+    # Of tekken.json alone transformers makes a tokenizer that does not begin a text with `<s>`.
+    if (model.folder / "tekken.json").exists() and not (model.folder / "tokenizer.json").exists():
+        raise UserError(
+            f"`{key}` must have a tokenizer.json. Got {model.name} with tekken.json alone. Try a repository of the "
+            "model in the format of transformers."
+        )
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(model.folder, trust_remote_code=False)
+        # Mistral's own format has no offsets, and control tokens in a text could not be split.
+        return AutoTokenizer.from_pretrained(model.folder, trust_remote_code=False, mistral_format=False)
     except Exception as error:  # transformers raises many kinds
         raise UserError(f"{key}: no tokenizer of {model.name} loads ({first_line(error)})") from None
