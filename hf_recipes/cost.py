@@ -80,6 +80,21 @@ def read_shape(model: Model) -> Shape:
     return Shape(empty.num_parameters() - embeddings, text.num_hidden_layers, text.hidden_size, embeddings)
 
 
+def llm_memory(model: Model, section: Annotate) -> tuple[int, int]:
+    """Return the bytes of an LLM's weights, and of the KV cache of its longest text, without quantization.
+
+    The KV cache has a key and a value for each layer, token and key-value head.
+    """
+    shape, config = read_shape(model), AutoConfig.from_pretrained(model.folder, trust_remote_code=False)
+    text = config.get_text_config()
+    number = 4 if section.dtype == "float32" else 2  # bytes; with `auto` vLLM takes two on a GPU, of any model
+    head = 0 if config.tie_word_embeddings else shape.embeddings
+    heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
+    width = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    weights = number * (shape.parameters + shape.embeddings + head)
+    return weights, 2 * number * shape.layers * heads * width * section.max_model_len
+
+
 class PassWork(NamedTuple):
     """What a pass asks of the LLM: tokens shared by all prompts; tokens of a text, and of all its answers."""
 

