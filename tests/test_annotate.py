@@ -23,6 +23,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from steps import is_written, load_rows, write_dataset, write_labels
 
+from hf_recipes import launch
 from hf_recipes.analysis.annotator import measure_annotator
 from hf_recipes.annotation import annotate as module
 from hf_recipes.annotation.annotate import annotate
@@ -602,7 +603,8 @@ if "hf_recipes.annotation.annotate" in " ".join(sys.orig_argv):
     class Engine:
         calls = 0
         def __init__(self, section, folder):
-            pass
+            with asked.with_suffix(".engines").open("a") as file:
+                print(os.getpid(), section.max_model_len, file=file)
         def score(self, prompts, token_ids):
             died = len(deaths.read_bytes()) if deaths.exists() else 0
             if died < int(os.environ["DIES"]) and Engine.calls >= int(os.environ["AFTER"]):
@@ -659,6 +661,31 @@ def test_where_the_engine_dies_another_process_goes_on_and_nothing_is_lost(stand
     assert whole.logprobs == pytest.approx(resumed.logprobs, nan_ok=True)
     ids = [row["id"] for row in all_rows(make_study(*SMALL, folder="broken"), resumed.key)]
     assert len(ids) == len(set(ids)) == 300 + 20
+
+
+def test_two_models_never_share_a_process_and_passes_of_one_model_share_its_engine(
+    stand_in, tmp_path, make_study, monkeypatch
+):
+    passes = ["{prompt: {seed: 2}}", "{max_model_len: 400}", "{max_model_len: 400, prompt: {seed: 3}}"]
+    settings = [*SMALL, f"--annotate.passes=[{', '.join(passes)}]"]
+    child = stand_in(tmp_path / "study", dies=1, after=1, arguments=settings)
+    output, _ = child.communicate(timeout=600)
+    assert child.returncode == 0, output
+    engines = [line.split() for line in (tmp_path / "asked-study.engines").read_text().splitlines()]
+    assert [length for _, length in engines] == ["512", "512", "400"]  # The first one died.
+    assert len({process for process, _ in engines}) == 3
+    study = make_study(*settings)
+    assert [progress.num_left for progress in read_progress(study)] == [0] * 4
+    assert count_rows_left(study, open_rows(study)) == 0
+    assert len(load(study)) == 4
+
+    # With a pass less no process starts, and the file that names the passes follows.
+    monkeypatch.setattr("hf_recipes.launch.run_child", None)
+    fewer = make_study(*SMALL, f"--annotate.passes=[{', '.join(passes[:2])}]")
+    files = open_rows(fewer)
+    launch.annotate(fewer, files, count_rows_left(fewer, files), DEMO, [])
+    assert count_rows_left(fewer, files) == 0
+    assert len(load(fewer)) == 3
 
 
 @pytest.mark.slow

@@ -3,15 +3,15 @@
 The first pass also labels the test texts, after the pool, only to show which of its errors classifiers copy. No
 variant, calibration, few-shot example or figure of the pool depends on them.
 
-    python -m hf_recipes.annotation.annotate RECIPE [--key=value ...]
+    python -m hf_recipes.annotation.annotate RECIPE [--passes=0,1] [--key=value ...]
 
-`hf-recipes annotate RECIPE` runs this in a child process, and starts another when the engine dies.
+`hf-recipes annotate RECIPE` runs this in a child process for each model, and starts another when the engine dies.
 """
 
 import gc
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from datetime import date
 from typing import Any
 
@@ -29,7 +29,15 @@ from ..row_reader import text_id
 from ..study import Study, read_json, write_json
 from .column_labels import copy_labels
 from .engines import EngineError, import_engine
-from .passes import SERVERS_FILE, PromptPass, count_rows_left_of, hash_passes, plan_passes, write_manifest
+from .passes import (
+    SERVERS_FILE,
+    PromptPass,
+    count_rows_left_of,
+    has_manifest,
+    hash_passes,
+    plan_passes,
+    write_manifest,
+)
 from .scoring import NO_LABEL, Refusal, ask, hash_prompt
 from .store import (
     CONTENT_FREE,
@@ -50,12 +58,14 @@ NUM_TRIAL = 128  # texts without one answer, or with little mass on the labels, 
 ENGINE_DIED = 75  # the exit code after which the command starts another process
 
 
-def annotate(study: Study) -> list[str]:
+def annotate(study: Study, numbers: Collection[int] | None = None) -> list[str]:
     """Annotate rows that have no answer yet, and retry those at which the engine failed.
 
     Args:
         study (`Study`):
             The study; `annotations/<key>/` of each pass gains parts, and a manifest once every row is there.
+        numbers (`Collection[int]`, *optional*):
+            The passes to annotate, all by default. The later steps read them once all passes are complete.
 
     Returns:
         `list[str]`: the keys of the passes.
@@ -78,23 +88,21 @@ def annotate(study: Study) -> list[str]:
         if servers:
             study.write_json(study.annotations_root / SERVERS_FILE, servers)
 
-        # Passes in a row with the same model and settings share an engine.
         engine, engine_settings = None, None
         for number, plan in enumerate(passes):
-            section = plan.section
-            if not isinstance(plan, PromptPass):
-                if count_rows_left_of(study, files, plan):
-                    copy_labels(study, files, plan)
+            if (numbers is not None and number not in numbers) or not count_rows_left_of(study, files, plan):
                 continue
-            settings = plan.model, section.engine, plan.ingredients["engine"], section.max_model_len, section.base_url
-            if count_rows_left_of(study, files, plan):
-                if settings != engine_settings:
-                    engine = None
-                    gc.collect()  # This frees the memory of the previous model.
-                title = f"annotate, pass {number}" if study.recipe.annotate.passes else "annotate"
-                engine, engine_settings = _PassWork(study, files, plan, engine).run(title), settings
+            if not isinstance(plan, PromptPass):
+                copy_labels(study, files, plan)
+                continue
+            if plan.engine_settings != engine_settings:
+                engine = None
+                gc.collect()  # This frees much of the memory of the previous model. Only its process's end frees all.
+            title = f"annotate, pass {number}" if study.recipe.annotate.passes else "annotate"
+            engine, engine_settings = _PassWork(study, files, plan, engine).run(title), plan.engine_settings
         keys = [plan.key for plan in passes]
-        study.write_json(study.annotations_root / "current.json", {"asked": hash_passes(study), "keys": keys})
+        if all(has_manifest(study, files, plan) for plan in passes):
+            study.write_json(study.annotations_root / "current.json", {"asked": hash_passes(study), "keys": keys})
     return keys
 
 
@@ -323,8 +331,11 @@ def main() -> None:
 
     logs.set_up()
     with logs.in_a_line():
+        settings, numbers = sys.argv[2:], None
+        if settings and settings[0].startswith("--passes="):
+            numbers = [int(number) for number in settings.pop(0).removeprefix("--passes=").split(",")]
         try:
-            annotate(Study(load_recipe(sys.argv[1], sys.argv[2:])))
+            annotate(Study(load_recipe(sys.argv[1], settings)), numbers)
         except EngineError as error:
             print(f"error: {redact(str(error))}", file=sys.stderr)
             sys.exit(ENGINE_DIED)
