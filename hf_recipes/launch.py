@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 from contextlib import suppress
+from itertools import groupby
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -26,22 +27,36 @@ MAX_CRASHES = 3  # in a row, without progress between them
 
 
 def annotate(study: Study, files: "RowFiles", num_left: int, recipe: Path, overrides: list[str]) -> None:
-    """Annotate the texts that are left in a process, which is started again after a crash."""
-    from .annotation.annotate import ENGINE_DIED
-    from .annotation.annotate import annotate as copy_labels
-    from .annotation.passes import count_rows_done
+    """Annotate the texts that are left in a process for each model, which is started again after a crash.
+
+    Two models would need their memory at the same time, as much of it is free only when a process ends.
+    """
+    from .annotation.annotate import annotate as annotate_here
+    from .annotation.passes import count_rows_left_of, plan_passes
     from .data import keep_rows
 
     keep_rows(study, files)  # the later steps require them, even if no text is left
     if not num_left:
         return
-    if all(section.engine == "columns" for section in study.recipe.annotate.all_passes()):
-        copy_labels(study)  # no engine, so no process
-        return
+    passes = plan_passes(study, files)
+    left = [number for number, plan in enumerate(passes) if count_rows_left_of(study, files, plan)]
+    groups = [list(group) for _, group in groupby(left, key=lambda number: passes[number].engine_settings)]
+    for numbers in groups or [[]]:  # Without rows that are left, the file that names the passes is written.
+        if all(passes[number].section.engine == "columns" for number in numbers):
+            annotate_here(study, numbers)  # no engine, so no process
+        else:
+            flag = f"--passes={','.join(map(str, numbers))}"
+            _annotate_in_child(study, [str(recipe), flag, *overrides])
+
+
+def _annotate_in_child(study: Study, arguments: list[str]) -> None:
+    from .annotation.annotate import ENGINE_DIED
+    from .annotation.passes import count_rows_done
+
     num_crashes = 0
     while True:
         num_rows = count_rows_done(study)
-        code = run_child([*CHILD, "hf_recipes.annotation.annotate", str(recipe), *overrides])
+        code = run_child([*CHILD, "hf_recipes.annotation.annotate", *arguments])
         if code != ENGINE_DIED and code not in CRASHES:
             return _check(code)
         num_crashes = 0 if count_rows_done(study) > num_rows else num_crashes + 1

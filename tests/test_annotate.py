@@ -23,8 +23,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from steps import is_written, load_rows, write_dataset, write_labels
 
+from hf_recipes import launch
 from hf_recipes.analysis.annotator import measure_annotator
 from hf_recipes.annotation import annotate as module
+from hf_recipes.annotation import prompts as module_prompts
 from hf_recipes.annotation.annotate import annotate
 from hf_recipes.annotation.annotations import load_annotations, load_test_annotations
 from hf_recipes.annotation.calibration import shift
@@ -442,6 +444,105 @@ def test_a_pass_more_costs_only_itself_and_one_model_is_started_once(make_study,
     assert table["flipped"].to_pylist() == [len(set(row)) > 1 for row in pool.votes.tolist()]
 
 
+class InTurn:
+    """In place of the thread that tokenises: `submit` does the work at once."""
+
+    def __init__(self, *_):
+        pass
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+    def submit(self, function, *arguments):
+        result = function(*arguments)
+        return SimpleNamespace(result=lambda: result)
+
+
+def test_a_thread_that_tokenises_ahead_changes_no_part(make_study, engine, monkeypatch, tmp_path):
+    texts = [f"text {i % 40}" if i % 9 else None for i in range(100)]  # repeated and missing ones
+    source = write_source(tmp_path / "source", texts, ["p", "n"] * 50)
+    settings = [*source, "--annotate.prompt.shots_per_class=1", "--grid.sizes=[10]"]
+    set_chunk_size(monkeypatch, 7)
+    ahead, in_turn = (make_study(*settings, folder=name) for name in ("ahead", "in-turn"))
+    annotate(ahead)
+    asked = list(engine.asked)
+    engine.asked.clear()
+    monkeypatch.setattr(module, "ThreadPoolExecutor", InTurn)
+    annotate(in_turn)
+    assert engine.asked == asked
+    (first, second) = (sorted(study.annotations(key(study)).glob("part-*.parquet")) for study in (ahead, in_turn))
+    assert [path.name for path in first] == [path.name for path in second]
+    assert len(first) == 15  # 100 rows of the pool and 2 of the test, by 7
+    for paths in zip(first, second, strict=True):
+        one, other = (pq.read_table(path).to_pylist() for path in paths)
+        assert one == other
+
+
+def test_the_next_texts_are_tokenised_while_the_engine_works(make_study, engine, monkeypatch):
+    set_chunk_size(monkeypatch, 80)
+    begun = []
+    encode = module_prompts.Prompts.encode
+
+    def count(self, texts):
+        begun.append(len(texts))
+        return encode(self, texts)
+
+    monkeypatch.setattr(module_prompts.Prompts, "encode", count)
+    score = engine.score
+    calls = itertools.count()
+
+    def wait(self, prompts, token_ids):
+        if 0 < (call := next(calls)) < 4:  # after the content-free inputs; of 320 rows there are four chunks
+            deadline = time.monotonic() + 30
+            while len(begun) < 2 + call and time.monotonic() < deadline:
+                time.sleep(0.01)
+            assert len(begun) >= 2 + call  # 1 for the content-free inputs
+        return score(self, prompts, token_ids)
+
+    monkeypatch.setattr(engine, "score", wait)
+    annotate(make_study(*SMALL))
+    assert next(calls) == 5
+
+
+def test_an_error_of_the_tokenizer_ends_the_pass_and_keeps_the_earlier_parts(make_study, engine, monkeypatch):
+    set_chunk_size(monkeypatch, 80)
+    encode = module_prompts.Prompts.encode
+    calls = itertools.count()
+
+    def fail(self, texts):
+        if next(calls) == 3:
+            raise RuntimeError("the tokenizer of a test")
+        return encode(self, texts)
+
+    study = make_study(*SMALL)
+    with monkeypatch.context() as patch:
+        patch.setattr(module_prompts.Prompts, "encode", fail)
+        with pytest.raises(RuntimeError, match="the tokenizer of a test"):
+            annotate(study)
+    assert len(all_rows(study, key(study))) == 160
+    annotate(study)
+    ids = [row["id"] for row in all_rows(study, key(study))]
+    assert len(ids) == len(set(ids)) == 320
+
+
+def test_few_texts_are_labelled_without_compiling_unless_the_recipe_says_so(make_study, engine, monkeypatch):
+    arguments = []
+    monkeypatch.setattr(engine, "__init__", lambda self, section, model: arguments.append(section.engine_args))
+    keys = []
+    for limit, setting, expected in [
+        (321, "{}", {"enforce_eager": True}),
+        (320, "{}", {}),
+        (321, "{enforce_eager: false, max_num_seqs: 8}", {"enforce_eager": False, "max_num_seqs": 8}),
+    ]:
+        monkeypatch.setattr(module, "MIN_COMPILED", limit)
+        keys += annotate(make_study(*SMALL, f"--annotate.engine_args={setting}", folder=f"study-{len(keys)}"))
+        assert arguments.pop() == expected
+    assert keys[0] == keys[1] != keys[2]
+
+
 def forget_test_rows(study):
     """Makes of a study one that was annotated before test rows were."""
     tested = pa.array(load_rows(study)[1].ids)
@@ -670,7 +771,8 @@ if "hf_recipes.annotation.annotate" in " ".join(sys.orig_argv):
     class Engine:
         calls = 0
         def __init__(self, section, folder):
-            pass
+            with asked.with_suffix(".engines").open("a") as file:
+                print(os.getpid(), section.max_model_len, file=file)
         def score(self, prompts, token_ids):
             died = len(deaths.read_bytes()) if deaths.exists() else 0
             if died < int(os.environ["DIES"]) and Engine.calls >= int(os.environ["AFTER"]):
@@ -727,6 +829,31 @@ def test_where_the_engine_dies_another_process_goes_on_and_nothing_is_lost(stand
     assert whole.logprobs == pytest.approx(resumed.logprobs, nan_ok=True)
     ids = [row["id"] for row in all_rows(make_study(*SMALL, folder="broken"), resumed.key)]
     assert len(ids) == len(set(ids)) == 300 + 20
+
+
+def test_two_models_never_share_a_process_and_passes_of_one_model_share_its_engine(
+    stand_in, tmp_path, make_study, monkeypatch
+):
+    passes = ["{prompt: {seed: 2}}", "{max_model_len: 400}", "{max_model_len: 400, prompt: {seed: 3}}"]
+    settings = [*SMALL, f"--annotate.passes=[{', '.join(passes)}]"]
+    child = stand_in(tmp_path / "study", dies=1, after=1, arguments=settings)
+    output, _ = child.communicate(timeout=600)
+    assert child.returncode == 0, output
+    engines = [line.split() for line in (tmp_path / "asked-study.engines").read_text().splitlines()]
+    assert [length for _, length in engines] == ["512", "512", "400"]  # The first one died.
+    assert len({process for process, _ in engines}) == 3
+    study = make_study(*settings)
+    assert [progress.num_left for progress in read_progress(study)] == [0] * 4
+    assert count_rows_left(study, open_rows(study)) == 0
+    assert len(load(study)) == 4
+
+    # With a pass less no process starts, and the file that names the passes follows.
+    monkeypatch.setattr("hf_recipes.launch.run_child", None)
+    fewer = make_study(*SMALL, f"--annotate.passes=[{', '.join(passes[:2])}]")
+    files = open_rows(fewer)
+    launch.annotate(fewer, files, count_rows_left(fewer, files), DEMO, [])
+    assert count_rows_left(fewer, files) == 0
+    assert len(load(fewer)) == 3
 
 
 @pytest.mark.slow

@@ -18,6 +18,7 @@ from conftest import DEMO, ROOT
 from hf_recipes.annotation.annotate import ENGINE_DIED
 from hf_recipes.annotation.engines import ray_engine
 from hf_recipes.annotation.passes import plan_passes
+from hf_recipes.annotation.store import MAX_PART_ROWS
 from hf_recipes.data import open_rows
 from hf_recipes.errors import UserError
 from hf_recipes.study import read_json
@@ -233,7 +234,7 @@ def test_the_answers_of_blocks_are_joined_in_their_order(monkeypatch):
             return [[] if i in odd else [text] * samples for i, text in enumerate(texts)], odd
 
     engine = ray_engine.Engine.__new__(ray_engine.Engine)
-    engine._num_actors = 2
+    engine._num_actors, engine._has_gpus = 2, False
     sizes = []
 
     def run(method, tasks):
@@ -255,6 +256,12 @@ def test_the_answers_of_blocks_are_joined_in_their_order(monkeypatch):
             else:
                 assert answers.shape == (0, 2)
     assert sizes[-1] == [43] * 16 + [12]
+
+    # An actor with a GPU has two blocks at a time, and a chunk may have 16,384 prompts.
+    engine._has_gpus = True
+    for engine._num_actors in (1, 2):
+        engine.score([[1]] * MAX_PART_ROWS, [3])
+        assert ray_engine.NUM_AHEAD * sizes[-1][0] >= 4096
 
 
 def test_the_key_is_the_in_process_engines_and_no_address_or_number_of_actors_changes_it(make_study, monkeypatch):

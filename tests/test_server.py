@@ -179,6 +179,26 @@ def test_answers_are_in_the_order_of_the_prompts_whatever_the_delays(serve):
     assert 1 < server.most <= 8
 
 
+def test_a_server_with_a_gpu_has_thousands_of_prompts_to_work_on(serve):
+    waiting = []
+
+    def hold(body, number):
+        """Let the first requests wait until there is enough in flight."""
+        if body and number <= server_engine.MAX_REQUESTS:
+            waiting.append(len(body["prompt"]))
+            deadline = time.monotonic() + 30
+            while sum(waiting) < 4096 and time.monotonic() < deadline:
+                time.sleep(0.01)
+        return {}
+
+    server = serve(hold)
+    prompts = make_prompts(16_384)
+    scores, refused = connect(server).score(prompts, [5])
+    assert sum(waiting) >= 4096
+    assert server.most <= 8
+    assert (scores[::999].tolist(), refused) == (expected(prompts[::999], [5]).tolist(), {})
+
+
 def test_few_prompts_are_spread_and_none_are_no_request(serve):
     servers = [serve(lambda body, number: {"sleep": 0.2} if body else {}) for _ in range(2)]
     engine = connect(*servers)

@@ -3,15 +3,16 @@
 The first pass also labels the test texts, after the pool, only to show which of its errors classifiers copy. No
 variant, calibration, few-shot example or figure of the pool depends on them.
 
-    python -m hf_recipes.annotation.annotate RECIPE [--key=value ...]
+    python -m hf_recipes.annotation.annotate RECIPE [--passes=0,1] [--key=value ...]
 
-`hf-recipes annotate RECIPE` runs this in a child process, and starts another when the engine dies.
+`hf-recipes annotate RECIPE` runs this in a child process for each model, and starts another when the engine dies.
 """
 
 import gc
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import date
 from typing import Any
 
@@ -29,7 +30,15 @@ from ..row_reader import text_id
 from ..study import Study, read_json, write_json
 from .column_labels import copy_labels
 from .engines import EngineError, import_engine
-from .passes import SERVERS_FILE, PromptPass, count_rows_left_of, hash_passes, plan_passes, write_manifest
+from .passes import (
+    SERVERS_FILE,
+    PromptPass,
+    count_rows_left_of,
+    has_manifest,
+    hash_passes,
+    plan_passes,
+    write_manifest,
+)
 from .scoring import NO_LABEL, Refusal, ask, hash_prompt
 from .store import (
     CONTENT_FREE,
@@ -46,16 +55,20 @@ from .store import (
 
 CHUNK_SECONDS = 20.0  # of work between two parts: what a kill can cost
 MIN_CHUNK, MAX_CHUNK = 16, MAX_PART_ROWS  # texts in a part
+MAX_GROWTH = 4  # of a chunk's size from one to the next but one
+MIN_COMPILED = 20_000  # rows of a study, below which a GPU does not make up for compiling and capturing graphs
 NUM_TRIAL = 128  # texts without one answer, or with little mass on the labels, after which the pass stops
 ENGINE_DIED = 75  # the exit code after which the command starts another process
 
 
-def annotate(study: Study) -> list[str]:
+def annotate(study: Study, numbers: Collection[int] | None = None) -> list[str]:
     """Annotate rows that have no answer yet, and retry those at which the engine failed.
 
     Args:
         study (`Study`):
             The study; `annotations/<key>/` of each pass gains parts, and a manifest once every row is there.
+        numbers (`Collection[int]`, *optional*):
+            The passes to annotate, all by default. The later steps read them once all passes are complete.
 
     Returns:
         `list[str]`: the keys of the passes.
@@ -78,23 +91,21 @@ def annotate(study: Study) -> list[str]:
         if servers:
             study.write_json(study.annotations_root / SERVERS_FILE, servers)
 
-        # Passes in a row with the same model and settings share an engine.
         engine, engine_settings = None, None
         for number, plan in enumerate(passes):
-            section = plan.section
-            if not isinstance(plan, PromptPass):
-                if count_rows_left_of(study, files, plan):
-                    copy_labels(study, files, plan)
+            if (numbers is not None and number not in numbers) or not count_rows_left_of(study, files, plan):
                 continue
-            settings = plan.model, section.engine, plan.ingredients["engine"], section.max_model_len, section.base_url
-            if count_rows_left_of(study, files, plan):
-                if settings != engine_settings:
-                    engine = None
-                    gc.collect()  # This frees the memory of the previous model.
-                title = f"annotate, pass {number}" if study.recipe.annotate.passes else "annotate"
-                engine, engine_settings = _PassWork(study, files, plan, engine).run(title), settings
+            if not isinstance(plan, PromptPass):
+                copy_labels(study, files, plan)
+                continue
+            if plan.engine_settings != engine_settings:
+                engine = None
+                gc.collect()  # This frees much of the memory of the previous model. Only its process's end frees all.
+            title = f"annotate, pass {number}" if study.recipe.annotate.passes else "annotate"
+            engine, engine_settings = _PassWork(study, files, plan, engine).run(title), plan.engine_settings
         keys = [plan.key for plan in passes]
-        study.write_json(study.annotations_root / "current.json", {"asked": hash_passes(study), "keys": keys})
+        if all(has_manifest(study, files, plan) for plan in passes):
+            study.write_json(study.annotations_root / "current.json", {"asked": hash_passes(study), "keys": keys})
     return keys
 
 
@@ -145,22 +156,22 @@ class _PassWork:
         """Score the rows without an answer, chunk by chunk, and write the manifest. Return the engine, if one runs."""
         start = time.monotonic()
         self._check_mass()  # An earlier session may have labelled enough to stop before an engine starts.
-        size = MIN_CHUNK
+        self._chunk_size = MIN_CHUNK
         num_done = int(self._is_done.sum())
-        with Progress(total=len(self._is_done), initial=num_done, desc=title, unit=" texts") as self._bar:
+        with (
+            Progress(total=len(self._is_done), initial=num_done, desc=title, unit=" texts") as self._bar,
+            ThreadPoolExecutor(1) as thread,
+        ):
             if not (self._folder / CONTENT_FREE_FILE).exists():
                 self._score_content_free()
-            waiting: list[tuple[int, str, str | None]] = []
-            for rows in self._rows_left():
-                waiting += rows
-                while len(waiting) >= size:
-                    chunk, waiting = waiting[:size], waiting[size:]
-                    chunk_start = time.monotonic()
-                    self._score(chunk)
-                    seconds = max(time.monotonic() - chunk_start, 1e-9)  # A clock may stand still.
-                    size = int(np.clip(size * CHUNK_SECONDS / seconds, MIN_CHUNK, min(2 * size, MAX_CHUNK)))
-            if waiting:
-                self._score(waiting)
+            # The thread tokenises a chunk while the engine works on the one before it.
+            current = None
+            for chunk in self._chunks():
+                current, previous = thread.submit(self._tokenise, chunk), current
+                if previous:
+                    self._score(*previous.result())
+            if current:
+                self._score(*current.result())
         self._check_mass(min_texts=1)
         self._check_silence(min_texts=1)
 
@@ -172,35 +183,50 @@ class _PassWork:
         write_manifest(self._study, self._files, self._plan, session)
         return self._engine
 
-    def _rows_left(self) -> Iterator[list[tuple[int, str, str | None]]]:
-        """Yield position, id and text of the rows without an answer, a batch at a time."""
+    def _chunks(self) -> Iterator[list[tuple[int, str, str | None]]]:
+        """Yield position, id and text of the rows without an answer, as many as a part gets."""
         start = 0
+        waiting: list[tuple[int, str, str | None]] = []
         for batch in self._files.batches("id", "text", splits=self._plan.splits):
             places = np.flatnonzero(~self._is_done[start : start + len(batch)])
             rows = batch.take(pa.array(places))
-            yield list(zip((places + start).tolist(), rows["id"].to_pylist(), rows["text"].to_pylist(), strict=True))
+            waiting += zip((places + start).tolist(), rows["id"].to_pylist(), rows["text"].to_pylist(), strict=True)
             start += len(batch)
+            while len(waiting) >= self._chunk_size:
+                size = self._chunk_size  # It changes while the chunk is scored.
+                yield waiting[:size]
+                waiting = waiting[size:]
+        if waiting:
+            yield waiting
 
-    def _score(self, chunk: list[tuple[int, str, str | None]]) -> None:
-        """Ask about the texts of a chunk, about equal texts once, and write a part."""
-        rows, requests = [], []
+    def _tokenise(
+        self, chunk: list[tuple[int, str, str | None]]
+    ) -> tuple[list[PartRow], list[tuple[PartRow, int, list[int]]]]:
+        """Return the rows of a chunk's part, and of those with a text the row, the slot and the model input."""
+        rows, slots, texts = [], [], []
         for place, row_id, text in chunk:
             row = PartRow(row_id, self._find_status(place, text))
             rows.append(row)
             if row.status == "ok":
-                requests.append((row, self._slots[place], str(text)))
+                slots.append(self._slots[place])
+                texts.append(str(text))
+        asked = [row for row in rows if row.status == "ok"]
+        encoded = self._plan.prompts.encode(texts)
+        for row, (token_ids, is_cut) in zip(asked, encoded, strict=True):
+            row.prompt_id, row.n_tokens, row.truncated = hash_prompt(token_ids), len(token_ids), is_cut
+        return rows, list(zip(asked, slots, [token_ids for token_ids, _ in encoded], strict=True))
 
+    def _score(self, rows: list[PartRow], requests: list[tuple[PartRow, int, list[int]]]) -> None:
+        """Ask about the inputs of a chunk, about equal ones once, and write a part."""
+        start = time.monotonic()
         # Answers to repeated texts are taken from earlier chunks.
         inputs: dict[str, list[int]] = {}
         answers: dict[str, np.ndarray] = {}
-        encoded = self._plan.prompts.encode([text for _, _, text in requests])
-        for (row, slot, _), (token_ids, is_cut) in zip(requests, encoded, strict=True):
-            prompt_id = hash_prompt(token_ids)
-            row.prompt_id, row.n_tokens, row.truncated = prompt_id, len(token_ids), is_cut
+        for row, slot, token_ids in requests:
             if slot >= 0 and not np.isnan(self._answers[slot, 0]):
-                answers[prompt_id] = self._answers[slot]
+                answers[str(row.prompt_id)] = self._answers[slot]
             else:
-                inputs[prompt_id] = token_ids
+                inputs[str(row.prompt_id)] = token_ids
         refusals: dict[str, Refusal] = {}
         if inputs:
             self._num_scored += len(inputs)
@@ -232,6 +258,9 @@ class _PassWork:
             self._num_small_parts = 0
         self._bar.update(len(rows))
         self._check_mass()
+        seconds = max(time.monotonic() - start, 1e-9)  # A clock may stand still.
+        largest = min(MAX_GROWTH * len(rows), MAX_CHUNK)
+        self._chunk_size = int(np.clip(len(rows) * CHUNK_SECONDS / seconds, MIN_CHUNK, max(MIN_CHUNK, largest)))
 
     def _find_status(self, place: int, text: str | None) -> str:
         """Return why a text needs no answer, or `ok`."""
@@ -265,6 +294,11 @@ class _PassWork:
             start = time.monotonic()
             is_local = section.engine != "server"
             model = resolve_model(self._study, "annotate.model", section.model, section.revision, weights=is_local)
+            num_rows = len(self._files) + self._files.manifest["rows"]["test"]
+            if num_rows < MIN_COMPILED and is_local:
+                # It is not in the key, as a pool that grows keeps its answers: they differ in rounding, as those of
+                # other batches do. All rows count, so that a pass that is interrupted goes on with the same kernels.
+                section = section.model_copy(update={"engine_args": {"enforce_eager": True} | section.engine_args})
             self._engine = import_engine(section.engine).Engine(section, model)
             self._start_seconds += time.monotonic() - start
             self._bar.set_postfix_str("")
@@ -323,8 +357,11 @@ def main() -> None:
 
     logs.set_up()
     with logs.in_a_line():
+        settings, numbers = sys.argv[2:], None
+        if settings and settings[0].startswith("--passes="):
+            numbers = [int(number) for number in settings.pop(0).removeprefix("--passes=").split(",")]
         try:
-            annotate(Study(load_recipe(sys.argv[1], sys.argv[2:])))
+            annotate(Study(load_recipe(sys.argv[1], settings)), numbers)
         except EngineError as error:
             print(f"error: {redact(str(error))}", file=sys.stderr)
             sys.exit(ENGINE_DIED)

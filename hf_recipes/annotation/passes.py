@@ -36,6 +36,12 @@ class Pass:
     ingredients: dict[str, Any]
     splits: tuple[str, ...]
 
+    @property
+    def engine_settings(self) -> tuple[Any, ...]:
+        """Return what an engine starts with. Passes in a row with equal settings share an engine."""
+        section = self.section
+        return section.model, section.revision, self.ingredients["engine"], section.max_model_len, section.base_url
+
 
 @dataclass(frozen=True)
 class PromptPass(Pass):
@@ -191,13 +197,18 @@ def count_rows_left_of(study: Study, files: RowFiles, plan: Pass) -> int:
     folder = study.annotations(plan.key)
     statuses = PartFiles(folder).statuses(files.column("id", plan.splits))
     num_left = int(np.sum((statuses < 0) | (statuses == STATUSES.index(FAILED))))
-    manifest = read_json(folder / "manifest.json") or {}
-    is_complete = manifest.get("rows") == files.manifest["key"]
+    is_complete = has_manifest(study, files, plan)
     if (folder / CONTENT_FREE_FILE).exists():
         parquet.read(folder / CONTENT_FREE_FILE, SCHEMA)  # Damage is reported before an engine starts.
     else:
         is_complete = False
     return num_left or int(not is_complete)
+
+
+def has_manifest(study: Study, files: RowFiles, plan: Pass) -> bool:
+    """Return whether every row of a pass has been annotated. Some of them may have failed."""
+    manifest = read_json(study.annotations(plan.key) / "manifest.json") or {}
+    return bool(manifest.get("rows") == files.manifest["key"])
 
 
 def write_manifest(study: Study, files: RowFiles, plan: Pass, session: dict[str, float]) -> None:

@@ -30,9 +30,9 @@ from ...recipe import Annotate
 from ...study import cpu_threads, versions
 from . import EngineError, vllm_engine
 
-MIN_BLOCK, MAX_BLOCK = 16, 256  # prompts that an actor gets at a time
+MIN_BLOCK, MAX_BLOCK, MAX_GPU_BLOCK = 16, 256, 2048  # prompts that an actor gets at a time
 NUM_AHEAD = 2  # blocks of an actor, so that it need not wait for the next one: what its death can cost
-MIN_BLOCKS = 8  # for each actor, or some of them wait for the slowest one
+MIN_BLOCKS, MIN_GPU_BLOCKS = 8, 4  # for each actor, or some of them wait for the slowest one
 MAX_DEATHS = 3  # for each actor, without an answer between them
 MAX_SECONDS = 3600.0  # without an answer
 STORE_BYTES = 512 * 2**20  # of a cluster started here, in memory
@@ -75,6 +75,7 @@ class Engine:
         self._actor = remote.options(num_cpus=cpus, num_gpus=gpus, runtime_env={"env_vars": environment})
         self._arguments = annotate, model, _software()
         self._num_actors = annotate.ray.actors
+        self._has_gpus = gpus > 0
         self._starting: dict[Any, Any] = {}  # actors by the references to their starts
         self._free: list[Any] = []  # actors that run, once for each block that they can take
         for _ in range(self._num_actors):
@@ -107,7 +108,8 @@ class Engine:
         self, method: str, num_prompts: int, select: Callable[[slice], tuple[Any, ...]]
     ) -> tuple[list[Any], dict[int, str]]:
         """Return the answers of a method to each block of prompts, and the errors of refused prompts."""
-        size = int(np.clip(num_prompts // (MIN_BLOCKS * self._num_actors), MIN_BLOCK, MAX_BLOCK))
+        min_blocks, max_block = (MIN_GPU_BLOCKS, MAX_GPU_BLOCK) if self._has_gpus else (MIN_BLOCKS, MAX_BLOCK)
+        size = int(np.clip(num_prompts // (min_blocks * self._num_actors), MIN_BLOCK, max_block))
         blocks = [slice(start, start + size) for start in range(0, num_prompts, size)]
         results = self._run(method, [select(block) for block in blocks])
         errors: dict[int, str] = {}

@@ -36,8 +36,9 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 Choices = list[dict[str, Any]]
 
-MAX_BATCH = 32  # prompts in a request
 MAX_REQUESTS = 8  # of several prompts, that a server works on at a time
+MIN_BATCH, MAX_BATCH = 32, 512  # prompts in a request: 4,096 keep a GPU busy, and the server queues them
+MIN_TURNS = 4  # requests for each that a server works on at a time, so that a slow server gets fewer
 MAX_SEEDED_REQUESTS = 32  # of one prompt, as it has its own seed; with more, httpx is slower
 TIMEOUT = 1800.0  # seconds for an answer: a small server may need long for all requests that it works on
 MAX_SECONDS = 3600.0  # with all retries
@@ -280,7 +281,9 @@ class Engine:
         errors: dict[int, str] = {}
         num_answers = parameters.get("n", 1)
         turns = (MAX_SEEDED_REQUESTS if seeds else MAX_REQUESTS) * [u for u in self._clients if u not in self._failed]
-        size = 1 if seeds else min(MAX_BATCH, max(1, len(prompts) // max(1, len(turns))))
+        num_turns = max(1, len(turns))
+        min_size = min(MIN_BATCH, max(1, len(prompts) // num_turns))
+        size = 1 if seeds else min(MAX_BATCH, max(min_size, len(prompts) // (MIN_TURNS * num_turns)))
         free: asyncio.Queue[str] = asyncio.Queue()  # It has a server once for each request that it may get.
         for url in turns:
             free.put_nowait(url)
