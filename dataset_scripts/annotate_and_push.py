@@ -1,6 +1,12 @@
 # /// script
 # requires-python = ">=3.11"
-# dependencies = []
+# dependencies = [
+#     "datasets>=5.2,<6",
+#     "huggingface_hub>=2.4,<3",
+#     "pyyaml>=6,<7",
+#     "transformers>=5.16,<6",
+#     "vllm>=0.32,<0.33",
+# ]
 # ///
 """Label a Hub dataset with an open-weight LLM and push the labels back to the Hub as configs, in one command.
 
@@ -9,36 +15,47 @@ With this project installed:
     python dataset_scripts/annotate_and_push.py stanfordnlp/imdb --model Qwen/Qwen2.5-3B-Instruct \\
         --instruction "Is each review positive or negative?" --repo me/imdb-labels
 
-Without it, on a machine with a GPU (ADDRESS: of this repository, as git+https://...):
+Without it, on a machine with a GPU (ADDRESS: of this repository, as git+https://...; this file may be a web address):
 
-    uv run --with "hf-recipes[vllm] @ ADDRESS" dataset_scripts/annotate_and_push.py ...
+    uv run --with "hf-recipes @ ADDRESS" dataset_scripts/annotate_and_push.py ...
 
 On the Hub's own machines:
 
-    hf jobs uv run --flavor a10g-small --secrets HF_TOKEN --with "hf-recipes[vllm] @ ADDRESS" \\
-        dataset_scripts/annotate_and_push.py ...
+    hf jobs uv run --flavor a10g-small --timeout 6h --attempts 3 --image vllm/vllm-openai:v0.32.0 \\
+        --secrets HF_TOKEN --with "hf-recipes @ ADDRESS" dataset_scripts/annotate_and_push.py ...
 
 Add any setting of a recipe, as --data.pool_size=4000 --annotate.dtype=bfloat16 --data.label_column=null
 --data.label_names="[yes, no]". The result equals a recipe with these settings and `hf-recipes annotate`, `hf-recipes
-push dataset`. Labels with a label mass near zero are not published. After an interruption the same command continues,
-if the disk is still there. The script checks that the token can write before it labels.
+push dataset`. Labels with a label mass near zero are not published. The script checks that the token can write before
+it labels.
+
+After an interruption the same command continues. Every 10 minutes it saves the labels so far on a branch of the repo,
+from which it continues on another machine, and which it deletes after the push. With --no-texts the branch has none.
 """
 
 import argparse
+import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
+import httpx
 import yaml
-from huggingface_hub import HfApi
+from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError
 
-from hf_recipes.annotate_section import Annotate
-from hf_recipes.recipe import load_recipe
-from hf_recipes.report.label_quality import read_label_quality
-from hf_recipes.study import Study
+try:
+    from hf_recipes.annotate_section import Annotate
+    from hf_recipes.recipe import load_recipe
+    from hf_recipes.report.label_quality import read_label_quality
+    from hf_recipes.study import Study
+except ModuleNotFoundError as error:
+    sys.exit(f"error: hf-recipes must be installed. Got {error}. Try --with 'hf-recipes @ git+https://...'.")
 
 MIN_LABEL_MASS = Annotate.model_fields["min_label_mass"].default
+HF_RECIPES = [sys.executable, "-m", "hf_recipes.cli"]
+SAVED = "annotations-so-far"  # the folder on the branch
 
 
 def main():
@@ -50,6 +67,7 @@ def main():
     parser.add_argument("--name", help="of the study; that of the repo by default")
     parser.add_argument("--private", action="store_true", help="make a new repo private")
     parser.add_argument("--no-texts", action="store_true", help="publish ids, labels and probabilities alone")
+    parser.add_argument("--checkpoint-minutes", type=float, default=10, help="between two saves of the labels so far")
     parser.add_argument(
         "--allow-low-label-mass",
         action="store_true",
@@ -71,22 +89,67 @@ def main():
     }
     recipe.write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True), encoding="utf-8")
     flags = [flag for flag, is_set in (("--private", args.private), ("--no-texts", args.no_texts)) if is_set]
-    hf_recipes("annotate", recipe, *settings)
-    labels = read_label_quality(Study(load_recipe(recipe, settings)))
+
+    study, branch = Study(load_recipe(recipe, settings)), f"labelling-{name}"
+    restore(study, args.repo, branch)
+    annotation = subprocess.Popen([*HF_RECIPES, "annotate", str(recipe), *settings])
+    code = None
+    while code is None:
+        try:
+            code = annotation.wait(60 * args.checkpoint_minutes)
+        except subprocess.TimeoutExpired:
+            save(study, args.repo, branch, args.no_texts)
+    if code:
+        save(study, args.repo, branch, args.no_texts)
+        sys.exit(code)
+    labels = read_label_quality(study)
     if labels.annotator and labels.annotator.label_mass_mean < MIN_LABEL_MASS and not args.allow_low_label_mass:
         sys.exit(
             f"error: the mean label mass must be at least {MIN_LABEL_MASS} to publish. Got "
             f"{labels.annotator.label_mass_mean:.3f}: the LLM does not answer with a label. Try another --instruction, "
             "or --annotate.prompt.shots_per_class=1."
         )
-    hf_recipes("push", "dataset", recipe, "--repo", args.repo, *flags, *settings)
+    push = [*HF_RECIPES, "push", "dataset", str(recipe), "--repo", args.repo, *flags, *settings]
+    code = subprocess.run(push, check=False).returncode
+    if code == 0 and branch in list_branches(args.repo):
+        HfApi().delete_branch(args.repo, repo_type="dataset", branch=branch)
+    sys.exit(code)
 
 
-def hf_recipes(*arguments):
-    """Run a command of hf-recipes; exit if it fails."""
-    process = subprocess.run([sys.executable, "-m", "hf_recipes.cli", *map(str, arguments)], check=False)
-    if process.returncode:
-        sys.exit(process.returncode)
+def list_branches(repo):
+    return [branch.name for branch in HfApi().list_repo_refs(repo, repo_type="dataset").branches]
+
+
+def restore(study, repo, branch):
+    """Download the labels that an earlier job saved, unless this disk has labels."""
+    if study.annotations_root.exists() or branch not in list_branches(repo):
+        return
+    with study.lock(), tempfile.TemporaryDirectory() as folder:
+        kind = {"repo_type": "dataset", "revision": branch}
+        snapshot_download(repo, **kind, allow_patterns=f"{SAVED}/*", local_dir=folder)
+        shutil.copytree(Path(folder, SAVED), study.root, dirs_exist_ok=True)
+
+
+def save(study, repo, branch, no_texts):
+    """Upload the labels so far, in place of those saved before. The manifest of a pass has few-shot texts."""
+    if not list(study.annotations_root.glob("*/part-*.parquet")):
+        return
+    ignored = ["*/.tmp-*", *(["*/manifest.json"] if no_texts else [])]
+    try:
+        HfApi().create_branch(repo, repo_type="dataset", branch=branch, exist_ok=True)
+        HfApi().upload_folder(
+            repo_id=repo,
+            repo_type="dataset",
+            revision=branch,
+            folder_path=study.root,
+            path_in_repo=SAVED,
+            allow_patterns=["annotations/*", "revisions.json"],
+            ignore_patterns=ignored,
+            delete_patterns="*",
+            commit_message="Labels so far",
+        )
+    except (httpx.HTTPError, OSError) as error:  # The network, or a part that was merged meanwhile.
+        print(f"The labels so far were not saved: {error}. The next attempt follows.", file=sys.stderr)
 
 
 if __name__ == "__main__":

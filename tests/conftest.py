@@ -52,6 +52,7 @@ LONG = (
     "test_push_model",
     "test_train",
     "test_annotate",
+    "test_jobs",
     "test_nodes",
     "test_ray",
     "test_space",

@@ -186,7 +186,7 @@ def lfs(name, asked):
     return JSONResponse({"transfer": "basic", "objects": found}, media_type="application/vnd.git-lfs+json")
 
 
-async def api(request, repo, kind, name, rest, body, pull, fault):  # noqa: PLR0911
+async def api(request, repo, kind, name, rest, body, pull, fault):  # noqa: PLR0911, PLR0912
     what = rest[0] if rest else "revision"
     if what == "auth-check":
         return JSONResponse({})
@@ -196,6 +196,9 @@ async def api(request, repo, kind, name, rest, body, pull, fault):  # noqa: PLR0
         found = [{"num": n + 1, "status": "open", **about} for n in range(repo.pulls)]
         return JSONResponse({"discussions": found, "count": len(found), "start": 0})
     if what == "branch":
+        if request.method == "DELETE":
+            del repo.refs[rest[1]]
+            return JSONResponse({})
         if rest[1] in repo.refs:
             return JSONResponse({"error": "Reference already exists"}, 409)
         repo.refs[rest[1]] = repo.refs["main"]

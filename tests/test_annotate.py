@@ -781,7 +781,7 @@ if "hf_recipes.annotation.annotate" in " ".join(sys.orig_argv):
                     os.kill(os.getpid(), signal.SIGKILL)
                 raise EngineError("the engine died of a test")
             Engine.calls += 1
-            time.sleep(0.002 * len(prompts))
+            time.sleep(float(os.environ.get("SECONDS", 0.002)) * len(prompts))
             with asked.open("a") as file:
                 file.writelines(",".join(map(str, prompt)) + chr(10) for prompt in prompts)
             return np.log([[(sum(p) * (i + 3)) % 97 / 1000 + 0.01 for i in token_ids] for p in prompts]), {}

@@ -21,6 +21,7 @@ from .few_shot import FewShotExamples, draw_examples
 from .prompts import Prompts
 from .store import CONTENT_FREE_FILE, FAILED, SCHEMA, STATUSES, PartFiles
 
+JOB_VARIABLES = ("JOB_ID", "ACCELERATOR", "CPU_CORES", "MEMORY")  # what a job on the Hub finds in its environment
 SERVERS_FILE = "servers.json"  # by model, what the servers ran when they were last asked
 
 
@@ -221,6 +222,7 @@ def write_manifest(study: Study, files: RowFiles, plan: Pass, session: dict[str,
     folder = study.annotations(plan.key)
     manifest = read_json(folder / "manifest.json") or {"last_session": {"texts": 0, "seconds": 0.0}}
     earlier = manifest.get("all_sessions", manifest["last_session"])  # Earlier versions have no "all_sessions".
+    job = {name.lower(): os.environ[name] for name in JOB_VARIABLES if name in os.environ}
     asked: dict[str, Any] = {"prompt": None, "answers": files.label_names, "demonstrations": []}
     if isinstance(plan, PromptPass):
         asked = {
@@ -241,6 +243,7 @@ def write_manifest(study: Study, files: RowFiles, plan: Pass, session: dict[str,
             "last_session": session,
             "all_sessions": {name: round(earlier.get(name, 0) + value, 1) for name, value in session.items()},
             "load_average": max(round(os.getloadavg()[0], 1), manifest.get("load_average", 0.0)),
+            **({"job": job} if "job_id" in job else {}),
         },
     )
 
