@@ -179,11 +179,12 @@ def paper(rows: int = 100_000_000, gpus: int = 8, own: float = 100, shared: int 
     from hf_recipes.recipe import Train
 
     llm = cost.PassWork(cost.Shape(2_775_000_000, 36, 2048, 311_000_000), shared, own, 0)  # Qwen2.5-3B
-    encoder = cost.RunWork(cost.Shape(85_600_000, 12, 768, 38_600_000), own, Train(encoder="FacebookAI/roberta-base"))
+    shape, settings = cost.Shape(85_600_000, 12, 768, 38_600_000), Train(encoder="FacebookAI/roberta-base")
     print(f"{rows:,} rows, {gpus} GPUs: {llm.tokens(rows):.2e} tokens, {llm.flops(rows):.2e} FLOPs\n")
     print("| GPU | annotation, GPU hours | hours on all | texts/s | 50 runs of 100,000 texts, hours on all | of 10 M |")
     print("|---|---|---|---|---|---|")
     for name, device in cost.DEVICES.items():
+        encoder = cost.RunWork(shape, own, settings, "bf16" if device.has_bfloat16 else "no")
         hours = llm.seconds(rows, device) / 3600
         runs = [50 * encoder.seconds(size, 10_000, device) / 3600 / gpus for size in (100_000, 10_000_000)]
         wanted = rows / (hours / gpus * 3600)

@@ -22,31 +22,47 @@ ANNOTATION_BYTES, CONFIG_BYTES, PREDICTION_BYTES = 60, 48, 30  # of a row's ids 
 
 
 class Device(NamedTuple):
-    """FLOP/s of dense matrix products, bytes/s of the memory, and the least seconds of a layer in a training step."""
+    """What a device does in a second.
 
-    flops: float
+    Attributes:
+        half (`float`), tf32 (`float`), float32 (`float`):
+            FLOP/s of dense matrix products: of 16-bit numbers, of float32 numbers rounded to TF32 (in float32 where a
+            device has no TF32), and in float32.
+        bandwidth (`float`):
+            Bytes/s of the memory.
+        has_bfloat16 (`bool`):
+            Whether bfloat16 is as fast as float16.
+        layer_seconds (`float`):
+            The least seconds of a layer in a training step: some 200 kernels, forward and backward, of 5 us each.
+    """
+
+    half: float
+    tf32: float
+    float32: float
     bandwidth: float
-    layer_seconds: float = 1e-3  # some 200 kernels, forward and backward, of 5 us each
+    has_bfloat16: bool = True
+    layer_seconds: float = 1e-3
 
 
-#: By NVIDIA's data sheets, dense bfloat16 (T4: float16), under the names of `hf jobs`.
+#: By NVIDIA's data sheets, under the names of `hf jobs`.
 DEVICES = {
-    "t4": Device(65e12, 320e9),
-    "l4": Device(121e12, 300e9),
-    "a10g": Device(70e12, 600e9),
-    "l40s": Device(362e12, 864e9),
-    "a100": Device(312e12, 2039e9),
-    "h100": Device(989e12, 3350e9),
-    "h200": Device(989e12, 4800e9),
+    "t4": Device(65e12, 8.1e12, 8.1e12, 320e9, has_bfloat16=False),
+    "l4": Device(121e12, 60e12, 30.3e12, 300e9),
+    "a10g": Device(70e12, 35e12, 31.5e12, 600e9),
+    "l40s": Device(362e12, 183e12, 91.6e12, 864e9),
+    "a100": Device(312e12, 156e12, 19.5e12, 2039e9),
+    "h100": Device(989e12, 495e12, 67e12, 3350e9),
+    "h200": Device(989e12, 495e12, 67e12, 4800e9),
 }
-CPU_CORE = Device(100e9, 10e9, 0.0)  # float32, between AVX2 and AVX-512
+CORE_FLOPS, CORE_BANDWIDTH = 100e9, 10e9  # of a CPU core, between AVX2 and AVX-512
 
 
 def find_device(name: str | None = None) -> Device:
     """Return a device by its name, by default this machine's. A GPU that is not in the table counts as an L4."""
     if name is None:
         if not torch.cuda.is_available():
-            return Device(*(cpu_threads() * rate for rate in CPU_CORE))
+            flops, bandwidth = cpu_threads() * CORE_FLOPS, cpu_threads() * CORE_BANDWIDTH
+            return Device(flops, flops, flops, bandwidth, layer_seconds=0.0)
         words = torch.cuda.get_device_name().lower().replace("-", " ").split()
         name = next((key for key in DEVICES if key in words), "l4")
     if name not in DEVICES:
@@ -96,12 +112,13 @@ def llm_memory(model: Model, section: Annotate) -> tuple[int, int]:
 
 
 class PassWork(NamedTuple):
-    """What a pass asks of the LLM: tokens shared by all prompts; tokens of a text, and of all its answers."""
+    """What a pass asks of the LLM: tokens shared by all prompts; tokens of a text, and of all its answers; its type."""
 
     shape: Shape
     shared: int
     own: float
     answers: int
+    dtype: str = "auto"
 
     def tokens(self, texts: int) -> float:
         """Return the tokens that the LLM computes. The shared ones are computed once and kept."""
@@ -111,10 +128,11 @@ class PassWork(NamedTuple):
         return self.shape.flops(self.tokens(texts), self.shared + self.own / 2)
 
     def seconds(self, texts: int, device: Device) -> float:
-        """Return the longer of computing and of reading the weights, 2 bytes each, once a step."""
+        """Return the longer of computing and of reading the weights once a step."""
+        rate, num_bytes = (device.float32, 4) if self.dtype == "float32" else (device.half, 2)
         steps = texts * (self.own / STEP_TOKENS + self.answers / STEP_ANSWERS)
-        reading = 2 * self.shape.parameters * steps / device.bandwidth
-        return max(self.flops(texts) / (ANNOTATION_SHARE * device.flops), reading)
+        reading = num_bytes * self.shape.parameters * steps / device.bandwidth
+        return max(self.flops(texts) / (ANNOTATION_SHARE * rate), reading)
 
 
 def count_pass(model: Model, section: Annotate, prompts: list[list[int]]) -> PassWork:
@@ -122,15 +140,19 @@ def count_pass(model: Model, section: Annotate, prompts: list[list[int]]) -> Pas
     shared = len(commonprefix(prompts)) if len(prompts) > 1 else 0  # noqa: RUF071 (lists of tokens)
     own = float(np.mean([len(ids) for ids in prompts])) - shared if prompts else 0.0
     answers = {"distribution": 0, "guided": 2, "votes": section.samples * section.max_tokens}
-    return PassWork(read_shape(model), shared, own, answers[section.scoring])
+    return PassWork(read_shape(model), shared, own, answers[section.scoring], section.dtype)
 
 
 class RunWork(NamedTuple):
-    """What a run asks of the encoder: its size, the mean tokens of a text, and the recipe's `train` section."""
+    """What a run asks of the encoder.
+
+    Its size, the mean tokens of a text, the recipe's `train` section, and accelerate's mixed precision (no, bf16).
+    """
 
     shape: Shape
     own: float
     settings: Train
+    mixed_precision: str = "no"
 
     def num_texts(self, size: int) -> int:
         """Return the training texts of all epochs."""
@@ -144,11 +166,16 @@ class RunWork(NamedTuple):
         return self.shape.flops(self.own * (3 * self.num_texts(size) + num_forward), self.own)
 
     def seconds(self, size: int, num_forward: float, device: Device) -> float:
-        """Return the longer of computing and of starting kernels, and the time of AdamW, 28 bytes a parameter."""
+        """Return the seconds of a device.
+
+        They are the longer of computing and of starting kernels, which runs that share the device do at the same time,
+        and the time of AdamW, 28 bytes a parameter.
+        """
         steps, shape = self.num_texts(size) / self.settings.batch_size, self.shape
-        kernels = steps * shape.layers * device.layer_seconds
+        kernels = steps * shape.layers * device.layer_seconds / self.settings.runs_per_device
         optimizer = steps * 28 * (shape.parameters + shape.embeddings) / device.bandwidth
-        return max(self.flops(size, num_forward) / (TRAINING_SHARE * device.flops), kernels) + optimizer
+        rate = device.half if self.mixed_precision == "bf16" else device.tf32
+        return max(self.flops(size, num_forward) / (TRAINING_SHARE * rate), kernels) + optimizer
 
 
 def fit_line(points: list[tuple[float, float]]) -> tuple[float, float]:

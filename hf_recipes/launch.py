@@ -79,7 +79,7 @@ def train(study: Study, runs: "Runs", recipe: Path, overrides: list[str], go_on:
     They stop if the first gold runs learn nothing, unless `go_on`.
     """
     arguments = [str(recipe), *overrides, *(["--go-on"] if go_on else [])]
-    launcher = _make_launcher(runs.accelerate)
+    launcher = make_launcher(runs.accelerate)
     num_left = len(runs.left())
     num_crashes = 0
     while True:
@@ -107,7 +107,7 @@ def train(study: Study, runs: "Runs", recipe: Path, overrides: list[str], go_on:
     _check(code)
 
 
-def _make_launcher(config: dict[str, Any]) -> list[str]:
+def make_launcher(config: dict[str, Any]) -> list[str]:
     """Return the command that starts the training processes."""
     from .training.runs import threads
 
@@ -119,7 +119,8 @@ def _make_launcher(config: dict[str, Any]) -> list[str]:
     launcher = [*CHILD, "accelerate.commands.launch", "--config_file", config["path"]]
     launcher += ["--num_cpu_threads_per_process", str(threads(config))]
     # Port 0 is a free one, as another launcher may run on this machine.
-    return [*launcher, *(["--main_process_port", "0"] if num_processes > 1 else [])]
+    several = ["--multi_gpu", "--num_processes", str(num_processes), "--main_process_port", "0"]
+    return [*launcher, *(several if num_processes > 1 else [])]
 
 
 def run_child(command: list[str]) -> int:

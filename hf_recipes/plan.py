@@ -24,13 +24,23 @@ from .cost import (
     row_bytes,
 )
 from .data import RowFiles, count_usable, open_rows
+from .errors import UserError
 from .hub.dataset_folder import DatasetFolder
 from .labels.pool import StudyLabels, read_labels
 from .models import load_tokenizer
 from .report.render import make_console
 from .study import Run, Study, read_json
 from .training.grid import check_sizes, describe_few_steps, list_runs
-from .training.runs import FAST, Runs, check_encoder, check_training, other_runs, read_accelerate_config
+from .training.runs import (
+    FAST,
+    Runs,
+    check_encoder,
+    check_precision,
+    check_training,
+    find_accelerator,
+    other_runs,
+    read_accelerate_config,
+)
 from .variants import CONFIDENT
 
 logger = logging.getLogger(__name__)
@@ -90,7 +100,9 @@ def predict_steps(study: Study, rates_of: Study | None = None, device: str | Non
     hardware, rates = find_device(device), None if device else rates_of or study
     num_usable = count_usable(recipe, files)
     if recipe.grid:
-        check_training(study, weights=False)
+        check_training(study, weights=False, is_elsewhere=device is not None)
+        if device:
+            check_precision(read_accelerate_config(study.training), hardware.has_bfloat16, device)
         yield from check_sizes(recipe.grid, num_usable)
     if models := {section.model for section in recipe.annotate.all_passes() if section.engine == "server"}:
         unknown = ", ".join(sorted(models - read_servers(study).keys()))
@@ -156,7 +168,7 @@ def _plan_training(
     if fast_left:
         work = _count_training(study, sample)
         encode.tokens = work.own * (num_usable + num_test)
-        encode.device_seconds = work.shape.flops(encode.tokens, work.own) / (TRAINING_SHARE * hardware.flops)
+        encode.device_seconds = work.shape.flops(encode.tokens, work.own) / (TRAINING_SHARE * hardware.float32)
         encode.seconds = encode.device_seconds + FAST_SECONDS * len(fast_left) + START_SECONDS["train"]
     yield encode
     train = Step("train", len(runs) - len(runs_to_train), len(runs), "runs")
@@ -180,6 +192,10 @@ def _predict_annotation(
     passes = [plan for plan in plan_passes(study, files, contact=False) if isinstance(plan, PromptPass)]
     if not passes:
         return []  # labels made elsewhere cost nothing
+    if not device.has_bfloat16 and any(plan.section.dtype == "bfloat16" for plan in passes):
+        raise UserError(
+            "`annotate.dtype` must be auto, float16 or float32 on a GPU without bfloat16. Got bfloat16. Try auto."
+        )
     work = [count_pass(plan.model, plan.section, [ids for ids, _ in plan.prompts.encode(sample)]) for plan in passes]
 
     # The rate in FLOP/s of all earlier sessions with these models.
@@ -206,7 +222,8 @@ def _count_training(study: Study, sample: list[str]) -> RunWork:
     encoder = check_encoder(study, weights=False)
     tokenizer = load_tokenizer("train.encoder", encoder)
     ids = tokenizer(sample, truncation=True, max_length=study.training.max_length)["input_ids"] if sample else [[]]
-    return RunWork(read_shape(encoder), float(np.mean([len(tokens) for tokens in ids])), study.training)
+    own, config = float(np.mean([len(tokens) for tokens in ids])), read_accelerate_config(study.training)
+    return RunWork(read_shape(encoder), own, study.training, config["mixed_precision"])
 
 
 def _predict_training(
@@ -227,20 +244,23 @@ def _predict_training(
         return num_test + num_out_of_bag + (size if name in CONFIDENT else 0)
 
     records = [read_json(file) for file in rates.run_records()] if rates else []
+    config = read_accelerate_config(study.training)
+    accelerator = None if config["use_cpu"] else find_accelerator()
+    alike = {"encoder": encoder.identity, "mixed_precision": config["mixed_precision"], "accelerator": accelerator}
     points, loads = [], []
     for record in records:
-        if record["environment"]["encoder"] == encoder.identity:
+        if all(record["environment"].get(name) == value for name, value in alike.items()):
             # Runs of earlier versions classified no out-of-bag texts.
             forward = num_forward(record["variant"], record["size"], record.get("out_of_bag_texts", 0))
-            points.append((work.flops(record["size"], forward), record["seconds"]))
+            num_sharing = record["train"].get("runs_per_device", 1)  # earlier versions did not have it
+            points.append((work.flops(record["size"], forward), record["seconds"] / num_sharing))
             loads.append(record.get("load_average", 0.0))
     least, slope = fit_line(points) if points else (0.0, 0.0)
     for run in runs:
         shape = run.size, num_forward(run.variant, run.size, out_of_bag[run.size])
         step.tokens += work.tokens(*shape)
         step.device_seconds += least + work.flops(*shape) * slope if points else work.seconds(*shape, device)
-    num_processes = read_accelerate_config(study.training)["num_processes"]  # they share the grid
-    step.seconds = step.device_seconds / num_processes + START_SECONDS["train"]
+    step.seconds = step.device_seconds / config["num_devices"] + START_SECONDS["train"]  # they share the grid
     step.is_measured = bool(points)
     return _check_load("runs were trained", float(np.mean(loads or [0.0])))
 

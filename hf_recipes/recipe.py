@@ -289,6 +289,10 @@ class Train(Section):
         [], description="trackers of accelerate; runs are grouped by variant"
     )
     accelerate_config: str = Field("cpu", description="a name in `hf_recipes/recipes/accelerate/`, or a file")
+    runs_per_device: int = Field(
+        1, gt=0, description="runs that share a GPU, each in a process; for small encoders on large GPUs"
+    )
+    deterministic: bool = Field(False, description="give the same bits each time on GPUs too, more slowly")
 
     @property
     def method(self) -> Literal["finetune", "frozen"]:

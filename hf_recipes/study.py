@@ -53,7 +53,7 @@ FORMAT = 3  # the version of the study folder's contract
 GROWING = (
     *("grid.variants", "grid.sizes", "grid.seeds", "grid.curves", "grid.crossed", "accept", "annotate.passes"),
     *("annotate.ray", "annotate.min_label_mass", "train.trackers", "train.save_models", "train.accelerate_config"),
-    *("train.out_of_bag", "train.encoder_mode", "data.keep_columns"),
+    *("train.out_of_bag", "train.encoder_mode", "train.runs_per_device", "train.deterministic", "data.keep_columns"),
 )
 
 

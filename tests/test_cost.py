@@ -11,7 +11,8 @@ from steps import write_dataset
 from hf_recipes.annotation.annotate import annotate
 from hf_recipes.annotation.passes import plan_passes
 from hf_recipes.cost import (
-    CPU_CORE,
+    CORE_BANDWIDTH,
+    CORE_FLOPS,
     DEVICES,
     Device,
     PassWork,
@@ -34,7 +35,7 @@ SMALL = [
     *("--data.pool_size=60", "--data.test_size=20", "--annotate.prompt.shots_per_class=1", "--grid.sizes=[10, 20]"),
     *("--grid.variants=[gold, llm]", "--grid.seeds=[0, 1]", "--train.epochs=1"),
 ]
-ANY = Device(1e12, 1e9, 1e-3)
+ANY = Device(1e12, 2e11, 1e11, 1e9)
 
 
 def test_the_size_of_a_model_is_that_of_its_weights_without_the_embeddings_that_are_looked_up():
@@ -59,9 +60,12 @@ def test_a_shared_beginning_is_computed_once_and_every_answer_counts():
     votes = PassWork(Shape(1000, 2, 10, 500), 50, 20.0, 5 * 16)
     assert votes.tokens(3) == 50 + 3 * (20 + 5 * 16)
     # many short answers wait for the memory, a distribution for the arithmetic
-    fast = Device(1e15, 1e9)
+    fast = Device(1e15, 1e15, 1e15, 1e9)
     assert votes.seconds(10**6, fast) == pytest.approx(2 * 1000 * 10**6 * (20 / 4096 + 80 / 256) / 1e9)
     assert ask.seconds(10**6, ANY) == pytest.approx(ask.flops(10**6) / 0.4e12)
+    exact = ask._replace(dtype="float32")
+    assert exact.seconds(10**6, ANY) == pytest.approx(ask.flops(10**6) / 0.4e11)
+    assert votes._replace(dtype="float32").seconds(10**6, fast) == pytest.approx(2 * votes.seconds(10**6, fast))
 
 
 def test_learning_counts_forward_and_backward_and_the_least_of_each_step():
@@ -73,13 +77,20 @@ def test_learning_counts_forward_and_backward_and_the_least_of_each_step():
     # two layers of thirty steps, and then the optimizer
     assert learn.seconds(100, 50, ANY) == pytest.approx(30 * 2 * 1e-3 + moved / ANY.bandwidth)
     large = RunWork(Shape(10**8, 2, 10, 500), 20.0, settings)
-    assert large.seconds(100, 50, Device(1e9, 1e15)) == pytest.approx(large.flops(100, 50) / 0.3e9)
+    slow = Device(1e9, 5e8, 1e8, 1e15)
+    assert large.seconds(100, 50, slow) == pytest.approx(large.flops(100, 50) / 0.15e9)
+    assert large._replace(mixed_precision="bf16").seconds(100, 50, slow) == pytest.approx(large.flops(100, 50) / 0.3e9)
+    # runs that share a device start kernels at the same time; its arithmetic and memory remain what they are
+    shared = [work._replace(settings=settings.model_copy(update={"runs_per_device": 2})) for work in (learn, large)]
+    assert shared[0].seconds(100, 50, ANY) == pytest.approx(30 * 1e-3 + moved / ANY.bandwidth)
+    assert shared[1].seconds(100, 50, slow) == large.seconds(100, 50, slow)
 
 
 def test_a_device_is_found_by_its_name(monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     monkeypatch.setattr("hf_recipes.cost.cpu_threads", lambda: 4)
-    assert find_device() == Device(4 * CPU_CORE.flops, 4 * CPU_CORE.bandwidth, 0)
+    flops = 4 * CORE_FLOPS
+    assert find_device() == Device(flops, flops, flops, 4 * CORE_BANDWIDTH, layer_seconds=0)
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     for name, key in {"NVIDIA A100-SXM4-80GB": "a100", "NVIDIA L40S": "l40s", "Tesla T4": "t4", "Other": "l4"}.items():
         monkeypatch.setattr("torch.cuda.get_device_name", lambda name=name: name)
@@ -225,6 +236,43 @@ def test_the_plan_of_a_loaded_machine_has_a_warning_and_whole_numbers(command, m
     (row,) = (line for line in outputs[7.1].splitlines() if line.lstrip().startswith("train"))
     assert row in command(*given)[1]  # as on a wide terminal
     assert "load average" not in command(*given, "--device", "h100")[1]
+
+
+def test_fewer_digits_are_faster_on_each_device():
+    for name, device in DEVICES.items():
+        assert device.half > device.tf32 >= device.float32
+        assert (name == "t4") == (not device.has_bfloat16) == (device.tf32 == device.float32)
+
+
+def test_a_plan_for_another_device_has_its_precision_and_no_gpu_is_required_here(make_study, tiny_encoder):
+    def plan(device, *overrides):
+        study = make_study(*SMALL, f"--train.encoder={tiny_encoder}", "--train.batch_size=1", *overrides)
+        return {step.name: step for step in make_plan(study, device=device)[0]}
+
+    study = make_study(*SMALL, f"--train.encoder={tiny_encoder}", "--train.accelerate_config=one-gpu")
+    with pytest.raises(UserError, match="must suit this machine, which has no GPU"):
+        make_plan(study)
+    assert plan("h100", "--train.accelerate_config=one-gpu")["train"].seconds > 0
+    with pytest.raises(UserError, match=r"one-gpu.yaml must be 'no' on t4, which has no bfloat16.*one-gpu-float32"):
+        plan("t4", "--train.accelerate_config=one-gpu")
+    exact = "--train.accelerate_config=one-gpu-float32"
+    assert plan("t4", exact)["train"].seconds > 0
+    with pytest.raises(UserError, match="`annotate.dtype` must be auto, float16 or float32 on a GPU without bfloat16"):
+        plan("t4", exact, "--annotate.dtype=bfloat16")
+    assert plan("t4", exact, "--annotate.dtype=float16")["annotate"].seconds > 0
+    # Four GPUs share the runs; processes that share a GPU do not add one.
+    alone, four, eight = (
+        plan("h100", *overrides)["train"]
+        for overrides in (
+            ["--train.accelerate_config=one-gpu"],
+            ["--train.accelerate_config=multi-gpu"],
+            ["--train.accelerate_config=multi-gpu", "--train.runs_per_device=2"],
+        )
+    )
+    assert four.device_seconds == alone.device_seconds
+    assert four.seconds - 20 == pytest.approx(alone.device_seconds / 4)
+    assert eight.seconds - 20 == pytest.approx(eight.device_seconds / 4)
+    assert alone.device_seconds / 2 < eight.device_seconds < alone.device_seconds
 
 
 def test_validation_rows_are_not_there_to_be_trained_on(make_study, tiny_encoder):

@@ -299,7 +299,10 @@ def test_a_recipe_that_stops_with_an_error_leaves_no_study_to_refuse_the_mended_
         ),
         (
             ["--train.accelerate_config=tpu"],
-            ["`train.accelerate_config` must be a file or one of cpu, cpu-bf16, cpu-two, multi-gpu, one-gpu. Got tpu."],
+            [
+                "`train.accelerate_config` must be a file or one of cpu, cpu-bf16, cpu-two, multi-gpu, one-gpu, "
+                "one-gpu-float32. Got tpu."
+            ],
         ),
     ],
 )

@@ -192,16 +192,18 @@ def test_no_file_is_replaced(command, tmp_path, monkeypatch):
 
 def test_a_small_encoder_takes_larger_steps_and_more_of_them(command, tmp_path, monkeypatch):
     trains = []
-    for has_gpu in (False, True):
+    for place, (has_gpu, has_bfloat16) in enumerate([(False, False), (True, True), (True, False)]):
         monkeypatch.setattr("torch.cuda.is_available", lambda has_gpu=has_gpu: has_gpu)
-        path = tmp_path / f"{has_gpu}.yaml"
+        monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda including_emulation, has=has_bfloat16: has)
+        path = tmp_path / f"{place}.yaml"
         assert command("init", SAMPLE, "--output", path)[0] == 0
         trains.append(load_recipe(path).train)
-    small, large = trains
+    small, large, old = trains
     assert ("MiniLM" in small.encoder, large.encoder.endswith("roberta-base")) == (True, True)
     assert small.learning_rate > 5 * large.learning_rate
     assert small.epochs > large.epochs
-    assert large.accelerate_config == "one-gpu"
+    assert [train.accelerate_config for train in trains] == ["cpu", "one-gpu", "one-gpu-float32"]
+    assert old.encoder == large.encoder
 
 
 CARD = """---

@@ -580,6 +580,31 @@ def test_bfloat16_is_another_run_and_nearly_the_same_one(annotated, tmp_path):
     assert np.array(predictions(half, run)) == pytest.approx(np.array(predictions(full, run)), abs=0.05)
 
 
+def test_deterministic_training_uses_no_other_kernels_and_has_a_key_of_its_own(annotated, monkeypatch):
+    import torch
+
+    states = []
+
+    def record(*arguments):
+        is_set = os.environ.get("CUBLAS_WORKSPACE_CONFIG") == ":4096:8"
+        states.append((torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark, is_set))
+        return fine_tune(*arguments)
+
+    monkeypatch.setattr("hf_recipes.training.train.fine_tune", record)
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "")  # restored at the end of the test
+    plain = annotated(*FEW, folder="plain")
+    train(plain)
+    exact = annotated(*FEW, "--train.deterministic=true", folder="exact")
+    train(exact)
+    assert states == [(False, False, False)] * 4 + [(True, False, True)] * 4
+    assert table(exact) == table(plain)  # on the CPU all kernels are deterministic
+    run = the_run(exact, "gold", 20, 0)
+    assert open_runs(exact).key(run) != open_runs(plain).key(run)
+    assert open_runs(exact).left() == []
+    train(annotated(*FEW, "--grid.seeds=[0, 1, 2]", folder="plain"))
+    assert states[-1][0] is False  # the setting of an earlier study does not remain
+
+
 def test_when_memory_runs_out_smaller_parts_give_the_same_path(annotated, monkeypatch, tiny_encoder, tmp_path):
     import torch
 
@@ -735,9 +760,9 @@ def test_a_run_that_finds_no_memory_has_not_failed(annotated, monkeypatch):
     assert train(study) == {}
 
 
-def test_processes_are_counted_and_share_the_grid(annotated):
+@pytest.mark.parametrize("two", ["--train.accelerate_config=cpu-two", "--train.runs_per_device=2"])
+def test_processes_are_counted_and_share_the_grid(two, annotated):
     """Two processes on the CPU; the number that started is checked."""
-    two = "--train.accelerate_config=cpu-two"
     study = annotated(*FEW, two)
     with pytest.raises(UserError, match="Got 2, but 1 started"):
         train(study)

@@ -1,5 +1,6 @@
 """Results: every figure of the report, computed from the stored predictions by the modules in `metrics/`."""
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import date
@@ -96,7 +97,7 @@ def measure(study: Study, labels: StudyLabels, runs: Runs) -> Results:
         look = {"seeds": len(grid.seeds), "test_texts": len(with_gold.rows), "key": _look_key(study, labels, runs)}
         if len(grid.seeds) > 2 and with_gold.labels and not any(_is_same_look(look, earlier) for earlier in looks):
             looks.append(look)
-        notes = _notes(labels, runs)
+        notes = _notes(study, labels, runs)
         if labels.files.withheld and labels.test.clusters is None:  # no part of the key: pulled results remain current
             notes.append("Without the texts near-duplicates are unknown, so each text counts.")
         content = {
@@ -270,7 +271,7 @@ def _results_key(study: Study, labels: StudyLabels, runs: Runs) -> str:
         study=study.recipe.name,
         runs=_run_keys(study, runs),
         labels=labels.key,
-        notes=_notes(labels, runs),
+        notes=_notes(study, labels, runs),
         lines=_lines(study),
         baselines=[read_json(study.run(run) / "run.json")["key"] for run in chain.from_iterable(trained.values())],
         accept=study.recipe.accept.model_dump(),
@@ -284,7 +285,7 @@ def _lines(study: Study) -> dict[str, str]:
     return {name: VARIANTS[name].describe(grid.replace_share, few_gold) for name in grid.variants}
 
 
-def _notes(labels: StudyLabels, runs: Runs) -> list[str]:
+def _notes(study: Study, labels: StudyLabels, runs: Runs) -> list[str]:
     notes = list(runs.notes)
     if num := labels.files.num_excluded:
         notes.append(f"{num:,} rows of the training split have the text of a test row and are left out.")
@@ -293,7 +294,22 @@ def _notes(labels: StudyLabels, runs: Runs) -> list[str]:
             "Which of the LLM's errors classifiers copy is unknown: it requires the LLM's labels of the test texts "
             "(hf-recipes annotate), by one pass for all runs."
         )
+    trained = [read_json(study.run(run) / "run.json")["environment"] for run in runs.all]
+    manifests = [read_json(study.annotations(annotations.key) / "manifest.json") for annotations in labels.annotations]
+    labelled = [manifest["ingredients"]["engine"] for manifest in manifests]
+    for what, environments in (("Runs", trained), ("Passes of the LLM", labelled)):
+        devices = Counter(filter(None, map(_describe_device, environments)))
+        if len(devices) > 1:
+            counts = ", ".join(f"{count:,} on {name}" for name, count in sorted(devices.items()))
+            notes.append(f"{what} come from different devices ({counts}), which may add to the differences of runs.")
     return notes
+
+
+def _describe_device(environment: dict[str, Any]) -> str | None:
+    """Return the GPU, or the CPU's instructions; None where no device is recorded, as of a server."""
+    if "accelerator" in environment:
+        return str(environment["accelerator"])
+    return f"CPU ({environment['cpu']})" if "cpu" in environment else None
 
 
 def _measure_variants(

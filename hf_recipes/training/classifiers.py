@@ -11,7 +11,7 @@ from ..models import Model, load_tokenizer
 from ..recipe import Train
 from ..study import Run, Study
 from .fine_tuning import Tokens, predict
-from .runs import Runs, read_accelerate_config, threads
+from .runs import Runs, read_accelerate_config, set_precision, threads
 
 ENSEMBLE = "ensemble"
 
@@ -79,6 +79,7 @@ class Classifiers:
         if config["use_cpu"]:
             torch.set_num_threads(threads(config))  # sums depend on it
         self._accelerator = Accelerator(cpu=config["use_cpu"], mixed_precision=config["mixed_precision"])
+        set_precision(self._accelerator.device)
         self._folders, self._settings = folders, settings
         self._tokenizer = load_tokenizer("tokenizer", Model(str(folders[0]), folders[0], ""))
         self._in_memory: tuple[Path, Any] | None = None

@@ -1,6 +1,7 @@
 """Fine-tune an encoder on texts with targets, predict probabilities, and embed texts.
 
-Results depend on the arguments alone: chance comes from the seeds, whatever ran before in the process.
+Chance comes from the seeds, whatever ran before in the process. The same arguments give the same bits on a CPU, and with
+`train.deterministic` on a GPU. A GPU receives its work in advance, as losses are read at the end of an epoch.
 """
 
 from collections.abc import Iterator
@@ -141,7 +142,7 @@ def fine_tune(
     schedule = get_linear_schedule_with_warmup(optimizer, round(settings.warmup_ratio * num_steps), num_steps)
     for _ in range(settings.epochs):
         model.train()
-        total_loss = 0.0
+        total_loss = torch.zeros((), dtype=torch.float64, device=accelerator.device)
         for batch in bucketed_batches(lengths, settings.batch_size, rng):
             for start in range(0, len(batch), micro_batch_size):
                 part = batch[start : start + micro_batch_size]
@@ -149,20 +150,21 @@ def fine_tune(
                     inputs = pad(tokenizer, train.tokens, train.rows[part], accelerator.device)
                     logits = model(**inputs).logits
                 loss = torch.nn.functional.cross_entropy(
-                    logits.float(), targets[part].to(accelerator.device), reduction="sum"
+                    logits.float(), _send(targets[part], accelerator.device), reduction="sum"
                 )
                 # The parts' gradients add up to that of the mean over the batch.
                 accelerator.backward(loss * (1 / len(batch)))
-                total_loss += loss.item()
+                total_loss += loss.detach()
             torch.nn.utils.clip_grad_norm_(model.parameters(), settings.max_grad_norm)
             optimizer.step()
             schedule.step()
             optimizer.zero_grad()
             step += 1
-        if not np.isfinite(total_loss):
+        mean_loss = total_loss.item() / len(train.rows)
+        if not np.isfinite(mean_loss):
             raise FloatingPointError(DIVERGED)
 
-        scores = {"train_loss": total_loss / len(train.rows)}
+        scores = {"train_loss": mean_loss}
         if validation is not None:
             probs = predict(accelerator, model, tokenizer, validation.tokens, validation.rows, settings.eval_batch_size)
             scores |= _score(validation.targets, probs)
@@ -197,10 +199,13 @@ def predict(
 
     probs = np.empty((len(rows), model.config.num_labels))
     model.eval()
+    outputs = []
     with torch.no_grad(), accelerator.autocast():
         for places in _batches_by_length(tokens.lengths[rows], batch_size):
             logits = model(**pad(tokenizer, tokens, rows[places], accelerator.device)).logits
-            probs[places] = logits.double().softmax(-1).cpu().numpy()
+            outputs.append((places, logits.double().softmax(-1)))
+    for places, output in outputs:
+        probs[places] = output.cpu().numpy()
     return probs
 
 
@@ -212,12 +217,15 @@ def embed(
 
     features = np.empty((len(rows), encoder.config.hidden_size))
     encoder.to(accelerator.device).eval()
+    outputs = []
     with torch.no_grad():
         for places in _batches_by_length(tokens.lengths[rows], batch_size):
             inputs = pad(tokenizer, tokens, rows[places], accelerator.device)
             mask = inputs["attention_mask"].unsqueeze(-1)
             sums = (encoder(**inputs).last_hidden_state * mask).sum(1)
-            features[places] = (sums / mask.sum(1)).cpu().numpy()
+            outputs.append((places, sums / mask.sum(1)))
+    for places, output in outputs:
+        features[places] = output.cpu().numpy()
     return features
 
 
@@ -227,10 +235,15 @@ def _batches_by_length(lengths: np.ndarray, batch_size: int) -> Iterator[np.ndar
         yield order[start : start + batch_size]
 
 
-def pad(tokenizer: Any, tokens: Tokens, rows: np.ndarray, device: Any) -> Any:
+def pad(tokenizer: Any, tokens: Tokens, rows: np.ndarray, device: Any) -> dict[str, Any]:
     """Return a model's inputs for some rows, padded to the longest."""
     padded = tokenizer.pad({"input_ids": [tokens[row] for row in rows]}, return_tensors="pt")
-    return padded.to(device)
+    return {name: _send(values, device) for name, values in padded.items()}
+
+
+def _send(tensor: Any, device: Any) -> Any:
+    """Return a tensor on a device. A copy from pinned memory to a GPU waits for nothing."""
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
 def bucketed_batches(lengths: np.ndarray, batch_size: int, rng: np.random.Generator) -> Iterator[np.ndarray]:

@@ -3,7 +3,7 @@
 import copy
 import hashlib
 from dataclasses import replace
-from functools import cached_property
+from functools import cache, cached_property
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,12 @@ PREDICTIONS = pa.schema(
 )
 LIBRARIES = ("torch", "transformers", "accelerate", "tokenizers", "numpy")
 #: Settings that change how a run is trained but not its result; encoder and mixed precision are in its environment.
-NOT_IN_KEY = {"encoder", "revision", "encoder_mode", "accelerate_config", "save_models", "trackers", "out_of_bag"}
+NOT_IN_KEY = {
+    *("encoder", "revision", "encoder_mode", "accelerate_config", "save_models", "trackers", "out_of_bag"),
+    "runs_per_device",
+}
+#: Of torch: on GPUs, matrix products of float32 numbers use TF32.
+FLOAT32_PRECISION = "high"
 #: The settings that change a head, and the versions of what else does: to be increased when heads.py, features.py or
 #: linear.py computes something else.
 HEAD_SETTINGS, HEAD_RULES, TFIDF_RULES = {"max_length", "warmup_ratio", "weight_decay"}, 1, 1
@@ -137,13 +142,17 @@ class Runs:
         if run.method == "tfidf":
             return {"rules": TFIDF_RULES, "versions": versions("scikit-learn", "scipy", "numpy")}
         config, is_head = self.accelerate, run.method == "frozen"
-        num_threads = cpu_threads() if is_head else threads(config)
+        if config["use_cpu"]:
+            device = {"threads": cpu_threads() if is_head else threads(config), "cpu": cpu_capability()}
+        else:
+            device = {"threads": None, "accelerator": find_accelerator()}
+            if not is_head:
+                device["float32_matmul_precision"] = FLOAT32_PRECISION
         return {
             "encoder": self.encoder.identity,
             "rules": HEAD_RULES if is_head else TRAINING_RULES,
             "versions": versions(*LIBRARIES, *(["cleanlab", "scikit-learn"] if run.variant in CONFIDENT else [])),
-            "threads": num_threads if config["use_cpu"] else None,
-            **({"cpu": cpu_capability()} if config["use_cpu"] else {}),
+            **device,
             "mixed_precision": "no" if is_head else config["mixed_precision"],
         }
 
@@ -151,7 +160,9 @@ class Runs:
         """Return the settings of `train` that change the result of a run."""
         settings = self._study.training
         if run.method == "finetune":
-            return settings.model_dump(mode="json", exclude=NOT_IN_KEY)
+            # Runs of earlier versions have no `deterministic` in their keys.
+            unset = set() if settings.deterministic else {"deterministic"}
+            return settings.model_dump(mode="json", exclude=NOT_IN_KEY | unset)
         return settings.model_dump(mode="json", include=HEAD_SETTINGS) if run.method == "frozen" else {}
 
     def subset(self, run: Run) -> np.ndarray:
@@ -274,8 +285,32 @@ def threads(config: dict[str, Any]) -> int:
     return max(1, cpu_threads() // config["num_processes"])
 
 
-def check_training(study: Study, weights: bool = True) -> None:
+def set_precision(device: Any) -> None:
+    """Let torch use TF32 on a GPU. On a CPU the setting would change sums too, so it remains as it is."""
+    import torch
+
+    if device.type == "cuda":
+        torch.set_float32_matmul_precision(FLOAT32_PRECISION)
+
+
+@cache
+def find_accelerator() -> str:
+    """Return the name and compute capability of this process's GPU, as "NVIDIA H200 (9.0)"; "none" without a GPU."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return "none"
+    return f"{torch.cuda.get_device_name()} ({'.'.join(map(str, torch.cuda.get_device_capability()))})"
+
+
+def check_training(study: Study, weights: bool = True, is_elsewhere: bool = False) -> None:
     """Check the encoder and the accelerate configuration before anything is trained.
+
+    Args:
+        study (`Study`), weights (`bool`):
+            The study, and whether the encoder's weights are required.
+        is_elsewhere (`bool`, *optional*, defaults to `False`):
+            Another machine will train, so this one needs no GPU.
 
     Raises:
         UserError: the encoder or configuration does not exist or cannot be used here.
@@ -287,13 +322,30 @@ def check_training(study: Study, weights: bool = True) -> None:
             f"`grid.variants`: {min(confident)} requires cleanlab. Try `pip install 'hf-recipes[cleanlab]'`."
         )
     config = read_accelerate_config(study.training)
-    if not config["use_cpu"]:
+    if not config["use_cpu"] and not is_elsewhere:
         import torch
 
         if not torch.accelerator.is_available():
             raise UserError(
                 f"`train.accelerate_config` must suit this machine, which has no GPU. Got {config['path']}. Try cpu."
             )
+        check_precision(config, torch.cuda.is_bf16_supported(including_emulation=False), find_accelerator())
+
+
+def check_precision(config: dict[str, Any], has_bfloat16: bool, device: str) -> None:
+    """Raise `UserError` for mixed precision in bfloat16 on a device without such arithmetic, which emulates it slowly.
+
+    Args:
+        config (`dict`):
+            What `read_accelerate_config` returned.
+        has_bfloat16 (`bool`), device (`str`):
+            Whether the device has it, and its name.
+    """
+    if config["mixed_precision"] == "bf16" and not has_bfloat16:
+        raise UserError(
+            f"`mixed_precision` in {config['path']} must be 'no' on {device}, which has no bfloat16. Got bf16. Try "
+            "--train.accelerate_config=one-gpu-float32."
+        )
 
 
 def check_encoder(study: Study, weights: bool = True) -> Model:
@@ -335,6 +387,8 @@ def other_runs(study: Study) -> str | None:
 def read_accelerate_config(train: Train) -> dict[str, Any]:
     """Return the recipe's accelerate configuration, with its `path`.
 
+    `num_devices` is the file's number of processes; `num_processes` counts `train.runs_per_device` for each of these.
+
     Raises:
         UserError: the file does not exist or is not a supported configuration.
     """
@@ -366,4 +420,5 @@ def read_accelerate_config(train: Train) -> dict[str, Any]:
         )
     if config["mixed_precision"] not in ("no", "bf16"):
         raise UserError(f"`mixed_precision` in {path} must be 'no' or bf16. Got {config['mixed_precision']}.")
-    return config
+    num_devices = config["num_processes"]
+    return config | {"num_devices": num_devices, "num_processes": num_devices * train.runs_per_device}

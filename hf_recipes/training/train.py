@@ -36,7 +36,7 @@ from .features import load_encoder
 from .fine_tuning import DIVERGED, Curves, LabelledTexts, Tokens, embed, fine_tune, predict
 from .grid import NUM_PROBES, find_probes
 from .run_folder import write_failure, write_run
-from .runs import PREDICTIONS, Runs, check_training, read_accelerate_config, threads
+from .runs import PREDICTIONS, Runs, check_training, read_accelerate_config, set_precision, threads
 
 logger = logging.getLogger(__name__)
 
@@ -58,7 +58,9 @@ def train(study: Study, go_on: bool = True) -> dict[Run, str]:
             differs from the configuration, or the first gold runs learnt nothing and `go_on` is false.
     """
     config = read_accelerate_config(study.training)
-    first = _check_processes(config)
+    first = check_processes(config)
+    if study.training.deterministic:
+        os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # before CUDA starts; torch requires it
     with study.lock():  # writes the recipe and the encoder's revision
         check_training(study)
     import torch
@@ -66,6 +68,7 @@ def train(study: Study, go_on: bool = True) -> dict[Run, str]:
 
     os.environ.pop("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", None)  # `fine_tune` accumulates gradients
     torch.set_num_threads(threads(config))
+    torch.use_deterministic_algorithms(study.training.deterministic)
     accelerator = Accelerator(log_with=[*study.training.trackers] or None, project_dir=study.tracking)
     actual = (accelerator.device.type == "cpu", accelerator.mixed_precision)
     if actual != (config["use_cpu"], config["mixed_precision"]):
@@ -73,6 +76,7 @@ def train(study: Study, go_on: bool = True) -> dict[Run, str]:
             f"`train.accelerate_config` must be the configuration of `accelerate launch`. Got {config['path']}, but "
             f"accelerate runs on {accelerator.device} with mixed precision {accelerator.mixed_precision}."
         )
+    set_precision(accelerator.device)
     if study.training.method == "frozen":
         raise UserError("`train.encoder_mode` must be finetune or both to fine-tune. Got frozen. Try hf-recipes train.")
     runs = Runs(study, read_labels(study)).of("finetune")
@@ -84,10 +88,10 @@ def train(study: Study, go_on: bool = True) -> dict[Run, str]:
     return runs.failures()
 
 
-def _check_processes(config: dict[str, Any]) -> bool:
+def check_processes(config: dict[str, Any]) -> bool:
     """Return whether this is the first of the processes that share the grid here.
 
-    For accelerate each process is the only one, with one GPU.
+    For accelerate each process is the only one, with one GPU. Consecutive processes share a GPU.
 
     Raises:
         UserError: `config` names another number of processes, or more than there are GPUs.
@@ -95,22 +99,23 @@ def _check_processes(config: dict[str, Any]) -> bool:
     count = int(os.environ.get("WORLD_SIZE", "1"))
     if count != config["num_processes"]:
         raise UserError(
-            f"`num_processes` in {config['path']} must be the number of processes. Got {config['num_processes']}, but "
-            f"{count} started. On the CPU `accelerate launch` starts one. Try `hf-recipes train`, or `torchrun` with "
-            "ACCELERATE_USE_CPU=true."
+            f"`num_processes` in {config['path']}, times `train.runs_per_device`, must be the number of processes. Got "
+            f"{config['num_processes']}, but {count} started. On the CPU `accelerate launch` starts one. Try "
+            "`hf-recipes train`, or `torchrun` with ACCELERATE_USE_CPU=true."
         )
     rank = int(os.environ.get("LOCAL_RANK", "0"))
     if count > 1:
         for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
             os.environ.pop(name, None)
         if not config["use_cpu"]:  # before CUDA is asked for its devices
-            devices = (os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(count)))).split(",")
-            if rank >= len(devices):
+            num_devices = config["num_devices"]
+            devices = (os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(num_devices)))).split(",")
+            if num_devices > len(devices):
                 raise UserError(
-                    f"`num_processes` in {config['path']} must be at most the number of GPUs. Got {count}, but "
+                    f"`num_processes` in {config['path']} must be at most the number of GPUs. Got {num_devices}, but "
                     f"CUDA_VISIBLE_DEVICES is {','.join(devices)}."
                 )
-            os.environ["CUDA_VISIBLE_DEVICES"] = devices[rank]
+            os.environ["CUDA_VISIBLE_DEVICES"] = devices[rank // (count // num_devices)]
     return rank == 0
 
 
