@@ -1,7 +1,7 @@
 """Fine-tune an encoder on texts with targets, predict probabilities, and embed texts.
 
-Chance comes from the seeds, whatever ran before in the process. The same arguments give the same bits on a CPU, and with
-`train.deterministic` on a GPU. A GPU receives its work in advance, as losses are read at the end of an epoch.
+Chance comes from the seeds, whatever ran before in the process. The same arguments give the same bits on a CPU, and
+with `train.deterministic` on a GPU. A GPU receives its work in advance, as losses are read at the end of an epoch.
 """
 
 from collections.abc import Iterator
