@@ -236,3 +236,13 @@ def test_a_study_of_several_devices_says_so_and_one_of_a_single_device_does_not(
         study.write_json(file, manifest)
     labelled = f"Passes of the LLM come from different devices (1 on {H200}, 1 on {L4})"
     assert [note for note in measure(study).notes if note.startswith(labelled)]
+
+
+def test_a_study_of_an_earlier_version_opens_without_the_settings_that_are_new(study):
+    kept = yaml.safe_load(study.recipe_file.read_text())
+    for name in ("runs_per_device", "deterministic"):
+        del kept["recipe"]["train"][name]
+    study.recipe_file.write_text(yaml.safe_dump(kept))
+    again = type(study)(study.recipe)
+    again.check()
+    assert open_runs(again).left() == []
