@@ -199,6 +199,18 @@ def test_a_server_with_a_gpu_has_thousands_of_prompts_to_work_on(serve):
     assert (scores[::999].tolist(), refused) == (expected(prompts[::999], [5]).tolist(), {})
 
 
+def test_prompts_with_their_own_seeds_are_many_requests_at_a_time(serve):
+    def hold(body, number):
+        deadline = time.monotonic() + 30
+        while body and server.most < server_engine.MAX_SEEDED_REQUESTS and time.monotonic() < deadline:
+            time.sleep(0.01)
+        return {}
+
+    server = serve(hold)
+    connect(server).sample(make_prompts(300), 2, 1.0, 4, list(range(300)), None)
+    assert server.most == server_engine.MAX_SEEDED_REQUESTS == 128
+
+
 def test_few_prompts_are_spread_and_none_are_no_request(serve):
     servers = [serve(lambda body, number: {"sleep": 0.2} if body else {}) for _ in range(2)]
     engine = connect(*servers)
