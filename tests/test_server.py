@@ -249,7 +249,7 @@ def test_every_sampled_prompt_has_its_own_seed(serve):
         zip(map(tuple, prompts), seeds, strict=True)
     )
     assert all((body["n"], body["temperature"], body["max_tokens"]) == (3, 0.7, 5) for body in server.bodies)
-    assert 8 < server.most <= 64
+    assert 8 < server.most <= server_engine.MAX_SEEDED_REQUESTS
 
 
 def test_guided_answers_are_choices_and_many_prompts_go_into_a_request(serve):
