@@ -31,7 +31,7 @@ def test_training_on_the_cpu():
     assert table["fit, BERT"][1].startswith("4 runs, training loss")
     assert re.match(r"probabilities differ by at most [\d.e-]+ from float32", table["bf16"][1])
     assert table["replicate floor"][1] == "probabilities of the same run differ by at most 0, 0.0000 of the labels"
-    assert re.search(r"\d texts/s in bf16: ratio \d", table["throughput"][1])
+    assert re.fullmatch(r"\d+ texts/s in float32, \d+ in bf16: ratio \d+\.\d\d", table["throughput"][1])
     assert "runs at a time" in table["two runs on one device"][1]
 
 

@@ -199,6 +199,18 @@ def test_a_server_with_a_gpu_has_thousands_of_prompts_to_work_on(serve):
     assert (scores[::999].tolist(), refused) == (expected(prompts[::999], [5]).tolist(), {})
 
 
+def test_prompts_with_their_own_seeds_are_many_requests_at_a_time(serve):
+    def hold(body, number):
+        deadline = time.monotonic() + 30
+        while body and server.most < server_engine.MAX_SEEDED_REQUESTS and time.monotonic() < deadline:
+            time.sleep(0.01)
+        return {}
+
+    server = serve(hold)
+    connect(server).sample(make_prompts(300), 2, 1.0, 4, list(range(300)), None)
+    assert server.most == server_engine.MAX_SEEDED_REQUESTS == 128
+
+
 def test_few_prompts_are_spread_and_none_are_no_request(serve):
     servers = [serve(lambda body, number: {"sleep": 0.2} if body else {}) for _ in range(2)]
     engine = connect(*servers)
@@ -237,7 +249,7 @@ def test_every_sampled_prompt_has_its_own_seed(serve):
         zip(map(tuple, prompts), seeds, strict=True)
     )
     assert all((body["n"], body["temperature"], body["max_tokens"]) == (3, 0.7, 5) for body in server.bodies)
-    assert 8 < server.most <= 64
+    assert 8 < server.most <= server_engine.MAX_SEEDED_REQUESTS
 
 
 def test_guided_answers_are_choices_and_many_prompts_go_into_a_request(serve):
