@@ -221,6 +221,8 @@ async def _send(client: openai.AsyncOpenAI, url: str, body: dict[str, Any] | Non
 class Engine:
     """A connection to the servers, which have their own model: `model` is not read."""
 
+    cache_salt = ""
+
     def __init__(self, annotate: Annotate, model: Model):
         urls, served = _wait_for(_find(annotate))
         self._model = served["id"]
@@ -290,6 +292,8 @@ class Engine:
 
         async def ask(part: range) -> None:
             body = {"model": self._model, **NEUTRAL, **parameters, "prompt": [prompts[i] for i in part]}
+            if self.cache_salt:
+                body["cache_salt"] = self.cache_salt
             if seeds:
                 body["seed"] = seeds[part[0]]
             try:
