@@ -1,6 +1,6 @@
 """Ask running vLLM servers over their OpenAI-compatible route; this side needs no vLLM.
 
-vllm serve MODEL --max-model-len 1024
+vllm serve MODEL --max-model-len 1024 --hf-overrides '{"head_dtype": "float32"}'
 
 Servers of the same model share the work: the next request goes to the next one that is free. The openai client retries.
 A server's key, if it has one, is read from the environment (`VLLM_API_KEY`).
