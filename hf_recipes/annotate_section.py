@@ -149,6 +149,9 @@ class Annotate(Section):
     min_label_mass: float = Field(
         0.05, ge=0, le=1, description="of distribution: stop if the label mass of the first texts is lower"
     )
+    repeat_check: int = Field(
+        0, ge=0, description="texts to ask about twice, in other batches, to count labels that change; not of columns"
+    )
     samples: int = Field(5, gt=1, description="of votes: answers sampled for each text")
     temperature: float = Field(1.0, gt=0, description="of votes: the sampling temperature")
     max_tokens: int = Field(16, gt=0, description="of votes: the longest answer")
@@ -217,7 +220,7 @@ class Annotate(Section):
                 f"Got {self.calibration}."
             )
         for change in self.passes:
-            fixed = {"passes", "calibration_rows", "ray"} & change.keys()
+            fixed = {"passes", "calibration_rows", "ray", "repeat_check"} & change.keys()
             if fixed:
                 raise ValueError(f"`annotate.passes` must not change `{min(fixed)}`. Remove it from the pass.")
         if self.passes:

@@ -20,6 +20,7 @@ COVERED = (
     ("annotations/servers.json", 2, "annotate"),
     ("annotations/*/part-*.parquet", 3, "annotate"),
     ("annotations/*/content_free.parquet", 3, "annotate"),
+    ("annotations/*/repeat.parquet", 3, "annotate"),
     ("annotations/*/manifest.json", 3, "annotate"),
     ("audit/sample.json", 2, "audit sample"),
     ("audit/labels.json", 2, "audit import"),

@@ -4,7 +4,8 @@
     revisions.json                    the shas that branches and tags on the Hub stood for at first use
     rows/                             train.parquet, test.parquet, manifest.json
     annotations/current.json          which of the following the later steps read
-    annotations/<key>/                part-*.parquet (append-only), content_free.parquet, manifest.json (last)
+    annotations/<key>/                part-*.parquet (append-only), content_free.parquet, perhaps repeat.parquet,
+                                      manifest.json (last)
     dataset/  dataset.json            what the Hub gets, and the key it was made under
     runs/<variant>/n<size>/<seed>/        predictions.parquet, out_of_bag.parquet, run.json (or failed.json)
     runs/<variant>/n<size>/.<seed>.lock   held while the run is trained
@@ -52,8 +53,9 @@ FORMAT = 3  # the version of the study folder's contract
 #: Settings that may change without --accept-changes, as they change no existing run or annotation.
 GROWING = (
     *("grid.variants", "grid.sizes", "grid.seeds", "grid.curves", "grid.crossed", "accept", "annotate.passes"),
-    *("annotate.ray", "annotate.min_label_mass", "train.trackers", "train.save_models", "train.accelerate_config"),
-    *("train.out_of_bag", "train.encoder_mode", "train.runs_per_device", "train.deterministic", "data.keep_columns"),
+    *("annotate.ray", "annotate.min_label_mass", "annotate.repeat_check", "train.trackers", "train.save_models"),
+    *("train.accelerate_config", "train.out_of_bag", "train.encoder_mode", "train.runs_per_device"),
+    *("train.deterministic", "data.keep_columns"),
 )
 
 

@@ -363,6 +363,49 @@ def test_the_real_server_and_the_engine_in_this_process_agree(real_server, tmp_p
         server_engine.identity(section(real_server))
 
 
+HEAD = """
+import json, sys
+from vllm import SamplingParams
+from hf_recipes.annotation.engines.vllm_engine import Engine
+from hf_recipes.errors import UserError
+from hf_recipes.models import Model
+from hf_recipes.recipe import Annotate
+
+if __name__ == "__main__":
+    folder, prompt = sys.argv[1], list(range(1000, 1100))
+    asked = Annotate(model=folder, dtype="bfloat16", max_model_len=256, prompt={"instruction": "?"})
+    engine = Engine(asked, Model(folder, folder, ""))
+    scores, _ = engine.score([prompt], list(range(500, 600)))
+    cached = []
+    for engine.cache_salt in ("", "again", "again"):
+        cached.append(engine._generate([prompt], SamplingParams(max_tokens=1))[0].num_cached_tokens)
+    engine._llm.apply_model(lambda model: setattr(model.lm_head, "quant_method", object()))
+    try:
+        engine.score([prompt], [500])
+        message = ""
+    except UserError as error:
+        message = str(error)
+    with open(sys.argv[2], "w") as file:
+        json.dump([scores.tolist(), cached, message], file)
+"""
+
+
+def test_the_head_is_in_float32_a_quantised_one_is_explained_and_a_salt_keeps_the_cache_out(tmp_path):
+    (tmp_path / "head.py").write_text(HEAD)
+    done = subprocess.run(
+        [sys.executable, str(tmp_path / "head.py"), str(LLM), str(tmp_path / "answers.json")],
+        env={**os.environ, "PYTHONPATH": str(ROOT), "VLLM_ALLOW_INSECURE_SERIALIZATION": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    scores, cached, message = json.loads((tmp_path / "answers.json").read_text())
+    assert len(np.unique(scores)) == 100  # a head in bfloat16 gives many of 100 tokens the same logit
+    assert cached[0] > 0 == cached[1] < cached[2]
+    assert "`annotate.engine_args.hf_overrides` must contain `head_dtype: model`" in message
+
+
 def test_no_server_is_one_line(tmp_path):
     settings = ["--annotate.engine=server", "--annotate.base_url=http://127.0.0.1:9"]
     failed = run("annotate", tmp_path / "study", tmp_path / "home", *settings)

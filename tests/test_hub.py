@@ -287,6 +287,16 @@ print(json.dumps(None))
 """
 
 
+def test_second_answers_are_published_and_pulled(hub, small, tmp_path):
+    study = small("tweets", "--annotate.repeat_check=20")
+    (file,) = study.annotations_root.glob("*/repeat.parquet")
+    hub.cli("push", "dataset", study.recipe_file, "--repo", "me/labels", "--no-texts")
+    hub.cli("pull", "me/labels", "--output_dir", tmp_path / "pulled")
+    pulled = tmp_path / "pulled" / file.relative_to(study.root)
+    assert pq.read_table(pulled).equals(pq.read_table(file))
+    assert len(pq.read_table(pulled)) == 20
+
+
 def test_pull_fetches_the_files_of_the_study_alone(hub, small, tmp_path):
     hub.cli("push", "dataset", small("tweets").recipe_file, "--repo", "me/labels")
     others = (

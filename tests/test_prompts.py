@@ -2,6 +2,7 @@
 
 import functools
 import json
+import re
 from datetime import date
 
 import numpy as np
@@ -367,6 +368,42 @@ def test_a_model_thinks_only_if_told_to(files, thinking, monkeypatch):
     section = {"scoring": "votes", "calibration": "none", "thinking": thinking}
     prompts = make(files, section=section, chat=True)
     assert ("</think>" in prompts.frame.after) is not thinking
+
+
+def end_with(end):
+    """Return a chat template with a user's turn and this generation prompt."""
+    turns = "{% for m in messages %}<|im_start|>{{ m.content }}<|im_end|>{% endfor %}"
+    return f"{turns}{{{{- {json.dumps(end)} }}}}"
+
+
+@pytest.mark.parametrize(
+    ("end", "tag"),
+    [
+        ("<|im_start|>assistant\n<think>\n", "<think>"),  # Qwen3-4B-Thinking-2507
+        ("<\uff5cAssistant\uff5c><think>\n", "<think>"),  # DeepSeek-R1
+        ("<|start|>assistant<|channel|>analysis<|message|>", "<|channel|>analysis"),  # harmony
+    ],
+)
+def test_a_prompt_that_ends_inside_thoughts_is_refused_unless_the_model_may_think(files, end, tag, monkeypatch):
+    monkeypatch.setattr(tokenizer("llm"), "chat_template", end_with(end))
+    votes = {"scoring": "votes", "calibration": "none"}
+    for section in ({}, votes):
+        with pytest.raises(UserError, match=rf"`annotate.thinking` must be true .* inside {re.escape(tag)}"):
+            make(files, section=section, chat=True)
+    assert make(files, section={**votes, "thinking": True}, chat=True).frame.after.endswith(end)
+    assert make(files).frame.after == ""  # without the chat template
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        "<|im_start|>assistant\n<think>\n\n</think>\n\n",  # Qwen3 and SmolLM3 without thinking
+        "<|start|>assistant",  # gpt-oss
+    ],
+)
+def test_a_prompt_whose_thoughts_are_closed_or_not_begun_is_accepted(files, end, monkeypatch):
+    monkeypatch.setattr(tokenizer("llm"), "chat_template", end_with(end))
+    assert make(files, chat=True).frame.after.endswith(end)
 
 
 def test_demonstrations_are_drawn_per_class_or_at_random_and_by_seed(files):

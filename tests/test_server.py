@@ -239,6 +239,17 @@ def test_the_models_own_generation_settings_are_overruled(serve):
     assert all((body["top_p"], body["top_k"], body["repetition_penalty"]) == (1, 0, 1) for body in server.bodies)
 
 
+def test_the_salt_of_the_servers_cache_is_sent_if_it_is_set(serve):
+    server = serve()
+    engine = connect(server)
+    engine.score(make_prompts(2), [1])
+    assert not any("cache_salt" in body for body in server.bodies)
+    engine.cache_salt = "again"
+    engine.score(make_prompts(2), [1])
+    engine.sample(make_prompts(2), 1, 1.0, 4, [1, 2], None)
+    assert {body.get("cache_salt") for body in server.bodies[-3:]} == {"again"}
+
+
 def test_every_sampled_prompt_has_its_own_seed(serve):
     server = serve(lambda body, number: {"sleep": 0.02} if body else {})
     prompts, seeds = make_prompts(200), [7 * i + 1 for i in range(200)]

@@ -1,6 +1,6 @@
 """The schema of `report/labels.json`: how good the LLM's labels are, from annotations and gold."""
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from .schema import Count, Record
 
@@ -96,6 +96,24 @@ class PassResult(Record):
     macro_f1_interval: Bounds | None = None
 
 
+class Ties(Record):
+    """How many of `n` texts have two labels of the highest raw probability."""
+
+    n: Count
+    count: Count
+
+
+class RepeatCheck(Record):
+    """Of `n` texts with two answers, how many have another label in the second one.
+
+    `max_difference` is the largest difference of two log-probabilities; missing where answers are sampled.
+    """
+
+    n: Count
+    changed: Count
+    max_difference: float | None
+
+
 class LabelQuality(Record):
     """The content of `report/labels.json`. docs/dev/contract.md describes the fields."""
 
@@ -111,6 +129,8 @@ class LabelQuality(Record):
     audit_drawn: Count | None
     annotator: Uncertainty | None
     passes: list[PassResult]
+    ties: list[Ties | None] = Field(default_factory=list)
+    repeats: list[RepeatCheck | None] = Field(default_factory=list)
 
     @property
     def is_from_columns(self) -> bool:

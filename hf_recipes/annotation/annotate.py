@@ -9,6 +9,7 @@ variant, calibration, few-shot example or figure of the pool depends on them.
 """
 
 import gc
+import secrets
 import sys
 import time
 from collections.abc import Collection, Iterator
@@ -30,11 +31,14 @@ from ..row_reader import text_id
 from ..study import Study, read_json, write_json
 from .column_labels import copy_labels
 from .engines import EngineError, import_engine
+from .frames import THOUGHTS
 from .passes import (
     SERVERS_FILE,
     PromptPass,
     count_rows_left_of,
+    draw_repeat,
     has_manifest,
+    has_repeat,
     hash_passes,
     plan_passes,
     write_manifest,
@@ -50,6 +54,7 @@ from .store import (
     PartRow,
     parse_part_number,
     to_matrix,
+    write_repeat,
     write_rows,
 )
 
@@ -58,6 +63,7 @@ MIN_CHUNK, MAX_CHUNK = 16, MAX_PART_ROWS  # texts in a part
 MAX_GROWTH = 4  # of a chunk's size from one to the next but one
 MIN_COMPILED = 20_000  # rows of a study, below which a GPU does not make up for compiling and capturing graphs
 NUM_TRIAL = 128  # texts without one answer, or with little mass on the labels, after which the pass stops
+NUM_CAUSE_TOKENS = 8  # of the answer that shows why the labels get little mass
 ENGINE_DIED = 75  # the exit code after which the command starts another process
 
 
@@ -138,6 +144,7 @@ class _PassWork:
         self._is_done = np.zeros(len(ids), dtype=bool)
         self._num_silent, self._has_answer, self._last_refusal = 0, False, NO_LABEL
         self._masses: list[float] = []  # the label mass of the first texts
+        self._last_input: list[int] = []
         for table, rows in PartFiles(self._folder).read(ids, "status", "logprobs"):
             self._is_done[rows] = pc.not_equal(table["status"], FAILED).to_numpy()
             has_logprobs = table["logprobs"].is_valid().to_numpy()
@@ -172,8 +179,10 @@ class _PassWork:
                     self._score(*previous.result())
             if current:
                 self._score(*current.result())
-        self._check_mass(min_texts=1)
-        self._check_silence(min_texts=1)
+            self._check_mass(min_texts=1)
+            self._check_silence(min_texts=1)
+            if not has_repeat(self._study, self._files, self._plan):
+                self._ask_again()
 
         session = {
             "texts": self._num_scored,
@@ -230,6 +239,7 @@ class _PassWork:
         refusals: dict[str, Refusal] = {}
         if inputs:
             self._num_scored += len(inputs)
+            self._last_input = next(iter(inputs.values()))
             new, refusals = ask(self._running_engine(), self._plan.section, self._plan.prompts, inputs)
             self._has_answer |= bool(new)
             self._num_silent += len(refusals)
@@ -286,6 +296,28 @@ class _PassWork:
             ]
         write_rows(self._folder / CONTENT_FREE_FILE, rows, self._study.checksums)
 
+    def _ask_again(self) -> None:
+        """Ask again about the texts of `repeat_check`, in other batches and without the engine's cache."""
+        places = draw_repeat(self._files, self._plan.section.repeat_check)
+        texts = [
+            (place, str(text))
+            for place, text in zip(places.tolist(), self._files.texts(places), strict=True)
+            if self._find_status(place, text) == "ok"
+        ]
+        encoded = self._plan.prompts.encode([text for _, text in texts])
+        prompt_ids = {place: hash_prompt(ids) for (place, _), (ids, _) in zip(texts, encoded, strict=True)}
+        inputs = {hash_prompt(ids): ids for ids, _ in encoded}
+        engine = self._running_engine()
+        self._bar.set_postfix_str("repeat check")
+        engine.cache_salt = secrets.token_hex(8)
+        answers, _ = ask(engine, self._plan.section, self._plan.prompts, inputs, by_length=False)
+        engine.cache_salt = ""
+        self._num_scored += len(inputs)
+        repeated = [answers.get(prompt_ids.get(place, "")) for place in places.tolist()]
+        logprobs = [None if answer is None else answer.tolist() for answer in repeated]
+        ids = self._files.column("id").take(pa.array(places)).to_pylist()
+        write_repeat(self._folder, ids, logprobs, self._study.checksums)
+
     def _running_engine(self) -> Any:
         """Return the engine. The first call starts it."""
         if self._engine is None:
@@ -312,12 +344,24 @@ class _PassWork:
             return
         mean = float(np.mean(self._masses))
         if mean < section.min_label_mass:
-            plain = "`annotate.prompt.chat: false`, " if section.asked.chat else ""
+            advice = "another prompt, a few-shot example or `annotate.prompt.answers: letters`"
+            if section.asked.chat:
+                advice = f"`annotate.prompt.chat: false`, {advice}"
+            cause = ""
+            if self._last_input:
+                # A greedy answer shows what the model writes in place of a label.
+                answers, _ = self._running_engine().sample([self._last_input], 1, 0.0, NUM_CAUSE_TOKENS, [0])
+                text = "".join(answers[0]).strip()
+                cause = f" The model begins an answer with {text!r}."
+                if text.startswith((*THOUGHTS, "analysis")):  # gpt-oss, whose control tokens engines leave out
+                    advice = (
+                        "`annotate.scoring: votes` with `annotate.thinking: true` and a higher `annotate.max_tokens` "
+                        "for a model that thinks first, or `annotate.prompt.chat: false`"
+                    )
             raise UserError(
                 "`annotate.prompt` must make the model answer with a label. Got a mean label mass of "
-                f"{mean:.3f} over the first {len(self._masses)} texts, below {section.min_label_mass:g}. Try {plain}"
-                "another prompt, a few-shot example or `annotate.prompt.answers: letters`; "
-                "`annotate.min_label_mass: 0` goes on."
+                f"{mean:.3f} over the first {len(self._masses)} texts, below {section.min_label_mass:g}.{cause} Try "
+                f"{advice}. `annotate.min_label_mass: 0` goes on."
             )
 
     def _check_silence(self, min_texts: int = NUM_TRIAL) -> None:

@@ -4,14 +4,24 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from .. import parquet
-from ..data import Rows
+from ..data import RowFiles, Rows
 from ..errors import UserError
 from ..recipe import Annotate
 from ..study import Study, read_json
 from .passes import hash_passes
-from .store import CONTENT_FREE, CONTENT_FREE_FILE, SCHEMA, STATUSES, PartFiles, to_matrix
+from .store import (
+    CONTENT_FREE,
+    CONTENT_FREE_FILE,
+    REPEAT_FILE,
+    REPEAT_SCHEMA,
+    SCHEMA,
+    STATUSES,
+    PartFiles,
+    to_matrix,
+)
 
 
 @dataclass(frozen=True)
@@ -59,6 +69,19 @@ def load_test_annotations(study: Study, test: Rows) -> Annotations | None:
     if (PartFiles(study.annotations(key)).statuses(pa.array(test.ids, pa.string())) < 0).any():
         return None
     return _load_pass(study, key, study.recipe.annotate.all_passes()[0], test)
+
+
+def load_repeat(study: Study, key: str, files: RowFiles) -> tuple[np.ndarray, np.ndarray]:
+    """Return the positions in the pool of the texts that a pass asked about twice, and their second answers.
+
+    The answers have the shape `(m, K)` and are nan without one. There are none without `annotate.repeat_check`.
+    """
+    file = study.annotations(key) / REPEAT_FILE
+    if not file.exists():
+        return np.zeros(0, int), np.zeros((0, len(files.label_names)))
+    table = parquet.read(file, REPEAT_SCHEMA)
+    rows = pc.index_in(table["id"].combine_chunks(), value_set=files.column("id")).fill_null(-1).to_numpy(False)
+    return rows[rows >= 0], to_matrix(table["logprobs"], len(files.label_names))[rows >= 0]
 
 
 def count_examples(study: Study, passes: list[Annotations]) -> int:

@@ -12,6 +12,8 @@ from ..recipe import Annotate
 
 # No text on one line contains these placeholders.
 _TEXT = "\x00text\x00"
+#: What opens and closes a model's thoughts.
+THOUGHTS = {"<think>": "</think>", "[THINK]": "[/THINK]", "<|channel|>analysis": "<|end|>"}
 _MESSAGE = "\x00prompt\x00"
 
 
@@ -62,7 +64,7 @@ class FrameRenderer:
         is_dated (`bool`): the chat template contains the date.
 
     Raises:
-        UserError: the model has no chat template, or it does not render.
+        UserError: the model has no chat template, it does not render, or it begins thoughts without `thinking`.
     """
 
     def __init__(
@@ -100,6 +102,13 @@ class FrameRenderer:
             raise UserError(
                 f"`annotate.prompt.chat` must be false: the template of {section.model} fails: {first_line(error)}"
             ) from None
+        for start, end in THOUGHTS.items():
+            if not section.thinking and self._after.rfind(start) > self._after.rfind(end):
+                raise UserError(
+                    f"`annotate.thinking` must be true with the chat template of {section.model}, whose prompt ends "
+                    f"inside {start}. Got false, and no answer would begin with a label. Set `annotate.thinking: true` "
+                    "with `scoring: votes`, or try `annotate.prompt.chat: false`."
+                )
 
     def render(self, answers: list[str], joint: str = "", with_examples: bool = True) -> Frame:
         """Return the frame for the answers of the classes. `joint` ends the prompt.

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from .. import parquet
-from ..data import RowFiles, open_rows, rows_key
+from ..data import RowFiles, open_rows, rows_key, strings
 from ..errors import UserError
-from ..hashing import make_key
+from ..hashing import hash_order, make_key
 from ..models import Model, load_tokenizer, resolve_model
 from ..recipe import Annotate
 from ..study import Study, read_json, versions
@@ -19,7 +19,7 @@ from .calibration import ON_GOLD, not_enough_gold
 from .engines import import_engine
 from .few_shot import FewShotExamples, draw_examples
 from .prompts import Prompts
-from .store import CONTENT_FREE_FILE, FAILED, SCHEMA, STATUSES, PartFiles
+from .store import CONTENT_FREE_FILE, FAILED, REPEAT_FILE, REPEAT_SCHEMA, SCHEMA, STATUSES, PartFiles
 
 JOB_VARIABLES = ("JOB_ID", "ACCELERATOR", "CPU_CORES", "MEMORY")  # what a job on the Hub finds in its environment
 SERVERS_FILE = "servers.json"  # by model, what the servers ran when they were last asked
@@ -168,7 +168,7 @@ def read_servers(study: Study) -> dict[str, Any]:
 
 def hash_passes(study: Study) -> str:
     """Return a hash of the rows and of the recipe's passes, without what changes no annotation."""
-    excluded = {"calibration", "calibration_rows", "base_url", "ray", "passes", "min_label_mass"}
+    excluded = {"calibration", "calibration_rows", "base_url", "ray", "passes", "min_label_mass", "repeat_check"}
     sections = study.recipe.annotate.all_passes()
     # Passes without columns keep the hash that earlier versions gave them.
     passes = [
@@ -181,14 +181,16 @@ def hash_passes(study: Study) -> str:
 def count_rows_left(study: Study, files: RowFiles, with_test: bool = True, contact: bool = True) -> int:
     """Return the number of rows without an annotation, over all passes; 0 if `annotate` has nothing to do.
 
-    Without the test rows it is 0 if the later steps can go on. For `contact` see `plan_passes`.
+    Without the test rows and `repeat_check` it is 0 if the later steps can go on. For `contact` see `plan_passes`.
     """
     current = read_json(study.annotations_root / "current.json") or {}
     if files.withheld and current.get("asked") == hash_passes(study):
         return 0  # Only complete annotations are published.
     files.need_texts()
-    passes = plan_passes(study, files, contact)
-    plans = passes if with_test else [replace(plan, splits=("train",)) for plan in passes]
+    passes = plans = plan_passes(study, files, contact)
+    if not with_test:
+        optional = {"repeat_check": 0}
+        plans = [replace(plan, splits=("train",), section=plan.section.model_copy(update=optional)) for plan in passes]
     num_left = sum(count_rows_left_of(study, files, plan) for plan in plans)
     return num_left or int(current != {"asked": hash_passes(study), "keys": [plan.key for plan in passes]})
 
@@ -203,7 +205,23 @@ def count_rows_left_of(study: Study, files: RowFiles, plan: Pass) -> int:
         parquet.read(folder / CONTENT_FREE_FILE, SCHEMA)  # Damage is reported before an engine starts.
     else:
         is_complete = False
-    return num_left or int(not is_complete)
+    return num_left or int(not is_complete or not has_repeat(study, files, plan))
+
+
+def draw_repeat(files: RowFiles, size: int) -> np.ndarray:
+    """Return the positions of the rows of the pool that the engine is asked about twice, in the order of asking."""
+    return hash_order(strings(files.column("id")), "repeat-check")[:size]
+
+
+def has_repeat(study: Study, files: RowFiles, plan: Pass) -> bool:
+    """Return whether a pass has asked again about the texts of `repeat_check`."""
+    if not plan.section.repeat_check or plan.section.columns is not None:
+        return True
+    file = study.annotations(plan.key) / REPEAT_FILE
+    if not file.exists():
+        return False
+    ids = strings(files.column("id"), draw_repeat(files, plan.section.repeat_check))
+    return parquet.read(file, REPEAT_SCHEMA, ["id"])["id"].to_pylist() == list(ids)
 
 
 def has_manifest(study: Study, files: RowFiles, plan: Pass) -> bool:

@@ -28,10 +28,13 @@ NO_LABEL = Refusal("no_label", "no answer named a label")
 
 
 def ask(
-    engine: Any, section: Annotate, prompts: Prompts, inputs: dict[str, list[int]]
+    engine: Any, section: Annotate, prompts: Prompts, inputs: dict[str, list[int]], by_length: bool = True
 ) -> tuple[dict[str, np.ndarray], dict[str, Refusal]]:
-    """Return the log-probabilities of the labels, or the refusal, of each model input by its id."""
-    prompt_ids = sorted(inputs, key=lambda prompt_id: len(inputs[prompt_id]))
+    """Return the log-probabilities of the labels, or the refusal, of each model input by its id.
+
+    The engine gets the inputs `by_length`, or in their order.
+    """
+    prompt_ids = sorted(inputs, key=lambda prompt_id: len(inputs[prompt_id])) if by_length else list(inputs)
     ordered = [inputs[prompt_id] for prompt_id in prompt_ids]
     if section.scoring == "distribution":
         logprobs, errors = score_answers(engine, ordered, prompts.answer_ids)

@@ -23,6 +23,7 @@ MAX_SMALL_PARTS = 256  # parts with fewer rows, after which they are merged
 MAX_BLOCK_ROWS = 262_144  # in memory at a time
 CONTENT_FREE_FILE = "content_free.parquet"
 CONTENT_FREE = ["N/A", "", "[MASK]"]  # its inputs: Zhao et al. 2021, section 5
+REPEAT_FILE = "repeat.parquet"  # second answers to a sample of texts
 STATUSES = ["ok", "null_text", "empty_text", "demonstration", "no_label", "engine_error"]
 FAILED = "engine_error"  # the only status that the next session retries
 SCHEMA = pa.schema(
@@ -36,6 +37,9 @@ SCHEMA = pa.schema(
         "error": pa.string(),
     }
 )
+
+
+REPEAT_SCHEMA = pa.schema([SCHEMA.field("id"), SCHEMA.field("logprobs")])
 
 
 @dataclass
@@ -140,6 +144,11 @@ def write_rows(path: Path, rows: list[PartRow], checksums: Checksums) -> None:
     columns = {name: [getattr(row, name) for row in rows] for name in SCHEMA.names}
     columns["error"] = [error and redact(error) for error in columns["error"]]
     _write_part(path, pa.table(columns, schema=SCHEMA), checksums)
+
+
+def write_repeat(folder: Path, ids: list[str], logprobs: list[list[float] | None], checksums: Checksums) -> None:
+    """Write the second answers to a sample of texts; null without an answer."""
+    _write_part(folder / REPEAT_FILE, pa.table({"id": ids, "logprobs": logprobs}, schema=REPEAT_SCHEMA), checksums)
 
 
 def _write_part(path: Path, table: pa.Table, checksums: Checksums) -> None:

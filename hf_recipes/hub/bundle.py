@@ -17,7 +17,7 @@ from .. import parquet
 from ..analysis.baselines import find_trained
 from ..analysis.measure import measure
 from ..analysis.schema import Results
-from ..annotation.store import CONTENT_FREE_FILE, SCHEMA, PartFiles
+from ..annotation.store import CONTENT_FREE_FILE, REPEAT_FILE, SCHEMA, PartFiles
 from ..data import SCHEMA as ROWS
 from ..hashing import hash_ids, make_key
 from ..labels.pool import StudyLabels
@@ -103,6 +103,8 @@ def collect(study: Study, labels: StudyLabels, folder: Path, texts: bool) -> Bun
     write_json(others["findings.json"], make_findings(study, measured))
     audit = {f"audit-{name}.json": study.audit / f"{name}.json" for name in ("sample", "labels")}  # ids and classes
     others |= {name: file for name, file in audit.items() if file.exists()}
+    repeats = {f"repeat-{key}.parquet": study.annotations(key) / REPEAT_FILE for key in current["keys"]}
+    others |= {name: file for name, file in repeats.items() if file.exists()}
     recipe = yaml.safe_load(study.recipe_file.read_text(encoding="utf-8"))["recipe"]
     drop_addresses(recipe["annotate"])
     manifest = {

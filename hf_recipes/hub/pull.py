@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import yaml
 
 from .. import parquet
-from ..annotation.store import CONTENT_FREE_FILE
+from ..annotation.store import CONTENT_FREE_FILE, REPEAT_FILE, REPEAT_SCHEMA
 from ..data import SCHEMA as ROWS
 from ..errors import UserError, first_line
 from ..recipe import Recipe, drop_addresses
@@ -96,7 +96,8 @@ def pull_study(repo: str, folder: Path | None = None, name: str | None = None, r
         ]
         if manifest["rows"].get("source_columns"):
             wanted += [f"{home}/rows-train-source.parquet", f"{home}/rows-test-source.parquet"]
-        optional = ("results.json", "labels.json", "audit-sample.json", "audit-labels.json")
+        optional = ["results.json", "labels.json", "audit-sample.json", "audit-labels.json"]
+        optional += [f"repeat-{entry['key']}.parquet" for entry in manifest["passes"]]
         where = fetch(*wanted, *(f"{home}/{file}" for file in optional if f"{home}/{file}" in sizes))
     except UserError:
         raise
@@ -291,6 +292,10 @@ def _unpack(where: Path, home: Path, manifest: dict[str, Any], recipe: Recipe, m
         part = rows.filter(pa.compute.equal(rows["key"], entry["key"])).drop_columns(["pass", "key"])
         parquet.write(folder / "part-00000.parquet", part)
         parquet.write(folder / CONTENT_FREE_FILE, pa.Table.from_pylist(entry["free"], part.schema))
+        if (repeat := home / f"repeat-{entry['key']}.parquet").exists():
+            parquet.write(
+                folder / REPEAT_FILE, pa.concat_tables([REPEAT_SCHEMA.empty_table(), *_batches(repeat, REPEAT_SCHEMA)])
+            )
         write_json(folder / "manifest.json", entry["manifest"])
     write_json(study.annotations_root / "current.json", manifest["current"])
     predictions = {name: table(name, PREDICTIONS) for name in _prediction_tables(manifest)}

@@ -78,6 +78,16 @@ def _describe_shares(labels: LabelQuality, annotator: Uncertainty) -> list[str]:
         mass = annotator.label_mass_mean
         warning = " Most of it is on other tokens: the prompt does not ask for these labels." if mass < 0.5 else ""
         sentences.append(f"Before renormalising, the labels hold {number(mass)} of the LLM's probability.{warning}")
+    if labels.scoring == "distribution" and labels.ties and (ties := labels.ties[0]) and ties.count:
+        sentences.append(
+            f"{ties.count:,} of {ties.n:,} texts have two labels of the highest probability before calibration: the "
+            "numbers of the model are rounded. Try a head in float32 (the default), or `annotate.dtype: float32`."
+        )
+    if labels.repeats and (repeat := labels.repeats[0]):
+        sentences.append(
+            f"Asked again in other batches, {repeat.changed:,} of {repeat.n:,} texts get another label: the noise of "
+            "the engine."
+        )
     if annotator.P is not None:
         sentences.append(
             f"The {annotator.P} passes do not all agree on {estimate(annotator, 'flip_rate')} of the texts."
@@ -135,6 +145,17 @@ def make_label_tables(labels: LabelQuality) -> list[Table]:
             [[str(place), *_show_calibration(result)] for place, result in enumerate(labels.calibrations)],
         ),
     ]
+    if any(labels.ties):
+        rows = [[str(place), f"{ties.count:,}", f"{ties.n:,}"] for place, ties in enumerate(labels.ties) if ties]
+        tables.append(Table("Two labels of the highest probability before calibration", ["pass", "texts", "of"], rows))
+    if any(labels.repeats):
+        rows = [
+            [str(place), f"{repeat.changed:,}", f"{repeat.n:,}", number(repeat.max_difference)]
+            for place, repeat in enumerate(labels.repeats)
+            if repeat
+        ]
+        columns = ["pass", "other labels", "of", "largest difference of log-probabilities"]
+        tables.append(Table("Asked again in other batches", columns, rows))
     annotator = labels.annotator
     if annotator and annotator.n_gold >= MIN_LABELS:
         tables.append(_list_confusion(labels.label_names, annotator))

@@ -10,8 +10,8 @@ from ..analysis.annotator import clusters_of_pool
 from ..analysis.label_schema import LabelQuality, Uncertainty
 from ..analysis.measure import without_nan
 from ..annotate_section import Annotate
-from ..annotation.annotations import count_examples
-from ..annotation.calibration import ON_GOLD
+from ..annotation.annotations import Annotations, count_examples, load_repeat
+from ..annotation.calibration import ON_GOLD, shift
 from ..annotation.passes import read_progress
 from ..data import NO_GOLD
 from ..hashing import hash_files, make_key
@@ -41,7 +41,8 @@ def write_labels(study: Study, study_labels: StudyLabels) -> LabelQuality:
         pool = replace(pool, gold=audit.gold)
     names = [study.recipe.name, *(section.model for section in study.recipe.annotate.all_passes())]
     code = [hash_files(metrics_folder(), ("*.py",)), *hash_code()]
-    key = make_key(labels=study_labels.pool_key, names=names, code=code)
+    repeats = [_measure_repeat(study, study_labels, number) for number in range(len(passes))]
+    key = make_key(labels=study_labels.pool_key, names=names, code=code, repeats=repeats)
     before = read_label_quality(study)
     if before and before.key == key:
         return before
@@ -64,6 +65,8 @@ def write_labels(study: Study, study_labels: StudyLabels) -> LabelQuality:
         "audit_drawn": audit and audit.num_drawn,
         "annotator": _measure(pool) if pool.ids else None,
         "passes": _measure_passes(study, pool),
+        "ties": [_count_ties(annotations) for annotations in passes],
+        "repeats": repeats,
     }
     content = without_nan(content)
     labels = LabelQuality.model_validate(content)
@@ -117,6 +120,29 @@ def _measure(pool: Pool) -> dict[str, Any]:
         **votes,
     )
     return dict(figures)
+
+
+def _count_ties(annotations: Annotations) -> dict[str, int] | None:
+    """Return how many texts have two most probable labels before calibration; None without probabilities."""
+    if not annotations.section.has_probabilities:
+        return None
+    scores = np.sort(annotations.logprobs[~np.isnan(annotations.logprobs[:, 0])], axis=1)
+    return {"n": len(scores), "count": int((scores[:, -1] == scores[:, -2]).sum())}
+
+
+def _measure_repeat(study: Study, labels: StudyLabels, number: int) -> dict[str, Any] | None:
+    """Return how many labels of a pass change in the second answers of `annotate.repeat_check`; None without them."""
+    annotations, method = labels.annotations[number], labels.pool.calibrations[number].method
+    rows, second = load_repeat(study, annotations.key, labels.files)
+    first = annotations.logprobs[rows]
+    has_both = ~np.isnan(first[:, 0]) & ~np.isnan(second[:, 0])
+    if not has_both.any():
+        return None
+    answers = [first[has_both], second[has_both]]
+    shifted = [shift(logprobs, annotations.content_free, method, annotations.logprobs) for logprobs in answers]
+    changed = shifted[0].argmax(axis=1) != shifted[1].argmax(axis=1)
+    max_difference = float(np.abs(answers[0] - answers[1]).max()) if annotations.section.has_label_mass else None
+    return {"n": len(changed), "changed": int(changed.sum()), "max_difference": max_difference}
 
 
 def _measure_passes(study: Study, pool: Pool) -> list[dict[str, Any]]:

