@@ -47,11 +47,11 @@ CPU = Size((32, 2), (128, 2), 60, 2, (1, 8, 32), 3600)
 
 
 class Way(NamedTuple):
-    """A way to train: the class of the encoder, the precision, the number of processes, and which repetition it is."""
+    """A way to train: the class of the encoder, the precision, the runs at a time, and which repetition it is."""
 
     encoder: str = "Bert"
     precision: str = "no"
-    processes: int = 1
+    runs_per_device: int = 1
     repetition: int = 0
 
 
@@ -71,20 +71,18 @@ class Place(NamedTuple):
         return max(self.end - time.monotonic(), 1)
 
 
-def call(place: Place, command: str, *settings: str, devices: int = 1) -> None:
-    """Run a command of `hf-recipes` on the demo recipe, on as many devices, all of which are the first GPU.
+def call(place: Place, command: str, *settings: str) -> None:
+    """Run a command of `hf-recipes` on the demo recipe.
 
     Raises:
         RuntimeError: it failed, or did not end in time.
     """
-    gpu = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ",".join([gpu] * devices)}
     arguments = [sys.executable, "-m", "hf_recipes.cli", command, str(DEMO), *settings]
     try:
         done = subprocess.run(
             arguments,
             cwd=ROOT,
-            env=environment,
+            env={**os.environ, "HF_HUB_OFFLINE": "1"},
             check=False,
             capture_output=True,
             text=True,
@@ -168,11 +166,10 @@ def make_rows(place: Place) -> Path:
 
 def write_config(place: Place, way: Way) -> Path:
     """Write an accelerate configuration. Return the file."""
-    kind = ("MULTI_CPU" if place.is_cpu else "MULTI_GPU") if way.processes > 1 else "NO"
-    values = {"compute_environment": "LOCAL_MACHINE", "distributed_type": kind, "num_machines": 1, "machine_rank": 0}
-    values |= {"num_processes": way.processes, "mixed_precision": way.precision, "use_cpu": place.is_cpu}
+    values = {"compute_environment": "LOCAL_MACHINE", "distributed_type": "NO", "num_machines": 1, "machine_rank": 0}
+    values |= {"num_processes": 1, "mixed_precision": way.precision, "use_cpu": place.is_cpu}
     values |= {"main_training_function": "main", "dynamo_config": {}}
-    file = place.folder / f"{way.precision}-{way.processes}.yaml"
+    file = place.folder / f"{way.precision}.yaml"
     file.write_text(json.dumps(values))
     return file
 
@@ -189,7 +186,7 @@ def train(place: Place, way: Way) -> dict[str, dict[str, Any]]:
     size, study = place.size, place.folder / way.encoder
     encoder, config = make_model(place, way.encoder), write_config(place, way)
     section = {"encoder": str(encoder), "accelerate_config": str(config), "epochs": size.epochs, "batch_size": 32}
-    section |= {"learning_rate": 1e-4, "max_length": 64, "out_of_bag": 0}
+    section |= {"learning_rate": 1e-4, "max_length": 64, "out_of_bag": 0, "runs_per_device": way.runs_per_device}
     settings = [
         *(f"--output_dir={study}", f"--data.path={make_rows(place)}", f"--data.label_names={json.dumps(NAMES)}"),
         *(f"--data.pool_size={2 * size.texts}", f"--data.test_size={min(size.texts, 1000)}"),
@@ -198,7 +195,7 @@ def train(place: Place, way: Way) -> dict[str, dict[str, Any]]:
         f"--train={json.dumps(section)}",
     ]
     annotate(Study(load_recipe(DEMO, settings)))
-    call(place, "train", "--go-on", *settings, devices=way.processes)
+    call(place, "train", "--go-on", *settings)
     runs = {}
     for file in study.glob("runs/*/*/[!.]*/run.json"):
         run = json.loads(file.read_text())
@@ -248,7 +245,7 @@ def check_replicates(place: Place) -> str:
 
 
 def check_sharing(place: Place) -> str:
-    runs = train(place, Way(processes=2)).values()
+    runs = train(place, Way(runs_per_device=2)).values()
     span = max(run["end"] for run in runs) - min(run["end"] - run["seconds"] for run in runs)
     alone = sum(run["seconds"] for run in train(place, Way()).values())
     num_runs = sum(run["seconds"] for run in runs) / span

@@ -25,6 +25,7 @@ def run(*arguments):
     return read_table(done.stdout)
 
 
+@pytest.mark.slow
 def test_training_on_the_cpu():
     table = run("--cpu", "training")
     assert {status for status, _ in table.values()} == {"ok"}

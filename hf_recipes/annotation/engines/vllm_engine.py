@@ -81,6 +81,8 @@ class Engine:
             "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # one process, so that a kill ends the engine
             "VLLM_NO_USAGE_STATS": "1",
             "DO_NOT_TRACK": "1",
+            # FlashInfer's sampler compiles with nvcc at the start. It speeds up top-k and top-p, which are not used.
+            "VLLM_USE_FLASHINFER_SAMPLER": "0",
         }
         if is_cpu:
             cores = sorted(os.sched_getaffinity(0))[: cpu_threads()]  # The default binding leaves a core idle.
