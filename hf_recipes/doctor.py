@@ -60,25 +60,23 @@ free = get_memory_node_info().available_memory / 1e9  # within the limit of a co
 state = f"{vllm.__version__} for {current_platform.device_type or 'another device'}, {free:.1f} GB of memory free"
 print(state) if current_platform.device_type and free > 4 else sys.exit(state)
 """,
-    # Without nvcc and ninja vLLM has slower kernels, but its sampler compiles with nvcc all the same, and fails.
+    # The engine turns FlashInfer's sampler off, which would compile with nvcc at the start in any case.
     "FlashInfer": """
-import importlib.util, os, sys
+import importlib.util, sys
 from vllm.utils.flashinfer import has_flashinfer
 if importlib.util.find_spec("flashinfer") is None:
     print("not installed: vLLM uses its other kernels")
 elif has_flashinfer():
     print("installed, with kernels or what compiles them")
-elif os.environ.get("VLLM_USE_FLASHINFER_SAMPLER") == "0":
-    print("without nvcc and ninja: vLLM uses its other kernels")
 else:
-    sys.exit("installed without nvcc (the CUDA toolkit) and ninja, which compile its kernels: vLLM may not start")
+    sys.exit("installed without nvcc (the CUDA toolkit) and ninja, which compile its kernels: vLLM uses its other ones")
 """,
 }
 FIXES = {
     "torch": "install a build for this machine; uninstall a torchvision that does not fit torch",
     "CUDA driver": "update the driver to one for torch's CUDA",
     "GPU": "not needed for the demo; for a GPU, update the driver, and install requirements/gpu.txt in an environment",
-    "FlashInfer": "set VLLM_USE_FLASHINFER_SAMPLER=0, or install the CUDA toolkit and set CUDA_HOME",
+    "FlashInfer": "not needed; for FlashInfer's kernels, install the CUDA toolkit and ninja, and set CUDA_HOME",
     "vLLM": "free 4 GB, install requirements/cpu.txt or 'hf-recipes[vllm]', or use engine: server",
 }
 FIX_MEMORY = (
