@@ -1,4 +1,4 @@
-# hf-recipes on a GPU: vLLM's official image, whose torch and vLLM stay as they are. It has not been built yet.
+# hf-recipes on a GPU: vLLM's official image, whose torch and vLLM stay as they are.
 #
 #   docker build -t hf-recipes .
 #   docker run --gpus all --ipc=host -v hf:/cache -v "$PWD":/work hf-recipes doctor my-study.yaml
