@@ -36,6 +36,7 @@ from typing import Any, Literal
 
 import yaml
 from filelock import FileLock, Timeout
+from pydantic import ValidationError
 
 from .checksums import Checksums, Rename, replace_path
 from .child import PARENT
@@ -55,7 +56,7 @@ GROWING = (
     *("grid.variants", "grid.sizes", "grid.seeds", "grid.curves", "grid.crossed", "accept", "annotate.passes"),
     *("annotate.ray", "annotate.min_label_mass", "annotate.repeat_check", "train.trackers", "train.save_models"),
     *("train.accelerate_config", "train.out_of_bag", "train.encoder_mode", "train.runs_per_device"),
-    *("train.deterministic", "data.keep_columns"),
+    "data.keep_columns",
 )
 
 
@@ -186,7 +187,10 @@ class Study:
             raise UserError(
                 f"`{self.root}` has the format of another version of hf-recipes. Choose another --output_dir=."
             )
-        changed = sorted(_differences(kept["recipe"], self._recipe_as_kept()))
+        with suppress(ValidationError):  # where this version does not accept a setting, that setting differs
+            # Settings that are newer than the folder get their defaults.
+            kept["recipe"] = _as_kept(Recipe.model_validate(kept["recipe"]))
+        changed = sorted(_differences(kept["recipe"], _as_kept(self.recipe)))
         foreign = [key for key in changed if not key.startswith(GROWING)]
         if foreign and not self.accept_changes:
             raise UserError(
@@ -197,16 +201,6 @@ class Study:
             self.checksums.verify()
             self._verified = True
         return not changed
-
-    def _recipe_as_kept(self) -> dict[str, Any]:
-        """Return the recipe without its folder and the addresses of servers and clusters, which may differ."""
-        return self.recipe.model_dump(
-            mode="json",
-            exclude={
-                "output_dir": True,
-                "annotate": {"base_url": True, "ray": {"address"}, "passes": {"__all__": {"base_url"}}},
-            },
-        )
 
     @contextmanager
     def lock(self) -> Iterator[None]:
@@ -233,7 +227,7 @@ class Study:
             ) from None
         try:
             if not self.check():
-                content = {"format": FORMAT, "recipe": self._recipe_as_kept()}
+                content = {"format": FORMAT, "recipe": _as_kept(self.recipe)}
                 write_text(self.recipe_file, yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
             self.checksums.adopt()
             yield
@@ -247,6 +241,17 @@ class Study:
     def whole_folder(self, path: Path) -> AbstractContextManager[Path]:
         """Write a folder of the study, and list its checksums; see `whole_folder`."""
         return whole_folder(path, self.checksums.publish)
+
+
+def _as_kept(recipe: Recipe) -> dict[str, Any]:
+    """Return a recipe without its folder and the addresses of servers and clusters, which may differ."""
+    return recipe.model_dump(
+        mode="json",
+        exclude={
+            "output_dir": True,
+            "annotate": {"base_url": True, "ray": {"address"}, "passes": {"__all__": {"base_url"}}},
+        },
+    )
 
 
 def _read_kept_recipe(file: Path) -> dict[str, Any] | None:
