@@ -1,7 +1,8 @@
 """Fine-tune an encoder on texts with targets, predict probabilities, and embed texts.
 
 Chance comes from the seeds, whatever ran before in the process. The same arguments give the same bits on a CPU, and
-with `train.deterministic` on a GPU. A GPU receives its work in advance, as losses are read at the end of an epoch.
+with `train.deterministic` on a GPU. A GPU receives its work in advance, as losses are read at the end of an epoch, and
+predictions after many batches.
 """
 
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ RULES = 1  # to be increased when a change here changes the weights that `fine_t
 MEGABATCH = 32  # batches among which texts are sorted by length: little padding, and still a random order
 DIVERGED = "Training diverged: numbers are not finite. Lower `train.learning_rate`."
 BLOCK = 10_000  # texts tokenised at a time
+NUM_AHEAD = 64  # batches of prediction that a GPU receives before their results are read
 
 
 class Tokens:
@@ -199,13 +201,14 @@ def predict(
 
     probs = np.empty((len(rows), model.config.num_labels))
     model.eval()
-    outputs = []
     with torch.no_grad(), accelerator.autocast():
-        for places in _batches_by_length(tokens.lengths[rows], batch_size):
-            logits = model(**pad(tokenizer, tokens, rows[places], accelerator.device)).logits
-            outputs.append((places, logits.double().softmax(-1)))
-    for places, output in outputs:
-        probs[places] = output.cpu().numpy()
+        for batches in _batches_by_length(tokens.lengths[rows], batch_size):
+            outputs = []
+            for places in batches:
+                logits = model(**pad(tokenizer, tokens, rows[places], accelerator.device)).logits
+                outputs.append(logits.double().softmax(-1))
+            for places, output in zip(batches, outputs, strict=True):
+                probs[places] = output.cpu().numpy()
     return probs
 
 
@@ -217,22 +220,25 @@ def embed(
 
     features = np.empty((len(rows), encoder.config.hidden_size))
     encoder.to(accelerator.device).eval()
-    outputs = []
     with torch.no_grad():
-        for places in _batches_by_length(tokens.lengths[rows], batch_size):
-            inputs = pad(tokenizer, tokens, rows[places], accelerator.device)
-            mask = inputs["attention_mask"].unsqueeze(-1)
-            sums = (encoder(**inputs).last_hidden_state * mask).sum(1)
-            outputs.append((places, sums / mask.sum(1)))
-    for places, output in outputs:
-        features[places] = output.cpu().numpy()
+        for batches in _batches_by_length(tokens.lengths[rows], batch_size):
+            outputs = []
+            for places in batches:
+                inputs = pad(tokenizer, tokens, rows[places], accelerator.device)
+                mask = inputs["attention_mask"].unsqueeze(-1)
+                sums = (encoder(**inputs).last_hidden_state * mask).sum(1)
+                outputs.append(sums / mask.sum(1))
+            for places, output in zip(batches, outputs, strict=True):
+                features[places] = output.cpu().numpy()
     return features
 
 
-def _batches_by_length(lengths: np.ndarray, batch_size: int) -> Iterator[np.ndarray]:
+def _batches_by_length(lengths: np.ndarray, batch_size: int) -> Iterator[list[np.ndarray]]:
+    """Yield `NUM_AHEAD` batches of similar lengths at a time."""
     order = np.argsort(lengths, kind="stable")
-    for start in range(0, len(order), batch_size):
-        yield order[start : start + batch_size]
+    batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+    for start in range(0, len(batches), NUM_AHEAD):
+        yield batches[start : start + NUM_AHEAD]
 
 
 def pad(tokenizer: Any, tokens: Tokens, rows: np.ndarray, device: Any) -> dict[str, Any]:
