@@ -117,7 +117,8 @@ def make_launcher(config: dict[str, Any]) -> list[str]:
         os.environ |= {"OMP_NUM_THREADS": str(threads(config))}
         return [*CHILD, "torch.distributed.run", "--nproc_per_node", str(num_processes), "--standalone"]
     launcher = [*CHILD, "accelerate.commands.launch", "--config_file", config["path"]]
-    launcher += ["--num_cpu_threads_per_process", str(threads(config))]
+    # Each process takes its GPU by itself: for several processes accelerate requires several `gpu_ids`.
+    launcher += ["--num_cpu_threads_per_process", str(threads(config)), "--gpu_ids", "all"]
     # Port 0 is a free one, as another launcher may run on this machine.
     several = ["--multi_gpu", "--num_processes", str(num_processes), "--main_process_port", "0"]
     return [*launcher, *(several if num_processes > 1 else [])]

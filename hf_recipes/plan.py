@@ -38,6 +38,7 @@ from .training.runs import (
     check_precision,
     check_training,
     find_accelerator,
+    list_gpus,
     other_runs,
     read_accelerate_config,
 )
@@ -245,7 +246,7 @@ def _predict_training(
 
     records = [read_json(file) for file in rates.run_records()] if rates else []
     config = read_accelerate_config(study.training)
-    accelerator = None if config["use_cpu"] else find_accelerator()
+    accelerator = None if config["use_cpu"] else find_accelerator(list_gpus(config)[0])
     alike = {"encoder": encoder.identity, "mixed_precision": config["mixed_precision"], "accelerator": accelerator}
     points, loads = [], []
     for record in records:

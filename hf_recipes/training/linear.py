@@ -23,7 +23,7 @@ from ..study import Run, Study, cpu_threads
 from ..variants import CONFIDENT
 from .confident import leave_out
 from .run_folder import write_failure, write_run
-from .runs import Runs, check_training
+from .runs import Runs, check_training, list_gpus
 
 BLOCK = 64  # runs whose folders appear together: what a kill can cost
 
@@ -53,6 +53,8 @@ def _train_heads(study: Study, runs: Runs) -> None:
     from .heads import predict_heads, scale_features, train_heads
 
     torch.set_num_threads(cpu_threads())
+    if not runs.accelerate["use_cpu"]:
+        torch.cuda.set_device(list_gpus(runs.accelerate)[0])
     accelerator = Accelerator(cpu=runs.accelerate["use_cpu"], mixed_precision="no")
     # The features of all texts that any of the runs trains on or classifies.
     needed = np.unique(np.concatenate([runs.pool_sample, *(runs.labels(run).rows for run in left)]))

@@ -2,6 +2,8 @@
 
 import copy
 import hashlib
+import os
+import re
 from dataclasses import replace
 from functools import cache, cached_property
 from itertools import chain
@@ -145,7 +147,7 @@ class Runs:
         if config["use_cpu"]:
             device = {"threads": cpu_threads() if is_head else threads(config), "cpu": cpu_capability()}
         else:
-            device = {"threads": None, "accelerator": find_accelerator()}
+            device = {"threads": None, "accelerator": find_accelerator(list_gpus(config)[0])}
             if not is_head:
                 device["float32_matmul_precision"] = FLOAT32_PRECISION
         return {
@@ -293,14 +295,24 @@ def set_precision(device: Any) -> None:
         torch.set_float32_matmul_precision(FLOAT32_PRECISION)
 
 
+def list_gpus(config: dict[str, Any]) -> list[int]:
+    """Return the GPUs that train, at most `num_devices`, as torch numbers them in this process.
+
+    They are the `gpu_ids` of the configuration, or the first ones if these are all or CUDA_VISIBLE_DEVICES is set.
+    """
+    if config["gpu_ids"] == "all" or os.environ.get("CUDA_VISIBLE_DEVICES"):
+        return list(range(config["num_devices"]))
+    return [int(number) for number in config["gpu_ids"].split(",")][: config["num_devices"]]
+
+
 @cache
-def find_accelerator() -> str:
-    """Return the name and compute capability of this process's GPU, as "NVIDIA H200 (9.0)"; "none" without a GPU."""
+def find_accelerator(gpu: int) -> str:
+    """Return the name and compute capability of a GPU, as "NVIDIA H200 (9.0)"; "none" without it."""
     import torch
 
-    if not torch.cuda.is_available():
+    if not torch.cuda.is_available() or gpu >= torch.cuda.device_count():
         return "none"
-    return f"{torch.cuda.get_device_name()} ({'.'.join(map(str, torch.cuda.get_device_capability()))})"
+    return f"{torch.cuda.get_device_name(gpu)} ({'.'.join(map(str, torch.cuda.get_device_capability(gpu)))})"
 
 
 def check_training(study: Study, weights: bool = True, is_elsewhere: bool = False) -> None:
@@ -325,11 +337,21 @@ def check_training(study: Study, weights: bool = True, is_elsewhere: bool = Fals
     if not config["use_cpu"] and not is_elsewhere:
         import torch
 
-        if not torch.accelerator.is_available():
+        num_visible = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        gpus = [gpu for gpu in list_gpus(config) if gpu < num_visible]  # a training process sees its own alone
+        if not gpus:
             raise UserError(
-                f"`train.accelerate_config` must suit this machine, which has no GPU. Got {config['path']}. Try cpu."
+                "`train.accelerate_config` must suit this machine, which has no such GPU with CUDA. Got "
+                f"{config['path']}. Try cpu."
             )
-        check_precision(config, torch.cuda.is_bf16_supported(including_emulation=False), find_accelerator())
+        kinds = list(dict.fromkeys(find_accelerator(gpu) for gpu in gpus))
+        if len(kinds) > 1:  # processes would train the runs of each other's GPUs again
+            raise UserError(
+                f"`train.accelerate_config` must name GPUs of one kind. Got {', '.join(kinds)} by {config['path']}. "
+                "Set CUDA_VISIBLE_DEVICES to those of one kind, as CUDA_VISIBLE_DEVICES=0, and `num_processes` to "
+                "their number."
+            )
+        check_precision(config, torch.cuda.get_device_capability(gpus[0]) >= (8, 0), kinds[0])
 
 
 def check_precision(config: dict[str, Any], has_bfloat16: bool, device: str) -> None:
@@ -406,7 +428,7 @@ def read_accelerate_config(train: Train) -> dict[str, Any]:
         raise UserError(
             f"`train.accelerate_config` must be an accelerate configuration. Got {path}. Try `accelerate config`."
         )
-    base = {"use_cpu": False, "mixed_precision": "no", "num_processes": 1, "num_machines": 1}
+    base = {"use_cpu": False, "mixed_precision": "no", "num_processes": 1, "num_machines": 1, "gpu_ids": "all"}
     config = {**base, **{key: value for key, value in content.items() if value is not None}, "path": str(path)}
     kind = str(content.get("distributed_type") or "NO")
     if kind not in ("NO", "MULTI_GPU", "MULTI_CPU") or content.get("dynamo_config"):
@@ -420,5 +442,11 @@ def read_accelerate_config(train: Train) -> dict[str, Any]:
         )
     if config["mixed_precision"] not in ("no", "bf16"):
         raise UserError(f"`mixed_precision` in {path} must be 'no' or bf16. Got {config['mixed_precision']}.")
+    config["gpu_ids"] = str(config["gpu_ids"]).replace(" ", "")
+    if not re.fullmatch(r"all|\d+(,\d+)*", config["gpu_ids"]):
+        raise UserError(
+            f"`gpu_ids` in {path} must be all, or numbers with commas. Got {config['gpu_ids']}. Remove it, and set "
+            "CUDA_VISIBLE_DEVICES."
+        )
     num_devices = config["num_processes"]
     return config | {"num_devices": num_devices, "num_processes": num_devices * train.runs_per_device}

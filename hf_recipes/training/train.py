@@ -36,7 +36,7 @@ from .features import load_encoder
 from .fine_tuning import DIVERGED, Curves, LabelledTexts, Tokens, embed, fine_tune, predict
 from .grid import NUM_PROBES, find_probes
 from .run_folder import write_failure, write_run
-from .runs import PREDICTIONS, Runs, check_training, read_accelerate_config, set_precision, threads
+from .runs import PREDICTIONS, Runs, check_training, list_gpus, read_accelerate_config, set_precision, threads
 
 logger = logging.getLogger(__name__)
 
@@ -91,7 +91,7 @@ def train(study: Study, go_on: bool = True) -> dict[Run, str]:
 def check_processes(config: dict[str, Any]) -> bool:
     """Return whether this is the first of the processes that share the grid here.
 
-    For accelerate each process is the only one, with one GPU. Consecutive processes share a GPU.
+    For accelerate each process is the only one, and sees one GPU. Consecutive processes share a GPU.
 
     Raises:
         UserError: `config` names another number of processes, or more than there are GPUs.
@@ -107,15 +107,15 @@ def check_processes(config: dict[str, Any]) -> bool:
     if count > 1:
         for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
             os.environ.pop(name, None)
-        if not config["use_cpu"]:  # before CUDA is asked for its devices
-            num_devices = config["num_devices"]
-            devices = (os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(num_devices)))).split(",")
-            if num_devices > len(devices):
-                raise UserError(
-                    f"`num_processes` in {config['path']} must be at most the number of GPUs. Got {num_devices}, but "
-                    f"CUDA_VISIBLE_DEVICES is {','.join(devices)}."
-                )
-            os.environ["CUDA_VISIBLE_DEVICES"] = devices[rank // (count // num_devices)]
+    if not config["use_cpu"]:  # before CUDA is asked for its devices
+        num_devices = config["num_devices"]
+        devices = (os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, list_gpus(config)))).split(",")
+        if num_devices > len(devices):
+            raise UserError(
+                f"`num_processes` in {config['path']} must be at most the number of GPUs. Got {num_devices}, but "
+                f"CUDA_VISIBLE_DEVICES or `gpu_ids` is {','.join(devices)}."
+            )
+        os.environ["CUDA_VISIBLE_DEVICES"] = devices[rank // (count // num_devices)]
     return rank == 0
 
 
