@@ -48,7 +48,7 @@ class Device(NamedTuple):
 DEVICES = {
     "t4": Device(65e12, 8.1e12, 8.1e12, 320e9, has_bfloat16=False),
     "l4": Device(121e12, 60e12, 30.3e12, 300e9),
-    "a10g": Device(70e12, 35e12, 31.5e12, 600e9),
+    "a10g": Device(70e12, 35e12, 35e12, 600e9),
     "l40s": Device(362e12, 183e12, 91.6e12, 864e9),
     "a100": Device(312e12, 156e12, 19.5e12, 2039e9),
     "h100": Device(989e12, 495e12, 67e12, 3350e9),

@@ -238,13 +238,20 @@ def test_the_plan_of_a_loaded_machine_has_a_warning_and_whole_numbers(command, m
     assert "load average" not in command(*given, "--device", "h100")[1]
 
 
-def test_fewer_digits_are_faster_on_each_device():
-    for name, device in DEVICES.items():
-        assert device.half > device.tf32 >= device.float32
-        assert (name == "t4") == (not device.has_bfloat16) == (device.tf32 == device.float32)
+def test_the_rates_of_devices_follow_from_their_cores_and_clocks():
+    cores = {"t4": (2560, 1.59), "l4": (7424, 2.04), "l40s": (18176, 2.52), "a100": (6912, 1.41), "h100": (16896, 1.98)}
+    for name, (number, gigahertz) in cores.items():  # each multiplies and adds once a cycle
+        assert DEVICES[name].float32 == pytest.approx(2 * number * gigahertz * 1e9, rel=0.01)
+    for name, device in DEVICES.items():  # tensor cores take half as many numbers of 32 bits, and T4 takes none
+        assert device.tf32 == pytest.approx(device.float32 if name == "t4" else device.half / 2, rel=0.02)
+        assert device.tf32 >= device.float32
+        assert device.has_bfloat16 == (name != "t4")
+    assert DEVICES["a10g"].float32 == DEVICES["a10g"].tf32  # an A10 for AWS with slower tensor cores
 
 
-def test_a_plan_for_another_device_has_its_precision_and_no_gpu_is_required_here(make_study, tiny_encoder):
+def test_a_plan_for_another_device_has_its_precision_and_no_gpu_is_required_here(make_study, tiny_encoder, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+
     def plan(device, *overrides):
         study = make_study(*SMALL, f"--train.encoder={tiny_encoder}", "--train.batch_size=1", *overrides)
         return {step.name: step for step in make_plan(study, device=device)[0]}
