@@ -292,7 +292,7 @@ class Train(Section):
     runs_per_device: int = Field(
         1, gt=0, description="runs that share a GPU, each in a process; for small encoders on large GPUs"
     )
-    deterministic: bool = Field(False, description="give the same bits each time on GPUs too, more slowly")
+    deterministic: bool = Field(False, description="fine-tune to the same bits each time on GPUs too, more slowly")
 
     @property
     def method(self) -> Literal["finetune", "frozen"]:
