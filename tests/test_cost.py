@@ -257,7 +257,7 @@ def test_a_plan_for_another_device_has_its_precision_and_no_gpu_is_required_here
         return {step.name: step for step in make_plan(study, device=device)[0]}
 
     study = make_study(*SMALL, f"--train.encoder={tiny_encoder}", "--train.accelerate_config=one-gpu")
-    with pytest.raises(UserError, match="must suit this machine, which has no GPU"):
+    with pytest.raises(UserError, match="must suit this machine, which has no such GPU with CUDA"):
         make_plan(study)
     assert plan("h100", "--train.accelerate_config=one-gpu")["train"].seconds > 0
     with pytest.raises(UserError, match=r"one-gpu.yaml must be 'no' on t4, which has no bfloat16.*one-gpu-float32"):
