@@ -197,6 +197,11 @@ class Annotate(Section):
             raise ValueError("`annotate.columns` is missing. Add it, with `label`.")
         if self.engine == "columns" and self.prompt is not None:
             raise ValueError("`annotate.prompt` must be absent with `engine: columns`, which asks no LLM. Remove it.")
+        if self.engine == "columns" and self.repeat_check:
+            raise ValueError(
+                "`annotate.repeat_check` must be 0 with `engine: columns`, which asks no LLM. Got "
+                f"{self.repeat_check}. Remove it."
+            )
         if self.engine != "columns" and self.prompt is None:
             raise ValueError("`annotate.prompt` is missing. Add it.")
         return self
@@ -246,12 +251,14 @@ class Annotate(Section):
     def all_passes(self) -> list["Annotate"]:
         """Return this section, then each of `passes` merged into it; none of them has further passes.
 
-        A pass that changes `columns` names all of them: probabilities of one label are not those of another.
+        A pass that changes `columns` names all of them: probabilities of one label are not those of another. It is not
+        asked twice.
         """
         first = self.model_dump(exclude={"passes"}, exclude_unset=True)
         try:
             sections = [
-                merge({**first, "columns": None} if "columns" in change else first, change) for change in self.passes
+                merge({**first, "columns": None, "repeat_check": 0} if "columns" in change else first, change)
+                for change in self.passes
             ]
             return [Annotate.model_validate(section) for section in (first, *sections)]
         except ValidationError as errors:

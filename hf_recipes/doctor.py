@@ -8,9 +8,10 @@ from collections import namedtuple
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 from .errors import first_line
-from .models import SETTINGS, WEIGHTS
+from .models import SECOND_COPY, SETTINGS, WEIGHTS
 from .recipe import Annotate, Recipe
 from .redact import redact
 from .study import versions
@@ -31,58 +32,34 @@ has_bf16 = any(value is True for name, value in cpu.items() if name.endswith("bf
 dtype = "bfloat16" if has_bf16 else "float32"  # without the instructions, bfloat16 is some six times slower
 print(f"{torch.__version__}; on the CPU ({cpu.get('cpu_name', platform.machine())}) use dtype: {dtype}")
 """,
-    "CUDA driver": """
-import sys, torch
-if not torch.version.cuda:
-    sys.exit(print("none is needed: this torch is built without CUDA"))
-import pynvml  # asks the driver itself, whatever torch is built for
-pynvml.nvmlInit()
-version = pynvml.nvmlSystemGetCudaDriverVersion()
-newest = f"{version // 1000}.{version % 1000 // 10}"
-state = f"{pynvml.nvmlSystemGetDriverVersion()}, for CUDA up to {newest}; torch is built for CUDA {torch.version.cuda}"
-# A driver runs all minor versions of its major one.
-print(state) if version // 1000 >= int(torch.version.cuda.split(".")[0]) else sys.exit(state)
-""",
     "GPU": """
 import torch
-torch.cuda.init()
+torch.cuda.init()  # its error names a driver that is missing, or too old for torch's CUDA
 for i in range(torch.cuda.device_count()):
     free, total = (count / 1e9 for count in torch.cuda.mem_get_info(i))
     print(f"{torch.cuda.get_device_name(i)}, {free:.0f} GB free of {total:.0f} GB", end="; ")
 print("use dtype:", "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float16")
 """,
     "vLLM": """
-import sys, vllm
+import importlib.util, sys, vllm
 from vllm import LLM
 from vllm.platforms import current_platform
 from vllm.utils.cpu_resource_utils import get_memory_node_info
+from vllm.utils.flashinfer import has_flashinfer
 free = get_memory_node_info().available_memory / 1e9  # within the limit of a container
 state = f"{vllm.__version__} for {current_platform.device_type or 'another device'}, {free:.1f} GB of memory free"
+if importlib.util.find_spec("flashinfer") and not has_flashinfer():
+    state += "; without nvcc (the CUDA toolkit) and ninja, it uses other kernels than FlashInfer's"
 print(state) if current_platform.device_type and free > 4 else sys.exit(state)
-""",
-    # The engine turns FlashInfer's sampler off, which would compile with nvcc at the start in any case.
-    "FlashInfer": """
-import importlib.util, sys
-from vllm.utils.flashinfer import has_flashinfer
-if importlib.util.find_spec("flashinfer") is None:
-    print("not installed: vLLM uses its other kernels")
-elif has_flashinfer():
-    print("installed, with kernels or what compiles them")
-else:
-    sys.exit("installed without nvcc (the CUDA toolkit) and ninja, which compile its kernels: vLLM uses its other ones")
 """,
 }
 FIXES = {
     "torch": "install a build for this machine; uninstall a torchvision that does not fit torch",
-    "CUDA driver": "update the driver to one for torch's CUDA",
     "GPU": "not needed for the demo; for a GPU, update the driver, and install requirements/gpu.txt in an environment",
-    "FlashInfer": "not needed; for FlashInfer's kernels, install the CUDA toolkit and ninja, and set CUDA_HOME",
     "vLLM": "free 4 GB, install requirements/cpu.txt or 'hf-recipes[vllm]', or use engine: server",
 }
-FIX_MEMORY = (
-    "lower annotate.max_model_len, end other programs on the GPU, or take a smaller model, float16 or more GPUs"
-)
-FIX_MODEL = "correct a folder's name, wait for the download, or move HF_HOME to a larger disk"
+FIX_MEMORY = "lower annotate.max_model_len, free the GPU, or take float16, a smaller model or more GPUs"
+FIX_MODEL = "correct the name or its config.json, unset HF_HUB_OFFLINE, log in, or move HF_HOME to a larger disk"
 #: One part of the machine. `status` is ok, warn, or no where it keeps the demo from running.
 Check = namedtuple("Check", ("name", "status", "detail", "fix"))
 
@@ -105,10 +82,8 @@ def diagnose(recipe: Recipe | None = None) -> Iterator[Check]:
     installed = versions(*PACKAGES)
     missing = [name for name in PACKAGES if name not in installed]
     extras = [f"hf-recipes[{extra}]" for extra, names in EXTRAS.items() if not versions(*names.split())]
-    detail = (
-        f"Python {platform.python_version()}, {', '.join(f'{name} {version}' for name, version in installed.items())}"
-    )
-    detail += f"; not installed: {', '.join([*missing, *extras]) or 'none'}"
+    found = [f"Python {platform.python_version()}", *(f"{name} {version}" for name, version in installed.items())]
+    detail = f"{', '.join(found)}; not installed: {', '.join([*missing, *extras]) or 'none'}"
     yield Check("packages", "no" if missing else "ok", detail, "pip install -e .")
     with ThreadPoolExecutor() as pool:
         yield from pool.map(_probe, PROBES, PROBES.values())
@@ -129,41 +104,35 @@ def _check_models(recipe: Recipe) -> Iterator[Check]:
     folder, left = _free_disk(Path(constants.HF_HUB_CACHE))
     for name, revision in dict.fromkeys(models):
         status, detail = "ok", "on this machine"
-        if not _is_here(name, revision):
-            try:
-                size = _download_bytes(name, revision)
+        try:
+            if size := _missing_bytes(name, revision):
                 left -= size
                 status = "ok" if left > MIN_DISK else "warn"
                 detail = f"a download of {size / 1e9:.2f} GB, which leaves {left / 1e9:.1f} GB free in {folder}"
-            except Exception as error:  # a name that is not a Hub id, the Hub's own errors, and those of a network
-                status, detail = "warn", f"not on this machine, and its size is unknown ({first_line(error)})"
+        except Exception as error:  # a name that is not a Hub id, the Hub's own errors, and those of a network
+            status, detail = "warn", f"it is unknown what is left to download ({first_line(error)})"
         yield Check(f"model {name}", status, detail, FIX_MODEL)
     for name, content in dict.fromkeys(
         (section.model, section.model_dump_json()) for section in passes if section.engine == "vllm"
     ):
         code = f"from hf_recipes.doctor import print_memory; print_memory({content!r})"
-        yield _probe(f"memory for {name}", code)
+        check = _probe(f"memory for {name}", code)
+        # Less memory helps only where it was counted. Other errors are those of the model's files.
+        yield check._replace(fix=FIX_MEMORY) if "GB of weights" in check.detail else check
 
 
-def _is_here(name: str, revision: str | None) -> bool:
-    from huggingface_hub import snapshot_download
+def _missing_bytes(name: str, revision: str | None) -> int:
+    """Return the bytes of a model that are left to download."""
+    from huggingface_hub import constants, snapshot_download
 
-    try:
-        folder = Path(
-            name if Path(name).is_dir() else snapshot_download(name, revision=revision, local_files_only=True)
-        )
-    except Exception:  # not in the cache, or not a Hub id
-        return False
-    return any(folder.glob(WEIGHTS[0]))  # a plan downloads the other files alone
-
-
-def _download_bytes(name: str, revision: str | None) -> int:
-    from huggingface_hub import HfApi
-    from huggingface_hub.utils import filter_repo_objects
-
-    files = HfApi().model_info(name, revision=revision, files_metadata=True).siblings or []
-    wanted = filter_repo_objects(files, allow_patterns=[*WEIGHTS, *SETTINGS], key=lambda file: file.rfilename)
-    return sum(file.size or 0 for file in wanted)
+    patterns: Any = {"allow_patterns": [*WEIGHTS, *SETTINGS], "ignore_patterns": SECOND_COPY}
+    if Path(name).is_dir() or constants.HF_HUB_OFFLINE:
+        folder = Path(name if Path(name).is_dir() else snapshot_download(name, revision=revision, **patterns))
+        if not any(folder.glob(WEIGHTS[0])):  # as after a plan, which downloads the other files alone
+            raise FileNotFoundError(f"no {WEIGHTS[0]} in {folder}")
+        return 0
+    files = snapshot_download(name, revision=revision, **patterns, dry_run=True)
+    return sum(file.file_size or 0 for file in files if file.will_download)
 
 
 def print_memory(content: str) -> None:
@@ -179,9 +148,10 @@ def print_memory(content: str) -> None:
     from .models import Model
 
     section = Annotate.model_validate_json(content)
-    is_folder = Path(section.model).is_dir()
-    config = section.model if is_folder else hf_hub_download(section.model, "config.json", revision=section.revision)
-    weights, cache = llm_memory(Model(section.model, Path(config) if is_folder else Path(config).parent, ""), section)
+    folder = Path(section.model)
+    if not folder.is_dir():
+        folder = Path(hf_hub_download(section.model, "config.json", revision=section.revision)).parent
+    weights, cache = llm_memory(Model(section.model, folder, ""), section)
     state = (
         f"{weights / 1e9:.2f} GB of weights, {cache / 1e9:.3f} GB of cache for a text of {section.max_model_len} tokens"
     )
@@ -202,7 +172,7 @@ def _probe(name: str, code: str) -> Check:
         return Check(name, "ok", child.stdout.strip().splitlines()[-1], "")
     except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
         reason = str(error.stderr or error).strip().splitlines()[-1]  # the latter names the signal, or the time
-        return Check(name, "no" if name in ("torch", "vLLM") else "warn", reason, FIXES.get(name, FIX_MEMORY))
+        return Check(name, "no" if name in ("torch", "vLLM") else "warn", reason, FIXES.get(name, FIX_MODEL))
 
 
 def _free_disk(folder: Path) -> tuple[Path, int]:

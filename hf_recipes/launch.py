@@ -40,13 +40,14 @@ def annotate(study: Study, files: "RowFiles", num_left: int, recipe: Path, overr
         return
     passes = plan_passes(study, files)
     left = [number for number, plan in enumerate(passes) if count_rows_left_of(study, files, plan)]
-    groups = [list(group) for _, group in groupby(left, key=lambda number: passes[number].engine_settings)]
-    for numbers in groups or [[]]:  # Without rows that are left, the file that names the passes is written.
-        if all(passes[number].section.engine == "columns" for number in numbers):
-            annotate_here(study, numbers)  # no engine, so no process
-        else:
-            flag = f"--passes={','.join(map(str, numbers))}"
-            _annotate_in_child(study, [str(recipe), flag, *overrides])
+    # Columns need no engine, so no process. They come first, as they would part passes of one model.
+    copied = [number for number in left if passes[number].section.engine == "columns"]
+    asked = [number for number in left if number not in copied]
+    if copied or not asked:  # Without rows that are left, the file that names the passes is written.
+        annotate_here(study, copied)
+    for _, numbers in groupby(asked, key=lambda number: passes[number].engine_settings):
+        flag = f"--passes={','.join(map(str, numbers))}"
+        _annotate_in_child(study, [str(recipe), flag, *overrides])
 
 
 def _annotate_in_child(study: Study, arguments: list[str]) -> None:

@@ -113,7 +113,7 @@ def predict_steps(study: Study, rates_of: Study | None = None, device: str | Non
             else "No server was asked: the plan assumes that the servers still run the models of the last annotate."
         )
 
-    num_test, num_passes = files.manifest["rows"]["test"], len(recipe.annotate.all_passes())
+    num_test, sections = files.manifest["rows"]["test"], recipe.annotate.all_passes()
     logger.info("%s texts and %s test texts. Counting what is left to label ...", f"{len(files):,}", f"{num_test:,}")
 
     # A sample from the whole pool, for the tokens and bytes of all texts. A study may be without texts.
@@ -121,7 +121,8 @@ def predict_steps(study: Study, rates_of: Study | None = None, device: str | Non
     sample = [] if files.withheld else [text for text in files.texts(places) if text]
     classes, text_bytes = len(files.label_names), float(np.mean([len(text.encode()) for text in sample] or [0]))
 
-    left, total = count_rows_left(study, files, contact=False), len(files) * num_passes + num_test
+    left = count_rows_left(study, files, contact=False)
+    total = sum(len(files) + min(section.repeat_check, len(files)) for section in sections) + num_test
     annotate = Step("annotate", total - left, total, "texts", bytes=left * row_bytes(ANNOTATION_BYTES, classes))
     if left:
         yield from _predict_annotation(annotate, study, files, sample, hardware, rates)
@@ -199,22 +200,24 @@ def _predict_annotation(
         )
     work = [count_pass(plan.model, plan.section, [ids for ids, _ in plan.prompts.encode(sample)]) for plan in passes]
 
-    # The rate in FLOP/s of all earlier sessions with these models.
-    flops = seconds = load = 0.0
-    work_of_model = {plan.section.model: pass_work for plan, pass_work in zip(passes[::-1], work[::-1], strict=True)}
-    for manifest in map(read_json, rates.annotations_root.glob("*/manifest.json") if rates else ()):
-        sessions = manifest.get("all_sessions", manifest["last_session"])
-        if manifest["model"] in work_of_model and sessions["texts"]:
-            flops += work_of_model[manifest["model"]].flops(sessions["texts"])
-            seconds += sessions["seconds"] - sessions.get("start_seconds", 0)
-            load = max(load, manifest.get("load_average", 0.0))
-
+    manifests = [read_json(file) for file in rates.annotations_root.glob("*/manifest.json")] if rates else []
+    load = 0.0
     for plan, pass_work in zip(passes, work, strict=True):
         left = count_rows_left_of(study, files, plan)
+        # The rate in FLOP/s of all earlier sessions with this model, device and precision. Of a server that was not
+        # asked, the engine has no version.
+        flops = seconds = 0.0
+        for manifest in manifests if left else ():
+            sessions = manifest.get("all_sessions", manifest["last_session"])
+            is_alike = plan.ingredients["engine"].items() <= manifest["ingredients"]["engine"].items()
+            if is_alike and manifest["model"] == plan.section.model and sessions["texts"]:
+                flops += pass_work.flops(sessions["texts"])
+                seconds += sessions["seconds"] - sessions.get("start_seconds", 0)
+                load = max(load, manifest.get("load_average", 0.0))
         step.tokens += pass_work.tokens(left)
         step.device_seconds += pass_work.flops(left) * seconds / flops if seconds else pass_work.seconds(left, device)
+        step.is_measured &= not left or seconds > 0
     step.seconds = step.device_seconds + START_SECONDS["annotate"]
-    step.is_measured = seconds > 0
     return _check_load("texts were labelled", load)
 
 

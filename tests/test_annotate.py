@@ -170,6 +170,40 @@ def test_keys_know_the_gpu_and_batch_invariance(engine_name, make_study, monkeyp
     assert len(set(keys)) == 4
 
 
+def test_batch_invariance_requires_a_head_that_vllm_computes_so(make_study, monkeypatch):
+    monkeypatch.setattr("hf_recipes.annotation.engines.vllm_engine.versions", lambda *_: {"vllm": "0.32.0"})
+    monkeypatch.setattr("vllm.platforms.current_platform", StandInPlatform())
+    monkeypatch.setenv("VLLM_BATCH_INVARIANT", "1")
+    right = ("bfloat16", "{hf_overrides: {head_dtype: model}}"), ("float32", "{}"), ("float32", "{hf_overrides: null}")
+    for number, (dtype, arguments) in enumerate(right):
+        settings = [f"--annotate.dtype={dtype}", f"--annotate.engine_args={arguments}"]
+        study = make_study(*SMALL, *settings, folder=f"right-{number}")
+        assert plan_passes(study, open_rows(study))[0].ingredients["engine"]["batch_invariant"]
+    for dtype in ("auto", "float16"):
+        wrong = make_study(*SMALL, f"--annotate.dtype={dtype}", folder=dtype)
+        with pytest.raises(UserError, match=rf"`dtype: {dtype}` with a head in float32. Try .*head_dtype=model"):
+            plan_passes(wrong, open_rows(wrong))
+        monkeypatch.setenv("VLLM_BATCH_INVARIANT", "0")
+        plan_passes(wrong, open_rows(wrong))
+        monkeypatch.setenv("VLLM_BATCH_INVARIANT", "1")
+
+
+def test_a_driver_without_a_visible_gpu_is_a_machine_without_one(monkeypatch):
+    """As with CUDA_VISIBLE_DEVICES=-1: vLLM lets the driver's own error through."""
+    from vllm.third_party import pynvml
+
+    from hf_recipes.annotation.engines.vllm_engine import find_accelerator
+
+    for code in (pynvml.NVML_ERROR_INVALID_ARGUMENT, pynvml.NVML_ERROR_DRIVER_NOT_LOADED):
+
+        class Platform(StandInPlatform):
+            def get_device_name(self, code=code):
+                raise pynvml.NVMLError(code)
+
+        monkeypatch.setattr("vllm.platforms.current_platform", Platform())
+        assert find_accelerator() == "none"
+
+
 def test_the_key_of_a_cpu_study_in_float32_is_that_of_earlier_versions(make_study, monkeypatch):
     """Committed studies depend on it: `engine` has these fields and no other."""
     monkeypatch.setenv("VLLM_BATCH_INVARIANT", "1")
@@ -539,7 +573,7 @@ def test_texts_asked_again_count_the_labels_that_change(make_study, engine, monk
     study.accept_changes = False
     assert key(study) == key_
     assert count_rows_left(study, open_rows(study), with_test=False) == 0
-    assert count_rows_left(study, open_rows(study)) == 1
+    assert count_rows_left(study, open_rows(study)) == 25
     assert annotate(study) == [key_]
     (prompts,) = salted
     sample = pq.read_table(study.annotations(key_) / "repeat.parquet")
@@ -728,7 +762,12 @@ def test_few_texts_are_labelled_without_compiling_unless_the_recipe_says_so(make
     for limit, setting, expected in [
         (321, "{}", {"enforce_eager": True}),
         (320, "{}", {}),
-        (321, "{enforce_eager: false, max_num_seqs: 8}", {"enforce_eager": False, "max_num_seqs": 8}),
+        (321, "{max_num_seqs: 8}", {"max_num_seqs": 8, "enforce_eager": True}),
+        (321, "{enforce_eager: false}", {"enforce_eager": False}),
+        (321, "{optimization_level: 2}", {"optimization_level": 2}),
+        (321, "{cudagraph_capture_sizes: [1, 8]}", {"cudagraph_capture_sizes": [1, 8]}),
+        (321, "{max_cudagraph_capture_size: 8}", {"max_cudagraph_capture_size": 8}),
+        (321, "{performance_mode: throughput}", {"performance_mode": "throughput"}),
     ]:
         monkeypatch.setattr(module, "MIN_COMPILED", limit)
         keys += annotate(make_study(*SMALL, f"--annotate.engine_args={setting}", folder=f"study-{len(keys)}"))
@@ -1047,6 +1086,31 @@ def test_two_models_never_share_a_process_and_passes_of_one_model_share_its_engi
     launch.annotate(fewer, files, count_rows_left(fewer, files), DEMO, [])
     assert count_rows_left(fewer, files) == 0
     assert len(load(fewer)) == 3
+
+
+def test_columns_between_passes_of_one_model_do_not_start_it_twice(make_study, engine, monkeypatch, tmp_path):
+    rows = [{"text": f"text {k}", "label": "pn"[k % 2], "llm": "np"[k % 2]} for k in range(40)]
+    source = tmp_path / "rows.jsonl"
+    source.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    columns = "{engine: columns, columns: {label: llm}, model: elsewhere, prompt: null, calibration: none}"
+    data = [f"--data.path={source}", "--data.label_names=[p, n]", "--data.test_size=null", "--data.pool_size=null"]
+    passes = f"--annotate.passes=[{columns}, {{prompt: {{seed: 2}}}}]"
+    study = make_study(*data, "--grid=null", "--train=null", passes)
+    started = []
+
+    def run_child(command):
+        assert (study.annotations(keys[1]) / "manifest.json").exists()  # of the columns
+        started.append([argument for argument in command if argument.startswith("--passes=")])
+        annotate(study, [0, 2])
+        return 0
+
+    monkeypatch.setattr(launch, "run_child", run_child)
+    files = open_rows(study)
+    keys = [plan.key for plan in plan_passes(study, files)]
+    launch.annotate(study, files, count_rows_left(study, files), DEMO, [])
+    assert started == [["--passes=0,2"]]
+    assert read_json(study.annotations_root / "current.json")["keys"] == keys
+    assert count_rows_left(study, files) == 0
 
 
 @pytest.mark.slow

@@ -240,6 +240,7 @@ def test_a_pass_of_an_engine_may_follow(make, engine):
         (["--annotate.columns=null"], "`annotate.columns` is missing. Add it, with `label`."),
         (["--annotate.engine=vllm"], "`annotate.columns` requires `engine: columns`. Got vllm. Remove one."),
         (["--annotate.prompt.instruction=x"], "`annotate.prompt` must be absent with `engine: columns`"),
+        (["--annotate.repeat_check=5"], "`annotate.repeat_check` must be 0 with `engine: columns`"),
         (
             ["--annotate.calibration=batch"],
             "must be none with `engine: columns`, as `annotate.columns` names no `probs`",

@@ -154,6 +154,43 @@ def test_the_plan_counts_the_tokens_that_are_then_asked_for_and_takes_the_studys
     assert elsewhere["train"].tokens == grown["train"].tokens
 
 
+def test_a_rate_holds_for_the_same_engine_alone(make_study, engine):
+    """Sessions in another precision, or on a GPU, do not predict this one; those of another pass do."""
+    labels_only = [*SMALL, "--grid=null", "--train=null"]
+    study = make_study(*labels_only)
+    annotate(study)
+
+    def plan(*settings):
+        return make_plan(make_study(*labels_only, *settings))[0][0]
+
+    other = ["--annotate.prompt.seed=7"]
+    assert plan(*other).is_measured
+    assert not plan(*other, "--annotate.dtype=bfloat16").is_measured
+    (file,) = study.annotations_root.glob("*/manifest.json")
+    manifest = read_json(file)
+    manifest["all_sessions"] = {"texts": 100, "seconds": 1000.0, "start_seconds": 0.0}
+    study.write_json(file, manifest)
+    slow = plan(*other).device_seconds
+    assert slow == pytest.approx(600, rel=0.1)  # of 60 texts
+    del manifest["ingredients"]["engine"]["threads"]
+    manifest["ingredients"]["engine"]["accelerator"] = "NVIDIA H200 (9.0)"
+    study.write_json(file, manifest)
+    assert not plan(*other).is_measured
+    assert plan(*other).device_seconds < slow
+
+
+def test_texts_that_are_asked_again_are_in_the_plan(make_study, engine):
+    settings = [*SMALL, "--grid=null", "--train=null"]
+    plain, more = (make_plan(make_study(*settings, f"--annotate.repeat_check={n}"))[0][0] for n in (0, 40))
+    assert (more.total - plain.total, more.done) == (40, 0)
+    assert more.tokens > 1.1 * plain.tokens
+    annotate(make_study(*settings))
+    again = make_plan(make_study(*settings, "--annotate.repeat_check=40"))[0][0]
+    assert (again.total - again.done, again.done) == (40, plain.total)
+    annotate(make_study(*settings, "--annotate.repeat_check=40"))
+    assert make_plan(make_study(*settings, "--annotate.repeat_check=40"))[0][0].seconds == 0
+
+
 def test_times_that_were_measured_on_a_loaded_machine_have_a_warning(make_study, engine, tiny_encoder, monkeypatch):
     study = make_study(*SMALL, f"--train.encoder={tiny_encoder}", "--grid.variants=[gold, llm]")
     annotate(study)

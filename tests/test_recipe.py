@@ -134,6 +134,12 @@ def test_passes_are_the_section_with_what_each_changes():
     assert all(p.prompt.template == passes[0].prompt.template and not p.passes for p in passes)
 
 
+def test_a_pass_of_columns_is_not_asked_twice():
+    change = "{engine: columns, columns: {label: llm}, prompt: null, calibration: none}"
+    recipe = load_recipe(DEMO, ["--annotate.repeat_check=7", f"--annotate.passes=[{change}, {{prompt: {{seed: 2}}}}]"])
+    assert [section.repeat_check for section in recipe.annotate.all_passes()] == [7, 0, 7]
+
+
 @pytest.mark.parametrize(
     ("settings", "part"),
     [

@@ -62,6 +62,10 @@ CHUNK_SECONDS = 20.0  # of work between two parts: what a kill can cost
 MIN_CHUNK, MAX_CHUNK = 16, MAX_PART_ROWS  # texts in a part
 MAX_GROWTH = 4  # of a chunk's size from one to the next but one
 MIN_COMPILED = 20_000  # rows of a study, below which a GPU does not make up for compiling and capturing graphs
+COMPILING = {  # arguments of vLLM with which a recipe decides on both itself
+    *("enforce_eager", "optimization_level", "cudagraph_capture_sizes", "max_cudagraph_capture_size"),
+    "performance_mode",
+}
 NUM_TRIAL = 128  # texts without one answer, or with little mass on the labels, after which the pass stops
 NUM_CAUSE_TOKENS = 8  # of the answer that shows why the labels get little mass
 ENGINE_DIED = 75  # the exit code after which the command starts another process
@@ -327,10 +331,10 @@ class _PassWork:
             is_local = section.engine != "server"
             model = resolve_model(self._study, "annotate.model", section.model, section.revision, weights=is_local)
             num_rows = len(self._files) + self._files.manifest["rows"]["test"]
-            if num_rows < MIN_COMPILED and is_local:
+            if num_rows < MIN_COMPILED and is_local and section.engine_args.keys().isdisjoint(COMPILING):
                 # It is not in the key, as a pool that grows keeps its answers: they differ in rounding, as those of
                 # other batches do. All rows count, so that a pass that is interrupted goes on with the same kernels.
-                section = section.model_copy(update={"engine_args": {"enforce_eager": True} | section.engine_args})
+                section = section.model_copy(update={"engine_args": {**section.engine_args, "enforce_eager": True}})
             self._engine = import_engine(section.engine).Engine(section, model)
             self._start_seconds += time.monotonic() - start
             self._bar.set_postfix_str("")

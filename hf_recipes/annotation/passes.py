@@ -179,7 +179,7 @@ def hash_passes(study: Study) -> str:
 
 
 def count_rows_left(study: Study, files: RowFiles, with_test: bool = True, contact: bool = True) -> int:
-    """Return the number of rows without an annotation, over all passes; 0 if `annotate` has nothing to do.
+    """Return the number of texts to ask about, over all passes; 0 if `annotate` has nothing to do.
 
     Without the test rows and `repeat_check` it is 0 if the later steps can go on. For `contact` see `plan_passes`.
     """
@@ -196,7 +196,10 @@ def count_rows_left(study: Study, files: RowFiles, with_test: bool = True, conta
 
 
 def count_rows_left_of(study: Study, files: RowFiles, plan: Pass) -> int:
-    """Return the number of rows without an annotation in one pass; at least 1 if its other files are incomplete."""
+    """Return the number of rows without an annotation in one pass, and of texts that `repeat_check` asks about again.
+
+    It is at least 1 if the other files of the pass are incomplete.
+    """
     folder = study.annotations(plan.key)
     statuses = PartFiles(folder).statuses(files.column("id", plan.splits))
     num_left = int(np.sum((statuses < 0) | (statuses == STATUSES.index(FAILED))))
@@ -205,7 +208,8 @@ def count_rows_left_of(study: Study, files: RowFiles, plan: Pass) -> int:
         parquet.read(folder / CONTENT_FREE_FILE, SCHEMA)  # Damage is reported before an engine starts.
     else:
         is_complete = False
-    return num_left or int(not is_complete or not has_repeat(study, files, plan))
+    num_left += 0 if has_repeat(study, files, plan) else min(plan.section.repeat_check, len(files))
+    return num_left or int(not is_complete)
 
 
 def draw_repeat(files: RowFiles, size: int) -> np.ndarray:
@@ -215,7 +219,7 @@ def draw_repeat(files: RowFiles, size: int) -> np.ndarray:
 
 def has_repeat(study: Study, files: RowFiles, plan: Pass) -> bool:
     """Return whether a pass has asked again about the texts of `repeat_check`."""
-    if not plan.section.repeat_check or plan.section.columns is not None:
+    if not plan.section.repeat_check:
         return True
     file = study.annotations(plan.key) / REPEAT_FILE
     if not file.exists():

@@ -35,6 +35,14 @@ def identity(annotate: Annotate) -> dict[str, Any]:
         device: dict[str, Any] = {"threads": cpu_threads(), "cpu": cpu_capability()}
     else:
         is_batch_invariant = os.environ.get(BATCH_INVARIANT, "0") != "0"
+        # vLLM computes it by `torch.mm(out_dtype=...)`, which its batch-invariant kernels do not replace.
+        overrides = _engine_args(annotate).get("hf_overrides") or {}
+        if is_batch_invariant and annotate.dtype != "float32" and overrides.get("head_dtype") == "float32":
+            raise UserError(
+                f"`{BATCH_INVARIANT}` requires a head in the model's type, as vLLM has no batch-invariant kernel for "
+                f"one in float32. Got `dtype: {annotate.dtype}` with a head in float32. Try --annotate.engine_args."
+                "hf_overrides.head_dtype=model, or --annotate.dtype=float32."
+            )
         device = {"accelerator": find_accelerator(), "batch_invariant": is_batch_invariant}
     return {"engine": "vllm", **installed, **device, "dtype": annotate.dtype, "engine_args": _engine_args(annotate)}
 
@@ -42,14 +50,16 @@ def identity(annotate: Annotate) -> dict[str, Any]:
 def find_accelerator() -> str:
     """Return the name and compute capability of the first visible GPU, as "NVIDIA H200 (9.0)"; "none" without a GPU.
 
-    vLLM asks the driver, so that CUDA does not start in this process.
+    vLLM asks the driver, so that CUDA does not start in this process, whose children use the GPU. The function of the
+    same name in `training.runs` asks torch, which starts CUDA, in processes that train and may be without vLLM.
     """
     with hush():
         from vllm.platforms import current_platform
+        from vllm.third_party.pynvml import NVMLError
 
         try:
             name = current_platform.get_device_name()
-        except NotImplementedError:  # vLLM finds no platform.
+        except (NotImplementedError, NVMLError):  # vLLM finds no platform, or the driver no visible GPU.
             return "none"
         capability = current_platform.get_device_capability()
     return f"{name} ({capability.as_version_str()})" if capability else name
