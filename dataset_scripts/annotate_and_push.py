@@ -26,30 +26,37 @@ On the Hub's own machines:
 
 Add any setting of a recipe, as --data.pool_size=4000 --annotate.dtype=bfloat16 --data.label_column=null
 --data.label_names="[yes, no]". The result equals a recipe with these settings and `hf-recipes annotate`, `hf-recipes
-push dataset`. Labels with a label mass near zero are not published. The script checks that the token can write before
-it labels.
+push dataset`. Labels with a label mass near zero are neither saved nor published. The script checks that the token can
+write before it labels.
 
 After an interruption the same command continues. Every 10 minutes it saves the labels so far on a branch of the repo,
 from which it continues on another machine, and which it deletes after the push. With --no-texts the branch has none.
 """
 
 import argparse
+import os
 import shutil
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
-import httpx
+import numpy as np
+import pyarrow.compute as pc
 import yaml
 from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError
 
 try:
+    from hf_recipes import parquet
     from hf_recipes.annotate_section import Annotate
+    from hf_recipes.annotation.store import SCHEMA
+    from hf_recipes.child import PARENT, handle_interrupts
+    from hf_recipes.launch import CHILD, interrupt
+    from hf_recipes.logs import BAD_INPUT, in_a_line
     from hf_recipes.recipe import load_recipe
     from hf_recipes.report.label_quality import read_label_quality
-    from hf_recipes.study import Study
+    from hf_recipes.study import Study, write_text
 except ModuleNotFoundError as error:
     sys.exit(f"error: hf-recipes must be installed. Got {error}. Try --with 'hf-recipes @ git+https://...'.")
 
@@ -91,33 +98,58 @@ def main():
     flags = [flag for flag, is_set in (("--private", args.private), ("--no-texts", args.no_texts)) if is_set]
 
     study, branch = Study(load_recipe(recipe, settings)), f"labelling-{name}"
+    min_label_mass = 0.0 if args.allow_low_label_mass else MIN_LABEL_MASS
+    study.check()  # a child does not compare the checksums again
     restore(study, args.repo, branch)
-    annotation = subprocess.Popen([*HF_RECIPES, "annotate", str(recipe), *settings])
+    command = [*CHILD, "hf_recipes.cli", "annotate", str(recipe), *settings]
+    annotation = subprocess.Popen(command, env={**os.environ, PARENT: str(os.getpid())})
     code = None
     while code is None:
         try:
             code = annotation.wait(60 * args.checkpoint_minutes)
         except subprocess.TimeoutExpired:
-            save(study, args.repo, branch, args.no_texts)
+            save(study, args.repo, branch, args.no_texts, min_label_mass)
+    if code == BAD_INPUT:
+        # A prompt that fails is such an error. The other ones keep what was saved.
+        if find_label_mass(study) < min_label_mass:
+            delete_branch(args.repo, branch)
+        sys.exit(code)
     if code:
-        save(study, args.repo, branch, args.no_texts)
+        save(study, args.repo, branch, args.no_texts, min_label_mass)
         sys.exit(code)
     labels = read_label_quality(study)
-    if labels.annotator and labels.annotator.label_mass_mean < MIN_LABEL_MASS and not args.allow_low_label_mass:
+    if labels.annotator and labels.annotator.label_mass_mean < min_label_mass:
+        delete_branch(args.repo, branch)
         sys.exit(
-            f"error: the mean label mass must be at least {MIN_LABEL_MASS} to publish. Got "
+            f"error: the mean label mass must be at least {min_label_mass} to publish. Got "
             f"{labels.annotator.label_mass_mean:.3f}: the LLM does not answer with a label. Try another --instruction, "
             "or --annotate.prompt.shots_per_class=1."
         )
     push = [*HF_RECIPES, "push", "dataset", str(recipe), "--repo", args.repo, *flags, *settings]
     code = subprocess.run(push, check=False).returncode
-    if code == 0 and branch in list_branches(args.repo):
-        HfApi().delete_branch(args.repo, repo_type="dataset", branch=branch)
+    if code == 0:
+        delete_branch(args.repo, branch)
     sys.exit(code)
 
 
 def list_branches(repo):
     return [branch.name for branch in HfApi().list_repo_refs(repo, repo_type="dataset").branches]
+
+
+def delete_branch(repo, branch):
+    if branch in list_branches(repo):
+        HfApi().delete_branch(repo, repo_type="dataset", branch=branch)
+
+
+def find_label_mass(study):
+    """Return the mean label mass of the labels so far, of several passes the lowest; 1 without labels."""
+    means = []
+    for folder in study.annotations_root.glob("*/"):
+        parts = folder.glob("part-*.parquet")
+        logprobs = [parquet.read(part, SCHEMA, ["logprobs"])["logprobs"].drop_null() for part in parts]
+        if num_labels := sum(map(len, logprobs)):
+            means.append(sum(np.exp(pc.list_flatten(column)).sum() for column in logprobs) / num_labels)
+    return min(means, default=1.0)
 
 
 def restore(study, repo, branch):
@@ -126,16 +158,26 @@ def restore(study, repo, branch):
         return
     with study.lock(), tempfile.TemporaryDirectory() as folder:
         kind = {"repo_type": "dataset", "revision": branch}
-        snapshot_download(repo, **kind, allow_patterns=f"{SAVED}/*", local_dir=folder)
-        shutil.copytree(Path(folder, SAVED), study.root, dirs_exist_ok=True)
+        written = [f"{SAVED}/annotations/*", f"{SAVED}/revisions.json"]
+        snapshot_download(repo, **kind, allow_patterns=written, local_dir=folder)
+        saved = Path(folder, SAVED)
+        if not (saved / "annotations").exists():
+            return  # The earlier job ended between the branch and the first upload.
+        if (saved / "revisions.json").exists():
+            write_text(study.revisions_file, (saved / "revisions.json").read_text(encoding="utf-8"))
+        # The annotations appear last and whole: with a part of them, the next save would delete the others.
+        with study.whole_folder(study.annotations_root) as temporary:
+            shutil.copytree(saved / "annotations", temporary, dirs_exist_ok=True)
 
 
-def save(study, repo, branch, no_texts):
+def save(study, repo, branch, no_texts, min_label_mass):
     """Upload the labels so far, in place of those saved before. The manifest of a pass has few-shot texts."""
     if not list(study.annotations_root.glob("*/part-*.parquet")):
         return
     ignored = ["*/.tmp-*", *(["*/manifest.json"] if no_texts else [])]
     try:
+        if find_label_mass(study) < min_label_mass:
+            return
         HfApi().create_branch(repo, repo_type="dataset", branch=branch, exist_ok=True)
         HfApi().upload_folder(
             repo_id=repo,
@@ -148,9 +190,13 @@ def save(study, repo, branch, no_texts):
             delete_patterns="*",
             commit_message="Labels so far",
         )
-    except (httpx.HTTPError, OSError) as error:  # The network, or a part that was merged meanwhile.
+    except Exception as error:
+        # A save must not end the labelling: the network, a part that was merged meanwhile (a ValueError of
+        # huggingface_hub, as are errors of LFS), and hf_xet's own errors.
         print(f"The labels so far were not saved: {error}. The next attempt follows.", file=sys.stderr)
 
 
 if __name__ == "__main__":
-    main()
+    handle_interrupts(interrupt)
+    with in_a_line():
+        main()

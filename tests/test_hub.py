@@ -737,13 +737,13 @@ def test_the_script_publishes_no_labels_without_label_mass(mass, flags, is_pushe
 
     labels = read_json(study.labels_file)
     labels["annotator"]["label_mass_mean"] = mass
-    target = tmp_path / "studies" / "tweets" / "report" / "labels.json"
-    target.parent.mkdir(parents=True)
-    target.write_text(json.dumps(labels))
     monkeypatch.chdir(tmp_path)
 
-    def start(command):
-        commands.append(command[3])
+    def start(command, env):
+        commands.append(command[4])
+        target = tmp_path / "studies" / "tweets" / "report" / "labels.json"
+        target.parent.mkdir(parents=True)
+        target.write_text(json.dumps(labels))
         return SimpleNamespace(wait=lambda seconds: 0)
 
     monkeypatch.setattr("subprocess.run", run)

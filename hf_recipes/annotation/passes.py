@@ -21,7 +21,8 @@ from .few_shot import FewShotExamples, draw_examples
 from .prompts import Prompts
 from .store import CONTENT_FREE_FILE, FAILED, REPEAT_FILE, REPEAT_SCHEMA, SCHEMA, STATUSES, PartFiles
 
-JOB_VARIABLES = ("JOB_ID", "ACCELERATOR", "CPU_CORES", "MEMORY")  # what a job on the Hub finds in its environment
+#: What a job on the Hub finds in its environment. A job of Grid Engine has JOB_ID, too.
+JOB_VARIABLES = ("JOB_ID", "ACCELERATOR", "CPU_CORES", "MEMORY")
 SERVERS_FILE = "servers.json"  # by model, what the servers ran when they were last asked
 
 
@@ -265,7 +266,7 @@ def write_manifest(study: Study, files: RowFiles, plan: Pass, session: dict[str,
             "last_session": session,
             "all_sessions": {name: round(earlier.get(name, 0) + value, 1) for name, value in session.items()},
             "load_average": max(round(os.getloadavg()[0], 1), manifest.get("load_average", 0.0)),
-            **({"job": job} if "job_id" in job else {}),
+            **({"job": job} if len(job) == len(JOB_VARIABLES) else {}),
         },
     )
 
