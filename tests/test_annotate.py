@@ -1155,7 +1155,8 @@ def test_ctrl_c_while_something_is_imported_raises_nothing_in_it(tmp_path):
 
 
 @pytest.mark.parametrize("alone", [False, True])  # the process that annotates: it has a group of its own
-def test_ctrl_c_in_mid_work_keeps_what_is_done(alone, stand_in, tmp_path, make_study):
+def test_ctrl_c_in_mid_work_keeps_what_is_done(alone, stand_in, tmp_path, make_study, monkeypatch):
+    monkeypatch.setenv("SECONDS", "0.01")  # for a text: ten seconds for all, so that the signal comes before the end
     settings = [*SMALL, "--data.pool_size=1000"]
     child = stand_in(tmp_path / "study", arguments=settings)
     study = make_study(*settings)
