@@ -17,8 +17,15 @@ from pathlib import Path
 from ratio import show
 
 ROOT = Path(__file__).resolve().parent.parent
-# The Qwen models are asked in their chat template, with two few-shot examples of each class instead of four.
+# The Qwen models are asked in their chat template, with two few-shot examples of each class instead of four. Unless the
+# instruction ends with what to answer, they begin with a sentence, and the labels have a mass below 0.05.
 CHAT = ["--annotate.prompt.chat=true", "--annotate.prompt.shots_per_class=2"]
+ANSWERS = {
+    "tweets": "positive, neutral or negative",
+    "sms-spam": "spam or ham",
+    "manifestos": "past, present or future",
+    "toxic": "hate, offensive or neither",
+}
 MODELS = {
     "SmolLM2-135M": ["--annotate.model=models/SmolLM2-135M-Instruct"],
     "Gemma-3-270M": ["--annotate.model=models/gemma-3-270m"],
@@ -39,6 +46,9 @@ def measure(name: str, model: str, folder: str, settings: list[str]) -> tuple[li
 
     recipe = ROOT / "hf_recipes" / "recipes" / "annotators" / f"{name}.yaml"
     label = f"annotator-{name}-{model}"
+    if MODELS[model][1:] == CHAT:
+        instruction = load_recipe(recipe, settings).annotate.asked.instruction
+        settings = [f"--annotate.prompt.instruction={instruction} Answer with one word: {ANSWERS[name]}.", *settings]
     settings = [*MODELS[model], f"--name={label}", f"--output_dir={folder}/{label}", *settings]
     subprocess.run([sys.executable, "-m", "hf_recipes.cli", "annotate", recipe, *settings], check=True, cwd=ROOT)
     rows, ratios = [], []
