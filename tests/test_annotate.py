@@ -148,7 +148,10 @@ def test_keys_know_the_gpu_and_batch_invariance(engine_name, make_study, monkeyp
     study = make_study(*SMALL, f"--annotate.engine={engine_name}")
     installed = {"vllm": "0.33.0", "torch": "2.14.0", "ray": "2.60.0"}
     for module_name in ("vllm_engine", "ray_engine"):
-        monkeypatch.setattr(f"hf_recipes.annotation.engines.{module_name}.versions", lambda *names: installed)
+        monkeypatch.setattr(
+            f"hf_recipes.annotation.engines.{module_name}.versions",
+            lambda *names: {name: installed[name] for name in names if name in installed},
+        )
     monkeypatch.setattr("vllm.platforms.current_platform", StandInPlatform())
     monkeypatch.delenv("VLLM_BATCH_INVARIANT", raising=False)
 
@@ -167,7 +170,9 @@ def test_keys_know_the_gpu_and_batch_invariance(engine_name, make_study, monkeyp
     assert identity()["accelerator"] == "NVIDIA A100 (9.0)"
     monkeypatch.setattr(StandInPlatform, "name", None)
     assert identity()["accelerator"] == "none"
-    assert len(set(keys)) == 4
+    installed["flashinfer-python"] = "0.6.1"  # vLLM chooses another attention backend where it finds FlashInfer
+    assert identity()["flashinfer-python"] == "0.6.1"
+    assert len(set(keys)) == 5
 
 
 def test_batch_invariance_requires_a_head_that_vllm_computes_so(make_study, monkeypatch):

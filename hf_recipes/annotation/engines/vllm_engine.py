@@ -43,7 +43,9 @@ def identity(annotate: Annotate) -> dict[str, Any]:
                 f"one in float32. Got `dtype: {annotate.dtype}` with a head in float32. Try --annotate.engine_args."
                 "hf_overrides.head_dtype=model, or --annotate.dtype=float32."
             )
+        # vLLM chooses the attention backend by its version, model and accelerator, and by whether it finds FlashInfer.
         device = {"accelerator": find_accelerator(), "batch_invariant": is_batch_invariant}
+        device |= versions("flashinfer-python")
     return {"engine": "vllm", **installed, **device, "dtype": annotate.dtype, "engine_args": _engine_args(annotate)}
 
 
