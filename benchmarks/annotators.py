@@ -17,20 +17,11 @@ from pathlib import Path
 from ratio import show
 
 ROOT = Path(__file__).resolve().parent.parent
-# The Qwen models are asked in their chat template, with two few-shot examples of each class instead of four. Unless the
-# instruction ends with what to answer, they begin with a sentence, and the labels have a mass below 0.05.
-CHAT = ["--annotate.prompt.chat=true", "--annotate.prompt.shots_per_class=2"]
-ANSWERS = {
-    "tweets": "positive, neutral or negative",
-    "sms-spam": "spam or ham",
-    "manifestos": "past, present or future",
-    "toxic": "hate, offensive or neither",
-}
 MODELS = {
-    "SmolLM2-135M": ["--annotate.model=models/SmolLM2-135M-Instruct"],
-    "Gemma-3-270M": ["--annotate.model=models/gemma-3-270m"],
-    "Qwen2.5-Coder-0.5B": ["--annotate.model=models/Qwen2.5-Coder-0.5B-Instruct", *CHAT],
-    "Qwen2.5-Coder-1.5B": ["--annotate.model=models/Qwen2.5-Coder-1.5B-Instruct", *CHAT],
+    "SmolLM2-135M": "models/SmolLM2-135M-Instruct",
+    "Gemma-3-270M": "models/gemma-3-270m",
+    "Qwen2.5-Coder-0.5B": "models/Qwen2.5-Coder-0.5B-Instruct",
+    "Qwen2.5-Coder-1.5B": "models/Qwen2.5-Coder-1.5B-Instruct",
 }
 RECIPES = ["tweets", "sms-spam", "manifestos", "toxic"]
 CALIBRATIONS = ["none", "contextual", "batch", "auto"]
@@ -46,10 +37,7 @@ def measure(name: str, model: str, folder: str, settings: list[str]) -> tuple[li
 
     recipe = ROOT / "hf_recipes" / "recipes" / "annotators" / f"{name}.yaml"
     label = f"annotator-{name}-{model}"
-    if MODELS[model][1:] == CHAT:
-        instruction = load_recipe(recipe, settings).annotate.asked.instruction
-        settings = [f"--annotate.prompt.instruction={instruction} Answer with one word: {ANSWERS[name]}.", *settings]
-    settings = [*MODELS[model], f"--name={label}", f"--output_dir={folder}/{label}", *settings]
+    settings = [f"--annotate.model={MODELS[model]}", f"--name={label}", f"--output_dir={folder}/{label}", *settings]
     subprocess.run([sys.executable, "-m", "hf_recipes.cli", "annotate", recipe, *settings], check=True, cwd=ROOT)
     rows, ratios = [], []
     for calibration in CALIBRATIONS:
