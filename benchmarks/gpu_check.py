@@ -383,13 +383,13 @@ def find_reason(part: str, is_cpu: bool) -> str | None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("parts", nargs="*", metavar="PART", help="training or labelling; both by default")
+    parser.add_argument("part", nargs="?", choices=PARTS, help="both by default")
     parser.add_argument("--cpu", action="store_true", help="run on the CPU, in small")
     arguments = parser.parse_args()
     start, table = time.monotonic(), []
     with tempfile.TemporaryDirectory(prefix="gpu-check-") as folder:
         place = Place(Path(folder), arguments.cpu, start + (CPU if arguments.cpu else GPU).seconds)
-        for part in arguments.parts or PARTS:
+        for part in [arguments.part] if arguments.part else PARTS:
             if reason := find_reason(part, arguments.cpu):
                 table.append((part, "all", "skipped", reason))
                 continue

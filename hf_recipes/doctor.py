@@ -55,7 +55,7 @@ print(state) if current_platform.device_type and free > 4 else sys.exit(state)
 }
 FIXES = {
     "torch": "install a build for this machine; uninstall a torchvision that does not fit torch",
-    "GPU": "not needed for the demo; for a GPU, update the driver, and install requirements/gpu.txt in an environment",
+    "GPU": "not needed for the demo; for a GPU see docs/scaling.md#on-a-gpu, and update the driver",
     "vLLM": "free 4 GB, install requirements/cpu.txt or 'hf-recipes[vllm]', or use engine: server",
 }
 FIX_MEMORY = "lower annotate.max_model_len, free the GPU, or take float16, a smaller model or more GPUs"

@@ -58,8 +58,8 @@ def resolve_model(study: Study, key: str, name: str, revision: str | None, weigh
             folder = Path(snapshot_download(name, revision=sha, allow_patterns=patterns, ignore_patterns=SECOND_COPY))
         except Exception as error:  # a name that is no Hub id, the Hub's own errors, and all that a network can do
             raise UserError(
-                f"{key}: '{name}' is no local folder, and the Hub says: {first_line(error)}; correct the name, log in "
-                "with hf auth login if it is gated, or name a folder"
+                f"`{key}` must be a local folder or a model on the Hub. Got {name}: {first_line(error)}. Correct the "
+                "name, log in with `hf auth login` if it is gated, go online, or give a folder."
             ) from None
         identity = folder.name
         if asked not in pinned and study.recipe_file.exists():

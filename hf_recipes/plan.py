@@ -102,8 +102,14 @@ def predict_steps(study: Study, rates_of: Study | None = None, device: str | Non
     num_usable = count_usable(recipe, files)
     if recipe.grid:
         check_training(study, weights=False, is_elsewhere=device is not None)
-        if device:
-            check_precision(read_accelerate_config(study.training), hardware.has_bfloat16, device)
+        config = read_accelerate_config(study.training)
+        if device and config["use_cpu"]:
+            yield (
+                f"The times are those of {device}, but `train.accelerate_config` trains on the CPU. Got "
+                f"{config['path']}. Try one-gpu."
+            )
+        elif device:
+            check_precision(config, hardware.has_bfloat16, device)
         yield from check_sizes(recipe.grid, num_usable)
     if models := {section.model for section in recipe.annotate.all_passes() if section.engine == "server"}:
         unknown = ", ".join(sorted(models - read_servers(study).keys()))

@@ -245,6 +245,7 @@ def test_the_plan_is_a_table_with_hours_and_bytes_and_knows_its_devices(command,
     # A plan of many texts takes a while.
     assert caplog.messages == ["60 texts and 20 test texts. Counting what is left to label ..."]
     assert "they follow from h100's data sheet" in " ".join(output.split())
+    assert "The times are those of h100, but `train.accelerate_config` trains on the CPU." in " ".join(output.split())
     assert "x sizes [10, 20] x seeds [0, 1];" in " ".join(output.split())
     curves = ("--grid.variants=[gold, llm, gold-only]", "--grid.curves=[gold, llm]", "--accept-changes")
     shown = " ".join(command(*given, *curves)[1].split())
@@ -294,7 +295,7 @@ def test_a_plan_for_another_device_has_its_precision_and_no_gpu_is_required_here
         return {step.name: step for step in make_plan(study, device=device)[0]}
 
     study = make_study(*SMALL, f"--train.encoder={tiny_encoder}", "--train.accelerate_config=one-gpu")
-    with pytest.raises(UserError, match="must suit this machine, which has no such GPU with CUDA"):
+    with pytest.raises(UserError, match="must suit this machine, which has too few CUDA GPUs"):
         make_plan(study)
     assert plan("h100", "--train.accelerate_config=one-gpu")["train"].seconds > 0
     with pytest.raises(UserError, match=r"one-gpu.yaml must be 'no' on t4, which has no bfloat16.*one-gpu-float32"):

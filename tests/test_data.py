@@ -274,7 +274,10 @@ def test_a_recipe_that_stops_with_an_error_leaves_no_study_to_refuse_the_mended_
             ["--data.path=nosuch.csv"],
             ["`data.path` must be a file, a folder or a Hub dataset. Got nosuch.csv, which does not exist."],
         ),
-        (["--annotate.model=models/nothing"], ["annotate.model: 'models/nothing' is no local folder"]),
+        (
+            ["--annotate.model=models/nothing"],
+            ["`annotate.model` must be a local folder or a model"],
+        ),
         (["--train.encoder=tests"], ["train.encoder: tests has no .safetensors file"]),
         (
             ["--train.accelerate_config=README.md"],

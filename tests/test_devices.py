@@ -80,7 +80,7 @@ def test_an_accelerator_without_cuda_is_refused(study, make_study, monkeypatch):
     monkeypatch.setattr("torch.accelerator.is_available", lambda: True)  # of Intel or Apple
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     other = make_study(f"--train.encoder={study.training.encoder}", "--train.accelerate_config=one-gpu-float32")
-    with pytest.raises(UserError, match=r"must suit this machine, which has no such GPU with CUDA. Got .*. Try cpu"):
+    with pytest.raises(UserError, match=r"must suit this machine, which has too few CUDA GPUs. Got .*. Try cpu"):
         check_training(other)
 
 
@@ -106,7 +106,7 @@ def test_gpus_of_two_kinds_are_refused_if_both_would_train(study, make_study, st
         check(num_processes=2, distributed_type="MULTI_GPU")
     check()
     check(num_processes=2, distributed_type="MULTI_GPU", gpu_ids="0,2")
-    with pytest.raises(UserError, match="has no such GPU"):
+    with pytest.raises(UserError, match="has too few CUDA GPUs"):
         check(gpu_ids="3")
     with pytest.raises(UserError, match="`gpu_ids` in .* must be all, or numbers with commas. Got GPU-1"):
         check(gpu_ids="GPU-1")

@@ -106,7 +106,7 @@ def test_a_study_made_by_another_recipe_is_refused_unless_told(command, make_stu
     assert "--accept-changes" in errors
     assert study.recipe_file.read_text() == before
     code, _, errors = command(*changed, "--accept-changes")
-    assert "'models/none' is no local folder" in errors
+    assert "must be a local folder or a model on the Hub. Got models/none" in errors
     assert study.recipe_file.read_text() == before  # a recipe that stops with an error takes nothing over
     with make_study("--train.epochs=9").lock():
         assert "epochs: 9" in study.recipe_file.read_text()

@@ -341,7 +341,7 @@ def check_training(study: Study, weights: bool = True, is_elsewhere: bool = Fals
         gpus = [gpu for gpu in list_gpus(config) if gpu < num_visible]  # a training process sees its own alone
         if not gpus:
             raise UserError(
-                "`train.accelerate_config` must suit this machine, which has no such GPU with CUDA. Got "
+                "`train.accelerate_config` must suit this machine, which has too few CUDA GPUs. Got "
                 f"{config['path']}. Try cpu."
             )
         kinds = list(dict.fromkeys(find_accelerator(gpu) for gpu in gpus))
@@ -366,7 +366,7 @@ def check_precision(config: dict[str, Any], has_bfloat16: bool, device: str) -> 
     if config["mixed_precision"] == "bf16" and not has_bfloat16:
         raise UserError(
             f"`mixed_precision` in {config['path']} must be 'no' on {device}, which has no bfloat16. Got bf16. Try "
-            "--train.accelerate_config=one-gpu-float32."
+            "--train.accelerate_config=one-gpu-float32, or a copy of the file with 'no'."
         )
 
 
