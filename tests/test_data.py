@@ -285,7 +285,7 @@ def test_a_recipe_that_stops_with_an_error_leaves_no_study_to_refuse_the_mended_
         ),
         (
             ["--train.accelerate_config=one-gpu"],
-            ["must suit this machine, which has no GPU. Got ", "one-gpu.yaml. Try cpu."],
+            ["must suit this machine, which has too few CUDA GPUs. Got ", "one-gpu.yaml. Try cpu."],
         ),
         (
             ["--train.max_length=600"],
