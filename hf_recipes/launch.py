@@ -110,7 +110,7 @@ def train(study: Study, runs: "Runs", recipe: Path, overrides: list[str], go_on:
 
 def make_launcher(config: dict[str, Any]) -> list[str]:
     """Return the command that starts the training processes."""
-    from .training.runs import threads
+    from .training.devices import threads
 
     num_processes = config["num_processes"]
     if config["use_cpu"] and num_processes > 1:  # `accelerate launch` would start one

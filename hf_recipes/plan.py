@@ -30,17 +30,14 @@ from .labels.pool import StudyLabels, read_labels
 from .models import load_tokenizer
 from .report.render import make_console
 from .study import Run, Study, read_json
+from .training.devices import check_precision, find_accelerator, list_gpus, read_accelerate_config
 from .training.grid import check_sizes, describe_few_steps, list_runs
 from .training.runs import (
     FAST,
     Runs,
     check_encoder,
-    check_precision,
     check_training,
-    find_accelerator,
-    list_gpus,
     other_runs,
-    read_accelerate_config,
 )
 from .variants import CONFIDENT
 

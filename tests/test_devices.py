@@ -17,15 +17,10 @@ from hf_recipes.launch import make_launcher
 from hf_recipes.recipe import Train
 from hf_recipes.report.findings import describe
 from hf_recipes.study import read_json
+from hf_recipes.training.devices import find_accelerator, list_gpus, read_accelerate_config, set_precision
 from hf_recipes.training.fine_tuning import LabelledTexts, Tokens, embed, fine_tune, pad, predict
 from hf_recipes.training.linear import train_baselines
-from hf_recipes.training.runs import (
-    check_training,
-    find_accelerator,
-    list_gpus,
-    read_accelerate_config,
-    set_precision,
-)
+from hf_recipes.training.runs import check_training
 from hf_recipes.training.train import check_processes
 
 CONFIGS = sorted((DEMO.parent / "accelerate").glob("*.yaml"))

@@ -17,8 +17,8 @@ from test_train import SETTINGS, annotated, launch, one_thread, predictions, tab
 
 from hf_recipes.errors import UserError
 from hf_recipes.study import read_json
+from hf_recipes.training.devices import read_accelerate_config
 from hf_recipes.training.grid import all_runs
-from hf_recipes.training.runs import read_accelerate_config
 from hf_recipes.training.train import train
 
 GRID = ["--grid.sizes=[40]", "--grid.variants=[gold, llm]", "--train.epochs=25"]

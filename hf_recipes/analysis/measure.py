@@ -294,14 +294,14 @@ def _notes(study: Study, labels: StudyLabels, runs: Runs) -> list[str]:
             "Which of the LLM's errors classifiers copy is unknown: it requires the LLM's labels of the test texts "
             "(hf-recipes annotate), by one pass for all runs."
         )
-    trained = [read_json(study.run(run) / "run.json")["environment"] for run in runs.all]
+    environments = [read_json(study.run(run) / "run.json")["environment"] for run in runs.all]
     manifests = [read_json(study.annotations(annotations.key) / "manifest.json") for annotations in labels.annotations]
-    labelled = [manifest["ingredients"]["engine"] for manifest in manifests]
-    for what, environments in (("Runs", trained), ("Passes of the LLM", labelled)):
-        devices = Counter(filter(None, map(_describe_device, environments)))
+    engines = [manifest["ingredients"]["engine"] for manifest in manifests]
+    for subject, records in (("Runs", environments), ("Passes of the LLM", engines)):
+        devices = Counter(filter(None, map(_describe_device, records)))
         if len(devices) > 1:
             counts = ", ".join(f"{count:,} on {name}" for name, count in sorted(devices.items()))
-            notes.append(f"{what} come from different devices ({counts}), which may add to the differences of runs.")
+            notes.append(f"{subject} come from different devices ({counts}), which may add to the differences of runs.")
     return notes
 
 

@@ -74,7 +74,7 @@ def load_test_annotations(study: Study, test: Rows) -> Annotations | None:
 def load_repeat(study: Study, key: str, files: RowFiles) -> tuple[np.ndarray, np.ndarray]:
     """Return the positions in the pool of the texts that a pass asked about twice, and their second answers.
 
-    The answers have the shape `(m, K)` and are nan without one. There are none without `annotate.repeat_check`.
+    The answers have the shape `(m, K)`; a missing one is nan. Without `annotate.repeat_check` both arrays are empty.
     """
     file = study.annotations(key) / REPEAT_FILE
     if not file.exists():

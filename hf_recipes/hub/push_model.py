@@ -22,7 +22,8 @@ from ..models import SETTINGS, WEIGHTS
 from ..report.findings import describe_warning
 from ..study import Run, Study, read_json
 from ..training.classifiers import Classifiers, classifier_folder, find_classifiers, find_nearest
-from ..training.runs import Runs, read_accelerate_config
+from ..training.devices import read_accelerate_config
+from ..training.runs import Runs
 from .bundle import HOME
 from .card import merge_model_card
 from .commit import Change, Target, after_commit, check_files, commit, log_change, make_repo

@@ -139,8 +139,8 @@ def _measure_repeat(study: Study, labels: StudyLabels, number: int) -> dict[str,
     if not has_both.any():
         return None
     answers = [first[has_both], second[has_both]]
-    shifted = [shift(logprobs, annotations.content_free, method, annotations.logprobs) for logprobs in answers]
-    changed = shifted[0].argmax(axis=1) != shifted[1].argmax(axis=1)
+    calibrated = [shift(logprobs, annotations.content_free, method, annotations.logprobs) for logprobs in answers]
+    changed = calibrated[0].argmax(axis=1) != calibrated[1].argmax(axis=1)
     max_difference = float(np.abs(answers[0] - answers[1]).max()) if annotations.section.has_label_mass else None
     return {"n": len(changed), "changed": int(changed.sum()), "max_difference": max_difference}
 

@@ -10,8 +10,9 @@ from ..errors import UserError, first_line
 from ..models import Model, load_tokenizer
 from ..recipe import Train
 from ..study import Run, Study
+from .devices import read_accelerate_config, set_precision, threads
 from .fine_tuning import Tokens, predict
-from .runs import Runs, read_accelerate_config, set_precision, threads
+from .runs import Runs
 
 ENSEMBLE = "ensemble"
 

@@ -22,8 +22,9 @@ from ..recipe import load_recipe
 from ..study import Run, Study, cpu_threads
 from ..variants import CONFIDENT
 from .confident import leave_out
+from .devices import list_gpus
 from .run_folder import write_failure, write_run
-from .runs import Runs, check_training, list_gpus
+from .runs import Runs, check_training
 
 BLOCK = 64  # runs whose folders appear together: what a kill can cost
 

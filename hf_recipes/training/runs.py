@@ -2,12 +2,9 @@
 
 import copy
 import hashlib
-import os
-import re
 from dataclasses import replace
-from functools import cache, cached_property
+from functools import cached_property
 from itertools import chain
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,11 +16,10 @@ from ..hashing import hash_ids, hash_order, make_key
 from ..labels.pool import StudyLabels
 from ..labels.rules import Labels, training_labels
 from ..models import Model, resolve_model
-from ..parsing import parse_yaml
-from ..recipe import Train
-from ..study import PACKAGE, Method, Run, Study, cpu_capability, cpu_threads, read_json, versions
+from ..study import Method, Run, Study, cpu_capability, cpu_threads, read_json, versions
 from ..variants import CONFIDENT
 from .confident import RULE
+from .devices import FLOAT32_PRECISION, check_gpus, find_accelerator, list_gpus, read_accelerate_config, threads
 from .fine_tuning import RULES as TRAINING_RULES
 from .grid import all_runs, check_sizes, crossed_runs, list_runs, paired_runs, permutation
 
@@ -41,8 +37,6 @@ NOT_IN_KEY = {
     *("encoder", "revision", "encoder_mode", "accelerate_config", "save_models", "trackers", "out_of_bag"),
     "runs_per_device",
 }
-#: Of torch: on GPUs, matrix products of float32 numbers use TF32.
-FLOAT32_PRECISION = "high"
 #: The settings that change a head, and the versions of what else does: to be increased when heads.py, features.py or
 #: linear.py computes something else.
 HEAD_SETTINGS, HEAD_RULES, TFIDF_RULES = {"max_length", "warmup_ratio", "weight_decay"}, 1, 1
@@ -282,39 +276,6 @@ class Runs:
                     (self._study.run(run) / "failed.json").unlink()
 
 
-def threads(config: dict[str, Any]) -> int:
-    """Return the threads of each process on the CPU: an equal share of the machine's."""
-    return max(1, cpu_threads() // config["num_processes"])
-
-
-def set_precision(device: Any) -> None:
-    """Let torch use TF32 on a GPU. On a CPU the setting would change sums too, so it remains as it is."""
-    import torch
-
-    if device.type == "cuda":
-        torch.set_float32_matmul_precision(FLOAT32_PRECISION)
-
-
-def list_gpus(config: dict[str, Any]) -> list[int]:
-    """Return the GPUs that train, at most `num_devices`, as torch numbers them in this process.
-
-    They are the `gpu_ids` of the configuration, or the first ones if these are all or CUDA_VISIBLE_DEVICES is set.
-    """
-    if config["gpu_ids"] == "all" or os.environ.get("CUDA_VISIBLE_DEVICES"):
-        return list(range(config["num_devices"]))
-    return [int(number) for number in config["gpu_ids"].split(",")][: config["num_devices"]]
-
-
-@cache
-def find_accelerator(gpu: int) -> str:
-    """Return the name and compute capability of a GPU, as "NVIDIA H200 (9.0)"; "none" without it."""
-    import torch
-
-    if not torch.cuda.is_available() or gpu >= torch.cuda.device_count():
-        return "none"
-    return f"{torch.cuda.get_device_name(gpu)} ({'.'.join(map(str, torch.cuda.get_device_capability(gpu)))})"
-
-
 def check_training(study: Study, weights: bool = True, is_elsewhere: bool = False) -> None:
     """Check the encoder and the accelerate configuration before anything is trained.
 
@@ -335,39 +296,7 @@ def check_training(study: Study, weights: bool = True, is_elsewhere: bool = Fals
         )
     config = read_accelerate_config(study.training)
     if not config["use_cpu"] and not is_elsewhere:
-        import torch
-
-        num_visible = torch.cuda.device_count() if torch.cuda.is_available() else 0
-        gpus = [gpu for gpu in list_gpus(config) if gpu < num_visible]  # a training process sees its own alone
-        if not gpus:
-            raise UserError(
-                "`train.accelerate_config` must suit this machine, which has too few CUDA GPUs. Got "
-                f"{config['path']}. Try cpu."
-            )
-        kinds = list(dict.fromkeys(find_accelerator(gpu) for gpu in gpus))
-        if len(kinds) > 1:  # processes would train the runs of each other's GPUs again
-            raise UserError(
-                f"`train.accelerate_config` must name GPUs of one kind. Got {', '.join(kinds)} by {config['path']}. "
-                "Set CUDA_VISIBLE_DEVICES to those of one kind, as CUDA_VISIBLE_DEVICES=0, and `num_processes` to "
-                "their number."
-            )
-        check_precision(config, torch.cuda.get_device_capability(gpus[0]) >= (8, 0), kinds[0])
-
-
-def check_precision(config: dict[str, Any], has_bfloat16: bool, device: str) -> None:
-    """Raise `UserError` for mixed precision in bfloat16 on a device without such arithmetic, which emulates it slowly.
-
-    Args:
-        config (`dict`):
-            What `read_accelerate_config` returned.
-        has_bfloat16 (`bool`), device (`str`):
-            Whether the device has it, and its name.
-    """
-    if config["mixed_precision"] == "bf16" and not has_bfloat16:
-        raise UserError(
-            f"`mixed_precision` in {config['path']} must be 'no' on {device}, which has no bfloat16. Got bf16. Try "
-            "--train.accelerate_config=one-gpu-float32, or a copy of the file with 'no'."
-        )
+        check_gpus(config)
 
 
 def check_encoder(study: Study, weights: bool = True) -> Model:
@@ -404,49 +333,3 @@ def other_runs(study: Study) -> str | None:
         f"{count:,} trained runs in {study.root} are not in this recipe and are left out. Repeat command-line settings "
         "in every step, or write them into the recipe."
     )
-
-
-def read_accelerate_config(train: Train) -> dict[str, Any]:
-    """Return the recipe's accelerate configuration, with its `path`.
-
-    `num_devices` is the file's number of processes; `num_processes` counts `train.runs_per_device` for each of these.
-
-    Raises:
-        UserError: the file does not exist or is not a supported configuration.
-    """
-    name = train.accelerate_config
-    folder = PACKAGE / "recipes" / "accelerate"
-    path = folder / f"{name}.yaml" if (folder / f"{name}.yaml").exists() else Path(name)
-    if not path.is_file():
-        known = ", ".join(sorted(p.stem for p in folder.glob("*.yaml")))
-        raise UserError(f"`train.accelerate_config` must be a file or one of {known}. Got {name}.")
-    try:
-        content = parse_yaml(path.read_text(encoding="utf-8"))
-    except ValueError:
-        content = None
-    if not isinstance(content, dict):
-        raise UserError(
-            f"`train.accelerate_config` must be an accelerate configuration. Got {path}. Try `accelerate config`."
-        )
-    base = {"use_cpu": False, "mixed_precision": "no", "num_processes": 1, "num_machines": 1, "gpu_ids": "all"}
-    config = {**base, **{key: value for key, value in content.items() if value is not None}, "path": str(path)}
-    kind = str(content.get("distributed_type") or "NO")
-    if kind not in ("NO", "MULTI_GPU", "MULTI_CPU") or content.get("dynamo_config"):
-        raise UserError(
-            f"`distributed_type` in {path} must be NO, MULTI_GPU or MULTI_CPU, without `dynamo_config`. Got {kind}."
-        )
-    if config["num_machines"] != 1:
-        raise UserError(
-            f"`num_machines` in {path} must be 1. Got {config['num_machines']}. To share the grid, start `hf-recipes "
-            "train` on each machine."
-        )
-    if config["mixed_precision"] not in ("no", "bf16"):
-        raise UserError(f"`mixed_precision` in {path} must be 'no' or bf16. Got {config['mixed_precision']}.")
-    config["gpu_ids"] = str(config["gpu_ids"]).replace(" ", "")
-    if not re.fullmatch(r"all|\d+(,\d+)*", config["gpu_ids"]):
-        raise UserError(
-            f"`gpu_ids` in {path} must be all, or numbers with commas. Got {config['gpu_ids']}. Remove it, and set "
-            "CUDA_VISIBLE_DEVICES."
-        )
-    num_devices = config["num_processes"]
-    return config | {"num_devices": num_devices, "num_processes": num_devices * train.runs_per_device}

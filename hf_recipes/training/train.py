@@ -32,11 +32,12 @@ from ..recipe import load_recipe
 from ..study import Run, Study
 from ..variants import CONFIDENT
 from .confident import leave_out
+from .devices import list_gpus, read_accelerate_config, set_precision, threads
 from .features import load_encoder
 from .fine_tuning import DIVERGED, Curves, LabelledTexts, Tokens, embed, fine_tune, predict
 from .grid import NUM_PROBES, find_probes
 from .run_folder import write_failure, write_run
-from .runs import PREDICTIONS, Runs, check_training, list_gpus, read_accelerate_config, set_precision, threads
+from .runs import PREDICTIONS, Runs, check_training
 
 logger = logging.getLogger(__name__)
 

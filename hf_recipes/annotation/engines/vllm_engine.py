@@ -53,7 +53,7 @@ def find_accelerator() -> str:
     """Return the name and compute capability of the first visible GPU, as "NVIDIA H200 (9.0)"; "none" without a GPU.
 
     vLLM asks the driver, so that CUDA does not start in this process, whose children use the GPU. The function of the
-    same name in `training.runs` asks torch, which starts CUDA, in processes that train and may be without vLLM.
+    same name in `training.devices` asks torch, which starts CUDA, in processes that train and may be without vLLM.
     """
     with hush():
         from vllm.platforms import current_platform
