@@ -109,7 +109,7 @@ def test_the_same_key_gives_the_same_bits_whatever_ran_before(annotated):
 def test_runs_of_another_machine_are_measured_and_not_taken_for_ones_own(annotated, monkeypatch):
     study = annotated(*FEW)
     train(study)
-    monkeypatch.setattr("hf_recipes.training.runs.cpu_threads", lambda: 99)
+    monkeypatch.setattr("hf_recipes.training.devices.cpu_threads", lambda: 99)
     assert len(open_runs(study).left()) == 4
     monkeypatch.undo()
     assert open_runs(study).left() == []
@@ -164,7 +164,7 @@ def test_every_ingredient_of_a_run_is_in_its_key(annotated, monkeypatch):
     for other in ("seed", "size", "variant"):
         place = {"seed": ("llm", 10, 1), "size": ("llm", 20, 0), "variant": ("gold", 10, 0)}[other]
         keys[other] = open_runs(study).key(the_run(study, *place))
-    monkeypatch.setattr("hf_recipes.training.runs.cpu_threads", lambda: 99)
+    monkeypatch.setattr("hf_recipes.training.devices.cpu_threads", lambda: 99)
     keys["threads"] = open_runs(study).key(run)
     monkeypatch.setattr("hf_recipes.training.runs.versions", lambda *names: {"torch": "0"})
     keys["versions"] = open_runs(study).key(run)
