@@ -1,0 +1,163 @@
+"""Print the tables of docs/study.md from the results in docs/study.
+
+    .venv/bin/python benchmarks/study_claims.py [--method heads]
+
+A claim *holds* if the 95% interval of its difference excludes 0 in the claimed direction, for primary comparisons after
+Holm's correction. It *does not hold* if the interval excludes both 0 in that direction, or a difference as large as the
+study was planned for: 0.02 in macro-F1, 0.03 in disagreement and copied errors. Otherwise it is *inconclusive*.
+"""
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+
+from hf_recipes.analysis.metric_modules import LEVEL
+from hf_recipes.analysis.schema import Interval, Results, read_results
+
+STUDIES = Path(__file__).resolve().parent.parent / "docs" / "study"
+DATA, ANNOTATORS = ("tweets", "manifestos", "toxic"), ("0.5b", "1.5b")
+FOLDERS = {"heads": "heads-100", "fine-tuning": "report"}
+PLANNED = {"macro_f1": 0.02, "pairwise_disagreement": 0.03, "copied": 0.03}
+FLIP = "llm-flip-replace"
+
+
+def show(value: float, interval: Interval) -> str:
+    """Return a number with its interval."""
+    return f"{value:+.3f}" + (f" [{interval[0]:.3f}, {interval[1]:.3f}]" if interval else "")
+
+
+def judge(difference: object, sign: int, figure: str) -> str:
+    """Return the word for a claimed direction (`sign`) of a difference, and the difference."""
+    if difference is None:
+        return "not run"
+    low, high = sorted(sign * bound for bound in difference.interval)
+    p_value = getattr(difference, "p_holm", None)
+    is_clear = low > 0 and (p_value is None or p_value < 1 - LEVEL)
+    word = "holds" if is_clear else "does not hold" if low <= 0 and high < PLANNED[figure] else "inconclusive"
+    return f"**{word}** {show(difference.difference, difference.interval)}"
+
+
+def compare(variant: str, against: str, figure: str, sign: int) -> Callable[[Results], str]:
+    """Return what fills a cell with a comparison at the largest size."""
+    return lambda results: judge(results.find(variant, against, figure), sign, figure)
+
+
+def describe_plateau(results: Results) -> str:
+    """Return whether LLM labels stop gaining before gold does, and the gains of both."""
+    plateaus = [p for p in results.plateaus if (p.variant, p.figure) == ("llm", "macro_f1")]
+    if not plateaus or plateaus[0].premature_plateau is None:
+        return "not run"
+    plateau = plateaus[0]
+    word = {"yes": "holds", "no": "does not hold", "inconclusive": "inconclusive"}[plateau.premature_plateau]
+    gold = show(plateau.against_gain, plateau.against_gain_interval)
+    return f"**{word}** {show(plateau.gain, plateau.gain_interval)}, gold {gold}"
+
+
+def describe_rare_class(results: Results) -> str:
+    """Return the F1 of the rarest class of the pool, and of the most common one, with gold and LLM labels."""
+    shares = results.annotator.gold_share
+    classes = {entry.name: entry for entry in results.class_f1}
+    named = [(name, classes[name]) for name in (min(shares, key=shares.get), max(shares, key=shares.get))]
+    return "; ".join(f"{name} {entry.gold:.2f} → {entry.value:.2f}" for name, entry in named)
+
+
+def describe_copies(results: Results, size: int | None = None) -> str:
+    """Return how much more often classifiers repeat the LLM's errors with its labels than with gold."""
+    cells = [cell for cell in results.error_cells if (cell.variant, cell.size) == ("llm", size or results.top)]
+    return judge(cells[0].copied_above_gold, 1, "copied") if cells else "not run"
+
+
+def describe_regained(variant: str, control: str) -> Callable[[Results], str]:
+    """Return what fills a cell with the share of the loss that a remedy regains, and its gain beyond the control."""
+
+    def describe(results: Results) -> str:
+        shares = [entry for entry in results.regained if (entry.variant, entry.size) == (variant, results.top)]
+        if not shares:
+            return "not run"
+        share = shares[0]
+        interval = f" [{share.interval[0]:.2f}, {share.interval[1]:.2f}]" if share.interval else ""
+        return f"{share.share:.2f}{interval}; beyond random texts {compare(variant, control, 'macro_f1', 1)(results)}"
+
+    return describe
+
+
+def describe_equal_accuracy(results: Results) -> str:
+    """Return the difference in disagreement at the same accuracy."""
+    return judge(results.iso_accuracy, 1, "pairwise_disagreement")
+
+
+CLAIMS: dict[str, Callable[[Results], str]] = {
+    "LLM labels cost macro-F1 (LLM less gold)": compare("llm", "gold", "macro_f1", -1),
+    "... more than random errors (LLM less noise-fixed)": compare("llm", "noise-fixed", "macro_f1", -1),
+    "... most in rare classes (F1, gold → LLM; rarest and most common class)": describe_rare_class,
+    "runs disagree more (LLM less gold)": compare("llm", "gold", "pairwise_disagreement", 1),
+    "... more than with random errors (LLM less noise-fixed)": compare(
+        "llm", "noise-fixed", "pairwise_disagreement", 1
+    ),
+    "... at equal accuracy": describe_equal_accuracy,
+    "the plateau comes too early (gain of the last doubling)": describe_plateau,
+    "classifiers copy the LLM's errors (share of them, LLM less gold)": describe_copies,
+    "gold for uncertain texts regains part of the loss": describe_regained("llm-entropy-replace", "llm-random-replace"),
+    "gold where prompts flip regains more": describe_regained(FLIP, "llm-flip-random-replace"),
+    "neither stabilizes: uncertain texts (less LLM)": lambda results: deny(results, "llm-entropy-replace"),
+    "neither stabilizes: flips (less LLM)": lambda results: deny(results, FLIP),
+}
+
+
+def deny(results: Results, variant: str) -> str:
+    """Return whether a remedy does not lower disagreement."""
+    difference = results.find(variant, "llm", "pairwise_disagreement")
+    if difference is None or difference.interval is None:
+        return "not run"
+    is_lower = difference.verdict == "lower" and (difference.p_holm is None or difference.p_holm < 1 - LEVEL)
+    is_near = difference.interval[0] > -PLANNED["pairwise_disagreement"]
+    word = "does not hold" if is_lower else "holds" if is_near else "inconclusive"
+    return f"**{word}** {show(difference.difference, difference.interval)}"
+
+
+def list_levels(results: Results) -> list[str]:
+    """Return the cells of a study's row in the table of levels."""
+    annotator, top = results.annotator, results.at_top
+
+    def level(variant: str, figure: str) -> str:
+        result = top.get(variant)
+        interval = getattr(result, f"{figure}_interval", None)
+        value = getattr(result, figure, None)
+        return (
+            "-" if value is None else f"{value:.3f}" + (f" [{interval[0]:.3f}, {interval[1]:.3f}]" if interval else "")
+        )
+
+    figures = ("macro_f1_mean", "pairwise_disagreement", "krippendorff_alpha", "unanimity")
+    return [
+        f"{annotator.accuracy:.3f}",
+        *(f"{level('gold', figure)} → {level('llm', figure)}" for figure in figures),
+        str(top["llm"].R),
+        str(top["llm"].n),
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--method", choices=FOLDERS, default="heads")
+    folder = FOLDERS[parser.parse_args().method]
+    files = {
+        (data, annotator): STUDIES / f"{data}-{annotator}" / folder / "results.json"
+        for data in DATA
+        for annotator in ANNOTATORS
+    }
+    results = {place: read_results(file.read_bytes()) for place, file in files.items() if file.exists()}
+    data = [name for name in DATA if any(name == place[0] for place in results)]
+    print(f"| claim of the paper | {' | '.join(data)} |\n|{'---|' * (len(data) + 1)}")
+    for claim, describe in CLAIMS.items():
+        cells = [
+            "<br>".join(f"{a[:3]}B: {describe(results[d, a])}" for a in ANNOTATORS if (d, a) in results) for d in data
+        ]
+        print(f"| {claim} | {' | '.join(cells)} |")
+    columns = ["study", "LLM's accuracy", "macro-F1", "disagreement", "alpha", "unanimity", "R", "n"]
+    print(f"\n| {' | '.join(columns)} |\n|{'---|' * len(columns)}")
+    for (name, annotator), result in results.items():
+        print(f"| {name}, {annotator[:3]}B | {' | '.join(list_levels(result))} |")
+
+
+if __name__ == "__main__":
+    main()
