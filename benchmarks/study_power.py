@@ -1,11 +1,12 @@
 """The statistical power of a planned study, by the variances of the committed ones.
 
-    .venv/bin/python benchmarks/study_power.py [--runs 10 20] [--texts 1000]
+    .venv/bin/python benchmarks/study_power.py [--runs 10 20] [--texts 1000] [FILE ...]
 
-Prints a table: for each primary question of an earlier study, the probability that a study with R runs and n test texts
+Prints a table: for each primary question of a study, the probability that another one with R runs and n test texts
 finds a true difference of 0.02 in macro-F1, or of 0.03 in disagreement. The variance over runs is divided by R, that
-over texts by n. "Corrected" is the level that Holm's correction requires of the smallest p-value. The earlier studies
-train on 200 texts, where runs differ more than on 400 and more, so the real power is higher.
+over texts by n. "Corrected" is the level that Holm's correction requires of the smallest p-value. By default the
+studies are those with 200 training texts, where runs differ more than on 400 and more. With results of linear heads as
+FILE they are a pilot: fine-tuned runs vary more than heads (docs/heads.md).
 """
 
 import argparse
@@ -27,18 +28,12 @@ def list_questions(file: Path, num_runs: int, num_texts: int) -> list[str]:
     primary = [comparison for comparison in results["comparisons"] if comparison["primary"]]
     rows = []
     for comparison in primary:
-        variance = (
-            load_metric("instability_comparison")
-            .variance(
-                runs=comparison["seed_se"] ** 2,
-                items=comparison["item_se"] ** 2,
-                both=0.0,
-                run_freedom=comparison["R"] - 1,
-                item_freedom=comparison["n"] - 1,
-                skew=0.0,
-            )
-            .scaled(num_runs / comparison["R"], num_texts / comparison["n"])
-        )
+        parts = comparison.get("variance") or {  # Results of earlier versions have standard errors.
+            **{"runs": comparison["seed_se"] ** 2, "items": comparison["item_se"] ** 2, "both": 0.0, "skew": 0.0},
+            **{"run_freedom": comparison["R"] - 1, "item_freedom": comparison["n"] - 1},
+        }
+        variance = load_metric("instability_comparison").variance(**parts)
+        variance = variance.scaled(num_runs / comparison["R"], num_texts / comparison["n"])
         distance = DISTANCES[comparison["figure"]]
         alone, corrected = (variance.power(distance, level) for level in (LEVEL, 1 - (1 - LEVEL) / len(primary)))
         question = f"{comparison['variant']} against {comparison['against']}"
@@ -52,13 +47,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, nargs="+", default=[10, 20], help="planned runs of a variant and size")
     parser.add_argument("--texts", type=int, default=1000, help="planned test texts")
+    files = [
+        ROOT / "docs" / "study" / name / "report" / "results.json" for name in ("tweets", "manifestos", "sms-spam")
+    ]
+    parser.add_argument("files", type=Path, nargs="*", default=files, metavar="FILE", help="results.json of a study")
     arguments = parser.parse_args()
     for num_runs in arguments.runs:
         print(f"R = {num_runs}, n = {arguments.texts}\n")
         print("| study | question | difference | power | power, corrected | power of 80% |\n|---|---|---|---|---|---|")
-        for name in ("tweets", "manifestos", "sms-spam"):
-            file = ROOT / "docs" / "study" / name / "report" / "results.json"
-            print("\n".join(list_questions(file, num_runs, arguments.texts)))
+        for file in arguments.files:
+            print(*list_questions(file, num_runs, arguments.texts), sep="\n")
         print()
 
 
