@@ -3,6 +3,8 @@
 import json
 import re
 import runpy
+import shutil
+import sys
 from html import unescape
 
 import pytest
@@ -11,11 +13,15 @@ from conftest import ROOT
 from hf_recipes.advise import HEADS_ERROR, HEADS_WIDTH
 from hf_recipes.analysis.schema import read_results
 from hf_recipes.errors import UserError
+from hf_recipes.labels.pool import read_labels
+from hf_recipes.recipe import load_recipe
 from hf_recipes.report.compare import compare
 from hf_recipes.report.findings import OF_HEADS
 from hf_recipes.report.first_screen import describe_headline
+from hf_recipes.report.label_quality import write_labels
 from hf_recipes.report.page import make_report, render_html
 from hf_recipes.report.render import cell, render
+from hf_recipes.study import Study
 
 FILES = sorted([*ROOT.glob("docs/study/*/*/results.json"), *ROOT.glob("spaces_app/sample/*/*/results.json")])
 
@@ -88,3 +94,23 @@ def test_results_of_an_earlier_schema_are_refused_with_the_file_and_what_to_do(t
     assert str(refusal.value) == (
         f"`{file}` must be results of this version. Got variants: Field required. Try hf-recipes report on its recipe."
     )
+
+
+@pytest.mark.parametrize("name", ["tweets-0.5b", "tweets-1.5b"])
+def test_kept_labels_are_those_of_the_results_and_need_no_llm(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)  # `data.path` of the recipe
+    folder = shutil.copytree(ROOT / "docs/study/labels" / name, tmp_path / name)
+    study = Study(load_recipe(folder / "recipe.yaml", [f"--output_dir={folder}"]))
+    labels = write_labels(study, read_labels(study)).annotator
+    kept = read_results((ROOT / "docs/study" / name / "heads-100/results.json").read_bytes()).annotator
+    assert (labels.n_gold, labels.accuracy) == (kept.n_gold, pytest.approx(kept.accuracy, abs=1e-12))
+    assert labels.macro_f1 == pytest.approx(kept.macro_f1, abs=1e-12)
+
+
+def test_the_tables_of_the_study_follow_from_the_results(capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["study_claims.py"])
+    runpy.run_path(str(ROOT / "benchmarks" / "study_claims.py"))["main"]()
+    lines = capsys.readouterr().out.splitlines()
+    page = (ROOT / "docs" / "study.md").read_text().splitlines()
+    assert len(lines) > 20
+    assert [line for line in lines if line not in page] == []
