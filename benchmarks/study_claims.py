@@ -118,6 +118,45 @@ def deny(results: Results, variant: str) -> str:
     return f"**{word}** {show(difference.difference, difference.interval)}"
 
 
+def describe_gold_match(results: Results) -> str:
+    """Return how many gold labels equal all LLM labels in macro-F1, between two sizes of gold."""
+    sizes: dict[bool, list[int]] = {False: [], True: []}
+    for match in results.gold_match:
+        if match.verdict != "inconclusive" and (match.p_holm is None or match.p_holm < 1 - LEVEL):
+            sizes[match.verdict == "higher"].append(match.size)
+    least = f"more than {max(sizes[False]):,}" if sizes[False] else f"{results.gold_match[0].size:,} or fewer"
+    most = f"fewer than {min(sizes[True]):,}" if sizes[True] else f"{results.top:,} or more"
+    return f"{least}, {most}"
+
+
+BEYOND: dict[str, Callable[[Results], str]] = {
+    "wrong labels as such make runs disagree (noise-fixed less gold)": compare(
+        *("noise-fixed", "gold", "pairwise_disagreement", 1)
+    ),
+    "gold labels that are worth as much as 1,600 LLM labels": describe_gold_match,
+    "one person's labels are better than the LLM's (macro-F1)": compare("one-annotator", "llm", "macro_f1", 1),
+    "... and runs disagree less": compare("one-annotator", "llm", "pairwise_disagreement", -1),
+    "probabilities teach more than labels (macro-F1)": compare("llm-soft", "llm", "macro_f1", 1),
+    "the majority of the passes is better than one (macro-F1)": compare("llm-majority", "llm", "macro_f1", 1),
+    "a quarter of gold alone is better than LLM labels (macro-F1)": compare("gold-only", "llm", "macro_f1", 1),
+    "dropping uncertain texts stabilizes (less as many random ones)": compare(
+        *("llm-entropy-drop", "llm-random-drop", "pairwise_disagreement", -1)
+    ),
+    "gold for uncertain texts stabilizes more than for random ones": compare(
+        *("llm-entropy-replace", "llm-random-replace", "pairwise_disagreement", -1)
+    ),
+}
+
+
+def list_sources(results: Results) -> list[str]:
+    """Return the cells of a study's row in the table of sources of chance."""
+    parts = next(entry for entry in results.components if entry.variant == "llm")
+    shares = [parts.disagreement[source] for source in ("subset", "pass", "all")]
+    cells = [f"{share.value:.3f} [{share.interval[0]:.3f}, {share.interval[1]:.3f}]" for share in shares]
+    added = results.find("llm", "gold", "pairwise_disagreement")
+    return [*cells, show(added.difference, added.interval), str(parts.levels), str(parts.n)]
+
+
 def list_levels(results: Results) -> list[str]:
     """Return the cells of a study's row in the table of levels."""
     annotator, top = results.annotator, results.at_top
@@ -183,16 +222,25 @@ def main() -> None:
     if arguments.figure:
         draw(results, arguments.figure)
     data = [name for name in DATA if any(name == place[0] for place in results)]
-    print(f"| claim of the paper | {' | '.join(data)} |\n|{'---|' * (len(data) + 1)}")
-    for claim, describe in CLAIMS.items():
-        cells = [
-            "<br>".join(f"{a[:3]}B: {describe(results[d, a])}" for a in ANNOTATORS if (d, a) in results) for d in data
-        ]
-        print(f"| {claim} | {' | '.join(cells)} |")
+    for title, rows in (("claim of the paper", CLAIMS), ("question", BEYOND)):
+        print(f"| {title} | {' | '.join(data)} |\n|{'---|' * (len(data) + 1)}")
+        for claim, describe in rows.items():
+            cells = [
+                "<br>".join(f"{a[:3]}B: {describe(results[d, a])}" for a in ANNOTATORS if (d, a) in results)
+                for d in data
+            ]
+            print(f"| {claim} | {' | '.join(cells)} |")
+        print()
     columns = ["study", "LLM's accuracy", "macro-F1", "disagreement", "alpha", "unanimity", "R", "n"]
-    print(f"\n| {' | '.join(columns)} |\n|{'---|' * len(columns)}")
+    print(f"| {' | '.join(columns)} |\n|{'---|' * len(columns)}")
     for (name, annotator), result in results.items():
         print(f"| {name}, {annotator[:3]}B | {' | '.join(list_levels(result))} |")
+    columns = ["study", "the training texts", "the few-shot examples", "both", "both, LLM less gold", "levels", "n"]
+    print(f"\n| {' | '.join(columns)} |\n|{'---|' * len(columns)}")
+    for name, annotator in results:
+        file = STUDIES / f"{name}-{annotator}" / "sources" / "results.json"
+        if file.exists():
+            print(f"| {name}, {annotator[:3]}B | {' | '.join(list_sources(read_results(file.read_bytes())))} |")
 
 
 if __name__ == "__main__":
