@@ -1,9 +1,9 @@
 """Are the labels of a larger LLM steadier, or only better? Compare the runs of two studies of the same texts and seeds.
 
-    .venv/bin/python benchmarks/study_annotators.py studies/tweets-1.5b studies/tweets-0.5b [--method heads]
+    .venv/bin/python benchmarks/study_annotators.py studies/heads/tweets-1.5b studies/heads/tweets-0.5b
 
-Prints a row of docs/study/annotators-compared.md: the first study's runs on LLM labels less the second's at the largest
-size, paired by seed and test text, and their disagreement at equal accuracy.
+Prints a row of the table in docs/study.md: the first study's runs on LLM labels less the second's at the largest size,
+paired by seed and test text, in macro-F1 and disagreement, and in disagreement at equal accuracy.
 """
 
 import argparse
@@ -37,8 +37,13 @@ def main() -> None:
     sizes = sorted({result.size for result in results.variants if result.variant == "llm"})
     first, gold = read_predictions(arguments.first, arguments.method, sizes[-1], results.seeds)
     ladder = [read_predictions(arguments.second, arguments.method, size, results.seeds)[0] for size in sizes]
+    clusters = pq.read_table(arguments.first / "rows" / "test.parquet", columns=["cluster"])["cluster"].to_pylist()
     compared = load_metric("instability_comparison").compute(
-        predictions1=first, predictions2=ladder[-1], references=gold, ladder=np.array(ladder)
+        predictions1=first,
+        predictions2=ladder[-1],
+        references=gold,
+        ladder=np.array(ladder),
+        clusters=None if None in clusters else clusters,
     )
     cells = [arguments.first.name, arguments.second.name]
     for figure in ("macro_f1", "pairwise_disagreement"):

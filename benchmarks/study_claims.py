@@ -124,9 +124,9 @@ def describe_gold_match(results: Results) -> str:
     for match in results.gold_match:
         if match.verdict != "inconclusive" and (match.p_holm is None or match.p_holm < 1 - LEVEL):
             sizes[match.verdict == "higher"].append(match.size)
-    least = f"more than {max(sizes[False]):,}" if sizes[False] else f"{results.gold_match[0].size:,} or fewer"
-    most = f"fewer than {min(sizes[True]):,}" if sizes[True] else f"{results.top:,} or more"
-    return f"{least}, {most}"
+    bounds = [f"more than {max(sizes[False]):,}"] if sizes[False] else []
+    bounds += [f"fewer than {min(sizes[True]):,}"] if sizes[True] else []
+    return ", ".join(bounds) or "inconclusive at every size"
 
 
 BEYOND: dict[str, Callable[[Results], str]] = {
