@@ -3,7 +3,7 @@
     .venv/bin/python benchmarks/study_annotators.py studies/heads/tweets-1.5b studies/heads/tweets-0.5b
 
 Prints a row of the table in docs/study.md: the first study's runs on LLM labels less the second's at the largest size,
-paired by seed and test text, in macro-F1 and disagreement, and in disagreement at equal accuracy.
+paired by seed and test text, in macro-F1 and disagreement.
 """
 
 import argparse
@@ -34,27 +34,19 @@ def main() -> None:
     report = "report" if arguments.method == "runs" else "report/heads"
     file = arguments.first / report / "results.json"
     results = read_results((file if file.exists() else arguments.first / "report" / "results.json").read_bytes())
-    sizes = sorted({result.size for result in results.variants if result.variant == "llm"})
-    first, gold = read_predictions(arguments.first, arguments.method, sizes[-1], results.seeds)
-    ladder = [read_predictions(arguments.second, arguments.method, size, results.seeds)[0] for size in sizes]
+    first, gold = read_predictions(arguments.first, arguments.method, results.top, results.seeds)
+    second, _ = read_predictions(arguments.second, arguments.method, results.top, results.seeds)
     clusters = pq.read_table(arguments.first / "rows" / "test.parquet", columns=["cluster"])["cluster"].to_pylist()
     compared = load_metric("instability_comparison").compute(
         predictions1=first,
-        predictions2=ladder[-1],
+        predictions2=second,
         references=gold,
-        ladder=np.array(ladder),
         clusters=None if None in clusters else clusters,
     )
     cells = [arguments.first.name, arguments.second.name]
     for figure in ("macro_f1", "pairwise_disagreement"):
         low, high = compared[f"{figure}_interval"]
         cells.append(f"{compared[f'{figure}_difference']:+.3f} [{low:.3f}, {high:.3f}]")
-    equal = compared["iso_accuracy"]
-    if equal["status"] == "ok":
-        low, high = equal["interval"]
-        cells.append(f"{equal['difference']:+.3f} [{low:.3f}, {high:.3f}] at {equal['accuracy']:.3f}")
-    else:
-        cells.append(equal["status"])
     print(f"| {' | '.join([*cells, str(compared['R']), str(compared['n'])])} |")
 
 

@@ -1,10 +1,6 @@
-"""Print the tables of docs/study.md from the results in docs/study.
+"""Print docs/study/tables.md from the results in docs/study; docs/study.md has some of its tables.
 
-    .venv/bin/python benchmarks/study_claims.py [--method heads] [--figure docs/study/curves-by-annotator.png]
-
-A claim *holds* if the 95% interval of its difference excludes 0 in the claimed direction, for primary comparisons after
-Holm's correction. Otherwise it *does not hold* if the interval excludes a difference as large as the study was planned
-for: 0.02 in macro-F1, 0.03 in disagreement and copied errors. Otherwise it is *inconclusive*.
+.venv/bin/python benchmarks/study_tables.py [--figure docs/study/curves-by-annotator.png] > docs/study/tables.md
 """
 
 import argparse
@@ -15,10 +11,54 @@ from hf_recipes.analysis.metric_modules import LEVEL
 from hf_recipes.analysis.schema import Interval, Results, read_results
 
 STUDIES = Path(__file__).resolve().parent.parent / "docs" / "study"
-DATA, ANNOTATORS = ("tweets", "manifestos", "toxic"), ("0.5b", "1.5b")
-FOLDERS = {"heads": "heads-100", "fine-tuning": "report"}
-PLANNED = {"macro_f1": 0.02, "pairwise_disagreement": 0.03, "copied": 0.03}
 FLIP = "llm-flip-replace"
+DATA, ANNOTATORS = ("tweets", "manifestos", "toxic"), ("0.5b", "1.5b")
+INTRODUCTION = """\
+# The study: setup and all tables
+
+Explained in [The study](../study.md). All tables come from `python benchmarks/study_tables.py`.
+
+| setting | value |
+|---|---|
+| texts | tweets: all 2,601 for training and 1,000 for tests. Manifestos and toxic: 3,300 and 1,000 |
+| clusters | test texts of manifestos are of other documents; their intervals count documents |
+| prompts | plain, four examples of each class, batch calibration, the same for both LLMs; not tuned |
+| passes | 0.5B: five draws of examples on tweets, two on manifestos and toxic; 1.5B: one |
+| heads | linear, on MiniLM; R = 100: a seed sets training texts, first weights and the order of batches |
+| texts that count | n = 1,000 test texts; also up to 1,000 texts of the pool that a run did not train on, if they do \
+not differ from the test texts |
+| precision | bfloat16, the LLM's last layer in float32; vLLM 0.32, torch 2.13, two cores with AVX-512, 2026-11-30 |
+
+Few-shot examples leave the pool. The two studies of a data set have other examples, so gold differs a little.
+
+A claim *holds* if the 95% interval of its difference (over seeds and test texts, 1,600 training texts) excludes 0 in
+the claimed direction, for primary comparisons after Holm's correction. Otherwise it *does not hold* if the interval
+excludes a difference as large as the study was planned for: 0.02 in macro-F1, 0.03 in disagreement and copied errors.
+Otherwise it is *inconclusive*.
+"""
+#: Tables 1 and 2 of Lu & Smith 2025: macro-F1, alpha and unanimity with gold, and with other labels.
+PAPER = {
+    "manifestos": {
+        "gold": (0.794, 0.843, 0.820),
+        "3B": (0.419, 0.527, 0.500),
+        "7B": (0.606, 0.438, 0.305),
+        "7B, gold for uncertain texts": (0.625, 0.598, 0.528),
+        "7B, gold for flips": (0.780, 0.826, 0.815),
+    },
+    "toxic": {
+        "gold": (0.752, 0.841, 0.885),
+        "3B": (0.652, 0.573, 0.474),
+        "7B": (0.565, 0.685, 0.775),
+        "7B, gold for uncertain texts": (0.614, 0.684, 0.562),
+        "7B, gold for flips": (0.741, 0.615, 0.772),
+    },
+}
+OURS = {
+    "": "llm",
+    ", gold for uncertain texts": "llm-entropy-replace",
+    ", gold for flips": FLIP,
+}
+PLANNED = {"macro_f1": 0.02, "pairwise_disagreement": 0.03, "copied": 0.03}
 COLORS = {"0.5b": "#D55E00", "1.5b": "#0072B2"}
 
 
@@ -77,7 +117,7 @@ def describe_regained(variant: str, control: str) -> Callable[[Results], str]:
             return "not run"
         share = shares[0]
         interval = f" [{share.interval[0]:.2f}, {share.interval[1]:.2f}]" if share.interval else ""
-        return f"{share.share:.2f}{interval}; beyond random texts {compare(variant, control, 'macro_f1', 1)(results)}"
+        return f"{share.share:.2f}{interval}; {compare(variant, control, 'macro_f1', 1)(results)}"
 
     return describe
 
@@ -100,8 +140,12 @@ CLAIMS: dict[str, Callable[[Results], str]] = {
     "... at equal accuracy": describe_equal_accuracy,
     "the plateau comes too early (gain of the last doubling)": describe_plateau,
     "classifiers copy the LLM's errors (share of them, LLM less gold)": describe_copies,
-    "gold for uncertain texts regains part of the loss": describe_regained("llm-entropy-replace", "llm-random-replace"),
-    "gold where prompts flip regains more": describe_regained(FLIP, "llm-flip-random-replace"),
+    "gold for uncertain texts regains a share of the loss; more than for random texts (macro-F1)": describe_regained(
+        "llm-entropy-replace", "llm-random-replace"
+    ),
+    "gold where prompts flip regains a share; more than for random texts": describe_regained(
+        FLIP, "llm-flip-random-replace"
+    ),
     "neither stabilizes: uncertain texts (less LLM)": lambda results: deny(results, "llm-entropy-replace"),
     "neither stabilizes: flips (less LLM)": lambda results: deny(results, FLIP),
 }
@@ -178,18 +222,33 @@ def list_levels(results: Results) -> list[str]:
     ]
 
 
+def print_beside_paper(results: dict[tuple[str, str], Results]) -> None:
+    """Print macro-F1, alpha and unanimity beside the paper's."""
+    print("| texts | labels | macro-F1 | alpha | unanimity | by |\n|---|---|---|---|---|---|")
+    for data in dict.fromkeys(place[0] for place in results):
+        for labels, figures in PAPER.get(data, {}).items():
+            print(f"| {data} | {labels} | {' | '.join(f'{figure:.3f}' for figure in figures)} | paper |")
+        ours = {(a, name): results[d, a].at_top for d, a in results if d == data for name in ("gold", *OURS)}
+        for (annotator, name), top in ours.items():
+            result = top.get(OURS.get(name, "gold"))
+            if result is not None and (name != "gold" or annotator == ANNOTATORS[-1]):
+                labels = "gold" if name == "gold" else f"{annotator[:3]}B{name}"
+                figures = (result.macro_f1_mean, result.krippendorff_alpha, result.unanimity)
+                print(f"| {data} | {labels} | {' | '.join(f'{figure:.3f}' for figure in figures)} | heads |")
+
+
 def draw(results: dict[tuple[str, str], Results], file: Path) -> None:
     """Draw macro-F1 by the number of training texts, as Figure 2 of the paper, with 95% intervals."""
     from matplotlib import pyplot as plt
 
     data = list(dict.fromkeys(place[0] for place in results))
-    figure, axes = plt.subplots(1, len(data), figsize=(4 * len(data), 3.4), squeeze=False, layout="constrained")
+    figure, axes = plt.subplots(1, len(data), figsize=(12, 3.4), squeeze=False, layout="constrained")
     for axis, name in zip(axes[0], data, strict=True):
         for annotator, marker in zip(ANNOTATORS, "os", strict=True):
             if (name, annotator) not in results:
                 continue
             lines = {"gold": ("#000000", "gold"), "llm": (COLORS[annotator], f"LLM, {annotator[:3]}B")}
-            lines["noise-fixed"] = (COLORS[annotator], f"random errors, as many as {annotator[:3]}B makes")
+            lines["noise-fixed"] = (COLORS[annotator], f"random errors like {annotator[:3]}B")
             for variant, (color, label) in lines.items():
                 points = [entry for entry in results[name, annotator].variants if entry.variant == variant]
                 if variant == "gold" and annotator != ANNOTATORS[-1]:
@@ -209,12 +268,10 @@ def draw(results: dict[tuple[str, str], Results], file: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--method", choices=FOLDERS, default="heads")
     parser.add_argument("--figure", type=Path, help="where to draw macro-F1 by size")
     arguments = parser.parse_args()
-    folder = FOLDERS[arguments.method]
     files = {
-        (data, annotator): STUDIES / f"{data}-{annotator}" / folder / "results.json"
+        (data, annotator): STUDIES / f"{data}-{annotator}" / "heads-100" / "results.json"
         for data in DATA
         for annotator in ANNOTATORS
     }
@@ -222,21 +279,26 @@ def main() -> None:
     if arguments.figure:
         draw(results, arguments.figure)
     data = [name for name in DATA if any(name == place[0] for place in results)]
-    for title, rows in (("claim of the paper", CLAIMS), ("question", BEYOND)):
+    print(INTRODUCTION)
+    tables = {
+        "The paper's claims": ("claim of the paper", CLAIMS),
+        "What the paper could not ask": ("question", BEYOND),
+    }
+    for heading, (title, rows) in tables.items():
+        print(f"## {heading}\n\nIn each cell 0.5B, then 1.5B.\n")
         print(f"| {title} | {' | '.join(data)} |\n|{'---|' * (len(data) + 1)}")
         for claim, describe in rows.items():
-            cells = [
-                "<br>".join(f"{a[:3]}B: {describe(results[d, a])}" for a in ANNOTATORS if (d, a) in results)
-                for d in data
-            ]
+            cells = ["<br>".join(describe(results[d, a]) for a in ANNOTATORS if (d, a) in results) for d in data]
             print(f"| {claim} | {' | '.join(cells)} |")
         print()
     columns = ["study", "LLM's accuracy", "macro-F1", "disagreement", "alpha", "unanimity", "R", "n"]
-    print(f"| {' | '.join(columns)} |\n|{'---|' * len(columns)}")
+    print(f"## Scores and stability\n\n| {' | '.join(columns)} |\n|{'---|' * len(columns)}")
     for (name, annotator), result in results.items():
         print(f"| {name}, {annotator[:3]}B | {' | '.join(list_levels(result))} |")
     columns = ["study", "the training texts", "the few-shot examples", "both", "both, LLM less gold", "levels", "n"]
-    print(f"\n| {' | '.join(columns)} |\n|{'---|' * len(columns)}")
+    print("\n## Beside the paper\n")
+    print_beside_paper(results)
+    print(f"\n## Runs that differ only in ...\n\n| {' | '.join(columns)} |\n|{'---|' * len(columns)}")
     for name, annotator in results:
         file = STUDIES / f"{name}-{annotator}" / "sources" / "results.json"
         if file.exists():
