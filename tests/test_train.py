@@ -267,6 +267,8 @@ def test_the_classes_of_out_of_bag_texts_are_the_classifiers_own(annotated, tmp_
 def test_another_sample_of_out_of_bag_texts_trains_no_run_again(annotated):
     study = annotated(*FEW, "--train.out_of_bag=30")
     assert train(study) == {}
+    assert measure(study).out_of_bag is not None
+    assert measure(annotated(*FEW, "--train.out_of_bag=0")).out_of_bag is None  # measured again
     wider = annotated(*FEW, "--train.out_of_bag=70")
     work = open_runs(wider)
     assert work.left() == []

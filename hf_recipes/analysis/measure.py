@@ -275,6 +275,7 @@ def _results_key(study: Study, labels: StudyLabels, runs: Runs) -> str:
         lines=_lines(study),
         baselines=[read_json(study.run(run) / "run.json")["key"] for run in chain.from_iterable(trained.values())],
         accept=study.recipe.accept.model_dump(),
+        out_of_bag=len(runs.pool_sample),
         code=[hash_files(path, ("*.py",)) for path in code],
     )
 
