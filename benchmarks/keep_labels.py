@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 
 from hf_recipes.annotation.store import CONTENT_FREE_FILE, parse_part_number
 from hf_recipes.hashing import make_key
+from hf_recipes.hub.bundle import NOT_PUBLISHED
 
 LABELS = Path(__file__).resolve().parent.parent / "docs" / "study" / "labels"
 
@@ -28,7 +29,7 @@ def keep(study: Path, target: Path) -> None:
         manifest = json.loads((source / "manifest.json").read_text())
         manifest["ingredients"].pop("frame")
         manifest["ingredients"]["shown"] = [make_key(text=text) for text in manifest["ingredients"]["shown"]]
-        manifest["prompt"] = None
+        manifest["prompt"] = NOT_PUBLISHED
         (folder / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")
         parts = sorted(source.glob("part-*.parquet"), key=parse_part_number)
         rows = pa.concat_tables([pq.read_table(part) for part in parts])

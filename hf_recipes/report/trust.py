@@ -6,6 +6,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from ..analysis.schema import Baseline, Count, Criterion, Decision, Interval, Record, Results
+from ..data import open_rows
 from ..study import Study, read_json, versions
 from .first_screen import describe_headline
 
@@ -86,7 +87,7 @@ def make_trust(study: Study, results: Results) -> Trust:
             Its results.
     """
     data, annotate, annotator = study.recipe.data, study.recipe.annotate, results.annotator
-    source = read_json(study.rows / "manifest.json")["source"]
+    source = open_rows(study).manifest["source"]
     headline = describe_headline(results)
 
     def score(result: Any, figure: str) -> Score:
