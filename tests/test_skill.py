@@ -127,6 +127,11 @@ def test_the_python_of_the_reference_reads_a_verdict(tmp_path, monkeypatch, stud
     from hf_recipes.report.trust import write_trust
 
     write_trust(study, measure(study))
+    written = (study.report / "trust.json").read_bytes()
+    rows = study.rows.rename(tmp_path / "rows")  # as where labels without texts were copied: docs/study.md
+    write_trust(study, measure(study))
+    assert (study.report / "trust.json").read_bytes() == written
+    rows.rename(study.rows)
     folder = tmp_path / "studies" / "certify-NAME" / "report"
     folder.mkdir(parents=True)
     (folder / "trust.json").write_bytes((study.report / "trust.json").read_bytes())
