@@ -13,39 +13,37 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from hf_recipes.annotation.store import CONTENT_FREE_FILE, parse_part_number
-from hf_recipes.hashing import make_key
-from hf_recipes.hub.bundle import NOT_PUBLISHED
+from hf_recipes.annotation.store import CONTENT_FREE_FILE
+from hf_recipes.data import open_rows
+from hf_recipes.hub.bundle import final_rows, without_prompt
+from hf_recipes.recipe import load_recipe
+from hf_recipes.study import Study, read_json
 
 LABELS = Path(__file__).resolve().parent.parent / "docs" / "study" / "labels"
 
 
-def keep(study: Path, target: Path) -> None:
+def keep(folder: Path) -> None:
     """Write one compressed part for each pass. Its manifest has hashes in place of few-shot examples."""
-    current = json.loads((study / "annotations" / "current.json").read_text())
-    for key in current["keys"]:
-        source, folder = study / "annotations" / key, target / "annotations" / key
-        folder.mkdir(parents=True, exist_ok=True)
-        manifest = json.loads((source / "manifest.json").read_text())
-        manifest["ingredients"].pop("frame")
-        manifest["ingredients"]["shown"] = [make_key(text=text) for text in manifest["ingredients"]["shown"]]
-        manifest["prompt"] = NOT_PUBLISHED
-        (folder / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")
-        parts = sorted(source.glob("part-*.parquet"), key=parse_part_number)
-        rows = pa.concat_tables([pq.read_table(part) for part in parts])
-        last = {name: place for place, name in enumerate(rows["id"].to_pylist())}  # a later part overrides an earlier
+    study = Study(load_recipe(folder / "recipe.yaml", [f"--output_dir={folder}"]))
+    kept = LABELS / folder.name
+    ids = open_rows(study).column("id", ("train", "test"))
+    for key in read_json(study.annotations_root / "current.json")["keys"]:
+        source, target = study.annotations(key), kept / "annotations" / key
+        target.mkdir(parents=True, exist_ok=True)
+        manifest = without_prompt(read_json(source / "manifest.json"))
+        (target / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")
         pq.write_table(
-            rows.take(sorted(last.values())),
-            folder / "part-00000.parquet",
+            pa.concat_tables(final_rows(study, ids, key)),
+            target / "part-00000.parquet",
             compression="zstd",
             use_dictionary=["status"],
             use_byte_stream_split=["logprobs.list.element"],
         )
-        shutil.copy(source / CONTENT_FREE_FILE, folder)
-    shutil.copy(study / "annotations" / "current.json", target / "annotations")
-    shutil.copy(study / "recipe.yaml", target)
+        shutil.copy(source / CONTENT_FREE_FILE, target)
+    shutil.copy(study.annotations_root / "current.json", kept / "annotations")
+    shutil.copy(study.recipe_file, kept)
 
 
 if __name__ == "__main__":
-    for folder in map(Path, sys.argv[1:]):
-        keep(folder, LABELS / folder.name)
+    for argument in sys.argv[1:]:
+        keep(Path(argument))

@@ -16,9 +16,9 @@ from hf_recipes.analysis.schema import read_results
 from hf_recipes.metric_loading import load_metric
 
 
-def read_predictions(study: Path, method: str, size: int, seeds: list[int]) -> tuple[np.ndarray, np.ndarray]:
+def read_predictions(study: Path, size: int, seeds: list[int]) -> tuple[np.ndarray, np.ndarray]:
     """Return the classes that the runs on LLM labels predict, of shape `(R, n)`, and the gold of the test texts."""
-    tables = [pq.read_table(study / method / "llm" / f"n{size}" / str(seed) / "predictions.parquet") for seed in seeds]
+    tables = [pq.read_table(study / "heads" / "llm" / f"n{size}" / str(seed) / "predictions.parquet") for seed in seeds]
     if any(table["id"] != tables[0]["id"] for table in tables):
         raise SystemExit(f"{study}: the runs must have the same test texts in the same order.")
     probabilities = [np.array(table["probs"].to_pylist()) for table in tables]
@@ -29,13 +29,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("first", type=Path, help="the study of the larger LLM")
     parser.add_argument("second", type=Path, help="the study of the smaller LLM")
-    parser.add_argument("--method", choices=["heads", "runs"], default="heads", help="linear heads or fine-tuned runs")
     arguments = parser.parse_args()
-    report = "report" if arguments.method == "runs" else "report/heads"
-    file = arguments.first / report / "results.json"
-    results = read_results((file if file.exists() else arguments.first / "report" / "results.json").read_bytes())
-    first, gold = read_predictions(arguments.first, arguments.method, results.top, results.seeds)
-    second, _ = read_predictions(arguments.second, arguments.method, results.top, results.seeds)
+    results = read_results((arguments.first / "report" / "results.json").read_bytes())
+    first, gold = read_predictions(arguments.first, results.top, results.seeds)
+    second, _ = read_predictions(arguments.second, results.top, results.seeds)
     clusters = pq.read_table(arguments.first / "rows" / "test.parquet", columns=["cluster"])["cluster"].to_pylist()
     compared = load_metric("instability_comparison").compute(
         predictions1=first,

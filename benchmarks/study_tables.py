@@ -62,9 +62,9 @@ PLANNED = {"macro_f1": 0.02, "pairwise_disagreement": 0.03, "copied": 0.03}
 COLORS = {"0.5b": "#D55E00", "1.5b": "#0072B2"}
 
 
-def show(value: float, interval: Interval) -> str:
-    """Return a number with its interval."""
-    return f"{value:+.3f}" + (f" [{interval[0]:.3f}, {interval[1]:.3f}]" if interval else "")
+def show(value: float, interval: Interval, sign: str = "+") -> str:
+    """Return a number with its interval; a difference with its sign."""
+    return f"{value:{sign}.3f}" + (f" [{interval[0]:.3f}, {interval[1]:.3f}]" if interval else "")
 
 
 def judge(difference: object, sign: int, figure: str) -> str:
@@ -102,10 +102,10 @@ def describe_rare_class(results: Results) -> str:
     return "; ".join(f"{name} {entry.gold:.2f} → {entry.value:.2f}" for name, entry in named)
 
 
-def describe_copies(results: Results, size: int | None = None) -> str:
+def describe_copies(results: Results) -> str:
     """Return how much more often classifiers repeat the LLM's errors with its labels than with gold."""
-    cells = [cell for cell in results.error_cells if (cell.variant, cell.size) == ("llm", size or results.top)]
-    return judge(cells[0].copied_above_gold, 1, "copied") if cells else "not run"
+    cells = next(cells for cells in results.error_cells if (cells.variant, cells.size) == ("llm", results.top))
+    return judge(cells.copied_above_gold, 1, "copied")
 
 
 def describe_regained(variant: str, control: str) -> Callable[[Results], str]:
@@ -196,7 +196,7 @@ def list_sources(results: Results) -> list[str]:
     """Return the cells of a study's row in the table of sources of chance."""
     parts = next(entry for entry in results.components if entry.variant == "llm")
     shares = [parts.disagreement[source] for source in ("subset", "pass", "all")]
-    cells = [f"{share.value:.3f} [{share.interval[0]:.3f}, {share.interval[1]:.3f}]" for share in shares]
+    cells = [show(share.value, share.interval, "") for share in shares]
     added = results.find("llm", "gold", "pairwise_disagreement")
     return [*cells, show(added.difference, added.interval), str(parts.levels), str(parts.n)]
 
@@ -206,12 +206,7 @@ def list_levels(results: Results) -> list[str]:
     annotator, top = results.annotator, results.at_top
 
     def level(variant: str, figure: str) -> str:
-        result = top.get(variant)
-        interval = getattr(result, f"{figure}_interval", None)
-        value = getattr(result, figure, None)
-        return (
-            "-" if value is None else f"{value:.3f}" + (f" [{interval[0]:.3f}, {interval[1]:.3f}]" if interval else "")
-        )
+        return show(getattr(top[variant], figure), getattr(top[variant], f"{figure}_interval"), "")
 
     figures = ("macro_f1_mean", "pairwise_disagreement", "krippendorff_alpha", "unanimity")
     return [
@@ -225,7 +220,7 @@ def list_levels(results: Results) -> list[str]:
 def print_beside_paper(results: dict[tuple[str, str], Results]) -> None:
     """Print macro-F1, alpha and unanimity beside the paper's."""
     print("| texts | labels | macro-F1 | alpha | unanimity | by |\n|---|---|---|---|---|---|")
-    for data in dict.fromkeys(place[0] for place in results):
+    for data in DATA:
         for labels, figures in PAPER.get(data, {}).items():
             print(f"| {data} | {labels} | {' | '.join(f'{figure:.3f}' for figure in figures)} | paper |")
         ours = {(a, name): results[d, a].at_top for d, a in results if d == data for name in ("gold", *OURS)}
@@ -241,12 +236,9 @@ def draw(results: dict[tuple[str, str], Results], file: Path) -> None:
     """Draw macro-F1 by the number of training texts, as Figure 2 of the paper, with 95% intervals."""
     from matplotlib import pyplot as plt
 
-    data = list(dict.fromkeys(place[0] for place in results))
-    figure, axes = plt.subplots(1, len(data), figsize=(12, 3.4), squeeze=False, layout="constrained")
-    for axis, name in zip(axes[0], data, strict=True):
+    figure, axes = plt.subplots(1, len(DATA), figsize=(12, 3.4), layout="constrained")
+    for axis, name in zip(axes, DATA, strict=True):
         for annotator, marker in zip(ANNOTATORS, "os", strict=True):
-            if (name, annotator) not in results:
-                continue
             lines = {"gold": ("#000000", "gold"), "llm": (COLORS[annotator], f"LLM, {annotator[:3]}B")}
             lines["noise-fixed"] = (COLORS[annotator], f"random errors like {annotator[:3]}B")
             for variant, (color, label) in lines.items():
@@ -261,8 +253,8 @@ def draw(results: dict[tuple[str, str], Results], file: Path) -> None:
         axis.set(title=name, xscale="log", xlabel="training texts")
         axis.set_xticks(sizes, [f"{size:,}" for size in sizes])
         axis.minorticks_off()
-    axes[0][0].set_ylabel("macro-F1")
-    figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=5, frameon=False)
+    axes[0].set_ylabel("macro-F1")
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=5, frameon=False)
     figure.savefig(file, dpi=110)
 
 
@@ -275,10 +267,9 @@ def main() -> None:
         for data in DATA
         for annotator in ANNOTATORS
     }
-    results = {place: read_results(file.read_bytes()) for place, file in files.items() if file.exists()}
+    results = {place: read_results(file.read_bytes()) for place, file in files.items()}
     if arguments.figure:
         draw(results, arguments.figure)
-    data = [name for name in DATA if any(name == place[0] for place in results)]
     print(INTRODUCTION)
     tables = {
         "The paper's claims": ("claim of the paper", CLAIMS),
@@ -286,9 +277,9 @@ def main() -> None:
     }
     for heading, (title, rows) in tables.items():
         print(f"## {heading}\n\nIn each cell 0.5B, then 1.5B.\n")
-        print(f"| {title} | {' | '.join(data)} |\n|{'---|' * (len(data) + 1)}")
+        print(f"| {title} | {' | '.join(DATA)} |\n|{'---|' * (len(DATA) + 1)}")
         for claim, describe in rows.items():
-            cells = ["<br>".join(describe(results[d, a]) for a in ANNOTATORS if (d, a) in results) for d in data]
+            cells = ["<br>".join(describe(results[d, a]) for a in ANNOTATORS) for d in DATA]
             print(f"| {claim} | {' | '.join(cells)} |")
         print()
     columns = ["study", "LLM's accuracy", "macro-F1", "disagreement", "alpha", "unanimity", "R", "n"]

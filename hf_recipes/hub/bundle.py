@@ -129,7 +129,7 @@ def _collect_passes(
     passes = []
     with parquet.writer(folder / "annotations.parquet", ANNOTATIONS) as writer:
         for number, key in enumerate(dict.fromkeys(keys)):  # passes may differ in their calibration alone
-            for rows in _final_rows(study, labels.files.column("id", ("train", "test")), key):
+            for rows in final_rows(study, labels.files.column("id", ("train", "test")), key):
                 without_errors = rows.set_column(
                     rows.column_names.index("error"), "error", pa.nulls(len(rows), pa.string())
                 )
@@ -138,7 +138,7 @@ def _collect_passes(
                 writer.write_table(pa.table([*extra, *table.columns], schema=ANNOTATIONS))
             free = parquet.read(study.annotations(key) / CONTENT_FREE_FILE, SCHEMA).to_pylist()
             made = read_json(study.annotations(key) / "manifest.json")
-            passes.append({"key": key, "manifest": made if texts else _without_prompt(made), "free": free})
+            passes.append({"key": key, "manifest": made if texts else without_prompt(made), "free": free})
     return passes
 
 
@@ -210,7 +210,7 @@ ANNOTATIONS = pa.schema(
 )
 
 
-def _final_rows(study: Study, ids: pa.Array, key: str) -> Iterator[pa.Table]:
+def final_rows(study: Study, ids: pa.Array, key: str) -> Iterator[pa.Table]:
     """Yield the rows of a pass, some parts at a time. Of a row in several parts the last one counts."""
     parts, last, seen = PartFiles(study.annotations(key)), np.full(len(ids), -1), 0
     for _, rows in parts.read(ids):
@@ -251,7 +251,7 @@ def _copy(source: Path, target: Path, change: Callable[[pa.Table], pa.Table]) ->
     return target
 
 
-def _without_prompt(manifest: dict[str, Any]) -> dict[str, Any]:
+def without_prompt(manifest: dict[str, Any]) -> dict[str, Any]:
     """Return the manifest of a pass with hashes instead of few-shot examples, which are texts."""
     if manifest["prompt"] in (None, NOT_PUBLISHED):
         return manifest
