@@ -7,18 +7,18 @@ RECIPE ?= hf_recipes/recipes/tweets-demo.yaml
 
 .PHONY: demo test test-slow bench gpu-check lint pins audit dist clean
 
-demo: .venv/installed models/fetched
+demo: .venv/installed models/demo
 	$(BIN)/hf-recipes run $(RECIPE)
 
-test: .venv/installed-dev .venv/browser models/fetched
+test: .venv/installed-dev .venv/browser models/for-tests
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 # soaks: half an hour
-test-slow: .venv/installed-dev .venv/browser models/fetched
+test-slow: .venv/installed-dev .venv/browser models/for-tests
 	$(BIN)/python -m pytest -m slow
 
 # every benchmark at small sizes, and one table of ratios: three quarters of an hour on two idle cores
-bench: .venv/installed-dev .venv/browser models/fetched
+bench: .venv/installed-dev .venv/browser models/for-tests
 	$(BIN)/python benchmarks/all.py
 
 # In an environment for a GPU (docs/scaling.md), without a network: 8 minutes at most. `--cpu` checks the check itself.
@@ -46,7 +46,7 @@ audit: .venv/installed
 	.venv/audit/bin/pip-audit --strict --disable-pip -r requirements/cpu.txt -r requirements/gpu.txt
 
 # Wheel and sdist in dist/; the wheel is installed, with the pins, into an environment of its own, and used from there.
-dist: .venv/installed-dev models/fetched
+dist: .venv/installed-dev models/for-tests
 	rm -rf build dist
 	$(BIN)/python -m build --no-isolation
 	$(PYTHON) -m venv dist/.venv
@@ -75,8 +75,12 @@ dist: .venv/installed-dev models/fetched
 	  { echo "the tests need the command chromium: install it by your system's packages"; exit 1; }
 	@touch $@
 
-models/fetched: dataset_scripts/fetch_demo_models.py | .venv/installed
+models/demo: dataset_scripts/fetch_demo_models.py | .venv/installed
 	$(BIN)/python dataset_scripts/fetch_demo_models.py models
+	@touch $@
+
+models/for-tests: dataset_scripts/fetch_demo_models.py | .venv/installed
+	$(BIN)/python dataset_scripts/fetch_demo_models.py models --small
 	@touch $@
 
 clean:

@@ -42,7 +42,7 @@ import typer
 from ratio import show
 
 ROOT = Path(__file__).resolve().parent.parent
-DEMO = "hf_recipes/recipes/tweets-demo.yaml"
+DEMO = "hf_recipes/recipes/tweets-small.yaml"
 SAMPLE = "hf_recipes/sample/vader_tweets/data/train-00000-of-00001.parquet"
 LABELS_ONLY = ["--grid=null", "--train=null", "--data.pool_size=null"]
 WARM_UP = 16  # texts for choosing the batch size, never measured

@@ -1,6 +1,6 @@
 """How well small LLMs label: the recipes in hf_recipes/recipes/annotators with four models, under every calibration.
 
-    .venv/bin/python dataset_scripts/fetch_demo_models.py models --gemma --qwen
+    .venv/bin/python dataset_scripts/fetch_demo_models.py models --small --gemma --qwen
     .venv/bin/python dataset_scripts/build_sms_spam.py data/sms_spam
     .venv/bin/python benchmarks/annotators.py [--data manifestos=FILE] [--data toxic=FILE] [--output studies]
         [--model NAME]

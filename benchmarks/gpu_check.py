@@ -26,7 +26,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 ROOT = Path(__file__).resolve().parent.parent
-DEMO = ROOT / "hf_recipes" / "recipes" / "tweets-demo.yaml"
+DEMO = ROOT / "hf_recipes" / "recipes" / "tweets-small.yaml"
 SAMPLE = ROOT / "hf_recipes" / "sample" / "vader_tweets" / "data"
 NAMES = ["negative", "neutral", "positive"]
 

@@ -1,6 +1,6 @@
 """What the type of a language model's head changes in labels: bfloat16 weights with a head in either type.
 
-    .venv/bin/python dataset_scripts/fetch_demo_models.py models
+    .venv/bin/python dataset_scripts/fetch_demo_models.py models --small
     .venv/bin/python benchmarks/head_dtype.py [--texts 300] [--model models/SmolLM2-135M-Instruct]
 
 Labels tweets by the demo recipe three times: in bfloat16 with a head in bfloat16 (`head_dtype: model`) and in float32
@@ -35,7 +35,7 @@ def score(settings: list[str], count: int) -> np.ndarray:
     from hf_recipes.recipe import load_recipe
     from hf_recipes.study import Study
 
-    study = Study(load_recipe(ROOT / "hf_recipes" / "recipes" / "tweets-demo.yaml", settings))
+    study = Study(load_recipe(ROOT / "hf_recipes" / "recipes" / "tweets-small.yaml", settings))
     files = open_rows(study)
     (plan, *_) = plan_passes(study, files)
     engine = import_engine("vllm").Engine(plan.section, plan.model)

@@ -17,7 +17,11 @@ from scipy import stats
 from hf_recipes.analysis.schema import Comparison, Figure, Results, VariantResult, read_results
 
 STUDIES = Path(__file__).resolve().parent.parent / "docs" / "study"
-NAMES = ("tweets", "sms-spam", "manifestos", "tweets-passes")
+NAMES = (
+    *("tweets", "sms-spam", "manifestos", "tweets-passes"),  # 200 training texts
+    *(f"{data}-{annotator}" for data in ("tweets", "manifestos", "toxic") for annotator in ("0.5b", "1.5b")),  # 400
+)
+DATA = ("tweets", "sms", "manifestos", "toxic")  # how the names of a data set's studies begin
 FIGURES: tuple[tuple[str, Figure], ...] = (("macro-F1", "macro_f1"), ("disagreement", "pairwise_disagreement"))
 MORE_SEEDS = "heads-100"  # the folder of results with 100 seeds
 MIN_PAIRS = 4  # for a correlation
@@ -119,10 +123,10 @@ def pair_differences(figure: Figure) -> list[Pair]:
 
 
 def without_each(pairs: list[Pair], measure: Callable[[list[Pair]], float]) -> str:
-    """Return a measure of all pairs, and its range over the sets of pairs without one study each."""
+    """Return a measure of all pairs, and its range over the sets of pairs without one data set each."""
     if len(pairs) < MIN_PAIRS:
         return "-"
-    parts = [[pair for pair in pairs if pair.study != study] for study in NAMES]
+    parts = [[pair for pair in pairs if not pair.study.startswith(data)] for data in DATA]
     values = [measure(part) for part in parts if MIN_PAIRS <= len(part) < len(pairs)]
     return f"{measure(pairs):.2f}" + (f" [{min(values):.2f}, {max(values):.2f}]" if values else "")
 
@@ -243,7 +247,8 @@ def show_precision() -> None:
             )
             more = "-"
             if (STUDIES / study / MORE_SEEDS).exists():
-                more = f"{half_width(read(study, MORE_SEEDS).find('llm', 'gold', figure)):.3f}"
+                of_more = read(study, MORE_SEEDS).find("llm", "gold", figure, read(study, "report").top)
+                more = f"{half_width(of_more):.3f}"
             ratios.append(tuned / heads)
             rows.append([study, name, f"{tuned:.3f}", f"{heads:.3f}", more, f"{ratios[-1]:.2f}"])
     rows.append(["geometric mean", "", "", "", "", f"{np.exp(np.mean(np.log(ratios))):.2f}"])

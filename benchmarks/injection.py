@@ -1,6 +1,6 @@
 """How far texts that try to choose their own label move a small LLM, with the defences of `prompts.py` and without.
 
-    .venv/bin/python dataset_scripts/fetch_demo_models.py models
+    .venv/bin/python dataset_scripts/fetch_demo_models.py models --small
     .venv/bin/python benchmarks/injection.py [--texts 150]
 
 Labels tweets by the demo recipe, as a plain prompt and in the chat template, three times: as they are; with a line
@@ -35,7 +35,7 @@ def measure(chat: bool, count: int) -> None:
     from hf_recipes.study import Study
 
     settings = [f"--annotate.prompt.chat={str(chat).lower()}", "--annotate.max_model_len=1024"]
-    study = Study(load_recipe(ROOT / "hf_recipes" / "recipes" / "tweets-demo.yaml", settings))
+    study = Study(load_recipe(ROOT / "hf_recipes" / "recipes" / "tweets-small.yaml", settings))
     files = open_rows(study)
     (one, *_) = plan_passes(study, files)
     frame, tokenizer = one.prompts.frame, load_tokenizer("annotate.model", one.model)

@@ -39,7 +39,7 @@ import pyarrow.parquet as pq
 import typer
 
 ROOT = Path(__file__).resolve().parent.parent
-DEMO = "hf_recipes/recipes/tweets-demo.yaml"
+DEMO = "hf_recipes/recipes/tweets-small.yaml"
 SETTINGS = [
     *("--data.pool_size=80", "--data.test_size=30", "--annotate.max_model_len=256"),
     *("--annotate.prompt.shots_per_class=1", "--grid.variants=[gold, llm]", "--grid.sizes=[24]", "--grid.seeds=[0, 1]"),

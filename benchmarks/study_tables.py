@@ -13,6 +13,7 @@ from hf_recipes.analysis.schema import Interval, Results, read_results
 STUDIES = Path(__file__).resolve().parent.parent / "docs" / "study"
 FLIP = "llm-flip-replace"
 DATA, ANNOTATORS = ("tweets", "manifestos", "toxic"), ("0.5b", "1.5b")
+HEADS, FINE_TUNED = "heads-100", "report"  # the folders of their results
 INTRODUCTION = """\
 # The study: setup and all tables
 
@@ -131,7 +132,8 @@ def describe_equal_accuracy(results: Results) -> str:
     return judge(results.iso_accuracy, 1, "pairwise_disagreement")
 
 
-CLAIMS: dict[str, Callable[[Results], str]] = {
+#: The claims on which runs of one size decide.
+OF_ONE_SIZE: dict[str, Callable[[Results], str]] = {
     "LLM labels cost macro-F1 (LLM less gold)": compare("llm", "gold", "macro_f1", -1),
     "... more than random errors (LLM less noise-fixed)": compare("llm", "noise-fixed", "macro_f1", -1),
     "... most in rare classes (F1, gold → LLM; rarest, commonest class)": describe_rare_class,
@@ -139,9 +141,12 @@ CLAIMS: dict[str, Callable[[Results], str]] = {
     "... more than with random errors (LLM less noise-fixed)": compare(
         "llm", "noise-fixed", "pairwise_disagreement", 1
     ),
-    "... at equal accuracy": describe_equal_accuracy,
-    "the plateau comes too early (gain of the last doubling)": describe_plateau,
     "classifiers copy the LLM's errors (LLM less gold)": describe_copies,
+}
+CLAIMS: dict[str, Callable[[Results], str]] = {
+    **OF_ONE_SIZE,
+    "runs disagree more at equal accuracy (LLM less gold)": describe_equal_accuracy,
+    "the plateau comes too early (gain of the last doubling)": describe_plateau,
     "gold for uncertain texts: share of the loss regained; macro-F1 beyond random texts": describe_regained(
         "llm-entropy-replace", "llm-random-replace"
     ),
@@ -192,6 +197,16 @@ BEYOND: dict[str, Callable[[Results], str]] = {
 }
 
 
+def read_all(folder: str) -> dict[tuple[str, str], Results]:
+    """Return the results of each data set and annotator that have them."""
+    files = {(data, annotator): STUDIES / f"{data}-{annotator}" / folder for data in DATA for annotator in ANNOTATORS}
+    return {
+        place: read_results((file / "results.json").read_bytes())
+        for place, file in files.items()
+        if (file / "results.json").exists()
+    }
+
+
 def list_sources(results: Results) -> list[str]:
     """Return the cells of a study's row in the table of sources of chance."""
     parts = next(entry for entry in results.components if entry.variant == "llm")
@@ -208,18 +223,19 @@ def list_levels(results: Results) -> list[str]:
     def level(variant: str, figure: str) -> str:
         return show(getattr(top[variant], figure), getattr(top[variant], f"{figure}_interval"), "")
 
-    figures = ("macro_f1_mean", "pairwise_disagreement", "krippendorff_alpha", "unanimity")
+    figures = ("macro_f1_mean", "pairwise_disagreement", "krippendorff_alpha")
     return [
-        f"{annotator.accuracy:.3f}",
+        *("fine-tuned" if results.method == "finetune" else "heads", str(results.top), f"{annotator.accuracy:.3f}"),
         *(f"{level('gold', figure)} → {level('llm', figure)}" for figure in figures),
+        f"{top['gold'].unanimity_of_5:.3f} → {top['llm'].unanimity_of_5:.3f}",
         str(top["llm"].R),
         str(top["llm"].n),
     ]
 
 
 def print_beside_paper(results: dict[tuple[str, str], Results]) -> None:
-    """Print macro-F1, alpha and unanimity beside the paper's."""
-    print("| texts | labels | macro-F1 | alpha | unanimity | by |\n|---|---|---|---|---|---|")
+    """Print macro-F1, alpha and the unanimity of five runs beside the paper's."""
+    print("| texts | labels | macro-F1 | alpha | five runs agree | by |\n|---|---|---|---|---|---|")
     for data in DATA:
         for labels, figures in PAPER.get(data, {}).items():
             print(f"| {data} | {labels} | {' | '.join(f'{figure:.3f}' for figure in figures)} | paper |")
@@ -228,7 +244,7 @@ def print_beside_paper(results: dict[tuple[str, str], Results]) -> None:
             result = top.get(OURS.get(name, "gold"))
             if result is not None and (name != "gold" or annotator == ANNOTATORS[-1]):
                 labels = "gold" if name == "gold" else f"{annotator[:3]}B{name}"
-                figures = (result.macro_f1_mean, result.krippendorff_alpha, result.unanimity)
+                figures = (result.macro_f1_mean, result.krippendorff_alpha, result.unanimity_of_5)
                 print(f"| {data} | {labels} | {' | '.join(f'{figure:.3f}' for figure in figures)} | heads |")
 
 
@@ -258,34 +274,48 @@ def draw(results: dict[tuple[str, str], Results], file: Path) -> None:
     figure.savefig(file, dpi=110)
 
 
+def print_claims(
+    title: str, rows: dict[str, Callable[[Results], str]], results: dict[tuple[str, str], Results]
+) -> None:
+    """Print a row for each claim or question, with a cell for each data set."""
+    print(f"In each cell 0.5B, then 1.5B.\n\n| {title} | {' | '.join(DATA)} |\n|{'---|' * (len(DATA) + 1)}")
+    for claim, describe in rows.items():
+        cells = [
+            "<br>".join(describe(results[d, a]) if (d, a) in results else "not run" for a in ANNOTATORS) for d in DATA
+        ]
+        print(f"| {claim} | {' | '.join(cells)} |")
+    print()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--figure", type=Path, help="where to draw macro-F1 by size")
     arguments = parser.parse_args()
-    files = {
-        (data, annotator): STUDIES / f"{data}-{annotator}" / "heads-100" / "results.json"
-        for data in DATA
-        for annotator in ANNOTATORS
-    }
-    results = {place: read_results(file.read_bytes()) for place, file in files.items()}
+    results, fine_tuned = read_all(HEADS), read_all(FINE_TUNED)
     if arguments.figure:
         draw(results, arguments.figure)
     print(INTRODUCTION)
-    tables = {
-        "The paper's claims": ("claim of the paper", CLAIMS),
-        "What the paper could not ask": ("question", BEYOND),
-    }
-    for heading, (title, rows) in tables.items():
-        print(f"## {heading}\n\nIn each cell 0.5B, then 1.5B.\n")
-        print(f"| {title} | {' | '.join(DATA)} |\n|{'---|' * (len(DATA) + 1)}")
-        for claim, describe in rows.items():
-            cells = ["<br>".join(describe(results[d, a]) for a in ANNOTATORS) for d in DATA]
-            print(f"| {claim} | {' | '.join(cells)} |")
-        print()
-    columns = ["study", "LLM's accuracy", "macro-F1", "disagreement", "alpha", "unanimity", "R", "n"]
+    print("## The paper's claims\n")
+    print_claims("claim of the paper", CLAIMS, results)
+    print("## Fine-tuned encoders\n\n400 training texts, R = 20.", end=" ")
+    print_claims("claim of the paper", OF_ONE_SIZE, fine_tuned)
+    print("## What the paper could not ask\n")
+    print_claims("question", BEYOND, results)
+    columns = [
+        "study",
+        "by",
+        "training texts",
+        "LLM's accuracy",
+        "macro-F1",
+        "disagreement",
+        "alpha",
+        "five runs agree",
+    ]
+    columns += ["R", "n"]
     print(f"## Scores and stability\n\n| {' | '.join(columns)} |\n|{'---|' * len(columns)}")
-    for (name, annotator), result in results.items():
-        print(f"| {name}, {annotator[:3]}B | {' | '.join(list_levels(result))} |")
+    for studies in (results, fine_tuned):
+        for (name, annotator), result in studies.items():
+            print(f"| {name}, {annotator[:3]}B | {' | '.join(list_levels(result))} |")
     columns = ["study", "the training texts", "the few-shot examples", "both", "both, LLM less gold", "levels", "n"]
     print("\n## Beside the paper\n")
     print_beside_paper(results)

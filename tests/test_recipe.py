@@ -110,7 +110,7 @@ def test_no_such_file(command, tmp_path):
 def test_overrides_and_defaults():
     recipe = load_recipe(DEMO, ["--train.epochs=7", "--grid.seeds=[5, 6]", "--data.revision=main"])
     assert (recipe.train.epochs, recipe.grid.seeds, recipe.data.revision) == (7, [5, 6], "main")
-    assert recipe.folder.as_posix() == "studies/tweets-demo"
+    assert recipe.folder.as_posix() == "studies/tweets-small"
     assert load_recipe(DEMO, ["--grid.sizes=[300, 150]"]).grid.sizes == [150, 300]
 
 

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import date
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,7 @@ from .texts import Texts, read_probs, read_texts
 from .verdict import decide
 
 ENSEMBLE_SIZES = (2, 3, 5)  # in runs
+PAPER_RUNS = 5  # of Lu & Smith 2025
 #: The fields of a variant that are null where no test text has gold.
 SCORES = (
     *("accuracy_mean", "accuracy_mean_interval", "macro_f1_mean", "macro_f1_mean_interval"),
@@ -317,7 +319,9 @@ def _measure_variants(
     study: Study, labels: StudyLabels, runs: Runs, all_test: Texts, with_gold: Texts
 ) -> Iterator[dict[str, Any]]:
     """Yield scores and instability of each variant at each size. Figures that require no gold cover all test texts."""
-    names, seed_instability = labels.test.label_names, load_metric("seed_instability")
+    names = labels.test.label_names
+    at_r = [PAPER_RUNS] if len(study.grid.seeds) >= PAPER_RUNS else None
+    measure_instability = partial(load_metric("seed_instability").compute, num_classes=len(names), at_r=at_r)
     for (variant, size), classes in all_test.labels.items():
         variant_runs = runs.paired(variant, size)
         records = [read_json(study.run(run) / "run.json") for run in variant_runs]
@@ -333,19 +337,17 @@ def _measure_variants(
         instability: dict[str, Any] = {"per_class_n": {}, "per_class_disagreement": {}}
         if with_gold.labels:
             scores = with_gold.score((variant, size))
-            instability = seed_instability.compute(
+            instability = measure_instability(
                 predictions=with_gold.labels[variant, size],
                 references=with_gold.rows.gold,
-                num_classes=len(names),
                 clusters=with_gold.clusters,
             )
         if study.recipe.few_gold:
-            instability |= seed_instability.compute(
-                predictions=classes, num_classes=len(names), clusters=all_test.clusters
-            )
+            instability |= measure_instability(predictions=classes, clusters=all_test.clusters)
             if with_gold.labels:  # on few texts a good classifier may be no better than chance by chance
                 scores["chance_level_runs"] = sum(len(np.unique(run_classes)) == 1 for run_classes in classes)
                 scores["above_chance"] = scores["chance_level_runs"] < len(classes)
+        instability["unanimity_of_5"] = instability.pop("unanimity_at", {}).get(PAPER_RUNS)
         for field, values in instability.items():
             if field.startswith("per_class_"):
                 instability[field] = {names[k]: value for k, value in values.items()}

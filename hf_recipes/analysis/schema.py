@@ -131,6 +131,7 @@ class VariantResult(Record):
     gwet_ac1_interval: Interval = None
     unanimity: float
     unanimity_interval: Interval
+    unanimity_of_5: float | None = Field(None, description="of five runs, as in Lu & Smith 2025; needs five seeds")
     vote_entropy: float | None = None
     single_class: bool = False
     leave_one_out: list[float | None] = []
