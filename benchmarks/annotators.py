@@ -4,9 +4,10 @@
     .venv/bin/python dataset_scripts/build_sms_spam.py data/sms_spam
     .venv/bin/python benchmarks/annotators.py [--data manifestos=FILE] [--data toxic=FILE] [--output studies]
         [--model NAME]
+    .venv/bin/python benchmarks/annotators.py --best docs/study/annotators.md
 
-Prints the table of docs/study/annotators.md. Texts are labelled once; calibrations are derived from what is kept. A set
-that is not at hand is left out.
+The first form prints the table of docs/study/annotators.md. Texts are labelled once; calibrations are derived from what
+is kept. A set that is not at hand is left out. The second form prints the table of docs/annotators.md from it.
 """
 
 import argparse
@@ -61,12 +62,30 @@ def measure(name: str, model: str, folder: str, settings: list[str]) -> tuple[li
     return rows, ratios
 
 
+def print_best(page: Path) -> None:
+    """Print the best calibration without gold by macro-F1: a row for each data set, a column for each model."""
+    tables = [line.strip("| ").split(" | ") for line in page.read_text().splitlines() if line.startswith("| ")]
+    cells, shares = {}, {}
+    for data, model, calibration, _, accuracy, macro_f1, *_, share in (row for row in tables if row[0] in RECIPES):
+        if not calibration.startswith("auto") and float(macro_f1.split()[0]) > cells.get((data, model), (0.0,))[0]:
+            text = f"{macro_f1}; accuracy {accuracy.split()[0]}; `{calibration}`"
+            cells[data, model], shares[data] = (float(macro_f1.split()[0]), text), share
+    print(f"| data | {' | '.join(MODELS)} | most common class |\n{'|---' * (len(MODELS) + 2)}|")
+    for data in RECIPES:
+        best = [cells[data, model][1] if (data, model) in cells else "not run" for model in MODELS]
+        print(f"| {data} | {' | '.join(best)} | {shares[data]} |")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", action="append", default=[], metavar="NAME=PATH", help="where a recipe's data lie")
     parser.add_argument("--output", default="studies", help="the folder of the studies")
     parser.add_argument("--model", action="append", choices=MODELS, help="one of the models; all by default")
+    parser.add_argument("--best", type=Path, metavar="FILE", help="the page with the full table")
     arguments = parser.parse_args()
+    if arguments.best:
+        print_best(arguments.best)
+        return
     paths = dict(pair.split("=", 1) for pair in arguments.data)
     columns = ["data", "annotator", "calibration", "n", "accuracy", "macro-F1", "ECE", "on labels", "entropy AUROC"]
     columns += ["errors in top 25%", "AUROC within classes", "class share of errors", "commonest class"]

@@ -26,6 +26,7 @@ def keep(folder: Path) -> None:
     """Write one compressed part for each pass. Its manifest has hashes in place of few-shot examples."""
     study = Study(load_recipe(folder / "recipe.yaml", [f"--output_dir={folder}"]))
     kept = LABELS / folder.name
+    shutil.rmtree(kept, ignore_errors=True)
     ids = open_rows(study).column("id", ("train", "test"))
     for key in read_json(study.annotations_root / "current.json")["keys"]:
         source, target = study.annotations(key), kept / "annotations" / key

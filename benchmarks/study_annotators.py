@@ -1,50 +1,47 @@
-"""Are the labels of a larger LLM steadier, or only better? Compare the runs of two studies of the same texts and seeds.
+"""Are the labels of a larger LLM steadier, or only better? Compare the runs of two studies of the same test texts.
 
-    .venv/bin/python benchmarks/study_annotators.py studies/heads/tweets-1.5b studies/heads/tweets-0.5b
+    .venv/bin/python benchmarks/study_annotators.py [--studies studies/heads]
 
-Prints a row of the table in docs/study.md: the first study's runs on LLM labels less the second's at the largest size,
-paired by seed and test text, in macro-F1 and disagreement.
+Reads the predictions of the six studies with 100 seeds (docs/study.md says how to make them) and writes
+docs/study/llms-compared.json, which study_tables.py shows: runs on labels of the 1.5B model less those on labels of the
+0.5B model, in macro-F1 and disagreement at the largest size. Runs are not paired, as the pools differ a little.
 """
 
 import argparse
+import json
 from pathlib import Path
 
-import numpy as np
-import pyarrow.parquet as pq
+from hf_recipes.analysis.texts import Texts, compare, read_texts
+from hf_recipes.labels.pool import read_labels
+from hf_recipes.recipe import load_recipe
+from hf_recipes.study import Study
+from hf_recipes.training.runs import Runs
 
-from hf_recipes.analysis.schema import read_results
-from hf_recipes.metric_loading import load_metric
+OUTPUT = Path(__file__).resolve().parent.parent / "docs" / "study" / "llms-compared.json"
 
 
-def read_predictions(study: Path, size: int, seeds: list[int]) -> tuple[np.ndarray, np.ndarray]:
-    """Return the classes that the runs on LLM labels predict, of shape `(R, n)`, and the gold of the test texts."""
-    tables = [pq.read_table(study / "heads" / "llm" / f"n{size}" / str(seed) / "predictions.parquet") for seed in seeds]
-    if any(table["id"] != tables[0]["id"] for table in tables):
-        raise SystemExit(f"{study}: the runs must have the same test texts in the same order.")
-    probabilities = [np.array(table["probs"].to_pylist()) for table in tables]
-    return np.array([p.argmax(axis=1) for p in probabilities]), tables[0]["gold"].to_numpy()
+def read(folder: Path) -> tuple[int, Texts]:
+    """Return the largest size of a study, and its test texts with what runs predict."""
+    study = Study(load_recipe(folder / "recipe.yaml", [f"--output_dir={folder}"]))
+    labels = read_labels(study)
+    return study.grid.sizes[-1], read_texts(study, labels, Runs(study, labels))[1]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("first", type=Path, help="the study of the larger LLM")
-    parser.add_argument("second", type=Path, help="the study of the smaller LLM")
-    arguments = parser.parse_args()
-    results = read_results((arguments.first / "report" / "results.json").read_bytes())
-    first, gold = read_predictions(arguments.first, results.top, results.seeds)
-    second, _ = read_predictions(arguments.second, results.top, results.seeds)
-    clusters = pq.read_table(arguments.first / "rows" / "test.parquet", columns=["cluster"])["cluster"].to_pylist()
-    compared = load_metric("instability_comparison").compute(
-        predictions1=first,
-        predictions2=second,
-        references=gold,
-        clusters=None if None in clusters else clusters,
-    )
-    cells = [arguments.first.name, arguments.second.name]
-    for figure in ("macro_f1", "pairwise_disagreement"):
-        low, high = compared[f"{figure}_interval"]
-        cells.append(f"{compared[f'{figure}_difference']:+.3f} [{low:.3f}, {high:.3f}]")
-    print(f"| {' | '.join([*cells, str(compared['R']), str(compared['n'])])} |")
+    parser.add_argument("--studies", type=Path, default=Path("studies/heads"), help="the folder with the six studies")
+    studies = parser.parse_args().studies
+    records = {}
+    for data in ("tweets", "manifestos", "toxic"):
+        (size, larger), (_, smaller) = (read(studies / f"{data}-{llm}") for llm in ("1.5b", "0.5b"))
+        if larger.rows.ids != smaller.rows.ids:
+            raise SystemExit(f"{data}: both studies must have the same test texts, in the same order.")
+        first, second = larger.labels["llm", size], smaller.labels["llm", size]
+        found = compare(first, second, larger.rows.gold, larger.clusters)
+        records[data] = {"R": found["R"], "n": found["n"]}
+        for figure in ("macro_f1", "pairwise_disagreement"):
+            records[data] |= {name: found[name] for name in (f"{figure}_difference", f"{figure}_interval")}
+    OUTPUT.write_text(json.dumps(records, indent=1) + "\n")
 
 
 if __name__ == "__main__":

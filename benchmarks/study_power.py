@@ -1,6 +1,6 @@
 """The statistical power of a planned study, by the variances of the committed ones.
 
-    .venv/bin/python benchmarks/study_power.py [--runs 10 20] [--texts 1000] [FILE ...]
+    .venv/bin/python benchmarks/study_power.py [FILE ...] [--runs 10 20] [--texts 1000]
 
 Prints a table: for each primary question of a study, the probability that another one with R runs and n test texts
 finds a true difference of 0.02 in macro-F1, or of 0.03 in disagreement. The variance over runs is divided by R, that
@@ -29,8 +29,12 @@ def list_questions(file: Path, num_runs: int, num_texts: int) -> list[str]:
     rows = []
     for comparison in primary:
         parts = comparison.get("variance") or {  # Results of earlier versions have standard errors.
-            **{"runs": comparison["seed_se"] ** 2, "items": comparison["item_se"] ** 2, "both": 0.0, "skew": 0.0},
-            **{"run_freedom": comparison["R"] - 1, "item_freedom": comparison["n"] - 1},
+            "runs": comparison["seed_se"] ** 2,
+            "items": comparison["item_se"] ** 2,
+            "both": 0.0,
+            "skew": 0.0,
+            "run_freedom": comparison["R"] - 1,
+            "item_freedom": comparison["n"] - 1,
         }
         variance = load_metric("instability_comparison").variance(**parts)
         variance = variance.scaled(num_runs / comparison["R"], num_texts / comparison["n"])
