@@ -17,10 +17,11 @@ from scipy import stats
 from hf_recipes.analysis.schema import Comparison, Figure, Results, VariantResult, read_results
 
 STUDIES = Path(__file__).resolve().parent.parent / "docs" / "study"
-NAMES = (
+NAMES = [
     *("tweets", "sms-spam", "manifestos", "tweets-passes"),  # 200 training texts
-    *(f"{data}-{annotator}" for data in ("tweets", "manifestos", "toxic") for annotator in ("0.5b", "1.5b")),  # 400
-)
+    *(f"{data}-{llm}" for data in ("tweets", "manifestos", "toxic") for llm in ("0.5b", "1.5b")),  # 400
+]
+NAMES = [name for name in NAMES if (STUDIES / name / "report").exists()]
 DATA = ("tweets", "sms", "manifestos", "toxic")  # how the names of a data set's studies begin
 FIGURES: tuple[tuple[str, Figure], ...] = (("macro-F1", "macro_f1"), ("disagreement", "pairwise_disagreement"))
 MORE_SEEDS = "heads-100"  # the folder of results with 100 seeds

@@ -1,10 +1,20 @@
 """Build the study that the Space shows by default, spaces_app/sample: a finished study, published and downloaded.
 
-    python dataset_scripts/build_space_sample.py studies/tweets-demo/recipe.yaml [--output spaces_app/sample]
+    python dataset_scripts/build_space_sample.py RECIPE [--key=value ...] [--output spaces_app/sample]
 
 The script pushes the study with `hf-recipes push dataset` to a Hub in miniature (tests/hub_server.py) and downloads it
 with the stock client, so the folder equals a repo of the study byte for byte. The texts are published with this
-project, so their licence has to allow it; those of the demo are MIT (hf_recipes/sample/vader_tweets).
+project, so their licence has to allow it; the tweets' is MIT (hf_recipes/sample/vader_tweets).
+
+The sample is the study of tweets with the 0.5B model (docs/study.md), by linear heads and ten seeds. To make it again:
+
+    cp -r docs/study/labels/tweets-0.5b studies/tweets
+    S="--name=tweets --accept-changes --data.keep_columns=none --train.out_of_bag=400 --grid.sizes=[400,1600]"
+    S="$S --grid.seeds=[0,1,2,3,4,5,6,7,8,9] --grid.curves=[gold,llm] --grid.variants=[gold,llm,noise-fixed"
+    S="$S,llm-entropy-replace,llm-random-replace,llm-flip-replace,llm-flip-random-replace,one-annotator]"
+    hf-recipes train studies/tweets/recipe.yaml $S
+    hf-recipes report studies/tweets/recipe.yaml $S
+    python dataset_scripts/build_space_sample.py studies/tweets/recipe.yaml $S
 """
 
 import argparse

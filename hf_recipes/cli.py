@@ -344,12 +344,15 @@ def train(
     Example: hf-recipes train recipe.yaml
     """
     study = open_study(context, recipe, accept, verbose)
+    from .data import keep_rows
     from .labels.pool import read_labels
     from .training.runs import Runs, check_training
 
     with study.lock():  # accepts changes for the training processes as well
         check_training(study)
-    runs = Runs(study, read_labels(study))
+    labels = read_labels(study)
+    keep_rows(study, labels.files)  # labels without texts, as docs/study/labels has them, come without rows
+    runs = Runs(study, labels)
     if retry:
         runs.forget_failures()
     if runs.left_in_seconds():

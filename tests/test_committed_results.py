@@ -109,6 +109,19 @@ def test_kept_labels_are_those_of_the_results_and_need_no_llm(name, tmp_path, mo
     assert labels.macro_f1 == pytest.approx(kept.macro_f1, abs=1e-12)
 
 
+def test_classifiers_train_on_kept_labels_and_all_later_steps_follow(tmp_path, monkeypatch, command, tiny_encoder):
+    monkeypatch.chdir(ROOT)
+    recipe = shutil.copytree(ROOT / "docs/study/labels/tweets-1.5b", tmp_path / "tweets-1.5b") / "recipe.yaml"
+    settings = [f"--output_dir={recipe.parent}", f"--train.encoder={tiny_encoder}", "--grid.seeds=[0, 1]"]
+    settings += ["--grid.variants=[gold, llm]", "--grid.curves=null", "--grid.sizes=[100]", "--accept-changes"]
+    for step in ("train", "variants", "report"):
+        code, _, errors = command(step, recipe, *settings)
+        assert code == 0, errors
+    results = read_results((recipe.parent / "report" / "results.json").read_bytes())
+    assert (results.method, results.R, results.n) == ("frozen", 2, 1000)
+    assert {path.name for path in (recipe.parent / "dataset" / "data").iterdir()} == {"gold", "llm", "test"}
+
+
 def test_the_tables_of_the_study_follow_from_the_results(capsys, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["study_tables.py"])
     runpy.run_path(str(ROOT / "benchmarks" / "study_tables.py"))["main"]()

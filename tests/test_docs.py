@@ -101,7 +101,7 @@ def lengthen(table):
     return output.getvalue()
 
 
-@pytest.mark.parametrize("page", [README, *PAGES], ids=lambda page: page.stem)
+@pytest.mark.parametrize("page", [README, *PAGES, DOCS / "dev" / "benchmarks.md"], ids=lambda page: page.stem)
 def test_the_first_example_of_a_page_runs(page, workplace, shell):
     blocks = read_blocks(page)
     for _, name, content in blocks:

@@ -84,7 +84,7 @@ def test_the_llm_is_wrong_on_half_of_the_texts_and_every_draw_differs(study):
 def test_the_classifier_has_not_seen_the_texts_that_it_labels(study):
     """By the study's own tables: its runs of the largest size, and the texts that each of them was trained on."""
     table = pq.read_table(SAMPLE / "data" / "out_of_bag").to_pylist()
-    runs = [f"llm/n200/{seed}" for seed in range(6)]
+    runs = [f"llm/n1600/{seed}" for seed in range(10)]
     for i in np.flatnonzero(study.pool.classifier >= 0)[:50]:
         rows = {row["run"]: row["probs"] for row in table if row["id"] == study.pool.ids[i]}
         first = next(run for run in runs if run in rows)

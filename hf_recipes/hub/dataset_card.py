@@ -105,7 +105,7 @@ def render_card(content: Content, folder: Path, place: Place, results: Results |
     study, pool, test = content.study, content.pool, content.test
     recipe = study.recipe
     manifest = read_json(study.annotations(content.annotations[0].key) / "manifest.json")
-    source = read_json(study.rows / "manifest.json")["source"]
+    source = content.files.manifest["source"]
     source_card = read_source_card(recipe.data.path)
     has_gold = pool.gold != NO_GOLD
     model, model_link = make_link(recipe.annotate.model, is_on_hub(study, recipe.annotate.model))
