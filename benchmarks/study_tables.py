@@ -357,9 +357,7 @@ def main() -> None:
     columns.append("as good as ... gold labels")
     print("## Summary\n\nGold → LLM labels, and the 95% interval of the difference, by heads with 1,600 texts.\n")
     print_table(columns, [[data, LLMS[llm], *list_summary(found)] for (data, llm), found in heads.items()])
-    print(
-        "\n## The paper's claims\n\nEach cell has 0.5B, then 1.5B. Heads, 1,600 training texts.\n"
-    )
+    print("\n## The paper's claims\n\nEach cell has 0.5B, then 1.5B. Heads, 1,600 training texts.\n")
     print_answers("claim of the paper", CLAIMS, heads)
     print("\n## With controls that the paper lacks\n")
     print_answers("claim", CONTROLS, heads)

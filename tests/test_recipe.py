@@ -214,7 +214,10 @@ def test_every_recipe_can_be_planned(path, command, tmp_path, tiny_encoder):
     """Offline, on a file of the columns that the recipe names, with models that are here."""
     recipe = load_recipe(path)
     names = list(recipe.data.label_names or ["neg", "pos"])
-    rows = [{"text": f"text {i}", "label": names[i % len(names)], "votes": [names[0]], "document": str(i)} for i in range(12_000)]
+    rows = [
+        {"text": f"text {i}", "label": names[i % len(names)], "votes": [names[0]], "document": str(i)}
+        for i in range(12_000)
+    ]
     counts = dict.fromkeys((recipe.data.raters if isinstance(recipe.data.raters, dict) else {}).values(), 1)
     (tmp_path / "rows.jsonl").write_text("\n".join(json.dumps(row | counts) for row in rows))
     here = [

@@ -273,7 +273,11 @@ def test_a_few_studies_stay_in_memory_and_nobody_waits_for_ever(study, monkeypat
 def test_cards_are_sorted_by_loss(study):
     shelf = shelf_module.Shelf(study, SAMPLE)
     own = shelf.summaries()[0]
-    assert (own.spec, own.model, own.encoder) == ("sample/tweets", "models/Qwen2.5-Coder-0.5B-Instruct", "models/all-MiniLM-L6-v2")
+    assert (own.spec, own.model, own.encoder) == (
+        "sample/tweets",
+        "models/Qwen2.5-Coder-0.5B-Instruct",
+        "models/all-MiniLM-L6-v2",
+    )
     assert own == published.read_summary(SAMPLE, study.name, study.where)
     shelf._public = [replace(own, spec=f"me/{loss}", loss=loss) for loss in (-0.01, None, 0.5)]
     assert [summary.loss for summary in shelf.summaries()] == [0.5, own.loss, -0.01, None]
