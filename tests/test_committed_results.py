@@ -128,7 +128,14 @@ def test_the_tables_of_the_study_follow_from_the_results(capsys, monkeypatch):
     tables = capsys.readouterr().out
     command = "python benchmarks/study_tables.py > docs/study/tables.md"
     assert (ROOT / "docs/study/tables.md").read_text() == tables, f"run {command}"
-    page = (ROOT / "docs/study.md").read_text()
-    for heading in ("The paper's claims", "Runs that differ only in ..."):
+    study, readme = ((ROOT / name).read_text() for name in ("docs/study.md", "README.md"))
+    places = {
+        "Summary": readme,
+        "The paper's claims": study,
+        "Fine-tuned encoders and heads": study,
+        "The larger LLM less the smaller one": study,
+        "Runs that differ only in ...": study,
+    }
+    for heading, page in places.items():
         table = tables.split(f"## {heading}\n\n")[1].split("\n\n## ")[0]
         assert table[table.index("|") :].strip() in page, heading
