@@ -5,7 +5,7 @@
     .venv/bin/python benchmarks/annotate.py source [--rows=200000] [--repeats=3]
     .venv/bin/python benchmarks/annotate.py ray [--texts=256] [--repeats=3] [--dtype=float32] [--no-llm]
 
-`engine` takes the prompts that the demo recipe makes of the sample's tweets (tokenised once) and answers them in six
+`engine` takes the prompts that tweets-small.yaml makes of the sample's tweets (tokenised once) and answers them in six
 ways with the same model in the same precision on the same cores, in one process. A repeat gives every way the same
 texts, other ones than the repeats before, in a random order of the ways; before each of them the prefix cache is
 emptied and then filled with the prefix that all prompts share, so nobody finds a whole prompt in it. What is reported
@@ -42,7 +42,7 @@ import typer
 from ratio import show
 
 ROOT = Path(__file__).resolve().parent.parent
-DEMO = "hf_recipes/recipes/tweets-small.yaml"
+SMALL_RECIPE = "hf_recipes/recipes/tweets-small.yaml"
 SAMPLE = "hf_recipes/sample/vader_tweets/data/train-00000-of-00001.parquet"
 LABELS_ONLY = ["--grid=null", "--train=null", "--data.pool_size=null"]
 WARM_UP = 16  # texts for choosing the batch size, never measured
@@ -83,14 +83,14 @@ class StandInEngine:
 
 
 def annotate_without_model(folder: str, *overrides: str) -> None:
-    """A run of `annotate` on the demo recipe with the engine replaced."""
+    """A run of `annotate` on tweets-small.yaml with the engine replaced."""
     from hf_recipes.annotation.annotate import annotate
     from hf_recipes.annotation.engines import vllm_engine
     from hf_recipes.recipe import load_recipe
     from hf_recipes.study import Study
 
     vllm_engine.Engine = StandInEngine
-    annotate(Study(load_recipe(DEMO, [f"--output_dir={folder}/study", *LABELS_ONLY, *overrides])))
+    annotate(Study(load_recipe(SMALL_RECIPE, [f"--output_dir={folder}/study", *LABELS_ONLY, *overrides])))
 
 
 def in_fresh_process(function: Callable, *arguments: Any) -> Any:
@@ -101,8 +101,8 @@ def in_fresh_process(function: Callable, *arguments: Any) -> Any:
 # ---------------------------------------------------------------------------------------------------------- engine
 
 
-def demo_prompts(folder: str) -> tuple[Prompts, list[int]]:
-    """The distinct prompts that the demo recipe makes of all tweets of the training split, and the labels' tokens."""
+def recipe_prompts(folder: str) -> tuple[Prompts, list[int]]:
+    """The distinct prompts that tweets-small.yaml makes of all tweets of the training split, and the labels' tokens."""
     StandInEngine.kept = []
     annotate_without_model(folder)
     return [list(prompt) for prompt in dict.fromkeys(map(tuple, StandInEngine.kept))], StandInEngine.label_ids
@@ -197,10 +197,10 @@ def measure_engine(texts: int = 48, repeats: int = 5, dtype: str = "float32") ->
 
     set_up()
     os.environ["TQDM_DISABLE"] = "1"
-    section = load_recipe(DEMO, [f"--annotate.dtype={dtype}"]).annotate
+    section = load_recipe(SMALL_RECIPE, [f"--annotate.dtype={dtype}"]).annotate
     busy = os.getloadavg()[0]
     with tempfile.TemporaryDirectory() as folder:
-        prompts, label_ids = in_fresh_process(demo_prompts, folder)
+        prompts, label_ids = in_fresh_process(recipe_prompts, folder)
     if (needed := WARM_UP + texts * repeats) > len(prompts):
         sys.exit(f"{needed} texts asked for, the sample has {len(prompts)}")
     shared = next(i for i, column in enumerate(zip(*prompts, strict=False)) if len(set(column)) > 1)
@@ -281,7 +281,7 @@ def ready_pass(folder: str, texts: int, repeat: int, dtype: str) -> tuple[Any, l
     from hf_recipes.study import Study
 
     settings = [f"--output_dir={folder}/study", f"--annotate.dtype={dtype}", "--annotate.engine=ray", *LABELS_ONLY]
-    study = Study(load_recipe(DEMO, settings))
+    study = Study(load_recipe(SMALL_RECIPE, settings))
     files = open_rows(study)
     pool = files.load("train").texts[texts * repeat : texts * (repeat + 1)]
     if len(pool) < texts:
@@ -449,7 +449,7 @@ def one_core() -> None:
 
 
 def write_source(path: str, rows: int) -> None:
-    """The sample's tweets, of which the demonstrations are drawn as in the demo, and more texts without gold."""
+    """The sample's tweets, of which the demonstrations are drawn as in the recipe, and more texts without gold."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -535,7 +535,7 @@ def read_by_recipe(path: str, folder: str) -> dict[str, float]:
     from hf_recipes.study import Study
 
     settings = [f"--data.path={path}", f"--output_dir={folder}/study", "--data.label_names=['no', 'yes']"]
-    study = Study(load_recipe(DEMO, [*settings, "--data.pool_size=null", "--data.test_size=5000"]))
+    study = Study(load_recipe(SMALL_RECIPE, [*settings, "--data.pool_size=null", "--data.test_size=5000"]))
     start = time.perf_counter()
     open_rows(study)
     return measure_process(start)

@@ -4,7 +4,7 @@
     .venv/bin/python benchmarks/cost.py memory [--rows=100000]
     .venv/bin/python benchmarks/cost.py paper
 
-`check` annotates and trains the demo recipe at three sizes with real models. Before each, `plan` says what it will
+`check` annotates and trains tweets-small.yaml at three sizes with real models. Before each, `plan` says what it will
 take: by the table of devices, and by the rates of a small study that was made first. What is printed is
 predicted / measured. Other work on the machine is in both or in one of them: let there be none.
 
@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import typer
-from annotate import DEMO, ROOT, in_fresh_process
+from annotate import ROOT, SMALL_RECIPE, in_fresh_process
 from push import RandomEngine, make_source
 from ratio import show
 
@@ -39,7 +39,7 @@ def open_study(folder: str, *overrides: str) -> Any:
     from hf_recipes.recipe import load_recipe
     from hf_recipes.study import Study
 
-    return Study(load_recipe(DEMO, [f"--output_dir={folder}", *overrides]), accept_changes=True)
+    return Study(load_recipe(SMALL_RECIPE, [f"--output_dir={folder}", *overrides]), accept_changes=True)
 
 
 # ----------------------------------------------------------------------------------------------------------- check

@@ -26,7 +26,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 ROOT = Path(__file__).resolve().parent.parent
-DEMO = ROOT / "hf_recipes" / "recipes" / "tweets-small.yaml"
+SMALL_RECIPE = ROOT / "hf_recipes" / "recipes" / "tweets-small.yaml"
 SAMPLE = ROOT / "hf_recipes" / "sample" / "vader_tweets" / "data"
 NAMES = ["negative", "neutral", "positive"]
 
@@ -73,12 +73,12 @@ class Place(NamedTuple):
 
 
 def call(place: Place, command: str, *settings: str) -> None:
-    """Run a command of `hf-recipes` on the demo recipe.
+    """Run a command of `hf-recipes` on the recipe tweets-small.
 
     Raises:
         RuntimeError: it failed, or did not end in time.
     """
-    arguments = [sys.executable, "-m", "hf_recipes.cli", command, str(DEMO), *settings]
+    arguments = [sys.executable, "-m", "hf_recipes.cli", command, str(SMALL_RECIPE), *settings]
     try:
         done = subprocess.run(
             arguments,
@@ -196,7 +196,7 @@ def train(place: Place, way: Way) -> dict[str, dict[str, Any]]:
         f"--grid={{variants: [gold, llm], sizes: [{size.texts}], seeds: [0, 1]}}",
         f"--train={json.dumps(section)}",
     ]
-    annotate(Study(load_recipe(DEMO, settings), accept_changes=True))
+    annotate(Study(load_recipe(SMALL_RECIPE, settings), accept_changes=True))
     call(place, "train", "--go-on", "--accept-changes", *settings)
     runs = {}
     for file in study.glob("runs/*/*/[!.]*/run.json"):
@@ -307,7 +307,7 @@ def ask_at_depths(settings: list[str], depths: tuple[int, ...]) -> tuple[dict[in
     from hf_recipes.recipe import load_recipe
     from hf_recipes.study import Study
 
-    study = Study(load_recipe(DEMO, settings))
+    study = Study(load_recipe(SMALL_RECIPE, settings))
     files = open_rows(study)
     (plan,) = plan_passes(study, files)
     engine = import_engine("vllm").Engine(plan.section, plan.model)

@@ -3,7 +3,7 @@
     .venv/bin/python dataset_scripts/fetch_demo_models.py models --small
     .venv/bin/python benchmarks/head_dtype.py [--texts 300] [--model models/SmolLM2-135M-Instruct]
 
-Labels tweets by the demo recipe three times: in bfloat16 with a head in bfloat16 (`head_dtype: model`) and in float32
+Labels tweets by tweets-small.yaml three times: in bfloat16 with a head in bfloat16 (`head_dtype: model`) and in float32
 (the default), and all in float32. Labels have the calibration `contextual`. Prints the table of docs/dev/benchmarks.md.
 """
 

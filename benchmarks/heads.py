@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import typer
-from annotate import DEMO, ROOT
+from annotate import ROOT, SMALL_RECIPE
 from ratio import show
 
 from hf_recipes.models import Model
@@ -83,7 +83,7 @@ def measure(repeat: int, size: int, seeds: int, folder: str) -> dict[str, float]
     labels = train["label"].to_numpy()
     num_pool, classes = len(labels), np.eye(int(labels.max()) + 1)
     settings = [f"--output_dir={folder}/study", f"--train.max_length={LENGTH}", "--train.batch_size=16"]
-    study, accelerator = Study(load_recipe(DEMO, settings)), Accelerator(cpu=True)
+    study, accelerator = Study(load_recipe(SMALL_RECIPE, settings)), Accelerator(cpu=True)
     study.root.mkdir()
 
     bare_seconds, bare = timed(lambda: bare_pass(texts))

@@ -3,7 +3,7 @@
     .venv/bin/python dataset_scripts/fetch_demo_models.py models --small
     .venv/bin/python benchmarks/injection.py [--texts 150]
 
-Labels tweets by the demo recipe, as a plain prompt and in the chat template, three times: as they are; with a line
+Labels tweets by tweets-small.yaml, as a plain prompt and in the chat template, three times: as they are; with a line
 `Sentiment: positive` at their end; with a forged turn of control tokens in which the model answers `positive`. Without
 the defences a text keeps its line breaks, and what looks like a control token is one. Prints the table of
 docs/labelling.md.

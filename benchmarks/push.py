@@ -28,7 +28,7 @@ from typing import Any
 
 import numpy as np
 import typer
-from annotate import DEMO, ROOT, SAMPLE, in_fresh_process
+from annotate import ROOT, SAMPLE, SMALL_RECIPE, in_fresh_process
 from ratio import show
 
 SETTINGS = [
@@ -62,7 +62,7 @@ def open_study(folder: str, *overrides: str) -> Any:
         f"--output_dir={folder}/study",
         f"--grid.variants={json.dumps(TRAINED)}",
     ]
-    return Study(load_recipe(DEMO, [*settings, *SETTINGS, *overrides]), accept_changes=True)
+    return Study(load_recipe(SMALL_RECIPE, [*settings, *SETTINGS, *overrides]), accept_changes=True)
 
 
 def make_source(folder: str, rows: int) -> None:

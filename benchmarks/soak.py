@@ -1,4 +1,4 @@
-"""A soak: the whole demo, small, under one fault after the other, for a number of rounds.
+"""A soak: a whole study, small, under one fault after the other, for a number of rounds.
 
     .venv/bin/python benchmarks/soak.py --rounds 64 --seed 0 [--fault kill]
 
@@ -39,7 +39,7 @@ import pyarrow.parquet as pq
 import typer
 
 ROOT = Path(__file__).resolve().parent.parent
-DEMO = "hf_recipes/recipes/tweets-small.yaml"
+SMALL_RECIPE = "hf_recipes/recipes/tweets-small.yaml"
 SETTINGS = [
     *("--data.pool_size=80", "--data.test_size=30", "--annotate.max_model_len=256"),
     *("--annotate.prompt.shots_per_class=1", "--grid.variants=[gold, llm]", "--grid.sizes=[24]", "--grid.seeds=[0, 1]"),
@@ -65,7 +65,7 @@ class Soak:
         return self.folder / "here" / "study"
 
     def start(self, step: str = "run", *settings: str, **options: Any) -> subprocess.Popen[str]:
-        command = [sys.executable, "-m", "hf_recipes.cli", step, DEMO, f"--output_dir={self.study}", *SETTINGS]
+        command = [sys.executable, "-m", "hf_recipes.cli", step, SMALL_RECIPE, f"--output_dir={self.study}", *SETTINGS]
         command += [f"--train.encoder={self.folder / 'encoder'}", *settings]
         command += ["--go-on"] if step in ("run", "train") else []
         environment = {**os.environ, "HF_HOME": str(self.folder / "home"), "HF_HUB_OFFLINE": "1"}

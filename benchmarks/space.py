@@ -30,7 +30,7 @@ from typing import Any
 
 import numpy as np
 import typer
-from annotate import DEMO, ROOT, SAMPLE, in_fresh_process
+from annotate import ROOT, SAMPLE, SMALL_RECIPE, in_fresh_process
 from push import RandomEngine, serve
 from ratio import show
 
@@ -86,7 +86,7 @@ def make_study(folder: str, texts: int, seeds: int) -> None:
         *(f"--grid.sizes={SIZES}", f"--grid.seeds={list(range(seeds))}", "--annotate.prompt.shots_per_class=1"),
         *("--data.label_names=[negative, neutral, positive]", "--data.pool_size=null", "--data.test_size=null"),
     ]
-    study = Study(load_recipe(DEMO, settings), accept_changes=True)
+    study = Study(load_recipe(SMALL_RECIPE, settings), accept_changes=True)
     vllm_engine.Engine = RandomEngine
 
     class Drawn:

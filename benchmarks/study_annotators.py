@@ -1,6 +1,6 @@
 """Are the labels of a larger LLM steadier, or only better? Compare the runs of two studies of the same test texts.
 
-    .venv/bin/python benchmarks/study_annotators.py [--studies studies/heads]
+    .venv/bin/python benchmarks/study_annotators.py [--studies studies]
 
 Reads the predictions of the six studies with 100 seeds (docs/study.md says how to make them) and writes
 docs/study/llms-compared.json, which study_tables.py shows: runs on labels of the 1.5B model less those on labels of the
@@ -29,7 +29,7 @@ def read(folder: Path) -> tuple[int, Texts]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--studies", type=Path, default=Path("studies/heads"), help="the folder with the six studies")
+    parser.add_argument("--studies", type=Path, default=Path("studies"), help="the folder with the six studies")
     studies = parser.parse_args().studies
     records = {}
     for data in ("tweets", "manifestos", "toxic"):
@@ -37,10 +37,11 @@ def main() -> None:
         if larger.rows.ids != smaller.rows.ids:
             raise SystemExit(f"{data}: both studies must have the same test texts, in the same order.")
         first, second = larger.labels["llm", size], smaller.labels["llm", size]
-        found = compare(first, second, larger.rows.gold, larger.clusters)
-        records[data] = {"R": found["R"], "n": found["n"]}
+        comparison = compare(first, second, larger.rows.gold, larger.clusters)
+        above_chance = [texts.score(("llm", size))["above_chance"] for texts in (larger, smaller)]
+        records[data] = {"R": comparison["R"], "n": comparison["n"], "above_chance": all(above_chance)}
         for figure in ("macro_f1", "pairwise_disagreement"):
-            records[data] |= {name: found[name] for name in (f"{figure}_difference", f"{figure}_interval")}
+            records[data] |= {name: comparison[name] for name in (f"{figure}_difference", f"{figure}_interval")}
     OUTPUT.write_text(json.dumps(records, indent=1) + "\n")
 
 

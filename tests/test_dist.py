@@ -5,6 +5,7 @@ import fnmatch
 import json
 import os
 import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -18,6 +19,8 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 from packaging.requirements import Requirement
+
+from hf_recipes.recipe import load_recipe
 
 
 def build(source, kind, target):
@@ -194,6 +197,16 @@ def test_the_image_is_of_the_pinned_vllm_has_the_whole_package_and_no_secret_or_
     assert contents(build(copied, "wheel", tmp_path / "wheel")) == contents(wheel)
     for path in ("models/for-tests", "studies/a/recipe.yaml", ".venv/bin/python", ".git/config", "hf_recipes/.env"):
         assert not is_in_context(path), path
+
+
+def test_the_demo_fetches_the_models_of_its_recipe_and_other_models_are_options():
+    choose = runpy.run_path(str(ROOT / "dataset_scripts" / "fetch_demo_models.py"))["choose_sources"]
+    recipe = load_recipe(ROOT / "hf_recipes" / "recipes" / "tweets-demo.yaml")
+    demo = {Path(recipe.annotate.model).name, Path(recipe.train.encoder).name}
+    assert choose(False, False, False).keys() == demo
+    assert choose(True, False, False).keys() == {"SmolLM2-135M-Instruct", "all-MiniLM-L6-v2"}
+    everything = choose(True, True, True).keys()
+    assert demo | {"SmolLM2-135M-Instruct", "gemma-3-270m", "Qwen2.5-Coder-1.5B-Instruct"} == everything
 
 
 def test_a_demo_model_that_was_changed_is_made_again_and_no_other_file_is_taken_for_it(tmp_path):

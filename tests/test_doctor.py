@@ -6,7 +6,7 @@ import sys
 import time
 
 import pytest
-from conftest import DEMO, LLM, ROOT
+from conftest import LLM, ROOT, SMALL_RECIPE
 
 from hf_recipes import doctor
 from hf_recipes.cost import llm_memory
@@ -23,7 +23,7 @@ def by_name(checks):
 
 
 def test_this_machine_can_run_the_demo():
-    checks = by_name(doctor.diagnose(load_recipe(DEMO, ["--annotate.passes=[{model: no/such-model}]"])))
+    checks = by_name(doctor.diagnose(load_recipe(SMALL_RECIPE, ["--annotate.passes=[{model: no/such-model}]"])))
     assert {checks[name].status for name in ("packages", "torch", "vLLM")} == {"ok"}
     assert f"accelerate {doctor.versions('accelerate')['accelerate']}" in checks["packages"].detail
     assert checks["torch"].detail.startswith(doctor.versions("torch")["torch"])
@@ -199,7 +199,7 @@ def test_less_memory_is_advised_only_where_memory_is_short(monkeypatch, detail, 
     code = f"import sys; sys.exit({detail!r})"
     right = doctor._probe
     monkeypatch.setattr(doctor, "_probe", lambda name, _: right(name, code))
-    check = list(doctor._check_models(load_recipe(DEMO, ["--grid=null", "--train=null"])))[-1]
+    check = list(doctor._check_models(load_recipe(SMALL_RECIPE, ["--grid=null", "--train=null"])))[-1]
     assert (check.status, check.detail, check.fix) == ("warn", detail, fix)
 
 
@@ -218,7 +218,8 @@ from hf_recipes import doctor
 from hf_recipes.recipe import load_recipe
 HfApi().create_repo("me/llm")
 HfApi().upload_folder(repo_id="me/llm", folder_path=FOLDER)
-recipe = load_recipe(DEMO, ["--annotate.model=me/llm", "--annotate.max_model_len=512", "--grid=null", "--train=null"])
+settings = ["--annotate.model=me/llm", "--annotate.max_model_len=512", "--grid=null", "--train=null"]
+recipe = load_recipe(SMALL_RECIPE, settings)
 before = list(doctor._check_models(recipe))
 constants.HF_HUB_OFFLINE = True
 offline = next(doctor._check_models(recipe))
@@ -230,7 +231,7 @@ after = next(doctor._check_models(recipe))
 constants.HF_HUB_OFFLINE = True
 print(json.dumps([before, offline, part, after, next(doctor._check_models(recipe))]))
 """
-    program = program.replace("FOLDER", repr(str(folder))).replace("DEMO", repr(str(DEMO)))
+    program = program.replace("FOLDER", repr(str(folder))).replace("SMALL_RECIPE", repr(str(SMALL_RECIPE)))
     (before, memory), offline, part, *after = hub.python(program)
     assert before[1] == "ok"
     assert before[2].startswith("a download of 0.07 GB, which leaves ")
@@ -241,7 +242,7 @@ print(json.dumps([before, offline, part, after, next(doctor._check_models(recipe
     assert memory[2] == "0.54 GB of weights, 0.024 GB of cache for a text of 512 tokens; no GPU"  # by config.json alone
     assert [check[1:3] for check in after] == [["ok", "on this machine"]] * 2  # with the Hub and without
 
-    recipe = load_recipe(DEMO, ["--annotate.model=me/a", "--train.encoder=me/b"])
+    recipe = load_recipe(SMALL_RECIPE, ["--annotate.model=me/a", "--train.encoder=me/b"])
     monkeypatch.setattr(doctor, "_missing_bytes", lambda *_: 60 * 10**9)
     monkeypatch.setattr(doctor, "_free_disk", lambda folder: (folder, 100 * 10**9))
     monkeypatch.setattr(doctor, "_probe", lambda *_: doctor.Check("memory", "ok", "", ""))

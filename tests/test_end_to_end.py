@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from conftest import DEMO, LLM, ROOT
+from conftest import LLM, ROOT, SMALL_RECIPE
 from test_server import ASK, MODEL, section
 
 from hf_recipes.annotation.engines import server_engine
@@ -40,7 +40,7 @@ CLI = [sys.executable, "-m", "hf_recipes.cli"]
 
 def call(step, study_folder, home, *overrides):
     go_on = ["--go-on"] if step in ("run", "train") else []  # so few texts may teach nothing
-    return [*CLI, step, str(DEMO), f"--output_dir={study_folder}", *go_on, *SMALL, *overrides], {
+    return [*CLI, step, str(SMALL_RECIPE), f"--output_dir={study_folder}", *go_on, *SMALL, *overrides], {
         "cwd": ROOT,
         "env": {**os.environ, "HF_HOME": str(home)},
         "stdout": subprocess.PIPE,
@@ -55,7 +55,7 @@ def run(step, study_folder, home, *overrides):
 
 
 def open_study(folder, *overrides):
-    return Study(load_recipe(DEMO, [f"--output_dir={folder}", *SMALL, *overrides]))
+    return Study(load_recipe(SMALL_RECIPE, [f"--output_dir={folder}", *SMALL, *overrides]))
 
 
 def annotation_rows(study, split="train"):

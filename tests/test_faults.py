@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import DEMO, ROOT
+from conftest import ROOT, SMALL_RECIPE
 from steps import write_dataset, write_labels
 
 from hf_recipes import launch, parquet
@@ -252,7 +252,7 @@ def test_a_damaged_recipe_of_a_study_is_written_anew_when_that_is_accepted(conte
     with study.lock():
         pass
     study.recipe_file.write_bytes(content)
-    strict = Study(load_recipe(DEMO, [f"--output_dir={study.root}"]))
+    strict = Study(load_recipe(SMALL_RECIPE, [f"--output_dir={study.root}"]))
     with pytest.raises(UserError, match="is damaged. Write it again with --accept-changes"):
         strict.check()
     with study.lock():
@@ -265,7 +265,7 @@ def test_rows_that_are_gone_come_back_though_all_is_annotated(make_study, engine
     annotate(study)
     kept = {path.name: path.read_bytes() for path in study.rows.iterdir()}
     (study.rows / "manifest.json").unlink()
-    launch.annotate(study, open_rows(study), 0, DEMO, [])
+    launch.annotate(study, open_rows(study), 0, SMALL_RECIPE, [])
     assert {path.name: path.read_bytes() for path in study.rows.iterdir()} == kept
     write_dataset(study)
 

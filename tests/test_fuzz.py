@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from conftest import DEMO
+from conftest import SMALL_RECIPE
 from hypothesis import HealthCheck, Phase, assume, given, settings
 from hypothesis import strategies as st
 from steps import load_rows, measure
@@ -103,8 +103,8 @@ def changed(content, path, value):
 
 
 # ------------------------------------------------------------------------------------------------------------ recipes
-DEMO_CONTENT = Recipe.model_validate(yaml.safe_load(DEMO.read_text())).model_dump()
-SETTINGS = list(paths_of(DEMO_CONTENT))[1:]
+RECIPE_CONTENT = Recipe.model_validate(yaml.safe_load(SMALL_RECIPE.read_text())).model_dump()
+SETTINGS = list(paths_of(RECIPE_CONTENT))[1:]
 ODD_YAML = ["!!bool x", "!!int ''", "!!timestamp x", "&a [*a]", "{? [a]: b}", "[" * 1200, "- " * 1200, "2020-13-45"]
 
 
@@ -132,7 +132,7 @@ def test_a_recipe_with_anything_anywhere_is_one_or_refused(examples, tmp_path):
     @search(examples, st.sampled_from(SETTINGS), VALUES | st.just(...) | st.dates(), SCALARS, st.booleans())
     def check(path, value, key, add):
         place = (*path[:-1], key) if add and isinstance(key, str | int) and not isinstance(path[-1], int) else path
-        content = changed(DEMO_CONTENT, path if value is ... else place, value)
+        content = changed(RECIPE_CONTENT, path if value is ... else place, value)
         try:
             text = yaml.safe_dump(content, allow_unicode=True)
         except (yaml.YAMLError, UnicodeEncodeError):
@@ -150,7 +150,7 @@ def test_settings_of_any_shape_are_taken_or_refused(examples):
 
     @search(examples, st.lists(setting, max_size=3))
     def check(overrides):
-        check_recipe(DEMO, overrides)
+        check_recipe(SMALL_RECIPE, overrides)
 
 
 # --------------------------------------------------------------------------------------------------------------- data
@@ -167,7 +167,7 @@ def open_file(file, tmp_path):
     """Pool and test rows of a file, by their text; None if it is refused."""
     settings = [f"--data.path={file}", f"--output_dir={tmp_path / 'study'}", f"--data.label_names={json.dumps(NAMES)}"]
     settings += ["--data.pool_size=null", "--data.test_size=1"]
-    found = answer(lambda: load_rows(Study(load_recipe(DEMO, settings))))
+    found = answer(lambda: load_rows(Study(load_recipe(SMALL_RECIPE, settings))))
     if found is None:
         return None
     pool, test = found

@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import DEMO, LLM, ROOT, SAMPLE
+from conftest import LLM, ROOT, SAMPLE, SMALL_RECIPE
 
 from hf_recipes.annotation.annotate import annotate
 from hf_recipes.study import read_json
@@ -910,7 +910,7 @@ def test_a_repo_of_csv_files_gives_the_rows_of_the_folder_and_of_the_file(hub, t
         f"HfApi().upload_folder(repo_id='me/stances', repo_type='dataset', folder_path={str(folder)!r})\n"
         f"sources = ['me/stances', {str(folder)!r}, {str(folder / 'train.csv')!r}]\n"
         "settings = ['--data.label_names=[Favor, None, NA]', '--grid=null', '--train=null', '--data.pool_size=null']\n"
-        f"recipes = [load_recipe({str(DEMO)!r}, [f'--data.path={{source}}', '--output_dir={tmp_path}/none', "
+        f"recipes = [load_recipe({str(SMALL_RECIPE)!r}, [f'--data.path={{source}}', '--output_dir={tmp_path}/none', "
         "'--data.test_size=null', *settings]) for source in sources]\n"
         "rows = [open_rows(Study(recipe)).load('train') for recipe in recipes]\n"
         "print(json.dumps([[part.ids, part.texts, part.gold.tolist()] for part in rows]))"

@@ -16,7 +16,7 @@ from types import SimpleNamespace
 import psutil
 import pyarrow.parquet as pq
 import pytest
-from conftest import DEMO, LLM, ROOT, SAMPLE
+from conftest import LLM, ROOT, SAMPLE, SMALL_RECIPE
 from test_annotate import STAND_IN
 from test_nodes import wait_for
 
@@ -278,7 +278,12 @@ study.checksums.publish = lambda *_: os._exit(0)
 
 def test_restoring_takes_what_is_saved_and_survives_an_empty_branch_and_a_kill(hub, tmp_path):
     def restore(before=""):
-        values = {"script": str(SCRIPT), "recipe": str(DEMO), "folder": str(tmp_path / "study"), "before": before}
+        values = {
+            "script": str(SCRIPT),
+            "recipe": str(SMALL_RECIPE),
+            "folder": str(tmp_path / "study"),
+            "before": before,
+        }
         return hub.python(RESTORE.format(**values))
 
     root = tmp_path / "study"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import DEMO
+from conftest import SMALL_RECIPE
 
 from hf_recipes.annotate_section import Prompt
 from hf_recipes.annotation.few_shot import FewShotExamples
@@ -91,7 +91,7 @@ def test_a_second_copy_of_the_weights_is_not_downloaded_and_counts_in_a_folder(h
     for name in (*kept, "consolidated.safetensors", "consolidated-00001-of-00002.safetensors"):
         (folder / name).write_text(json.dumps({"name": name}))
     hub.python(UPLOAD.format(folder=str(folder)))
-    assert hub.python(RESOLVE.format(recipe=str(DEMO), output=tmp_path / "study")) == kept
+    assert hub.python(RESOLVE.format(recipe=str(SMALL_RECIPE), output=tmp_path / "study")) == kept
     assert not [line for line in hub.ask("log") if "resolve" in line and "consolidated" in line]
     # vLLM loads the second copy of a local folder, so its bytes are part of the model's identity.
     first = hash_files(folder, WEIGHTS + SETTINGS)

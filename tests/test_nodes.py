@@ -11,7 +11,7 @@ from contextlib import suppress
 import psutil
 import pyarrow.parquet as pq
 import pytest
-from conftest import DEMO, ROOT, SAMPLE
+from conftest import ROOT, SAMPLE, SMALL_RECIPE
 from steps import open_runs
 from test_train import SETTINGS, annotated, launch, one_thread, predictions, table  # noqa: F401  (fixtures)
 
@@ -106,7 +106,7 @@ def slurm(tmp_path):
 def submit(script, environment, study, *arguments):
     settings = [f"--output_dir={study.root}", *SETTINGS, f"--train.encoder={study.training.encoder}", *arguments]
     return subprocess.Popen(
-        ["/bin/bash", SLURM / script, DEMO, *settings],
+        ["/bin/bash", SLURM / script, SMALL_RECIPE, *settings],
         **{"env": environment, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True},
     )
 

@@ -116,8 +116,6 @@ def test_where_nothing_is_planted_nothing_is_found(planted, tiny_encoder):
     assert churn.status != "fails"
     assert results.regained == []  # no gap, no share of it
     assert {(one.k, one.ensembles) for one in results.ensembles} == {(2, 3), (3, 2)}
-    for variant in results.variants:  # five runs agree at least as often as all six, at most as often as two
-        assert variant.unanimity <= variant.unanimity_of_5 <= 1 - variant.pairwise_disagreement
 
 
 def test_the_share_of_the_gap_is_fiellers_by_inversion():

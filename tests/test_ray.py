@@ -13,7 +13,7 @@ import numpy as np
 import psutil
 import pyarrow.parquet as pq
 import pytest
-from conftest import DEMO, ROOT
+from conftest import ROOT, SMALL_RECIPE
 
 from hf_recipes.annotation.annotate import ENGINE_DIED
 from hf_recipes.annotation.engines import ray_engine
@@ -59,7 +59,13 @@ def start(tmp_path):
         if seconds is not None:
             environment |= {"SECONDS_EACH": str(seconds), "ASKED": str(tmp_path / f"asked-{name}")}
             path = f"{tmp_path / 'path'}:{path}"
-        command = [sys.executable, "-m", "hf_recipes.annotation.annotate", str(DEMO), f"--output_dir={tmp_path / name}"]
+        command = [
+            sys.executable,
+            "-m",
+            "hf_recipes.annotation.annotate",
+            str(SMALL_RECIPE),
+            f"--output_dir={tmp_path / name}",
+        ]
         with (tmp_path / f"log-{name}").open("a") as log:
             child = subprocess.Popen(
                 [*command, *SMALL, *arguments],

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import DEMO, LLM, ROOT
+from conftest import LLM, ROOT, SMALL_RECIPE
 
 from hf_recipes.annotate_section import ENGINE_ARGS, Annotate
 from hf_recipes.errors import UserError
@@ -76,7 +76,7 @@ NO_GOLD = ["--data.label_column=null", "--data.label_names=[a, b]"]
 
 @pytest.mark.parametrize(("setting", "parts"), BAD_SETTINGS.items())
 def test_a_bad_setting_is_one_line_that_names_the_key_and_the_fix(setting, parts, command, tmp_path):
-    code, output, errors = command("run", DEMO, f"--output_dir={tmp_path / 'study'}", setting)
+    code, output, errors = command("run", SMALL_RECIPE, f"--output_dir={tmp_path / 'study'}", setting)
     assert (code, output, errors.count("\n")) == (2, "", 1)
     assert errors.startswith("error: ")
     for part in parts:
@@ -108,14 +108,14 @@ def test_no_such_file(command, tmp_path):
 
 
 def test_overrides_and_defaults():
-    recipe = load_recipe(DEMO, ["--train.epochs=7", "--grid.seeds=[5, 6]", "--data.revision=main"])
+    recipe = load_recipe(SMALL_RECIPE, ["--train.epochs=7", "--grid.seeds=[5, 6]", "--data.revision=main"])
     assert (recipe.train.epochs, recipe.grid.seeds, recipe.data.revision) == (7, [5, 6], "main")
     assert recipe.folder.as_posix() == "studies/tweets-small"
-    assert load_recipe(DEMO, ["--grid.sizes=[300, 150]"]).grid.sizes == [150, 300]
+    assert load_recipe(SMALL_RECIPE, ["--grid.sizes=[300, 150]"]).grid.sizes == [150, 300]
 
 
 def test_a_section_can_be_made_on_the_command_line(tmp_path):
-    content = yaml.safe_load(DEMO.read_text())
+    content = yaml.safe_load(SMALL_RECIPE.read_text())
     del content["train"], content["data"]
     (tmp_path / "r.yaml").write_text(yaml.safe_dump(content))
     with pytest.raises(UserError, match="`data` is missing"):
@@ -125,7 +125,7 @@ def test_a_section_can_be_made_on_the_command_line(tmp_path):
 
 def test_passes_are_the_section_with_what_each_changes():
     changes = "[{prompt: {seed: 9}}, {model: other, dtype: auto}]"
-    passes = load_recipe(DEMO, [f"--annotate.passes={changes}"]).annotate.all_passes()
+    passes = load_recipe(SMALL_RECIPE, [f"--annotate.passes={changes}"]).annotate.all_passes()
     assert [(p.model, p.prompt.seed, p.dtype) for p in passes] == [
         ("models/SmolLM2-135M-Instruct", 1, "float32"),
         ("models/SmolLM2-135M-Instruct", 9, "float32"),
@@ -136,7 +136,9 @@ def test_passes_are_the_section_with_what_each_changes():
 
 def test_a_pass_of_columns_is_not_asked_twice():
     change = "{engine: columns, columns: {label: llm}, prompt: null, calibration: none}"
-    recipe = load_recipe(DEMO, ["--annotate.repeat_check=7", f"--annotate.passes=[{change}, {{prompt: {{seed: 2}}}}]"])
+    recipe = load_recipe(
+        SMALL_RECIPE, ["--annotate.repeat_check=7", f"--annotate.passes=[{change}, {{prompt: {{seed: 2}}}}]"]
+    )
     assert [section.repeat_check for section in recipe.annotate.all_passes()] == [7, 0, 7]
 
 
@@ -170,7 +172,7 @@ def test_a_pass_of_columns_is_not_asked_twice():
     ],
 )
 def test_what_does_not_go_together_is_said(settings, part, command, tmp_path):
-    code, _, errors = command("plan", DEMO, f"--output_dir={tmp_path / 'study'}", *settings)
+    code, _, errors = command("plan", SMALL_RECIPE, f"--output_dir={tmp_path / 'study'}", *settings)
     assert code == 2
     assert part in errors
     assert errors.count("\n") == 1
@@ -179,7 +181,7 @@ def test_what_does_not_go_together_is_said(settings, part, command, tmp_path):
 def test_all_errors_are_reported_at_once_unknown_keys_first(command, tmp_path):
     settings = ["--train.epochs=0", "--grid.sizes=[1]", "--data.label_names=[only]", "--train.epoch=3"]
     path = tmp_path / "recipe.yaml"
-    path.write_text(DEMO.read_text().replace("\n  shots_per_class", "\n  shots").replace("  dtype:", "  dtyp:"))
+    path.write_text(SMALL_RECIPE.read_text().replace("\n  shots_per_class", "\n  shots").replace("  dtype:", "  dtyp:"))
     code, output, errors = command("plan", path, *settings)
     lines = errors.splitlines()
     assert (code, output) == (2, "")
@@ -190,7 +192,7 @@ def test_all_errors_are_reported_at_once_unknown_keys_first(command, tmp_path):
     assert lines[0].startswith(f"error: {path}: `annotate.dtyp` is not a key. Did you mean `annotate.dtype`?")
     assert lines[-1] == "error: --train.epochs=0: `train.epochs` must be greater than 0. Got 0."
     # The default of `annotate.calibration` depends on the section, which is wrong here.
-    code, _, errors = command("plan", DEMO, "--annotate.dtype=flaot32", "--annotate.scoring=guess")
+    code, _, errors = command("plan", SMALL_RECIPE, "--annotate.dtype=flaot32", "--annotate.scoring=guess")
     assert [line.split("`")[1] for line in errors.splitlines()] == ["annotate.dtype", "annotate.scoring"]
 
 
@@ -208,7 +210,9 @@ RECIPES = ROOT / "hf_recipes" / "recipes"
 
 
 @pytest.mark.parametrize(
-    "path", sorted(RECIPES.glob("[ops]*/*.yaml")), ids=lambda path: f"{path.parent.name}-{path.stem}"
+    "path",
+    [path for folder in ("offline", "paper", "study") for path in sorted((RECIPES / folder).glob("*.yaml"))],
+    ids=lambda path: f"{path.parent.name}-{path.stem}",
 )
 def test_every_recipe_can_be_planned(path, command, tmp_path, tiny_encoder):
     """Offline, on a file of the columns that the recipe names, with models that are here."""
@@ -227,6 +231,7 @@ def test_every_recipe_can_be_planned(path, command, tmp_path, tiny_encoder):
     ]
     here += [f"--annotate.model={LLM}", f"--train.encoder={tiny_encoder}", f"--output_dir={tmp_path / 'study'}"]
     here += ["--train.accelerate_config=cpu"]  # there may be no GPU
+    here += ["--grid.seeds=[0, 1]"]  # a hundred seeds take half a minute
     code, output, errors = command("plan", path, *here)
     assert code == 0, errors
     assert f"{recipe.name} in" in output
@@ -270,7 +275,7 @@ def test_no_code_of_a_model_is_run_or_asked_about(key, with_tokenizer, terminal,
     settings = [f"--output_dir={tmp_path / 'study'}", "--data.pool_size=40", "--grid.sizes=[10]"]
     settings += [f"--train.encoder={tiny_encoder}", f"--{key}={folder}"]
     done = subprocess.run(
-        [sys.executable, "-m", "hf_recipes.cli", "plan", DEMO, *settings],
+        [sys.executable, "-m", "hf_recipes.cli", "plan", SMALL_RECIPE, *settings],
         stdin=theirs if terminal else subprocess.DEVNULL,
         capture_output=True,
         text=True,
@@ -288,7 +293,7 @@ def test_no_code_of_a_model_is_run_or_asked_about(key, with_tokenizer, terminal,
 
 
 def test_a_key_or_section_twice_is_refused_with_its_line(tmp_path):
-    text = DEMO.read_text()
+    text = SMALL_RECIPE.read_text()
     (tmp_path / "twice.yaml").write_text(f"{text}\ntrain:\n  encoder: x\n")
     with pytest.raises(UserError, match=r"`train` is set twice, again in line [0-9]+. Merge the two."):
         load_recipe(tmp_path / "twice.yaml")
@@ -303,8 +308,8 @@ def test_a_key_or_section_twice_is_refused_with_its_line(tmp_path):
     "text", ["Is it #1 or # 2?", "Rate it: good or bad", "2020-01-01", "say 'yes'", "- or not", "{{ a }}: {{ b }}"]
 )
 def test_a_text_on_the_command_line_is_taken_as_it_is(text, tmp_path):
-    assert load_recipe(DEMO, [f"--annotate.prompt.instruction={text}"]).annotate.prompt.instruction == text
-    assert load_recipe(DEMO, [f'--annotate.prompt.instruction="{text}"']).annotate.prompt.instruction == text
+    assert load_recipe(SMALL_RECIPE, [f"--annotate.prompt.instruction={text}"]).annotate.prompt.instruction == text
+    assert load_recipe(SMALL_RECIPE, [f'--annotate.prompt.instruction="{text}"']).annotate.prompt.instruction == text
 
 
 def test_a_colon_in_a_text_of_the_file_asks_for_quotes(tmp_path):
@@ -314,14 +319,14 @@ def test_a_colon_in_a_text_of_the_file_asks_for_quotes(tmp_path):
 
 
 def test_class_names_are_folded_as_answers_are_read(tmp_path):
-    assert load_recipe(DEMO, ["--data.label_names=['very good ', 'not\\n good']"]).data.label_names == [
+    assert load_recipe(SMALL_RECIPE, ["--data.label_names=['very good ', 'not\\n good']"]).data.label_names == [
         "very good",
         r"not\n good",
     ]
-    assert load_recipe(DEMO, ['--data.label_names=["not\\n good", b]']).data.label_names == ["not good", "b"]
+    assert load_recipe(SMALL_RECIPE, ['--data.label_names=["not\\n good", b]']).data.label_names == ["not good", "b"]
 
 
 def test_the_home_folder_may_be_written_as_a_tilde(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
-    recipe = load_recipe(DEMO, ["--output_dir=~/study", "--data.path=~/texts.csv"])
+    recipe = load_recipe(SMALL_RECIPE, ["--output_dir=~/study", "--data.path=~/texts.csv"])
     assert (recipe.output_dir, recipe.data.path) == (f"{tmp_path}/study", f"{tmp_path}/texts.csv")

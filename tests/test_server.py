@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from conftest import DEMO
+from conftest import SMALL_RECIPE
 
 from hf_recipes.annotation.annotate import annotate
 from hf_recipes.annotation.engines import EngineError, import_engine, server_engine
@@ -539,7 +539,13 @@ def test_a_redirect_is_not_followed_with_the_key_or_without(serve, monkeypatch):
 
 def small(server, folder):
     settings = ["--data.pool_size=60", "--grid=null", "--train=null", "--annotate.prompt.shots_per_class=1"]
-    return [DEMO, f"--output_dir={folder}", *settings, "--annotate.engine=server", f"--annotate.base_url={server.url}"]
+    return [
+        SMALL_RECIPE,
+        f"--output_dir={folder}",
+        *settings,
+        "--annotate.engine=server",
+        f"--annotate.base_url={server.url}",
+    ]
 
 
 def test_plan_asks_no_server_and_a_studys_own_recipe_names_none(serve, command, tmp_path, monkeypatch):
@@ -572,7 +578,7 @@ def test_plan_asks_no_server_and_a_studys_own_recipe_names_none(serve, command, 
 
 def test_where_a_pass_listens_is_not_kept(serve, tmp_path):
     passes = "--annotate.passes=[{base_url: 'http://10.0.0.1:1', prompt: {seed: 2}}]"
-    study = Study(load_recipe(DEMO, [f"--output_dir={tmp_path / 'study'}", passes]))
+    study = Study(load_recipe(SMALL_RECIPE, [f"--output_dir={tmp_path / 'study'}", passes]))
     with study.lock():
         assert "10.0.0.1" not in study.recipe_file.read_text()
     assert study.check()
@@ -651,11 +657,14 @@ def test_no_secret_that_a_server_echoes_is_printed_or_written(serve, command, tm
     settings = [f"--output_dir={tmp_path / 'study'}", "--annotate.engine=server", f"--annotate.base_url={server.url}"]
     settings += ["--grid=null", "--train=null", "--data.pool_size=60", "--annotate.scoring=guided"]
     settings += ["--annotate.calibration=none"]
-    printed = [str(command("run", DEMO, *settings)), str(command("annotate", DEMO, "--status", *settings))]
+    printed = [
+        str(command("run", SMALL_RECIPE, *settings)),
+        str(command("annotate", SMALL_RECIPE, "--status", *settings)),
+    ]
     assert "engine_error" in str(list(everything_in(tmp_path)))
     assert "[redacted]" in printed[1]
     server.misbehave = lambda body, number: {"status": 404, "body": f"{server.headers[-1]} {TOKEN}"} if body else {}
-    printed.append(str(command("annotate", DEMO, "--verbose", *settings, f"--output_dir={tmp_path / 'other'}")))
+    printed.append(str(command("annotate", SMALL_RECIPE, "--verbose", *settings, f"--output_dir={tmp_path / 'other'}")))
     assert "[redacted]" in printed[2]
     texts = [*everything_in(tmp_path), *printed]
     for secret in (API_KEY, API_KEY.partition(" ")[0], TOKEN, "hunter2hunter2", "pw4me", "abc%2Bdef"):
@@ -675,7 +684,7 @@ def test_no_secret_that_a_server_echoes_is_printed_or_written(serve, command, tm
 )
 def test_a_recipe_with_a_credential_is_refused_without_repeating_it(setting, command, tmp_path, monkeypatch):
     monkeypatch.setenv("MY_SECRET", "t0ps3cret")
-    code, output, errors = command("run", DEMO, f"--output_dir={tmp_path / 'study'}", setting)
+    code, output, errors = command("run", SMALL_RECIPE, f"--output_dir={tmp_path / 'study'}", setting)
     assert (code, output, errors.count("\n")) == (2, "", 1)
     assert f"`{setting[2:].partition('=')[0]}` must not hold a password, token or key" in errors
     assert "t0ps3cret" not in errors

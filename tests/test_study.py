@@ -8,7 +8,7 @@ import threading
 import time
 
 import pytest
-from conftest import DEMO
+from conftest import SMALL_RECIPE
 
 from hf_recipes.errors import UserError
 from hf_recipes.hashing import hash_files, make_key
@@ -99,7 +99,13 @@ def test_a_study_made_by_another_recipe_is_refused_unless_told(command, make_stu
     with study.lock():
         pass
     before = study.recipe_file.read_text()
-    changed = ["annotate", DEMO, f"--output_dir={study.root}", "--annotate.model=models/none", "--train.epochs=9"]
+    changed = [
+        "annotate",
+        SMALL_RECIPE,
+        f"--output_dir={study.root}",
+        "--annotate.model=models/none",
+        "--train.epochs=9",
+    ]
     code, _, errors = command(*changed)
     assert code == 2
     assert "was made by another recipe (differs in annotate.model, train.epochs)" in errors
@@ -124,10 +130,10 @@ def test_a_grid_may_grow_without_being_another_recipe(make_study, command):
     study = make_study()
     with study.lock():
         pass
-    code, output, _ = command("plan", DEMO, f"--output_dir={study.root}", "--grid.seeds=[0, 1, 2, 3]")
+    code, output, _ = command("plan", SMALL_RECIPE, f"--output_dir={study.root}", "--grid.seeds=[0, 1, 2, 3]")
     assert code == 0
     assert "32 runs" in output
-    code, _, errors = command("plan", DEMO, f"--output_dir={study.root}", "--train.epochs=9")
+    code, _, errors = command("plan", SMALL_RECIPE, f"--output_dir={study.root}", "--train.epochs=9")
     assert code == 2
     assert "differs in train.epochs" in errors
 
@@ -135,7 +141,7 @@ def test_a_grid_may_grow_without_being_another_recipe(make_study, command):
 def test_a_folder_with_other_files_is_never_taken(command, tmp_path):
     (tmp_path / "rows").mkdir()
     (tmp_path / "rows" / "precious.txt").write_text("mine")
-    code, _, errors = command("run", DEMO, f"--output_dir={tmp_path}")
+    code, _, errors = command("run", SMALL_RECIPE, f"--output_dir={tmp_path}")
     assert code == 2
     assert "has other files and is not a study" in errors
     assert [p.name for p in tmp_path.rglob("*")] == ["rows", "precious.txt"]
@@ -173,7 +179,7 @@ def test_json_is_plain_and_damage_is_named(tmp_path):
 def test_a_read_only_place_is_one_line(command, tmp_path):
     blocked = tmp_path / "file"
     blocked.write_text("not a folder")
-    code, _, errors = command("annotate", DEMO, f"--output_dir={blocked / 'study'}")
+    code, _, errors = command("annotate", SMALL_RECIPE, f"--output_dir={blocked / 'study'}")
     assert code == 2
     assert errors.count("\n") == 1
     assert os.fspath(blocked) in errors

@@ -19,7 +19,7 @@ import psutil
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from conftest import DEMO, ENCODER, ROOT
+from conftest import ENCODER, ROOT, SMALL_RECIPE
 from scipy.stats import entropy
 from steps import load_rows, measure, open_runs, write_dataset
 
@@ -177,7 +177,7 @@ def texts_twice(tmp_path):
     (tmp_path / "twice").mkdir()
     for split, count in (("train", 60), ("test", 30)):
         rows = pq.read_table(
-            next((DEMO.parent.parent / "sample" / "vader_tweets" / "data").glob(f"{split}-*"))
+            next((SMALL_RECIPE.parent.parent / "sample" / "vader_tweets" / "data").glob(f"{split}-*"))
         ).to_pylist()
         copies = [row | {"text": f"  {row['text']} "} for row in rows[:count]]
         names = ["negative", "neutral", "positive"]
@@ -521,7 +521,7 @@ def test_accepted_changes_reach_the_processes_that_train(annotated, command):
     study = annotated(*FEW)
     train(study)
     settings = [f"--output_dir={study.root}", *SETTINGS, f"--train.encoder={study.training.encoder}", *FEW]
-    code, _, errors = command("train", DEMO, *settings, "--train.learning_rate=1e-5")
+    code, _, errors = command("train", SMALL_RECIPE, *settings, "--train.learning_rate=1e-5")
     assert code == 2
     assert "differs in train.learning_rate" in errors
     child = launch(study, *FEW, "--train.learning_rate=1e-5")
@@ -568,7 +568,7 @@ def test_an_encoder_without_a_padding_token_is_trained_to_the_same_predictions(a
 
 
 def test_bfloat16_is_another_run_and_nearly_the_same_one(annotated, tmp_path):
-    config = yaml.safe_load((DEMO.parent / "accelerate" / "cpu.yaml").read_text())
+    config = yaml.safe_load((SMALL_RECIPE.parent / "accelerate" / "cpu.yaml").read_text())
     (tmp_path / "bf16.yaml").write_text(yaml.safe_dump({**config, "mixed_precision": "bf16"}))
     half = annotated(*FEW, f"--train.accelerate_config={tmp_path / 'bf16.yaml'}", folder="half")
     child = launch(half, *FEW, f"--train.accelerate_config={tmp_path / 'bf16.yaml'}")
@@ -636,7 +636,7 @@ def launch(study, *arguments, before=(), go_on=True):
     settings = [f"--output_dir={study.root}", "--accept-changes", *SETTINGS]
     settings += [f"--train.encoder={study.training.encoder}", *arguments, *(["--go-on"] if go_on else [])]
     return subprocess.Popen(
-        [*before, sys.executable, "-m", "hf_recipes.cli", "train", str(DEMO), *settings],
+        [*before, sys.executable, "-m", "hf_recipes.cli", "train", str(SMALL_RECIPE), *settings],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
