@@ -153,3 +153,10 @@ def test_the_tables_of_the_study_follow_from_the_results(capsys, monkeypatch):
     for heading, page in places.items():
         table = tables.split(f"## {heading}\n\n")[1].split("\n\n## ")[0]
         assert table[table.index("|") :].strip() in page, heading
+
+
+def test_the_table_of_annotators_follows_from_the_full_one(capsys, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    page = ROOT / "docs/study/annotators.md"
+    runpy.run_path(str(ROOT / "benchmarks" / "annotators.py"))["print_best"](page)
+    assert capsys.readouterr().out.strip() in (ROOT / "docs/annotators.md").read_text()
