@@ -1,19 +1,22 @@
-"""Copy studies with their annotations, but without any text: the part that takes hours and an LLM.
+"""Copy studies with their annotations, but without any text, and make studies of these labels again.
 
-    python benchmarks/keep_labels.py studies/tweets-0.5b studies/tweets-1.5b ...
+    python benchmarks/keep_labels.py keep studies/tweets-0.5b studies/tweets-1.5b ...
+    python benchmarks/keep_labels.py restore tweets-0.5b [--data.path=FILE ...]
 
-Writes docs/study/labels/<study>. docs/study.md says how to train on these labels without the LLM.
+`keep` writes docs/study/labels/<study>: labelling takes hours and an LLM. `restore` writes studies/<study>, from which
+`hf-recipes train` goes on. The texts are your copy of the recipe's source: they must be the same, their file need not.
 """
 
+import argparse
 import json
 import shutil
-import sys
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from hf_recipes.annotation.store import CONTENT_FREE_FILE
+from hf_recipes.annotation.passes import hash_passes
+from hf_recipes.annotation.store import CONTENT_FREE_FILE, PartFiles
 from hf_recipes.data import open_rows
 from hf_recipes.hub.bundle import final_rows, without_prompt
 from hf_recipes.recipe import load_recipe
@@ -45,6 +48,40 @@ def keep(folder: Path) -> None:
     shutil.copy(study.recipe_file, kept)
 
 
+def restore(name: str, output: Path, settings: list[str]) -> None:
+    """Make a study of kept labels and the texts of its source.
+
+    Raises:
+        SystemExit: a text has no label.
+    """
+    folder = Path(shutil.copytree(LABELS / name, output / name))
+    study = Study(load_recipe(folder / "recipe.yaml", [f"--output_dir={folder}", *settings]), accept_changes=True)
+    files, keys = open_rows(study), read_json(study.annotations_root / "current.json")["keys"]
+    for place, key in enumerate(keys):
+        ids = files.column("id", ("train",) if place else ("train", "test"))  # the first pass alone labels test texts
+        num_missing = int((PartFiles(study.annotations(key)).statuses(ids) < 0).sum())
+        if num_missing:
+            shutil.rmtree(folder)
+            raise SystemExit(
+                f"`data.path` must have the texts of the recipe's source. Got {study.recipe.data.path}, where "
+                f"{num_missing:,} of {len(ids):,} texts have no label. Try another copy."
+            )
+    with study.lock():  # writes the recipe
+        study.write_json(study.annotations_root / "current.json", {"asked": hash_passes(study), "keys": keys})
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("command", choices=["keep", "restore"])
+    parser.add_argument("studies", nargs="+", help="of keep: the folders; of restore: the names")
+    parser.add_argument("--output", type=Path, default=Path("studies"), help="of restore: the folder for the studies")
+    arguments, settings = parser.parse_known_args()
+    for study in arguments.studies:
+        if arguments.command == "keep":
+            keep(Path(study))
+        else:
+            restore(study, arguments.output, settings)
+
+
 if __name__ == "__main__":
-    for argument in sys.argv[1:]:
-        keep(Path(argument))
+    main()

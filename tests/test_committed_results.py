@@ -9,6 +9,7 @@ import sys
 from html import unescape
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from conftest import ROOT
@@ -119,8 +120,16 @@ def test_kept_labels_are_those_of_the_results_and_need_no_llm(name, tmp_path, mo
 
 
 def test_classifiers_train_on_kept_labels_and_all_later_steps_follow(tmp_path, monkeypatch, command, tiny_encoder):
+    restore = runpy.run_path(str(ROOT / "benchmarks" / "keep_labels.py"))["restore"]
+    texts = shutil.copytree(
+        ROOT / "hf_recipes/sample/vader_tweets", tmp_path / "texts"
+    )  # the same texts in other bytes
+    (train,) = texts.glob("data/train-*")
+    table = pq.read_table(train)
+    pq.write_table(table, train, compression="none")
     monkeypatch.chdir(ROOT)
-    recipe = shutil.copytree(ROOT / "docs/study/labels/tweets-1.5b", tmp_path / "tweets-1.5b") / "recipe.yaml"
+    restore("tweets-1.5b", tmp_path, [f"--data.path={texts}"])
+    recipe = tmp_path / "tweets-1.5b" / "recipe.yaml"
     settings = [f"--output_dir={recipe.parent}", f"--train.encoder={tiny_encoder}", "--grid.seeds=[0, 1, 2, 3, 4, 5]"]
     settings += ["--grid.variants=[gold, llm]", "--grid.curves=null", "--grid.sizes=[100]", "--accept-changes"]
     for step in ("train", "variants", "report"):
@@ -134,6 +143,11 @@ def test_classifiers_train_on_kept_labels_and_all_later_steps_follow(tmp_path, m
         agree = [np.ptp(five, axis=0) == 0 for five in itertools.combinations(labels, 5)]
         assert variant.unanimity_of_5 == pytest.approx(np.mean(agree))
     assert {path.name for path in (recipe.parent / "dataset" / "data").iterdir()} == {"gold", "llm", "test"}
+    changed = pa.array(["another text", *table["text"].to_pylist()[1:]])
+    pq.write_table(table.set_column(table.schema.get_field_index("text"), "text", changed), train)
+    with pytest.raises(SystemExit, match=r"Got .*texts, where 1 of 3,6\d\d texts have no label"):
+        restore("tweets-1.5b", tmp_path / "again", [f"--data.path={texts}"])
+    assert not list((tmp_path / "again").iterdir())
 
 
 def test_the_tables_of_the_study_follow_from_the_results(capsys, monkeypatch):
