@@ -9,7 +9,8 @@ project, so their licence has to allow it; the tweets' is MIT (hf_recipes/sample
 The sample is the study of tweets with the 0.5B model (docs/study.md), by linear heads and ten seeds. To make it again:
 
     python benchmarks/keep_labels.py restore tweets-0.5b
-    S="--name=tweets --output_dir=studies/tweets-0.5b --accept-changes --data.keep_columns=none --train.out_of_bag=400 --grid.sizes=[400,1600]"
+    S="--name=tweets --output_dir=studies/tweets-0.5b --accept-changes --data.keep_columns=none"
+    S="$S --train.out_of_bag=400 --grid.sizes=[400,1600]"
     S="$S --grid.seeds=[0,1,2,3,4,5,6,7,8,9] --grid.curves=[gold,llm] --grid.variants=[gold,llm,noise-fixed"
     S="$S,llm-entropy-replace,llm-random-replace,llm-flip-replace,llm-flip-random-replace,one-annotator]"
     hf-recipes train studies/tweets-0.5b/recipe.yaml $S
