@@ -52,11 +52,11 @@ Explained in [The study](../study.md). All tables come from `python benchmarks/s
 
 A claim *holds* if the 95% interval of its difference (over seeds and test texts) excludes 0 in the claimed direction,
 and the p-value, where it is corrected by Holm's method, is below 0.05. An effect that holds can be small. It *does not
-hold* if the interval includes 0 and excludes a difference as large as the study was planned for: 0.02 in macro-F1 and
-F1, 0.03 in disagreement and copied errors. It is *small* if the interval excludes both, but the corrected p-value is
-not below 0.05. Otherwise it is *inconclusive*. A share of the loss is compared with 0.6. Runs at chance level get no
-verdict on disagreement. The interval of the rarest class takes its four values as independent, and is probably too
-wide.
+hold* if the interval reaches 0 or the other direction, and excludes a difference as large as the study was planned for:
+0.02 in macro-F1 and F1, 0.03 in disagreement and copied errors. It is *small* if the interval excludes 0 and such a
+difference, but the corrected p-value is not below 0.05. Otherwise it is *inconclusive*. A share of the loss is compared
+with 0.6. Runs at chance level get no verdict on disagreement. The interval of the rarest class takes its four values as
+independent, and is probably too wide.
 """
 #: Tables 1 and 2 of Lu & Smith 2025: macro-F1, alpha and unanimity with gold, and with other labels.
 PAPER = {
@@ -341,22 +341,17 @@ def list_both(fine_tuned: Results, heads: Results) -> list[str]:
     return cells
 
 
-def print_beside_paper(studies: Studies) -> None:
-    """Print macro-F1, alpha and the share of texts on which five runs agree beside the paper's."""
+def list_beside_paper(method: str, data: str, name: str, results: Results) -> list[list[str]]:
+    """Return rows of macro-F1, alpha and the share of texts on which five runs agree, as in the paper's tables."""
+    variants = {f"gold, beside {name}": "gold", **{f"{name}{suffix}": variant for suffix, variant in OURS.items()}}
     rows = []
-    for data in DATA:
-        for labels, figures in PAPER.get(data, {}).items():
-            rows.append([data, labels, *(f"{figure:.3f}" for figure in figures), "paper, R = 5"])
-        for llm, name in LLMS.items():
-            top = studies[data, llm].at_top
-            ours = {f"gold, beside {name}": "gold", **{f"{name}{suffix}": variant for suffix, variant in OURS.items()}}
-            for labels, variant in ours.items():
-                if variant in top:
-                    entry = top[variant]
-                    figures = (entry.macro_f1_mean, entry.krippendorff_alpha, entry.unanimity_of_5)
-                    by = f"heads, R = {entry.R}" + ("" if entry.above_chance else f", {AT_CHANCE}")
-                    rows.append([data, labels, *(f"{figure:.3f}" for figure in figures), by])
-    print_table(["texts", "labels", "macro-F1", "alpha", "five runs agree", "by"], rows)
+    for labels, variant in variants.items():
+        entry = results.at_top.get(variant)
+        if entry is not None:
+            figures = (entry.macro_f1_mean, entry.krippendorff_alpha, entry.unanimity_of_5)
+            by = f"{method}, {results.top} texts, R = {entry.R}" + ("" if entry.above_chance else f", {AT_CHANCE}")
+            rows.append([data, labels, *(f"{figure:.3f}" for figure in figures), by])
+    return rows
 
 
 def draw(studies: Studies, file: Path) -> None:
@@ -427,7 +422,15 @@ def main() -> None:
         rows += [[f"{data}, {LLMS[llm]}", method, *list_levels(results)] for (data, llm), results in studies.items()]
     print_table([*columns, "five runs agree", "LLM runs better than chance"], rows)
     print("\n## Beside the paper\n\nTexts, LLMs, encoder and training texts differ.\n")
-    print_beside_paper(heads)
+    rows = []
+    for data in DATA:
+        for labels, figures in PAPER.get(data, {}).items():
+            rows.append([data, labels, *(f"{figure:.3f}" for figure in figures), "paper, R = 5"])
+        for llm, name in LLMS.items():
+            for method, studies in (("fine-tuned", fine_tuned), ("heads", heads)):
+                if (data, llm) in studies:
+                    rows += list_beside_paper(method, data, name, studies[data, llm])
+    print_table(["texts", "labels", "macro-F1", "alpha", "five runs agree", "by"], rows)
     print("\n## Runs that differ only in ...\n")
     columns = ["study", "the training texts", "the few-shot examples", "both", "both, LLM less gold", "levels", "n"]
     sources = read_all("sources")
