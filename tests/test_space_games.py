@@ -96,12 +96,13 @@ def test_the_classifier_has_not_seen_the_texts_that_it_labels(study):
 
 
 def test_few_wrong_or_right_labels_are_filled_up(study):
-    gold, n = study.pool.gold, len(study.pool.gold)
-    mostly_right = np.where(np.arange(n) < 2, (gold + 1) % 3, gold)
+    gold, rows = study.pool.gold, np.arange(len(study.pool.gold))
+    playable = np.flatnonzero(study.pool.classifier >= 0)
+    is_chosen = np.isin(rows, playable[:2])
+    mostly_right, mostly_wrong = np.where(is_chosen, (gold + 1) % 3, gold), np.where(is_chosen, gold, (gold + 1) % 3)
     assert guess.play(change_pool(study, llm=mostly_right), 1, "")["llm_wrong"] == 2
-    mostly_wrong = np.where(np.arange(n) < 2, gold, (gold + 1) % 3)
     assert guess.play(change_pool(study, llm=mostly_wrong), 1, "")["llm_wrong"] == 8
-    few = guess.play(change_pool(study, gold=np.where(np.arange(n) < 4, gold, -1)), 1, "")
+    few = guess.play(change_pool(study, gold=np.where(np.isin(rows, playable[:4]), gold, -1)), 1, "")
     assert len(few["texts"]) == few["overall"]["llm"]["n"] == 4
 
 
@@ -177,7 +178,7 @@ def test_a_visitor_plays_shares_and_another_plays_the_same_texts(visit):
     expect(page.locator("#score h3")).to_contain_text("You are right on", timeout=WAIT)
     after = page.evaluate(measure)
     assert after == pytest.approx(before, abs=1)
-    expect(page.locator("#guess .outcome").first).to_contain_text("Gold: positive. LLM: positive.")
+    expect(page.locator("#guess .outcome").first).to_contain_text(re.compile(r"Gold: positive\. LLM: \w+\."))
     assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
     texts, headline = form.locator("blockquote").all_inner_texts(), page.locator("#score h3").inner_text()
     link = page.locator(".share a").get_attribute("href")
