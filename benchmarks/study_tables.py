@@ -113,9 +113,7 @@ def compare(variant: str, against: str, figure: str, sign: int) -> Row:
         difference = results.find(variant, against, figure)
         if difference is None:
             return "not run"
-        if figure == "pairwise_disagreement" and not (
-            results.at_top[variant].above_chance and results.at_top[against].above_chance
-        ):
+        if figure == "pairwise_disagreement" and is_at_chance(results, variant, against):
             return AT_CHANCE
         return judge(difference.difference, difference.interval, difference.p_holm, sign, PLANNED[figure])
 

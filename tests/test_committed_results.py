@@ -121,12 +121,10 @@ def test_kept_labels_are_those_of_the_results_and_need_no_llm(name, tmp_path, mo
 
 def test_classifiers_train_on_kept_labels_and_all_later_steps_follow(tmp_path, monkeypatch, command, tiny_encoder):
     restore = runpy.run_path(str(ROOT / "benchmarks" / "keep_labels.py"))["restore"]
-    texts = shutil.copytree(
-        ROOT / "hf_recipes/sample/vader_tweets", tmp_path / "texts"
-    )  # the same texts in other bytes
+    texts = shutil.copytree(ROOT / "hf_recipes/sample/vader_tweets", tmp_path / "texts")
     (train,) = texts.glob("data/train-*")
     table = pq.read_table(train)
-    pq.write_table(table, train, compression="none")
+    pq.write_table(table, train, compression="none")  # the same texts in other bytes
     monkeypatch.chdir(ROOT)
     restore("tweets-1.5b", tmp_path, [f"--data.path={texts}"])
     recipe = tmp_path / "tweets-1.5b" / "recipe.yaml"
