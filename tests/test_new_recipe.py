@@ -7,7 +7,7 @@ import random
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import SAMPLE
+from conftest import LLM, SAMPLE
 
 from hf_recipes.recipe import load_recipe
 from hf_recipes.training.grid import MIN_POOL
@@ -52,7 +52,9 @@ def init(command, tmp_path):
         code, output, errors = command("init", dataset, "--output", path, *options)
         assert code == 0, errors
         assert output.endswith(f"Next:\n  hf-recipes plan {path}\n  hf-recipes run {path}\n")
-        code, _, errors = command("plan", path, f"--output_dir={tmp_path / 'study'}")
+        # Tests have a smaller model than the one that init takes.
+        model = () if "--llm-label" in options else (f"--annotate.model={LLM}",)
+        code, _, errors = command("plan", path, f"--output_dir={tmp_path / 'study'}", *model)
         assert code == 0, errors
         return load_recipe(path), output
 
@@ -238,4 +240,4 @@ def test_a_hub_dataset_with_configs(hub, tmp_path):
     recipe = load_recipe(path)
     assert (recipe.name, recipe.data.path, recipe.data.name) == ("rows", "me/rows", "large")
     assert recipe.data.test_size == 75
-    assert "rows in" in hub.cli("plan", path, f"--output_dir={tmp_path / 'study'}")
+    assert "rows in" in hub.cli("plan", path, f"--output_dir={tmp_path / 'study'}", f"--annotate.model={LLM}")
