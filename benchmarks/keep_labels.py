@@ -1,10 +1,11 @@
 """Copy studies with their annotations, but without any text, and make studies of these labels again.
 
     python benchmarks/keep_labels.py keep studies/tweets-0.5b studies/tweets-1.5b ...
-    python benchmarks/keep_labels.py restore tweets-0.5b [--data.path=FILE ...]
+    python benchmarks/keep_labels.py restore tweets-0.5b [--data.path=FILE --annotate.passes=[] ...]
 
 `keep` writes docs/study/labels/<study>: labelling takes hours and an LLM. `restore` writes studies/<study>, from which
 `hf-recipes train` goes on. The texts are your copy of the recipe's source: they must be the same, their file need not.
+Settings change the recipe: `--annotate.passes=[]` leaves the first pass, without variants that need two.
 """
 
 import argparse
@@ -54,9 +55,11 @@ def restore(name: str, output: Path, settings: list[str]) -> None:
     Raises:
         SystemExit: a text has no label.
     """
-    folder = Path(shutil.copytree(LABELS / name, output / name))
-    study = Study(load_recipe(folder / "recipe.yaml", [f"--output_dir={folder}", *settings]), accept_changes=True)
-    files, keys = open_rows(study), read_json(study.annotations_root / "current.json")["keys"]
+    kept, folder = LABELS / name, output / name
+    study = Study(load_recipe(kept / "recipe.yaml", [f"--output_dir={folder}", *settings]), accept_changes=True)
+    shutil.copytree(kept, folder)
+    keys = read_json(study.annotations_root / "current.json")["keys"][: len(study.recipe.annotate.all_passes())]
+    files = open_rows(study)
     for place, key in enumerate(keys):
         ids = files.column("id", ("train",) if place else ("train", "test"))  # the first pass alone labels test texts
         num_missing = int((PartFiles(study.annotations(key)).statuses(ids) < 0).sum())

@@ -17,6 +17,7 @@ from hf_recipes.analysis.schema import Interval, Results, read_results
 STUDIES = Path(__file__).resolve().parent.parent / "docs" / "study"
 DATA, LLMS = ("tweets", "manifestos", "toxic"), {"0.5b": "0.5B", "1.5b": "1.5B"}
 HEADS, FINE_TUNED, SAME_SEEDS = "heads-100", "report", "heads"  # the folders of their results
+FINE_TUNED_SIZES = {400: "", 1600: "-1600"}  # the training texts, and how the names of their studies end
 UNCERTAIN, FLIP = "llm-entropy-replace", "llm-flip-replace"
 RANDOM, RANDOM_FLIP = "llm-random-replace", "llm-flip-random-replace"
 #: The differences that the study was planned for, and a share of the loss.
@@ -38,7 +39,7 @@ Explained in [The study](../study.md). All tables come from `python benchmarks/s
 | tuned | the wording for tweets, with SmolLM2-135M on 150 validation tweets; nothing else |
 | passes | 0.5B: five draws of examples on tweets, two on manifestos and toxic; 1.5B: one |
 | heads | linear, on MiniLM; R = 100: a seed sets training texts, first weights and the order of batches |
-| fine-tuned | MiniLM; R = 20 with 400 texts: a seed sets training texts, the head's first weights, order and dropout |
+| fine-tuned | MiniLM; R = 20 with 400 texts, 10 with 1,600: a seed sets texts, first weights, order and dropout |
 | hours | 1.5B 0.4 to 0.8 a data set, 0.5B 0.1 to 0.3 a pass, a core each; heads 0.1 a study; fine-tuning 0.4 a study |
 | precision | bfloat16, the LLM's last layer in float32; vLLM 0.32, torch 2.13, two cores with AVX-512, 2026-11-30 |
 
@@ -240,12 +241,12 @@ BEYOND: list[tuple[str, Row]] = [
 ]
 
 
-def read_all(folder: str) -> Studies:
-    """Return the results of each data set and LLM that has them in this folder."""
+def read_all(folder: str, ending: str = "") -> Studies:
+    """Return the results in this folder of each study; `ending` of its name comes after data set and LLM."""
     studies = {}
     for data in DATA:
         for llm in LLMS:
-            file = STUDIES / f"{data}-{llm}" / folder / "results.json"
+            file = STUDIES / f"{data}-{llm}{ending}" / folder / "results.json"
             if file.exists():
                 studies[data, llm] = read_results(file.read_bytes())
     return studies
@@ -258,14 +259,15 @@ def print_table(columns: list[str], rows: list[list[str]]) -> None:
 
 
 def print_answers(title: str, rows: list[tuple[str, Row]], studies: Studies) -> None:
-    """Print a row for each claim or question, with a cell for each data set: 0.5B, then 1.5B."""
+    """Print a row for each claim or question that ran, with a cell for each data set: 0.5B, then 1.5B."""
     table = []
     for claim, describe in rows:
         cells = []
         for data in DATA:
             of_data = [studies.get((data, llm)) for llm in LLMS]
             cells.append("<br>".join("not run" if results is None else describe(results) for results in of_data))
-        table.append([claim, *cells])
+        if any(cell.replace("<br>", "").replace("not run", "") for cell in cells):
+            table.append([claim, *cells])
     print_table([title, *DATA], table)
 
 
@@ -330,7 +332,7 @@ def list_by_size(results: Results) -> list[list[str]]:
 
 def list_both(fine_tuned: Results, heads: Results) -> list[str]:
     """Return LLM less gold by fine-tuning and by heads with the same texts and seeds."""
-    cells = []
+    cells = [f"{fine_tuned.top:,}", str(fine_tuned.R)]
     for figure in ("macro_f1", "pairwise_disagreement"):
         for results in (fine_tuned, heads):
             difference = results.find("llm", "gold", figure, fine_tuned.top)
@@ -381,7 +383,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--figure", type=Path, help="where to draw macro-F1 by size")
     arguments = parser.parse_args()
-    heads, fine_tuned, same_seeds = read_all(HEADS), read_all(FINE_TUNED), read_all(SAME_SEEDS)
+    heads = read_all(HEADS)
+    fine_tuned = [read_all(FINE_TUNED, ending) for ending in FINE_TUNED_SIZES.values()]
+    same_seeds = [read_all(SAME_SEEDS, ending) for ending in FINE_TUNED_SIZES.values()]
     if arguments.figure:
         draw(heads, arguments.figure)
     print(INTRODUCTION)
@@ -404,16 +408,20 @@ def main() -> None:
     print("\n## The larger LLM less the smaller one\n\nRuns on LLM labels (`python benchmarks/study_annotators.py`).\n")
     columns = ["texts", "macro-F1, 1.5B less 0.5B", "disagreement, 1.5B less 0.5B", "R", "n"]
     print_table(columns, compare_llms())
-    print("\n## Fine-tuned encoders\n\n400 training texts, R = 20, n = 1,000.\n")
-    print_answers("claim", [*CLAIMS_OF_ONE_SIZE, *CONTROLS_OF_ONE_SIZE, RANDOM_ERRORS], fine_tuned)
-    print("\n## Fine-tuned encoders and heads\n\nWith the same 400 texts and 20 seeds.\n")
-    columns = ["LLM less gold", "macro-F1: fine-tuned", "heads", "disagreement: fine-tuned", "heads"]
-    rows = [[f"{d}, {LLMS[llm]}", *list_both(fine_tuned[d, llm], same_seeds[d, llm])] for d, llm in fine_tuned]
+    questions = [*CLAIMS_OF_ONE_SIZE, *CONTROLS_OF_ONE_SIZE, RANDOM_ERRORS]
+    for size, studies in zip(FINE_TUNED_SIZES, fine_tuned, strict=True):
+        print(f"\n## Fine-tuned encoders, {size:,} training texts\n")
+        print_answers("claim", questions, studies)
+    print("\n## Fine-tuned encoders and heads\n\nWith the same training texts and seeds.\n")
+    columns = ["LLM less gold", "texts", "R", "macro-F1: fine-tuned", "heads", "disagreement: fine-tuned", "heads"]
+    rows = []
+    for of_size, of_heads in zip(fine_tuned, same_seeds, strict=True):
+        rows += [[f"{d}, {LLMS[llm]}", *list_both(of_size[d, llm], of_heads[d, llm])] for d, llm in of_size]
     print_table(columns, rows)
     print("\n## Scores and stability\n")
     columns = ["study", "by", "training texts", "R", "n", "LLM's accuracy", "macro-F1", "disagreement", "alpha"]
     rows = []
-    for method, studies in (("heads", heads), ("fine-tuned", fine_tuned)):
+    for method, studies in (("heads", heads), *(("fine-tuned", of_size) for of_size in fine_tuned)):
         rows += [[f"{data}, {LLMS[llm]}", method, *list_levels(results)] for (data, llm), results in studies.items()]
     print_table([*columns, "five runs agree", "LLM runs better than chance"], rows)
     print("\n## Beside the paper\n\nTexts, LLMs, encoder and training texts differ.\n")
@@ -422,7 +430,7 @@ def main() -> None:
         for labels, figures in PAPER.get(data, {}).items():
             rows.append([data, labels, *(f"{figure:.3f}" for figure in figures), "paper, R = 5"])
         for llm, name in LLMS.items():
-            for method, studies in (("fine-tuned", fine_tuned), ("heads", heads)):
+            for method, studies in (*(("fine-tuned", of_size) for of_size in fine_tuned), ("heads", heads)):
                 if (data, llm) in studies:
                     rows += list_beside_paper(method, data, name, studies[data, llm])
     print_table(["texts", "labels", "macro-F1", "alpha", "five runs agree", "by"], rows)

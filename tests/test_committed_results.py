@@ -126,12 +126,12 @@ def test_classifiers_train_on_kept_labels_and_all_later_steps_follow(tmp_path, m
     table = pq.read_table(train)
     pq.write_table(table, train, compression="none")  # the same texts in other bytes
     monkeypatch.chdir(ROOT)
-    restore("tweets-1.5b", tmp_path, [f"--data.path={texts}"])
-    recipe = tmp_path / "tweets-1.5b" / "recipe.yaml"
-    settings = [f"--output_dir={recipe.parent}", f"--train.encoder={tiny_encoder}", "--grid.seeds=[0, 1, 2, 3, 4, 5]"]
-    settings += ["--grid.variants=[gold, llm]", "--grid.curves=null", "--grid.sizes=[100]", "--accept-changes"]
+    settings = [f"--data.path={texts}", "--annotate.passes=[]", "--grid.variants=[gold, llm]", "--grid.sizes=[100]"]
+    settings += ["--grid.curves=null", "--grid.seeds=[0, 1, 2, 3, 4, 5]", f"--train.encoder={tiny_encoder}"]
+    restore("tweets-0.5b", tmp_path, settings)
+    recipe = tmp_path / "tweets-0.5b" / "recipe.yaml"
     for step in ("train", "variants", "report"):
-        code, _, errors = command(step, recipe, *settings)
+        code, _, errors = command(step, recipe)
         assert code == 0, errors
     results = read_results((recipe.parent / "report" / "results.json").read_bytes())
     assert (results.method, results.R, results.n) == ("frozen", 6, 1000)
@@ -144,7 +144,7 @@ def test_classifiers_train_on_kept_labels_and_all_later_steps_follow(tmp_path, m
     changed = pa.array(["another text", *table["text"].to_pylist()[1:]])
     pq.write_table(table.set_column(table.schema.get_field_index("text"), "text", changed), train)
     with pytest.raises(SystemExit, match=r"Got .*texts, where 1 of 3,6\d\d texts have no label"):
-        restore("tweets-1.5b", tmp_path / "again", [f"--data.path={texts}"])
+        restore("tweets-0.5b", tmp_path / "again", settings)
     assert not list((tmp_path / "again").iterdir())
 
 
