@@ -3,7 +3,6 @@
     .venv/bin/python benchmarks/train.py grid [--size=400] [--seeds=4] [--repeats=3]
     .venv/bin/python benchmarks/train.py loop [--size=400] [--repeats=5]
     .venv/bin/python benchmarks/train.py levers [--size=400] [--seeds=10]
-    .venv/bin/python benchmarks/train.py memory [--size=400] [--repeats=5]
 
 `grid` sets `hf-recipes train` on gold labels of the sample's tweets (annotation is made up, and left out) beside
 transformers' Trainer as its text-classification example uses it: a process for every run, texts padded to the longest
@@ -16,9 +15,6 @@ what the library costs.
 
 `levers` trains with and without what makes the loop fast, and shows accuracy, its standard deviation and the
 disagreement of two seeds beside the time: a lever that changed what is measured would be no lever.
-
-`memory` trains the same runs with glibc's defaults and with the settings of `hf-recipes train`. All probabilities must
-be equal.
 """
 
 import json
@@ -97,10 +93,10 @@ def quiet() -> dict[str, str]:
     return {**os.environ, **more, "TQDM_DISABLE": "1", "TOKENIZERS_PARALLELISM": "false"}
 
 
-def timed(command: list[str], **environment: str) -> tuple[float, str]:
+def timed(command: list[str]) -> tuple[float, str]:
     """Seconds and output of a command."""
     start = time.perf_counter()
-    done = subprocess.run(command, check=False, capture_output=True, text=True, env=quiet() | environment)
+    done = subprocess.run(command, check=False, capture_output=True, text=True, env=quiet())
     if done.returncode:
         raise SystemExit(done.stdout + done.stderr)
     return time.perf_counter() - start, done.stdout
@@ -277,36 +273,6 @@ def measure_loop(size: int = 400, repeats: int = 5) -> None:
     print(f"speed of the library's fine_tune over that of a bare loop: {np.median(ratios):.2f} ", end="")
     print(f"({min(ratios):.2f}-{max(ratios):.2f}, {repeats} repeats)")
     show("time, the library's fine_tune", "a bare loop, tuned by hand", 1 / np.median(ratios))
-
-
-@app.command(name="memory")
-def measure_memory(size: int = 400, repeats: int = 5) -> None:
-    """`hf-recipes train` with and without its settings of glibc, two runs each time; 8 minutes."""
-    ratios = []
-    for repeat in range(repeats):
-        seconds, probs = {}, []
-        ways = [("kept", {}), ("glibc", {"GLIBC_TUNABLES": ""})][:: -1 if repeat % 2 else 1]
-        for way, environment in ways:
-            with tempfile.TemporaryDirectory() as folder:
-                opened = annotated(folder, size, [repeat])
-                command = [sys.executable, "-m", "hf_recipes.cli", "train", SMALL_RECIPE, *opened]
-                seconds[way], _ = timed(command, **environment)
-                probs.append(read_probs(folder))
-        if not np.array_equal(*probs):
-            raise SystemExit("The probabilities differ.")
-        ratios.append(seconds["kept"] / seconds["glibc"])
-    print(
-        f"{np.median(ratios):.2f} ({min(ratios):.2f}-{max(ratios):.2f}, {repeats} repeats), with the start of processes"
-    )
-    show("time, hf-recipes train", "the same with glibc's defaults", np.median(ratios))
-
-
-def read_probs(folder: str) -> np.ndarray:
-    """The test probabilities of all runs, in the order of their names."""
-    import pyarrow.parquet as pq
-
-    files = sorted(Path(folder).glob("study/runs/*/*/*/predictions.parquet"))
-    return np.array([pq.read_table(file)["probs"].to_pylist() for file in files])
 
 
 @app.command(name="levers")

@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 CHILD = [sys.executable, "-m", "hf_recipes.child"]  # a process that ends with this one
 CRASHES = [-signal.SIGKILL, -signal.SIGSEGV, -signal.SIGABRT, -signal.SIGBUS]  # memory ran out, or a bug
 MAX_CRASHES = 3  # in a row, without progress between them
-#: glibc keeps freed memory, in huge pages. By default it returns large gradients to the kernel at each step.
-KEEP_MEMORY = "glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=1073741824:glibc.malloc.trim_threshold=2147483648"
 
 
 def annotate(study: Study, files: "RowFiles", num_left: int, recipe: Path, overrides: list[str]) -> None:
@@ -115,8 +113,6 @@ def make_launcher(config: dict[str, Any]) -> list[str]:
     from .training.devices import threads
 
     num_processes = config["num_processes"]
-    if config["use_cpu"]:
-        os.environ.setdefault("GLIBC_TUNABLES", KEEP_MEMORY)
     if config["use_cpu"] and num_processes > 1:  # `accelerate launch` would start one
         os.environ |= {"ACCELERATE_USE_CPU": "true", "ACCELERATE_MIXED_PRECISION": config["mixed_precision"]}
         os.environ |= {"OMP_NUM_THREADS": str(threads(config))}

@@ -3,7 +3,6 @@
 import os
 import re
 import subprocess
-import sys
 from dataclasses import replace
 
 import numpy as np
@@ -237,34 +236,6 @@ def test_accelerate_starts_the_processes_that_share_a_gpu(tmp_path):
         assert done.returncode == 0, done.stderr
         expected = ["unset unset bf16 unset"] if number == 1 else ["0 2 bf16 unset", "1 2 bf16 unset"]
         assert sorted(done.stdout.splitlines()) == expected
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="glibc")
-@pytest.mark.parametrize("name", ["cpu", "cpu-two"])
-def test_training_on_a_cpu_takes_memory_from_the_kernel_once(name, tmp_path, monkeypatch):
-    (tmp_path / "count.py").write_text(
-        "import os, resource\n"
-        "def count():\n"
-        "    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
-        "    bytearray(48 << 20)  # the gradient of MiniLM's word embeddings\n"
-        "    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before\n"
-        "count()\n"
-        "os.write(1, f'{count()}\\n'.encode())\n"
-    )
-    config = read_accelerate_config(Train(encoder="x", accelerate_config=name))
-    for given, is_kept in ((None, True), ("", False)):
-        with monkeypatch.context() as patch:
-            patch.delenv("GLIBC_TUNABLES", raising=False)
-            if given is not None:
-                patch.setenv("GLIBC_TUNABLES", given)  # a user's own setting stays
-            command = [*make_launcher(config), tmp_path / "count.py"]
-            environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_RECIPES_PARENT": str(os.getpid())}
-            done = subprocess.run(command, check=False, capture_output=True, text=True, env=environment)
-        assert done.returncode == 0, done.stderr
-        counts = [int(line) for line in done.stdout.splitlines()]
-        assert len(counts) == config["num_processes"]
-        for count in counts:
-            assert count < 100 if is_kept else count > 5_000
 
 
 class StandInTensor:
