@@ -105,6 +105,11 @@ def test_a_step_is_torchs_own_adamw_step_on_the_mean_cross_entropy(accelerator, 
         losses.append((loss.item(), len(batch)))
     expected = torch.cat([p.detach().flatten() for p in oracle.parameters()])
     assert torch.allclose(weights(model), expected, atol=2e-5)
+    unused = np.setdiff1d(np.arange(model.config.vocab_size), np.concatenate([texts.tokens[i] for i in range(61)]))
+    unused = unused[unused != tokenizer.pad_token_id]
+    found, true = (m.get_input_embeddings().weight[unused] for m in (model, oracle))
+    assert torch.allclose(found, true, rtol=1e-6, atol=0)  # they decay
+    assert not torch.equal(true, make_model(**CALM).get_input_embeddings().weight[unused])
     assert curves.train_loss == pytest.approx([sum(a * b for a, b in losses) / sum(b for _, b in losses)], rel=1e-4)
     assert curves.step == [8]
 
@@ -159,15 +164,25 @@ def test_the_best_checkpoint_is_the_epoch_of_the_best_validation_score_and_the_l
 
     def log(values, step):
         logged.append(step)
-        states.append(weights(best).clone())
+        states.append(weights(best).clone())  # without the word embeddings of other tokens
 
     monkeypatch.setattr(accelerator, "log", log)
     scores = train(accelerator, best, texts, checkpoint="best", **settings).validation_macro_f1
     assert logged == [8, 16, 24, 32, 40]
-    assert torch.equal(weights(best), states[int(np.argmax(scores))])
+    used = np.unique([0, *np.concatenate([texts.tokens[i] for i in range(61)])])
+
+    def of_used(model):
+        model = copy.deepcopy(model)
+        model.set_input_embeddings(torch.nn.Embedding.from_pretrained(model.get_input_embeddings().weight[used]))
+        return weights(model)
+
+    assert torch.equal(of_used(best), states[int(np.argmax(scores))])
     ends = list(states)
     assert train(accelerator, last, texts, **settings).validation_macro_f1 == scores
-    assert torch.equal(weights(last), ends[-1])
+    assert torch.equal(of_used(last), ends[-1])
+    # What no text has decays as long as the weights that are kept were trained.
+    first, *others = (m.get_input_embeddings().weight[-1000:-900].norm() for m in (make_model(), best, last))
+    assert first > others[0] >= others[1]
     assert len(set(scores)) > 1
 
 
@@ -207,6 +222,21 @@ def test_encoders_of_every_kind_learn(kind, accelerator, texts):
     tokenizer = AutoTokenizer.from_pretrained(ENCODER)
     assert predict(accelerator, model, tokenizer, texts.tokens, texts.rows, 64).sum(axis=1) == pytest.approx(1)
     assert embed(accelerator, model.base_model, tokenizer, texts.tokens, texts.rows, 64).shape == (61, 32)
+
+
+def test_embeddings_that_compute_more_than_a_look_up_are_trained_as_they_are(accelerator, texts):
+    class Scaled(torch.nn.Embedding):
+        def forward(self, ids):
+            return 2 * super().forward(ids)
+
+    model = make_model()
+    scaled = Scaled(model.config.vocab_size, 32, padding_idx=0)
+    model.set_input_embeddings(scaled)
+    before = scaled.weight.detach().clone()
+    losses = train(accelerator, model, texts, epochs=6, learning_rate=3e-3).train_loss
+    assert losses[-1] < losses[0]
+    assert model.get_input_embeddings() is scaled
+    assert not torch.equal(scaled.weight, before)
 
 
 def test_the_rate_warms_up_and_falls_to_zero_as_transformers_has_it(accelerator, texts):

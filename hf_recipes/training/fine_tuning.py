@@ -15,7 +15,7 @@ import numpy as np
 
 from ..recipe import Train
 
-RULES = 1  # to be increased when a change here changes the weights that `fine_tune` returns
+RULES = 2  # to be increased when a change here changes the weights that `fine_tune` returns
 MEGABATCH = 32  # batches among which texts are sorted by length: little padding, and still a random order
 DIVERGED = "Training diverged: numbers are not finite. Lower `train.learning_rate`."
 BLOCK = 10_000  # texts tokenised at a time
@@ -124,7 +124,12 @@ def fine_tune(
     from accelerate.utils import set_seed
     from transformers import get_linear_schedule_with_warmup
 
+    from .words import restore_words, use_words
+
     model.to(accelerator.device)
+    # Other tokens need no step.
+    ids = [texts.tokens[row] for texts in (train, validation) if texts for row in texts.rows]
+    all_words = use_words(model, np.concatenate([*ids, [tokenizer.pad_token_id]]))
     # Biases and the weights of norms do not decay.
     matrices = [parameter for parameter in model.parameters() if parameter.ndim > 1]
     vectors = [parameter for parameter in model.parameters() if parameter.ndim <= 1]
@@ -135,7 +140,7 @@ def fine_tune(
     )
     targets = torch.tensor(train.targets, dtype=torch.float32)
     lengths = train.tokens.lengths[train.rows]
-    curves, best_weights, step = Curves(), None, 0
+    curves, best, step, decay = Curves(), None, 0, 1.0
     set_seed(order_seed)
     rng = np.random.default_rng(order_seed)
 
@@ -159,6 +164,7 @@ def fine_tune(
                 total_loss += loss.detach()
             torch.nn.utils.clip_grad_norm_(model.parameters(), settings.max_grad_norm)
             optimizer.step()
+            decay *= 1 - schedule.get_last_lr()[0] * settings.weight_decay
             schedule.step()
             optimizer.zero_grad()
             step += 1
@@ -172,12 +178,15 @@ def fine_tune(
             scores |= _score(validation.targets, probs)
             is_best = scores["validation_macro_f1"] > max(curves.validation_macro_f1, default=-1.0)
             if is_best and settings.checkpoint == "best":
-                best_weights = deepcopy(model.state_dict())
+                best = deepcopy(model.state_dict()), decay
         curves.add(step=step, **scores)
         accelerator.log(scores, step=step)
 
-    if best_weights is not None:
-        model.load_state_dict(best_weights)
+    if best is not None:
+        weights, decay = best
+        model.load_state_dict(weights)
+    if all_words is not None:
+        restore_words(model, all_words, decay)
     return curves
 
 
