@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from hf_recipes.analysis.metric_modules import LEVEL
-from hf_recipes.analysis.schema import Interval, Results, read_results
+from hf_recipes.analysis.schema import Figure, Interval, Results, read_results
 
 STUDIES = Path(__file__).resolve().parent.parent / "docs" / "study"
 DATA, LLMS = ("tweets", "manifestos", "toxic"), {"0.5b": "0.5B", "1.5b": "1.5B"}
@@ -317,16 +317,18 @@ def list_summary(results: Results) -> list[str]:
     return [*cells, describe_gold_match(results)]
 
 
+def show_llm_less_gold(results: Results, figure: Figure, size: int) -> str:
+    if figure == "pairwise_disagreement" and is_at_chance(results, "gold", "llm", size=size):
+        return AT_CHANCE
+    difference = results.find("llm", "gold", figure, size)
+    return show(difference.difference, difference.interval)
+
+
 def list_by_size(results: Results) -> list[list[str]]:
     """Return the cells of a study's two rows in the table of sizes: LLM less gold at each size."""
     rows = []
     for name, figure in (("macro-F1", "macro_f1"), ("disagreement", "pairwise_disagreement")):
-        cells = []
-        for size in SIZES:
-            difference = results.find("llm", "gold", figure, size)
-            is_shown = figure == "macro_f1" or not is_at_chance(results, "gold", "llm", size=size)
-            cells.append(show(difference.difference, difference.interval) if is_shown else AT_CHANCE)
-        rows.append([name, *cells])
+        rows.append([name, *(show_llm_less_gold(results, figure, size) for size in SIZES)])
     return rows
 
 
@@ -335,8 +337,7 @@ def list_both(fine_tuned: Results, heads: Results) -> list[str]:
     cells = [f"{fine_tuned.top:,}", str(fine_tuned.R)]
     for figure in ("macro_f1", "pairwise_disagreement"):
         for results in (fine_tuned, heads):
-            difference = results.find("llm", "gold", figure, fine_tuned.top)
-            cells.append(show(difference.difference, difference.interval))
+            cells.append(show_llm_less_gold(results, figure, fine_tuned.top))
     return cells
 
 
