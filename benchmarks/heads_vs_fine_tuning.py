@@ -19,9 +19,9 @@ from hf_recipes.analysis.schema import Comparison, Figure, Results, VariantResul
 STUDIES = Path(__file__).resolve().parent.parent / "docs" / "study"
 NAMES = (
     *("tweets", "sms-spam", "manifestos", "tweets-passes"),  # 200 training texts
-    *("tweets-0.5b", "tweets-1.5b", "manifestos-0.5b", "manifestos-1.5b"),  # 400
+    *("tweets-0.5b", "tweets-1.5b", "manifestos-0.5b", "manifestos-1.5b", "toxic-0.5b", "toxic-1.5b"),  # 400
 )
-SAME_GOLD = ("tweets-1.5b", "manifestos-1.5b")  # whose gold runs are those of the study before
+SAME_GOLD = ("tweets-1.5b", "manifestos-1.5b", "toxic-1.5b")  # whose gold runs are those of the study before
 DATA = ("tweets", "sms", "manifestos", "toxic")  # how the names of a data set's studies begin
 FIGURES: tuple[tuple[str, Figure], ...] = (("macro-F1", "macro_f1"), ("disagreement", "pairwise_disagreement"))
 MORE_SEEDS = "heads-100"  # the folder of results with 100 seeds

@@ -53,13 +53,18 @@ def restore(name: str, output: Path, settings: list[str]) -> None:
     """Make a study of kept labels and the texts of its source.
 
     Raises:
-        SystemExit: a text has no label.
+        SystemExit: a text has no label, or the settings ask for another pass than the kept ones.
     """
     kept, folder = LABELS / name, output / name
     study = Study(load_recipe(kept / "recipe.yaml", [f"--output_dir={folder}", *settings]), accept_changes=True)
+    passes, kept_passes = (
+        [section.model_dump() for section in recipe.annotate.all_passes()]
+        for recipe in (study.recipe, load_recipe(kept / "recipe.yaml"))
+    )
+    if passes != kept_passes[: len(passes)]:
+        raise SystemExit("`annotate` must have the kept passes, or the first of them. Try without its settings.")
     shutil.copytree(kept, folder)
-    keys = read_json(study.annotations_root / "current.json")["keys"][: len(study.recipe.annotate.all_passes())]
-    files = open_rows(study)
+    files, keys = open_rows(study), read_json(study.annotations_root / "current.json")["keys"][: len(passes)]
     for place, key in enumerate(keys):
         ids = files.column("id", ("train",) if place else ("train", "test"))  # the first pass alone labels test texts
         num_missing = int((PartFiles(study.annotations(key)).statuses(ids) < 0).sum())

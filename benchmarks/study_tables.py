@@ -266,7 +266,7 @@ def print_answers(title: str, rows: list[tuple[str, Row]], studies: Studies) -> 
         for data in DATA:
             of_data = [studies.get((data, llm)) for llm in LLMS]
             cells.append("<br>".join("not run" if results is None else describe(results) for results in of_data))
-        if any(cell.replace("<br>", "").replace("not run", "") for cell in cells):
+        if any(part != "not run" for cell in cells for part in cell.split("<br>")):
             table.append([claim, *cells])
     print_table([title, *DATA], table)
 
@@ -380,6 +380,22 @@ def draw(studies: Studies, file: Path) -> None:
     figure.savefig(file, dpi=110)
 
 
+def print_fine_tuned(fine_tuned: list[Studies], same_seeds: list[Studies]) -> None:
+    """Print the answers of fine-tuned encoders at each size, and LLM less gold beside heads with the same seeds."""
+    questions = [*CLAIMS_OF_ONE_SIZE, *CONTROLS_OF_ONE_SIZE, RANDOM_ERRORS]
+    for size, studies in zip(FINE_TUNED_SIZES, fine_tuned, strict=True):
+        if studies:
+            first = next(iter(studies.values()))
+            print(f"\n## Fine-tuned encoders, {size:,} training texts\n\nR = {first.R}, n = {first.n:,}.\n")
+            print_answers("claim", questions, studies)
+    print("\n## Fine-tuned encoders and heads\n\nWith the same training texts and seeds.\n")
+    columns = ["LLM less gold", "texts", "R", "macro-F1: fine-tuned", "heads", "disagreement: fine-tuned", "heads"]
+    rows = []
+    for of_size, of_heads in zip(fine_tuned, same_seeds, strict=True):
+        rows += [[f"{d}, {LLMS[llm]}", *list_both(of_size[d, llm], of_heads[d, llm])] for d, llm in of_size]
+    print_table(columns, rows)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--figure", type=Path, help="where to draw macro-F1 by size")
@@ -409,16 +425,7 @@ def main() -> None:
     print("\n## The larger LLM less the smaller one\n\nRuns on LLM labels (`python benchmarks/study_annotators.py`).\n")
     columns = ["texts", "macro-F1, 1.5B less 0.5B", "disagreement, 1.5B less 0.5B", "R", "n"]
     print_table(columns, compare_llms())
-    questions = [*CLAIMS_OF_ONE_SIZE, *CONTROLS_OF_ONE_SIZE, RANDOM_ERRORS]
-    for size, studies in zip(FINE_TUNED_SIZES, fine_tuned, strict=True):
-        print(f"\n## Fine-tuned encoders, {size:,} training texts\n")
-        print_answers("claim", questions, studies)
-    print("\n## Fine-tuned encoders and heads\n\nWith the same training texts and seeds.\n")
-    columns = ["LLM less gold", "texts", "R", "macro-F1: fine-tuned", "heads", "disagreement: fine-tuned", "heads"]
-    rows = []
-    for of_size, of_heads in zip(fine_tuned, same_seeds, strict=True):
-        rows += [[f"{d}, {LLMS[llm]}", *list_both(of_size[d, llm], of_heads[d, llm])] for d, llm in of_size]
-    print_table(columns, rows)
+    print_fine_tuned(fine_tuned, same_seeds)
     print("\n## Scores and stability\n")
     columns = ["study", "by", "training texts", "R", "n", "LLM's accuracy", "macro-F1", "disagreement", "alpha"]
     rows = []

@@ -141,11 +141,13 @@ def test_classifiers_train_on_kept_labels_and_all_later_steps_follow(tmp_path, m
         agree = [np.ptp(five, axis=0) == 0 for five in itertools.combinations(labels, 5)]
         assert variant.unanimity_of_5 == pytest.approx(np.mean(agree))
     assert {path.name for path in (recipe.parent / "dataset" / "data").iterdir()} == {"gold", "llm", "test"}
+    with pytest.raises(SystemExit, match="`annotate` must have the kept passes"):
+        restore("tweets-0.5b", tmp_path / "again", [*settings, "--annotate.prompt.seed=7"])
     changed = pa.array(["another text", *table["text"].to_pylist()[1:]])
     pq.write_table(table.set_column(table.schema.get_field_index("text"), "text", changed), train)
     with pytest.raises(SystemExit, match=r"Got .*texts, where 1 of 3,6\d\d texts have no label"):
         restore("tweets-0.5b", tmp_path / "again", settings)
-    assert not list((tmp_path / "again").iterdir())
+    assert not any((tmp_path / "again").iterdir())
 
 
 def test_the_tables_of_the_study_follow_from_the_results(capsys, monkeypatch):

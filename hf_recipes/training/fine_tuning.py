@@ -8,6 +8,7 @@ predictions after many batches.
 from collections.abc import Iterator
 from copy import deepcopy
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +69,10 @@ class LabelledTexts:
     rows: np.ndarray
     targets: np.ndarray
 
+    def token_ids(self) -> Iterator[np.ndarray]:
+        """Return the token ids of each text."""
+        return (self.tokens[row] for row in self.rows)
+
 
 @dataclass
 class Curves:
@@ -124,12 +129,11 @@ def fine_tune(
     from accelerate.utils import set_seed
     from transformers import get_linear_schedule_with_warmup
 
-    from .words import restore_words, use_words
+    from .embeddings import restore_embeddings, use_embeddings
 
     model.to(accelerator.device)
-    # Other tokens need no step.
-    ids = [texts.tokens[row] for texts in (train, validation) if texts for row in texts.rows]
-    all_words = use_words(model, np.concatenate([*ids, [tokenizer.pad_token_id]]))
+    validation_ids = validation.token_ids() if validation else ()
+    all_embeddings = use_embeddings(model, chain([tokenizer.pad_token_id], train.token_ids(), validation_ids))
     # Biases and the weights of norms do not decay.
     matrices = [parameter for parameter in model.parameters() if parameter.ndim > 1]
     vectors = [parameter for parameter in model.parameters() if parameter.ndim <= 1]
@@ -185,8 +189,8 @@ def fine_tune(
     if best is not None:
         weights, decay = best
         model.load_state_dict(weights)
-    if all_words is not None:
-        restore_words(model, all_words, decay)
+    if all_embeddings is not None:
+        restore_embeddings(model, all_embeddings, decay)
     return curves
 
 
