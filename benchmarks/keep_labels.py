@@ -58,7 +58,7 @@ def restore(name: str, output: Path, settings: list[str]) -> None:
     kept, folder = LABELS / name, output / name
     study = Study(load_recipe(kept / "recipe.yaml", [f"--output_dir={folder}", *settings]), accept_changes=True)
     passes, kept_passes = (
-        [section.model_dump() for section in recipe.annotate.all_passes()]
+        [section.model_dump(exclude={"calibration"}) for section in recipe.annotate.all_passes()]
         for recipe in (study.recipe, load_recipe(kept / "recipe.yaml"))
     )
     if passes != kept_passes[: len(passes)]:
