@@ -17,6 +17,7 @@ from hf_recipes.analysis.schema import Figure, Interval, Results, read_results
 STUDIES = Path(__file__).resolve().parent.parent / "docs" / "study"
 DATA, LLMS = ("tweets", "manifestos", "toxic"), {"0.5b": "0.5B", "1.5b": "1.5B"}
 HEADS, FINE_TUNED, SAME_SEEDS = "heads-100", "report", "heads"  # the folders of their results
+CALIBRATIONS = {"batch": HEADS, "contextual": "heads-contextual"}
 FINE_TUNED_SIZES = {400: "", 1600: "-1600"}  # the training texts, and how the names of their studies end
 UNCERTAIN, FLIP = "llm-entropy-replace", "llm-flip-replace"
 RANDOM, RANDOM_FLIP = "llm-random-replace", "llm-flip-random-replace"
@@ -380,6 +381,22 @@ def draw(studies: Studies, file: Path) -> None:
     figure.savefig(file, dpi=110)
 
 
+def print_calibrations() -> None:
+    """Print the LLM's accuracy, and LLM less gold, with each calibration."""
+    print("\n## Another calibration\n\nHeads, 1,600 training texts, R = 100, n = 1,000. Other tables have `batch`.\n")
+    rows = []
+    studies = {calibration: read_all(folder) for calibration, folder in CALIBRATIONS.items()}
+    for data, llm in studies["contextual"]:
+        for calibration, of_calibration in studies.items():
+            results = of_calibration[data, llm]
+            cells = [f"{data}, {LLMS[llm]}", calibration, f"{results.annotator.accuracy:.2f}"]
+            score = show_llm_less_gold(results, "macro_f1", results.top)
+            disagreement = show_llm_less_gold(results, "pairwise_disagreement", results.top)
+            rows.append([*cells, f"{results.annotator.macro_f1:.2f}", score, disagreement])
+    columns = ["study", "calibration", "accuracy of the labels", "their macro-F1", "LLM less gold: macro-F1"]
+    print_table([*columns, "disagreement"], rows)
+
+
 def print_fine_tuned(fine_tuned: list[Studies], same_seeds: list[Studies]) -> None:
     """Print the answers of fine-tuned encoders at each size, and LLM less gold beside heads with the same seeds."""
     questions = [*CLAIMS_OF_ONE_SIZE, *CONTROLS_OF_ONE_SIZE, RANDOM_ERRORS]
@@ -426,6 +443,7 @@ def main() -> None:
     columns = ["texts", "macro-F1, 1.5B less 0.5B", "disagreement, 1.5B less 0.5B", "R", "n"]
     print_table(columns, compare_llms())
     print_fine_tuned(fine_tuned, same_seeds)
+    print_calibrations()
     print("\n## Scores and stability\n")
     columns = ["study", "by", "training texts", "R", "n", "LLM's accuracy", "macro-F1", "disagreement", "alpha"]
     rows = []
