@@ -1,6 +1,6 @@
 """Fine-tune MiniLM on the kept labels of both LLMs, and train heads on the same texts with the same seeds.
 
-    python benchmarks/study_fine_tuning.py tweets --size=400 --seeds=20 [--path=FILE]
+    python benchmarks/study_fine_tuning.py tweets --size=400 --seeds=20 [--data.path=FILE ...]
 
 Writes results of fine-tuned encoders to docs/study/<study>/report, and of heads to docs/study/<study>/heads. An
 interrupted command goes on. Both LLMs have one pass, so that their pools are equal: `gold` is trained once.
@@ -31,11 +31,10 @@ def main() -> None:
     parser.add_argument("data", choices=DATA)
     parser.add_argument("--size", type=int, choices=FINE_TUNED_SIZES, required=True, help="training texts")
     parser.add_argument("--seeds", type=int, required=True, help="runs of a variant")
-    parser.add_argument("--path", help="your copy of the texts, if the recipe's is not at hand")
-    arguments = parser.parse_args()
+    arguments, settings = parser.parse_known_args()
     size, gold = arguments.size, None
-    settings = [f"--grid.variants=[{VARIANTS}]", f"--grid.seeds={list(range(arguments.seeds))}", "--grid.curves=null"]
-    settings += ["--annotate.passes=[]", *([f"--data.path={arguments.path}"] if arguments.path else [])]
+    settings += [f"--grid.variants=[{VARIANTS}]", f"--grid.seeds={list(range(arguments.seeds))}", "--grid.curves=null"]
+    settings += ["--annotate.passes=[]"]
     for llm in ("1.5b", "0.5b"):
         name = f"{arguments.data}-{llm}"
         folder = Path("studies", str(size), name)
