@@ -20,8 +20,10 @@ STUDIES = Path(__file__).resolve().parent.parent / "docs" / "study"
 NAMES = (
     *("tweets", "sms-spam", "manifestos", "tweets-passes"),  # 200 training texts
     *("tweets-0.5b", "tweets-1.5b", "manifestos-0.5b", "manifestos-1.5b", "toxic-0.5b", "toxic-1.5b"),  # 400
+    *("manifestos-0.5b-1600", "manifestos-1.5b-1600"),
 )
-SAME_GOLD = ("tweets-1.5b", "manifestos-1.5b", "toxic-1.5b")  # whose gold runs are those of the study before
+#: The studies whose gold runs are those of the study before.
+SAME_GOLD = ("tweets-1.5b", "manifestos-1.5b", "toxic-1.5b", "manifestos-1.5b-1600")
 DATA = ("tweets", "sms", "manifestos", "toxic")  # how the names of a data set's studies begin
 FIGURES: tuple[tuple[str, Figure], ...] = (("macro-F1", "macro_f1"), ("disagreement", "pairwise_disagreement"))
 MORE_SEEDS = "heads-100"  # the folder of results with 100 seeds
@@ -30,7 +32,8 @@ INTRODUCTION = """\
 # Linear heads and fine-tuned encoders: all comparisons
 
 All numbers of [Linear heads](../heads.md). Both methods have the same labels, training texts, test texts and seeds:
-R = 10 (5 in tweets-passes) in the four studies with 200 training texts, R = 20 in the four with 400.
+R = 10 (5 in tweets-passes) in the four studies with 200 training texts, R = 20 in the six with 400, R = 10 in the two
+with 1,600.
 
 ```bash
 python benchmarks/heads_vs_fine_tuning.py
@@ -45,7 +48,7 @@ hf-recipes run hf_recipes/recipes/offline/tweets.yaml --train.encoder_mode=froze
   "--grid.seeds=[$(seq -s, 0 99)]"
 ```
 
-[The study](../study.md#do-it-again) has those of 400 texts.
+[The study](../study.md#do-it-again) has those of 400 and 1,600 texts.
 
 * With 200 training texts the texts were labelled again for heads. In all studies the LLM's accuracy, recall and class
   shares, and the share of right labels in each training set, are equal to those of the fine-tuned encoders.
@@ -57,7 +60,7 @@ hf-recipes run hf_recipes/recipes/offline/tweets.yaml --train.encoder_mode=froze
   too narrow.
 * *Clear* differences are those that fine-tuned encoders decide: their verdict is not *inconclusive*.
 * Gold runs that two studies share count once.
-* There are eight studies with one encoder, of three data sets. Nothing here generalizes to other encoders, sizes or
+* There are twelve studies with one encoder, of four data sets. Nothing here generalizes to other encoders, sizes or
   data."""
 
 

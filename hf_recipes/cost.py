@@ -169,11 +169,11 @@ class RunWork(NamedTuple):
         """Return the seconds of a device.
 
         They are the longer of computing and of starting kernels, which runs that share the device do at the same time,
-        and the time of AdamW, 28 bytes a parameter.
+        and the time of AdamW, 28 bytes a parameter. It visits few of the embeddings.
         """
         steps, shape = self.num_texts(size) / self.settings.batch_size, self.shape
         kernels = steps * shape.layers * device.layer_seconds / self.settings.runs_per_device
-        optimizer = steps * 28 * (shape.parameters + shape.embeddings) / device.bandwidth
+        optimizer = steps * 28 * shape.parameters / device.bandwidth
         rate = device.half if self.mixed_precision == "bf16" else device.tf32
         return max(self.flops(size, num_forward) / (TRAINING_SHARE * rate), kernels) + optimizer
 
