@@ -41,8 +41,10 @@ Explained in [The study](../study.md). All tables come from `python benchmarks/s
 | passes | 0.5B: five draws of examples on tweets, two on manifestos and toxic; 1.5B: one |
 | heads | linear, on MiniLM; R = 100: a seed sets training texts, first weights and the order of batches |
 | fine-tuned | MiniLM; R = 20 with 400 texts, 10 with 1,600: a seed sets texts, first weights, order and dropout |
-| hours | 1.5B 0.4 to 0.8 a data set, 0.5B 0.1 to 0.3 a pass, a core each; heads 0.1 a study; fine-tuning 0.4 a study |
-| precision | bfloat16, the LLM's last layer in float32; vLLM 0.32, torch 2.13, two cores with AVX-512, 2026-11-30 |
+| hours | 1.5B 0.4 to 0.8 a data set, 0.5B 0.1 to 0.3 a pass, a core each; heads 0.1 a study |
+| hours of fine-tuning | 0.4 a study with 400 texts, 0.6 with 1,600 |
+| precision | LLMs bfloat16, their last layer and MiniLM float32; vLLM 0.32, torch 2.13 |
+| hardware | two cores with AVX-512, 2026-11-30; of toxic and 1,600 texts fine-tuning ran with AMX too, 2026-12-01 |
 
 * All runs of a study share one draw of few-shot examples. Claims hold for these labels.
 * Few-shot examples of all passes leave the pool. 0.5B has more passes, so gold differs a little between the LLMs.
@@ -383,7 +385,9 @@ def draw(studies: Studies, file: Path) -> None:
 
 def print_calibrations() -> None:
     """Print the LLM's accuracy, and LLM less gold, with each calibration."""
-    print("\n## Another calibration\n\nHeads, 1,600 training texts, R = 100, n = 1,000. Other tables have `batch`.\n")
+    print("\n## Another calibration\n\nHeads, 1,600 training texts, R = 100, n = 1,000. Other tables have `batch`.")
+    print("`keep_labels.py restore` made the study, with `--annotate.calibration=contextual --annotate.passes=[]")
+    print("--grid.variants=[gold,llm,noise-fixed] --grid.curves=null --grid.sizes=[1600]`.\n")
     rows = []
     studies = {calibration: read_all(folder) for calibration, folder in CALIBRATIONS.items()}
     for data, llm in studies["contextual"]:

@@ -402,8 +402,8 @@ def test_the_head_is_in_float32_a_quantised_one_is_explained_and_a_salt_keeps_th
     )
     assert done.returncode == 0, done.stderr[-3000:]
     scores, cached, message = json.loads((tmp_path / "answers.json").read_text())
-    # A head in bfloat16 gives half of 100 tokens the logit of another one; in float32 two can meet by chance.
-    assert len(np.unique(scores)) > 90
+    # A head in bfloat16 gives about half of 100 tokens the logit of another one. In float32 a pair is equal by chance.
+    assert len(np.unique(scores)) >= 98
     assert cached[0] > 0 == cached[1] < cached[2]
     assert "`annotate.engine_args.hf_overrides` must contain `head_dtype: model`" in message
 

@@ -36,8 +36,8 @@ class UsedEmbeddings(torch.nn.Module):
         return torch.nn.functional.embedding(self.places[ids], self.weight, self.padding_idx)
 
 
-def use_embeddings(model: Any, texts: Iterable[Any]) -> torch.nn.Embedding | None:
-    """Replace the model's embeddings with those of the tokens in `texts`. Return all, for `restore_embeddings`.
+def use_embeddings(model: Any, texts: Iterable[np.ndarray | list[int]]) -> torch.nn.Embedding | None:
+    """Replace the model's embeddings with those of the tokens in `texts`, which are token ids. Return all of them.
 
     Return None, and change nothing, if the model has no embeddings or if their class computes more than a look-up.
     """

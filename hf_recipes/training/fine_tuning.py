@@ -133,7 +133,7 @@ def fine_tune(
 
     model.to(accelerator.device)
     validation_ids = validation.token_ids() if validation else ()
-    all_embeddings = use_embeddings(model, chain([tokenizer.pad_token_id], train.token_ids(), validation_ids))
+    all_embeddings = use_embeddings(model, chain([[tokenizer.pad_token_id]], train.token_ids(), validation_ids))
     # Biases and the weights of norms do not decay.
     matrices = [parameter for parameter in model.parameters() if parameter.ndim > 1]
     vectors = [parameter for parameter in model.parameters() if parameter.ndim <= 1]
